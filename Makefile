@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh machine with Python 3.11, git and make:
+#   make run     set up a virtual environment, install, start a node that serves on port 3331
+#   make test    set up, install the test tools as well, run the tests
+
+PYTHON ?= python3
+PORT ?= 3331
+SERVERS ?= servers.txt
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.run-ready
+DEV_READY := $(VENV)/.dev-ready
+
+.PHONY: help run test lint proto bench clean setup setup-dev
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(RUN_READY)  ## create .venv with what a node needs
+
+setup-dev: $(DEV_READY)  ## create .venv with the tools and tests as well
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_READY): requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(DEV_READY): requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(RUN_READY)
+
+run: $(RUN_READY)  ## start a node: make run [PORT=3331] [SERVERS=servers.txt] [ARGS="--policy noeviction"]
+	exec $(BIN)/python app/main.py $(PORT) $(SERVERS) $(ARGS)
+
+test: $(DEV_READY)  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+proto: $(DEV_READY)  ## regenerate proto_gen/ from proto/
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto_gen --pyi_out=proto_gen proto/*.proto
+
+clean:  ## remove the virtual environment and what tools leave behind
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

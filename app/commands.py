@@ -1,0 +1,271 @@
+"""What a node does with one datagram: check, decode, execute, encode. No sockets, no waiting.
+
+    datagram -> Msg -> KVRequest -> store and reply memory -> KVResponse -> Msg -> datagram
+
+This is the hot path. A datagram of the ordinary form (app/wire/codec.py) takes the short way through `handle`, all
+others the general one; both end in the same few methods that touch the store.
+"""
+
+from collections.abc import Callable
+from typing import Final
+from zlib import crc32
+
+from app.counters import Counters
+from app.storage.replies import ReplyMemory
+from app.storage.store import Store
+from app.wire.codec import (
+    DecodeError,
+    KVResponse,
+    Msg,
+    encode_error,
+    encode_response,
+    encode_value,
+    error_payload,
+    match_ordinary,
+    parse_msg,
+    parse_request,
+)
+from app.wire.protocol import (
+    COMMAND_NAMES,
+    DATAGRAM_MAX_BYTES,
+    GET,
+    GET_MEMBERSHIP_CNT,
+    GET_PID,
+    INTERNAL_ERR,
+    INVALID_KEY_ERR,
+    INVALID_VAL_ERR,
+    IS_ALIVE,
+    KEY_DNE_ERR,
+    KEY_MAX_BYTES,
+    MESSAGE_ID_MAX_BYTES,
+    NO_ERR,
+    NO_SPC_ERR,
+    PUT,
+    REMOVE,
+    SHUTDOWN,
+    SLOT_COUNT,
+    SYS_OVERLOAD_ERR,
+    TYPE_ACK,
+    TYPE_REQUEST,
+    UNKNOWN_CMD_ERR,
+    VALUE_MAX_BYTES,
+    WIPEOUT,
+)
+
+_OK: Final = error_payload(NO_ERR)
+_GET_HIT: Final = GET * 8 + NO_ERR
+_GET_MISS: Final = GET * 8 + KEY_DNE_ERR
+_SLOT_MASK: Final = SLOT_COUNT - 1
+
+# How long a client is asked to wait when a PUT found no room although entries may be evicted (the store was busy
+# giving memory back, which it does in steps of a few ms).
+_ROOM_WAIT_MS: Final = 50
+
+
+class Shutdown(Exception):
+    """A SHUTDOWN was received: send `reply` to its sender, then exit at once with status 0."""
+
+    def __init__(self, reply: bytes) -> None:
+        super().__init__()
+        self.reply = reply
+
+
+class Commands:
+    """Answers datagrams from one store and one reply memory."""
+
+    def __init__(
+        self,
+        store: Store,
+        replies: ReplyMemory,
+        counters: Counters,
+        *,
+        pid: int,
+        member_count: Callable[[], int],
+        no_space_code: int = NO_SPC_ERR,
+    ) -> None:
+        """`no_space_code`: what a PUT that finds no room is answered: NO_SPC_ERR, or SYS_OVERLOAD_ERR where
+        entries may be evicted, so that room comes with time."""
+        self._store = store
+        self._replies = replies
+        self._counters = counters
+        self._answers = counters.answers
+        self._pid = pid
+        self._member_count = member_count
+        self._no_space_code = no_space_code
+
+    def handle(self, buffer: bytes | bytearray, start: int, end: int) -> bytes | None:
+        """The datagram that answers the client's datagram `buffer[start:end]`; None when nothing is answered.
+
+        Raises Shutdown when the datagram asks for it.
+        """
+        match = match_ordinary(buffer, start, end)
+        if match is not None:
+            message_id, length, payload, command, key_length, rest, checksum = match.groups()
+            key_bytes = key_length[0]
+            if length[0] == len(payload) < 0x80 and 0 < key_bytes <= KEY_MAX_BYTES:
+                id_crc = crc32(message_id)
+                if crc32(payload, id_crc).to_bytes(8, "little") == checksum:
+                    if command == b"\x02":
+                        if len(rest) == key_bytes:
+                            return self._get(message_id, id_crc, rest)
+                    # key, value with its length, version of one byte: but for its tag, what the store keeps
+                    elif (
+                        len(rest) >= key_bytes + 4
+                        and rest[key_bytes] == 0x1A
+                        and rest[key_bytes + 1] == len(rest) - key_bytes - 4
+                        and rest[-2] == 0x20
+                        and rest[-1] < 0x80
+                    ):
+                        return self._put(message_id, id_crc, rest[:key_bytes], b"\x12" + rest[key_bytes + 1 :])
+        return self.handle_any(bytes(buffer[start:end]))
+
+    def handle_any(self, data: bytes) -> bytes | None:
+        """As `handle`, for every encoding and every command."""
+        if len(data) > DATAGRAM_MAX_BYTES:
+            self._drop("oversized")
+            return None
+        try:
+            msg = parse_msg(data)
+            message_id = msg.messageID
+            payload = msg.payload
+            id_crc = crc32(message_id)
+            verdict = self._check(msg, message_id, payload, id_crc)
+            if verdict is not None:
+                self._drop(verdict)
+                return None
+            if msg.type == TYPE_ACK:
+                self._counters.acks += self._replies.forget(message_id, id_crc)
+                return None
+            request = parse_request(payload)
+        except DecodeError:
+            self._drop("unparsable")
+            return None
+        command = request.command
+        key = request.key
+        if command in (PUT, GET, REMOVE) and not 0 < len(key) <= KEY_MAX_BYTES:
+            return self._refused(command, message_id, id_crc, INVALID_KEY_ERR)
+        if command == PUT:
+            value = request.value
+            if len(value) > VALUE_MAX_BYTES or (not value and not request.HasField("value")):
+                return self._refused(command, message_id, id_crc, INVALID_VAL_ERR)
+            return self._put(message_id, id_crc, key, encode_value(value, request.version))
+        if command == GET:
+            return self._get(message_id, id_crc, key)
+        if command == REMOVE:
+            return self._mutate(message_id, id_crc, REMOVE, key, b"")
+        if command == WIPEOUT:
+            return self._mutate(message_id, id_crc, WIPEOUT, b"", b"")
+        return self._answer_other(command, message_id, id_crc)
+
+    def _check(self, msg: Msg, message_id: bytes, payload: bytes, id_crc: int) -> str | None:
+        """Why a Msg must be dropped; None when it is sound."""
+        if crc32(payload, id_crc) != msg.checkSum:
+            return "wrong_checksum"
+        if not message_id:
+            return "no_message_id"
+        if len(message_id) > MESSAGE_ID_MAX_BYTES:
+            return "long_message_id"
+        if msg.type == TYPE_ACK:
+            return None
+        if msg.type != TYPE_REQUEST:
+            return "unexpected_type"
+        return None if payload or msg.HasField("payload") else "no_payload"
+
+    # --- reading and changing the store; keys and values are valid from here on ----------------------------------
+
+    def _get(self, message_id: bytes, id_crc: int, key: bytes) -> bytes:
+        blob = self._store.get(crc32(key) & _SLOT_MASK, key)
+        if blob is None:
+            self._answers[_GET_MISS] += 1
+            return encode_error(message_id, id_crc, KEY_DNE_ERR)
+        self._answers[_GET_HIT] += 1
+        return encode_response(message_id, id_crc, _OK + blob)
+
+    def _put(self, message_id: bytes, id_crc: int, key: bytes, blob: bytes) -> bytes:
+        return self._mutate(message_id, id_crc, PUT, key, blob)
+
+    def _mutate(self, message_id: bytes, id_crc: int, command: int, key: bytes, blob: bytes) -> bytes:
+        """Execute PUT, REMOVE or WIPEOUT, unless this messageID has been executed: then answer as it was."""
+        replies = self._replies
+        code = replies.get(message_id, id_crc)
+        if code is not None:
+            self._counters.retries_answered += 1
+        elif replies.full:
+            return self._overloaded(command, message_id, id_crc, replies.wait_ms)
+        else:
+            slot = crc32(key) & _SLOT_MASK
+            if command == PUT:
+                if self._store.put(slot, key, blob):
+                    code = NO_ERR
+                elif self._no_space_code == SYS_OVERLOAD_ERR:
+                    return self._overloaded(command, message_id, id_crc, _ROOM_WAIT_MS)
+                else:
+                    code = NO_SPC_ERR
+            elif command == REMOVE:
+                code = NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
+            else:
+                self._store.wipe(range(SLOT_COUNT))
+                code = NO_ERR
+            replies.add(message_id, id_crc, slot, code)
+        self._answers[command * 8 + code] += 1
+        return encode_error(message_id, id_crc, code)
+
+    # --- the rest --------------------------------------------------------------------------------------------
+
+    def _answer_other(self, command: int, message_id: bytes, id_crc: int) -> bytes:
+        """Answer the commands that neither read nor change the store."""
+        code = NO_ERR
+        payload = _OK
+        if command == IS_ALIVE or command == SHUTDOWN:
+            pass
+        elif command == GET_PID:
+            payload = KVResponse(errCode=NO_ERR, pid=self._pid).SerializeToString()
+        elif command == GET_MEMBERSHIP_CNT:
+            payload = KVResponse(errCode=NO_ERR, membershipCount=self._member_count()).SerializeToString()
+        else:
+            command = 0
+            code = UNKNOWN_CMD_ERR
+            payload = error_payload(code)
+        self._answers[command * 8 + code] += 1
+        reply = encode_response(message_id, id_crc, payload)
+        if command == SHUTDOWN:
+            raise Shutdown(reply)
+        return reply
+
+    def _refused(self, command: int, message_id: bytes, id_crc: int, code: int) -> bytes:
+        self._answers[command * 8 + code] += 1
+        return encode_error(message_id, id_crc, code)
+
+    def _overloaded(self, command: int, message_id: bytes, id_crc: int, wait_ms: int) -> bytes:
+        self._answers[command * 8 + SYS_OVERLOAD_ERR] += 1
+        return encode_response(message_id, id_crc, error_payload(SYS_OVERLOAD_ERR, wait_ms))
+
+    def refuse(self, data: bytes, wait_ms: int) -> bytes | None:
+        """The datagram that refuses a request for now, nothing done; None when it is not a sound request."""
+        return self._answer_unexecuted(data, error_payload(SYS_OVERLOAD_ERR, wait_ms))
+
+    def fail(self, data: bytes) -> bytes | None:
+        """The datagram that says that a request broke the node's code; None when it is not a sound request."""
+        return self._answer_unexecuted(data, error_payload(INTERNAL_ERR))
+
+    def _answer_unexecuted(self, data: bytes, answer: bytes) -> bytes | None:
+        try:
+            msg = parse_msg(data)
+            payload = msg.payload
+            message_id = msg.messageID
+            id_crc = crc32(message_id)
+            verdict = self._check(msg, message_id, payload, id_crc)
+            request = parse_request(payload)
+        except DecodeError:
+            verdict = "unparsable"
+        if verdict is not None:
+            self._drop(verdict)
+            return None
+        if msg.type == TYPE_ACK:
+            return None
+        command = request.command if request.command in COMMAND_NAMES else 0
+        self._answers[command * 8 + answer[1]] += 1
+        return encode_response(message_id, id_crc, answer)
+
+    def _drop(self, reason: str) -> None:
+        self._counters.drops[reason] += 1

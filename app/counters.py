@@ -1,0 +1,45 @@
+"""What a node counts: plain ints in plain attributes, since some are raised on every request.
+
+Requests by command and replies by code are one table, raised once a request: `answers[command * 8 + code]`.
+Row 0 holds the commands that the protocol does not know.
+"""
+
+from typing import Final
+
+from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
+
+_CODES: Final = len(ERROR_NAMES)
+_ROWS: Final = len(COMMAND_NAMES) + 1
+
+assert _CODES == 8, "the table is indexed by command * 8 + code"
+
+DROP_REASONS: Final = (
+    "oversized",
+    "unparsable",
+    "wrong_checksum",
+    "no_message_id",
+    "long_message_id",
+    "no_payload",
+    "unexpected_type",
+)
+
+
+class Counters:
+    """One node's counters since its start."""
+
+    def __init__(self) -> None:
+        self.answers = [0] * (_ROWS * _CODES)
+        self.drops = dict.fromkeys(DROP_REASONS, 0)
+        self.retries_answered = 0  # from the reply memory
+        self.acks = 0  # that freed a remembered reply
+        self.send_errors = 0  # replies lost to a socket error
+
+    def by_command(self) -> dict[str, int]:
+        """Requests answered, by command."""
+        counts = {name: sum(self.answers[n * _CODES : (n + 1) * _CODES]) for n, name in COMMAND_NAMES.items()}
+        counts["unknown"] = sum(self.answers[:_CODES])
+        return counts
+
+    def by_code(self) -> dict[str, int]:
+        """Replies, by error code."""
+        return {name: sum(self.answers[code::_CODES]) for code, name in ERROR_NAMES.items()}

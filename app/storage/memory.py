@@ -1,0 +1,189 @@
+"""Keeping the process under its memory bound: the governor, and what is asked of the allocators.
+
+The bound is on the process's peak resident size, whatever is sent. What is resident falls in two parts:
+
+- the arena, whose resident bytes are known exactly and can be lowered at will (arena.py);
+- the heap: everything else (interpreter, keys, handles, hash tables, remembered replies, buffers). It can be
+  kept from growing, but only slowly and partly be lowered: a page goes back when nothing on it is in use.
+
+So the governor never tries to win heap back by evicting (that spirals: most evictions cost an entry and give
+the system nothing). It measures the process's resident size, takes the arena's part off, and gives the arena
+what remains of the target. The heap grows only with the number of entries; when that would leave the arena too
+little, `heap_full` makes every new entry take the place, and so the holes, of another.
+
+How often it looks: whenever the store has used up an allowance of estimated heap growth, a sixteenth of what is
+left and at most 1 MiB (hash tables of all slots double within few insertions of each other, which is up to eight
+times the estimate), and ten times a second besides. A look costs about 3 µs.
+
+pympler calibrates the estimate, a few slots and keys at a time: sizing 100,000 entries whole takes a second.
+"""
+
+import ctypes
+import os
+import resource
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+from pympler import asizeof
+
+from app.storage.arena import PAGE_BYTES, Arena
+from app.storage.replies import ReplyMemory
+from app.storage.store import COMPACT_MIN_BYTES, Store
+from app.wire.protocol import SLOT_COUNT
+
+MIB: Final = 1 << 20
+
+# Kept free below the bound for what no look can foresee: growth between two looks (at most about 2 MiB while the
+# hash tables double), fresh arena pages that count as resident before they are (they do from the first look on),
+# and transient buffers. Raising it costs that much payload.
+_MARGIN_BYTES: Final = 4 * MIB
+# The arena always keeps this much, so that a value of any size finds a page.
+_ARENA_FLOOR_BYTES: Final = 4 * MIB
+# The share of the bound that remembered replies may take: 18 MiB of 128, which is 600,000 of 30 bytes, or two
+# lifetimes (a reply lives for one to two) at 50,000 writes a second.
+_REPLIES_SHARE: Final = 9 / 64
+
+_ALLOWANCE_SHARE: Final = 16
+_ALLOWANCE_MIN_BYTES: Final = 32 * 1024
+_ALLOWANCE_MAX_BYTES: Final = 1 * MIB
+
+# Free chunks worth this share of the arena's limit make moving records together worth the copying (the sparsest
+# page then costs the copies of its live records, about 2 µs each). A larger share costs capacity.
+_COMPACT_SHARE: Final = 1 / 16
+
+# Entries that one look may evict or move to bring the arena within its limit: about 3 ms.
+_SHRINK_WORK: Final = 1500
+_SLOTS_PER_CALIBRATION: Final = 4
+_KEYS_PER_SLOT: Final = 8
+# A slot whose hash tables cost more than this per entry is moved into fresh ones: tables in steady use take 70 to
+# 190 bytes an entry (24 bytes an entry of capacity in each of two, index and order links besides).
+_TABLE_BYTES_PER_ENTRY_MAX: Final = 320
+_REBUILD_MIN_BYTES: Final = 16 * 1024
+
+# Least the bound may be: what an idle node takes (about 26 MiB), margin, floor, replies, and some entries.
+MAX_MEMORY_MIN_BYTES: Final = 48 * MIB
+
+assert _ARENA_FLOOR_BYTES >= 65 * PAGE_BYTES // 2 + PAGE_BYTES, "half of the size classes can hold a page"
+
+
+def replies_max_bytes(max_memory_bytes: int) -> int:
+    """How much of a process bound remembered replies may take."""
+    return int(max_memory_bytes * _REPLIES_SHARE)
+
+
+def tune_allocators() -> None:
+    """Ask the kernel and glibc for memory that can be accounted for and given back; to be called at start.
+
+    - No transparent huge pages: one touched byte must not make 2 MiB resident.
+    - Blocks of 32 KiB and more (hash tables) in mappings of their own, which go back when freed instead of
+      leaving holes in the heap; setting it also stops glibc from raising it by itself.
+    - One malloc arena; the top of the heap goes back as soon as 128 KiB are free there.
+    """
+    libc = ctypes.CDLL(None)
+    pr_set_thp_disable = 41
+    libc.prctl(pr_set_thp_disable, 1, 0, 0, 0)
+    mallopt = getattr(libc, "mallopt", None)  # glibc's; musl has none
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
+        mallopt(m_mmap_threshold, 32 * 1024)
+        mallopt(m_trim_threshold, 128 * 1024)
+        mallopt(m_arena_max, 1)
+
+
+class ResidentSize:
+    """Reads this process's resident size; keeps the file open (about 2 µs a reading)."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._page_bytes = resource.getpagesize()
+
+    def __call__(self) -> int:
+        """Resident bytes now."""
+        return int(os.pread(self._fd, 64, 0).split()[1]) * self._page_bytes
+
+
+def peak_resident_bytes() -> int:
+    """The process's peak resident size (VmHWM)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class MemoryGovernor:
+    """Divides what the bound leaves between heap and arena, and keeps estimates and tables in trim."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        store: Store,
+        replies: ReplyMemory,
+        *,
+        max_bytes: int,
+        evict: bool,
+        resident_bytes: Callable[[], int],
+    ) -> None:
+        self._arena = arena
+        self._store = store
+        self._replies = replies
+        self._evict = evict
+        self._resident_bytes = resident_bytes
+        self._target_bytes = max_bytes - _MARGIN_BYTES
+        self._next_slot = 0
+        self._table_bytes = [0] * SLOT_COUNT  # as last sized
+        self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
+        self._trimmed_at = 0
+        self.resident_bytes = 0  # at the last look
+        self.heap_bytes = 0  # at the last look
+        self.rebuilds = 0
+
+    def look(self) -> None:
+        """Measure the process and set the arena's limit, the store's allowance and whether the heap is full."""
+        arena = self._arena
+        store = self._store
+        resident = self._resident_bytes()
+        heap = max(0, resident - arena.resident_bytes)
+        self.resident_bytes = resident
+        self.heap_bytes = heap
+        # Replies may still grow to their own bound: the arena makes way for them then, if it may evict.
+        replies_growth = max(0, self._replies.max_bytes - self._replies.used_bytes)
+        left = self._target_bytes - heap
+        store.heap_full = left - replies_growth < _ARENA_FLOOR_BYTES
+        arena.limit_bytes = max(_ARENA_FLOOR_BYTES, left if self._evict else left - replies_growth)
+        store.compact_bytes = max(COMPACT_MIN_BYTES, int(arena.limit_bytes * _COMPACT_SHARE))
+        allowance = (self._target_bytes - resident) // _ALLOWANCE_SHARE
+        store.allowance_bytes = min(_ALLOWANCE_MAX_BYTES, max(_ALLOWANCE_MIN_BYTES, allowance))
+        if not store.shrink(_SHRINK_WORK):
+            store.allowance_bytes = 0  # not done: look again at the next new entry
+
+    def calibrate(self) -> None:
+        """Size a few slots' tables and keys, and move a slot with oversized tables into fresh ones (< 1 ms)."""
+        store = self._store
+        sampled_bytes = sampled = 0
+        for _ in range(_SLOTS_PER_CALIBRATION):
+            number = self._next_slot
+            self._next_slot = (number + 1) % SLOT_COUNT
+            slot = store.slot(number)
+            # Two levels: the cache, its tables; their entries are sampled below.
+            tables = asizeof.asizeof(slot, limit=2)
+            if tables > _REBUILD_MIN_BYTES and tables > _TABLE_BYTES_PER_ENTRY_MAX * len(slot):
+                store.rebuild(number)
+                self.rebuilds += 1
+                tables = asizeof.asizeof(store.slot(number), limit=2)
+            self._table_bytes[number] = tables
+            for key in islice(slot, _KEYS_PER_SLOT):
+                sampled_bytes += _allocated(asizeof.flatsize(key)) + _allocated(asizeof.flatsize(1 << 40))
+                sampled += 1
+        if sampled and store.entries:
+            store.entry_heap_bytes = sampled_bytes // sampled + sum(self._table_bytes) // store.entries
+
+    def trim(self) -> None:
+        """Give the free pages inside the C heap back (0.1 to 5 ms), if anything has been freed since the last time."""
+        freed = self._store.evictions + self._store.moves + self.rebuilds
+        if freed != self._trimmed_at and self._malloc_trim is not None:
+            self._trimmed_at = freed
+            self._malloc_trim(0)
+            self.look()
+
+
+def _allocated(size: int) -> int:
+    """What CPython's small-object allocator takes for an object of `size` bytes."""
+    return -(-size // 16) * 16

@@ -1,0 +1,161 @@
+"""Remembered replies: what makes a retried request take effect at most once.
+
+Each PUT, REMOVE and WIPEOUT leaves its error code under its messageID for at least `ttl_s`, so that a retry gets
+the first answer. Up to 300,000 of them are alive at 50,000 writes a second, so each must be small: one Python
+object graph a reply (a dict of bytes to anything) costs 120 bytes and more.
+
+The approach: two generations, each a lifetime long, of 16,384 buckets; a bucket is one bytearray of records laid
+end to end, and the bucket is chosen by the CRC-32 of the messageID (which checking the datagram has computed
+anyway). A look-up is one substring search in at most a few hundred bytes per generation; a generation that has
+aged is dropped whole. A record is one length byte, the messageID, the slot and the error code: 19 bytes for the
+usual 16-byte messageID, about 30 with what the buckets cost.
+
+A substring can match across records, by chance or by a client's design, so a hit (rare: only retries hit) is
+confirmed by walking the bucket's records from its start.
+
+Nothing is forgotten early. When the memory is full, `full` is true and its owner must refuse new mutating
+commands until `wait_ms` has passed. And time is counted only while the node is alive to serve (`advance`): a
+retry that sat in the socket's buffer while the process was stopped for a minute still finds its reply.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+_BUCKETS: Final = 16_384  # more: fewer bytes to search, but about 80 bytes for each one used, per generation
+_BUCKET_MASK: Final = _BUCKETS - 1
+
+# What one bucket costs besides its records: the bytearray object (56 bytes, 64 with its allocator's rounding)
+# and on average half a step of its growth (an eighth of its size, which `_GROWTH_SHARE` counts).
+_BUCKET_BYTES: Final = 64
+_GROWTH_SHARE: Final = 8
+
+# Growth after which it is asked again whether the memory is full; the bound may be passed by as much.
+_CHECK_BYTES: Final = 4096
+
+# The most that one `advance` believes to have passed: a process that was stopped, or a loop that hung, did not
+# read its socket meanwhile, so that time must not age what retries in the socket's buffer still need.
+_ADVANCE_MAX_S: Final = 0.25
+
+_Buckets = list[bytearray | None]
+
+
+class ReplyMemory:
+    """Error codes by messageID, for at least `ttl_s`, within `max_bytes`."""
+
+    def __init__(self, ttl_s: float, max_bytes: int) -> None:
+        self.ttl_s = ttl_s
+        self.max_bytes = max_bytes
+        self._age_s = 0.0  # of the newest generation
+        self._last_now: float | None = None
+        self._newest: _Buckets = [None] * _BUCKETS
+        self._oldest: _Buckets = [None] * _BUCKETS
+        self._newest_count = self._oldest_count = 0
+        self._newest_bytes = self._oldest_bytes = 0
+        self._check_at_bytes = 0  # when the newest generation has grown to this, `full` is decided anew
+        self.full = False
+
+    def get(self, message_id: bytes, crc: int) -> int | None:
+        """The error code remembered for a messageID whose CRC-32 is `crc`; None when there is none."""
+        number = crc & _BUCKET_MASK
+        bucket = self._newest[number]
+        if bucket is not None and bucket.find(message_id) >= 0:
+            at = _find(bucket, message_id)
+            if at >= 0:
+                return bucket[at + len(message_id) + 2]
+        bucket = self._oldest[number]
+        if bucket is not None and bucket.find(message_id) >= 0:
+            at = _find(bucket, message_id)
+            if at >= 0:
+                return bucket[at + len(message_id) + 2]
+        return None
+
+    def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None:
+        """Remember the error code of a messageID (1 to 64 bytes) that is not remembered yet.
+
+        To be called only while `full` is false.
+        """
+        number = crc & _BUCKET_MASK
+        bucket = self._newest[number]
+        if bucket is None:
+            bucket = self._newest[number] = bytearray()
+            self._newest_bytes += _BUCKET_BYTES
+        length = len(message_id)
+        bucket += b"%c%b%c%c" % (length, message_id, slot, code)
+        self._newest_count += 1
+        self._newest_bytes += length + 3
+        if self._newest_bytes >= self._check_at_bytes:
+            self._check()
+
+    def forget(self, message_id: bytes, crc: int) -> bool:
+        """Forget a reply whose receiver has acknowledged it; False when there was none."""
+        number = crc & _BUCKET_MASK
+        size = len(message_id) + 3
+        for buckets in (self._newest, self._oldest):
+            bucket = buckets[number]
+            if bucket is not None and bucket.find(message_id) >= 0:
+                at = _find(bucket, message_id)
+                if at >= 0:
+                    del bucket[at : at + size]
+                    if buckets is self._newest:
+                        self._newest_count -= 1
+                        self._newest_bytes -= size
+                    else:
+                        self._oldest_count -= 1
+                        self._oldest_bytes -= size
+                    self._check()
+                    return True
+        return False
+
+    def advance(self, now: float) -> None:
+        """Let time pass up to `now` (monotonic seconds); to be called several times a second."""
+        if self._last_now is not None:
+            self._age_s += min(max(0.0, now - self._last_now), _ADVANCE_MAX_S)
+        self._last_now = now
+        if self._age_s >= self.ttl_s:
+            self._age_s = 0.0
+            self._oldest = self._newest
+            self._newest = [None] * _BUCKETS
+            self._oldest_count, self._newest_count = self._newest_count, 0
+            self._oldest_bytes, self._newest_bytes = self._newest_bytes, 0
+            self._check()
+
+    def _check(self) -> None:
+        self.full = self.used_bytes >= self.max_bytes
+        self._check_at_bytes = self._newest_bytes + _CHECK_BYTES
+
+    @property
+    def used_bytes(self) -> int:
+        """What the remembered replies cost, buckets included."""
+        used = self._newest_bytes + self._oldest_bytes
+        return used + used // _GROWTH_SHARE
+
+    @property
+    def wait_ms(self) -> int:
+        """How long until the older generation expires: the honest wait for a client refused while `full`."""
+        return max(1, round((self.ttl_s - self._age_s) * 1000))
+
+    def __len__(self) -> int:
+        return self._newest_count + self._oldest_count
+
+    def records(self) -> Iterator[tuple[bytes, int, int]]:
+        """Every remembered reply as (messageID, slot, error code), oldest generation first."""
+        for buckets in (self._oldest, self._newest):
+            for bucket in buckets:
+                if bucket is not None:
+                    at = 0
+                    while at < len(bucket):
+                        length = bucket[at]
+                        end = at + 1 + length
+                        yield bytes(bucket[at + 1 : end]), bucket[end], bucket[end + 1]
+                        at = end + 2
+
+
+def _find(bucket: bytearray, message_id: bytes) -> int:
+    """Where the record of a messageID starts in a bucket; -1 when the bytes are there but no such record."""
+    length = len(message_id)
+    at = 0
+    while at < len(bucket):
+        if bucket[at] == length and bucket.startswith(message_id, at + 1):
+            return at
+        at += bucket[at] + 3
+    return -1

@@ -1,0 +1,271 @@
+"""The bounded store: 256 slots of least-recently-used entries over one arena.
+
+A key's slot is crc32(key) & 0xFF (`slot_of`; callers, who need it too, pass it in); each slot is a cachetools LRUCache from key to arena handle, and the blobs
+(opaque here: what the wire layer made of value and version) lie in the arena. One small LRU a slot instead of
+one large one, because a hash table of half a million entries stalls its caller for 90 to 480 ms when it grows
+and 256 small ones grow unnoticed (under 1 ms), and because wiping or handing over a slot is a walk over one
+small cache.
+
+Room is made in this order: what a wipe left behind; then, when free chunks add up to enough, moving the
+records of the sparsest page together so that the page can change its size class; then evicting the least
+recently used entry of a slot. The slot is the fuller of two under a rotating hand: with keys spread evenly
+this comes close to one LRU over all slots, without a time stamp on each entry (which would cost a boxed int
+per read).
+
+What is counted: the arena's resident bytes, exactly, against its limit, which the memory governor moves; and,
+for each entry added, an estimate of its heap cost (key, handle, hash tables) against an allowance. When that
+is used up, the store asks the governor to look at the process's real size before it goes on.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from sys import maxsize
+from typing import Final
+from zlib import crc32
+
+from cachetools import Cache, LRUCache
+
+from app.storage.arena import PAGE_BYTES, Arena
+from app.wire.protocol import SLOT_COUNT
+
+Slot = LRUCache[bytes, int]
+
+# Reading or setting through the base class leaves the order of use alone.
+_peek: Final = Cache.__getitem__
+_poke: Final = Cache.__setitem__
+
+_SLOT_MASK: Final = SLOT_COUNT - 1
+
+# Free chunks must add up to this much at least before records are moved together.
+COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
+
+# Work (entries evicted or records moved, about 2 µs each) that one PUT may do to make its room before it is refused
+# for now. Emptying a page of the smallest chunks takes 4,096.
+_ROOM_WORK: Final = 5000
+
+
+def slot_of(key: bytes) -> int:
+    """The slot of a key: the low eight bits of its CRC-32."""
+    return crc32(key) & _SLOT_MASK
+
+
+class Store:
+    """Keys and blobs, least recently used first to go, within an arena limit that others may move.
+
+    Not thread-safe: one event loop owns it.
+    """
+
+    def __init__(self, arena: Arena, *, evict: bool, on_allowance_used: Callable[[], None]) -> None:
+        """`evict`: whether entries may be evicted to make room. `on_allowance_used()` must set `allowance_bytes`."""
+        self._arena = arena
+        self._evict = evict
+        self._on_allowance_used = on_allowance_used
+        self._slots: list[Slot] = [LRUCache(maxsize) for _ in range(SLOT_COUNT)]
+        self._doomed: list[Slot] = []  # wiped, not freed yet
+        self._hand = 0
+        self.entries = 0
+        self.evictions = 0
+        self.moves = 0
+        self.entry_heap_bytes = 300  # the governor calibrates it
+        self.allowance_bytes = 0
+        self.compact_bytes = COMPACT_MIN_BYTES  # free chunks worth more than this are moved together
+        self.heap_full = False  # no more entries than now: each new one takes the place of another
+
+    # --- entries ---------------------------------------------------------------------------------------------
+
+    def get(self, number: int, key: bytes) -> bytes | None:
+        """The blob of a key, which becomes its slot's most recently used; None when it is not there."""
+        try:
+            return self._arena.blob(self._slots[number][key])
+        except KeyError:
+            return None
+
+    def put(self, number: int, key: bytes, blob: bytes) -> bool:
+        """Store a blob under a key, evicting others as needed; False, nothing changed, when there is no room."""
+        slot = self._slots[number]
+        if key in slot:
+            handle = slot[key]  # most recently used now
+            replaced = self._arena.replace(handle, len(key), blob)
+            if replaced == handle:
+                return True
+            if replaced >= 0:
+                _poke(slot, key, replaced)
+                return True
+            return self._put_resized(slot, key, blob)
+        self.allowance_bytes -= self.entry_heap_bytes
+        if self.allowance_bytes < 0:
+            self._on_allowance_used()
+        if self.heap_full and not (self._evict and self.reclaim_one()):
+            return False
+        handle = self._arena.store(key, blob)
+        if handle < 0:
+            handle = self._store_evicting(key, blob)
+            if handle < 0:
+                return False
+        slot[key] = handle
+        self.entries += 1
+        return True
+
+    def _put_resized(self, slot: Slot, key: bytes, blob: bytes) -> bool:
+        """Replace the blob of the slot's most recently used entry by one that wants a chunk of another size."""
+        handle = self._arena.store(key, blob)
+        if handle < 0:
+            handle = self._store_evicting(key, blob)
+        if key not in slot:  # it was evicted after all: nothing else was left
+            if handle >= 0:
+                slot[key] = handle
+                self.entries += 1
+        elif handle >= 0:
+            self._arena.free(_peek(slot, key))
+            _poke(slot, key, handle)
+        else:
+            handle = self._arena.replace(_peek(slot, key), len(key), blob, loosely=True)
+            if handle >= 0:
+                _poke(slot, key, handle)
+        return handle >= 0
+
+    def remove(self, number: int, key: bytes) -> bool:
+        """Forget a key; False when it is not there."""
+        slot = self._slots[number]
+        if key not in slot:
+            return False
+        self._arena.free(slot.pop(key))
+        self.entries -= 1
+        return True
+
+    def wipe(self, slots: Iterable[int]) -> None:
+        """Forget every key of these slots at once; their memory comes back as it is needed, or by `reclaim_one`."""
+        for number in slots:
+            slot = self._slots[number]
+            if slot:
+                self.entries -= len(slot)
+                self._doomed.append(slot)
+                self._slots[number] = LRUCache(maxsize)
+
+    def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
+        """Key and blob of each entry of a slot, in no order; the slot must not change meanwhile."""
+        slot = self._slots[number]
+        for key in slot:
+            yield key, self._arena.blob(_peek(slot, key))
+
+    def __len__(self) -> int:
+        return self.entries
+
+    # --- room ------------------------------------------------------------------------------------------------
+
+    def _store_evicting(self, key: bytes, blob: bytes) -> int:
+        """Store a record after making room for it; -1 when no room can be made."""
+        arena = self._arena
+        if self._evict and self.entries and not self._doomed and arena.free_chunk_bytes <= self.compact_bytes:
+            # As a rule the entry to go has a chunk of the right size.
+            handle = self._pop_oldest()
+            taken = arena.take_over(handle, key, blob)
+            if taken >= 0:
+                return taken
+            arena.free(handle)
+        budget = _ROOM_WORK
+        while True:
+            handle = arena.store(key, blob)
+            if handle >= 0:
+                return handle
+            work = self._make_some_room()
+            budget -= work
+            if not work or budget < 0:
+                return -1
+
+    def _make_some_room(self) -> int:
+        """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
+        if not self._doomed and self._arena.free_chunk_bytes > self.compact_bytes:
+            moved = self.compact()
+            if moved:
+                return moved
+        if self._doomed or self._evict:
+            return int(self.reclaim_one())
+        return self.compact()
+
+    def reclaim_one(self) -> bool:
+        """Free one wiped entry, or else evict one; False when the store is empty."""
+        doomed = self._doomed
+        if doomed:
+            slot = doomed[-1]
+            _, handle = slot.popitem()
+            if not slot:
+                doomed.pop()
+        elif self.entries:
+            handle = self._pop_oldest()
+        else:
+            return False
+        self._arena.free(handle)
+        return True
+
+    def _pop_oldest(self) -> int:
+        """Evict the entry that is due, all but its record: the handle of that. The store must not be empty."""
+        slots = self._slots
+        hand = self._hand
+        while True:
+            slot = slots[hand]
+            hand = (hand + 1) & _SLOT_MASK
+            if len(slots[hand]) > len(slot):
+                slot = slots[hand]
+            if slot:
+                break
+        self._hand = hand
+        self.entries -= 1
+        self.evictions += 1
+        return slot.popitem()[1]
+
+    def compact(self) -> int:
+        """Empty the sparsest page by moving its records into free chunks elsewhere; the number of them.
+
+        0 when there is no such page.
+        """
+        arena = self._arena
+        if self._doomed:  # their records can't be found by key
+            return 0
+        number = arena.relocatable_page()
+        if number is None:
+            return 0
+        keys = arena.retire(number)
+        for key in keys:
+            slot = self._slots[slot_of(key)]
+            handle = _peek(slot, key)
+            blob = arena.blob(handle)
+            arena.free(handle)
+            handle = arena.store(key, blob)
+            assert handle >= 0, f"page {number} was relocatable, yet a record found no room"
+            _poke(slot, key, handle)
+        self.moves += len(keys)
+        return len(keys)
+
+    def shrink(self, budget: int) -> bool:
+        """Give arena pages back until it is within its limit or `budget` entries have been evicted or moved.
+
+        Returns whether it is within its limit, or can't be brought any closer to it.
+        """
+        arena = self._arena
+        while arena.resident_bytes > arena.limit_bytes:
+            if budget <= 0:
+                return False
+            work = self._make_some_room()
+            if not work:
+                break
+            budget -= work
+        return True
+
+    def drain_wiped(self) -> bool:
+        """Free one entry that a wipe left behind; False when none is left."""
+        return bool(self._doomed) and self.reclaim_one()
+
+    # --- upkeep ----------------------------------------------------------------------------------------------
+
+    def slot(self, number: int) -> Slot:
+        """A slot's cache, for measuring."""
+        return self._slots[number]
+
+    def rebuild(self, number: int) -> None:
+        """Move a slot into fresh hash tables, which fit it: tables never shrink on removal."""
+        old = self._slots[number]
+        fresh: Slot = LRUCache(maxsize)
+        while old:
+            key, handle = old.popitem()
+            fresh[key] = handle
+        self._slots[number] = fresh

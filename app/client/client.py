@@ -167,10 +167,14 @@ class Client:
     # The nodes. These ask about, or change, the one node that answers; `server` names it, as it stands in
     # the list.
 
+    def ping(self, server: str | None = None) -> None:
+        """Ask IS_ALIVE; Timeout, with the reason in its text, when nobody answers."""
+        self._checked(KVRequest(command=protocol.IS_ALIVE), server)
+
     def is_alive(self, server: str | None = None) -> bool:
         """True when the node answers, false when it does not, after all tries."""
         try:
-            self._checked(KVRequest(command=protocol.IS_ALIVE), server)
+            self.ping(server)
         except Timeout:
             return False
         return True

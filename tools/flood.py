@@ -257,7 +257,7 @@ def progress_on_terminal(plan: Plan) -> tuple[Callable[[float, Tally], None], Ca
         unit="s",
         leave=False,
         disable=not sys.stderr.isatty(),
-        bar_format="{bar}| {n:.0f}/{total:.0f} s {postfix}",
+        bar_format="{bar}| {n:.0f}/{total:.0f} s{postfix}",
     )
 
     def show(elapsed_s: float, tally: Tally) -> None:

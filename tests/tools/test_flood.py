@@ -1,7 +1,14 @@
 """The load generator against a peer, and against peers that get one thing wrong."""
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
 from argparse import ArgumentTypeError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +18,8 @@ from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer, answer_twice, before_the_answer, drop, lose_answer, overload
 from tools import flood
 from tools.loadgen import Flood, Plan, Tally
+
+ROOT = Path(__file__).parent.parent.parent
 
 # A retry leaves after 20 ms, and the last try is patient: no stall of the machine may turn into a timeout.
 QUICK = (20, 40, 5000)
@@ -219,6 +228,19 @@ def test_the_result_for_people_and_no_bar_without_a_terminal(capsys: pytest.Capt
     assert "ops/s" in printed.out
     assert "p99.9" in printed.out
     assert printed.err == ""
+
+
+def test_a_progress_bar_on_a_terminal() -> None:
+    terminal, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (24, 100))
+    with Peer() as peer:
+        command = [sys.executable, "tools/flood.py", "127.0.0.1", str(peer.port), "--seconds", "0.5"]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=its_end, timeout=60)
+    os.close(its_end)
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert done.returncode == 0
+    assert re.search(r"/0 s, [\d,]+ ops/s, \d+ retries", shown), shown
 
 
 def test_a_wrong_value_fails_the_run_and_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

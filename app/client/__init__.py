@@ -1,0 +1,40 @@
+"""The store's client: importable anywhere, with gevent or without, and of no use to a node.
+
+from app.client import Client, KeyNotFound
+"""
+
+from app.client.client import Client, Stats, Versioned
+from app.client.errors import (
+    BadAnswer,
+    BadServer,
+    ErrorAnswer,
+    InternalError,
+    InvalidKey,
+    InvalidValue,
+    KeyNotFound,
+    KVError,
+    NoSpace,
+    Overloaded,
+    Timeout,
+    UnknownCommand,
+    Unreachable,
+)
+
+__all__ = [
+    "BadAnswer",
+    "BadServer",
+    "Client",
+    "ErrorAnswer",
+    "InternalError",
+    "InvalidKey",
+    "InvalidValue",
+    "KVError",
+    "KeyNotFound",
+    "NoSpace",
+    "Overloaded",
+    "Stats",
+    "Timeout",
+    "UnknownCommand",
+    "Unreachable",
+    "Versioned",
+]

@@ -1,0 +1,47 @@
+"""From "host:port" to something that a socket can be connected to, for IPv4 and IPv6."""
+
+import socket
+from typing import NamedTuple
+
+from app.client.errors import BadServer
+
+
+class Server(NamedTuple):
+    """A server: its name as it was given, and the address family and address that it resolved to."""
+
+    name: str
+    family: socket.AddressFamily
+    address: tuple[object, ...]
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """("127.0.0.1", 3331) of "127.0.0.1:3331"; an IPv6 address stands in brackets: "[::1]:3331".
+
+    BadServer when it is anything else: no port, port not in 1 to 65535, IPv6 address without brackets.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise BadServer(f"'{text}': an IPv6 address goes in brackets, like [::1]:3331")
+    if not (colon and host):
+        raise BadServer(f"'{text}' is not host:port, like 127.0.0.1:3331")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise BadServer(f"'{text}': '{port}' is not a port (1 to 65535)")
+    return host, int(port)
+
+
+def resolve(text: str) -> Server:
+    """The Server that "host:port" names.
+
+    A name with addresses of both families is taken as IPv4: nodes listen there unless told otherwise, and
+    UDP has no handshake by which the other one could be tried in passing. BadServer also when it does not
+    resolve.
+    """
+    host, port = split_host_port(text)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        raise BadServer(f"'{text}': {getattr(error, 'strerror', None) or error}") from None
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return Server(text.strip(), family, address)

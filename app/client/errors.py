@@ -1,0 +1,110 @@
+"""What can go wrong for a client, as exceptions: one class for each error code, and a few more.
+
+KVError
+  Timeout            nobody answered in time; also a TimeoutError
+    Unreachable      every server's machine says that nothing listens there
+  BadServer          the given "host:port" is malformed or does not resolve; also a ValueError
+  BadAnswer          an answer without a field that it must have: the node breaks the protocol
+  ErrorAnswer        the node answered with an error code (`code`)
+    KeyNotFound      KEY_DNE_ERR
+    NoSpace          NO_SPC_ERR: the store is full and evicts nothing
+    Overloaded       SYS_OVERLOAD_ERR, for longer than the client is ready to wait
+    InternalError    INTERNAL_ERR
+    UnknownCommand   UNKNOWN_CMD_ERR
+    InvalidKey       INVALID_KEY_ERR
+    InvalidValue     INVALID_VAL_ERR
+"""
+
+from typing import Final
+
+from app.wire import protocol
+
+
+class KVError(Exception):
+    """The root of everything that a client raises on purpose."""
+
+
+class Timeout(KVError, TimeoutError):
+    """No answer to any try. A PUT, REMOVE or WIPEOUT may or may not have taken effect, and may yet.
+
+    Calling again is a new request and not a retry of this one: only the tries of one call share a messageID.
+    """
+
+
+class Unreachable(Timeout):
+    """Nothing listens at any of the servers' addresses, by word of their machines.
+
+    Only for a client made with `give_up_when_refused`; others go on trying, since a node that restarts
+    refuses as well.
+    """
+
+
+class BadServer(KVError, ValueError):
+    """A server's address that is not "host:port", or whose host has no address."""
+
+
+class BadAnswer(KVError):
+    """The node says NO_ERR and leaves out what was asked for. Nothing to retry: report the node."""
+
+
+class ErrorAnswer(KVError):
+    """The node answered with the error code `code`. Of this very class only when the code is unknown."""
+
+    def __init__(self, code: int, what: str = "") -> None:
+        name = protocol.ERROR_NAMES.get(code, f"error code {code}")
+        super().__init__(f"{what}: {name}" if what else name)
+        self.code = code
+
+
+class KeyNotFound(ErrorAnswer):
+    """GET or REMOVE of a key that is not there."""
+
+
+class NoSpace(ErrorAnswer):
+    """The store is full and its policy is to evict nothing. Remove something, or put something smaller."""
+
+
+class Overloaded(ErrorAnswer):
+    """Refused for now, again and again, until the client's patience was over.
+
+    `may_have_happened` is false when every try was answered with the refusal, so that nothing was done; true
+    when one of the tries was never answered at all.
+    """
+
+    def __init__(self, code: int, what: str = "", may_have_happened: bool = False) -> None:
+        super().__init__(code, what)
+        self.may_have_happened = may_have_happened
+
+
+class InternalError(ErrorAnswer):
+    """Something that the node can't recover from; its log says what."""
+
+
+class UnknownCommand(ErrorAnswer):
+    """The node does not know this command: it is older than the client, or no such node at all."""
+
+
+class InvalidKey(ErrorAnswer):
+    """The key is empty or over 32 bytes."""
+
+
+class InvalidValue(ErrorAnswer):
+    """The value is over 10,000 bytes."""
+
+
+_CLASSES: Final[dict[int, type[ErrorAnswer]]] = {
+    protocol.KEY_DNE_ERR: KeyNotFound,
+    protocol.NO_SPC_ERR: NoSpace,
+    protocol.SYS_OVERLOAD_ERR: Overloaded,
+    protocol.INTERNAL_ERR: InternalError,
+    protocol.UNKNOWN_CMD_ERR: UnknownCommand,
+    protocol.INVALID_KEY_ERR: InvalidKey,
+    protocol.INVALID_VAL_ERR: InvalidValue,
+}
+assert {protocol.NO_ERR, *_CLASSES} == set(protocol.ERROR_NAMES), "an error code without its exception"
+
+
+def error_answer(code: int, what: str = "") -> ErrorAnswer:
+    """The exception for an error code; `what` (say, "get of b'k'") opens its text."""
+    assert code != protocol.NO_ERR, "NO_ERR is no error"
+    return _CLASSES.get(code, ErrorAnswer)(code, what)

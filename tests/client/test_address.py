@@ -1,0 +1,64 @@
+import socket
+
+import pytest
+
+from app.client.address import resolve, split_host_port
+from app.client.errors import BadServer
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("127.0.0.1:3331", ("127.0.0.1", 3331)),
+        (" node-1.example:1 ", ("node-1.example", 1)),
+        ("[::1]:65535", ("::1", 65535)),
+        ("[fe80::1%eth0]:9", ("fe80::1%eth0", 9)),
+    ],
+)
+def test_split(text: str, parts: tuple[str, int]) -> None:
+    assert split_host_port(text) == parts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":",
+        "3331",
+        ":3331",
+        "host",
+        "host:",
+        "host:0",
+        "host:65536",
+        "host:-1",
+        "host:x",
+        "host:²",
+        "::1:3331",
+        "[]:1",
+    ],
+)
+def test_malformed(text: str) -> None:
+    with pytest.raises(BadServer):
+        split_host_port(text)
+
+
+def test_resolve_both_families() -> None:
+    assert resolve("127.0.0.1:9").family == socket.AF_INET
+    assert resolve("[::1]:9").family == socket.AF_INET6
+    assert resolve("[::1]:9").address[:2] == ("::1", 9)
+
+
+def test_a_name_of_both_families_is_taken_as_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [
+        (socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("::1", 9, 0, 0)),
+        (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", 9)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    assert resolve("node:9").address == ("127.0.0.1", 9)
+
+
+def test_an_unknown_host_is_a_bad_server() -> None:
+    with pytest.raises(BadServer, match=r"no-such-host\.invalid:9"):
+        resolve("no-such-host.invalid:9")
+    with pytest.raises(BadServer):
+        resolve("a" * 64 + ".example:9")

@@ -1,0 +1,381 @@
+"""The client against a real socket, with a peer whose faults are scripted."""
+
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+
+from app.client import (
+    BadAnswer,
+    Client,
+    ErrorAnswer,
+    InternalError,
+    InvalidKey,
+    InvalidValue,
+    KeyNotFound,
+    NoSpace,
+    Overloaded,
+    Timeout,
+    UnknownCommand,
+    Unreachable,
+)
+from app.wire import protocol
+from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from proto_gen.message_pb2 import Msg
+from tests.client.peer import (
+    Address,
+    Fault,
+    Peer,
+    answer_twice,
+    before_the_answer,
+    drop,
+    lose_answer,
+    overload,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Silences (ms) that keep a test short where the first tries are lost on purpose. The last ones are long: a
+# busy machine must not make a call fail that should succeed.
+QUICK = (20, 40, 5000)
+
+# For tests that count datagrams where nothing is lost: no stall of the machine may cause a retry.
+PATIENT = (5000,)
+
+
+def unused_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_every_command(host: str) -> None:
+    with Peer(host=host) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        client.put(b"key", b"value", version=-7)
+        assert client.get(b"key") == (b"value", -7)
+        client.put(b"key", b"")
+        assert client.get(b"key").value == b""
+        assert client.get(b"key").version == 0
+        client.remove(b"key")
+        with pytest.raises(KeyNotFound, match="get of b'key': KEY_DNE_ERR"):
+            client.get(b"key")
+        assert client.is_alive()
+        assert client.get_pid() > 0
+        assert client.membership_count() == 1
+        client.put(b"other", bytes(10_000), version=2**31 - 1)
+        assert client.get(b"other") == (bytes(10_000), 2**31 - 1)
+        client.ping()
+        client.wipeout()
+        assert peer.store == {}
+        client.shutdown()
+        assert client.stats.sent == client.stats.requests
+        assert client.stats.ignored == {}
+
+
+def answer_code(code: int) -> Fault:
+    def answer(peer: Peer, datagram: bytes, sender: Address) -> None:
+        peer.send(peer.envelope(Msg.FromString(datagram).messageID, KVResponse(errCode=code)), sender)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (protocol.KEY_DNE_ERR, KeyNotFound),
+        (protocol.NO_SPC_ERR, NoSpace),
+        (protocol.INTERNAL_ERR, InternalError),
+        (protocol.UNKNOWN_CMD_ERR, UnknownCommand),
+        (protocol.INVALID_KEY_ERR, InvalidKey),
+        (protocol.INVALID_VAL_ERR, InvalidValue),
+        (200, ErrorAnswer),
+    ],
+)
+def test_error_codes_become_exceptions(code: int, kind: type[ErrorAnswer]) -> None:
+    with Peer([answer_code(code)]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        with pytest.raises(ErrorAnswer) as caught:
+            client.put(b"key", b"value")
+        assert type(caught.value) is kind
+        assert caught.value.code == code
+
+
+def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
+    with Peer([answer_code(0)] * 3) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        with pytest.raises(BadAnswer):
+            client.get(b"key")
+        with pytest.raises(BadAnswer):
+            client.get_pid()
+        with pytest.raises(BadAnswer):
+            client.membership_count()
+
+
+@pytest.mark.parametrize("fault", [drop, lose_answer])
+def test_a_retry_repeats_the_datagram_and_takes_effect_once(fault: Fault) -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=QUICK) as client:
+        client.put(b"key", b"value")
+        peer.script = [fault]
+        client.remove(b"key")  # KeyNotFound if the retry were a new request
+        assert client.stats.retries >= 1
+        tries = [datagram for datagram, _ in peer.received[1:]]
+        assert len(tries) >= 2
+        assert len(set(tries)) == 1
+
+
+def test_no_answer_to_any_try_is_a_timeout() -> None:
+    with Peer([drop] * 3) as peer, Client([peer.name], timeouts_ms=(5, 5, 5)) as client:
+        with pytest.raises(Timeout, match="to 3 tries"):
+            client.put(b"key", b"value")
+        assert client.stats.timeouts == 1
+    assert issubclass(Timeout, TimeoutError)
+
+
+def test_retries_go_round_the_servers_and_stay_with_the_one_that_answers() -> None:
+    with Peer([drop] * 100) as mute, Peer([drop] * 100) as also_mute, Peer() as peer:
+        servers = [mute.name, also_mute.name, peer.name]
+        with Client(servers, timeouts_ms=(150, 150, 5000), rng=random.Random(1)) as client:
+            client.put(b"key", b"value")
+            ids = {message.messageID for one in (mute, also_mute, peer) for message in one.requests()}
+            assert len(ids) == 1
+            before = len(mute.received), len(also_mute.received)
+            assert client.get(b"key").value == b"value"
+            assert (len(mute.received), len(also_mute.received)) == before
+
+
+def test_a_named_server_is_the_only_one_asked() -> None:
+    with (
+        Peer([drop]) as first,
+        Peer() as second,
+        Client([first.name, second.name], timeouts_ms=QUICK) as client,
+    ):
+        client.shutdown(first.name)
+        assert len(first.received) >= 2
+        assert second.received == []
+        with pytest.raises(ValueError, match="name the server"):
+            client.wipeout()
+        with pytest.raises(ValueError, match="not among"):
+            client.get_pid("127.0.0.1:1")
+
+
+def spoilt_checksum(answer: Msg) -> bytes:
+    answer.checkSum ^= 1
+    return answer.SerializeToString()
+
+
+def other_id(answer: Msg) -> bytes:
+    answer.messageID = b"somebody else's"
+    answer.checkSum = crc32(answer.messageID + answer.payload)
+    return answer.SerializeToString()
+
+
+def as_request(answer: Msg) -> bytes:
+    answer.type = protocol.TYPE_REQUEST
+    return answer.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (spoilt_checksum, "wrong_checksum"),
+        (other_id, "other_id"),
+        (as_request, "not_a_response"),
+        (lambda _: b"\xff" * 30, "unparsable"),
+        (lambda _: b"", "not_a_response"),
+    ],
+)
+def test_what_is_no_answer_is_ignored_and_counted(spoil, reason: str) -> None:
+    with Peer([before_the_answer(spoil)]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        client.put(b"key", b"value")
+        assert client.stats.ignored == {reason: 1}
+        assert client.stats.retries == 0
+
+
+def test_a_doubled_answer_is_not_taken_for_the_next_one() -> None:
+    with Peer([answer_twice, None]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        client.put(b"key", b"value")
+        with pytest.raises(KeyNotFound):
+            client.get(b"other")
+        assert client.stats.ignored == {"other_id": 1}
+
+
+def test_overload_is_waited_out_with_the_same_id() -> None:
+    with Peer([overload(20), overload(None)]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        client.put(b"key", b"value")
+        assert peer.store == {b"key": (b"value", 0)}
+        assert len({message.messageID for message in peer.requests()}) == 1
+        assert client.stats.overloads == 2
+
+
+def test_overload_beyond_patience_is_raised_and_certain() -> None:
+    with (
+        Peer([overload(2000)]) as peer,
+        Client([peer.name], overload_patience_s=1, timeouts_ms=PATIENT) as client,
+    ):
+        with pytest.raises(Overloaded) as caught:
+            client.put(b"key", b"value")
+        assert not caught.value.may_have_happened
+
+
+def test_overload_after_a_silence_is_uncertain() -> None:
+    script = [lose_answer, *[overload(6000)] * 9]
+    with Peer(script) as peer, Client([peer.name], timeouts_ms=QUICK) as client:
+        with pytest.raises(Overloaded) as caught:
+            client.put(b"key", b"value")
+        assert caught.value.may_have_happened
+
+
+def late_answer_during_the_wait(peer: Peer, datagram: bytes, sender: Address) -> None:
+    """First the refusal of this try, then the answer to an earlier one that was thought lost."""
+    overload(4000)(peer, datagram, sender)
+    answer = peer.answer_to(datagram)
+    assert answer is not None
+    peer.send(answer, sender)
+
+
+def test_an_answer_that_comes_during_an_overload_wait_ends_it() -> None:
+    with Peer([late_answer_during_the_wait]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        client.put(b"key", b"value")
+        assert client.stats.sent == 1
+
+
+def test_call_gives_the_raw_response_and_takes_a_message_id() -> None:
+    with Peer([None, overload(70)]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        response = client.call(KVRequest(command=99), message_id=b"\0" * 64)
+        assert response.errCode == protocol.UNKNOWN_CMD_ERR
+        assert peer.requests()[0].messageID == b"\0" * 64
+        response = client.call(KVRequest(command=protocol.IS_ALIVE), wait_out_overload=False)
+        assert (response.errCode, response.overloadWaitTime) == (protocol.SYS_OVERLOAD_ERR, 70)
+
+
+def test_a_request_too_long_for_a_datagram_is_not_sent() -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        with pytest.raises(InvalidValue, match="over what a datagram takes"):
+            client.put(b"key", bytes(protocol.DATAGRAM_MAX_BYTES))
+        assert client.stats.sent == 0
+        with pytest.raises(InvalidValue, match="put of b'key': INVALID_VAL_ERR"):
+            client.put(b"key", bytes(protocol.VALUE_MAX_BYTES + 1))
+
+
+def test_an_ack_follows_an_answer_that_is_remembered() -> None:
+    with Peer() as peer, Client([peer.name], ack=True, timeouts_ms=PATIENT) as client:
+        client.put(b"key", b"value")
+        client.get(b"key")
+        client.is_alive()
+        assert client.stats.acks == 1
+        assert peer.acked == [peer.requests()[0].messageID]
+        assert peer.replies == {}
+
+
+def test_no_ack_after_a_retry_since_an_earlier_try_may_still_be_under_way() -> None:
+    with Peer([drop]) as peer, Client([peer.name], ack=True, timeouts_ms=QUICK) as client:
+        client.put(b"key", b"value")
+        client.is_alive()
+        assert client.stats.acks == 0
+        assert peer.acked == []
+
+
+def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
+    nobody = f"127.0.0.1:{unused_port()}"
+    with Client([nobody], give_up_when_refused=True) as client:
+        with pytest.raises(Unreachable, match="connection refused"):
+            client.put(b"key", b"value")
+        assert client.stats.retries == 0
+        assert not client.is_alive()
+
+
+def test_where_nothing_listens_a_patient_client_uses_all_its_tries() -> None:
+    nobody = f"127.0.0.1:{unused_port()}"
+    with Client([nobody], timeouts_ms=(5, 5)) as client:
+        with pytest.raises(Timeout, match="connection refused"):
+            client.put(b"key", b"value")
+        assert client.stats.retries == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
+    """The other server is asked as soon as the first one's machine refuses, whichever comes first."""
+    nobody = f"127.0.0.1:{unused_port()}"
+    with Peer() as peer:
+        servers = [nobody, peer.name]
+        with Client(
+            servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)
+        ) as client:
+            client.put(b"key", b"value")
+            assert client.stats.retries == 0
+
+
+def test_a_client_that_is_in_a_call_refuses_another() -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+
+        class Sneaky(random.Random):
+            def random(self) -> float:
+                with pytest.raises(RuntimeError, match="in the middle of a call"):
+                    client.is_alive()
+                return 0.0
+
+        peer.script = [overload(1)]
+        client._rng = Sneaky()
+        client.put(b"key", b"value")
+
+
+@pytest.mark.parametrize("servers", [[], "127.0.0.1:3331"])
+def test_servers_must_be_a_list(servers) -> None:
+    with pytest.raises(ValueError, match="list of at least one"):
+        Client(servers)
+
+
+def test_mistyped_arguments_never_reach_the_wire() -> None:
+    with Client(["127.0.0.1:9"]) as client:
+        with pytest.raises(TypeError):
+            client.put("key", b"value")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="out of range"):
+            client.put(b"key", b"value", version=2**31)
+        assert client.stats.sent == 0
+
+
+GEVENT_SCRIPT = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import gevent, sys
+from app.client import Client
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.001)
+ticker = gevent.spawn(tick)
+def work(name):
+    with Client([sys.argv[1]], timeouts_ms=(30, 60, 5000)) as client:
+        client.put(name, name * 3, version=5)
+        return client.get(name)
+jobs = [gevent.spawn(work, b"k%d" % n) for n in range(5)]
+gevent.joinall(jobs, raise_error=True)
+assert [job.value for job in jobs] == [(b"k%d" % n * 3, 5) for n in range(5)]
+assert len(ticks) > 3, "the client held up the other greenlets"
+print("fine")
+"""
+
+
+def run_python(script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_under_gevent_only_the_calling_greenlet_waits() -> None:
+    with Peer([drop]) as peer:
+        assert run_python(GEVENT_SCRIPT, peer.name) == "fine\n"
+
+
+def test_importing_the_client_brings_neither_gevent_nor_the_server() -> None:
+    script = "import sys, app.client; print(*sys.modules)"
+    loaded = run_python(script).split()
+    assert "app.client.client" in loaded
+    for name in ("gevent", "app.storage", "app.net", "app.cluster", "app.wire.codec"):
+        assert name not in loaded

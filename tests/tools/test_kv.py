@@ -1,0 +1,135 @@
+"""The command-line client: what it prints and which status it ends with."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.wire.protocol import NO_SPC_ERR
+from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from tests.client.peer import Peer
+from tools import kv
+
+ROOT = Path(__file__).parent.parent.parent
+
+Captured = pytest.CaptureFixture[bytes]
+
+
+def run(peer: Peer, *arguments: str) -> int:
+    return kv.main(["-s", peer.name, *arguments])
+
+
+def test_put_get_remove(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        assert run(peer, "put", "key", "value", "--version", "-5") == 0
+        assert run(peer, "get", "key") == 0
+        assert capfdbinary.readouterr() == (b"value", b"")
+        assert run(peer, "get", "-v", "key") == 0
+        assert capfdbinary.readouterr() == (b"value", b"version -5\n")
+        assert run(peer, "remove", "key") == 0
+        assert run(peer, "get", "key") == 1
+        assert capfdbinary.readouterr() == (b"", b"kv.py: get of b'key': KEY_DNE_ERR\n")
+        assert run(peer, "remove", "key") == 1
+
+
+def test_a_value_from_standard_input_comes_back_byte_for_byte(
+    capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = bytes(range(256)) * 39
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(value)))
+    with Peer() as peer:
+        assert run(peer, "put", "key", "-") == 0
+        assert run(peer, "get", "key") == 0
+    assert capfdbinary.readouterr().out == value
+
+
+def test_what_the_node_refuses_is_status_1(capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Peer):
+        def put(self, request: KVRequest) -> KVResponse:
+            return KVResponse(errCode=NO_SPC_ERR)
+
+    with Full() as peer:
+        assert run(peer, "put", "key", "value") == 1
+        assert run(peer, "put", "k" * 33, "value") == 1
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(1 << 20))))
+        assert run(peer, "put", "key", "-") == 1
+    assert capfdbinary.readouterr().err.count(b"\n") == 3
+
+
+def test_about_nodes(capfdbinary: Captured) -> None:
+    with Peer() as peer, Peer() as other:
+        both = ["-s", f"{peer.name},{other.name}"]
+        assert run(peer, "pid") == 0
+        assert run(peer, "members") == 0
+        assert capfdbinary.readouterr().out == b"%d\n1\n" % os.getpid()
+        assert kv.main([*both, "ping"]) == 0
+        assert capfdbinary.readouterr().out.count(b" answers in ") == 2
+        peer.store[b"key"] = other.store[b"key"] = (b"value", 0)
+        assert kv.main([*both, "wipe"]) == 0
+        assert peer.store == other.store == {}
+        assert kv.main([*both, "shutdown"]) == 2
+        assert run(peer, "shutdown") == 0
+
+
+def test_nobody_there_is_status_3_at_once(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        name = peer.name
+    assert kv.main(["-s", name, "ping"]) == 3
+    assert capfdbinary.readouterr().err == f"kv.py: no answer from {name}: connection refused\n".encode()
+
+
+def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Peer() as peer:
+        monkeypatch.setenv("KV_SERVER", peer.name)
+        assert kv.main(["ping"]) == 0
+    monkeypatch.setenv("KV_SERVER", "nonsense")
+    assert kv.main(["ping"]) == 2
+    assert b"KV_SERVER: 'nonsense' is not host:port" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frob"],
+        ["get"],
+        ["put", "key"],
+        ["put", "key", "value", "--version", "2147483648"],
+        ["put", "key", "value", "--version", "x"],
+        ["-s", "nonsense", "ping"],
+        ["-s", "127.0.0.1:0", "ping"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], capfdbinary: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        kv.main(arguments)
+    assert stop.value.code == 2
+    printed = capfdbinary.readouterr()
+    assert printed.out == b""
+    assert printed.err.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("script", ["kv.py", "testclient.py", "flood.py"])
+def test_scripts_run_from_the_repository_root_and_explain_themselves(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, f"tools/{script}", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python tools/{script}" in done.stdout
+    assert "exit status:" in done.stdout
+
+
+def test_a_script_in_a_pipe_that_closes(tmp_path: Path) -> None:
+    with Peer() as peer:
+        peer.store[b"key"] = (b"value", 0)
+        command = [sys.executable, "tools/kv.py", "-s", peer.name, "get", "key"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"value", b"")
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (1, b"")

@@ -1,0 +1,75 @@
+"""What the command-line tools have in common: exit statuses, one-line errors, and arguments that are read
+alike.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from app.client import BadServer
+from app.client.address import split_host_port
+
+OK: Final = 0
+FAILED: Final = 1  # the work was done, and the outcome is bad
+USAGE: Final = 2  # the work was not begun: wrong arguments, or nobody there to work with
+
+DEFAULT_SERVER: Final = "127.0.0.1:3331"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that complains in one line, with status 2, and keeps the layout of its help."""
+
+    def __init__(self, **settings: object) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message} (--help tells more)\n")
+
+
+def complain(tool: str, message: object) -> None:
+    """One line for a person, on stderr."""
+    print(f"{tool}: {message}", file=sys.stderr)
+
+
+def default_server() -> str:
+    """The server to use when none is named: KV_SERVER from the environment, else the one of a plain `make
+    run`.
+    """
+    return os.environ.get("KV_SERVER") or DEFAULT_SERVER
+
+
+def server(text: str) -> str:
+    """An argument that is host:port."""
+    try:
+        split_host_port(text)
+    except BadServer as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text.strip()
+
+
+def servers(text: str) -> list[str]:
+    """An argument that is host:port[,host:port...]."""
+    return [server(part) for part in text.split(",")]
+
+
+def join_host_port(host: str, port: str) -> str:
+    """ "host:port" of two arguments; an IPv6 address may come with its brackets or without."""
+    return server(f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}")
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `low` to `high`, both included."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is not in {low} to {high}")
+        return value
+
+    return parse

@@ -1,0 +1,79 @@
+"""The functional test client: is this node what the protocol says? `--help` explains it."""
+
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+
+if not __package__:
+    import _script_path  # noqa: F401
+
+from app.client import Client, KVError
+from tools import cli
+from tools.checks import DESTRUCTIVE_GROUPS, GROUPS, NodeGone, Suite
+
+# What finding out whether there is a node at all may take (ms): the field's first tries, not all of them.
+GREETING_TIMEOUTS_MS = (150, 450, 1350)
+
+DESCRIPTION = """\
+Check a running node against the protocol: every command and error code, limits, versions, at-most-once,
+and what it makes of broken datagrams. One line a check, PASS or FAIL, with what was expected and seen.
+
+  python tools/testclient.py 127.0.0.1 3331
+
+Safe to run against a store in use: it works on random keys of its own and removes them. Takes a few
+seconds.
+"""
+
+EPILOG = """\
+exit status:
+  0  every check passed
+  1  at least one failed, or the node stopped answering
+  2  wrong usage, or no node answers at that address
+"""
+
+
+def parser() -> cli.Parser:
+    main = cli.Parser(prog="testclient.py", description=DESCRIPTION, epilog=EPILOG)
+    main.add_argument("host", metavar="HOST", help="the node's name or address")
+    main.add_argument("port", metavar="PORT", help="its UDP port")
+    main.add_argument("-q", "--quiet", action="store_true", help="print only what fails, and the summary")
+    main.add_argument(
+        "--destructive",
+        action="store_true",
+        help="check WIPEOUT and SHUTDOWN too: the node's data is lost, and it is gone afterwards",
+    )
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        server = cli.join_host_port(arguments.host, arguments.port)
+        with Client([server], timeouts_ms=GREETING_TIMEOUTS_MS, give_up_when_refused=True) as client:
+            client.ping()
+        suite = Suite(server, sys.stdout, arguments.quiet)
+    except (ArgumentTypeError, KVError, OSError) as error:
+        cli.complain("testclient.py", error)
+        return cli.USAGE
+    gone: NodeGone | None = None
+    try:
+        for group in GROUPS + (DESTRUCTIVE_GROUPS if arguments.destructive else ()):
+            group(suite)
+    except (NodeGone, ConnectionRefusedError) as error:
+        gone = error if isinstance(error, NodeGone) else NodeGone(f"{server}: connection refused")
+    except KeyboardInterrupt:
+        gone = NodeGone("interrupted")
+    finally:
+        suite.close()
+    if gone is not None:
+        print(f"FAIL  stopped early: expected a node that answers; seen {gone}")
+    total = suite.passed + suite.failed
+    print(
+        f"{suite.passed} of {total} checks passed, {suite.failed} failed"
+        + (", stopped early" if gone else "")
+    )
+    return cli.OK if suite.failed == 0 and gone is None else cli.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -110,12 +110,17 @@ def split_host_port(text: str) -> tuple[str, int]:
                 raise ValueError(f"{_quoted(host)} isn't an IPv4 address")
         elif len(host) > _HOST_MAX_CHARS or not _NAME.fullmatch(host):
             raise ValueError(f"{_quoted(host)} isn't a host name or address")
-    if not _PORT.fullmatch(port_text):
-        raise ValueError(f"{_quoted(port_text)} isn't a port: a number from 1 to {PORT_MAX}")
-    port = int(port_text)
+    return host.lower(), parse_port(port_text)
+
+
+def parse_port(text: str) -> int:
+    """The port that `text` writes, 1..65535. Raises ValueError with a phrase that says what is wrong."""
+    if not _PORT.fullmatch(text):
+        raise ValueError(f"{_quoted(text)} isn't a port: a number from 1 to {PORT_MAX}")
+    port = int(text)
     if not 1 <= port <= PORT_MAX:
         raise ValueError(f"port {port} is out of range: 1 to {PORT_MAX}")
-    return host.lower(), port
+    return port
 
 
 def is_address(text: str) -> bool:

@@ -1,0 +1,50 @@
+"""Start a node: python app/main.py PORT SERVERS_FILE [options].
+
+Only the frame: options, log, then the node. The node is imported last, so that a usage error or --help needs
+no gevent and takes 0.1 s.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+_EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a node until it stops; the process's exit status. What is wrong is one line on standard error."""
+    from app import logs, options
+
+    logs.hold_standard_descriptors()
+    try:
+        given = options.parse(arguments, os.environ)
+        logs.configure(given.log_level, given.log_format)
+        from app.net import node
+
+        return node.run(given)
+    except options.UsageError as error:
+        line = " ".join(str(error).split())
+        with suppress(OSError):  # nobody listens: the status still tells
+            os.write(2, f"kv: {line}\n".encode(errors="backslashreplace"))
+        return _EXIT_USAGE
+
+
+def _import_from_repository() -> None:
+    """Make `app` and `proto_gen` importable, and the modules inside app/ not importable as top-level ones.
+
+    Python puts a script's own directory first on the path: with it there, `import wire` or `import logs`
+    would quietly work and make second copies of modules, or shadow a library's.
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(here), *(entry for entry in sys.path if os.path.abspath(entry) != here)]
+
+
+if __name__ == "__main__":
+    # Until the node takes these over there is nothing to stop cleanly. As a container's first process it
+    # would not get them at all without a handler.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    _import_from_repository()
+    sys.exit(main(sys.argv[1:]))

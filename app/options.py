@@ -1,0 +1,430 @@
+"""What a node is told when it is started: the command line, the environment, and the servers file.
+
+The approach is gunicorn's: each setting is declared once, as a field of `Options` with its option, its
+parser, its default as one would type it, and its help text; the command line, the environment variable
+(`--max-memory` is also KV_MAX_MEMORY) and the manual that --help prints all follow from that. Adding a
+setting is adding a field. What is wrong raises `UsageError` with one line that says what to change; nothing
+here prints or exits, but for --help.
+
+The command line has precedence over the environment, that over the default. An empty variable counts as
+unset, since compose files and unit files can hardly leave one out. Unknown KV_ variables are let pass:
+orchestrators make their own for a service that is named kv (KV_PORT=tcp://...), which is also why PORT and
+SERVERS_FILE have none.
+"""
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, NoReturn
+
+from app import logs, servers
+from app.servers import Server, ServersError, split_host_port
+from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES
+
+_MIB: Final = 1 << 20
+# Of the whole process. The interpreter with everything imported takes 21 MiB and remembered replies their
+# share; with less than this there would be no store left to speak of.
+MEMORY_MIN_BYTES: Final = 48 * _MIB
+
+# A reply must be remembered until the client's last try has arrived: it leaves this long after the first.
+_LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000
+REPLY_TTL_MIN_S: Final = 5.0
+# Replies are never forgotten early, so a longer life means fewer writes a second before clients are told to
+# wait.
+REPLY_TTL_MAX_S: Final = 60.0
+assert _LAST_TRY_S < REPLY_TTL_MIN_S
+
+IN_FLIGHT_MAX: Final = 65536
+_IN_FLIGHT_DEFAULT: Final = 1024
+
+
+def _in_flight_bytes(count: int) -> int:
+    """What that many requests in flight hold at most: a datagram each."""
+    return count * DATAGRAM_MAX_BYTES
+
+
+assert _in_flight_bytes(_IN_FLIGHT_DEFAULT) <= MEMORY_MIN_BYTES // 2
+
+_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "k": 2**10,
+    "m": 2**20,
+    "g": 2**30,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_SIZE: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))? ?([a-z]*)", re.ASCII | re.IGNORECASE)
+_COUNT: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+_SECONDS: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)s?", re.ASCII)
+
+
+class UsageError(Exception):
+    """The node can't start as it was told to: one line that says what is wrong and how to mend it."""
+
+
+# Parsers: text to value; ValueError with a phrase that follows "--option 'text': ".
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `64MB` (powers of 1000), `1GiB` or `1G` (powers of 1024) or a number; case doesn't matter."""
+    match = _SIZE.fullmatch(text)
+    unit = _UNITS.get(match[3].lower()) if match else None
+    if not match or unit is None:
+        raise ValueError("isn't a size: write 64MB, 1.5GiB or a number of bytes")
+    decimals = match[2] or ""
+    return int(match[1] + decimals) * unit // int(10 ** len(decimals))
+
+
+def show_size(size_bytes: int) -> str:
+    """A size as one would type it: in the largest binary unit that divides it."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size_bytes and size_bytes % _UNITS[unit.lower()] == 0:
+            return f"{size_bytes // _UNITS[unit.lower()]}{unit}"
+    return str(size_bytes)
+
+
+def _parse_memory(text: str) -> int:
+    size_bytes = parse_size(text)
+    if size_bytes < MEMORY_MIN_BYTES:
+        raise ValueError(
+            f"is less than a node needs: at least {show_size(MEMORY_MIN_BYTES)} (write 64MB, 1GiB or bytes)"
+        )
+    return size_bytes
+
+
+def _parse_reply_ttl(text: str) -> float:
+    match = _SECONDS.fullmatch(text)
+    if not match:
+        raise ValueError("isn't a number of seconds: write 6 or 7.5")
+    seconds = float(match[1])
+    if not REPLY_TTL_MIN_S <= seconds <= REPLY_TTL_MAX_S:
+        raise ValueError(
+            f"is out of range: {REPLY_TTL_MIN_S:g} to {REPLY_TTL_MAX_S:g} seconds"
+            f" (a client's last try leaves {_LAST_TRY_S:g} s after its first)"
+        )
+    return seconds
+
+
+def _parse_in_flight(text: str) -> int:
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= IN_FLIGHT_MAX:
+        raise ValueError(f"isn't a number from 1 to {IN_FLIGHT_MAX}")
+    return int(text)
+
+
+def _parse_bind(text: str) -> str:
+    address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not servers.is_address(address):
+        raise ValueError("isn't an IPv4 or IPv6 address (host names are not looked up here)")
+    return address.lower()
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse_choice(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"isn't one of {', '.join(choices)}")
+        return text
+
+    return parse_choice
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The declaration of one setting, kept with its field."""
+
+    option: str
+    parse: Callable[[str], Any]
+    metavar: str
+    default: str | None  # as one would type it; None: `default_words` says what then holds
+    default_words: str
+    group: str
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return "KV_" + self.option.removeprefix("--").replace("-", "_").upper()
+
+
+def _setting(
+    option: str,
+    parse: Callable[[str], Any],
+    metavar: str,
+    *,
+    default: str | None,
+    default_words: str = "",
+    group: str,
+    help: str,
+) -> Any:
+    """A field of Options that is also an option, a variable and a paragraph of the manual."""
+    setting = Setting(option, parse, metavar, default, default_words or str(default), group, help)
+    return field(default=None if default is None else parse(default), metadata={"setting": setting})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How a node is to run: everything checked, names resolved. `parse` makes one."""
+
+    port: int  # UDP, and TCP between nodes
+    servers: tuple[Server, ...]  # all of the cluster, in the file's order
+    me: Server  # the one of them that this node is
+
+    max_memory_bytes: int = _setting(
+        "--max-memory",
+        _parse_memory,
+        "SIZE",
+        default="128MiB",
+        group="Memory",
+        help=f"""
+            Resident memory that the whole process stays under, interpreter included: the store gets what
+            the rest leaves. Sizes: 64MB (powers of 1000), 1GiB or 1G (powers of 1024), or a number of
+            bytes; at least {show_size(MEMORY_MIN_BYTES)}.""",
+    )
+    policy: str = _setting(
+        "--policy",
+        _one_of("allkeys-lru", "noeviction"),
+        "POLICY",
+        default="allkeys-lru",
+        group="Memory",
+        help="""
+            What a full store does with a new value: allkeys-lru drops the keys that were used least
+            recently, noeviction answers NO_SPC_ERR until keys are removed.""",
+    )
+    bind: str = _setting(
+        "--bind",
+        _parse_bind,
+        "ADDRESS",
+        default=None,
+        default_words="0.0.0.0 or ::, all of them, as fits this node's line in SERVERS_FILE",
+        group="Network",
+        help="The one address to receive on, numeric.",
+    )
+    advertise: tuple[str, int] | None = _setting(
+        "--advertise",
+        split_host_port,
+        "HOST:PORT",
+        default=None,
+        default_words="the line with PORT and an address of this machine",
+        group="Network",
+        help="""
+            Which line of SERVERS_FILE is this node. Needed where the machine doesn't have the address that
+            others reach it by (address translation, a container's published port), or has several that are
+            in the file.""",
+    )
+    reply_ttl_s: float = _setting(
+        "--reply-ttl",
+        _parse_reply_ttl,
+        "SECONDS",
+        default="6",
+        group="Requests",
+        help=f"""
+            How long the answer to a PUT, REMOVE or WIPEOUT is remembered, so that a retry gets it instead
+            of taking effect twice: {REPLY_TTL_MIN_S:g} to {REPLY_TTL_MAX_S:g} (a client's last try leaves
+            {_LAST_TRY_S:g} s after its first). Memory for answers is bounded and none is forgotten early:
+            twice the time is half the writes a second before clients are told to wait.""",
+    )
+    max_in_flight: int = _setting(
+        "--max-in-flight",
+        _parse_in_flight,
+        "NUMBER",
+        default=str(_IN_FLIGHT_DEFAULT),
+        group="Requests",
+        help=f"""
+            Requests that may wait at once for something that isn't in this node's memory; one more is
+            answered SYS_OVERLOAD_ERR. 1 to {IN_FLIGHT_MAX}; each can hold {show_size(DATAGRAM_MAX_BYTES)},
+            and all together at most half of --max-memory.""",
+    )
+    log_level: str = _setting(
+        "--log-level",
+        _one_of(*logs.LEVELS),
+        "LEVEL",
+        default="info",
+        group="Logging",
+        help=f"""
+            The least level that is logged: {", ".join(logs.LEVELS)}. At info a node logs its changes of
+            state, nothing per request.""",
+    )
+    log_format: str = _setting(
+        "--log-format",
+        _one_of(*logs.FORMATS),
+        "FORMAT",
+        default="text",
+        group="Logging",
+        help="""
+            How lines on standard error look: text (TIME LEVEL event field=value ...) or json (an object a
+            line).""",
+    )
+
+    def __post_init__(self) -> None:
+        if self.bind is None:
+            object.__setattr__(self, "bind", "::" if ":" in self.me.address else "0.0.0.0")
+
+
+def settings() -> Iterator[tuple[str, Setting]]:
+    """Every setting with the name of its field, in the order of the manual."""
+    for declared in fields(Options):
+        if "setting" in declared.metadata:
+            yield declared.name, declared.metadata["setting"]
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """The options that the command line (without the program's name) and the environment give.
+
+    Reads the servers file and resolves the names in it. Raises UsageError for anything wrong; --help prints
+    the manual and raises SystemExit(0).
+    """
+    given = _parse_command_line(arguments)
+    values = {name: _value(setting, getattr(given, name), environment) for name, setting in settings()}
+    try:
+        port = servers.parse_port(given.port)
+    except ValueError as error:
+        raise UsageError(f"PORT: {error}") from None
+    try:
+        listed = servers.load(given.servers_file)
+        me = servers.find_me(
+            listed, port, name=given.servers_file, bind=values["bind"], advertise=values["advertise"]
+        )
+    except ServersError as error:
+        raise UsageError(str(error)) from None
+    options = Options(port=port, servers=listed, me=me, **values)
+    _check_together(options)
+    return options
+
+
+def _parse_command_line(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    given, rest = parser.parse_known_args(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            continue
+        option = argument.partition("=")[0]
+        close = difflib.get_close_matches(option, [setting.option for _, setting in settings()], 1)
+        raise UsageError(f"unknown option {option!r} ({f'is {close[0]} meant?' if close else 'see --help'})")
+    if rest:
+        raise UsageError(f"unexpected argument {rest[0]!r} (see --help)")
+    return given
+
+
+def _value(setting: Setting, typed: str | None, environment: Mapping[str, str]) -> Any:
+    """The setting's value from the first of: command line, environment, default."""
+    source, text = setting.option, typed
+    if text is None:
+        source, text = setting.variable, environment.get(setting.variable) or setting.default
+    if text is None:
+        return None
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        raise UsageError(f"{source} {text!r}: {error}") from None
+
+
+def _check_together(options: Options) -> None:
+    """What no single option shows. Raises UsageError."""
+    if ":" not in options.bind and ":" in options.me.address:
+        raise UsageError(
+            f"--bind {options.bind} is IPv4, but others reach {options.me} at {options.me.address}:"
+            " bind an IPv6 address or change the servers file"
+        )
+    # The IPv6 wildcard takes IPv4 as well, unless the system says otherwise.
+    if ":" in options.bind and options.bind != "::" and ":" not in options.me.address:
+        raise UsageError(
+            f"--bind {options.bind} is IPv6, but others reach {options.me} at {options.me.address}:"
+            " bind an IPv4 address or change the servers file"
+        )
+    machine_bytes = machine_memory_bytes()
+    if options.max_memory_bytes > machine_bytes:
+        raise UsageError(
+            f"--max-memory {show_size(options.max_memory_bytes)} is more than this machine or container has"
+            f" ({machine_bytes // _MIB}MiB): lower it or raise the container's limit"
+        )
+    if _in_flight_bytes(options.max_in_flight) > options.max_memory_bytes // 2:
+        most = options.max_memory_bytes // 2 // DATAGRAM_MAX_BYTES
+        raise UsageError(
+            f"--max-in-flight {options.max_in_flight} requests could fill more than half of --max-memory"
+            f" {show_size(options.max_memory_bytes)}: say at most {most}, or raise --max-memory"
+        )
+
+
+def machine_memory_bytes(cgroup: str = "/sys/fs/cgroup") -> int:
+    """What this process can have at most: the machine's memory, or its container's limit if that is less."""
+    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (f"{cgroup}/memory.max", f"{cgroup}/memory/memory.limit_in_bytes"):
+        try:
+            with open(limit, encoding="ascii") as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        if text.isdecimal():  # else "max": no limit
+            least = min(least, int(text))
+    return least
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+_DESCRIPTION: Final = """\
+One node of a distributed key-value store that keeps everything in memory, and
+that memory within a bound. Clients reach any node by UDP on PORT."""
+
+_AFTER_OPTIONS: Final = """\
+Environment:
+  Each option is also an environment variable, named with it above. The command
+  line has precedence over it; an empty variable counts as unset.
+
+Servers file:
+  One HOST:PORT or [IPV6]:PORT a line, the same file on every node; # starts a
+  comment. Names are resolved once, at start. One line makes a cluster of one.
+
+Signals:
+  TERM, INT   stop cleanly
+  USR1        write all counters to the log
+
+Exit status:
+  0   stopped as told: by a signal, or by a client's SHUTDOWN
+  2   not started: the one line on standard error says why
+  Any other is a fault, told in the last lines on standard error.
+
+Examples:
+  python app/main.py 3331 servers.txt
+  python app/main.py 3331 servers.txt --max-memory 1GiB --policy noeviction
+  KV_LOG_FORMAT=json python app/main.py 3332 servers.txt --bind 192.0.2.7
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Collects words as they were typed: `_value` makes values of them, and of the environment's alike."""
+    parser = _Parser(
+        prog="python app/main.py",
+        usage="%(prog)s PORT SERVERS_FILE [options]",
+        description=_DESCRIPTION,
+        epilog=_AFTER_OPTIONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # an abbreviation would change its meaning when an option is added
+        add_help=False,
+    )
+    required = parser.add_argument_group("Arguments")
+    required.add_argument("port", metavar="PORT", help="UDP port to serve on; TCP between nodes")
+    required.add_argument(
+        "servers_file", metavar="SERVERS_FILE", help="the cluster's nodes, this one included"
+    )
+    groups: dict[str, Any] = {}
+    for name, setting in settings():
+        if setting.group not in groups:
+            groups[setting.group] = parser.add_argument_group(setting.group)
+        groups[setting.group].add_argument(
+            setting.option,
+            dest=name,
+            metavar=setting.metavar,
+            help=f"{setting.help} Default: {setting.default_words}. [{setting.variable}]".replace("%", "%%"),
+        )
+    parser.add_argument_group("Help").add_argument("-h", "--help", action="help", help="print this and leave")
+    return parser

@@ -1,0 +1,310 @@
+"""The servers file: which nodes there are, and which of them this one is.
+
+The problem: every node is given the same file, so each must find its own line in it, and a mistake in the
+file must be told before the node serves anything, with the line to mend.
+
+The approach: the file is parsed without looking anything up (`parse`), host names are then resolved once
+(`resolve`), and a node knows its own line by its port and by the kernel's word that the line's address is one
+of this machine's: an address can be bound here exactly when it is local. Listing the machine's interfaces was
+rejected: the standard library can't do it on its own, and such a list misses what binding knows (all of
+127.0.0.0/8, routes of type local in containers).
+
+Between nodes a server's name is its line as written (`str(server)`), never its address: a name may well
+resolve to different addresses on different machines (Debian gives a machine's own name as 127.0.1.1).
+"""
+
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from app.wire.protocol import SLOT_COUNT
+
+# More servers than slots would leave some that can't be in charge of any.
+SERVERS_MAX: Final = SLOT_COUNT
+# Room for the most servers with the longest names (253 and a port), each with a long comment; a file given by
+# mistake (a disk image, /dev/zero) is told apart without reading it whole.
+FILE_MAX_BYTES: Final = SERVERS_MAX * 1024
+PORT_MAX: Final = 65535
+_HOST_MAX_CHARS: Final = 253  # RFC 1035, 2.3.4
+assert SERVERS_MAX * (_HOST_MAX_CHARS + len(":65535\r\n")) <= FILE_MAX_BYTES
+
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
+_DOTTED_NUMBERS: Final = re.compile(r"[0-9.]+", re.ASCII)
+_SCOPE: Final = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+_PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
+_QUOTED_MAX_CHARS: Final = 80  # of a faulty entry, in a message
+
+
+class ServersError(Exception):
+    """What is wrong with the servers file or this node's place in it: one line for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the file, not yet looked up; `host` in lower case and without brackets."""
+
+    host: str
+    port: int
+    line: int
+
+    def __str__(self) -> str:
+        return join_host_port(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server of the cluster.
+
+    `host` is as the file writes it (in lower case) and names the server between nodes; `address` is what it
+    resolved to on this machine at start: numeric, IPv4 or IPv6, what to connect to.
+    """
+
+    host: str
+    port: int
+    address: str
+
+    def __str__(self) -> str:
+        return join_host_port(self.host, self.port)
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """AF_INET or AF_INET6, of `address`."""
+        return family_of(self.address)
+
+    @property
+    def sockaddr(self) -> tuple[str, int]:
+        """Where the server is reached, as socket calls take it."""
+        return (self.address, self.port)
+
+
+def join_host_port(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """The inverse of `join_host_port`: host in lower case and without brackets, port in 1..65535.
+
+    Raises ValueError with a phrase that says what is wrong and how to write it; nothing is looked up.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or not rest.startswith(":"):
+            raise ValueError("an IPv6 entry is written [address]:port")
+        if not is_address(host) or ":" not in host:
+            raise ValueError(f"{_quoted(host)} isn't an IPv6 address")
+        port_text = rest[1:]
+    else:
+        host, colon, port_text = text.rpartition(":")
+        if not colon:
+            raise ValueError("the port is missing: write host:port")
+        if ":" in host:
+            raise ValueError("an IPv6 address goes in brackets: [address]:port")
+        if not host:
+            raise ValueError("the host is missing: write host:port")
+        if _DOTTED_NUMBERS.fullmatch(host):
+            if not is_address(host):
+                raise ValueError(f"{_quoted(host)} isn't an IPv4 address")
+        elif len(host) > _HOST_MAX_CHARS or not _NAME.fullmatch(host):
+            raise ValueError(f"{_quoted(host)} isn't a host name or address")
+    return host.lower(), parse_port(port_text)
+
+
+def parse_port(text: str) -> int:
+    """The port that `text` writes, 1..65535. Raises ValueError with a phrase that says what is wrong."""
+    if not _PORT.fullmatch(text):
+        raise ValueError(f"{_quoted(text)} isn't a port: a number from 1 to {PORT_MAX}")
+    port = int(text)
+    if not 1 <= port <= PORT_MAX:
+        raise ValueError(f"port {port} is out of range: 1 to {PORT_MAX}")
+    return port
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is a numeric IPv4 or IPv6 address (with a scope, if any); nothing is looked up."""
+    bare, percent, scope = text.partition("%")
+    if percent and (":" not in bare or not _SCOPE.fullmatch(scope)):
+        return False
+    try:
+        # Stricter than the resolver, which takes 127.1 for 127.0.0.1.
+        socket.inet_pton(family_of(bare), bare)
+    except (OSError, ValueError):  # ValueError: a NUL, or not ASCII
+        return False
+    return True
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    """AF_INET6 or AF_INET, of a numeric address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def load(path: str, lookup: Callable[[str], list[str]] | None = None) -> tuple[Server, ...]:
+    """The servers that the file at `path` names, in its order, host names resolved.
+
+    Raises ServersError for whatever is wrong with the file, with its name and, where there is one, the line.
+    """
+    return resolve(parse(_read(path), path), path, lookup or lookup_host)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(FILE_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ServersError(f"can't read the servers file {path!r}: {reason}") from None
+    if len(data) > FILE_MAX_BYTES:
+        raise ServersError(f"the servers file {path!r} is over {FILE_MAX_BYTES} bytes: is it the right file?")
+    return data
+
+
+def parse(data: bytes, name: str) -> list[Entry]:
+    """The file's entries, in its order; `name` is what messages call the file.
+
+    One `host:port` or `[ipv6]:port` a line; `#` starts a comment, also after an entry; blank lines, a
+    byte-order mark and CRLF are let pass. Raises ServersError.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ServersError(
+            f"{name}:{line}: not UTF-8 text (byte {error.start}): save the file as UTF-8"
+        ) from None
+    entries: list[Entry] = []
+    line_of: dict[tuple[str, int], int] = {}
+    # Not splitlines(), which also splits at separators that no editor counts as lines.
+    for line, raw in enumerate(text.split("\n"), 1):
+        entry = raw.partition("#")[0].strip()
+        if not entry:
+            continue
+        if len(entry.split()) > 1:
+            raise ServersError(f"{name}:{line}: {_quoted(entry)}: one host:port a line")
+        try:
+            host, port = split_host_port(entry)
+        except ValueError as error:
+            raise ServersError(f"{name}:{line}: {_quoted(entry)}: {error}") from None
+        first = line_of.setdefault((host, port), line)
+        if first != line:
+            raise ServersError(f"{name}:{line}: {entry} is already on line {first}: remove one of the two")
+        if len(entries) == SERVERS_MAX:
+            raise ServersError(f"{name}:{line}: more than {SERVERS_MAX} servers")
+        entries.append(Entry(host, port, line))
+    if not entries:
+        raise ServersError(f"{name}: no servers in it: write at least this node's own host:port")
+    return entries
+
+
+def resolve(entries: list[Entry], name: str, lookup: Callable[[str], list[str]]) -> tuple[Server, ...]:
+    """Each entry with its address, the first that `lookup` gives for its host.
+
+    Raises ServersError when a name has no address, when an address can't be a server's own, and when two
+    lines come to the same address and port.
+    """
+    servers = []
+    line_of: dict[tuple[str, int], int] = {}
+    for entry in entries:
+        try:
+            address = lookup(entry.host)[0]
+        except OSError as error:
+            raise ServersError(
+                f"{name}:{entry.line}: can't resolve {entry.host!r}: {error.strerror or error}"
+                " (check the spelling, DNS or /etc/hosts, or write the address)"
+            ) from None
+        if _is_unusable(address):
+            raise ServersError(
+                f"{name}:{entry.line}: {entry} isn't one machine's address: write the server's own"
+            )
+        first = line_of.setdefault((address, entry.port), entry.line)
+        if first != entry.line:
+            raise ServersError(
+                f"{name}:{entry.line}: {entry} is the same server as line {first} ({address}):"
+                " remove one of the two"
+            )
+        servers.append(Server(entry.host, entry.port, address))
+    return tuple(servers)
+
+
+def lookup_host(host: str) -> list[str]:
+    """The host's numeric addresses, IPv4 first, else in the resolver's order; never empty. Raises OSError.
+
+    IPv4 first, since the resolver's own order depends on the machine that asks, and nodes should agree.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except UnicodeError:  # a label the IDNA codec refuses
+        raise OSError("not a host name") from None
+    return [str(info[4][0]) for info in sorted(found, key=lambda info: info[0] != socket.AF_INET)]
+
+
+def _is_unusable(address: str) -> bool:
+    """Wildcard, multicast and broadcast addresses: they can be bound everywhere and name no machine."""
+    packed = socket.inet_pton(family_of(address), address.partition("%")[0])
+    return not any(packed) or packed[0] >= (224 if len(packed) == 4 else 0xFF)
+
+
+def is_local(address: str) -> bool:
+    """Whether a numeric address is one of this machine's: whether a socket can be bound to it."""
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:  # EADDRNOTAVAIL as a rule; EAFNOSUPPORT and the like: not usable here either way
+            return False
+        return True
+
+
+def find_me(
+    servers: tuple[Server, ...],
+    port: int,
+    *,
+    name: str,
+    bind: str | None = None,
+    advertise: tuple[str, int] | None = None,
+    local: Callable[[str], bool] = is_local,
+) -> Server:
+    """This node's own line in the file that messages call `name`.
+
+    `advertise` (host, port) settles it: the line that it equals, as written or by address. Otherwise it is
+    the line with this node's port and an address of this machine; where several fit (one machine by two
+    addresses), the one that equals the numeric address `bind`. Raises ServersError when there is none, or
+    more than one.
+    """
+    if advertise is not None:
+        host, advertised_port = advertise
+        for server in servers:
+            if server.port == advertised_port and host in (server.host, server.address):
+                return server
+        raise ServersError(
+            f"{join_host_port(host, advertised_port)} (--advertise) isn't in {name}: write it as it is there"
+        )
+    same_port = [server for server in servers if server.port == port]
+    if not same_port:
+        ports = sorted({server.port for server in servers})
+        listed = ", ".join(map(str, ports[:8])) + (", ..." if len(ports) > 8 else "")
+        raise ServersError(
+            f"no server in {name} has port {port} (it has {listed}): add this node or change PORT"
+        )
+    mine = [server for server in same_port if local(server.address)]
+    if not mine:
+        listed = ", ".join(map(str, same_port[:4])) + (", ..." if len(same_port) > 4 else "")
+        raise ServersError(
+            f"this node isn't in {name}: no address of this machine among {listed}"
+            " (add it, or name its line by --advertise)"
+        )
+    if len(mine) > 1:
+        bound = [server for server in mine if server.address == bind]
+        if len(bound) != 1:
+            listed = " and ".join(map(str, mine[:4]))
+            raise ServersError(
+                f"{listed} in {name} are all this machine: say which is this node by --advertise"
+            )
+        mine = bound
+    return mine[0]
+
+
+def _quoted(text: str) -> str:
+    """`text` as a one-line literal of bounded length, for a message."""
+    return repr(text if len(text) <= _QUOTED_MAX_CHARS else text[:_QUOTED_MAX_CHARS] + "...")

@@ -1,0 +1,374 @@
+"""The log: its two formats, its limits, and that no reader of it can stop or break a node."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import logs
+
+
+class Pipe:
+    """A pipe that stands for standard error, read without blocking."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+
+    def read(self) -> str:
+        parts = []
+        try:
+            while part := os.read(self.reader, 1 << 16):
+                parts.append(part)
+        except BlockingIOError:
+            pass
+        return b"".join(parts).decode("ascii")
+
+    def lines(self) -> list[str]:
+        return self.read().splitlines()
+
+    def close_reader(self) -> None:
+        os.close(self.reader)
+        self.reader = -1
+
+    def close(self) -> None:
+        for fd in (self.reader, self.writer):
+            if fd >= 0:
+                os.close(fd)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """A fresh pipe; whatever a test configured is undone."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    pipe = Pipe()
+    yield pipe
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(level)
+    pipe.close()
+
+
+def own_handler() -> logs.DescriptorHandler:
+    (handler,) = (h for h in logging.getLogger().handlers if isinstance(h, logs.DescriptorHandler))
+    return handler
+
+
+def format_at(format: str, created: float, level: int, event: str, fields: dict[str, object]) -> str:
+    formatter = logs.JsonFormatter() if format == "json" else logs.TextFormatter()
+    content = {"msg": event, "levelno": level, "levelname": logging.getLevelName(level), "fields": fields}
+    record = logging.makeLogRecord(content | {"created": created, "msecs": (created - int(created)) * 1000})
+    return formatter.format(record)
+
+
+MOMENT = 1767323045.6785  # 2026-01-02 03:04:05.678 UTC
+
+
+def test_a_text_line() -> None:
+    line = format_at("text", MOMENT, logging.INFO, "node.started", {"port": 3331, "pid": 42})
+    assert line == "2026-01-02T03:04:05.678Z INFO node.started port=3331 pid=42"
+
+
+def test_a_json_line() -> None:
+    line = format_at("json", MOMENT, logging.WARNING, "peer.lost", {"port": 3331, "why": 'a "b"\n'})
+    assert line == (
+        '{"time": "2026-01-02T03:04:05.678Z", "level": "WARNING", "event": "peer.lost",'
+        ' "port": 3331, "why": "a \\"b\\"\\n"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("created", "expected"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (0.0011, "1970-01-01T00:00:00.001Z"),
+        (59.99951, "1970-01-01T00:00:59.999Z"),
+        (60.0, "1970-01-01T00:01:00.000Z"),
+    ],
+)
+def test_times_are_utc_to_the_millisecond(created: float, expected: str) -> None:
+    assert format_at("text", created, logging.INFO, "a.b", {}).split()[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "in_text", "in_json"),
+    [
+        (1, "1", 1),
+        (True, "true", True),
+        (False, "false", False),
+        (None, "null", None),
+        (1.5, "1.5", 1.5),
+        (float("inf"), "inf", "inf"),
+        (float("nan"), "nan", "nan"),
+        ("plain-_./:[]'~!", "plain-_./:[]'~!", "plain-_./:[]'~!"),
+        ("", '""', ""),
+        ("two words", '"two words"', "two words"),
+        ("a=b", '"a=b"', "a=b"),
+        ('say "x"', r'"say \"x\""', 'say "x"'),
+        ("back\\slash", r'"back\\slash"', "back\\slash"),
+        ("line\nfeed\x00\x1b", r'"line\nfeed\u0000\u001b"', "line\nfeed\x00\x1b"),
+        ("caf\u00e9\u2028", r'"caf\u00e9\u2028"', "caf\u00e9\u2028"),
+        ("\udc80", r'"\udc80"', "\udc80"),
+        (b"\x00\xff", "00ff", "00ff"),
+        (Path("/a b"), '"/a b"', "/a b"),
+        (("a", 1), "\"('a', 1)\"", "('a', 1)"),
+        (ValueError("no"), '"ValueError: no"', "ValueError: no"),
+        (ValueError(), "ValueError", "ValueError"),
+        (OSError(111, "Connection refused"), '"ConnectionRefusedError: Connection refused"', None),
+    ],
+)
+def test_values(value: object, in_text: str, in_json: object) -> None:
+    text = format_at("text", MOMENT, logging.INFO, "a.b", {"v": value})
+    assert text.partition(" v=")[2] == in_text
+    found = json.loads(format_at("json", MOMENT, logging.INFO, "a.b", {"v": value}))["v"]
+    if in_json is not None or value is None:
+        assert found == in_json
+
+
+@given(st.text())
+def test_any_value_stays_on_one_printable_line_and_comes_back(value: str) -> None:
+    text = format_at("text", MOMENT, logging.INFO, "a.b", {"v": value}).partition(" v=")[2]
+    assert text.isprintable()
+    assert text.isascii()
+    assert (json.loads(text) if text.startswith('"') else text) == value
+    line = format_at("json", MOMENT, logging.INFO, "a.b", {"v": value})
+    assert line.isprintable()
+    assert json.loads(line)["v"] == value
+
+
+def test_a_line_reaches_the_descriptor(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    logs.logger("node").info("started", port=3331)
+    output = pipe.read()
+    assert output.endswith("Z INFO node.started port=3331\n")
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("level", "logged"),
+    [
+        ("debug", ["DEBUG", "INFO", "WARNING", "ERROR"]),
+        ("info", ["INFO", "WARNING", "ERROR"]),
+        ("warning", ["WARNING", "ERROR"]),
+        ("error", ["ERROR"]),
+    ],
+)
+def test_levels(pipe: Pipe, level: str, logged: list[str]) -> None:
+    logs.configure(level, "text", pipe.writer)
+    log = logs.logger("node")
+    for write in (log.debug, log.info, log.warning, log.error):
+        write("happened")
+    assert [line.split()[1] for line in pipe.lines()] == logged
+    assert log.is_on("warning") == ("WARNING" in logged)
+
+
+def test_what_is_off_is_not_even_formatted(pipe: Pipe) -> None:
+    class Unprintable:
+        def __str__(self) -> str:
+            raise AssertionError("formatted")
+
+    logs.configure("error", "text", pipe.writer)
+    logs.logger("node").info("happened", value=Unprintable())
+    assert pipe.read() == ""
+
+
+def test_an_exception_is_one_line_with_its_traceback(pipe: Pipe) -> None:
+    logs.configure("info", "json", pipe.writer)
+    try:
+        raise ValueError("bad\nthing")
+    except ValueError as error:
+        logs.logger("node").exception("failed", error, slot=7)
+    (line,) = pipe.lines()
+    fields = json.loads(line)
+    assert fields["event"] == "node.failed"
+    assert fields["level"] == "ERROR"
+    assert fields["slot"] == 7
+    assert fields["error"] == "ValueError: bad\nthing"
+    assert fields["traceback"].startswith("Traceback (most recent call last):\n")
+    assert 'raise ValueError("bad' in fields["traceback"]
+
+
+def test_a_librarys_record_takes_the_same_form(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    logging.getLogger("some.library").warning("watch %s", "out")
+    assert pipe.read().endswith('Z WARNING some.library message="watch out"\n')
+
+
+def test_a_librarys_exception_stays_one_line(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        logging.getLogger("some.library").exception("oops")
+    (line,) = pipe.lines()
+    assert 'message=oops traceback="Traceback (most recent call last):\\n' in line
+
+
+def test_configuring_again_replaces_what_was(pipe: Pipe) -> None:
+    logs.configure("error", "text", pipe.writer)
+    logs.configure("info", "json", pipe.writer)
+    logs.logger("node").info("started")
+    (line,) = pipe.lines()
+    assert json.loads(line)["event"] == "node.started"
+
+
+def test_reserved_field_names_are_refused(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    with pytest.raises(AssertionError, match="reserved field names in started"):
+        logs.logger("node").info("started", time=1)
+
+
+class Clock:
+    """Time that a test moves by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_limited_logger_lets_n_lines_a_second_through_and_counts_the_rest(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    clock = Clock()
+    log = logs.LimitedLogger("peer", lines_per_s=2, now=clock)
+
+    def burst(count: int) -> list[str]:
+        for number in range(count):
+            log.warning("junk", n=number)
+        return [line.partition("peer.")[2] for line in pipe.lines()]
+
+    assert burst(1) == ["junk n=0"]
+    assert burst(3) == ["junk n=0"]  # the second of this second; two suppressed
+    clock.now_s += 0.999
+    assert burst(1) == []
+    clock.now_s += 0.001
+    assert burst(3) == ["junk n=0 suppressed=3", "junk n=1"]
+    clock.now_s += 50
+    assert burst(1) == ["junk n=0 suppressed=1"]
+    clock.now_s += 1
+    assert burst(2) == ["junk n=0", "junk n=1"]
+
+
+def test_each_event_has_its_own_limit(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    log = logs.LimitedLogger("peer", lines_per_s=1, now=Clock())
+    for _ in range(3):
+        log.warning("junk")
+        log.info("stale")
+    assert [line.split()[2] for line in pipe.lines()] == ["peer.junk", "peer.stale"]
+
+
+def test_what_a_level_keeps_out_counts_against_no_limit(pipe: Pipe) -> None:
+    logs.configure("warning", "text", pipe.writer)
+    log = logs.LimitedLogger("peer", lines_per_s=1, now=Clock())
+    log.info("junk")
+    log.warning("junk")
+    (line,) = pipe.lines()
+    assert line.endswith("WARNING peer.junk")
+
+
+def test_a_stalled_reader_costs_lines_but_never_time(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    log = logs.logger("node")
+    count = 5000  # of 100 bytes and more: the pipe holds 64 KiB, and the handler as much again
+    for number in range(count):
+        log.info("happened", n=number, filling="x" * 60)
+    assert len(own_handler()._pending) <= logs.PENDING_MAX_BYTES
+    output = pipe.read()
+    log.info("last")
+    output += pipe.read()
+    own_handler().flush()
+    lines = (output + pipe.read()).splitlines()
+    assert not own_handler()._pending
+    numbers = [int(line.split("n=")[1].split()[0]) for line in lines if "node.happened" in line]
+    assert numbers == list(range(len(numbers))), "none is torn, only the latest are lost"
+    assert 64 * 1024 < sum(map(len, lines)) < 130 * 1024
+    notice, last = lines[-2:]
+    assert f"WARNING logs.dropped lines={count - len(numbers)} " in notice
+    assert last.endswith("INFO node.last")
+
+
+def test_a_line_longer_than_the_limit_is_still_written_when_there_is_room(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        handler = logs.DescriptorHandler(file.fileno())
+        handler.setFormatter(logs.TextFormatter())
+        handler.emit(logging.makeLogRecord({"msg": "a.b", "fields": {"v": "x" * 2 * logs.PENDING_MAX_BYTES}}))
+        handler.close()
+    assert len((tmp_path / "log").read_text()) > 2 * logs.PENDING_MAX_BYTES
+
+
+def test_a_reader_that_is_gone_costs_nothing_but_the_lines(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    log = logs.logger("node")
+    log.info("before")
+    pipe.close_reader()
+    for _ in range(3):
+        log.info("after")
+    assert not own_handler()._pending
+
+
+def test_a_closed_descriptor_costs_nothing_but_the_lines(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    os.close(pipe.writer)
+    pipe.writer = -1
+    logs.logger("node").info("after")
+
+
+def test_a_full_disk_costs_nothing_but_the_lines() -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    try:
+        handler = logs.DescriptorHandler(fd)
+        handler.setFormatter(logs.TextFormatter())
+        handler.emit(logging.makeLogRecord({"msg": "a.b", "fields": {}}))
+        handler.close()
+    finally:
+        os.close(fd)
+
+
+def test_a_value_that_cannot_be_printed_does_not_break_the_caller(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unprintable:
+        def __str__(self) -> str:
+            raise ValueError("no")
+
+    monkeypatch.setattr(sys, "stderr", None)
+    logs.configure("info", "text", pipe.writer)
+    logs.logger("node").info("happened", value=Unprintable())
+    logs.logger("node").info("next")
+    (line,) = pipe.lines()
+    assert line.endswith("node.next")
+
+
+def test_closed_standard_descriptors_are_held() -> None:
+    """Started without standard error, a process's next descriptor must not become number 2."""
+    program = (
+        "import os, sys\n"
+        "from app import logs\n"
+        "logs.hold_standard_descriptors()\n"
+        "fd = os.open('/dev/null', os.O_RDONLY)\n"
+        "logs.configure('info', 'text')\n"
+        "logs.logger('node').info('unseen')\n"
+        "os.write(1, f'{fd}'.encode())\n"
+    )
+    repository = Path(__file__).parent.parent
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" 0<&- 2>&-', sys.executable, program],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert int(done.stdout) > 2

@@ -1,0 +1,354 @@
+"""The command line and the environment: values, precedence, limits, and one clear line for what is wrong."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from app import options
+from app.options import (
+    IN_FLIGHT_MAX,
+    MEMORY_MIN_BYTES,
+    Options,
+    UsageError,
+    parse,
+    parse_size,
+    settings,
+    show_size,
+)
+from app.servers import Server
+
+MIB = 1 << 20
+HOME = Server("127.0.0.1", 3331, "127.0.0.1")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    """A servers file that names two nodes of this machine, by IPv4 and by IPv6."""
+    path = tmp_path / "servers.txt"
+    path.write_text("127.0.0.1:3331\n[::1]:3332\n")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 4 GiB that has every loopback address, whatever this one is."""
+    monkeypatch.setattr(options, "machine_memory_bytes", lambda: 4096 * MIB)
+
+
+def refusal(arguments: list[str], environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse(arguments, environment or {})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults(file: str) -> None:
+    assert parse(["3331", file], {}) == Options(
+        port=3331,
+        servers=(HOME, Server("::1", 3332, "::1")),
+        me=HOME,
+        max_memory_bytes=128 * MIB,
+        policy="allkeys-lru",
+        bind="0.0.0.0",
+        advertise=None,
+        reply_ttl_s=6.0,
+        max_in_flight=1024,
+        log_level="info",
+        log_format="text",
+    )
+
+
+def test_options_can_be_made_without_a_command_line() -> None:
+    made = Options(port=3331, servers=(HOME,), me=HOME, max_in_flight=7)
+    assert (made.bind, made.max_memory_bytes, made.max_in_flight) == ("0.0.0.0", 128 * MIB, 7)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "field", "value"),
+    [
+        ("--max-memory", "64MB", "max_memory_bytes", 64_000_000),
+        ("--policy", "noeviction", "policy", "noeviction"),
+        ("--bind", "127.0.0.1", "bind", "127.0.0.1"),
+        ("--bind", "::", "bind", "::"),
+        ("--bind", "[::]", "bind", "::"),
+        ("--advertise", "127.0.0.1:3331", "advertise", ("127.0.0.1", 3331)),
+        ("--reply-ttl", "7.5", "reply_ttl_s", 7.5),
+        ("--reply-ttl", "7s", "reply_ttl_s", 7.0),
+        ("--max-in-flight", "1", "max_in_flight", 1),
+        ("--log-level", "debug", "log_level", "debug"),
+        ("--log-format", "json", "log_format", "json"),
+    ],
+)
+def test_each_setting_from_the_command_line_and_from_the_environment(
+    file: str, option: str, text: str, field: str, value: object
+) -> None:
+    variable = "KV_" + option[2:].replace("-", "_").upper()
+    for arguments, environment in (
+        (["3331", file, option, text], {}),
+        ([f"{option}={text}", "3331", file], {}),
+        (["3331", option, text, file], {}),
+        (["3331", file], {variable: text}),
+        (["3331", file, option, text], {variable: "nonsense"}),
+    ):
+        assert getattr(parse(arguments, environment), field) == value, (arguments, environment)
+
+
+def test_every_setting_is_tried_above() -> None:
+    marks = test_each_setting_from_the_command_line_and_from_the_environment.pytestmark
+    assert {row[0] for row in marks[0].args[1]} == {setting.option for _, setting in settings()}
+
+
+def test_the_last_of_a_repeated_option_counts(file: str) -> None:
+    assert (
+        parse(["3331", file, "--policy", "noeviction", "--policy", "allkeys-lru"], {}).policy == "allkeys-lru"
+    )
+
+
+def test_an_empty_variable_counts_as_unset(file: str) -> None:
+    environment = {setting.variable: "" for _, setting in settings()}
+    assert parse(["3331", file], environment) == parse(["3331", file], {})
+
+
+def test_variables_of_an_orchestrator_are_let_pass(file: str) -> None:
+    parse(["3331", file], {"KV_PORT": "tcp://10.0.0.1:3331", "KV_SERVICE_HOST": "10.0.0.1"})
+
+
+def test_a_fault_in_the_environment_is_told_as_such(file: str) -> None:
+    message = refusal(["3331", file], {"KV_MAX_MEMORY": "lots"})
+    assert message.startswith("KV_MAX_MEMORY 'lots': isn't a size")
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("0", 0),
+        ("1", 1),
+        ("134217728", 128 * MIB),
+        ("1B", 1),
+        ("1kB", 1000),
+        ("1KB", 1000),
+        ("64MB", 64_000_000),
+        ("64 MB", 64_000_000),
+        ("2gb", 2_000_000_000),
+        ("1k", 1024),
+        ("1KiB", 1024),
+        ("64M", 64 * MIB),
+        ("64MiB", 64 * MIB),
+        ("64mib", 64 * MIB),
+        ("1G", 1024 * MIB),
+        ("1GiB", 1024 * MIB),
+        ("1.5GiB", 1536 * MIB),
+        ("0.1MB", 100_000),
+        ("1.9", 1),
+    ],
+)
+def test_sizes(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "MB",
+        "x",
+        "1TB",
+        "1 0",
+        "-1",
+        "+1",
+        "1e6",
+        "1,5GB",
+        ".5MB",
+        "1.MB",
+        "0x10",
+        "1_000",
+        "1" * 16,
+        "\u0661",
+    ],
+)
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="isn't a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [
+        (0, "0"),
+        (1, "1"),
+        (1023, "1023"),
+        (1024, "1KiB"),
+        (128 * MIB, "128MiB"),
+        (1536 * MIB, "1536MiB"),
+        (1 << 30, "1GiB"),
+    ],
+)
+def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> None:
+    assert show_size(size_bytes) == shown
+    assert parse_size(shown) == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "complaint"),
+    [
+        ("--max-memory", str(MEMORY_MIN_BYTES - 1), "is less than a node needs: at least 48MiB"),
+        ("--max-memory", str(MEMORY_MIN_BYTES), None),
+        ("--max-memory", str(MEMORY_MIN_BYTES + 1), None),
+        ("--max-memory", "4GiB", None),
+        ("--max-memory", str(4096 * MIB + 1), "more than this machine or container has (4096MiB)"),
+        ("--reply-ttl", "4.999", "is out of range: 5 to 60 seconds (a client's last try leaves 4.45 s"),
+        ("--reply-ttl", "5", None),
+        ("--reply-ttl", "5.001", None),
+        ("--reply-ttl", "59.999", None),
+        ("--reply-ttl", "60", None),
+        ("--reply-ttl", "60.001", "is out of range"),
+        ("--reply-ttl", "nan", "isn't a number of seconds"),
+        ("--reply-ttl", "inf", "isn't a number of seconds"),
+        ("--reply-ttl", "-6", "isn't a number of seconds"),
+        ("--reply-ttl=-6", None, "isn't a number of seconds"),
+        ("--max-in-flight", "0", "isn't a number from 1 to 65536"),
+        ("--max-in-flight", "1", None),
+        ("--max-in-flight", "4095", None),
+        ("--max-in-flight", "4096", None),
+        ("--max-in-flight", "4097", "half of --max-memory 128MiB: say at most 4096"),
+        ("--max-in-flight", str(IN_FLIGHT_MAX + 1), "isn't a number from 1 to 65536"),
+        ("--max-in-flight", "1.5", "isn't a number from"),
+        ("--max-in-flight", "x", "isn't a number from"),
+        ("--policy", "lru", "--policy 'lru': isn't one of allkeys-lru, noeviction"),
+        ("--policy", "", "--policy '': isn't one of"),
+        ("--bind", "localhost", "isn't an IPv4 or IPv6 address"),
+        ("--bind", "127.0.0.1:3331", "isn't an IPv4 or IPv6 address"),
+        ("--bind", "127.0.0", "isn't an IPv4 or IPv6 address"),
+        ("--bind", "::1", "--bind ::1 is IPv6, but others reach 127.0.0.1:3331 at 127.0.0.1: bind an IPv4"),
+        ("--advertise", "127.0.0.1", "--advertise '127.0.0.1': the port is missing"),
+        ("--advertise", "127.0.0.1:0", "port 0 is out of range"),
+        ("--advertise", "127.0.0.1:65535", "127.0.0.1:65535 (--advertise) isn't in "),
+        ("--log-level", "INFO", "isn't one of debug, info, warning, error"),
+        ("--log-format", "xml", "isn't one of text, json"),
+        ("--log-format", "a\nb", "--log-format 'a\\nb': isn't one of"),
+    ],
+)
+def test_limits(file: str, option: str, text: str | None, complaint: str | None) -> None:
+    arguments = ["3331", file, option] + ([] if text is None else [text])
+    if complaint is None:
+        parse(arguments, {})
+    else:
+        assert complaint in refusal(arguments)
+
+
+def test_as_many_in_flight_as_there_can_be(file: str) -> None:
+    arguments = ["3331", file, "--max-memory", "2GiB", "--max-in-flight", str(IN_FLIGHT_MAX)]
+    assert parse(arguments, {}).max_in_flight == IN_FLIGHT_MAX
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "the following arguments are required: PORT, SERVERS_FILE (see --help)"),
+        (["3331"], "the following arguments are required: SERVERS_FILE (see --help)"),
+        (["3331", "FILE", "more"], "unexpected argument 'more' (see --help)"),
+        (["3331", "FILE", "--max-mem", "64MB"], "unknown option '--max-mem' (is --max-memory meant?)"),
+        (["3331", "FILE", "--max-memroy=64MB"], "unknown option '--max-memroy' (is --max-memory meant?)"),
+        (["3331", "FILE", "-x"], "unknown option '-x' (see --help)"),
+        (["3331", "FILE", "--policy"], "argument --policy: expected one argument (see --help)"),
+        (["x", "FILE"], "PORT: 'x' isn't a port: a number from 1 to 65535"),
+        (["", "FILE"], "PORT: '' isn't a port: a number from 1 to 65535"),
+        (["0", "FILE"], "PORT: port 0 is out of range: 1 to 65535"),
+        (["-1", "FILE"], "PORT: '-1' isn't a port: a number from 1 to 65535"),
+        (["65536", "FILE"], "PORT: port 65536 is out of range: 1 to 65535"),
+        (
+            ["65535", "FILE"],
+            "no server in FILE has port 65535 (it has 3331, 3332): add this node or change PORT",
+        ),
+        (["1", "FILE"], "no server in FILE has port 1 (it has 3331, 3332): add this node or change PORT"),
+        (["3331", "no-such-file"], "can't read the servers file 'no-such-file': No such file or directory"),
+    ],
+)
+def test_a_wrong_command_line(file: str, arguments: list[str], complaint: str) -> None:
+    assert refusal([file if word == "FILE" else word for word in arguments]) == complaint.replace(
+        "FILE has", f"{file} has"
+    )
+
+
+def test_a_fault_in_the_servers_file_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "servers.txt"
+    path.write_text("127.0.0.1:3331\nkv2\n")
+    assert refusal(["3331", str(path)]) == f"{path}:2: 'kv2': the port is missing: write host:port"
+
+
+def test_an_ipv6_node_binds_the_ipv6_wildcard(file: str) -> None:
+    chosen = parse(["3332", file, "--advertise", "[::1]:3332"], {})
+    assert chosen.me == Server("::1", 3332, "::1")
+    assert chosen.bind == "::"
+    assert "is IPv4, but others reach [::1]:3332" in refusal(
+        ["3332", file, "--advertise", "[::1]:3332", "--bind", "127.0.0.1"]
+    )
+
+
+def test_a_published_port_may_differ_from_the_one_served_on(file: str) -> None:
+    chosen = parse(["4000", file, "--advertise", "127.0.0.1:3331"], {})
+    assert (chosen.port, chosen.me) == (4000, HOME)
+
+
+def test_bind_says_which_of_two_lines_of_this_machine_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "servers.txt"
+    path.write_text("127.0.0.1:3331\n127.0.0.2:3331\n")
+    assert "say which is this node by --advertise" in refusal(["3331", str(path)])
+    assert parse(["3331", str(path), "--bind", "127.0.0.2"], {}).me.host == "127.0.0.2"
+
+
+def test_the_manual_names_every_setting_with_its_variable_and_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"], {})
+    assert caught.value.code == 0
+    manual = capsys.readouterr().out
+    words = " ".join(manual.split())
+    for _, setting in settings():
+        assert f"{setting.option} {setting.metavar}" in words
+        assert f"[{setting.variable}]" in words
+        assert f"Default: {setting.default_words}." in words
+    for heading in (
+        "Memory:",
+        "Network:",
+        "Requests:",
+        "Logging:",
+        "Environment:",
+        "Signals:",
+        "Exit status:",
+    ):
+        assert f"\n{heading}\n" in manual
+    assert max(map(len, manual.splitlines())) <= 80
+
+
+def test_no_two_settings_share_a_name() -> None:
+    options_and_variables = [name for _, setting in settings() for name in (setting.option, setting.variable)]
+    assert len(options_and_variables) == len(set(options_and_variables))
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "limited"),
+    [
+        ("memory.max", "67108864\n", True),
+        ("memory.max", "max\n", False),
+        ("memory/memory.limit_in_bytes", "67108864\n", True),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", False),  # what version 1 says for no limit
+        ("other", "1\n", False),
+    ],
+)
+def test_a_containers_limit_is_the_machines_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, text: str, limited: bool
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(text)
+    without = options.machine_memory_bytes(str(tmp_path / "none"))
+    assert without > 64 * MIB
+    assert options.machine_memory_bytes(str(tmp_path)) == (64 * MIB if limited else without)

@@ -418,9 +418,7 @@ def explicit_presence(suite: Suite) -> None:
         echoed = "no answer" if answer is None else str(message_id_of(answer) == message_id)
         suite.check(f"messageID echoed in the answer to {what}", "True", echoed)
         correct = "no answer" if answer is None else tell_datagram(answer)
-        suite.check(
-            f"checksum of the answer to {what}", "correct", "correct" if "(" not in correct else correct
-        )
+        suite.check(f"checksum of the answer to {what}", "correct", "correct" if "(" not in correct else correct)
 
 
 def kinds_of_envelope(suite: Suite) -> None:
@@ -444,9 +442,7 @@ def dropped_datagrams(suite: Suite) -> None:
     suite.silence("random datagrams", *(os.urandom(length) for length in (1, 17, 100, 1400, 9000)))
     suite.silence("a request cut short, at every byte", *(whole[:cut] for cut in range(1, len(whole))))
     suite.silence("a checksum wrong in its last bit", pack(fresh_id(), ALIVE_PAYLOAD, checksum_error=1))
-    suite.silence(
-        "a checksum wrong in its first bit", pack(fresh_id(), ALIVE_PAYLOAD, checksum_error=1 << 31)
-    )
+    suite.silence("a checksum wrong in its first bit", pack(fresh_id(), ALIVE_PAYLOAD, checksum_error=1 << 31))
     no_checksum = Msg(messageID=fresh_id(), payload=ALIVE_PAYLOAD).SerializeToString()
     suite.silence("no checksum", no_checksum)
     suite.silence("no messageID", pack(None, ALIVE_PAYLOAD))

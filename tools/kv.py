@@ -43,9 +43,7 @@ exit status:
 
 def parser() -> cli.Parser:
     main = cli.Parser(prog="kv.py", description=DESCRIPTION, epilog=EPILOG)
-    main.add_argument(
-        "-s", "--server", type=cli.servers, metavar="HOST:PORT[,...]", help="the node or nodes to ask"
-    )
+    main.add_argument("-s", "--server", type=cli.servers, metavar="HOST:PORT[,...]", help="the node or nodes to ask")
     commands = main.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
 
     def command(name: str, summary: str) -> cli.Parser:

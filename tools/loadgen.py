@@ -176,9 +176,7 @@ class Flood:
         self._rng = random.Random(plan.seed)
         self._ledger = Ledger(plan.keys_a_client * plan.clients)
         self._written = bytearray(plan.keys_a_client * plan.clients)
-        self._operations = self._rng.choices(
-            tuple(plan.mix), weights=tuple(plan.mix.values()), k=DRAWN_OPERATIONS
-        )
+        self._operations = self._rng.choices(tuple(plan.mix), weights=tuple(plan.mix.values()), k=DRAWN_OPERATIONS)
         # A random half makes the messageIDs of this run its own, a counter makes each of them unique.
         self._id_head = os.urandom(8)
         self._ids = 0
@@ -285,9 +283,7 @@ class Flood:
             self._written[index] = 1
             written.append(index)
         client.versions = client.version = version = client.versions + 1
-        return KVRequest(
-            command=PUT, key=key, value=value_of(key, version, self.plan.value_size), version=version
-        )
+        return KVRequest(command=PUT, key=key, value=value_of(key, version, self.plan.value_size), version=version)
 
     def _send(self, client: _Client) -> None:
         """One try. What the socket won't take counts as lost: the deadline brings the next one."""

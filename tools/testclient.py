@@ -68,10 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if gone is not None:
         print(f"FAIL  stopped early: expected a node that answers; seen {gone}")
     total = suite.passed + suite.failed
-    print(
-        f"{suite.passed} of {total} checks passed, {suite.failed} failed"
-        + (", stopped early" if gone else "")
-    )
+    print(f"{suite.passed} of {total} checks passed, {suite.failed} failed" + (", stopped early" if gone else ""))
     return cli.OK if suite.failed == 0 and gone is None else cli.FAILED
 
 

@@ -262,9 +262,7 @@ class Client:
             self._send_ack(message_id)
         return response
 
-    def _exchange(
-        self, message_id: bytes, datagram: bytes, server: str | None, wait_out_overload: bool
-    ) -> KVResponse:
+    def _exchange(self, message_id: bytes, datagram: bytes, server: str | None, wait_out_overload: bool) -> KVResponse:
         """Tries until an answer is worth giving back; Timeout when the last one was in vain."""
         candidates = range(len(self.servers)) if server is None else (self._index_of(server),)
         asked = self._current if server is None else candidates[0]

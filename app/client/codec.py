@@ -37,9 +37,7 @@ def encode_request(message_id: bytes, request: KVRequest) -> bytes:
 
 def encode_ack(message_id: bytes) -> bytes:
     """The datagram that tells the node: this answer has arrived, its memory of it may go. Never answered."""
-    return Msg(
-        messageID=message_id, payload=b"", checkSum=crc32(message_id), type=TYPE_ACK
-    ).SerializeToString()
+    return Msg(messageID=message_id, payload=b"", checkSum=crc32(message_id), type=TYPE_ACK).SerializeToString()
 
 
 def decode_response(datagram: bytes) -> tuple[bytes, KVResponse]:

@@ -68,13 +68,12 @@ class _Class:
 class _Page:
     """One page in use: where it starts, its class, and a stack of the indexes of its free chunks."""
 
-    __slots__ = ("free", "owner", "retired", "start")
+    __slots__ = ("free", "owner", "start")
 
     def __init__(self, start: int, owner: _Class) -> None:
         self.start = start
         self.owner = owner
         self.free = owner.all_free[:]
-        self.retired = False
 
 
 class Arena:
@@ -190,10 +189,6 @@ class Arena:
         free.append(index)
         self.chunk_bytes -= cls.size
         self.free_chunk_bytes += cls.size
-        if page.retired:
-            if len(free) == cls.chunks:
-                self._give_back(page)
-            return
         cls.free_chunks += 1
         if len(free) == 1:
             cls.open_pages[page] = None
@@ -217,7 +212,7 @@ class Arena:
         return page
 
     def _give_back(self, page: _Page) -> None:
-        """Return an empty page that is not open any more to the system."""
+        """Return a page that holds no record and is not open any more to the system."""
         cls = page.owner
         self.resident_bytes -= cls.resident_bytes
         self.free_chunk_bytes -= cls.chunks * cls.size
@@ -241,19 +236,13 @@ class Arena:
         return None if best is None else best.start >> _PAGE_SHIFT
 
     def retire(self, number: int) -> list[bytes]:
-        """Take a page out of use and return the keys of the records that it still holds.
-
-        Its free chunks are not handed out any more; freeing its last record gives it back. The caller must
-        free (and may store again) the record of each key returned.
-        """
+        """Take a page out of allocation; the keys of its records, to be moved or forgotten before `give_back`."""
         page = self._pages[number]
         assert page is not None, f"page {number} is not in use"
-        assert not page.retired, f"page {number} is retired already"
         cls = page.owner
         if page.free:
             del cls.open_pages[page]
             cls.free_chunks -= len(page.free)
-        page.retired = True
         view = self._map
         keys = []
         for at in range(page.start, page.start + cls.chunks * cls.size, cls.size):
@@ -262,3 +251,44 @@ class Arena:
                 keys.append(view[at + 1 : at + 1 + key_bytes])
         assert len(keys) == cls.chunks - len(page.free), f"page {number}: {len(keys)} keys in use"
         return keys
+
+    def move(self, handle: int) -> int:
+        """Copy a retired page's record into a free chunk of another page of its class; its new handle."""
+        at = handle & _POSITION_MASK
+        source = self._pages[at >> _PAGE_SHIFT]
+        assert source is not None, f"handle {handle:#x} names a page that is not in use"
+        cls = source.owner
+        size = cls.size
+        page = next(reversed(cls.open_pages))
+        free = page.free
+        target = page.start + free.pop() * size
+        if not free:
+            del cls.open_pages[page]
+        cls.free_chunks -= 1
+        offset = (at - source.start) % size
+        start = at - offset
+        self._map[target : target + size] = self._map[start : start + size]
+        return handle - start + target
+
+    def give_back(self, number: int, records: int) -> None:
+        """Return a retired page to the system; `records` of it are forgotten, the others have been moved."""
+        page = self._pages[number]
+        assert page is not None, f"page {number} is not in use"
+        # A record moved has filled a free chunk elsewhere and left one here; one forgotten has only left one.
+        self.free_chunk_bytes += records * page.owner.size
+        self.chunk_bytes -= records * page.owner.size
+        self._give_back(page)
+
+    def chunk_size(self, handle: int) -> int:
+        """Size of the chunk that a record lies in."""
+        page = self._pages[(handle & _POSITION_MASK) >> _PAGE_SHIFT]
+        assert page is not None, f"handle {handle:#x} names a page that is not in use"
+        return page.owner.size
+
+    def page_of(self, handle: int) -> int:
+        """Number of the page that a record lies in."""
+        return (handle & _POSITION_MASK) >> _PAGE_SHIFT
+
+    def in_use(self, number: int) -> bool:
+        """Whether a page holds any record."""
+        return self._pages[number] is not None

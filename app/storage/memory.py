@@ -52,13 +52,15 @@ _ALLOWANCE_MAX_BYTES: Final = 1 * MIB
 # page then costs the copies of its live records, about 2 µs each). A larger share costs capacity.
 _COMPACT_SHARE: Final = 1 / 16
 
-# Entries that one look may evict or move to bring the arena within its limit: about 3 ms.
-_SHRINK_WORK: Final = 1500
-_SLOTS_PER_CALIBRATION: Final = 4
+# Entries after which one look stops evicting or moving to bring the arena within its limit (with the page in hand at
+# most about 1,000, 3 ms).
+_SHRINK_WORK: Final = 300
+# Slots that one calibration sizes, of 256: at ten calibrations a second each slot's turn comes every 4 s.
+_SLOTS_PER_CALIBRATION: Final = 6
 _KEYS_PER_SLOT: Final = 8
-# A slot whose hash tables cost more than this per entry is moved into fresh ones: tables in steady use take 70 to
-# 190 bytes an entry (24 bytes an entry of capacity in each of two, index and order links besides).
-_TABLE_BYTES_PER_ENTRY_MAX: Final = 320
+# A slot whose hash tables cost more than this per entry has them copied into fresh ones. Fresh tables take 70 to 160
+# bytes an entry; under insertion and removal CPython sizes them for three times their entries, which takes up to 280.
+_TABLE_BYTES_PER_ENTRY_MAX: Final = 180
 _REBUILD_MIN_BYTES: Final = 16 * 1024
 
 # Least the bound may be: what an idle node takes (about 26 MiB), margin, floor, replies, and some entries.

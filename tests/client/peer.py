@@ -171,9 +171,7 @@ class Peer:
     def envelope(self, message_id: bytes, response: KVResponse) -> bytes:
         payload = response.SerializeToString()
         checksum = crc32(message_id + payload)
-        return Msg(
-            messageID=message_id, payload=payload, checkSum=checksum, type=TYPE_RESPONSE
-        ).SerializeToString()
+        return Msg(messageID=message_id, payload=payload, checkSum=checksum, type=TYPE_RESPONSE).SerializeToString()
 
     def response_to(self, message_id: bytes, request: KVRequest) -> KVResponse:
         """The remembered answer for a mutating request that was here before, else what executing it gives."""

@@ -301,9 +301,7 @@ def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
     nobody = f"127.0.0.1:{unused_port()}"
     with Peer() as peer:
         servers = [nobody, peer.name]
-        with Client(
-            servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)
-        ) as client:
+        with Client(servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:
             client.put(b"key", b"value")
             assert client.stats.retries == 0
 

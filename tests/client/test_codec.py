@@ -31,9 +31,7 @@ def test_golden_vectors(vector: dict[str, str]) -> None:
     assert response.HasField("errCode")
 
 
-def envelope(
-    message_id: bytes, payload: bytes, checksum: int | None = None, kind: int = TYPE_RESPONSE
-) -> bytes:
+def envelope(message_id: bytes, payload: bytes, checksum: int | None = None, kind: int = TYPE_RESPONSE) -> bytes:
     if checksum is None:
         checksum = crc32(message_id + payload)
     return Msg(messageID=message_id, payload=payload, checkSum=checksum, type=kind).SerializeToString()

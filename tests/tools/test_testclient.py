@@ -182,9 +182,7 @@ class DiesOfJunk(Peer):
         return super().answer_to(datagram)
 
 
-def test_a_node_that_dies_ends_the_run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_dies_ends_the_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "CLIENT_TIMEOUTS_MS", (20, 20))
     with DiesOfJunk() as peer:
         status = run(peer, "-q")
@@ -206,9 +204,7 @@ def test_nobody_there_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("arguments", [[], ["127.0.0.1"], ["127.0.0.1", "0"], ["127.0.0.1", "1", "--frob"]])
-def test_wrong_usage_is_one_line_and_status_2(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         status = testclient.main(arguments)
     except SystemExit as stop:

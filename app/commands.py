@@ -216,7 +216,7 @@ class Commands:
         """Answer the commands that neither read nor change the store."""
         code = NO_ERR
         payload = _OK
-        if command == IS_ALIVE or command == SHUTDOWN:
+        if command in (IS_ALIVE, SHUTDOWN):
             pass
         elif command == GET_PID:
             payload = KVResponse(errCode=NO_ERR, pid=self._pid).SerializeToString()

@@ -288,9 +288,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         raise UsageError(f"PORT: {error}") from None
     try:
         listed = servers.load(given.servers_file)
-        me = servers.find_me(
-            listed, port, name=given.servers_file, bind=values["bind"], advertise=values["advertise"]
-        )
+        me = servers.find_me(listed, port, name=given.servers_file, bind=values["bind"], advertise=values["advertise"])
     except ServersError as error:
         raise UsageError(str(error)) from None
     options = Options(port=port, servers=listed, me=me, **values)
@@ -413,9 +411,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     required = parser.add_argument_group("Arguments")
     required.add_argument("port", metavar="PORT", help="UDP port to serve on; TCP between nodes")
-    required.add_argument(
-        "servers_file", metavar="SERVERS_FILE", help="the cluster's nodes, this one included"
-    )
+    required.add_argument("servers_file", metavar="SERVERS_FILE", help="the cluster's nodes, this one included")
     groups: dict[str, Any] = {}
     for name, setting in settings():
         if setting.group not in groups:

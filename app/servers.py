@@ -171,9 +171,7 @@ def parse(data: bytes, name: str) -> list[Entry]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ServersError(
-            f"{name}:{line}: not UTF-8 text (byte {error.start}): save the file as UTF-8"
-        ) from None
+        raise ServersError(f"{name}:{line}: not UTF-8 text (byte {error.start}): save the file as UTF-8") from None
     entries: list[Entry] = []
     line_of: dict[tuple[str, int], int] = {}
     # Not splitlines(), which also splits at separators that no editor counts as lines.
@@ -215,14 +213,11 @@ def resolve(entries: list[Entry], name: str, lookup: Callable[[str], list[str]])
                 " (check the spelling, DNS or /etc/hosts, or write the address)"
             ) from None
         if _is_unusable(address):
-            raise ServersError(
-                f"{name}:{entry.line}: {entry} isn't one machine's address: write the server's own"
-            )
+            raise ServersError(f"{name}:{entry.line}: {entry} isn't one machine's address: write the server's own")
         first = line_of.setdefault((address, entry.port), entry.line)
         if first != entry.line:
             raise ServersError(
-                f"{name}:{entry.line}: {entry} is the same server as line {first} ({address}):"
-                " remove one of the two"
+                f"{name}:{entry.line}: {entry} is the same server as line {first} ({address}): remove one of the two"
             )
         servers.append(Server(entry.host, entry.port, address))
     return tuple(servers)
@@ -284,9 +279,7 @@ def find_me(
     if not same_port:
         ports = sorted({server.port for server in servers})
         listed = ", ".join(map(str, ports[:8])) + (", ..." if len(ports) > 8 else "")
-        raise ServersError(
-            f"no server in {name} has port {port} (it has {listed}): add this node or change PORT"
-        )
+        raise ServersError(f"no server in {name} has port {port} (it has {listed}): add this node or change PORT")
     mine = [server for server in same_port if local(server.address)]
     if not mine:
         listed = ", ".join(map(str, same_port[:4])) + (", ..." if len(same_port) > 4 else "")
@@ -298,9 +291,7 @@ def find_me(
         bound = [server for server in mine if server.address == bind]
         if len(bound) != 1:
             listed = " and ".join(map(str, mine[:4]))
-            raise ServersError(
-                f"{listed} in {name} are all this machine: say which is this node by --advertise"
-            )
+            raise ServersError(f"{listed} in {name} are all this machine: say which is this node by --advertise")
         mine = bound
     return mine[0]
 

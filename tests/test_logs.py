@@ -336,9 +336,7 @@ def test_a_full_disk_costs_nothing_but_the_lines() -> None:
         os.close(fd)
 
 
-def test_a_value_that_cannot_be_printed_does_not_break_the_caller(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_value_that_cannot_be_printed_does_not_break_the_caller(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     class Unprintable:
         def __str__(self) -> str:
             raise ValueError("no")

@@ -53,18 +53,14 @@ def test_the_environment_counts(started_with: list[Options], monkeypatch: pytest
     assert started_with[0].max_in_flight == 9
 
 
-def test_the_log_is_set_up_before_the_node_runs(
-    started_with: list[Options], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_is_set_up_before_the_node_runs(started_with: list[Options], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, ...]] = []
     monkeypatch.setattr(logs, "configure", lambda *given: seen.append((*given, len(started_with))))
     main(["3331", SERVERS, "--log-level", "debug", "--log-format", "json"])
     assert seen == [("debug", "json", 0)]
 
 
-def test_a_usage_error_is_one_line_and_status_2(
-    started_with: list[Options], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_usage_error_is_one_line_and_status_2(started_with: list[Options], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["3331", SERVERS, "--policy", "x"]) == 2
     output = capfd.readouterr()
     assert output.err == "kv: --policy 'x': isn't one of allkeys-lru, noeviction\n"
@@ -94,9 +90,7 @@ def run_script(arguments: Sequence[str], **given: object) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize(
-    "how", [[SCRIPT], ["-P", SCRIPT], [os.path.relpath(SCRIPT, REPOSITORY)], ["-m", "app.main"]]
-)
+@pytest.mark.parametrize("how", [[SCRIPT], ["-P", SCRIPT], [os.path.relpath(SCRIPT, REPOSITORY)], ["-m", "app.main"]])
 def test_both_ways_to_start(how: list[str]) -> None:
     done = run_script([*how, "--help"], cwd=REPOSITORY)
     assert (done.returncode, done.stderr) == (0, "")
@@ -149,9 +143,7 @@ def test_the_scripts_own_directory_is_not_on_the_path() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_before_the_node_runs_leaves_with_status_0(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_stop_signal_before_the_node_runs_leaves_with_status_0(tmp_path: Path, number: signal.Signals) -> None:
     """While it still reads its options: here from a servers file that never comes."""
     fifo = tmp_path / "servers.txt"
     os.mkfifo(fifo)

@@ -103,9 +103,7 @@ def test_every_setting_is_tried_above() -> None:
 
 
 def test_the_last_of_a_repeated_option_counts(file: str) -> None:
-    assert (
-        parse(["3331", file, "--policy", "noeviction", "--policy", "allkeys-lru"], {}).policy == "allkeys-lru"
-    )
+    assert parse(["3331", file, "--policy", "noeviction", "--policy", "allkeys-lru"], {}).policy == "allkeys-lru"
 
 
 def test_an_empty_variable_counts_as_unset(file: str) -> None:

@@ -258,9 +258,7 @@ ALL = (A1, A2, B1, SIX1)
         (1, {"10.0.0.1"}, {"advertise": ("fd00::6", 1)}, SIX1),
     ],
 )
-def test_a_node_finds_itself(
-    port: int, local: set[str], options: dict[str, object], expected: Server
-) -> None:
+def test_a_node_finds_itself(port: int, local: set[str], options: dict[str, object], expected: Server) -> None:
     assert find_me(ALL, port, name="f", local=local.__contains__, **options) == expected  # type: ignore[arg-type]
 
 

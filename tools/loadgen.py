@@ -252,10 +252,8 @@ class Flood:
         operation = self._operations[client.next_operation]
         client.next_operation = (client.next_operation + 1) % DRAWN_OPERATIONS
         client.operation = operation
-        if operation == IS_ALIVE:
-            request = KVRequest(command=IS_ALIVE)
-        else:
-            request = self._request_for_key(client, operation)
+        alive = operation == IS_ALIVE
+        request = KVRequest(command=IS_ALIVE) if alive else self._request_for_key(client, operation)
         self._ids += 1
         message_id = self._id_head + self._ids.to_bytes(8, "little")
         client.message_id = message_id

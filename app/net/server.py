@@ -11,7 +11,6 @@ reply and joins the idle ones. (A new greenlet costs 9 to 12 µs on CPython 3.11
 The number of blocked requests is bounded; beyond it, requests are refused with SYS_OVERLOAD_ERR.
 """
 
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from gevent.hub import get_hub
 from gevent.server import DatagramServer
 from greenlet import getcurrent, greenlet
 
+from app import logs
 from app.commands import Commands, Shutdown
 from app.counters import Counters
 from app.net.batch import DatagramBatch
@@ -33,10 +33,11 @@ IN_FLIGHT_WAIT_MS: Final = 20
 
 _EXIT_ASSERTION: Final = 70  # an invariant is broken (sysexits: internal software error)
 
-_log = logging.getLogger("kv.front")
+_log = logs.logger("front")
+_faults = logs.limited_logger("front")
 
 
-class Front(DatagramServer):  # type: ignore[misc]
+class Front(DatagramServer):
     """Serves one bound UDP socket."""
 
     max_accept = 1  # one call of do_read a loop turn; the batch is inside it
@@ -51,7 +52,7 @@ class Front(DatagramServer):  # type: ignore[misc]
         on_exit: Callable[[int], Any] = os._exit,
     ) -> None:
         """`on_exit(status)` must end the process: after SHUTDOWN nothing more may be answered."""
-        super().__init__(sock, commands.handle)
+        super().__init__(sock, handle=self._never)
         self.batch = DatagramBatch(sock, BATCH_SIZE)
         self._commands = commands
         self._counters = counters
@@ -63,12 +64,16 @@ class Front(DatagramServer):  # type: ignore[misc]
         self._next = 0  # datagram of the batch in hand to be handled next
         self._count = 0  # datagrams in the batch in hand
 
+    def _never(self, *arguments: object) -> None:
+        """What gevent would call for each datagram that `do_read` returned; it returns none."""
+        raise AssertionError(f"not to be called: {arguments}")
+
     @property
     def in_flight(self) -> int:
         """Requests that are being waited for."""
         return len(self._blocked)
 
-    def do_read(self) -> None:
+    def do_read(self) -> None:  # type: ignore[override]
         """Receive a batch, handle it, send its replies. (What gevent would spawn a greenlet for is done here.)"""
         batch = self.batch
         self._next = 0
@@ -99,12 +104,12 @@ class Front(DatagramServer):  # type: ignore[misc]
                     batch.flush()
                     self._on_exit(0)
                     return
-                except AssertionError:
-                    _log.critical("invariant broken", exc_info=True)
+                except AssertionError as error:  # an invariant is broken: what the node holds can't be trusted
+                    _log.exception("invariant_broken", error)
                     self._on_exit(_EXIT_ASSERTION)
                     return
-                except Exception:
-                    _log.exception("request failed")
+                except Exception as error:  # noqa: BLE001 - the boundary: one request fails, the node goes on
+                    _faults.exception("request_failed", error)
                     reply = self._commands.fail(bytes(buffer[start:end]))
                 if self._blocked and me in self._blocked:
                     self._answer(me, number, reply)

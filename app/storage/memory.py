@@ -34,6 +34,9 @@ from app.wire.protocol import SLOT_COUNT
 
 MIB: Final = 1 << 20
 
+_size: Final[Callable[..., int]] = asizeof.asizeof
+_flat_size: Final[Callable[..., int]] = asizeof.flatsize
+
 # Kept free below the bound for what no look can foresee: growth between two looks (at most about 2 MiB while the
 # hash tables double), fresh arena pages that count as resident before they are (they do from the first look on),
 # and transient buffers. Raising it costs that much payload.
@@ -62,9 +65,6 @@ _KEYS_PER_SLOT: Final = 8
 # bytes an entry; under insertion and removal CPython sizes them for three times their entries, which takes up to 280.
 _TABLE_BYTES_PER_ENTRY_MAX: Final = 180
 _REBUILD_MIN_BYTES: Final = 16 * 1024
-
-# Least the bound may be: what an idle node takes (about 26 MiB), margin, floor, replies, and some entries.
-MAX_MEMORY_MIN_BYTES: Final = 48 * MIB
 
 assert _ARENA_FLOOR_BYTES >= 65 * PAGE_BYTES // 2 + PAGE_BYTES, "half of the size classes can hold a page"
 
@@ -165,14 +165,14 @@ class MemoryGovernor:
             self._next_slot = (number + 1) % SLOT_COUNT
             slot = store.slot(number)
             # Two levels: the cache, its tables; their entries are sampled below.
-            tables = asizeof.asizeof(slot, limit=2)
+            tables = _size(slot, limit=2)
             if tables > _REBUILD_MIN_BYTES and tables > _TABLE_BYTES_PER_ENTRY_MAX * len(slot):
                 store.rebuild(number)
                 self.rebuilds += 1
-                tables = asizeof.asizeof(store.slot(number), limit=2)
+                tables = _size(store.slot(number), limit=2)
             self._table_bytes[number] = tables
             for key in islice(slot, _KEYS_PER_SLOT):
-                sampled_bytes += _allocated(asizeof.flatsize(key)) + _allocated(asizeof.flatsize(1 << 40))
+                sampled_bytes += _allocated(_flat_size(key)) + _HANDLE_BYTES
                 sampled += 1
         if sampled and store.entries:
             store.entry_heap_bytes = sampled_bytes // sampled + sum(self._table_bytes) // store.entries
@@ -187,5 +187,8 @@ class MemoryGovernor:
 
 
 def _allocated(size: int) -> int:
-    """What CPython's small-object allocator takes for an object of `size` bytes."""
-    return -(-size // 16) * 16
+    """What the C library's allocator takes for an object of `size` bytes: 8 more, in steps of 16."""
+    return (size + 8 + 15) // 16 * 16
+
+
+_HANDLE_BYTES: Final = _allocated(_flat_size(1 << 40))

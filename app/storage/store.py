@@ -1,10 +1,10 @@
 """The bounded store: 256 slots of least-recently-used entries over one arena.
 
-A key's slot is crc32(key) & 0xFF (`slot_of`; callers, who need it too, pass it in); each slot is a cachetools LRUCache from key to arena handle, and the blobs
-(opaque here: what the wire layer made of value and version) lie in the arena. One small LRU a slot instead of
-one large one, because a hash table of half a million entries stalls its caller for 90 to 480 ms when it grows
-and 256 small ones grow unnoticed (under 1 ms), and because wiping or handing over a slot is a walk over one
-small cache.
+A key's slot is crc32(key) & 0xFF (`slot_of`; callers need it too, and pass it in). Each slot is a cachetools LRUCache
+from key to arena handle, and the blobs (opaque here: what the wire layer made of value and version) lie in the arena.
+One small LRU a slot instead of one large one, because a hash table of half a million entries stalls its caller for 90
+to 480 ms when it grows and 256 small ones grow unnoticed (under 1 ms), and because wiping or handing over a slot is a
+walk over one small cache.
 
 Room is made in this order: what a wipe left behind; then, when free chunks add up to enough, moving the
 records of the sparsest page together so that the page can change its size class; then evicting the least

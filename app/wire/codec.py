@@ -42,7 +42,7 @@ __all__ = [
 parse_msg: Final = Msg.FromString  # raises DecodeError
 parse_request: Final = KVRequest.FromString  # raises DecodeError
 
-# `match_ordinary(buffer, start, end)` recognizes the ordinary encoding of a GET or PUT. A match's groups are, all bytes:
+# `match_ordinary(buffer, start, end)` recognizes the ordinary encoding of a GET or PUT. Its groups, all bytes, are
 # messageID, length of payload (1 byte), payload, command (1 byte), length of key (1 byte), what follows that length in
 # the payload (the key, and in a PUT the fields after it), checkSum (8 bytes, little-endian). The two lengths are not
 # checked yet: unless both agree with what was matched (and the payload's is below 0x80, one byte), it was a chance
@@ -103,7 +103,7 @@ def encode_response(message_id: bytes, message_id_crc: int, payload: bytes) -> b
 
 assert (10_100).bit_length() <= 2 * 7, "a payload's length must fit two varint bytes"
 
-_pack_short: Final = Struct("<2s16s6sQ2s").pack
+_pack_short: Final = Struct("<2s16s5sQ2s").pack
 _SHORT_MIDDLES: Final = [b"\x12\x02\x08%c\x19" % code for code in ERROR_NAMES]
 _ERROR_PAYLOADS: Final = [b"\x08%c" % code for code in ERROR_NAMES]
 

@@ -1,0 +1,165 @@
+"""What all parts of the cluster core share: who we are, what we know of each peer, the view, and the way out.
+
+Proof of life is dated by our own clock. Every datagram carries its sender's stamp and echoes the last stamp
+that the sender got from us; so "this peer was alive, and heard us, after our clock showed `echo`" is known for
+certain, however long either datagram was on its way. Leases, suspicions and joins all rest on such dates; what
+merely arrives proves nothing, for it may be old, and its sender may be deaf.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Final
+
+from app.cluster import timing
+from app.cluster.events import Effect, Log, Send
+from app.cluster.view import View
+from app.wire.protocol import SLOT_COUNT
+from proto_gen import cluster_pb2 as pb
+
+SLOTS_BYTES: Final = SLOT_COUNT // 8
+SERVERS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """What a node is told at its start; the same on every node, but for the address.
+
+    `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
+    caught up at once. `bootstrap_patience_s`: see bootstrap.py.
+    """
+
+    address: str
+    servers: tuple[str, ...]  # in the file's order, this node's address among them
+    replicas: int = 3
+    transfer: bool = False
+    bootstrap_patience_s: float = timing.BOOTSTRAP_PATIENCE_S
+
+    def __post_init__(self) -> None:
+        assert self.address in self.servers, f"{self.address} is not among {self.servers}"
+        assert 1 <= len(set(self.servers)) == len(self.servers) <= SERVERS_MAX, self.servers
+        assert 1 <= self.replicas <= 8, self.replicas
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of the process at one address."""
+
+    incarnation: int = 0  # the highest heard of
+    dead: int = 0  # its incarnations up to this one are dead for certain
+    died_at: float = -inf  # when we learned that
+    stamp_us: int = 0  # its latest stamp, to be echoed
+    heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
+    heard_attention: float = -inf  # the same, by our attention
+    cured_at: float = -inf
+
+
+@dataclass(slots=True)
+class NodeState:
+    """See the module."""
+
+    config: ClusterConfig
+    rng: random.Random
+    incarnation: int
+    now: float
+    attention: float = 0.0  # seconds in which this node was awake: see timing.ATTENTION_S
+    view: View | None = None
+    is_member: bool = False
+    installed_at: float = -inf
+    round_trip_s: float = 0.0  # the worst recent one
+    leaving: bool = False
+    # Our word to the coordinator of the view (see leases.py): none but it may replace the view until then.
+    word_until: float = -inf
+    fenced: bool = False  # we have promised a ballot to another than the coordinator: no more words to it
+    known: dict[str, Known] = field(default_factory=dict)
+    effects: list[Effect] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def address(self) -> str:
+        return self.config.address
+
+    @property
+    def epoch(self) -> int:
+        return self.view.epoch if self.view else 0
+
+    @property
+    def is_coordinator(self) -> bool:
+        """Whether this node grants the leases of its view."""
+        return self.is_member and self.view is not None and self.view.coordinator == self.address
+
+    def of(self, address: str) -> Known:
+        """What is known of the address."""
+        found = self.known.get(address)
+        if found is None:
+            found = self.known[address] = Known()
+        return found
+
+    def is_dead(self, address: str) -> bool:
+        """Whether the member of this address in the present view is dead for certain."""
+        return self.view is not None and self.view.incarnations[address] <= self.of(address).dead
+
+    def dead_members(self) -> set[str]:
+        """The present view's members that are dead for certain."""
+        return {address for address in (self.view.addresses if self.view else ()) if self.is_dead(address)}
+
+    def others(self) -> list[str]:
+        """The other members of the view, in order of seniority."""
+        return [address for address in (self.view.addresses if self.view else ()) if address != self.address]
+
+    def coordinator_is_fresh(self) -> bool:
+        """Whether there is recent proof that the view's coordinator lives and hears us."""
+        assert self.view is not None
+        heard_at = max(self.of(self.view.coordinator).heard_at, self.installed_at)
+        return self.now - heard_at <= timing.MANDATE_FRESH_S + 2 * self.round_trip_s
+
+    def _gives_word(self, peer: str) -> bool:
+        view = self.view
+        return (
+            self.is_member
+            and view is not None
+            and peer == view.coordinator
+            and not self.fenced
+            and not self.is_dead(peer)
+            and self.coordinator_is_fresh()
+        )
+
+    def post(self, peer: str, kind: "pb.Kind", **fields: Any) -> None:
+        """Send a message with all that every message tells."""
+        view = self.view
+        known = self.of(peer)
+        mandate = self._gives_word(peer)
+        if mandate:
+            self.word_until = max(self.word_until, self.now + timing.MANDATE_S)
+        message = pb.ClusterMessage(
+            kind=kind,
+            incarnation=self.incarnation,
+            to_incarnation=known.incarnation,
+            stamp_us=round(self.now * 1e6),
+            echo_us=known.stamp_us,
+            origin=view.origin if view else 0,
+            epoch=view.epoch if view else 0,
+            mandate=mandate,
+            fenced=self.fenced,
+            **fields,
+        )
+        if view and self.is_member:
+            for address in view.addresses:
+                if self.known and self.is_dead(address):
+                    message.deaths.add(address=address, incarnation=view.incarnations[address])
+        self.effects.append(Send(peer, message.SerializeToString()))
+
+    def log(self, text: str, level: str = "info") -> None:
+        """A line for the log."""
+        self.effects.append(Log(level, text))
+
+
+def slots_to_bytes(mask: int) -> bytes:
+    """A mask of slots as it travels."""
+    return mask.to_bytes(SLOTS_BYTES, "little")
+
+
+def slots_from_bytes(packed: bytes) -> int:
+    """The mask of slots in a message; more than 256 bits are cut off."""
+    return int.from_bytes(packed[:SLOTS_BYTES], "little")

@@ -55,7 +55,7 @@ class Member(_message.Message):
     def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., leaving: _Optional[bool] = ...) -> None: ...
 
 class View(_message.Message):
-    __slots__ = ("origin", "epoch", "members", "primaries", "backups", "homes", "cause")
+    __slots__ = ("origin", "epoch", "members", "primaries", "backups", "homes", "cause", "mark")
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class View(_message.Message):
     BACKUPS_FIELD_NUMBER: _ClassVar[int]
     HOMES_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
     origin: int
     epoch: int
     members: _containers.RepeatedCompositeFieldContainer[Member]
@@ -70,7 +71,8 @@ class View(_message.Message):
     backups: bytes
     homes: bytes
     cause: str
-    def __init__(self, origin: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., primaries: _Optional[bytes] = ..., backups: _Optional[bytes] = ..., homes: _Optional[bytes] = ..., cause: _Optional[str] = ...) -> None: ...
+    mark: int
+    def __init__(self, origin: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., primaries: _Optional[bytes] = ..., backups: _Optional[bytes] = ..., homes: _Optional[bytes] = ..., cause: _Optional[str] = ..., mark: _Optional[int] = ...) -> None: ...
 
 class Death(_message.Message):
     __slots__ = ("address", "incarnation")
@@ -89,7 +91,7 @@ class Synced(_message.Message):
     def __init__(self, address: _Optional[str] = ..., slots: _Optional[bytes] = ...) -> None: ...
 
 class ClusterMessage(_message.Message):
-    __slots__ = ("kind", "incarnation", "to_incarnation", "stamp_us", "echo_us", "origin", "epoch", "mandate", "fenced", "deaths", "target", "target_incarnation", "number", "ballot", "accepted_ballot", "view", "span_us", "blocked", "settled", "leaving", "synced")
+    __slots__ = ("kind", "incarnation", "to_incarnation", "stamp_us", "echo_us", "origin", "epoch", "mark", "mandate", "fenced", "deaths", "target", "target_incarnation", "number", "ballot", "accepted_ballot", "view", "span_us", "blocked", "settled", "leaving", "synced")
     KIND_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     TO_INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +99,7 @@ class ClusterMessage(_message.Message):
     ECHO_US_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
     MANDATE_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
     DEATHS_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +121,7 @@ class ClusterMessage(_message.Message):
     echo_us: int
     origin: int
     epoch: int
+    mark: int
     mandate: bool
     fenced: bool
     deaths: _containers.RepeatedCompositeFieldContainer[Death]
@@ -132,4 +136,4 @@ class ClusterMessage(_message.Message):
     settled: bool
     leaving: bool
     synced: _containers.RepeatedCompositeFieldContainer[Synced]
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ..., stamp_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., origin: _Optional[int] = ..., epoch: _Optional[int] = ..., mandate: _Optional[bool] = ..., fenced: _Optional[bool] = ..., deaths: _Optional[_Iterable[_Union[Death, _Mapping]]] = ..., target: _Optional[str] = ..., target_incarnation: _Optional[int] = ..., number: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., span_us: _Optional[int] = ..., blocked: _Optional[bytes] = ..., settled: _Optional[bool] = ..., leaving: _Optional[bool] = ..., synced: _Optional[_Iterable[_Union[Synced, _Mapping]]] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ..., stamp_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., origin: _Optional[int] = ..., epoch: _Optional[int] = ..., mark: _Optional[int] = ..., mandate: _Optional[bool] = ..., fenced: _Optional[bool] = ..., deaths: _Optional[_Iterable[_Union[Death, _Mapping]]] = ..., target: _Optional[str] = ..., target_incarnation: _Optional[int] = ..., number: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., span_us: _Optional[int] = ..., blocked: _Optional[bytes] = ..., settled: _Optional[bool] = ..., leaving: _Optional[bool] = ..., synced: _Optional[_Iterable[_Union[Synced, _Mapping]]] = ...) -> None: ...

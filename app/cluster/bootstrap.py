@@ -88,12 +88,16 @@ class Bootstrap:
         ]
 
 
+def _rank(view: View) -> tuple[int, int, int, int]:
+    return (len(view.members), -view.origin, view.epoch, view.mark)
+
+
 def outranks(other: View, mine: View) -> bool:
     """Whether another cluster's view prevails over mine: more members, then the older founder.
 
     The loser's nodes drop what they hold and rejoin: what was written to the smaller cluster is lost.
     """
-    return (len(other.members), -other.origin) > (len(mine.members), -mine.origin)
+    return _rank(other) > _rank(mine)
 
 
 assert inf >= timing.BOOTSTRAP_PATIENCE_S > timing.SETTLE_S

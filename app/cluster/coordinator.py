@@ -213,7 +213,7 @@ class Coordinator:
     def _complete(self, proposal: Proposal) -> bool:
         if self._state.view is None:
             return self._bootstrap.has_quorum(proposal.answered)
-        return proposal.has_quorum(self._state.dead_members())
+        return proposal.has_quorum(self._state.countable_dead())
 
     def _advance(self, proposal: Proposal) -> None:
         state = self._state
@@ -224,28 +224,43 @@ class Coordinator:
                     # Whatever becomes of the proposal, those it removes get no more leases from us.
                     self.grantor.condemned.update(set(state.view.addresses) - set(value.addresses))
                 proposal.propose(value)
+                self._complete_at = inf
                 if self._acceptor.accept(proposal.ballot, value):
                     proposal.accepted(state.address)
                 self._send(proposal)
-        if proposal.phase is Phase.ACCEPT and self._complete(proposal):
+        if proposal.phase is Phase.ACCEPT and self._complete(proposal) and self._is_widely_known(proposal):
             assert proposal.value is not None
             self._chosen(proposal.value)
         elif state.now >= self._resend_at:
             self._send(proposal)
 
+    def _is_widely_known(self, proposal: Proposal) -> bool:
+        """Whether all who seem up have accepted, or had their time.
+
+        A quorum is enough to be right. But what few accepted dies with few: in a cluster of two the first
+        alone is a quorum.
+        """
+        self._complete_at = min(self._complete_at, self._state.now)
+        if self._state.view is None or self._state.now >= self._complete_at + timing.ACCEPT_GRACE_S:
+            return True
+        return not any(self._detector.is_up(node) for node in proposal.missing())
+
+    _complete_at = inf  # when the quorum was there
+
     def _value(self, proposal: Proposal) -> View | None:
         """The view to propose; None: not yet."""
         state = self._state
         if state.view is None:
-            return first_view(self._bootstrap.members(), state.incarnation, state.config.replicas)
+            members = self._bootstrap.members()
+            return first_view(members, state.incarnation, state.config.replicas, proposal.ballot)
         words_over = False
         if self.grantor is None and not state.is_dead(state.view.coordinator):
             over = {node for node, until in self._words_over.items() if until <= state.now}
             probe = Proposal(proposal.ballot, proposal.acceptors, answered=over)
-            if not probe.has_quorum(state.dead_members()):
+            if not probe.has_quorum(state.countable_dead()):
                 return None
             words_over = True
-        return next_view(state.view, self._changes(words_over), state.config.replicas)
+        return next_view(state.view, self._changes(words_over), state.config.replicas, proposal.ballot)
 
     def _chosen(self, view: View) -> None:
         state = self._state
@@ -289,9 +304,7 @@ class Coordinator:
     def _is_ballot(self, message: pb.ClusterMessage) -> bool:
         """Whether the message belongs to our decree, and is sane; else it is dropped."""
         state = self._state
-        view = state.view
-        mine = (view.origin, view.epoch) if view else (0, 0)
-        if (message.origin, message.epoch) != mine:
+        if (message.origin, message.epoch, message.mark) != state.view_key:
             state.dropped["stale view"] += 1
             return False
         if not 0 < message.ballot < BALLOT_MAX:

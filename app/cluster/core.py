@@ -68,6 +68,7 @@ class ClusterCore:
         self._synced: dict[str, int] = {}  # our learners that have caught up, in this epoch
         self._served = 0
         self._has_left = False
+        self._farewell: set[str] = set()  # who does not know yet that we are out
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT
         self.lease_until = -inf
         self.member_count = 1
@@ -162,6 +163,7 @@ class ClusterCore:
             case LinkRefused():
                 self._links.is_down(event.peer)
                 self._bootstrap.refused(event.peer)
+                state.of(event.peer).refused_at = now
                 if event.incarnation:
                     self._died(event.peer, event.incarnation)
             case LinkClosed():
@@ -189,7 +191,10 @@ class ClusterCore:
         state = self._state
         if self._has_left:
             return
-        if not state.is_member:
+        if self._farewell and state.view is not None:
+            for node in sorted(self._farewell):
+                state.post(node, pb.VIEW, view=to_message(state.view))
+        elif not state.is_member:
             self._knock()
         elif state.is_coordinator:
             self._detector.tick(state.others())
@@ -201,12 +206,17 @@ class ClusterCore:
             if waited >= (timing.HEARTBEAT_S if self._answered else timing.ASK_RETRY_S):
                 self._ask()
         self._links.tick()
+        if state.is_member:
+            self._ask_strangers()
 
     def _leave_if_alone(self) -> None:
         state = self._state
-        if state.leaving and (
-            not state.is_member or (state.view is not None and len(state.view.members) == 1)
-        ):
+        if not state.leaving:
+            return
+        waited = state.now - state.installed_at
+        said = not self._farewell or waited >= timing.FAREWELL_S
+        alone = state.is_member and state.view is not None and len(state.view.members) == 1
+        if alone or (not state.is_member and said):
             self._leave()
 
     def _leave(self) -> None:
@@ -216,6 +226,18 @@ class ClusterCore:
         self.lease_until = -inf
         self._links.want(())
         self._state.effects.append(Left())
+
+    def _bid_farewell(self, view: View) -> None:
+        """We are out; whoever decided so without the others tells them before it goes."""
+        state = self._state
+        state.view, state.is_member = view, False
+        state.installed_at = state.now
+        self._lease.drop()
+        self._set_routes(0)
+        self._detector.set_members(())
+        self._farewell = set(view.addresses) if self._coordinator.grantor is not None else set()
+        self._coordinator.entered(None)
+        state.effects.append(ViewInstalled(view, False))
 
     # Outside.
 
@@ -256,7 +278,8 @@ class ClusterCore:
     def _start_anew(self, view: View | None, above: int = 0) -> None:
         """Be a fresh process in all but name: nothing promised, accepted or held before counts any more."""
         state = self._state
-        state.incarnation = max(state.incarnation, above) + 1
+        # At random, so that no two processes here are raised to the same one.
+        state.incarnation = max(state.incarnation, above) + 1 + state.rng.getrandbits(20)
         state.is_member = False
         state.view = view
         state.fenced = False
@@ -268,7 +291,7 @@ class ClusterCore:
         self._outside_since = state.attention
         self._hello_at = -inf
         self._synced.clear()
-        self._links.want(view.addresses if view else state.config.servers)
+        self._want_links()
         state.effects.append(Reset(state.incarnation))
         state.log(f"starting anew as incarnation {state.incarnation}", "warning")
 
@@ -283,9 +306,7 @@ class ClusterCore:
         is_member = view.has(state.address, state.incarnation)
         if was_member and not is_member:
             if state.leaving:
-                state.view, state.is_member = view, False
-                state.effects.append(ViewInstalled(view, False))
-                self._leave()
+                self._bid_farewell(view)
                 return
             self._start_anew(view)
         state.view, state.is_member = view, is_member
@@ -314,7 +335,7 @@ class ClusterCore:
             if grantor is not None:
                 self._lease.until = min(self._lease.until, state.now + timing.MANDATE_S * timing.SAFE_SHARE)
         self._coordinator.entered(grantor)
-        self._links.want(view.addresses)
+        self._want_links()
         self._own_learners(view)
         state.effects.append(ViewInstalled(view, is_member))
         state.log(view.describe())
@@ -352,16 +373,19 @@ class ClusterCore:
             state.log(f"bad view from {peer}: {fault}", "warning")
             return
         mine = state.view
-        if mine is not None and view.origin == mine.origin:
+        if mine is not None and view.origin == mine.origin and view.epoch != mine.epoch:
             if view.epoch > mine.epoch:
                 self._install(view)
             else:
                 state.dropped["stale view"] += 1
             return
-        # Another cluster's. It must be alive now: the sender is one of its members, and has just heard us.
+        if mine is not None and view.key == mine.key:
+            return
+        # Another cluster's. It must be alive now: it has us in it, or the sender, who has just heard us.
         known = state.of(peer)
-        if not (
-            view.has(peer, known.incarnation) and state.attention - known.heard_attention < timing.HEARD_S
+        is_fresh = state.attention - known.heard_attention < timing.HEARD_S
+        if not view.has(state.address, state.incarnation) and not (
+            is_fresh and view.has(peer, known.incarnation)
         ):
             state.dropped["unproven view"] += 1
         elif mine is None or outranks(view, mine):
@@ -379,6 +403,22 @@ class ClusterCore:
         known.dead, known.died_at = incarnation, state.now
         if self._detector.died(address, incarnation):
             state.log(f"{address} is dead")
+            # Survivors may have to account for every server: see NodeState.countable_dead.
+            self._want_links()
+
+    def _want_links(self) -> None:
+        state = self._state
+        if state.view is None or state.dead_members():
+            self._links.want((*(state.view.addresses if state.view else ()), *state.config.servers))
+        else:
+            self._links.want(state.view.addresses)
+
+    def _ask_strangers(self) -> None:
+        """While a member is dead, ask the servers outside the view what they know."""
+        state = self._state
+        if state.dead_members():
+            for server in state.strangers():
+                state.post(server, pb.PING)
 
     # Serving.
 
@@ -390,7 +430,7 @@ class ClusterCore:
             dead = state.dead_members()
             freed = grantor.expire(dead, state.now)
             if not state.fenced:
-                mandate_end = grantor.mandate_end(dead)
+                mandate_end = grantor.mandate_end(state.countable_dead())
                 lease.until = max(lease.until, mandate_end)
                 if mandate_end > state.now and grantor.waiting:
                     for node in sorted(grantor.waiting - grantor.condemned):
@@ -477,7 +517,7 @@ class ClusterCore:
         span = 0.0
         # To one who does not hear us no lease is granted: it could not use it, and it would never lapse.
         if not state.fenced and state.attention - state.of(peer).heard_attention < timing.HEARD_S:
-            span = grantor.grant(peer, grantor.mandate_end(state.dead_members()), state.now)
+            span = grantor.grant(peer, grantor.mandate_end(state.countable_dead()), state.now)
         state.post(
             peer,
             pb.GRANT,
@@ -498,8 +538,6 @@ class ClusterCore:
             span = min(message.span_us / 1e6, timing.MANDATE_S)
             blocked = slots_from_bytes(message.blocked)
             self._lease.granted(message.echo_us / 1e6, span, blocked, message.settled)
-        elif state.now - self._asked_at < timing.CURE_S:
-            pass
 
     # Messages.
 
@@ -510,7 +548,7 @@ class ClusterCore:
         if (
             state.is_member
             and view is not None
-            and (message.origin, message.epoch) == (view.origin, view.epoch)
+            and (message.origin, message.epoch, message.mark) == view.key
             and view.has(peer, message.incarnation)
         ):
             return True
@@ -555,13 +593,18 @@ class ClusterCore:
             return False
         if message.incarnation > known.incarnation:
             known.incarnation, known.stamp_us = message.incarnation, 0
+            known.view_key = (0, 0, 0)
             known.heard_at = known.heard_attention = -inf
             self._died(peer, message.incarnation - 1)  # whatever was there before is gone
         return True
 
     def _take_header(self, peer: str, message: pb.ClusterMessage) -> None:
         state, known = self._state, self._state.of(peer)
-        known.stamp_us = max(known.stamp_us, message.stamp_us)
+        if message.stamp_us >= known.stamp_us:
+            known.stamp_us = message.stamp_us
+            known.view_key = (message.origin, message.epoch, message.mark)
+            if state.view is not None and (message.origin, message.epoch) == (state.view.origin, state.epoch):
+                self._farewell.discard(peer)
         self._bootstrap.heard(peer, message.epoch)
         echo = message.echo_us / 1e6
         is_proof = message.to_incarnation == state.incarnation and 0 < echo <= state.now
@@ -587,7 +630,7 @@ class ClusterCore:
         view = self._state.view
         return (
             view is not None
-            and (message.origin, message.epoch) == (view.origin, view.epoch)
+            and (message.origin, message.epoch, message.mark) == view.key
             and view.has(peer, message.incarnation)
         )
 
@@ -596,12 +639,12 @@ class ClusterCore:
         state = self._state
         mine = state.view
         known = state.of(peer)
-        if (message.origin, message.epoch) == (mine.origin if mine else 0, state.epoch):
+        if (message.origin, message.epoch, message.mark) == state.view_key:
             return
         if state.now - known.cured_at < timing.CURE_S:
             return
         known.cured_at = state.now
-        behind = mine is not None and (message.origin != mine.origin or message.epoch < mine.epoch)
+        behind = mine is not None and (message.origin != mine.origin or message.epoch <= mine.epoch)
         if behind and mine is not None:
             state.post(peer, pb.VIEW, view=to_message(mine))
         elif message.kind != pb.ACK:

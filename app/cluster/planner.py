@@ -26,7 +26,7 @@ class Changes:
         return bool(self.gone or self.joined or self.leaving or self.synced)
 
 
-def first_view(members: Sequence[Member], origin: int, replicas: int) -> View:
+def first_view(members: Sequence[Member], origin: int, replicas: int, mark: int = 0) -> View:
     """The first view of a cluster: nobody holds anything, so everybody is in sync."""
     homes = rebalance(None, [member.address for member in members], replicas)
     view = View(
@@ -37,12 +37,13 @@ def first_view(members: Sequence[Member], origin: int, replicas: int) -> View:
         tuple(home[1:] for home in homes),
         homes,
         "first view",
+        mark,
     )
     view.check()
     return view
 
 
-def next_view(view: View, changes: Changes, replicas: int) -> View | None:
+def next_view(view: View, changes: Changes, replicas: int, mark: int = 0) -> View | None:
     """The view after `view`, or None if nobody would be left. With no changes: the same tables, one epoch on."""
     members = [
         replace(member, leaving=member.leaving or member.address in changes.leaving)
@@ -80,6 +81,7 @@ def next_view(view: View, changes: Changes, replicas: int) -> View | None:
         tuple(backups),
         homes,
         _cause(changes, joined)[:CAUSE_MAX_BYTES],
+        mark,
     )
     following.check()
     return following

@@ -50,6 +50,8 @@ class Known:
     dead: int = 0  # its incarnations up to this one are dead for certain
     died_at: float = -inf  # when we learned that
     stamp_us: int = 0  # its latest stamp, to be echoed
+    view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
+    refused_at: float = -inf  # when its machine last said that no process is there
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
     heard_attention: float = -inf  # the same, by our attention
     cured_at: float = -inf
@@ -85,6 +87,11 @@ class NodeState:
         return self.view.epoch if self.view else 0
 
     @property
+    def view_key(self) -> tuple[int, int, int]:
+        """What names the view we go by; zeros if there is none."""
+        return self.view.key if self.view else (0, 0, 0)
+
+    @property
     def is_coordinator(self) -> bool:
         """Whether this node grants the leases of its view."""
         return self.is_member and self.view is not None and self.view.coordinator == self.address
@@ -103,6 +110,28 @@ class NodeState:
     def dead_members(self) -> set[str]:
         """The present view's members that are dead for certain."""
         return {address for address in (self.view.addresses if self.view else ()) if self.is_dead(address)}
+
+    def strangers(self) -> list[str]:
+        """The servers of the file that are not in the view."""
+        members = self.view.incarnations if self.view else {}
+        return [server for server in self.config.servers if server not in members]
+
+    def countable_dead(self) -> set[str]:
+        """The dead members, if the survivors may go on without a majority (agreement.py); else nobody.
+
+        They may only if no one else can have gone on with what the dead had agreed to: since they died, every
+        other server of the file has shown that it knows of no newer view, or that no process is there.
+        """
+        dead = self.dead_members()
+        if not dead or self.view is None:
+            return dead
+        since = max(self.of(address).died_at for address in dead)
+        for server in self.strangers():
+            known = self.of(server)
+            knows_newer = known.view_key[0] == self.view.origin and known.view_key[1] >= self.view.epoch
+            if known.refused_at < since and (known.heard_at < since or knows_newer):
+                return set()
+        return dead
 
     def others(self) -> list[str]:
         """The other members of the view, in order of seniority."""
@@ -140,6 +169,7 @@ class NodeState:
             echo_us=known.stamp_us,
             origin=view.origin if view else 0,
             epoch=view.epoch if view else 0,
+            mark=view.mark if view else 0,
             mandate=mandate,
             fenced=self.fenced,
             **fields,

@@ -46,6 +46,7 @@ ATTENTION_S: Final = 0.1
 MANDATE_FRESH_S: Final = 0.2
 
 PREPARE_RETRY_S: Final = 0.05  # resending in a round of agreement
+ACCEPT_GRACE_S: Final = 0.1  # a proposer that has its quorum gives the others that seem up so long
 ROUND_BACKOFF_S: Final = 0.1  # at most, before a new round after losing one
 BATCH_S: Final = 0.05  # joins and caught-up learners are gathered this long into one view
 EVICT_SILENCE_S: Final = 3.0  # without a heartbeat, though others reach it: of no use as a member
@@ -58,6 +59,9 @@ GREET_S: Final = (
     1.0  # a coordinator greets the servers outside its view this often: split clusters find each other
 )
 OBSERVED_STALE_S: Final = 2.0  # an outsider forgets a view none of whose members answers
+FAREWELL_S: Final = (
+    1.0  # a coordinator that leaves waits so long at most for the others to have its last view
+)
 CURE_S: Final = 0.02  # a peer that is behind gets the view at most this often
 
 BOOTSTRAP_PATIENCE_S: Final = 30.0  # the default: see bootstrap.py

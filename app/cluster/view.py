@@ -47,6 +47,12 @@ class View:
     backups: tuple[tuple[str, ...], ...]  # in sync with the primary
     homes: Homes
     cause: str = ""
+    mark: int = 0  # the ballot that first proposed it: two values of one decree differ in it
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What names this view and no other."""
+        return (self.origin, self.epoch, self.mark)
 
     @cached_property
     def incarnations(self) -> dict[str, int]:
@@ -158,6 +164,7 @@ def to_message(view: View) -> pb.View:
         backups=_pack(view.backups, place),
         homes=_pack(view.homes, place),
         cause=view.cause,
+        mark=view.mark,
     )
 
 
@@ -181,6 +188,7 @@ def from_message(message: pb.View) -> View:
         _unpack(message.backups, addresses),
         _unpack(message.homes, addresses),
         message.cause,
+        message.mark,
     )
     view.check()
     return view

@@ -60,7 +60,9 @@ class Checks:
         key = (view.origin, view.epoch)
         encoded = to_message(view).SerializeToString(deterministic=True)
         if self._encoded.setdefault(key, encoded) != encoded:
-            raise Violation(f"two views of epoch {view.epoch}: {view.describe()} / {self._views[key].describe()}")
+            raise Violation(
+                f"two views of epoch {view.epoch}: {view.describe()} / {self._views[key].describe()}"
+            )
         self._views.setdefault(key, view)
         life = (process.address, process.core.incarnation, view.origin)
         if self._epochs.get(life, 0) >= view.epoch:

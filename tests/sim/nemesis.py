@@ -36,7 +36,16 @@ class Nemesis:
         self._rng = random.Random(world.rng.getrandbits(32))
         self._until = until
         self._pace_s = self._rng.choice((0.1, 0.4, 1.5))
-        faults = [self.crash, self.bounce, self.pause, self.pause_all, self.cut, self.isolate, self.leave, self.heal]
+        faults = [
+            self.crash,
+            self.bounce,
+            self.pause,
+            self.pause_all,
+            self.cut,
+            self.isolate,
+            self.leave,
+            self.heal,
+        ]
         self._faults = [fault for fault in faults if self._rng.random() < 0.7] or faults
         world.after(self._rng.uniform(0.1, 2.0), self._next)
 

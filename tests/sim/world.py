@@ -146,9 +146,9 @@ class World:
         if host.process is not None:
             return
         options = self.options
-        incarnation = max(host.last_incarnation, 1_000_000) + 1 + int(self.now * 1e6)
+        incarnation = max(host.last_incarnation, 10_000_000) + 1 + int(self.now * 1e6)
         if host.last_incarnation and self.rng.random() < options.clock_set_back:
-            incarnation = host.last_incarnation - self.rng.randrange(1, 1000)
+            incarnation = host.last_incarnation - self.rng.randrange(1, 1_000_000)
         config = ClusterConfig(
             host.address,
             self.servers,

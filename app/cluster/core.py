@@ -405,6 +405,7 @@ class ClusterCore:
             state.log(f"{address} is dead")
             # Survivors may have to account for every server: see NodeState.countable_dead.
             self._want_links()
+            self._links.dial_all()
 
     def _want_links(self) -> None:
         state = self._state
@@ -417,7 +418,7 @@ class ClusterCore:
         """While a member is dead, ask the servers outside the view what they know."""
         state = self._state
         if state.dead_members():
-            for server in state.strangers():
+            for server in (*state.strangers(), *sorted(state.dead_members())):
                 state.post(server, pb.PING)
 
     # Serving.

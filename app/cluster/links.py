@@ -45,6 +45,12 @@ class Links:
             if not link.busy and self._state.now - link.dialled_at >= timing.DIAL_S:
                 self._dial(peer)
 
+    def dial_all(self) -> None:
+        """Dial all that is down now."""
+        for peer, link in self._links.items():
+            if not link.busy:
+                self._dial(peer)
+
     def closed(self, peer: str) -> None:
         """The link, or the process at its end, is gone: dial at once to learn which."""
         if peer in self._links:

@@ -120,15 +120,17 @@ class NodeState:
         """The dead members, if the survivors may go on without a majority (agreement.py); else nobody.
 
         They may only if no one else can have gone on with what the dead had agreed to: since they died, every
-        other server of the file has shown that it knows of no newer view, or that no process is there.
+        other server of the file has shown that it knows of no newer view, or that no process is there. That
+        goes for whoever came after them at their addresses, too.
         """
         dead = self.dead_members()
         if not dead or self.view is None:
             return dead
         since = max(self.of(address).died_at for address in dead)
-        for server in self.strangers():
+        for server in (*self.strangers(), *dead):
             known = self.of(server)
-            knows_newer = known.view_key[0] == self.view.origin and known.view_key[1] >= self.view.epoch
+            theirs, ours = known.view_key, self.view.key
+            knows_newer = theirs != ours and theirs[0] == ours[0] and theirs[1] >= ours[1]
             if known.refused_at < since and (known.heard_at < since or knows_newer):
                 return set()
         return dead

@@ -250,9 +250,10 @@ class Coordinator:
     def _value(self, proposal: Proposal) -> View | None:
         """The view to propose; None: not yet."""
         state = self._state
+        mark = state.rng.getrandbits(63) | 1
         if state.view is None:
             members = self._bootstrap.members()
-            return first_view(members, state.incarnation, state.config.replicas, proposal.ballot)
+            return first_view(members, state.incarnation, state.config.replicas, mark)
         words_over = False
         if self.grantor is None and not state.is_dead(state.view.coordinator):
             over = {node for node, until in self._words_over.items() if until <= state.now}
@@ -260,7 +261,7 @@ class Coordinator:
             if not probe.has_quorum(state.countable_dead()):
                 return None
             words_over = True
-        return next_view(state.view, self._changes(words_over), state.config.replicas, proposal.ballot)
+        return next_view(state.view, self._changes(words_over), state.config.replicas, mark)
 
     def _chosen(self, view: View) -> None:
         state = self._state

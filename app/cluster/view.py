@@ -47,7 +47,7 @@ class View:
     backups: tuple[tuple[str, ...], ...]  # in sync with the primary
     homes: Homes
     cause: str = ""
-    mark: int = 0  # the ballot that first proposed it: two values of one decree differ in it
+    mark: int = 0  # random: tells apart two views of one epoch, should they ever arise
 
     @property
     def key(self) -> tuple[int, int, int]:

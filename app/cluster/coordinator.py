@@ -217,6 +217,9 @@ class Coordinator:
 
     def _advance(self, proposal: Proposal) -> None:
         state = self._state
+        if self._acceptor.promised > proposal.ballot:  # we have promised another since
+            self._give_way(self._acceptor.promised)
+            return
         if proposal.phase is Phase.PREPARE and self._complete(proposal):
             value = proposal.found or self._value(proposal)
             if value is not None:
@@ -225,14 +228,20 @@ class Coordinator:
                     self.grantor.condemned.update(set(state.view.addresses) - set(value.addresses))
                 proposal.propose(value)
                 self._complete_at = inf
-                if self._acceptor.accept(proposal.ballot, value):
-                    proposal.accepted(state.address)
+                self._acceptor.accept(proposal.ballot, value)
+                proposal.accepted(state.address)
                 self._send(proposal)
         if proposal.phase is Phase.ACCEPT and self._complete(proposal) and self._is_widely_known(proposal):
             assert proposal.value is not None
             self._chosen(proposal.value)
         elif state.now >= self._resend_at:
             self._send(proposal)
+
+    def _give_way(self, ballot: int) -> None:
+        """Another proposer is ahead: give it a moment, then try above its ballot."""
+        self._ballot_seen = max(self._ballot_seen, ballot)
+        self._proposal = None
+        self._retry_at = self._state.now + self._state.rng.uniform(0.2, 1) * timing.ROUND_BACKOFF_S
 
     def _is_widely_known(self, proposal: Proposal) -> bool:
         """Whether all who seem up have accepted, or had their time.
@@ -382,6 +391,4 @@ class Coordinator:
         if not self._is_ballot(message) or proposal is None or message.ballot != proposal.ballot:
             return
         if proposal.ballot < message.accepted_ballot < BALLOT_MAX:
-            self._ballot_seen = max(self._ballot_seen, message.accepted_ballot)
-            self._proposal = None
-            self._retry_at = self._state.now + self._state.rng.uniform(0.2, 1) * timing.ROUND_BACKOFF_S
+            self._give_way(message.accepted_ballot)

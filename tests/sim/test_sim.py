@@ -25,6 +25,7 @@ FOUND = {
     63: "survivors went on while a stopped one still knew the view before",
     109: "the newcomer at a dead member's address knew a newer view",
     149: "an outsider that observed the present view was taken to know a newer one",
+    5046: "a proposer that had promised another a higher ballot waited for itself",
 }
 
 

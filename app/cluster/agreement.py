@@ -8,8 +8,8 @@ A quorum is one of
 
 - more than half of the acceptors, dead ones counted: any two of these have an acceptor in common;
 - exactly half of them, the longest-standing one included: meets the ones above and its like;
-- all that are not dead for certain. This meets any other quorum unless that one has died to the last member, so
-  survivors go on after any number of certain deaths as long as they reach each other.
+- all that are not dead for certain. This meets any other quorum unless that one has died to the last
+  member, so survivors go on after any number of certain deaths as long as they reach each other.
 
 Leaving the dead out of "more than half" was rejected: of five, a proposer and two that die right after can
 accept one view, and then two of the remaining three another.
@@ -92,7 +92,8 @@ class Proposal:
 
     def propose(self, value: View) -> None:
         """Go on to the second phase with this value."""
-        assert self.phase is Phase.PREPARE and (self.found is None or value is self.found)
+        assert self.phase is Phase.PREPARE, self.ballot
+        assert self.found is None or value is self.found, self.ballot
         self.phase, self.value = Phase.ACCEPT, value
         self.answered = set()
 

@@ -1,16 +1,16 @@
 """The first view: when servers that know of no cluster may found one.
 
-A server that starts can't tell "I am the first" from "I am cut off" by silence; the kernel of the other machine
-can: a refused connection means that no process is there. So founding needs every server of the file to be
-accounted for, as heard (a newcomer as well, and it hears us) or as refused. All who were heard must accept
-(agreement.py). Two foundings can't both succeed then: a server opens its port before it asks, so of any two the
-one that came later finds the other and can't be refused by it.
+A server that starts can't tell "I am the first" from "I am cut off" by silence; the kernel of the other
+machine can: a refused connection means that no process is there. So founding needs every server of the file
+to be accounted for, as heard (a newcomer as well, and it hears us) or as refused. All who were heard must
+accept (agreement.py). Two foundings can't both succeed then: a server opens its port before it asks, so of
+any two the one that came later finds the other and can't be refused by it.
 
 A server that is neither heard nor refused (its machine is off, or cut off) holds the founding up for
-`bootstrap_patience_s`; after that most of the file's servers (half, with the first one) may go on without it.
-That is the one place where two clusters can arise: when the silent ones do live, cut off, as a cluster of their
-own. Infinite patience rules this out and asks an operator to edit the file instead. A file of one server founds
-at once. Clusters that meet later: see `outranks`.
+`bootstrap_patience_s`; after that most of the file's servers (half, with the first one) may go on without
+it. That is the one place where two clusters can arise: when the silent ones do live, cut off, as a cluster
+of their own. Infinite patience rules this out and asks an operator to edit the file instead. A file of one
+server founds at once. Clusters that meet later: see `outranks`.
 """
 
 from collections.abc import Collection

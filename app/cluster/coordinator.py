@@ -1,12 +1,12 @@
 """From what happened to the next view: who proposes it, when, and with what in it.
 
 The first member (in order of seniority) that is not dead or failed, as a node sees it, proposes; nodes may
-differ in that for a while, and agreement.py sorts it out. A proposer that is not the coordinator of the present
-view takes its place only when a quorum has promised and their words to the coordinator have run out, or when
-the coordinator is dead for certain.
+differ in that for a while, and agreement.py sorts it out. A proposer that is not the coordinator of the
+present view takes its place only when a quorum has promised and their words to the coordinator have run
+out, or when the coordinator is dead for certain.
 
-A member is removed when it is dead for certain; or silent and its lease is over; or leaving and has handed over.
-Deaths are acted on at once; joins and caught-up learners are gathered for a moment.
+A member is removed when it is dead for certain; or silent and its lease is over; or leaving and has handed
+over. Deaths are acted on at once; joins and caught-up learners are gathered for a moment.
 """
 
 from collections.abc import Callable
@@ -141,7 +141,7 @@ class Coordinator:
         if address == state.address:
             alone = len(view.members) == 1
             return "left" if leaving and not alone and holds_nothing(view, address) else ""
-        if state.is_dead(address):
+        if address in state.dead:
             return "died" if state.of(address).incarnation == view.incarnations[address] else "was restarted"
         if self._detector.state_of(address) == FAILED:
             return "is silent" if self._is_lapsed(address, words_over) else ""
@@ -178,7 +178,7 @@ class Coordinator:
         if self.grantor is not None:
             return self.grantor.is_lapsed(address, state.now)
         coordinator = state.view.coordinator
-        if state.is_dead(coordinator):
+        if coordinator in state.dead:
             since = max(state.of(coordinator).died_at, state.installed_at)
             return state.now >= since + timing.LAPSE_S
         return words_over
@@ -200,7 +200,7 @@ class Coordinator:
 
     def _send(self, proposal: Proposal) -> None:
         self._resend_at = self._state.now + timing.PREPARE_RETRY_S
-        dead = self._state.dead_members()
+        dead = self._state.dead
         for node in proposal.missing():
             if node in dead:
                 continue
@@ -264,7 +264,7 @@ class Coordinator:
             members = self._bootstrap.members()
             return first_view(members, state.incarnation, state.config.replicas, mark)
         words_over = False
-        if self.grantor is None and not state.is_dead(state.view.coordinator):
+        if self.grantor is None and state.view.coordinator not in state.dead:
             over = {node for node, until in self._words_over.items() if until <= state.now}
             probe = Proposal(proposal.ballot, proposal.acceptors, answered=over)
             if not probe.has_quorum(state.countable_dead()):
@@ -299,7 +299,7 @@ class Coordinator:
             return True
         if not state.is_member:
             return False
-        if proposer == view.coordinator or state.is_dead(view.coordinator):
+        if proposer == view.coordinator or view.coordinator in state.dead:
             return True
         if view.coordinator == state.address:
             return self._lease.until <= state.now

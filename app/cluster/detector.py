@@ -1,16 +1,16 @@
 """Failure detection: SWIM with Lifeguard's doubts about oneself.
 
-Each interval a member probes the next other one in a shuffled round. Without proof of life in time it asks a few
-others to probe as well, then suspects, and tells everyone. A suspicion that runs out makes the suspect *failed*
-here: it is not counted as alive, and the coordinator replaces it once its lease is over too. Any proof of life
-dated after the suspicion began clears it, as does the suspect's own refutation. (Das, Gupta, Motivala: SWIM,
-2002; Dadgar, Phillips, Currey: Lifeguard, 2018.)
+Each interval a member probes the next other one in a shuffled round. Without proof of life in time it asks
+a few others to probe as well, then suspects, and tells everyone. A suspicion that runs out makes the
+suspect *failed* here: it is not counted as alive, and the coordinator replaces it once its lease is over
+too. Any proof of life dated after the suspicion began clears it, as does the suspect's own refutation.
+(Das, Gupta, Motivala: SWIM, 2002; Dadgar, Phillips, Currey: Lifeguard, 2018.)
 
 What differs. Suspicions are told to everyone at once, not gossiped: the cluster is small. Whoever hears one
-probes the suspect itself and vouches for it if it answers. Partners of the heartbeat are probed as soon as they
-fall silent, not when their turn comes. Timeouts follow the worst recent round trip. And all deadlines run on the
-node's *attention*, which stands still while the node does: rather than to multiply timeouts after a stall was
-noticed, the time of the stall does not count.
+probes the suspect itself and vouches for it if it answers. Partners of the heartbeat are probed as soon as
+they fall silent, not when their turn comes. Timeouts follow the worst recent round trip. And all deadlines
+run on the node's *attention*, which stands still while the node does: rather than to multiply timeouts
+after a stall was noticed, the time of the stall does not count.
 
 Death for certain (a refused link, a newer incarnation) comes from elsewhere and is final.
 """
@@ -172,9 +172,10 @@ class Detector:
             self._probe_next()
         for address in partners:
             watched = self._members.get(address)
-            if watched and watched.state == ALIVE and watched.probe is None:
-                if attention - watched.heard_attention > timing.SILENCE_S + self._state.round_trip_s:
-                    self._start_probe(address, watched, own=True)
+            if watched is None or watched.state != ALIVE or watched.probe is not None:
+                continue
+            if attention - watched.heard_attention > timing.SILENCE_S + self._state.round_trip_s:
+                self._start_probe(address, watched, own=True)
         timeout = self.probe_timeout_s()
         for address, watched in self._members.items():
             if watched.probe is not None:

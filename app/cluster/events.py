@@ -44,7 +44,7 @@ class LinkClosed:
 
 @dataclass(frozen=True, slots=True)
 class LinkRefused:
-    """The peer's machine refused the connection: no process listens there. `incarnation` is the OpenLink's."""
+    """The peer's machine refused the connection: no process is there. `incarnation` is the OpenLink's."""
 
     peer: str
     incarnation: int

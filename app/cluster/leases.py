@@ -4,18 +4,18 @@ Three spans of time, each inside the next, whatever the network does and whichev
 
     lease of a member   <   mandate of its coordinator   <   the members' words to the coordinator
 
-A member gives its word with messages to the coordinator of its view: for MANDATE_S it will help no other node
-to replace that view (unless the coordinator is dead for certain). Words of a quorum make the coordinator's
-mandate; it ends with the word that would break the quorum. Within it the coordinator grants leases. Each span is
-counted from a stamp of the one who benefits, sent before the one who gives did give, and is cut by the drift of
-both clocks; so a message that is late only makes a span shorter.
+A member gives its word with messages to the coordinator of its view: for MANDATE_S it will help no other
+node to replace that view (unless the coordinator is dead for certain). Words of a quorum make the
+coordinator's mandate; it ends with the word that would break the quorum. Within it the coordinator grants
+leases. Each span is counted from a stamp of the one who benefits, sent before the one who gives did give,
+and is cut by the drift of both clocks; so a message that is late only makes a span shorter.
 
-Hence, when a node other than the coordinator has the promises of a quorum, and their words have run out, every
-lease of that view is over; and when the coordinator is dead, LAPSE_S later. A coordinator itself knows what it
-granted. Nobody hands on the slots of a node whose lease may still run.
+Hence, when a node other than the coordinator has the promises of a quorum, and their words have run out,
+every lease of that view is over; and when the coordinator is dead, LAPSE_S later. A coordinator itself
+knows what it granted. Nobody hands on the slots of a node whose lease may still run.
 
-A slot that moves between two live members is *blocked* for the new primary until the old one has shown that it
-is in the new view, is dead, or its lease is over.
+A slot that moves between two live members is *blocked* for the new primary until the old one has shown that
+it is in the new view, is dead, or its lease is over.
 """
 
 from collections.abc import Iterable

@@ -44,7 +44,7 @@ def first_view(members: Sequence[Member], origin: int, replicas: int, mark: int 
 
 
 def next_view(view: View, changes: Changes, replicas: int, mark: int = 0) -> View | None:
-    """The view after `view`, or None if nobody would be left. With no changes: the same tables, one epoch on."""
+    """The view after `view`, or None if nobody would be left. No changes: the same tables, one epoch on."""
     members = [
         replace(member, leaving=member.leaving or member.address in changes.leaving)
         for member in view.members
@@ -88,7 +88,7 @@ def next_view(view: View, changes: Changes, replicas: int, mark: int = 0) -> Vie
 
 
 def _hold(home: tuple[str, ...], holders: list[str]) -> list[str]:
-    """Who holds the slot now, primary first, given who is in sync (the present primary first, if it lives)."""
+    """Who holds the slot now, primary first, given who is in sync (the present primary first, if live)."""
     if not holders:
         return [home[0]]
     primary = home[0] if home[0] in holders else holders[0]

@@ -34,8 +34,9 @@ def quotas(total: int, counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def rebalance(homes: Homes | None, nodes: Sequence[str], replicas: int) -> Homes:
-    """New homes for all slots on `nodes` (in members' order), from the homes before (None: there were none)."""
-    assert nodes and len(set(nodes)) == len(nodes), nodes
+    """New homes for all slots on `nodes` (in members' order), from the homes before (None: none were)."""
+    assert nodes
+    assert len(set(nodes)) == len(nodes), nodes
     old = homes or ((),) * SLOT_COUNT
     present = set(nodes)
     kept = [tuple(node for node in home if node in present) for home in old]
@@ -122,7 +123,7 @@ def _shift(
 ) -> list[tuple[str, str]] | None:
     """A path of (giver, taker) pairs that levels the number of backup slots by one, or None if it is level.
 
-    Moves of one path do not disturb each other: walked from its end, each taker has just given something away.
+    Moves of one path do not disturb each other: walked from its end, each taker has just given a slot.
     """
     load = {node: backs[node].bit_count() for node in nodes}
     least = min(load.values())

@@ -1,9 +1,9 @@
 """What all parts of the cluster core share: who we are, what we know of each peer, the view, and the way out.
 
 Proof of life is dated by our own clock. Every datagram carries its sender's stamp and echoes the last stamp
-that the sender got from us; so "this peer was alive, and heard us, after our clock showed `echo`" is known for
-certain, however long either datagram was on its way. Leases, suspicions and joins all rest on such dates; what
-merely arrives proves nothing, for it may be old, and its sender may be deaf.
+that the sender got from us; so "this peer was alive, and heard us, after our clock showed `echo`" is known
+for certain, however long either datagram was on its way. Leases, suspicions and joins all rest on such
+dates; what merely arrives proves nothing, for it may be old, and its sender may be deaf.
 """
 
 import random
@@ -54,7 +54,12 @@ class Known:
     refused_at: float = -inf  # when its machine last said that no process is there
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
     heard_attention: float = -inf  # the same, by our attention
-    cured_at: float = -inf
+    cured_at: float = -inf  # when it was last answered for an old view or incarnation
+
+    def meet(self, incarnation: int) -> None:
+        """A new process at the address."""
+        self.incarnation, self.stamp_us, self.view_key = incarnation, 0, (0, 0, 0)
+        self.heard_at = self.heard_attention = -inf
 
 
 @dataclass(slots=True)
@@ -71,6 +76,7 @@ class NodeState:
     installed_at: float = -inf
     round_trip_s: float = 0.0  # the worst recent one
     leaving: bool = False
+    dead: set[str] = field(default_factory=set)  # members of the view that are dead for certain
     # Our word to the coordinator of the view (see leases.py): none but it may replace the view until then.
     word_until: float = -inf
     fenced: bool = False  # we have promised a ballot to another than the coordinator: no more words to it
@@ -103,13 +109,22 @@ class NodeState:
             found = self.known[address] = Known()
         return found
 
-    def is_dead(self, address: str) -> bool:
-        """Whether the member of this address in the present view is dead for certain."""
-        return self.view is not None and self.view.incarnations[address] <= self.of(address).dead
+    def note_dead(self) -> None:
+        """Bring `dead` up to date; called when the view, or what is known of its members, has changed."""
+        members = self.view.members if self.view else ()
+        self.dead = {
+            member.address for member in members if member.incarnation <= self.of(member.address).dead
+        }
 
-    def dead_members(self) -> set[str]:
-        """The present view's members that are dead for certain."""
-        return {address for address in (self.view.addresses if self.view else ()) if self.is_dead(address)}
+    def goes_by_our_view(self, peer: str, message: "pb.ClusterMessage") -> bool:
+        """Whether the sender is a member of the view that we are a member of, and goes by it."""
+        view = self.view
+        return (
+            self.is_member
+            and view is not None
+            and (message.origin, message.epoch, message.mark) == view.key
+            and view.has(peer, message.incarnation)
+        )
 
     def strangers(self) -> list[str]:
         """The servers of the file that are not in the view."""
@@ -123,7 +138,7 @@ class NodeState:
         other server of the file has shown that it knows of no newer view, or that no process is there. That
         goes for whoever came after them at their addresses, too.
         """
-        dead = self.dead_members()
+        dead = self.dead
         if not dead or self.view is None:
             return dead
         since = max(self.of(address).died_at for address in dead)
@@ -152,7 +167,7 @@ class NodeState:
             and view is not None
             and peer == view.coordinator
             and not self.fenced
-            and not self.is_dead(peer)
+            and peer not in self.dead
             and self.coordinator_is_fresh()
         )
 
@@ -177,9 +192,8 @@ class NodeState:
             **fields,
         )
         if view and self.is_member:
-            for address in view.addresses:
-                if self.known and self.is_dead(address):
-                    message.deaths.add(address=address, incarnation=view.incarnations[address])
+            for address in sorted(self.dead):
+                message.deaths.add(address=address, incarnation=view.incarnations[address])
         self.effects.append(Send(peer, message.SerializeToString()))
 
     def log(self, text: str, level: str = "info") -> None:

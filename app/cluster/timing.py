@@ -34,7 +34,7 @@ INDIRECT_PROBES: Final = 3
 REPROBE_S: Final = 0.05  # a suspect is asked again this often: each answer clears it
 SILENCE_S: Final = 0.25  # a partner of the heartbeat that is silent this long is probed out of turn
 
-# A suspect is given MAX to prove itself alive; each member that suspects it as well shortens that towards MIN.
+# A suspect is given MAX to prove itself alive; each member that suspects it too shortens that towards MIN.
 SUSPICION_MIN_S: Final = 0.2
 SUSPICION_MAX_S: Final = 0.35
 HEALTH_MAX: Final = 8  # a node that doubts itself waits up to 1 + this times as long
@@ -66,7 +66,7 @@ CURE_S: Final = 0.02  # a peer that is behind gets the view at most this often
 
 BOOTSTRAP_PATIENCE_S: Final = 30.0  # the default: see bootstrap.py
 
-assert TICK_S <= ASK_RETRY_S / 2 and ASK_RETRY_S < HEARTBEAT_S
+assert 2 * TICK_S <= ASK_RETRY_S < HEARTBEAT_S
 # A lease (mandate, less a heartbeat of lag) outlives three lost heartbeats.
 assert MANDATE_S * SAFE_SHARE - HEARTBEAT_S > 3 * HEARTBEAT_S
 # The heartbeat's echo is up to one interval old when all is well; that is no silence.
@@ -77,5 +77,5 @@ assert FOUND_S < 0.9
 # So is a silent coordinator, whose members first let their word to it run out.
 assert MANDATE_FRESH_S + LAPSE_S + 2 * TICK_S < 0.9
 # One pause of any length is short of a suspicion, let alone of one that runs out.
-assert ATTENTION_S < DEADLINE_SHARE * PROBE_TIMEOUT_S and ATTENTION_S < SUSPICION_MIN_S
+assert min(DEADLINE_SHARE * PROBE_TIMEOUT_S, SUSPICION_MIN_S) > ATTENTION_S
 assert EVICT_SILENCE_S > 4 * LAPSE_S

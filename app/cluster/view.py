@@ -1,8 +1,8 @@
 """The view: who is a member, and who holds which slot, at one epoch. Immutable; a change makes the next one.
 
-Per slot a view states what is (the primary, and the backups that are in sync with it) and what is wanted (the
-homes: see slots.py). A learner is a node that is wanted and not yet in sync. Keeping both in the view makes the
-next view a function of this one and of what happened since, whichever node computes it.
+Per slot a view states what is (the primary, and the backups that are in sync with it) and what is wanted
+(the homes: see slots.py). A learner is a node that is wanted and not yet in sync. Keeping both in the view
+makes the next view a function of this one and of what happened since, whichever node computes it.
 """
 
 from collections.abc import Sequence
@@ -118,7 +118,7 @@ class View:
     def describe(self) -> str:
         """One line for the log."""
         members = " ".join(
-            f"{member.address}{'(leaving)' if member.leaving else ''}:{self.masks[member.address].bit_count()}"
+            f"{member.address}={self.masks[member.address].bit_count()}{' leaving' if member.leaving else ''}"
             for member in self.members
         )
         return f"epoch {self.epoch}: {len(self.members)} members [{members}], {self.cause}"

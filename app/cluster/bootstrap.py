@@ -87,6 +87,19 @@ class Bootstrap:
             for server in sorted(self.present(), key=lambda server: server != state.address)
         ]
 
+    def is_extinct(self, view: View) -> bool:
+        """Whether no member of this first view lives: then nobody alive has ever gone by it, or will.
+
+        An acceptor may have accepted it and outlived them all. To found it again would be to found nothing.
+        """
+        return all(self._is_gone(member) for member in view.members)
+
+    def _is_gone(self, member: Member) -> bool:
+        if member.address == self._state.address:
+            return member.incarnation < self._state.incarnation
+        known = self._state.of(member.address)
+        return member.incarnation <= known.dead or member.address in self._refused
+
 
 def _rank(view: View) -> tuple[int, int, int, int]:
     return (len(view.members), -view.origin, view.epoch, view.mark)

@@ -221,6 +221,8 @@ class Coordinator:
             self._give_way(self._acceptor.promised)
             return
         if proposal.phase is Phase.PREPARE and self._complete(proposal):
+            if state.view is None and proposal.found and self._bootstrap.is_extinct(proposal.found):
+                proposal.found = None
             value = proposal.found or self._value(proposal)
             if value is not None:
                 if self.grantor is not None and state.view is not None:

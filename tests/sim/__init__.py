@@ -1,4 +1,4 @@
-"""A deterministic simulator of clusters: real ClusterCore objects, virtual time, a seeded network and nemesis.
+"""A deterministic simulator of clusters: real ClusterCore objects, virtual time, seeded network and nemesis.
 
 After FoundationDB and TigerBeetle. `python -m tests.sim --seeds 100` runs seeds; each prints its number
 first, draws every option from it, and checks safety after every step; in the end the faults stop and the

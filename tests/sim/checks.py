@@ -42,8 +42,8 @@ class Checks:
             elif other is not process and other_until > now and slots & core.served:
                 both = slots_of(slots & core.served)
                 raise Violation(
-                    f"slots {both[:5]}... ({len(both)}) are served by {process.address} (epoch {core.epoch}) and "
-                    f"{other.address} (epoch {other.core.epoch})"
+                    f"{len(both)} slots ({both[:5]}...) are served by {process.address} (epoch {core.epoch}) "
+                    f"and {other.address} (epoch {other.core.epoch})"
                 )
 
     def after_effect(self, process: Process, effect: object) -> None:

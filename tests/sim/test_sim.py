@@ -1,4 +1,4 @@
-"""Fixed and fresh seeds, the times that are promised, and that the simulator finds what it is made to find."""
+"""Fixed and fresh seeds, the promised times, and that the simulator finds what it is made to find."""
 
 import random
 from collections.abc import Callable
@@ -6,12 +6,15 @@ from collections.abc import Callable
 import pytest
 
 from app.cluster import timing
+from app.cluster.agreement import RANKS
 from app.cluster.coordinator import Coordinator
 from app.cluster.core import ClusterCore
 from app.cluster.events import LeaveRequested
 from app.cluster.leases import Grantor, Lease
+from app.cluster.planner import first_view
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.state import NodeState
+from app.cluster.view import Member
 from tests.sim.checks import Checks, Violation
 from tests.sim.nemesis import draw_options
 from tests.sim.run import run_seed
@@ -139,7 +142,7 @@ class TestTimes:
         assert took < 1.0
 
     def test_leaving_hands_everything_over(self) -> None:
-        world, checks = cluster(5)
+        world, _ = cluster(5)
         for index in (0, 3):
             process = world.hosts[index].process
             assert process is not None
@@ -155,10 +158,68 @@ class TestTimes:
         until(world, lambda: not world.processes(), 4.0)
 
 
+class TestFounding:
+    def test_an_accepted_view_of_the_dead_is_not_founded_again(self) -> None:
+        world = World(1, Options(hosts=2))
+        checks = Checks(world)
+        for host in world.hosts:
+            world.start(host)
+        second = world.hosts[1].process
+        assert second is not None
+        gone = first_view([Member(host.address, 1000) for host in world.hosts], 1000, 3, 1)
+        second.core._coordinator._acceptor.accept(RANKS, gone)
+        until(world, lambda: not checks.is_converged(), 2.0)
+
+    def test_a_silent_server_holds_the_founding_up_until_patience_ends(self) -> None:
+        world = World(1, Options(hosts=3, patience_s=5.0))
+        world.start(world.hosts[2])
+        assert world.hosts[2].process is not None
+        world.pause(world.hosts[2], 60.0)
+        for host in world.hosts[:2]:
+            world.start(host)
+        world.run(4.9)
+        assert not is_served(world)
+        until(world, lambda: is_served(world) and counts(world) == {2}, 1.0)
+
+    def test_infinite_patience_waits(self) -> None:
+        world = World(1, Options(hosts=3))
+        world.start(world.hosts[2])
+        world.pause(world.hosts[2], 1000.0)
+        for host in world.hosts[:2]:
+            world.start(host)
+        world.run(100.0)
+        assert not is_served(world)
+
+    def test_two_clusters_that_meet_become_the_larger_one(self) -> None:
+        """One founds alone (nobody else is there), is cut off; two others start, and lose patience."""
+        world = World(1, Options(hosts=3, patience_s=2.0))
+        checks = Checks(world)
+        world.start(world.hosts[0])
+        world.run(1.0)
+        lonely = world.hosts[0].process
+        assert lonely is not None
+        assert lonely.core.member_count == 1
+        alone = world.hosts[0].address
+        cuts = {pair for host in world.hosts[1:] for pair in ((alone, host.address), (host.address, alone))}
+        world.blocked |= cuts
+        world.on_step = lambda process: None  # two clusters serve the same slots: this is not promised away
+        for host in world.hosts[1:]:
+            world.start(host)
+        world.run(5.0)
+        larger = world.hosts[1].process
+        assert larger is not None
+        assert larger.core.view is not None
+        assert larger.core.member_count == 2
+        world.blocked.clear()
+        origin = larger.core.view.origin
+        until(world, lambda: not checks.is_converged(), 5.0)
+        assert larger.core.view.origin == origin
+
+
 class TestNoFalseRemoval:
     def test_ten_percent_loss(self) -> None:
         """Two virtual minutes here; `python -m tests.sim --lossy-hours 24` runs the day."""
-        world, checks = cluster(5, loss=0.1, jitter_s=0.002)
+        world, _ = cluster(5, loss=0.1, jitter_s=0.002)
         epoch = world.processes()[0].core.epoch
         world.run(world.now + 120)
         assert {process.core.epoch for process in world.processes()} == {epoch}
@@ -176,7 +237,7 @@ class TestNoFalseRemoval:
 
     def test_twenty_on_a_crowded_machine(self) -> None:
         """Each waits up to 80 ms for the processor at every turn, and datagrams queue up to 150 ms."""
-        world, checks = cluster(20, lag_s=0.08, jitter_s=0.15)
+        world, _ = cluster(20, lag_s=0.08, jitter_s=0.15)
         epoch = world.processes()[0].core.epoch
         world.run(world.now + 10)
         assert {process.core.epoch for process in world.processes()} == {epoch}

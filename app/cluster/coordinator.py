@@ -1,0 +1,396 @@
+"""From what happened to the next view: who proposes it, when, and with what in it.
+
+The first member (in order of seniority) that is not dead or failed, as a node sees it, proposes; nodes may
+differ in that for a while, and agreement.py sorts it out. A proposer that is not the coordinator of the
+present view takes its place only when a quorum has promised and their words to the coordinator have run
+out, or when the coordinator is dead for certain.
+
+A member is removed when it is dead for certain; or silent and its lease is over; or leaving and has handed
+over. Deaths are acted on at once; joins and caught-up learners are gathered for a moment.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from app.cluster import timing
+from app.cluster.agreement import BALLOT_MAX, Acceptor, Phase, Proposal, next_ballot
+from app.cluster.bootstrap import Bootstrap
+from app.cluster.detector import FAILED, Detector
+from app.cluster.leases import Grantor, Lease
+from app.cluster.planner import Changes, everybody_leaves, first_view, holds_nothing, next_view
+from app.cluster.state import NodeState
+from app.cluster.view import BadView, View, from_message, to_message
+from proto_gen import cluster_pb2 as pb
+
+NOBODY: Final[frozenset[str]] = frozenset()
+
+
+class Coordinator:
+    """Proposer and acceptor of the next view, on every node."""
+
+    def __init__(
+        self,
+        state: NodeState,
+        detector: Detector,
+        lease: Lease,
+        bootstrap: Bootstrap,
+        install: Callable[[View], None],
+    ) -> None:
+        self._state = state
+        self._detector = detector
+        self._lease = lease
+        self._bootstrap = bootstrap
+        self._install = install
+        self.grantor: Grantor | None = None  # while we are the coordinator of the view
+        self._acceptor = Acceptor()
+        self._proposal: Proposal | None = None
+        self._words_over: dict[str, float] = {}  # when the word of an acceptor that promised has run out
+        self._ballot_seen = 0
+        self._retry_at = -inf
+        self._resend_at = -inf
+        self._gather_until = inf
+        self.joiners: set[str] = set()
+        self.leavers: set[str] = set()
+        self.synced: dict[str, int] = {}
+        self.renew = False  # a member has promised a ballot to another: only a new view makes it ours again
+
+    def reset(self) -> None:
+        """A view was installed, or we begin anew as a fresh incarnation: another decree is next."""
+        self._acceptor = Acceptor()
+        self._proposal = None
+        self._ballot_seen = 0
+        self._retry_at = -inf
+        self._gather_until = inf
+        self.leavers.clear()
+        self.synced.clear()
+        self.renew = False
+
+    # Proposing.
+
+    def run(self) -> None:
+        """Do what is due; called after everything that may have changed something."""
+        proposal = self._proposal
+        if proposal is not None:
+            if proposal.phase is Phase.PREPARE and not self._may_propose():
+                self._proposal = None
+            else:
+                self._advance(proposal)
+        elif self._state.now >= self._retry_at and self._may_propose() and self._is_due():
+            self._start()
+
+    def _may_propose(self) -> bool:
+        state = self._state
+        if state.view is None:
+            return self._bootstrap.may_found()
+        if not state.is_member:
+            return False
+        seniors = state.view.addresses[: state.view.addresses.index(state.address)]
+        return not any(self._detector.is_up(address) for address in seniors)
+
+    def _is_due(self) -> bool:
+        """Whether there is something to change, and no reason to wait for more of it."""
+        state = self._state
+        if state.view is None or not state.is_coordinator:
+            return True
+        self._condemn_leavers(state.view)
+        changes = self._changes(words_over=False)
+        if self.renew or state.fenced or any(why != "left" for why in changes.gone.values()):
+            return True
+        if not changes:
+            self._gather_until = inf
+            return False
+        self._gather_until = min(self._gather_until, state.now + timing.BATCH_S)
+        return state.now >= self._gather_until
+
+    def _condemn_leavers(self, view: View) -> None:
+        # When all leave at once there is nobody to hand over to: their leases run out, then they may go.
+        if self.grantor and len(view.members) > 1 and everybody_leaves(view, self._all_leavers()):
+            self.grantor.condemned.update(self._state.others())
+
+    def _all_leavers(self) -> set[str]:
+        return self.leavers | ({self._state.address} if self._state.leaving else set())
+
+    def _changes(self, words_over: bool) -> Changes:
+        """What the next view would change. `words_over`: all leases of this view are over."""
+        state = self._state
+        view = state.view
+        assert view is not None
+        changes = Changes()
+        leavers = self._all_leavers()
+        for member in view.members:
+            address = member.address
+            if why := self._removal(view, address, words_over, member.leaving or address in leavers):
+                changes.gone[address] = why
+            elif address in leavers and not member.leaving:
+                changes.leaving.add(address)
+        for address in self.joiners:
+            known = state.of(address)
+            fresh = state.attention - known.heard_attention < timing.HEARD_S
+            newer = view.incarnations.get(address, 0) < known.incarnation
+            if fresh and newer and known.incarnation > known.dead and address != state.address:
+                changes.joined[address] = known.incarnation
+        live = [address for address in view.addresses if address not in changes.gone]
+        changes.synced = {node: slots for node, slots in self.synced.items() if node in live}
+        return changes
+
+    def _removal(self, view: View, address: str, words_over: bool, leaving: bool) -> str:
+        """Why the member is to be removed, or nothing."""
+        state = self._state
+        grantor = self.grantor
+        if address == state.address:
+            alone = len(view.members) == 1
+            return "left" if leaving and not alone and holds_nothing(view, address) else ""
+        if address in state.dead:
+            return "died" if state.of(address).incarnation == view.incarnations[address] else "was restarted"
+        if self._detector.state_of(address) == FAILED:
+            return "is silent" if self._is_lapsed(address, words_over) else ""
+        if grantor is None:
+            return ""
+        if leaving:
+            done = address in grantor.acknowledged and holds_nothing(view, address)
+            lapsed = address in grantor.condemned and grantor.is_lapsed(address, state.now)
+            return "left" if done or lapsed else ""
+        silent_s = state.attention - max(state.of(address).heard_attention, self._installed_attention)
+        if silent_s > timing.EVICT_SILENCE_S and grantor.is_lapsed(address, state.now):
+            return "is unreachable"
+        return ""
+
+    _installed_attention = 0.0
+
+    def entered(self, grantor: Grantor | None) -> None:
+        """A view was installed; `grantor`: its books, if we are its coordinator."""
+        self.reset()
+        self.grantor = grantor
+        self._installed_attention = self._state.attention
+        view = self._state.view
+        if view is not None:
+            self.joiners = {
+                address
+                for address in self.joiners
+                if view.incarnations.get(address, 0) < self._state.of(address).incarnation
+            }
+
+    def _is_lapsed(self, address: str, words_over: bool) -> bool:
+        """Whether the lease of a silent member is over for certain."""
+        state = self._state
+        assert state.view is not None
+        if self.grantor is not None:
+            return self.grantor.is_lapsed(address, state.now)
+        coordinator = state.view.coordinator
+        if coordinator in state.dead:
+            since = max(state.of(coordinator).died_at, state.installed_at)
+            return state.now >= since + timing.LAPSE_S
+        return words_over
+
+    def _start(self) -> None:
+        state = self._state
+        acceptors = state.view.addresses if state.view else state.config.servers
+        above = max(self._ballot_seen, self._acceptor.promised)
+        proposal = Proposal(next_ballot(above, acceptors.index(state.address)), acceptors)
+        self._proposal = proposal
+        self._words_over = {}
+        self._ballot_seen = proposal.ballot
+        self._fence(state.address, proposal.ballot)
+        self._acceptor.prepare(proposal.ballot)
+        proposal.promised(state.address, self._acceptor.accepted_ballot, self._acceptor.accepted)
+        self._words_over[state.address] = state.now + self._word_left_s()
+        self._send(proposal)
+        self._advance(proposal)
+
+    def _send(self, proposal: Proposal) -> None:
+        self._resend_at = self._state.now + timing.PREPARE_RETRY_S
+        dead = self._state.dead
+        for node in proposal.missing():
+            if node in dead:
+                continue
+            if proposal.phase is Phase.PREPARE:
+                self._state.post(node, pb.PREPARE, ballot=proposal.ballot)
+            else:
+                assert proposal.value is not None
+                self._state.post(node, pb.ACCEPT, ballot=proposal.ballot, view=to_message(proposal.value))
+
+    def _complete(self, proposal: Proposal) -> bool:
+        if self._state.view is None:
+            return self._bootstrap.has_quorum(proposal.answered)
+        return proposal.has_quorum(self._state.countable_dead())
+
+    def _advance(self, proposal: Proposal) -> None:
+        state = self._state
+        if self._acceptor.promised > proposal.ballot:  # we have promised another since
+            self._give_way(self._acceptor.promised)
+            return
+        if proposal.phase is Phase.PREPARE and self._complete(proposal):
+            if state.view is None and proposal.found and self._bootstrap.is_extinct(proposal.found):
+                proposal.found = None
+            value = proposal.found or self._value(proposal)
+            if value is not None:
+                if self.grantor is not None and state.view is not None:
+                    # Whatever becomes of the proposal, those it removes get no more leases from us.
+                    self.grantor.condemned.update(set(state.view.addresses) - set(value.addresses))
+                proposal.propose(value)
+                self._complete_at = inf
+                self._acceptor.accept(proposal.ballot, value)
+                proposal.accepted(state.address)
+                self._send(proposal)
+        if proposal.phase is Phase.ACCEPT and self._complete(proposal) and self._is_widely_known(proposal):
+            assert proposal.value is not None
+            self._chosen(proposal.value)
+        elif state.now >= self._resend_at:
+            self._send(proposal)
+
+    def _give_way(self, ballot: int) -> None:
+        """Another proposer is ahead: give it a moment, then try above its ballot."""
+        self._ballot_seen = max(self._ballot_seen, ballot)
+        self._proposal = None
+        self._retry_at = self._state.now + self._state.rng.uniform(0.2, 1) * timing.ROUND_BACKOFF_S
+
+    def _is_widely_known(self, proposal: Proposal) -> bool:
+        """Whether all who seem up have accepted, or had their time.
+
+        A quorum is enough to be right. But what few accepted dies with few: in a cluster of two the first
+        alone is a quorum.
+        """
+        self._complete_at = min(self._complete_at, self._state.now)
+        if self._state.view is None or self._state.now >= self._complete_at + timing.ACCEPT_GRACE_S:
+            return True
+        return not any(self._detector.is_up(node) for node in proposal.missing())
+
+    _complete_at = inf  # when the quorum was there
+
+    def _value(self, proposal: Proposal) -> View | None:
+        """The view to propose; None: not yet."""
+        state = self._state
+        mark = state.rng.getrandbits(63) | 1
+        if state.view is None:
+            members = self._bootstrap.members()
+            return first_view(members, state.incarnation, state.config.replicas, mark)
+        words_over = False
+        if self.grantor is None and state.view.coordinator not in state.dead:
+            over = {node for node, until in self._words_over.items() if until <= state.now}
+            probe = Proposal(proposal.ballot, proposal.acceptors, answered=over)
+            if not probe.has_quorum(state.countable_dead()):
+                return None
+            words_over = True
+        return next_view(state.view, self._changes(words_over), state.config.replicas, mark)
+
+    def _chosen(self, view: View) -> None:
+        state = self._state
+        audience = dict.fromkeys(
+            [*(state.view.addresses if state.view else state.config.servers), *view.addresses]
+        )
+        self._install(view)
+        message = to_message(view)
+        for node in audience:
+            if node != state.address:
+                state.post(node, pb.VIEW, view=message)
+
+    # Accepting.
+
+    def _word_left_s(self) -> float:
+        """How long what we promised the coordinator of the view still runs, by our clock."""
+        if self.grantor is not None:
+            return max([0.0, *(until - self._state.now for until in self.grantor.granted_until.values())])
+        return max(0.0, self._state.word_until - self._state.now)
+
+    def _may_help(self, proposer: str) -> bool:
+        """Whether we may promise to, or accept from, this proposer."""
+        state = self._state
+        view = state.view
+        if view is None:
+            return True
+        if not state.is_member:
+            return False
+        if proposer == view.coordinator or view.coordinator in state.dead:
+            return True
+        if view.coordinator == state.address:
+            return self._lease.until <= state.now
+        return not (self._detector.state_of(view.coordinator) == "alive" and state.coordinator_is_fresh())
+
+    def _fence(self, proposer: str, ballot: int) -> None:
+        state = self._state
+        self._ballot_seen = max(self._ballot_seen, ballot)
+        if state.view is not None and proposer != state.view.coordinator:
+            state.fenced = True
+
+    def _is_ballot(self, message: pb.ClusterMessage) -> bool:
+        """Whether the message belongs to our decree, and is sane; else it is dropped."""
+        state = self._state
+        if (message.origin, message.epoch, message.mark) != state.view_key:
+            state.dropped["stale view"] += 1
+            return False
+        if not 0 < message.ballot < BALLOT_MAX:
+            state.dropped["bad ballot"] += 1
+            return False
+        return True
+
+    def on_prepare(self, peer: str, message: pb.ClusterMessage) -> None:
+        """A proposer asks for our promise."""
+        state = self._state
+        if not self._is_ballot(message):
+            return
+        if not self._may_help(peer):
+            state.post(peer, pb.REJECT, ballot=message.ballot)
+            return
+        if not self._acceptor.prepare(message.ballot):
+            state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)
+            return
+        self._fence(peer, message.ballot)
+        accepted = self._acceptor.accepted
+        state.post(
+            peer,
+            pb.PROMISE,
+            ballot=message.ballot,
+            accepted_ballot=self._acceptor.accepted_ballot,
+            view=to_message(accepted) if accepted else None,
+            span_us=round(self._word_left_s() * 1e6) + 1,
+        )
+
+    def on_accept(self, peer: str, message: pb.ClusterMessage) -> None:
+        """A proposer asks us to accept its view."""
+        state = self._state
+        if not self._is_ballot(message):
+            return
+        try:
+            view = from_message(message.view)
+        except BadView as fault:
+            state.dropped["bad view"] += 1
+            state.log(f"bad view from {peer}: {fault}", "warning")
+            return
+        if not self._may_help(peer):
+            state.post(peer, pb.REJECT, ballot=message.ballot)
+        elif self._acceptor.accept(message.ballot, view):
+            self._fence(peer, message.ballot)
+            state.post(peer, pb.ACCEPTED, ballot=message.ballot)
+        else:
+            state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)
+
+    def on_promise(self, peer: str, message: pb.ClusterMessage) -> None:
+        """An acceptor has promised."""
+        proposal = self._proposal
+        if not self._is_ballot(message) or proposal is None or message.ballot != proposal.ballot:
+            return
+        try:
+            accepted = from_message(message.view) if message.accepted_ballot else None
+        except BadView:
+            self._state.dropped["bad view"] += 1
+            return
+        proposal.promised(peer, message.accepted_ballot, accepted)
+        left_s = message.span_us / 1e6 / timing.SAFE_SHARE
+        self._words_over.setdefault(peer, self._state.now + left_s)
+        self._advance(proposal)
+
+    def on_accepted(self, peer: str, message: pb.ClusterMessage) -> None:
+        """An acceptor has accepted."""
+        proposal = self._proposal
+        if self._is_ballot(message) and proposal is not None and message.ballot == proposal.ballot:
+            proposal.accepted(peer)
+            self._advance(proposal)
+
+    def on_reject(self, peer: str, message: pb.ClusterMessage) -> None:
+        """An acceptor has promised a higher ballot (or, with none named, may not help us now)."""
+        proposal = self._proposal
+        if not self._is_ballot(message) or proposal is None or message.ballot != proposal.ballot:
+            return
+        if proposal.ballot < message.accepted_ballot < BALLOT_MAX:
+            self._give_way(message.accepted_ballot)

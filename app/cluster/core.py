@@ -1,0 +1,409 @@
+"""One node's membership: the parts put together, driven by `step(event, now)`.
+
+The node is an outsider (it knows no view, or one without itself) or a member. An outsider knocks at all
+servers until some view has it in, or founds the first one. A member keeps its lease with the coordinator of
+its view, watches the others, and votes on views. Whatever arrives from a node with an older view is
+answered with ours; that is how whoever missed something catches up, and why nothing else needs to be sent
+reliably.
+"""
+
+import random
+from math import inf
+
+from app.cluster import timing
+from app.cluster.bootstrap import Bootstrap, outranks
+from app.cluster.coordinator import Coordinator
+from app.cluster.detector import Detector
+from app.cluster.events import (
+    Datagram,
+    Effect,
+    Event,
+    LeaveRequested,
+    Left,
+    LinkClosed,
+    LinkFailed,
+    LinkRefused,
+    LinkUp,
+    Reset,
+    SlotsSynced,
+    Status,
+    ViewInstalled,
+)
+from app.cluster.heartbeat import Heartbeat
+from app.cluster.inbox import Handler, Inbox
+from app.cluster.leases import USABLE_S, Grantor, Lease
+from app.cluster.links import Links
+from app.cluster.routing import Routing
+from app.cluster.state import ClusterConfig, NodeState
+from app.cluster.status import snapshot
+from app.cluster.view import BadView, View, from_message, to_message
+from proto_gen import cluster_pb2 as pb
+
+
+class ClusterCore:
+    """See the module, and events.py for the contract.
+
+    `incarnation`: above that of every earlier process at this address; microseconds of the wall clock will do
+    (if they don't, a peer says so and it is raised). `rng`: seeded by the shell.
+    """
+
+    def __init__(self, config: ClusterConfig, incarnation: int, now: float, rng: random.Random) -> None:
+        assert incarnation > 0, incarnation
+        state = self._state = NodeState(config, rng, incarnation, now)
+        self._detector = Detector(state)
+        self._links = Links(state)
+        self._lease = Lease()
+        self._bootstrap = Bootstrap(state)
+        self._coordinator = Coordinator(state, self._detector, self._lease, self._bootstrap, self._install)
+        self._heartbeat = Heartbeat(state, self._lease, self._coordinator)
+        self._routing = Routing(state, self._detector)
+        self._inbox = Inbox(
+            state,
+            self._detector,
+            self._bootstrap,
+            self._coordinator,
+            self._handlers(),
+            self._died,
+            lambda above: self._start_anew(None, above),
+        )
+        self._hello_at = -inf
+        self._greet_at = -inf
+        self._outside_since = 0.0  # attention
+        self._has_left = False
+        self._farewell: set[str] = set()  # who does not know yet that we are out
+        self.routes = self._routing.routes
+        self.lease_until = -inf
+        self.wake_at = now
+
+    def _handlers(self) -> dict[int, Handler]:
+        return {
+            pb.HELLO: self._on_hello,
+            pb.ACK: self._on_ack,
+            pb.PING: self._on_ping,
+            pb.PING_REQ: self._detector.on_ping_req,
+            pb.VOUCH: lambda peer, message: self._detector.on_vouch(message),
+            pb.NACK: lambda peer, message: self._detector.on_nack(message),
+            pb.SUSPECT: self._detector.on_suspect,
+            pb.REFUTE: self._on_refute,
+            pb.ASK: self._heartbeat.on_ask,
+            pb.GRANT: self._heartbeat.on_grant,
+            pb.VIEW: self._on_view,
+            pb.PREPARE: self._coordinator.on_prepare,
+            pb.PROMISE: self._coordinator.on_promise,
+            pb.ACCEPT: self._coordinator.on_accept,
+            pb.ACCEPTED: self._coordinator.on_accepted,
+            pb.REJECT: self._coordinator.on_reject,
+        }
+
+    # What the node reads.
+
+    @property
+    def view(self) -> View | None:
+        """The view this node goes by."""
+        return self._state.view
+
+    @property
+    def is_member(self) -> bool:
+        return self._state.is_member
+
+    @property
+    def epoch(self) -> int:
+        return self._state.epoch
+
+    @property
+    def incarnation(self) -> int:
+        return self._state.incarnation
+
+    @property
+    def served(self) -> int:
+        """Mask of the slots that are LOCAL in `routes`."""
+        return self._routing.served
+
+    @property
+    def member_count(self) -> int:
+        """Live members as this node sees them."""
+        return self._routing.member_count
+
+    def status(self) -> Status:
+        """A snapshot for people and tools."""
+        return snapshot(self._state, self._detector, self._routing.served, self.lease_until)
+
+    # Driving.
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; `now` never falls. The effects are to be carried out in order."""
+        state = self._state
+        now = round(now * 1e6) / 1e6  # what a stamp can say, so that an echo compares equal
+        state.attention += min(max(0.0, now - state.now), timing.ATTENTION_S)
+        state.now = max(state.now, now)
+        match event:
+            case Datagram():
+                if not self._has_left:
+                    self._inbox.take(event.peer, event.payload)
+            case LinkRefused():
+                self._links.is_down(event.peer)
+                self._bootstrap.refused(event.peer)
+                state.of(event.peer).refused_at = now
+                if event.incarnation:
+                    self._died(event.peer, event.incarnation)
+            case LinkClosed():
+                self._links.closed(event.peer)
+            case LinkFailed():
+                self._links.is_down(event.peer)
+            case SlotsSynced():
+                if event.epoch == state.epoch:
+                    self._heartbeat.synced(event.learner, event.slots)
+            case LeaveRequested():
+                state.leaving = True
+                self._heartbeat.ask()
+            case LinkUp():
+                pass
+        if now >= self.wake_at:
+            self._tick()
+            self.wake_at = now + timing.TICK_S
+        if not self._has_left:
+            self._coordinator.run()
+            self._heartbeat.refresh()
+            self._leave_if_alone()
+        self.lease_until = self._lease.until if state.is_member else -inf
+        self._routing.update(self._lease.blocked)
+        effects, state.effects = state.effects, []
+        return effects
+
+    def _tick(self) -> None:
+        state = self._state
+        if self._has_left:
+            return
+        if self._farewell:
+            self._say_farewell()
+        elif not state.is_member:
+            self._knock()
+        elif state.is_coordinator:
+            self._detector.tick(state.others())
+            self._greet_strangers()
+        else:
+            assert state.view is not None
+            self._detector.tick([state.view.coordinator])
+            self._heartbeat.tick()
+        self._links.tick()
+        if state.is_member:
+            self._ask_for_newer_views()
+
+    def _leave_if_alone(self) -> None:
+        state = self._state
+        if not state.leaving:
+            return
+        said = not self._farewell
+        alone = state.is_member and state.view is not None and len(state.view.members) == 1
+        if alone or (not state.is_member and said):
+            self._leave()
+
+    def _leave(self) -> None:
+        self._has_left = True
+        self._lease.drop()
+        self._links.want(())
+        self._state.effects.append(Left())
+
+    def _bid_farewell(self, view: View) -> None:
+        """We are out; whoever decided so without the others tells them before it goes."""
+        state = self._state
+        state.view, state.is_member = view, False
+        state.installed_at = state.now
+        self._lease.drop()
+        self._detector.set_members(())
+        self._farewell = set(view.addresses) if self._coordinator.grantor is not None else set()
+        self._coordinator.entered(None)
+        state.effects.append(ViewInstalled(view, False))
+
+    def _say_farewell(self) -> None:
+        state = self._state
+        assert state.view is not None
+        if state.now - state.installed_at >= timing.FAREWELL_S:
+            self._farewell.clear()
+        self._farewell = {node for node in self._farewell if state.of(node).view_key != state.view_key}
+        for node in sorted(self._farewell):
+            state.post(node, pb.VIEW, view=to_message(state.view))
+
+    # Outside.
+
+    def _knock(self) -> None:
+        state = self._state
+        if (
+            state.view is not None
+            and state.attention - self._view_heard_attention() > timing.OBSERVED_STALE_S
+        ):
+            self._start_anew(None)
+        if state.now - self._hello_at >= timing.HELLO_S:
+            self._hello_at = state.now
+            for server in dict.fromkeys(
+                (*state.config.servers, *(state.view.addresses if state.view else ()))
+            ):
+                if server != state.address:
+                    state.post(server, pb.HELLO)
+
+    def _view_heard_attention(self) -> float:
+        """When a member of the view that we observe was last heard."""
+        assert self._state.view is not None
+        dates = [self._outside_since]
+        for member in self._state.view.members:
+            known = self._state.of(member.address)
+            if known.incarnation == member.incarnation:
+                dates.append(known.heard_attention)
+        return max(dates)
+
+    def _greet_strangers(self) -> None:
+        state = self._state
+        if state.now - self._greet_at >= timing.GREET_S:
+            self._greet_at = state.now
+            for server in state.strangers():
+                state.post(server, pb.PING)
+
+    def _start_anew(self, view: View | None, above: int = 0) -> None:
+        """Be a fresh process in all but name: nothing promised, accepted or held before counts any more."""
+        state = self._state
+        # At random, so that no two processes here are raised to the same one.
+        state.incarnation = max(state.incarnation, above) + 1 + state.rng.getrandbits(20)
+        state.is_member = False
+        state.view = view
+        state.fenced = False
+        state.word_until = -inf
+        self._lease.drop()
+        self._detector.set_members(())
+        self._bootstrap.restart()
+        self._coordinator.entered(None)
+        self._outside_since = state.attention
+        self._hello_at = -inf
+        state.note_dead()
+        self._want_links()
+        state.effects.append(Reset(state.incarnation))
+        state.log(f"starting anew as incarnation {state.incarnation}", "warning")
+
+    # Views.
+
+    def _install(self, view: View) -> None:
+        """Go by this view: of our cluster and newer, or of one that we join."""
+        state = self._state
+        before = state.view
+        direct = before is not None and (before.origin, before.epoch + 1) == (view.origin, view.epoch)
+        was_member, had_grantor = state.is_member, self._coordinator.grantor
+        is_member = view.has(state.address, state.incarnation)
+        if was_member and not is_member:
+            if state.leaving:
+                self._bid_farewell(view)
+                return
+            self._start_anew(view)
+        state.view, state.is_member = view, is_member
+        state.installed_at = state.now
+        self._meet(view)
+        # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
+        state.word_until = state.now + timing.MANDATE_S
+        state.fenced = False
+        same_coordinator = direct and before is not None and before.members[0] == view.members[0]
+        retained = 0
+        if direct and was_member and is_member and before is not None:
+            retained = before.masks[state.address] & view.masks[state.address]
+        settled = self._lease.settled
+        grantor = None
+        if state.is_coordinator:
+            books = had_grantor if same_coordinator else None
+            grantor = Grantor.succeed(
+                view, state.address, before if direct else None, books, settled and was_member, state.now
+            )
+        if is_member:
+            self._detector.set_members(
+                (member.address, member.incarnation)
+                for member in view.members
+                if member.address != state.address
+            )
+            self._lease.enter(retained, was_member and same_coordinator)
+            if grantor is not None:
+                self._lease.until = min(self._lease.until, state.now + USABLE_S)
+        self._coordinator.entered(grantor)
+        self._want_links()
+        state.effects.append(ViewInstalled(view, is_member))
+        state.log(view.describe())
+        self._heartbeat.entered(view)
+
+    def _meet(self, view: View) -> None:
+        """Note the processes of whose life the view tells; their predecessors are gone."""
+        for member in view.members:
+            known = self._state.of(member.address)
+            if member.incarnation > known.incarnation:
+                known.meet(member.incarnation)
+                known.dead = max(known.dead, member.incarnation - 1)
+        self._state.note_dead()
+
+    def _on_view(self, peer: str, message: pb.ClusterMessage) -> None:
+        state = self._state
+        try:
+            view = from_message(message.view)
+        except BadView as fault:
+            state.dropped["bad view"] += 1
+            state.log(f"bad view from {peer}: {fault}", "warning")
+            return
+        mine = state.view
+        if mine is not None and view.origin == mine.origin and view.epoch != mine.epoch:
+            if view.epoch > mine.epoch:
+                self._install(view)
+            else:
+                state.dropped["stale view"] += 1
+            return
+        if mine is not None and view.key == mine.key:
+            return
+        # Another cluster's. It must be alive now: it has us in it, or the sender, who has just heard us.
+        known = state.of(peer)
+        is_fresh = state.attention - known.heard_attention < timing.HEARD_S
+        if not view.has(state.address, state.incarnation) and not (
+            is_fresh and view.has(peer, known.incarnation)
+        ):
+            state.dropped["unproven view"] += 1
+        elif mine is None or outranks(view, mine):
+            if state.is_member:
+                state.log(f"cluster {view.origin} has {len(view.members)} members: joining it", "warning")
+                self._start_anew(view)
+            self._install(view)
+
+    # Deaths.
+
+    def _died(self, address: str, incarnation: int) -> None:
+        """The process is dead for certain."""
+        state = self._state
+        known = state.of(address)
+        if incarnation <= known.dead or address == state.address:
+            return
+        known.dead, known.died_at = incarnation, state.now
+        state.note_dead()
+        if self._detector.died(address, incarnation):
+            state.log(f"{address} is dead")
+            # Survivors may have to account for every server: see NodeState.countable_dead.
+            self._want_links()
+            self._links.dial_all()
+
+    def _want_links(self) -> None:
+        state = self._state
+        if state.view is None or state.dead:
+            self._links.want((*(state.view.addresses if state.view else ()), *state.config.servers))
+        else:
+            self._links.want(state.view.addresses)
+
+    def _ask_for_newer_views(self) -> None:
+        """While a member is dead, ask those outside the view what they know."""
+        state = self._state
+        if state.dead:
+            for server in (*state.strangers(), *sorted(state.dead)):
+                state.post(server, pb.PING)
+
+    # Small handlers.
+
+    def _on_hello(self, peer: str, message: pb.ClusterMessage) -> None:
+        self._coordinator.joiners.add(peer)
+        self._state.post(peer, pb.ACK)
+
+    def _on_ack(self, peer: str, message: pb.ClusterMessage) -> None:
+        """Its header is its content."""
+
+    def _on_ping(self, peer: str, message: pb.ClusterMessage) -> None:
+        self._state.post(peer, pb.ACK)
+
+    def _on_refute(self, peer: str, message: pb.ClusterMessage) -> None:
+        self._detector.on_refute(peer, message.incarnation, message.number)

@@ -1,0 +1,177 @@
+"""What goes into the cluster core and what comes out: the whole contract with the shell that drives it.
+
+The shell gives each event to `step(event, now)` and carries out the effects in order. `now` is monotonic
+seconds that also count time spent stopped or suspended (CLOCK_BOOTTIME where there is one): a lease must not
+outlive a sleep. The core never blocks and never fails on what a peer sends.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from app.cluster.view import View
+
+# In `routes`, in place of an address:
+LOCAL: Final = ""  # this node is the primary, as long as its lease runs
+UNKNOWN: Final = "?"  # nobody may serve the slot for now: wait for the next change
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A payload from a peer. `peer` is its address as in servers.txt; the shell has verified the sender."""
+
+    peer: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time `wake_at` has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The link that this node dialled is established."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClosed:
+    """An established link that this node dialled has ended."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRefused:
+    """The peer's machine refused the connection: no process is there. `incarnation` is the OpenLink's."""
+
+    peer: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFailed:
+    """The dial came to nothing (timed out, unreachable). It proves nothing."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsSynced:
+    """As primary of these slots, this node has the learner in sync. For the epoch it was begun in only."""
+
+    learner: str
+    slots: int  # mask of 256 bits
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """Hand everything over and leave; answered by Left."""
+
+
+Event: TypeAlias = (
+    Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | LeaveRequested
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the payload to the peer as one datagram of type CLUSTER."""
+
+    peer: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLink:
+    """Dial the peer; answered by LinkUp, LinkRefused with this incarnation, or LinkFailed."""
+
+    peer: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """The peer is no member any more: end the link, or the dial. Not answered."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViewInstalled:
+    """This node goes by `view` from now on. `is_member`: it is one of its members."""
+
+    view: View
+    is_member: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """This node was expelled: drop every slot and reply; it rejoins, empty, as this incarnation."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """This node has handed everything over, or had nothing: it may exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line for the log: "info" or "warning"."""
+
+    level: str
+    text: str
+
+
+Effect: TypeAlias = Send | OpenLink | CloseLink | ViewInstalled | Reset | Left | Log
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A snapshot for people and tools."""
+
+    address: str
+    incarnation: int
+    origin: int
+    epoch: int
+    is_member: bool
+    coordinator: str
+    lease_s: float  # how long this node's lease runs on; 0 or less: it may not serve
+    blocked: int  # own slots that wait for their last primary to be gone
+    balanced: bool  # every slot is where it is wanted, with all its copies in sync
+    members: tuple["MemberStatus", ...]
+    dropped: dict[str, int]  # datagrams, by reason
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    address: str
+    incarnation: int
+    state: str  # alive, suspect, failed, dead
+    leaving: bool
+    primary_slots: int
+    backup_slots: int
+    learner_slots: int
+
+
+class Membership(Protocol):
+    """What the rest of a node needs from membership; an external coordination service could stand behind it.
+
+    The attributes are read on the hot path: a request for slot s is served here if `routes[s]` is LOCAL and
+    now < `lease_until`; it is forwarded if `routes[s]` is an address; else it waits for a change.
+    """
+
+    routes: list[str]  # by slot; changed in place
+    lease_until: float
+    member_count: int
+    epoch: int
+    incarnation: int
+    wake_at: float
+
+    def step(self, event: Event, now: float) -> list[Effect]: ...
+
+    def status(self) -> Status: ...

@@ -1,0 +1,128 @@
+"""What every datagram from a peer goes through before its handler: limits, sender, header, and the cure.
+
+A datagram is dropped and counted if it is too long, from a stranger, not a message, or from a process that
+is known to be gone. What its header proves is noted. Whoever goes by an older view is answered with ours; if
+ours is the older one, the peer learns it from our answer and sends us its own. So nothing needs to be sent
+reliably: whatever is lost, the next heartbeat tells.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from app.cluster import timing
+from app.cluster.bootstrap import Bootstrap
+from app.cluster.coordinator import Coordinator
+from app.cluster.detector import Detector
+from app.cluster.state import NodeState
+from app.cluster.view import MEMBERS_MAX, to_message
+from app.wire.protocol import DATAGRAM_MAX_BYTES
+from proto_gen import cluster_pb2 as pb
+
+Handler: TypeAlias = Callable[[str, pb.ClusterMessage], None]
+
+SYNCED_MAX: Final = MEMBERS_MAX
+
+
+class Inbox:
+    """See the module. `died` and `raise_incarnation` are told what a header reveals."""
+
+    def __init__(
+        self,
+        state: NodeState,
+        detector: Detector,
+        bootstrap: Bootstrap,
+        coordinator: Coordinator,
+        handlers: dict[int, Handler],
+        died: Callable[[str, int], None],
+        raise_incarnation: Callable[[int], None],
+    ) -> None:
+        self._state = state
+        self._detector = detector
+        self._bootstrap = bootstrap
+        self._coordinator = coordinator
+        self._handlers = handlers
+        self._died = died
+        self._raise_incarnation = raise_incarnation
+
+    def take(self, peer: str, payload: bytes) -> None:
+        """A datagram from the peer."""
+        fault = self._take(peer, payload)
+        if fault:
+            self._state.dropped[fault] += 1
+
+    def _take(self, peer: str, payload: bytes) -> str:
+        """Why it is dropped, or nothing."""
+        state = self._state
+        if len(payload) > DATAGRAM_MAX_BYTES:
+            return "oversized"
+        known_peers = state.view.incarnations if state.view else ()
+        if peer == state.address or (peer not in state.config.servers and peer not in known_peers):
+            return "stranger"
+        try:
+            message = pb.ClusterMessage.FromString(payload)
+        except DecodeError:
+            return "malformed"
+        handler = self._handlers.get(message.kind)
+        if handler is None or not message.incarnation:
+            return "malformed"
+        if len(message.deaths) > MEMBERS_MAX or len(message.synced) > SYNCED_MAX:
+            return "malformed"
+        if not self._is_current(peer, message):
+            return "stale incarnation"
+        self._take_header(peer, message)
+        handler(peer, message)
+        self._compare_views(peer, message)
+        return ""
+
+    def _is_current(self, peer: str, message: pb.ClusterMessage) -> bool:
+        """Whether it is from the latest process at the peer's address."""
+        state, known = self._state, self._state.of(peer)
+        if message.to_incarnation > state.incarnation and not state.is_member:
+            # An earlier process here had a higher incarnation: the wall clock was set back.
+            self._raise_incarnation(message.to_incarnation)
+        if message.incarnation < known.incarnation or message.incarnation <= known.dead:
+            if state.now - known.cured_at >= timing.CURE_S:
+                known.cured_at = state.now
+                state.post(peer, pb.ACK)  # tells it the incarnation that we know of
+            return False
+        if message.incarnation > known.incarnation:
+            known.meet(message.incarnation)
+            self._died(peer, message.incarnation - 1)  # whatever was there before is gone
+        return True
+
+    def _take_header(self, peer: str, message: pb.ClusterMessage) -> None:
+        state, known = self._state, self._state.of(peer)
+        if message.stamp_us >= known.stamp_us:
+            known.stamp_us = message.stamp_us
+            known.view_key = (message.origin, message.epoch, message.mark)
+        self._bootstrap.heard(peer, message.epoch)
+        echo = message.echo_us / 1e6
+        is_proof = message.to_incarnation == state.incarnation and 0 < echo <= state.now
+        if is_proof:
+            if echo > known.heard_at:
+                known.heard_at, known.heard_attention = echo, state.attention
+            self._detector.heard(peer, message.incarnation, echo)
+        for death in message.deaths:
+            in_view = state.view is not None and state.view.has(death.address, death.incarnation)
+            if in_view or state.of(death.address).incarnation >= death.incarnation:
+                self._died(death.address, death.incarnation)
+        grantor = self._coordinator.grantor
+        if grantor is not None and state.goes_by_our_view(peer, message):
+            if message.fenced:
+                self._coordinator.renew = True
+            elif message.mandate and is_proof:
+                grantor.word(peer, echo)
+
+    def _compare_views(self, peer: str, message: pb.ClusterMessage) -> None:
+        state, known = self._state, self._state.of(peer)
+        mine = state.view
+        theirs = (message.origin, message.epoch, message.mark)
+        if theirs == state.view_key or state.now - known.cured_at < timing.CURE_S:
+            return
+        known.cured_at = state.now
+        if mine is not None and (theirs[0] != mine.origin or theirs[1] <= mine.epoch):
+            state.post(peer, pb.VIEW, view=to_message(mine))
+        elif message.kind != pb.ACK:
+            state.post(peer, pb.ACK)

@@ -1,0 +1,168 @@
+"""Leases: who may serve, until when, and which slots still wait for their last primary.
+
+Three spans of time, each inside the next, whatever the network does and whichever way the clocks err:
+
+    lease of a member   <   mandate of its coordinator   <   the members' words to the coordinator
+
+A member gives its word with messages to the coordinator of its view: for MANDATE_S it will help no other
+node to replace that view (unless the coordinator is dead for certain). Words of a quorum make the
+coordinator's mandate; it ends with the word that would break the quorum. Within it the coordinator grants
+leases. Each span is counted from a stamp of the one who benefits, sent before the one who gives did give,
+and is cut by the drift of both clocks; so a message that is late only makes a span shorter.
+
+Hence, when a node other than the coordinator has the promises of a quorum, and their words have run out,
+every lease of that view is over; and when the coordinator is dead, LAPSE_S later. A coordinator itself
+knows what it granted. Nobody hands on the slots of a node whose lease may still run.
+
+A slot that moves between two live members is *blocked* for the new primary until the old one has shown that
+it is in the new view, is dead, or its lease is over.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+
+from app.cluster import timing
+from app.cluster.agreement import has_quorum
+from app.cluster.slots import ALL_SLOTS
+from app.cluster.view import View
+
+USABLE_S = timing.MANDATE_S * timing.SAFE_SHARE  # of a mandate, on the clock of the one who benefits
+
+
+@dataclass(slots=True)
+class Lease:
+    """This node's own right to serve."""
+
+    until: float = -inf
+    blocked: int = ALL_SLOTS  # own slots among these wait for their last primary
+    settled: bool = False  # every member is known to be in this view
+
+    def enter(self, retained: int, carries_on: bool) -> None:
+        """Go over to a new view; `carries_on`: it follows directly and has the same coordinator.
+
+        Then the lease stays good for slots that were ours and served, and remain ours. Else there is none.
+        """
+        self.settled = False
+        if carries_on:
+            self.blocked |= ALL_SLOTS & ~retained
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """No right to anything."""
+        self.until, self.blocked, self.settled = -inf, ALL_SLOTS, False
+
+    def granted(self, asked_at: float, span_s: float, blocked: int, settled: bool) -> None:
+        """A grant of this view's coordinator. A late one does no harm: blocked slots only become fewer."""
+        self.until = max(self.until, asked_at + span_s * timing.SAFE_SHARE)
+        self.blocked &= blocked
+        self.settled = self.settled or settled
+
+
+@dataclass(slots=True)
+class Grantor:
+    """The coordinator's books of one view."""
+
+    view: View
+    address: str
+    words: dict[str, float] = field(
+        default_factory=dict
+    )  # until when a member's word is usable, by our clock
+    granted_until: dict[str, float] = field(default_factory=dict)  # each member's lease is over then
+    condemned: set[str] = field(default_factory=set)  # to be replaced by what we propose: no more leases
+    acknowledged: set[str] = field(default_factory=set)  # members known to be in this view
+    waiting: set[str] = field(default_factory=set)  # asked when there was no mandate
+    holds: dict[str, int] = field(default_factory=dict)  # slots a member may serve by an earlier view
+
+    @classmethod
+    def succeed(
+        cls, view: View, address: str, before: View | None, books: "Grantor | None", settled: bool, now: float
+    ) -> "Grantor":
+        """Books for a view just installed. `books`: ours of the view directly before, if we kept them.
+
+        Without, nothing is known of leases that run: all are taken to run for LAPSE_S from now. `before` is
+        the view directly before, or None; `settled`: all were known to be in it.
+        """
+        grantor = cls(view, address)
+        others = [node for node in view.addresses if node != address]
+        if books is not None and before is not None:
+            grantor.granted_until = {node: books.granted_until.get(node, -inf) for node in others}
+            grantor.holds = {node: books.holds.get(node, 0) for node in others}
+            moved = True
+        else:
+            grantor.granted_until = dict.fromkeys(others, now + timing.LAPSE_S)
+            moved = settled and before is not None
+            if not moved:
+                grantor.holds = dict.fromkeys(others, ALL_SLOTS)
+        if moved and before is not None:
+            for node in others:
+                grantor.holds[node] = grantor.holds.get(node, 0) | before.masks.get(node, 0)
+        for node in others:
+            grantor.holds[node] &= ~view.masks[node]  # what is its own it may serve
+        grantor.holds = {node: slots for node, slots in grantor.holds.items() if slots}
+        return grantor
+
+    def others(self) -> list[str]:
+        return [node for node in self.view.addresses if node != self.address]
+
+    def mandate_end(self, dead: Iterable[str]) -> float:
+        """Until when we may grant and serve, by our clock: -inf without a mandate, inf if we are a quorum."""
+        gone = set(dead)
+        backing = {self.address}
+        if has_quorum(self.view.addresses, backing, gone):
+            return inf
+        for node, until in sorted(self.words.items(), key=lambda word: -word[1]):
+            backing.add(node)
+            if has_quorum(self.view.addresses, backing, gone):
+                return until
+        return -inf
+
+    def word(self, node: str, echo: float) -> None:
+        """A member gave its word in answer to what we sent when our clock showed `echo`."""
+        self.words[node] = max(self.words.get(node, -inf), echo + USABLE_S)
+
+    def grant(self, node: str, mandate_end: float, now: float) -> float:
+        """The span of a lease for the member, 0 if it can't have one now; it is entered in the books."""
+        span = min(USABLE_S, mandate_end - now)
+        if span <= 0 or node in self.condemned:
+            self.waiting.add(node)
+            return 0.0
+        self.waiting.discard(node)
+        self.granted_until[node] = max(self.granted_until.get(node, -inf), now + span)
+        return span
+
+    def is_lapsed(self, node: str, now: float) -> bool:
+        """Whether the member's lease is over for certain."""
+        return self.granted_until.get(node, -inf) <= now
+
+    def blocked(self) -> int:
+        """Slots that somebody may serve by an earlier view."""
+        blocked = 0
+        for slots in self.holds.values():
+            blocked |= slots
+        return blocked
+
+    def acknowledge(self, node: str) -> int:
+        """The member is in this view; the slots that this unblocks."""
+        self.acknowledged.add(node)
+        return self._release(node)
+
+    def expire(self, dead: Iterable[str], now: float) -> int:
+        """Release what dead or lapsed members held; the slots that this unblocks."""
+        gone = set(dead)
+        freed = 0
+        # A lease that was granted in this view does not count: it came after an acknowledgement.
+        for node in list(self.holds):
+            if node in gone or self.is_lapsed(node, now):
+                freed |= self._release(node)
+        return freed
+
+    def _release(self, node: str) -> int:
+        before = self.blocked()
+        self.holds.pop(node, None)
+        return before & ~self.blocked()
+
+    def is_settled(self, dead: Iterable[str]) -> bool:
+        """Whether nobody can be serving by an earlier view, as far as live members go."""
+        return self.acknowledged | set(dead) >= set(self.others())

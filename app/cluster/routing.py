@@ -1,0 +1,47 @@
+"""What the rest of the node reads on every request: for each slot, whether to serve, forward or wait."""
+
+from app.cluster.detector import Detector
+from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.state import NodeState
+from app.cluster.view import View
+from app.wire.protocol import SLOT_COUNT
+
+
+class Routing:
+    """Kept up to date after every step; the list of routes is changed in place, and only if need be."""
+
+    def __init__(self, state: NodeState, detector: Detector) -> None:
+        self._state = state
+        self._detector = detector
+        self._made_from: tuple[View | None, int, int] = (None, 0, 0)
+        self.routes: list[str] = [UNKNOWN] * SLOT_COUNT
+        self.served = 0  # mask of the slots that are LOCAL
+        self.member_count = 1
+
+    def update(self, blocked: int) -> None:
+        """`blocked`: own slots among these wait for their last primary."""
+        state, view = self._state, self._state.view
+        served = gone = 0
+        if view is not None:
+            if state.is_member:
+                served = view.masks[state.address] & ~blocked
+            for address in state.dead:
+                gone |= view.masks[address]
+            live = sum(1 for address in view.addresses if self._detector.is_up(address))
+            self.member_count = max(1, live)
+        else:
+            self.member_count = 1
+        made_from = self._made_from
+        if made_from[0] is view and made_from[1] == served and made_from[2] == gone:
+            return
+        self._made_from = (view, served, gone)
+        self.served = served
+        for slot in range(SLOT_COUNT):
+            self.routes[slot] = self._route(view, slot, served, gone)
+
+    def _route(self, view: View | None, slot: int, served: int, gone: int) -> str:
+        if served >> slot & 1:
+            return LOCAL
+        if view is None or gone >> slot & 1 or view.primaries[slot] == self._state.address:
+            return UNKNOWN
+        return view.primaries[slot]

@@ -1,0 +1,211 @@
+"""What all parts of the cluster core share: who we are, what we know of each peer, the view, and the way out.
+
+Proof of life is dated by our own clock. Every datagram carries its sender's stamp and echoes the last stamp
+that the sender got from us; so "this peer was alive, and heard us, after our clock showed `echo`" is known
+for certain, however long either datagram was on its way. Leases, suspicions and joins all rest on such
+dates; what merely arrives proves nothing, for it may be old, and its sender may be deaf.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Final
+
+from app.cluster import timing
+from app.cluster.events import Effect, Log, Send
+from app.cluster.view import View
+from app.wire.protocol import SLOT_COUNT
+from proto_gen import cluster_pb2 as pb
+
+SLOTS_BYTES: Final = SLOT_COUNT // 8
+SERVERS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """What a node is told at its start; the same on every node, but for the address.
+
+    `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
+    caught up at once. `bootstrap_patience_s`: see bootstrap.py.
+    """
+
+    address: str
+    servers: tuple[str, ...]  # in the file's order, this node's address among them
+    replicas: int = 3
+    transfer: bool = False
+    bootstrap_patience_s: float = timing.BOOTSTRAP_PATIENCE_S
+
+    def __post_init__(self) -> None:
+        assert self.address in self.servers, f"{self.address} is not among {self.servers}"
+        assert 1 <= len(set(self.servers)) == len(self.servers) <= SERVERS_MAX, self.servers
+        assert 1 <= self.replicas <= 8, self.replicas
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of the process at one address."""
+
+    incarnation: int = 0  # the highest heard of
+    dead: int = 0  # its incarnations up to this one are dead for certain
+    died_at: float = -inf  # when we learned that
+    stamp_us: int = 0  # its latest stamp, to be echoed
+    view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
+    refused_at: float = -inf  # when its machine last said that no process is there
+    heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
+    heard_attention: float = -inf  # the same, by our attention
+    cured_at: float = -inf  # when it was last answered for an old view or incarnation
+
+    def meet(self, incarnation: int) -> None:
+        """A new process at the address."""
+        self.incarnation, self.stamp_us, self.view_key = incarnation, 0, (0, 0, 0)
+        self.heard_at = self.heard_attention = -inf
+
+
+@dataclass(slots=True)
+class NodeState:
+    """See the module."""
+
+    config: ClusterConfig
+    rng: random.Random
+    incarnation: int
+    now: float
+    attention: float = 0.0  # seconds in which this node was awake: see timing.ATTENTION_S
+    view: View | None = None
+    is_member: bool = False
+    installed_at: float = -inf
+    round_trip_s: float = 0.0  # the worst recent one
+    leaving: bool = False
+    dead: set[str] = field(default_factory=set)  # members of the view that are dead for certain
+    # Our word to the coordinator of the view (see leases.py): none but it may replace the view until then.
+    word_until: float = -inf
+    fenced: bool = False  # we have promised a ballot to another than the coordinator: no more words to it
+    known: dict[str, Known] = field(default_factory=dict)
+    effects: list[Effect] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def address(self) -> str:
+        return self.config.address
+
+    @property
+    def epoch(self) -> int:
+        return self.view.epoch if self.view else 0
+
+    @property
+    def view_key(self) -> tuple[int, int, int]:
+        """What names the view we go by; zeros if there is none."""
+        return self.view.key if self.view else (0, 0, 0)
+
+    @property
+    def is_coordinator(self) -> bool:
+        """Whether this node grants the leases of its view."""
+        return self.is_member and self.view is not None and self.view.coordinator == self.address
+
+    def of(self, address: str) -> Known:
+        """What is known of the address."""
+        found = self.known.get(address)
+        if found is None:
+            found = self.known[address] = Known()
+        return found
+
+    def note_dead(self) -> None:
+        """Bring `dead` up to date; called when the view, or what is known of its members, has changed."""
+        members = self.view.members if self.view else ()
+        self.dead = {
+            member.address for member in members if member.incarnation <= self.of(member.address).dead
+        }
+
+    def goes_by_our_view(self, peer: str, message: "pb.ClusterMessage") -> bool:
+        """Whether the sender is a member of the view that we are a member of, and goes by it."""
+        view = self.view
+        return (
+            self.is_member
+            and view is not None
+            and (message.origin, message.epoch, message.mark) == view.key
+            and view.has(peer, message.incarnation)
+        )
+
+    def strangers(self) -> list[str]:
+        """The servers of the file that are not in the view."""
+        members = self.view.incarnations if self.view else {}
+        return [server for server in self.config.servers if server not in members]
+
+    def countable_dead(self) -> set[str]:
+        """The dead members, if the survivors may go on without a majority (agreement.py); else nobody.
+
+        They may only if no one else can have gone on with what the dead had agreed to: since they died, every
+        other server of the file has shown that it knows of no newer view, or that no process is there. That
+        goes for whoever came after them at their addresses, too.
+        """
+        dead = self.dead
+        if not dead or self.view is None:
+            return dead
+        since = max(self.of(address).died_at for address in dead)
+        for server in (*self.strangers(), *dead):
+            known = self.of(server)
+            theirs, ours = known.view_key, self.view.key
+            knows_newer = theirs != ours and theirs[0] == ours[0] and theirs[1] >= ours[1]
+            if known.refused_at < since and (known.heard_at < since or knows_newer):
+                return set()
+        return dead
+
+    def others(self) -> list[str]:
+        """The other members of the view, in order of seniority."""
+        return [address for address in (self.view.addresses if self.view else ()) if address != self.address]
+
+    def coordinator_is_fresh(self) -> bool:
+        """Whether there is recent proof that the view's coordinator lives and hears us."""
+        assert self.view is not None
+        heard_at = max(self.of(self.view.coordinator).heard_at, self.installed_at)
+        return self.now - heard_at <= timing.MANDATE_FRESH_S + 2 * self.round_trip_s
+
+    def _gives_word(self, peer: str) -> bool:
+        view = self.view
+        return (
+            self.is_member
+            and view is not None
+            and peer == view.coordinator
+            and not self.fenced
+            and peer not in self.dead
+            and self.coordinator_is_fresh()
+        )
+
+    def post(self, peer: str, kind: "pb.Kind", **fields: Any) -> None:
+        """Send a message with all that every message tells."""
+        view = self.view
+        known = self.of(peer)
+        mandate = self._gives_word(peer)
+        if mandate:
+            self.word_until = max(self.word_until, self.now + timing.MANDATE_S)
+        message = pb.ClusterMessage(
+            kind=kind,
+            incarnation=self.incarnation,
+            to_incarnation=known.incarnation,
+            stamp_us=round(self.now * 1e6),
+            echo_us=known.stamp_us,
+            origin=view.origin if view else 0,
+            epoch=view.epoch if view else 0,
+            mark=view.mark if view else 0,
+            mandate=mandate,
+            fenced=self.fenced,
+            **fields,
+        )
+        if view and self.is_member:
+            for address in sorted(self.dead):
+                message.deaths.add(address=address, incarnation=view.incarnations[address])
+        self.effects.append(Send(peer, message.SerializeToString()))
+
+    def log(self, text: str, level: str = "info") -> None:
+        """A line for the log."""
+        self.effects.append(Log(level, text))
+
+
+def slots_to_bytes(mask: int) -> bytes:
+    """A mask of slots as it travels."""
+    return mask.to_bytes(SLOTS_BYTES, "little")
+
+
+def slots_from_bytes(packed: bytes) -> int:
+    """The mask of slots in a message; more than 256 bits are cut off."""
+    return int.from_bytes(packed[:SLOTS_BYTES], "little")

@@ -1,0 +1,194 @@
+"""The view: who is a member, and who holds which slot, at one epoch. Immutable; a change makes the next one.
+
+Per slot a view states what is (the primary, and the backups that are in sync with it) and what is wanted
+(the homes: see slots.py). A learner is a node that is wanted and not yet in sync. Keeping both in the view
+makes the next view a function of this one and of what happened since, whichever node computes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from app.cluster.slots import Homes
+from app.wire.protocol import SLOT_COUNT
+from proto_gen import cluster_pb2 as pb
+
+MEMBERS_MAX: Final = 64
+COPIES_MAX: Final = 8  # of a slot, and of nodes named for it in one table
+ADDRESS_MAX_BYTES: Final = 80
+CAUSE_MAX_BYTES: Final = 200
+# The largest view must travel in one datagram, with room for envelope and headers: per slot a primary and two
+# counted lists, per member its address, incarnation and framing.
+assert SLOT_COUNT * (1 + 2 * (1 + COPIES_MAX)) + MEMBERS_MAX * (ADDRESS_MAX_BYTES + 20) + 1000 < 15_000
+
+
+class BadView(ValueError):
+    """A view, from a peer or of our own making, that breaks a rule of views."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One process: an address and the incarnation of the process that holds it."""
+
+    address: str
+    incarnation: int
+    leaving: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """Epoch, members in order of seniority, and the slot tables. `origin` names the cluster's first view."""
+
+    origin: int
+    epoch: int
+    members: tuple[Member, ...]
+    primaries: tuple[str, ...]
+    backups: tuple[tuple[str, ...], ...]  # in sync with the primary
+    homes: Homes
+    cause: str = ""
+    mark: int = 0  # random: tells apart two views of one epoch, should they ever arise
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What names this view and no other."""
+        return (self.origin, self.epoch, self.mark)
+
+    @cached_property
+    def incarnations(self) -> dict[str, int]:
+        """Incarnation by address."""
+        return {member.address: member.incarnation for member in self.members}
+
+    @cached_property
+    def addresses(self) -> tuple[str, ...]:
+        """The members' addresses, in order of seniority."""
+        return tuple(member.address for member in self.members)
+
+    @property
+    def coordinator(self) -> str:
+        """The longest-standing member: it grants this view's leases and proposes the next view."""
+        return self.members[0].address
+
+    def has(self, address: str, incarnation: int) -> bool:
+        """Whether this very process is a member."""
+        return self.incarnations.get(address) == incarnation
+
+    def holders(self, slot: int) -> tuple[str, ...]:
+        """The nodes in sync for the slot, primary first."""
+        return (self.primaries[slot], *self.backups[slot])
+
+    def learners(self, slot: int) -> tuple[str, ...]:
+        """The nodes that are to hold the slot and have not caught up."""
+        holders = self.holders(slot)
+        return tuple(node for node in self.homes[slot] if node not in holders)
+
+    @cached_property
+    def masks(self) -> dict[str, int]:
+        """The slots each member is primary of, as a mask of 256 bits."""
+        masks = dict.fromkeys(self.addresses, 0)
+        for slot, node in enumerate(self.primaries):
+            masks[node] |= 1 << slot
+        return masks
+
+    def is_balanced(self) -> bool:
+        """Whether every slot is where it is wanted, with all its copies in sync."""
+        return all(
+            self.primaries[slot] == home[0] and set(self.backups[slot]) == set(home[1:])
+            for slot, home in enumerate(self.homes)
+        )
+
+    def check(self) -> None:
+        """Raise BadView unless every rule of views holds."""
+        known = set(self.addresses)
+        if not 1 <= len(self.members) <= MEMBERS_MAX or len(known) != len(self.members):
+            raise BadView(f"members: {self.addresses}")
+        if not (self.origin and self.epoch and all(member.incarnation for member in self.members)):
+            raise BadView(f"origin {self.origin}, epoch {self.epoch}, members {self.members}")
+        if not len(self.primaries) == len(self.backups) == len(self.homes) == SLOT_COUNT:
+            raise BadView("a table is not of 256 slots")
+        for slot in range(SLOT_COUNT):
+            for nodes in (self.holders(slot), self.homes[slot]):
+                if (
+                    not 1 <= len(nodes) <= COPIES_MAX + 1
+                    or len(set(nodes)) != len(nodes)
+                    or not known >= set(nodes)
+                ):
+                    raise BadView(f"slot {slot}: {nodes} of {self.addresses}")
+
+    def describe(self) -> str:
+        """One line for the log."""
+        members = " ".join(
+            f"{member.address}={self.masks[member.address].bit_count()}{' leaving' if member.leaving else ''}"
+            for member in self.members
+        )
+        return f"epoch {self.epoch}: {len(self.members)} members [{members}], {self.cause}"
+
+
+def _pack(lists: Sequence[Sequence[str]], place: dict[str, int]) -> bytes:
+    packed = bytearray()
+    for nodes in lists:
+        packed.append(len(nodes))
+        packed.extend(place[node] for node in nodes)
+    return bytes(packed)
+
+
+def _unpack(packed: bytes, addresses: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    lists: list[tuple[str, ...]] = []
+    at = 0
+    try:
+        for _ in range(SLOT_COUNT):
+            end = at + 1 + packed[at]
+            places = packed[at + 1 : end]
+            if packed[at] > COPIES_MAX or len(places) != packed[at]:
+                raise BadView("a slot's list is cut or too long")
+            lists.append(tuple(addresses[place] for place in places))
+            at = end
+    except IndexError:
+        raise BadView("a slot table is cut or names no member") from None
+    if at != len(packed):
+        raise BadView("a slot table has trailing bytes")
+    return tuple(lists)
+
+
+def to_message(view: View) -> pb.View:
+    """The view in its wire form."""
+    place = {address: index for index, address in enumerate(view.addresses)}
+    return pb.View(
+        origin=view.origin,
+        epoch=view.epoch,
+        members=[
+            pb.Member(address=member.address, incarnation=member.incarnation, leaving=member.leaving)
+            for member in view.members
+        ],
+        primaries=bytes(place[node] for node in view.primaries),
+        backups=_pack(view.backups, place),
+        homes=_pack(view.homes, place),
+        cause=view.cause,
+        mark=view.mark,
+    )
+
+
+def from_message(message: pb.View) -> View:
+    """The view that a peer sent, checked; raises BadView."""
+    if len(message.members) > MEMBERS_MAX or len(message.cause.encode()) > CAUSE_MAX_BYTES:
+        raise BadView(f"{len(message.members)} members, cause of {len(message.cause)} characters")
+    if len(message.primaries) != SLOT_COUNT:
+        raise BadView(f"{len(message.primaries)} primaries")
+    members = tuple(Member(member.address, member.incarnation, member.leaving) for member in message.members)
+    addresses = tuple(member.address for member in members)
+    if any(not 1 <= len(address.encode()) <= ADDRESS_MAX_BYTES for address in addresses):
+        raise BadView("an address is empty or too long")
+    if max(message.primaries) >= len(addresses):
+        raise BadView("a primary is no member")
+    view = View(
+        message.origin,
+        message.epoch,
+        members,
+        tuple(addresses[place] for place in message.primaries),
+        _unpack(message.backups, addresses),
+        _unpack(message.homes, addresses),
+        message.cause,
+        message.mark,
+    )
+    view.check()
+    return view

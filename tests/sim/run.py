@@ -1,0 +1,53 @@
+"""One seed from start to end."""
+
+import random
+import time
+from dataclasses import dataclass
+
+from tests.sim.checks import Checks, Violation
+from tests.sim.nemesis import Nemesis, draw_options
+from tests.sim.world import Options, World
+
+CONVERGE_S = 20.0  # virtual seconds without faults within which all must be well
+LEAVE_S = 12.0  # who was asked to leave may still be about to, and to come back
+STABLE_S = 1.0
+
+
+@dataclass
+class Result:
+    seed: int
+    steps: int
+    virtual_s: float
+    epochs: int
+    took_s: float
+
+
+def run_seed(seed: int, options: Options | None = None, faults_s: float | None = None) -> Result:
+    """Run the seed; raises Violation, with the end of the trace in its message."""
+    began = time.perf_counter()
+    rng = random.Random(seed)
+    drawn = draw_options(rng)
+    world = World(seed, options or drawn)
+    checks = Checks(world)
+    faults = faults_s if faults_s is not None else rng.choice((3.0, 8.0, 15.0))
+    nemesis = Nemesis(world, faults)
+    try:
+        nemesis.start_all()
+        world.run(faults)
+        nemesis.make_well()
+        deadline = world.now + CONVERGE_S
+        while missing := checks.is_converged():
+            if world.now >= deadline:
+                raise Violation(f"after {CONVERGE_S} s without faults: {missing}")
+            world.run(world.now + 0.1)
+            if world.now >= faults + LEAVE_S:
+                for host in world.hosts:
+                    world.start(host)
+        epoch = world.processes()[0].core.epoch
+    except Exception as violation:
+        lines = [f"{event[0]:10.6f}  {' '.join(str(part) for part in event[1:])}" for event in world.trace]
+        trace = "\n".join(lines)
+        raise Violation(
+            f"{trace}\nseed {seed} at {world.now:.6f}: {violation!r}\n{world.options}"
+        ) from violation
+    return Result(seed, world.steps, world.now, epoch, time.perf_counter() - began)

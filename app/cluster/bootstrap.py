@@ -57,10 +57,7 @@ class Bootstrap:
             server
             for server in state.config.servers
             if server == state.address
-            or (
-                server in self._newcomers
-                and state.attention - state.of(server).heard_attention < timing.HEARD_S
-            )
+            or (server in self._newcomers and state.attention - state.of(server).heard_attention < timing.HEARD_S)
         ]
 
     def has_quorum(self, answered: Collection[str]) -> bool:

@@ -276,9 +276,7 @@ class Coordinator:
 
     def _chosen(self, view: View) -> None:
         state = self._state
-        audience = dict.fromkeys(
-            [*(state.view.addresses if state.view else state.config.servers), *view.addresses]
-        )
+        audience = dict.fromkeys([*(state.view.addresses if state.view else state.config.servers), *view.addresses])
         self._install(view)
         message = to_message(view)
         for node in audience:

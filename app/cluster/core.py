@@ -228,16 +228,11 @@ class ClusterCore:
 
     def _knock(self) -> None:
         state = self._state
-        if (
-            state.view is not None
-            and state.attention - self._view_heard_attention() > timing.OBSERVED_STALE_S
-        ):
+        if state.view is not None and state.attention - self._view_heard_attention() > timing.OBSERVED_STALE_S:
             self._start_anew(None)
         if state.now - self._hello_at >= timing.HELLO_S:
             self._hello_at = state.now
-            for server in dict.fromkeys(
-                (*state.config.servers, *(state.view.addresses if state.view else ()))
-            ):
+            for server in dict.fromkeys((*state.config.servers, *(state.view.addresses if state.view else ()))):
                 if server != state.address:
                     state.post(server, pb.HELLO)
 
@@ -311,9 +306,7 @@ class ClusterCore:
             )
         if is_member:
             self._detector.set_members(
-                (member.address, member.incarnation)
-                for member in view.members
-                if member.address != state.address
+                (member.address, member.incarnation) for member in view.members if member.address != state.address
             )
             self._lease.enter(retained, was_member and same_coordinator)
             if grantor is not None:
@@ -353,9 +346,7 @@ class ClusterCore:
         # Another cluster's. It must be alive now: it has us in it, or the sender, who has just heard us.
         known = state.of(peer)
         is_fresh = state.attention - known.heard_attention < timing.HEARD_S
-        if not view.has(state.address, state.incarnation) and not (
-            is_fresh and view.has(peer, known.incarnation)
-        ):
+        if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.dropped["unproven view"] += 1
         elif mine is None or outranks(view, mine):
             if state.is_member:

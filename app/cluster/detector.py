@@ -148,9 +148,7 @@ class Detector:
 
     def _vouch(self, requester: str, address: str, stamp: int) -> None:
         watched = self._members[address]
-        self._state.post(
-            requester, pb.VOUCH, target=address, target_incarnation=watched.incarnation, number=stamp
-        )
+        self._state.post(requester, pb.VOUCH, target=address, target_incarnation=watched.incarnation, number=stamp)
 
     def _clear(self, address: str, watched: Watched) -> None:
         if watched.state == FAILED:

@@ -71,9 +71,7 @@ class LeaveRequested:
     """Hand everything over and leave; answered by Left."""
 
 
-Event: TypeAlias = (
-    Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | LeaveRequested
-)
+Event: TypeAlias = Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | LeaveRequested
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,7 @@ class Heartbeat:
             return
         self._asked_at, self._answered = state.now, False
         if view.coordinator not in state.dead:
-            synced = [
-                pb.Synced(address=node, slots=slots_to_bytes(mask)) for node, mask in self._synced.items()
-            ]
+            synced = [pb.Synced(address=node, slots=slots_to_bytes(mask)) for node, mask in self._synced.items()]
             state.post(view.coordinator, pb.ASK, leaving=state.leaving, synced=synced)
 
     def on_grant(self, peer: str, message: pb.ClusterMessage) -> None:

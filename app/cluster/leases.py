@@ -66,9 +66,7 @@ class Grantor:
 
     view: View
     address: str
-    words: dict[str, float] = field(
-        default_factory=dict
-    )  # until when a member's word is usable, by our clock
+    words: dict[str, float] = field(default_factory=dict)  # until when a member's word is usable, by our clock
     granted_until: dict[str, float] = field(default_factory=dict)  # each member's lease is over then
     condemned: set[str] = field(default_factory=set)  # to be replaced by what we propose: no more leases
     acknowledged: set[str] = field(default_factory=set)  # members known to be in this view

@@ -57,9 +57,7 @@ def next_view(view: View, changes: Changes, replicas: int, mark: int = 0) -> Vie
         return None
     present = {member.address for member in members if member.address not in changes.joined}
     # When everyone is leaving there is nobody to hand over to: they stay homes until they exit.
-    staying = [member.address for member in members if not member.leaving] or [
-        member.address for member in members
-    ]
+    staying = [member.address for member in members if not member.leaving] or [member.address for member in members]
     homes = rebalance(view.homes, staying, replicas)
     primaries: list[str] = []
     backups: list[tuple[str, ...]] = []
@@ -111,9 +109,7 @@ def _cause(changes: Changes, joined: Iterable[str]) -> str:
 def holds_nothing(view: View, address: str) -> bool:
     """Whether the node is named for no slot: a leaving one has handed everything over."""
     return not any(
-        address in nodes
-        for slot in range(len(view.primaries))
-        for nodes in (view.holders(slot), view.homes[slot])
+        address in nodes for slot in range(len(view.primaries)) for nodes in (view.holders(slot), view.homes[slot])
     )
 
 

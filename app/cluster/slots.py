@@ -118,9 +118,7 @@ def _backups(
     return [tuple(others) for others in backups]
 
 
-def _shift(
-    nodes: Sequence[str], backs: Mapping[str, int], holds: Mapping[str, int]
-) -> list[tuple[str, str]] | None:
+def _shift(nodes: Sequence[str], backs: Mapping[str, int], holds: Mapping[str, int]) -> list[tuple[str, str]] | None:
     """A path of (giver, taker) pairs that levels the number of backup slots by one, or None if it is level.
 
     Moves of one path do not disturb each other: walked from its end, each taker has just given a slot.

@@ -112,9 +112,7 @@ class NodeState:
     def note_dead(self) -> None:
         """Bring `dead` up to date; called when the view, or what is known of its members, has changed."""
         members = self.view.members if self.view else ()
-        self.dead = {
-            member.address for member in members if member.incarnation <= self.of(member.address).dead
-        }
+        self.dead = {member.address for member in members if member.incarnation <= self.of(member.address).dead}
 
     def goes_by_our_view(self, peer: str, message: "pb.ClusterMessage") -> bool:
         """Whether the sender is a member of the view that we are a member of, and goes by it."""

@@ -55,13 +55,9 @@ HELLO_S: Final = 0.1  # between an outsider's knocks
 HEARD_S: Final = 1.0  # a server counts as present this long after it was heard
 SETTLE_S: Final = 0.2  # from the start to the first view: servers started together meet in it
 DIAL_S: Final = 0.25  # between tries to open a link
-GREET_S: Final = (
-    1.0  # a coordinator greets the servers outside its view this often: split clusters find each other
-)
+GREET_S: Final = 1.0  # a coordinator greets the servers outside its view this often: split clusters find each other
 OBSERVED_STALE_S: Final = 2.0  # an outsider forgets a view none of whose members answers
-FAREWELL_S: Final = (
-    1.0  # a coordinator that leaves waits so long at most for the others to have its last view
-)
+FAREWELL_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
 CURE_S: Final = 0.02  # a peer that is behind gets the view at most this often
 
 BOOTSTRAP_PATIENCE_S: Final = 30.0  # the default: see bootstrap.py

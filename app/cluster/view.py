@@ -108,11 +108,7 @@ class View:
             raise BadView("a table is not of 256 slots")
         for slot in range(SLOT_COUNT):
             for nodes in (self.holders(slot), self.homes[slot]):
-                if (
-                    not 1 <= len(nodes) <= COPIES_MAX + 1
-                    or len(set(nodes)) != len(nodes)
-                    or not known >= set(nodes)
-                ):
+                if not 1 <= len(nodes) <= COPIES_MAX + 1 or len(set(nodes)) != len(nodes) or not known >= set(nodes):
                     raise BadView(f"slot {slot}: {nodes} of {self.addresses}")
 
     def describe(self) -> str:

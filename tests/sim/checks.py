@@ -66,8 +66,7 @@ class Checks:
             known_to = [other.address for other in self._world.processes() if self._knows(other, first)]
             if known_to:
                 raise Violation(
-                    f"two views of epoch {view.epoch}: {view.describe()} / {first.describe()} "
-                    f"(which {known_to} know)"
+                    f"two views of epoch {view.epoch}: {view.describe()} / {first.describe()} (which {known_to} know)"
                 )
             # All who had agreed to it, and all who had it, are dead: nobody can tell that it ever was.
             self.forgotten += 1
@@ -83,9 +82,7 @@ class Checks:
     def _knows(self, process: Process, view: View) -> bool:
         """Whether the process has installed or accepted this view."""
         accepted = process.core._coordinator._acceptor.accepted
-        return view.key in self._installs.get(process, ()) or (
-            accepted is not None and accepted.key == view.key
-        )
+        return view.key in self._installs.get(process, ()) or (accepted is not None and accepted.key == view.key)
 
     def _follows(self, before: View, view: View) -> None:
         """Whoever holds a slot held it before, or was reported in sync; unless no holder is left."""

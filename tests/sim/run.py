@@ -47,7 +47,5 @@ def run_seed(seed: int, options: Options | None = None, faults_s: float | None =
     except Exception as violation:
         lines = [f"{event[0]:10.6f}  {' '.join(str(part) for part in event[1:])}" for event in world.trace]
         trace = "\n".join(lines)
-        raise Violation(
-            f"{trace}\nseed {seed} at {world.now:.6f}: {violation!r}\n{world.options}"
-        ) from violation
+        raise Violation(f"{trace}\nseed {seed} at {world.now:.6f}: {violation!r}\n{world.options}") from violation
     return Result(seed, world.steps, world.now, epoch, time.perf_counter() - began)

@@ -113,9 +113,7 @@ class TestTimes:
 
     @pytest.mark.parametrize("seed", range(6))
     @pytest.mark.parametrize(("hosts", "victim"), [(2, 1), (3, 0), (3, 2), (5, 0), (5, 4), (20, 0), (20, 7)])
-    def test_a_stopped_process_is_out_and_replaced_within_1_s(
-        self, hosts: int, victim: int, seed: int
-    ) -> None:
+    def test_a_stopped_process_is_out_and_replaced_within_1_s(self, hosts: int, victim: int, seed: int) -> None:
         world, _ = cluster(hosts, seed)
         world.run(world.now + seed * 0.017)
         world.pause(world.hosts[victim], 60.0)
@@ -136,9 +134,7 @@ class TestTimes:
         epoch = world.processes()[0].core.epoch
         world.crash(world.hosts[1])
         world.start(world.hosts[1])
-        took = until(
-            world, lambda: world.processes()[0].core.epoch > epoch and not checks.is_converged(), 1.0
-        )
+        took = until(world, lambda: world.processes()[0].core.epoch > epoch and not checks.is_converged(), 1.0)
         assert took < 1.0
 
     def test_leaving_hands_everything_over(self) -> None:
@@ -259,9 +255,7 @@ class TestItBites:
     """Each safeguard is switched off in turn; the simulator must find what that breaks, within 60 seeds."""
 
     def test_leases_that_run_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(
-            Lease, "until", property(lambda self: 1e12, lambda self, value: None), raising=False
-        )
+        monkeypatch.setattr(Lease, "until", property(lambda self: 1e12, lambda self, value: None), raising=False)
         assert finds_a_violation(60)
 
     def test_the_wait_for_a_silent_members_lease(self, monkeypatch: pytest.MonkeyPatch) -> None:

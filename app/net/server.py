@@ -60,7 +60,7 @@ class Front(DatagramServer):
         self._on_exit = on_exit
         self._hub = get_hub()
         self._idle: list[greenlet] = []
-        self._blocked: dict[greenlet, bytes] = {}  # and the sender to answer
+        self._blocked: dict[greenlet, tuple[bytes, bytes]] = {}  # the sender to answer, the datagram
         self._next = 0  # datagram of the batch in hand to be handled next
         self._count = 0  # datagrams in the batch in hand
 
@@ -82,7 +82,9 @@ class Front(DatagramServer):
             worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
             worker.switch()
             if not self._idle or self._idle[-1] is not worker:  # it blocks in the request that it took last
-                self._blocked[worker] = batch.sender(self._next - 1)
+                number = self._next - 1
+                start, end = batch.span(number)
+                self._blocked[worker] = batch.sender(number), bytes(batch.buffer[start:end])
         batch.flush()
         self._counters.send_errors = batch.send_errors
 
@@ -110,7 +112,8 @@ class Front(DatagramServer):
                     return
                 except Exception as error:  # noqa: BLE001 - the boundary: one request fails, the node goes on
                     _faults.exception("request_failed", error)
-                    reply = self._commands.fail(bytes(buffer[start:end]))
+                    blocked = self._blocked.get(me)  # then other datagrams have come into the buffer since
+                    reply = self._commands.fail(bytes(buffer[start:end]) if blocked is None else blocked[1])
                 if self._blocked and me in self._blocked:
                     self._answer(me, number, reply)
                     batch.flush()
@@ -122,13 +125,13 @@ class Front(DatagramServer):
 
     def _answer(self, me: greenlet, number: int, reply: bytes | None) -> None:
         """Lay out the reply to a request that may have blocked, and so outlived its batch."""
-        address = self._blocked.pop(me, None)
+        blocked = self._blocked.pop(me, None)
         if reply is None:
             return
-        if address is None:
+        if blocked is None:
             self.batch.reply(number, reply)
         else:
-            self.batch.send(address, reply)
+            self.batch.send(blocked[0], reply)
 
     def _refuse(self, buffer: bytearray, start: int, end: int) -> bytes | None:
         return self._commands.refuse(bytes(buffer[start:end]), IN_FLIGHT_WAIT_MS)

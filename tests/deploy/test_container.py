@@ -36,9 +36,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *sources, target = copy.split()
         for source in sources:
             if source.endswith("/"):
-                shutil.copytree(
-                    REPOSITORY / source, root / target, ignore=shutil.ignore_patterns("__pycache__")
-                )
+                shutil.copytree(REPOSITORY / source, root / target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 (root / target).mkdir(exist_ok=True)
                 shutil.copy(REPOSITORY / source, root / target)
@@ -131,9 +129,7 @@ def test_compose_leaves_a_node_room_and_time(name: str) -> None:
 def test_the_three_nodes_have_the_names_and_addresses_that_they_are_told() -> None:
     text = (DEPLOY / "compose-3.yaml").read_text()
     told = dict(re.findall(r'^ +- "(kv\d):([0-9.]+)"$', text, re.MULTILINE))
-    given = dict(
-        re.findall(r"^  (kv\d):\n(?:    .*\n)*?        ipv4_address: ([0-9.]+)$", text, re.MULTILINE)
-    )
+    given = dict(re.findall(r"^  (kv\d):\n(?:    .*\n)*?        ipv4_address: ([0-9.]+)$", text, re.MULTILINE))
     entries = servers.parse((DEPLOY / "servers-3.txt").read_bytes(), "servers-3.txt")
     assert told == given
     assert list(told) == [entry.host for entry in entries]

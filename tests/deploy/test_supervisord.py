@@ -101,9 +101,7 @@ class Supervisor:
     def rpc(self) -> Any:
         """A fresh connection: one that supervisord has closed would fail the next call."""
         address = f"unix://{self.here}/run/supervisor.sock"
-        return xmlrpc.client.ServerProxy(
-            "http://localhost", SupervisorTransport(None, None, address)
-        ).supervisor
+        return xmlrpc.client.ServerProxy("http://localhost", SupervisorTransport(None, None, address)).supervisor
 
     def is_up(self) -> bool:
         assert self.process.poll() is None, f"supervisord left: {self.log()}"

@@ -33,6 +33,7 @@ class Counters:
         self.retries_answered = 0  # from the reply memory
         self.acks = 0  # that freed a remembered reply
         self.send_errors = 0  # replies lost to a socket error
+        self.unfenced = 0  # replies not sent because the lease had run out meanwhile
 
     def by_command(self) -> dict[str, int]:
         """Requests answered, by command."""

@@ -153,6 +153,12 @@ class DatagramBatch:
         out.header_quads[slot * _HEADER_QUADS + _NAME_AT] = out.address_pointers[slot]
         self._pending = slot + 1
 
+    def discard(self) -> int:
+        """Forget what is laid out; how many datagrams that were."""
+        count = self._pending
+        self._pending = 0
+        return count
+
     def flush(self) -> None:
         """Send what is laid out. An error costs at most the datagram it came with, and is counted."""
         total = self._pending

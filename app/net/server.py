@@ -37,6 +37,10 @@ _log = logs.logger("front")
 _faults = logs.limited_logger("front")
 
 
+def _always() -> bool:
+    return True
+
+
 class Front(DatagramServer):
     """Serves one bound UDP socket."""
 
@@ -59,6 +63,9 @@ class Front(DatagramServer):
         self._max_in_flight = max_in_flight
         self._on_exit = on_exit
         self._hub = get_hub()
+        # Whether this node may serve its slots; asked before a batch is handled and again before replies are sent.
+        self.open_turn: Callable[[], bool] = _always
+        self.may_serve: Callable[[], bool] = _always
         self._idle: list[greenlet] = []
         self._blocked: dict[greenlet, bytes] = {}  # and the sender to answer
         self._next = 0  # datagram of the batch in hand to be handled next
@@ -73,16 +80,23 @@ class Front(DatagramServer):
         """Requests that are being waited for."""
         return len(self._blocked)
 
+    def sender_in_hand(self) -> bytes:
+        """The address that the datagram being handled came from."""
+        return self.batch.sender(self._next - 1)
+
     def do_read(self) -> None:  # type: ignore[override]
         """Receive a batch, handle it, send its replies. (What gevent would spawn a greenlet for is done here.)"""
         batch = self.batch
         self._next = 0
         self._count = count = batch.receive()
+        serving = self.open_turn()
         while self._next < count:
             worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
             worker.switch()
             if not self._idle or self._idle[-1] is not worker:  # it blocks in the request that it took last
-                self._blocked[worker] = batch.sender(self._next - 1)
+                self._blocked[worker] = self.sender_in_hand()
+        if serving and not self.may_serve():  # stopped or stalled since: others may serve our slots by now
+            self._counters.unfenced += batch.discard()
         batch.flush()
         self._counters.send_errors = batch.send_errors
 

@@ -74,6 +74,7 @@ class ClusterCore:
         self.routes = self._routing.routes
         self.lease_until = -inf
         self.wake_at = now
+        self._want_links()
 
     def _handlers(self) -> dict[int, Handler]:
         return {
@@ -208,6 +209,7 @@ class ClusterCore:
         """We are out; whoever decided so without the others tells them before it goes."""
         state = self._state
         state.view, state.is_member = view, False
+        state.note_dead()
         state.installed_at = state.now
         self._lease.drop()
         self._detector.set_members(())

@@ -29,6 +29,7 @@ FOUND = {
     109: "the newcomer at a dead member's address knew a newer view",
     149: "an outsider that observed the present view was taken to know a newer one",
     5046: "a proposer that had promised another a higher ballot waited for itself",
+    40025: "the dead of the last view were looked for in the one without us",
 }
 
 

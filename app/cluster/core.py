@@ -332,7 +332,7 @@ class ClusterCore:
             known = self._state.of(member.address)
             if member.incarnation > known.incarnation:
                 known.meet(member.incarnation)
-                known.dead = max(known.dead, member.incarnation - 1)
+                known.dead = max(known.dead, member.incarnation - 1)  # not news: no death of this view
         self._state.note_dead()
 
     def _on_view(self, peer: str, message: pb.ClusterMessage) -> None:
@@ -373,7 +373,7 @@ class ClusterCore:
         known = state.of(address)
         if incarnation <= known.dead or address == state.address:
             return
-        known.dead, known.died_at = incarnation, state.now
+        known.dead, known.died_at, known.died_attention = incarnation, state.now, state.attention
         state.note_dead()
         if self._detector.died(address, incarnation):
             state.log(f"{address} is dead")

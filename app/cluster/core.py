@@ -159,11 +159,12 @@ class ClusterCore:
                 self._heartbeat.ask()
             case LinkUp():
                 pass
-        if now >= self.wake_at:
+        is_tick = now >= self.wake_at
+        if is_tick:
             self._tick()
             self.wake_at = now + timing.TICK_S
         if not self._has_left:
-            self._coordinator.run()
+            self._coordinator.run(is_tick)
             self._heartbeat.refresh()
             self._leave_if_alone()
         self.lease_until = self._lease.until if state.is_member else -inf

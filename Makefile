@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: help run test lint proto bench clean setup setup-dev
+.PHONY: help run test sim lint proto bench clean setup setup-dev
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,11 @@ run: $(RUN_READY)  ## start a node: make run [PORT=3331] [SERVERS=servers.txt] [
 
 test: $(DEV_READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+SEEDS ?= 100
+
+sim: $(DEV_READY)  ## simulate clusters under faults: make sim [SEEDS=100] [ARGS="--start 7"]
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) $(ARGS)
 
 lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/
 	$(BIN)/ruff check .

@@ -249,9 +249,7 @@ def finds_a_violation(hint: int, options: Callable[[Options], None] = lambda opt
             run_seed(seed, drawn)
         except Violation as violation:
             # Of safety: neither a crash nor that it does not converge counts.
-            if isinstance(violation.__cause__, Violation) and "without faults" not in str(
-                violation.__cause__
-            ):
+            if isinstance(violation.__cause__, Violation) and "without faults" not in str(violation.__cause__):
                 return True
     return False
 
@@ -260,15 +258,8 @@ class TestItBites:
     """Each safeguard is switched off in turn; the simulator must find what that breaks, within 60 seeds."""
 
     def test_leases_that_run_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-<<<<<<< HEAD
         monkeypatch.setattr(Lease, "until", property(lambda self: 1e12, lambda self, value: None), raising=False)
-        assert finds_a_violation(60)
-=======
-        monkeypatch.setattr(
-            Lease, "until", property(lambda self: 1e12, lambda self, value: None), raising=False
-        )
         assert finds_a_violation(1)
->>>>>>> cluster
 
     def test_the_wait_for_a_silent_members_lease(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Grantor, "is_lapsed", lambda self, node, now: True)
@@ -308,9 +299,7 @@ class TestItBites:
         assert finds_a_violation(22, fast)
 
     @pytest.mark.parametrize("asks", [True, False])
-    def test_asking_everyone_before_survivors_go_on(
-        self, asks: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_asking_everyone_before_survivors_go_on(self, asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         """The first of two goes on alone, takes in a third, and dies; the second, cut off, learns of that."""
         if not asks:
             monkeypatch.setattr(NodeState, "countable_dead", lambda self: self.dead)

@@ -46,7 +46,8 @@ def _measure(command: str, port: int, clients: int, seconds: float, pid: int) ->
     result = json.loads(output)
     latency = result["latency"]["all"]
     return (
-        f"{clients:4} clients: {result['ops_per_s']:8,.0f} ops/s; p50 {latency['p50_ms']:.3f}, p99 {latency['p99_ms']:.3f},"
+        f"{clients:4} clients: {result['ops_per_s']:8,.0f} ops/s;"
+        f" p50 {latency['p50_ms']:.3f}, p99 {latency['p99_ms']:.3f},"
         f" p99.9 {latency['p99.9_ms']:.3f} ms; node's processor time {used / latency['count'] * 1e6:.1f} µs a request"
     )
 

@@ -258,6 +258,9 @@ class Commands:
         return self._answer_unexecuted(data, error_payload(INTERNAL_ERR))
 
     def _answer_unexecuted(self, data: bytes, answer: bytes) -> bytes | None:
+        if len(data) > DATAGRAM_MAX_BYTES:
+            self._drop("oversized")
+            return None
         try:
             msg = parse_msg(data)
             payload = msg.payload

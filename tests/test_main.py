@@ -39,6 +39,7 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
     monkeypatch.setitem(sys.modules, "app.net.node", node)
     monkeypatch.setattr(app.net, "node", node, raising=False)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")  # or main would replace this process, pytest, by a new one
 
 
 def test_the_node_runs_with_the_options_and_its_status_is_the_processs(started_with: list[Options]) -> None:

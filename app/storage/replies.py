@@ -137,8 +137,14 @@ class ReplyMemory:
 
     @property
     def wait_ms(self) -> int:
-        """How long until the older generation expires: the honest wait for a client refused while `full`."""
-        return max(1, round((self.ttl_s - self._age_s) * 1000))
+        """How long until there is room again: the honest wait for a client refused while `full`.
+
+        Until the older generation expires; or, when the newer one fills the memory alone, until that does.
+        """
+        left_s = self.ttl_s - self._age_s
+        if self._newest_bytes + self._newest_bytes // _GROWTH_SHARE >= self.max_bytes:
+            left_s += self.ttl_s
+        return max(1, round(left_s * 1000))
 
     def __len__(self) -> int:
         return self._newest_count + self._oldest_count

@@ -1,0 +1,290 @@
+"""The arena: its books, its limit, and that pages really go back to the system."""
+
+import ctypes
+import math
+import mmap
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, SIZE_CLASSES, Arena
+from tests.parts import MIB, examples
+
+_SYSTEM_PAGE = mmap.PAGESIZE
+
+
+def chunk_size(key_bytes: int, blob_bytes: int) -> int:
+    """The smallest chunk that holds a record, found the slow way."""
+    return min(size for size in SIZE_CLASSES if size >= 1 + key_bytes + blob_bytes)
+
+
+def page_resident(size: int) -> int:
+    """What a page of such chunks can have resident: up to the end of its last chunk."""
+    return math.ceil(PAGE_BYTES // size * size / _SYSTEM_PAGE) * _SYSTEM_PAGE
+
+
+def check_books(arena: Arena, handles: list[int]) -> None:
+    """Recompute every sum from the handles of all records."""
+    pages = {arena.page_of(handle): arena.chunk_size(handle) for handle in handles}
+    chunk_bytes = sum(arena.chunk_size(handle) for handle in handles)
+    assert arena.chunk_bytes == chunk_bytes
+    assert arena.resident_bytes == sum(page_resident(size) for size in pages.values())
+    assert arena.free_chunk_bytes == sum(PAGE_BYTES // size * size for size in pages.values()) - chunk_bytes
+    assert all(arena.in_use(number) for number in pages)
+
+
+def really_resident(arena: Arena) -> int:
+    """Bytes of the arena's mapping that the kernel has in memory."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    length = len(arena._map)
+    vector = (ctypes.c_ubyte * (length // _SYSTEM_PAGE))()
+    anchor = ctypes.c_char.from_buffer(arena._map)
+    result = libc.mincore(ctypes.c_void_p(ctypes.addressof(anchor)), ctypes.c_size_t(length), vector)
+    assert result == 0, ctypes.get_errno()
+    return sum(byte & 1 for byte in vector) * _SYSTEM_PAGE
+
+
+def test_size_classes_waste_little() -> None:
+    assert SIZE_CLASSES[-1] == RECORD_MAX_BYTES
+    for smaller, larger in pairwise(SIZE_CLASSES):
+        assert smaller < larger <= smaller + max(8, smaller // 8 + 8)
+
+
+@pytest.mark.parametrize("total", [1 + 1 + 1, 16, 17, 24, 25, 200, RECORD_MAX_BYTES - 1, RECORD_MAX_BYTES])
+def test_records_of_every_size_read_back_from_the_smallest_chunk_that_holds_them(total: int) -> None:
+    arena = Arena(MIB, MIB)
+    for key_bytes in {1, min(32, total - 2)}:
+        blob = random.Random(total).randbytes(total - 1 - key_bytes)
+        handle = arena.store(b"k" * key_bytes, blob)
+        assert arena.blob(handle) == blob
+        assert arena.chunk_size(handle) == chunk_size(key_bytes, len(blob))
+
+
+@pytest.mark.parametrize("size", [16, 120, 1024, RECORD_MAX_BYTES])
+def test_a_page_is_opened_only_within_the_limit(size: int) -> None:
+    blob = bytes(size - 2)
+    page = page_resident(size)
+    arena = Arena(MIB, page - 1)
+    assert arena.store(b"k", blob) == -1
+    assert arena.resident_bytes == 0
+    arena.limit_bytes = page
+    handles = [arena.store(b"k", blob) for _ in range(PAGE_BYTES // size)]
+    assert min(handles) >= 0
+    assert arena.store(b"k", blob) == -1
+    arena.limit_bytes = 2 * page - 1
+    assert arena.store(b"k", blob) == -1
+    arena.limit_bytes = 2 * page
+    handles.append(arena.store(b"k", blob))
+    assert handles[-1] >= 0
+    check_books(arena, handles)
+
+
+def test_a_limit_lowered_below_what_is_resident_stops_new_pages_only() -> None:
+    arena = Arena(MIB, MIB)
+    handle = arena.store(b"k", bytes(1000))
+    arena.limit_bytes = 0
+    assert arena.store(b"l", bytes(1000)) >= 0  # in the page that is open
+    assert arena.store(b"l", bytes(5000)) == -1
+    assert arena.blob(handle) == bytes(1000)
+
+
+def test_address_space_that_is_used_up_stops_new_pages() -> None:
+    arena = Arena(2 * PAGE_BYTES, MIB)
+    handles = [arena.store(b"k", bytes(10_000)) for _ in range(2 * (PAGE_BYTES // RECORD_MAX_BYTES))]
+    assert min(handles) >= 0
+    assert arena.store(b"k", bytes(10_000)) == -1
+    arena.free(handles.pop())
+    assert arena.store(b"k", bytes(10_000)) >= 0
+
+
+def test_only_a_page_whose_records_find_room_elsewhere_is_relocatable() -> None:
+    arena = Arena(MIB, MIB)
+    in_page = PAGE_BYTES // RECORD_MAX_BYTES
+    handles = [arena.store(b"k", bytes(10_000)) for _ in range(2 * in_page)]
+    assert arena.relocatable_page() is None
+    freed = random.Random(1).sample(handles, in_page - 1)
+    for handle in freed:
+        arena.free(handle)
+    assert arena.relocatable_page() is None  # one record too many
+    arena.free(next(handle for handle in handles if handle not in freed))
+    assert arena.relocatable_page() is not None or arena.resident_bytes == page_resident(RECORD_MAX_BYTES)
+
+
+def test_the_sparsest_page_is_relocated_first() -> None:
+    arena = Arena(MIB, MIB)
+    in_page = PAGE_BYTES // RECORD_MAX_BYTES
+    pages: dict[int, list[int]] = {}
+    for _ in range(4 * in_page):
+        handle = arena.store(b"k", bytes(10_000))
+        pages.setdefault(arena.page_of(handle), []).append(handle)
+    for (number, handles), count in zip(pages.items(), (2, in_page - 1, 3, 1), strict=True):
+        for handle in handles[:count]:
+            arena.free(handle)
+        if count == in_page - 1:
+            sparsest = number
+    assert arena.relocatable_page() == sparsest
+
+
+def test_pages_go_back_to_the_system() -> None:
+    arena = Arena(16 * MIB, 16 * MIB)
+    assert really_resident(arena) == 0
+    handles = [arena.store(b"k", b"\xff" * 9_000) for _ in range(1500)]
+    assert 1500 * 9_000 <= really_resident(arena) <= arena.resident_bytes
+    for handle in handles[::2]:
+        arena.free(handle)
+    assert 1500 * 9_000 <= really_resident(arena) <= arena.resident_bytes  # all pages half used
+    for handle in handles[1::4]:
+        arena.free(handle)
+    assert really_resident(arena) <= arena.resident_bytes
+    for handle in handles[3::4]:
+        arena.free(handle)
+    assert arena.resident_bytes == 0
+    assert really_resident(arena) == 0
+
+
+def test_pages_retired_and_emptied_go_back_to_the_system() -> None:
+    arena = Arena(16 * MIB, 16 * MIB)
+    records = {b"%d" % n: arena.store(b"%d" % n, b"\xff" * 900) for n in range(5000)}
+    for n in range(5000):
+        if n % 5:
+            arena.free(records.pop(b"%d" % n))
+    check_books(arena, list(records.values()))
+    while (number := arena.relocatable_page()) is not None:
+        for key in arena.retire(number):
+            records[key] = arena.move(records[key])
+        arena.give_back(number, 0)
+    check_books(arena, list(records.values()))
+    assert really_resident(arena) <= arena.resident_bytes < 1000 * 1024 + 2 * PAGE_BYTES
+    assert all(arena.blob(handle) == b"\xff" * 900 for handle in records.values())
+
+
+def test_a_page_that_was_given_back_comes_back_clean() -> None:
+    """A stale length byte in a free chunk would be taken for a record when the page is retired."""
+    arena = Arena(PAGE_BYTES, MIB)
+    for size in (100, 3000, 40, 10_000, 16):
+        handles = [arena.store(b"key", b"\xff" * (size - 4)) for _ in range(PAGE_BYTES // size // 2)]
+        for handle in handles[1:]:
+            arena.free(handle)
+        (number,) = {arena.page_of(handle) for handle in handles}
+        assert arena.retire(number) == [b"key"]
+        arena.give_back(number, 1)
+        check_books(arena, [])
+
+
+# Blob sizes that fill pages of every kind within few records.
+blob_sizes = st.sampled_from((1, 5, 800, 801, 2000, 4000, 5000, 9_900, 10_000)) | st.integers(1, RECORD_MAX_BYTES - 40)
+key_sizes = st.integers(1, 32)
+
+
+class ArenaMachine(RuleBasedStateMachine):
+    """Everything its owner may do with an arena of a few pages, against a list of what must be in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arena = Arena(10 * PAGE_BYTES, 6 * PAGE_BYTES)  # a page may count for as little as 52 KiB
+        self.records: dict[bytes, tuple[int, bytes]] = {}  # key: handle, blob
+        self.made = 0
+
+    def fresh(self, key_bytes: int, blob_bytes: int) -> tuple[bytes, bytes]:
+        """A key that is not in use, of about that length, and a blob that no other record has."""
+        self.made += 1
+        key = (b"%d." % self.made).ljust(key_bytes, b"k")
+        return key, random.Random(self.made).randbytes(blob_bytes)
+
+    def some_key(self, data: st.DataObject) -> bytes:
+        return data.draw(st.sampled_from(sorted(self.records)))
+
+    @rule(key_bytes=key_sizes, blob_bytes=blob_sizes, count=st.sampled_from((1, 1, 5, 20)))
+    def store(self, key_bytes: int, blob_bytes: int, count: int) -> None:
+        for _ in range(count):
+            key, blob = self.fresh(key_bytes, blob_bytes)
+            before = self.arena.resident_bytes
+            handle = self.arena.store(key, blob)
+            if handle < 0:
+                assert self.arena.resident_bytes == before
+                size = chunk_size(len(key), len(blob))
+                assert before + page_resident(size) > self.arena.limit_bytes
+                return
+            assert self.arena.resident_bytes in (before, before + page_resident(self.arena.chunk_size(handle)))
+            assert self.arena.resident_bytes <= max(before, self.arena.limit_bytes)
+            self.records[key] = handle, blob
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data(), count=st.sampled_from((1, 5, 20)))
+    def free(self, data: st.DataObject, count: int) -> None:
+        first = sorted(self.records).index(self.some_key(data))
+        for key in sorted(self.records)[first : first + count]:
+            self.arena.free(self.records.pop(key)[0])
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data(), blob_bytes=blob_sizes, loosely=st.booleans())
+    def replace(self, data: st.DataObject, blob_bytes: int, loosely: bool) -> None:
+        key = self.some_key(data)
+        handle, _ = self.records[key]
+        size = self.arena.chunk_size(handle)
+        _, blob = self.fresh(1, blob_bytes)
+        replaced = self.arena.replace(handle, len(key), blob, loosely=loosely)
+        wanted = chunk_size(len(key), blob_bytes)
+        assert (replaced >= 0) == (wanted <= size if loosely else wanted == size)
+        if replaced >= 0:
+            self.records[key] = replaced, blob
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data(), key_bytes=key_sizes, blob_bytes=blob_sizes)
+    def take_over(self, data: st.DataObject, key_bytes: int, blob_bytes: int) -> None:
+        old = self.some_key(data)
+        handle, _ = self.records[old]
+        key, blob = self.fresh(key_bytes, blob_bytes)
+        taken = self.arena.take_over(handle, key, blob)
+        assert (taken >= 0) == (chunk_size(len(key), blob_bytes) == self.arena.chunk_size(handle))
+        if taken >= 0:
+            del self.records[old]
+            self.records[key] = taken, blob
+
+    @rule(pages=st.integers(0, 7), less=st.sampled_from((0, 1)))
+    def set_limit(self, pages: int, less: int) -> None:
+        self.arena.limit_bytes = max(0, pages * PAGE_BYTES - less)
+
+    @rule()
+    def move_together(self) -> None:
+        number = self.arena.relocatable_page()
+        if number is None:
+            return
+        before = self.arena.resident_bytes
+        for key in self.keys_of_retired(number):
+            handle, blob = self.records[key]
+            self.records[key] = self.arena.move(handle), blob
+        self.arena.give_back(number, 0)
+        assert self.arena.resident_bytes < before
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data())
+    def forget_page(self, data: st.DataObject) -> None:
+        number = self.arena.page_of(self.records[self.some_key(data)][0])
+        keys = self.keys_of_retired(number)
+        for key in keys:
+            del self.records[key]
+        self.arena.give_back(number, len(keys))
+        assert not self.arena.in_use(number)
+
+    def keys_of_retired(self, number: int) -> list[bytes]:
+        keys = self.arena.retire(number)
+        there = sorted(key for key, (handle, _) in self.records.items() if self.arena.page_of(handle) == number)
+        assert sorted(keys) == there
+        return keys
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        check_books(self.arena, [handle for handle, _ in self.records.values()])
+
+    @invariant()
+    def every_record_reads_back(self) -> None:
+        for handle, blob in self.records.values():
+            assert self.arena.blob(handle) == blob
+
+
+TestArenaMachine = ArenaMachine.TestCase
+TestArenaMachine.settings = examples(40)

@@ -1,0 +1,263 @@
+"""The governor under a resident size that the test makes up, and the measures it takes of a real process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.storage.arena import PAGE_BYTES, Arena
+from app.storage.memory import (
+    MemoryGovernor,
+    ResidentSize,
+    peak_resident_bytes,
+    replies_max_bytes,
+)
+from app.storage.replies import ReplyMemory
+from app.storage.store import Store, slot_of
+from app.wire.protocol import SLOT_COUNT
+from tests.parts import MIB
+from tests.storage.test_arena import check_books
+from tests.storage.test_store import content, handles
+
+REPOSITORY = Path(__file__).parent.parent.parent
+BOUND = 64 * MIB
+MARGIN = 4 * MIB  # what the governor keeps free below the bound, and the least it leaves the arena
+FLOOR = 4 * MIB
+
+
+class Machine:
+    """A store and its governor in a made-up process, whose heap is as large as the test says."""
+
+    def __init__(self, heap_bytes: int, *, evict: bool = True, bound: int = BOUND) -> None:
+        self.heap_bytes = heap_bytes
+        self.looks = 0
+        self.arena = Arena(bound, bound)
+        self.replies = ReplyMemory(6.0, replies_max_bytes(bound))
+        self.store = Store(self.arena, evict=evict, on_allowance_used=lambda: self.governor.look())
+        self.governor = MemoryGovernor(
+            self.arena, self.store, self.replies, max_bytes=bound, evict=evict, resident_bytes=self.resident
+        )
+        self.governor.look()
+
+    def resident(self) -> int:
+        self.looks += 1
+        return self.heap_bytes + self.arena.resident_bytes
+
+    def put(self, key: bytes, blob: bytes) -> bool:
+        return self.store.put(slot_of(key), key, blob)
+
+    def fill(self, count: int, blob_bytes: int) -> int:
+        return sum(self.put(b"%d" % n, bytes(blob_bytes)) for n in range(count))
+
+
+def test_the_arena_gets_what_heap_and_margin_leave() -> None:
+    machine = Machine(20 * MIB)
+    assert machine.arena.limit_bytes == BOUND - MARGIN - 20 * MIB
+    machine.heap_bytes = 30 * MIB
+    machine.governor.look()
+    assert machine.arena.limit_bytes == BOUND - MARGIN - 30 * MIB
+    assert (machine.governor.heap_bytes, machine.governor.resident_bytes) == (30 * MIB, 30 * MIB)
+
+
+def test_what_the_arena_holds_is_not_taken_for_heap() -> None:
+    machine = Machine(20 * MIB)
+    machine.fill(1000, 9_000)
+    machine.governor.look()
+    assert machine.governor.heap_bytes == 20 * MIB
+    assert machine.governor.resident_bytes == 20 * MIB + machine.arena.resident_bytes
+    assert machine.arena.limit_bytes == BOUND - MARGIN - 20 * MIB
+
+
+def test_arena_pages_not_yet_touched_make_no_negative_heap() -> None:
+    machine = Machine(0)
+    machine.put(b"k", b"v")
+    machine.governor._resident_bytes = lambda: 0
+    machine.governor.look()
+    assert machine.governor.heap_bytes == 0
+    assert machine.arena.limit_bytes == BOUND - MARGIN
+
+
+def test_a_store_that_may_not_evict_reserves_what_replies_may_still_grow_to() -> None:
+    machine = Machine(20 * MIB, evict=False)
+    reserve = replies_max_bytes(BOUND)
+    assert machine.arena.limit_bytes == BOUND - MARGIN - 20 * MIB - reserve
+    for n in range(50_000):
+        machine.replies.add(b"%016d" % n, n, 0, 0)
+    used = machine.replies.used_bytes
+    assert used > MIB
+    machine.heap_bytes += used
+    machine.governor.look()
+    assert machine.arena.limit_bytes == pytest.approx(BOUND - MARGIN - 20 * MIB - reserve, abs=8)
+
+
+def test_the_arena_never_gets_less_than_its_floor() -> None:
+    for evict in (True, False):
+        machine = Machine(BOUND + MIB, evict=evict)
+        assert machine.arena.limit_bytes == FLOOR
+        assert machine.store.heap_full
+        assert machine.put(b"k", bytes(10_000)) is False
+
+
+@pytest.mark.parametrize("evict", [True, False])
+def test_the_heap_is_full_when_it_and_the_replies_would_leave_the_arena_less_than_its_floor(evict: bool) -> None:
+    most = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR
+    assert not Machine(most, evict=evict).store.heap_full
+    assert Machine(most + 1, evict=evict).store.heap_full
+
+
+def test_the_heap_is_not_full_for_good() -> None:
+    machine = Machine(BOUND)
+    machine.heap_bytes = 20 * MIB
+    machine.governor.look()
+    assert not machine.store.heap_full
+    assert machine.put(b"k", b"v")
+
+
+@pytest.mark.parametrize(
+    ("left", "allowance"),
+    [
+        (40 * MIB, MIB),
+        (16 * MIB, MIB),
+        (8 * MIB, MIB // 2),
+        (MIB // 2, 32 * 1024),
+        (0, 32 * 1024),
+        (-MIB, 32 * 1024),
+    ],
+)
+def test_the_allowance_shrinks_with_what_is_left(left: int, allowance: int) -> None:
+    assert Machine(BOUND - MARGIN - left).store.allowance_bytes == allowance
+
+
+def test_a_store_looks_before_it_has_grown_far() -> None:
+    """New entries of 300 bytes of heap each: a look at least every MiB of them."""
+    machine = Machine(20 * MIB)
+    looks = machine.looks
+    machine.fill(30_000, 10)
+    grown = 30_000 * machine.store.entry_heap_bytes
+    assert machine.looks - looks >= grown // MIB
+
+
+def test_the_process_stays_within_its_bound_while_its_heap_grows() -> None:
+    """The heap grows with each entry, as an honest estimate says; sizes change over a full store."""
+    machine = Machine(15 * MIB)
+    base = machine.heap_bytes
+    peak = 0
+    for size in (10_000, 60, 900):
+        for n in range(25_000):
+            assert machine.put(b"%d %d" % (size, n), bytes(size))
+            machine.heap_bytes = max(machine.heap_bytes, base + 300 * len(machine.store))  # it never shrinks
+            peak = max(peak, machine.heap_bytes + machine.arena.resident_bytes)
+            if n % 2000 == 0:
+                machine.governor.look()
+    assert BOUND - 8 * MIB < peak <= BOUND
+    check_books(machine.arena, handles(machine.store))
+
+
+def test_one_look_shrinks_a_bounded_amount_and_asks_to_be_called_again() -> None:
+    machine = Machine(15 * MIB)
+    machine.fill(40_000, 900)
+    machine.heap_bytes += 10 * MIB
+    looks = 0
+    while True:
+        before = len(machine.store)
+        machine.governor.look()
+        looks += 1
+        assert before - len(machine.store) <= 300 + PAGE_BYTES // 900 + 1
+        assert looks < 1000
+        if machine.store.allowance_bytes:
+            break
+    assert looks > 5
+    assert machine.arena.resident_bytes <= machine.arena.limit_bytes
+
+
+def test_calibration_learns_what_an_entry_costs() -> None:
+    machine = Machine(15 * MIB)
+    for n in range(60_000):
+        machine.put(b"%016d" % n, bytes(10))
+    turns = SLOT_COUNT // 6 + 1
+    for _ in range(turns):
+        machine.governor.calibrate()
+    # A key of 16 bytes (49, 64 with its block), a handle (32, 48) and 70 to 180 bytes of hash tables.
+    assert 64 + 48 + 70 <= machine.store.entry_heap_bytes <= 64 + 48 + 190
+
+
+def test_calibration_copies_tables_that_a_crowd_has_left_behind() -> None:
+    machine = Machine(15 * MIB)
+    for n in range(100_000):
+        machine.put(b"%d" % n, b"v")
+    for n in range(95_000):
+        machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
+    before = content(machine.store)
+    for _ in range(SLOT_COUNT // 6 + 1):
+        machine.governor.calibrate()
+    assert machine.governor.rebuilds >= SLOT_COUNT // 2
+    assert content(machine.store) == before
+    rebuilds = machine.governor.rebuilds
+    for _ in range(SLOT_COUNT // 6 + 1):
+        machine.governor.calibrate()
+    assert machine.governor.rebuilds == rebuilds
+
+
+def test_calibrating_an_empty_store_changes_nothing() -> None:
+    machine = Machine(15 * MIB)
+    estimate = machine.store.entry_heap_bytes
+    for _ in range(50):
+        machine.governor.calibrate()
+    assert machine.store.entry_heap_bytes == estimate
+    assert machine.governor.rebuilds == 0
+
+
+def test_trimming_looks_only_when_something_was_freed() -> None:
+    machine = Machine(15 * MIB)
+    looks = machine.looks
+    machine.governor.trim()
+    assert machine.looks == looks
+    machine.put(b"k", b"v")
+    machine.store.reclaim_one()
+    machine.governor.trim()
+    assert machine.looks > looks
+
+
+def test_replies_get_a_share_of_the_bound() -> None:
+    assert replies_max_bytes(128 * MIB) == 18 * MIB
+    assert replies_max_bytes(64 * MIB) == 9 * MIB
+
+
+def test_the_resident_size_is_what_the_kernel_says() -> None:
+    with open("/proc/self/status") as status:
+        told = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+    measured = ResidentSize()()
+    assert abs(measured - told) < 4 * MIB
+    assert peak_resident_bytes() >= measured - 4 * MIB
+
+
+TUNED = """
+import mmap
+from app.storage.memory import ResidentSize, tune_allocators
+tune_allocators()
+tune_allocators()
+resident = ResidentSize()
+before = resident()
+blocks = [bytearray(40_000) for _ in range(500)]  # freed, each goes back at once, whatever lies above it
+keep = bytes(100)
+grown = resident() - before
+del blocks[:]
+left = resident() - before
+with open("/proc/self/status") as status:
+    huge = [line.split()[1] for line in status if line.startswith("THP_enabled")]
+print(grown > 15_000_000, left < 2_000_000, huge in ([], ["0"]))
+"""
+
+
+def test_tuning_the_allocators_takes_effect_and_can_be_repeated() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TUNED],
+        cwd=REPOSITORY,
+        env={"PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("True True True\n", "")

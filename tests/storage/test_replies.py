@@ -1,0 +1,372 @@
+"""Remembered replies: never forgotten early, never confused, never more than they may cost."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from app.storage.replies import ReplyMemory
+from app.wire.protocol import CLIENT_TIMEOUTS_MS
+from tests.parts import MIB, PLENTY, examples
+
+TTL_S = 6.0
+# The longest that a call of `advance` believes in, and so how far past its time a generation may live.
+STEP_S = 0.25
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+def replies_of(max_bytes: int = PLENTY, ttl_s: float = TTL_S) -> ReplyMemory:
+    replies = ReplyMemory(ttl_s, max_bytes)
+    replies.advance(1000.0)
+    return replies
+
+
+class Clock:
+    """Moves a reply memory through time, as a live node does."""
+
+    def __init__(self, replies: ReplyMemory, now: float = 1000.0) -> None:
+        self.replies = replies
+        self.now = now
+
+    def pass_s(self, seconds: float, step_s: float = 0.1) -> None:
+        end = self.now + seconds
+        while self.now < end - 1e-9:
+            self.now = min(end, self.now + step_s)
+            self.replies.advance(self.now)
+
+
+def add(replies: ReplyMemory, message_id: bytes, code: int = 0, slot: int = 5) -> None:
+    replies.add(message_id, crc32(message_id), slot, code)
+
+
+def code_of(replies: ReplyMemory, message_id: bytes) -> int | None:
+    return replies.get(message_id, crc32(message_id))
+
+
+def fill(replies: ReplyMemory, id_bytes: int = 16, seed: int = 1) -> list[bytes]:
+    """Add until it is full."""
+    rng = random.Random(seed)
+    added = []
+    while not replies.full:
+        added.append(rng.randbytes(id_bytes))
+        add(replies, added[-1])
+    return added
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64])
+def test_a_reply_is_remembered_under_ids_of_every_length(length: int) -> None:
+    replies = replies_of()
+    message_id = bytes(range(length))
+    assert code_of(replies, message_id) is None
+    add(replies, message_id, code=7, slot=255)
+    assert code_of(replies, message_id) == 7
+    assert code_of(replies, message_id[:-1]) is None
+    assert code_of(replies, message_id + b"x") is None
+    assert list(replies.records()) == [(message_id, 255, 7)]
+    assert len(replies) == 1
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 0.1, 3.0, 5.8, 5.9, 6.0])
+def test_a_reply_lives_for_the_ttl_whenever_it_came(offset_s: float) -> None:
+    replies = replies_of()
+    clock = Clock(replies)
+    clock.pass_s(offset_s)
+    add(replies, b"m", code=1)
+    clock.pass_s(TTL_S - 0.01)
+    assert code_of(replies, b"m") == 1
+    clock.pass_s(TTL_S + 2 * STEP_S)
+    assert code_of(replies, b"m") is None
+    assert len(replies) == 0
+
+
+def test_a_reply_outlives_the_clients_last_try() -> None:
+    assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 < TTL_S
+
+
+def test_time_that_passes_while_stopped_does_not_age() -> None:
+    replies = replies_of()
+    add(replies, b"m")
+    for hour in range(1, 20):
+        replies.advance(1000.0 + 3600 * hour)
+        assert code_of(replies, b"m") == 0
+
+
+def test_a_clock_that_goes_back_does_not_age() -> None:
+    replies = replies_of()
+    add(replies, b"m")
+    for n in range(200):
+        replies.advance(1000.0 - n)
+    assert code_of(replies, b"m") == 0
+
+
+def test_what_has_expired_is_freed_step_by_step() -> None:
+    replies = replies_of()
+    clock = Clock(replies)
+    for n in range(20_000):
+        add(replies, b"%d" % n)
+    clock.pass_s(2 * (TTL_S + STEP_S))
+    assert len(replies) == 0
+    assert replies.used_bytes == 0
+    clock.pass_s(TTL_S - 1)
+    assert replies._expired == []
+
+
+@pytest.mark.parametrize("id_bytes", [1, 16, 64])
+def test_full_comes_at_the_bound_and_not_before(id_bytes: int) -> None:
+    replies = replies_of(max_bytes=200_000)
+    if id_bytes == 1:
+        for n in range(256):
+            add(replies, bytes([n]))
+        assert not replies.full
+        return
+    added = fill(replies, id_bytes)
+    assert 200_000 <= replies.used_bytes < 200_000 + 2 * 4096
+    assert all(code_of(replies, message_id) == 0 for message_id in added)
+
+
+def test_full_ends_when_the_older_generation_expires() -> None:
+    replies = replies_of(max_bytes=200_000)
+    clock = Clock(replies)
+    rng = random.Random(2)
+    while replies.used_bytes < 150_000:
+        add(replies, rng.randbytes(16))
+    clock.pass_s(TTL_S)
+    fill(replies)
+    assert replies.full
+    assert TTL_S * 1000 - 1 <= replies.wait_ms <= TTL_S * 1000
+    clock.pass_s(2.0)
+    assert TTL_S * 1000 - 2001 <= replies.wait_ms <= TTL_S * 1000 - 1999
+    clock.pass_s(replies.wait_ms / 1000 - 0.2)
+    assert replies.full
+    clock.pass_s(0.3)
+    assert not replies.full
+
+
+@pytest.mark.parametrize("age_s", [0.0, 1.0, 5.5])
+def test_the_wait_is_honest_when_one_generation_fills_the_memory(age_s: float) -> None:
+    """After the wait there is room: not when the generation ends, but when it is forgotten."""
+    replies = replies_of(max_bytes=200_000)
+    clock = Clock(replies)
+    clock.pass_s(age_s)
+    fill(replies)
+    wait_s = replies.wait_ms / 1000
+    clock.pass_s(wait_s - 0.2)
+    assert replies.full
+    clock.pass_s(0.3)
+    assert not replies.full
+
+
+def test_the_wait_is_at_least_a_millisecond() -> None:
+    replies = replies_of()
+    replies._age_s = TTL_S
+    assert replies.wait_ms >= 1
+
+
+def test_acks_make_room() -> None:
+    replies = replies_of(max_bytes=200_000)
+    added = fill(replies)
+    before = len(replies)
+    for message_id in added[: before // 2]:
+        assert replies.forget(message_id, crc32(message_id))
+        assert not replies.forget(message_id, crc32(message_id))
+    assert not replies.full
+    assert len(replies) == before - before // 2
+    assert [code_of(replies, message_id) for message_id in added] == [None] * (before // 2) + [0] * (
+        before - before // 2
+    )
+
+
+def test_an_ack_reaches_the_older_generation() -> None:
+    replies = replies_of()
+    add(replies, b"older")
+    Clock(replies).pass_s(TTL_S)
+    add(replies, b"newer")
+    assert replies.forget(b"older", crc32(b"older"))
+    assert list(replies.records()) == [(b"newer", 5, 0)]
+    assert len(replies) == 1
+
+
+def test_records_come_oldest_generation_first() -> None:
+    replies = replies_of()
+    add(replies, b"a", 1)
+    Clock(replies).pass_s(TTL_S)
+    add(replies, b"b", 2, slot=0)
+    assert list(replies.records()) == [(b"a", 5, 1), (b"b", 0, 2)]
+
+
+# --- lookalikes: everything in one bucket, from few byte values ------------------------------------------------------
+
+BUCKET = 77
+few_bytes = st.lists(st.sampled_from((0, 1, 2, 3, 4)), min_size=1, max_size=6).map(bytes)
+
+
+@examples(300)
+@given(st.dictionaries(few_bytes, st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12), st.data())
+def test_an_id_inside_the_bytes_of_others_is_not_taken_for_a_reply(
+    known: dict[bytes, tuple[int, int]], data: st.DataObject
+) -> None:
+    replies = replies_of()
+    laid_out = b""
+    for message_id, (slot, code) in known.items():
+        replies.add(message_id, BUCKET, slot, code)
+        laid_out += bytes([len(message_id)]) + message_id + bytes([slot, code])
+    lookalikes = {laid_out[start : start + length] for start in range(len(laid_out)) for length in range(1, 9)} - {b""}
+    for lookalike in lookalikes:
+        assert replies.get(lookalike, BUCKET) == known.get(lookalike, (None, None))[1]
+    forgotten = data.draw(st.sets(st.sampled_from(sorted(lookalikes)))) if lookalikes else set()
+    for message_id in sorted(forgotten):
+        assert replies.forget(message_id, BUCKET) == (known.pop(message_id, None) is not None)
+    assert sorted(replies.records()) == sorted((message_id, *rest) for message_id, rest in known.items())
+    assert len(replies) == len(known)
+
+
+# --- everything at once -------------------------------------------------------------------------------------------
+
+
+class RepliesMachine(RuleBasedStateMachine):
+    """A reply memory against a list of what was added when; all ids share eight buckets."""
+
+    max_bytes = PLENTY
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replies = ReplyMemory(TTL_S, self.max_bytes)
+        self.now = 0.0
+        self.age = 0.0  # time that has passed for a node that was alive
+        self.replies.advance(self.now)
+        self.model: dict[bytes, tuple[float, int]] = {}  # when added, code
+
+    def bucket(self, message_id: bytes) -> int:
+        return message_id[-1] % 8
+
+    @rule(message_id=few_bytes, code=st.integers(0, 7), slot=st.integers(0, 255))
+    def add(self, message_id: bytes, code: int, slot: int) -> None:
+        if not self.replies.full and self.replies.get(message_id, self.bucket(message_id)) is None:
+            self.replies.add(message_id, self.bucket(message_id), slot, code)
+            self.model[message_id] = self.age, code
+
+    @rule(count=st.integers(1, 40))
+    def add_many(self, count: int) -> None:
+        for n in range(count):
+            message_id = b"%d.%d" % (len(self.model), n)
+            if not self.replies.full and message_id not in self.model:
+                self.replies.add(message_id, self.bucket(message_id), n, n % 8)
+                self.model[message_id] = self.age, n % 8
+
+    @rule(seconds=st.sampled_from((0.0, 0.05, 0.1, 0.25)), times=st.sampled_from((1, 5, 30)))
+    def live(self, seconds: float, times: int) -> None:
+        for _ in range(times):
+            self.now += seconds
+            self.age += seconds
+            self.replies.advance(self.now)
+
+    @rule(seconds=st.sampled_from((1.0, 60.0, 1e6)))
+    def stop(self, seconds: float) -> None:
+        """The process stands still; when it goes on, a step may be counted, no more."""
+        self.now += seconds
+        self.age += STEP_S
+        self.replies.advance(self.now)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        message_id = data.draw(st.sampled_from(sorted(self.model)))
+        there = self.replies.get(message_id, self.bucket(message_id)) is not None
+        assert self.replies.forget(message_id, self.bucket(message_id)) == there
+        del self.model[message_id]
+
+    @invariant()
+    def nothing_is_forgotten_early_nor_kept_forever(self) -> None:
+        records = {message_id: code for message_id, _, code in self.replies.records()}
+        for message_id, (added, code) in list(self.model.items()):
+            age = self.age - added
+            remembered = self.replies.get(message_id, self.bucket(message_id))
+            assert remembered == records.get(message_id)
+            assert remembered in (None, code)
+            if remembered is None:
+                assert age > TTL_S - 1e-6
+                del self.model[message_id]
+            else:
+                assert age < 2 * (TTL_S + STEP_S) + 1e-6
+        assert set(records) == set(self.model)
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        records = list(self.replies.records())
+        assert len(self.replies) == len(records)
+        least = sum(len(message_id) + 3 for message_id, _, _ in records)
+        assert least <= self.replies.used_bytes < (least + 16 * 64) * 9 // 8 + 1
+
+    @invariant()
+    def full_says_whether_there_is_room(self) -> None:
+        assert self.replies.used_bytes < self.max_bytes + 5000
+        if self.replies.full:
+            assert self.replies.used_bytes >= self.max_bytes
+
+
+class SmallRepliesMachine(RepliesMachine):
+    max_bytes = 3000
+
+
+TestRepliesMachine = RepliesMachine.TestCase
+TestRepliesMachine.settings = examples(25)
+TestSmallRepliesMachine = SmallRepliesMachine.TestCase
+TestSmallRepliesMachine.settings = examples(25)
+
+
+# --- what they cost --------------------------------------------------------------------------------------------------
+
+MEASURE = """
+import os, sys
+from zlib import crc32
+from app.storage.memory import ResidentSize, tune_allocators
+from app.storage.replies import ReplyMemory
+tune_allocators()
+resident = ResidentSize()
+count, id_bytes = int(sys.argv[1]), int(sys.argv[2])
+replies = ReplyMemory(6.0, 1 << 40)
+replies.advance(0.0)
+ids = os.urandom(id_bytes)
+before = resident()
+for n in range(count):
+    if n == count // 2:
+        for step in range(1, 62):
+            replies.advance(step / 10)
+    message_id = n.to_bytes(4, "big") + ids[4:]
+    replies.add(message_id, crc32(message_id), n & 0xFF, 0)
+assert len(replies) == count
+print((resident() - before) / count, replies.used_bytes / count)
+"""
+
+
+@pytest.mark.parametrize("allocator", ["malloc", "default"])
+@pytest.mark.parametrize(("id_bytes", "at_most"), [(16, 80), (64, 130)])
+def test_a_reply_costs_at_most_80_bytes_and_what_is_counted(allocator: str, id_bytes: int, at_most: int) -> None:
+    """Two generations of 150,000, in a process of its own, by its resident size."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, "300000", str(id_bytes)],
+        cwd=REPOSITORY,
+        env={"PYTHONMALLOC": allocator},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    resident_bytes, counted_bytes = map(float, done.stdout.split())
+    assert resident_bytes <= at_most
+    if allocator == "malloc":  # what a node runs on
+        assert resident_bytes <= 1.3 * counted_bytes
+
+
+def test_the_memory_of_replies_holds_50_000_writes_a_second() -> None:
+    """For their 6 s, in 24 MiB; the id is the usual 16 bytes."""
+    replies = replies_of(max_bytes=24 * MIB)
+    for n in range(300_000):
+        add(replies, n.to_bytes(16, "big"))
+    assert not replies.full

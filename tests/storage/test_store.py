@@ -1,0 +1,486 @@
+"""The store against a dictionary: what it may forget, and what never."""
+
+import random
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import pytest
+from cachetools import Cache
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
+from app.storage.store import Store, slot_of
+from app.wire.protocol import SLOT_COUNT
+from tests.parts import MIB, examples, make_store
+from tests.storage.test_arena import check_books
+
+IN_PAGE = PAGE_BYTES // RECORD_MAX_BYTES  # chunks of the largest size in a page
+
+
+def keys_of(slot: int) -> Iterator[bytes]:
+    """Keys of one slot, without end."""
+    n = 0
+    while True:
+        key = b"%d" % n
+        if slot_of(key) == slot:
+            yield key
+        n += 1
+
+
+def some_keys(slot: int, count: int) -> list[bytes]:
+    keys = keys_of(slot)
+    return [next(keys) for _ in range(count)]
+
+
+def store_of(pages: int, *, evict: bool = True) -> Store:
+    return make_store(Arena(64 * MIB, pages * PAGE_BYTES), evict=evict)
+
+
+def arena_of(store: Store) -> Arena:
+    return store._arena
+
+
+def put(store: Store, key: bytes, blob: bytes) -> bool:
+    return store.put(slot_of(key), key, blob)
+
+
+def get(store: Store, key: bytes) -> bytes | None:
+    return store.get(slot_of(key), key)
+
+
+def content(store: Store) -> dict[bytes, bytes]:
+    return {key: blob for number in range(SLOT_COUNT) for key, blob in store.items(number)}
+
+
+def handles(store: Store) -> list[int]:
+    """Of every record, those of wiped slots included; the order of use is left alone."""
+    slots = [store.slot(number) for number in range(SLOT_COUNT)] + store._doomed
+    return [Cache.__getitem__(slot, key) for slot in slots for key in slot]
+
+
+def fill(store: Store, blob_bytes: int, most: int = 100_000, start: int = 0) -> list[bytes]:
+    """Put until the store refuses or has evicted; the keys that are in it then."""
+    for n in range(start, start + most):
+        if not put(store, b"fill %05d" % n, bytes([n % 251]) * blob_bytes) or store.evictions:
+            break
+    return sorted(content(store))
+
+
+def test_a_slot_is_the_low_byte_of_the_keys_crc() -> None:
+    assert slot_of(b"123456789") == 0xCBF43926 & 0xFF
+
+
+def test_get_put_remove() -> None:
+    store = store_of(4)
+    assert get(store, b"k") is None
+    assert put(store, b"k", b"one")
+    assert get(store, b"k") == b"one"
+    assert put(store, b"k", b"another")
+    assert get(store, b"k") == b"another"
+    assert len(store) == 1
+    assert store.remove(slot_of(b"k"), b"k")
+    assert not store.remove(slot_of(b"k"), b"k")
+    assert get(store, b"k") is None
+    assert len(store) == 0
+
+
+# --- order --------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_recently_used_of_a_slot_goes_first() -> None:
+    store = store_of(1)
+    keys = some_keys(7, IN_PAGE + 3)
+    for key in keys[:IN_PAGE]:
+        assert put(store, key, bytes(10_000))
+    assert get(store, keys[0]) is not None  # used
+    assert put(store, keys[1], b"\x01" * 10_000)  # overwritten: used
+    gone = []
+    for key in keys[IN_PAGE:]:
+        assert put(store, key, bytes(10_000))
+        gone += [old for old in keys if old not in content(store) and old not in gone and old in keys[:IN_PAGE]]
+    assert gone == keys[2:5]
+    assert store.evictions == 3
+
+
+@examples(60)
+@given(
+    st.lists(st.tuples(st.sampled_from("pgr"), st.integers(0, IN_PAGE + 3)), min_size=10, max_size=60),
+    st.integers(1, 2),
+)
+def test_one_slot_with_one_size_is_an_lru_exactly(steps: list[tuple[str, int]], pages: int) -> None:
+    store = store_of(pages)
+    keys = some_keys(200, IN_PAGE + 4)
+    model: OrderedDict[bytes, bytes] = OrderedDict()
+    for n, (step, index) in enumerate(steps):
+        key = keys[index]
+        if step == "p":
+            blob = bytes([n]) * 9_900
+            assert put(store, key, blob)
+            model[key] = blob
+            model.move_to_end(key)
+            if len(model) > pages * IN_PAGE:
+                model.popitem(last=False)
+        elif step == "g":
+            assert get(store, key) == model.get(key)
+            if key in model:
+                model.move_to_end(key)
+        else:
+            assert store.remove(200, key) == (model.pop(key, None) is not None)
+        assert content(store) == model
+
+
+def test_listing_a_slot_leaves_the_order_of_use_alone() -> None:
+    store = store_of(1)
+    keys = some_keys(3, IN_PAGE + 1)
+    for key in keys[:IN_PAGE]:
+        put(store, key, bytes(10_000))
+    assert len(list(store.items(3))) == IN_PAGE
+    put(store, keys[IN_PAGE], bytes(10_000))
+    assert keys[0] not in content(store)
+
+
+def test_rebuilding_a_slot_keeps_entries_and_order() -> None:
+    store = store_of(1)
+    keys = some_keys(9, IN_PAGE + 2)
+    for key in keys[:IN_PAGE]:
+        put(store, key, key * 1000 + bytes(10_000 - 1000 * len(key)))
+    get(store, keys[0])
+    before = content(store)
+    store.rebuild(9)
+    assert content(store) == before
+    assert len(store) == IN_PAGE
+    put(store, keys[IN_PAGE], bytes(10_000))
+    put(store, keys[IN_PAGE + 1], bytes(10_000))
+    assert set(before) - set(content(store)) == {keys[1], keys[2]}
+    check_books(arena_of(store), handles(store))
+
+
+def test_evictions_are_spread_over_slots() -> None:
+    """With keys spread evenly, what has gone is close to what one LRU over all would have chosen."""
+    store = store_of(40)
+    rng = random.Random(5)
+    keys = [rng.randbytes(16) for _ in range(8000)]
+    for key in keys:
+        assert put(store, key, bytes(1000))
+    kept = set(content(store))
+    held = len(kept)
+    assert held * 1000 > 40 * PAGE_BYTES * 0.85
+    assert len(kept & set(keys[-held:])) > 0.8 * held
+    assert len(kept & set(keys[-held // 2 :])) > 0.95 * held // 2
+
+
+# --- eviction and sizes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [60, 900, 3000, 9_990])
+@pytest.mark.parametrize("after", [60, 900, 3000, 9_990])
+def test_any_size_flows_over_any_other(before: int, after: int) -> None:
+    store = store_of(48)
+    arena = arena_of(store)
+    fill(store, before)
+    count = 2 * arena.limit_bytes // after
+    for n in range(count):
+        key = b"after %d" % n
+        assert put(store, key, n.to_bytes(4, "big") * (after // 4)), n
+        assert arena.resident_bytes <= arena.limit_bytes
+        assert get(store, key) is not None
+    for key, blob in content(store).items():
+        if key.startswith(b"after"):
+            assert blob == int(key[6:]).to_bytes(4, "big") * (after // 4)
+        else:
+            assert len(blob) == before
+    check_books(arena, handles(store))
+    assert arena.chunk_bytes > 0.8 * arena.limit_bytes
+
+
+def test_a_full_heap_makes_every_new_entry_take_anothers_place() -> None:
+    store = store_of(8)
+    for n in range(100):
+        assert put(store, b"%d" % n, bytes(100))
+    store.heap_full = True
+    for n in range(100, 300):
+        assert put(store, b"%d" % n, bytes(100))
+        assert len(store) == 100
+        assert get(store, b"%d" % n) == bytes(100)
+    assert store.evictions == 200
+    assert put(store, b"299", bytes(500))  # an overwrite takes nobody's
+    assert len(store) == 100
+    check_books(arena_of(store), handles(store))
+
+
+def test_a_full_heap_and_nothing_to_replace_is_no_room() -> None:
+    store = store_of(8)
+    store.heap_full = True
+    assert not put(store, b"k", b"v")
+    assert len(store) == 0
+    assert content(store) == {}
+
+
+def test_every_entry_is_charged_to_the_allowance_and_the_governor_asked_when_it_is_used_up() -> None:
+    asked = []
+    arena = Arena(MIB, MIB)
+
+    def look() -> None:
+        asked.append(len(store))
+        store.allowance_bytes = 1000
+
+    store = Store(arena, evict=True, on_allowance_used=look)
+    store.entry_heap_bytes = 250
+    for n in range(12):
+        put(store, b"%d" % n, b"v")
+        put(store, b"%d" % n, b"w")  # an overwrite costs no heap
+    assert asked == [0, 5, 10]
+
+
+def test_shrinking_brings_the_arena_within_a_lowered_limit_in_bounded_steps() -> None:
+    store = store_of(64)
+    arena = arena_of(store)
+    fill(store, 300)
+    arena.limit_bytes = 20 * PAGE_BYTES
+    steps = 0
+    while not store.shrink(300):
+        steps += 1
+        before = len(store)
+        assert steps < 1000
+    assert steps > 5
+    assert before - len(store) < 300 + PAGE_BYTES // 300
+    assert arena.resident_bytes <= arena.limit_bytes
+    assert len(store) * 300 > 0.7 * arena.limit_bytes
+    check_books(arena, handles(store))
+
+
+# --- noeviction ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blob_bytes", [30, 900, 8000])
+def test_a_full_store_that_may_not_evict_refuses_and_changes_nothing(blob_bytes: int) -> None:
+    store = store_of(8, evict=False)
+    keys = fill(store, blob_bytes)
+    before = content(store)
+    for size in (blob_bytes, 10_000):
+        assert not put(store, b"one more..", bytes(size))
+        assert content(store) == before
+    assert not put(store, keys[0], bytes(10_000))
+    assert content(store) == before
+    assert store.evictions == 0
+    assert len(store) == len(before) == len(keys)
+    check_books(arena_of(store), handles(store))
+
+
+@pytest.mark.parametrize("smaller", [1, 8, 500, 899, 900])
+def test_an_overwrite_by_something_smaller_works_on_a_full_store(smaller: int) -> None:
+    store = store_of(8, evict=False)
+    keys = fill(store, 900)
+    for key in keys:
+        assert put(store, key, b"s" * smaller)
+    assert content(store) == dict.fromkeys(keys, b"s" * smaller)
+    check_books(arena_of(store), handles(store))
+
+
+def test_a_removal_makes_room_for_another_of_its_size() -> None:
+    store = store_of(8, evict=False)
+    keys = fill(store, 900)
+    assert not put(store, b"fill again", bytes(900))
+    assert store.remove(slot_of(keys[5]), keys[5])
+    assert put(store, b"fill again", bytes(900))
+
+
+def test_a_full_heap_refuses_new_keys_but_not_overwrites() -> None:
+    store = store_of(8, evict=False)
+    put(store, b"k", b"one")
+    store.heap_full = True
+    assert not put(store, b"l", b"v")
+    assert put(store, b"k", bytes(5000))
+    assert content(store) == {b"k": bytes(5000)}
+
+
+# --- wipe ---------------------------------------------------------------------------------------------------------
+
+
+def test_wiped_slots_are_empty_at_once_and_others_untouched() -> None:
+    store = store_of(30)
+    keys = [b"%d" % n for n in range(3000)]
+    for key in keys:
+        put(store, key, key)
+    store.wipe(range(0, SLOT_COUNT, 2))
+    left = {key: key for key in keys if slot_of(key) % 2}
+    assert content(store) == left
+    assert len(store) == len(left)
+    assert all(get(store, key) == left.get(key) for key in keys)
+    check_books(arena_of(store), handles(store))
+    while store.drain_wiped():
+        pass
+    assert content(store) == left
+    check_books(arena_of(store), handles(store))
+    assert len(handles(store)) == len(left)
+    assert store.evictions == 0
+
+
+def test_a_wiped_store_gives_all_its_memory_back() -> None:
+    store = store_of(30)
+    fill(store, 200, most=3000)
+    store.wipe(range(SLOT_COUNT))
+    assert len(store) == 0
+    while store.drain_wiped():
+        pass
+    assert arena_of(store).resident_bytes == 0
+    assert not store.drain_wiped()
+
+
+@pytest.mark.parametrize("evict", [True, False])
+@pytest.mark.parametrize("before", [60, 900, 10_000])
+@pytest.mark.parametrize("after", [60, 900, 10_000])
+def test_a_wiped_store_takes_any_size(before: int, after: int, evict: bool) -> None:
+    """Full of one size, wiped, filled with another: not one write is refused, nor anything evicted."""
+    store = store_of(128, evict=evict)
+    arena = arena_of(store)
+    fill(store, before)
+    evictions = store.evictions
+    store.wipe(range(SLOT_COUNT))
+    expected = {}
+    for n in range(min(5000, int(0.8 * arena.limit_bytes) // (after + 40))):
+        key = b"after %d" % n
+        assert put(store, key, bytes([n % 256]) * after), f"write {n} after the wipe"
+        expected[key] = bytes([n % 256]) * after
+        assert arena.resident_bytes <= arena.limit_bytes
+    assert content(store) == expected
+    assert store.evictions == evictions
+    check_books(arena, handles(store))
+
+
+# --- everything at once -------------------------------------------------------------------------------------------
+
+few_keys = [b"%d" % n for n in range(24)] + some_keys(17, 12)
+blob_sizes = st.sampled_from((4, 60, 900, 901, 2000, 5000, 9_990, 10_000)) | st.integers(1, 10_014)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store of a few pages against a dictionary."""
+
+    evict = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = store_of(5, evict=self.evict)
+        self.arena = arena_of(self.store)
+        self.model: dict[bytes, bytes] = {}
+        self.evictions = 0
+        self.made = 0
+
+    def blob(self, size: int) -> bytes:
+        self.made += 1
+        return random.Random(self.made).randbytes(size)
+
+    def see_what_was_evicted(self, own_key: bytes | None = None) -> None:
+        """What is missing now must have been evicted in this step, and be counted."""
+        there = content(self.store)
+        missing = {key for key in self.model if key not in there}
+        counted = self.store.evictions - self.evictions
+        self.evictions = self.store.evictions
+        # An overwrite may evict its own key and store it anew.
+        assert len(missing) <= counted <= len(missing) + (own_key in there)
+        for key in missing:
+            del self.model[key]
+
+    def put_one(self, key: bytes, size: int) -> bool:
+        blob = self.blob(size)
+        before = self.arena.resident_bytes
+        stored = put(self.store, key, blob)
+        assert self.arena.resident_bytes <= max(before, self.arena.limit_bytes)
+        if stored:
+            self.model[key] = blob
+            assert get(self.store, key) == blob
+        self.see_what_was_evicted(key)
+        return stored
+
+    @initialize(size=st.sampled_from((60, 900, 5000, 9_990)), count=st.integers(0, 60))
+    def fill(self, size: int, count: int) -> None:
+        for n in range(count):
+            self.put_one(b"fill %d" % n, size)
+
+    @rule(key=st.sampled_from(few_keys), size=blob_sizes)
+    def put(self, key: bytes, size: int) -> None:
+        known = key in self.model
+        before = dict(self.model)
+        stored = self.put_one(key, size)
+        if not self.evict:
+            if not stored:
+                assert content(self.store) == before
+            if known and size <= len(before[key]):
+                assert stored, "an overwrite by something smaller was refused"
+        elif not self.store.heap_full and self.arena.limit_bytes >= PAGE_BYTES:
+            assert stored
+
+    @rule(size=blob_sizes, count=st.integers(1, 40))
+    def put_many(self, size: int, count: int) -> None:
+        for n in range(count):
+            self.put_one(b"many %d" % (self.made + n), size)
+
+    @rule(key=st.sampled_from(few_keys))
+    def get(self, key: bytes) -> None:
+        assert get(self.store, key) == self.model.get(key)
+
+    @rule(key=st.sampled_from(few_keys))
+    def remove(self, key: bytes) -> None:
+        assert self.store.remove(slot_of(key), key) == (self.model.pop(key, None) is not None)
+
+    @rule(first=st.integers(0, SLOT_COUNT - 1), count=st.sampled_from((1, 100, SLOT_COUNT)))
+    def wipe(self, first: int, count: int) -> None:
+        slots = [(first + n) % SLOT_COUNT for n in range(count)]
+        self.store.wipe(slots)
+        self.model = {key: blob for key, blob in self.model.items() if slot_of(key) not in slots}
+
+    @rule(steps=st.integers(1, 30))
+    def drain(self, steps: int) -> None:
+        for _ in range(steps):
+            self.store.drain_wiped()
+
+    @rule()
+    def move_together(self) -> None:
+        self.store.compact()
+
+    @precondition(lambda self: self.evict)
+    @rule()
+    def reclaim(self) -> None:
+        any_record = bool(handles(self.store))
+        assert self.store.reclaim_one() == any_record
+        self.see_what_was_evicted()
+
+    @rule(full=st.booleans())
+    def heap(self, full: bool) -> None:
+        self.store.heap_full = full
+
+    @rule(pages=st.integers(0, 6), budget=st.sampled_from((1, 10, 10_000)))
+    def shrink(self, pages: int, budget: int) -> None:
+        self.arena.limit_bytes = pages * PAGE_BYTES
+        done = self.store.shrink(budget)
+        if budget == 10_000:
+            assert done
+            assert not self.evict or self.arena.resident_bytes <= self.arena.limit_bytes
+        self.see_what_was_evicted()
+
+    @rule(number=st.sampled_from((17, slot_of(b"0"), slot_of(b"1"))))
+    def rebuild(self, number: int) -> None:
+        self.store.rebuild(number)
+
+    @invariant()
+    def it_holds_what_the_model_holds(self) -> None:
+        assert content(self.store) == self.model
+        assert len(self.store) == len(self.model)
+        assert self.evict or self.store.evictions == 0
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        check_books(self.arena, handles(self.store))
+
+
+class NoEvictionMachine(StoreMachine):
+    evict = False
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = examples(40)
+TestNoEvictionMachine = NoEvictionMachine.TestCase
+TestNoEvictionMachine.settings = examples(40)

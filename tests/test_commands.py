@@ -1,0 +1,478 @@
+"""What is answered to each datagram: every command, code, limit, drop and retry, without a socket."""
+
+import dataclasses
+from zlib import crc32
+
+import pytest
+
+from app.commands import Shutdown
+from app.counters import DROP_REASONS
+from app.wire.protocol import (
+    COMMAND_NAMES,
+    DATAGRAM_MAX_BYTES,
+    ERROR_NAMES,
+    GET,
+    GET_MEMBERSHIP_CNT,
+    GET_PID,
+    INTERNAL_ERR,
+    INVALID_KEY_ERR,
+    INVALID_VAL_ERR,
+    IS_ALIVE,
+    KEY_DNE_ERR,
+    KEY_MAX_BYTES,
+    MESSAGE_ID_MAX_BYTES,
+    NO_ERR,
+    NO_SPC_ERR,
+    PUT,
+    REMOVE,
+    SHUTDOWN,
+    SYS_OVERLOAD_ERR,
+    TYPE_ACK,
+    TYPE_RESPONSE,
+    UNKNOWN_CMD_ERR,
+    VALUE_MAX_BYTES,
+    WIPEOUT,
+)
+from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from proto_gen.message_pb2 import Msg
+from tests.parts import PID, Parts, make_parts
+from tests.wire.datagrams import ack, envelope, request, response
+from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
+
+KEY = b"key"
+VALUE = b"value"
+
+
+@dataclasses.dataclass
+class Asker:
+    """Asks with a fresh messageID each time, unless one is given."""
+
+    parts: Parts
+    asked: int = 0
+
+    def fresh_id(self) -> bytes:
+        self.asked += 1
+        return b"%016d" % self.asked
+
+    def send(self, datagram: bytes) -> bytes | None:
+        return self.parts.handle(datagram)
+
+    def ask(self, command: int | None, message_id: bytes | None = None, **fields: object) -> KVResponse:
+        message_id = message_id or self.fresh_id()
+        return response(self.send(request(message_id, command=command, **fields)), message_id)
+
+    def code(self, command: int | None, message_id: bytes | None = None, **fields: object) -> int:
+        """The error code of an answer that carries nothing else."""
+        answer = self.ask(command, message_id, **fields)
+        assert answer == KVResponse(errCode=answer.errCode)
+        return answer.errCode
+
+    def holds(self, key: bytes = KEY) -> tuple[bytes, int] | None:
+        """Value and version of a key, None when the node has none."""
+        answer = self.ask(GET, key=key)
+        if answer.errCode == KEY_DNE_ERR:
+            assert answer == KVResponse(errCode=KEY_DNE_ERR)
+            return None
+        assert answer.HasField("value")
+        assert answer.HasField("version")
+        assert answer == KVResponse(errCode=NO_ERR, value=answer.value, version=answer.version)
+        return answer.value, answer.version
+
+    def drops(self) -> dict[str, int]:
+        return {reason: count for reason, count in self.parts.counters.drops.items() if count}
+
+
+@pytest.fixture
+def node() -> Asker:
+    return Asker(make_parts(members=3))
+
+
+def full_node(**more: int) -> Asker:
+    """One that may not evict and has no room for another value of 9,000 bytes."""
+    node = Asker(make_parts(arena_bytes=512 * 1024, evict=False, **more))
+    for n in range(100):
+        if node.code(PUT, key=b"%d" % n, value=bytes(9_000)) != NO_ERR:
+            return node
+    raise AssertionError("the store does not get full")
+
+
+def test_the_golden_vectors() -> None:
+    """Byte for byte, on a node that is alone."""
+    node = Asker(make_parts(members=1))
+    assert node.code(PUT, key=EMPTY_KEY, value=b"") == NO_ERR
+    for exchange in exchanges():
+        assert node.send(exchange.request) == exchange.response, exchange.name
+        node.send(ack(MESSAGE_ID))
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 79, 80, 127, 128, 2048, 9_999, VALUE_MAX_BYTES])
+@pytest.mark.parametrize("version", [None, 0, 1, 127, 128, 2**31 - 1, -1, -(2**31)])
+def test_put_then_get(node: Asker, length: int, version: int | None) -> None:
+    value = bytes(n * 7 % 256 for n in range(length))
+    assert node.code(PUT, key=KEY, value=value, version=version) == NO_ERR
+    assert node.holds() == (value, version or 0)
+
+
+def test_a_put_replaces_value_and_version(node: Asker) -> None:
+    node.code(PUT, key=KEY, value=VALUE, version=5)
+    node.code(PUT, key=KEY, value=b"")
+    assert node.holds() == (b"", 0)
+
+
+def test_remove(node: Asker) -> None:
+    node.code(PUT, key=KEY, value=VALUE)
+    assert node.code(REMOVE, key=KEY) == NO_ERR
+    assert node.holds() is None
+    assert node.code(REMOVE, key=KEY) == KEY_DNE_ERR
+
+
+def test_get_of_a_missing_key(node: Asker) -> None:
+    assert node.code(GET, key=KEY) == KEY_DNE_ERR
+
+
+def test_wipeout(node: Asker) -> None:
+    for n in range(300):
+        node.code(PUT, key=b"%d" % n, value=VALUE)
+    assert node.code(WIPEOUT) == NO_ERR
+    assert all(node.holds(b"%d" % n) is None for n in range(300))
+    assert len(node.parts.store) == 0
+
+
+def test_the_rest(node: Asker) -> None:
+    assert node.code(IS_ALIVE) == NO_ERR
+    assert node.ask(GET_PID) == KVResponse(errCode=NO_ERR, pid=PID)
+    assert node.ask(GET_MEMBERSHIP_CNT) == KVResponse(errCode=NO_ERR, membershipCount=3)
+
+
+def test_shutdown_raises_with_the_reply(node: Asker) -> None:
+    with pytest.raises(Shutdown) as caught:
+        node.send(request(b"s" * 16, command=SHUTDOWN))
+    assert response(caught.value.reply, b"s" * 16) == KVResponse(errCode=NO_ERR)
+    assert node.parts.counters.by_command()["SHUTDOWN"] == 1
+
+
+@pytest.mark.parametrize("command", [None, 0, 9, 10, 127, 128, 2**32 - 1])
+def test_unknown_commands(node: Asker, command: int | None) -> None:
+    assert node.code(command) == UNKNOWN_CMD_ERR
+    assert node.code(command, key=KEY, value=VALUE) == UNKNOWN_CMD_ERR
+    assert node.parts.counters.by_command()["unknown"] == 2
+
+
+def test_an_explicitly_empty_payload_is_an_unknown_command(node: Asker) -> None:
+    assert response(node.send(envelope(b"m", b"")), b"m").errCode == UNKNOWN_CMD_ERR
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [PUT, GET, REMOVE])
+@pytest.mark.parametrize("key", [None, b"", b"k" * (KEY_MAX_BYTES + 1), b"k" * 1000])
+def test_invalid_keys(node: Asker, command: int, key: bytes | None) -> None:
+    for value in (None, VALUE) if command == PUT else (None,):
+        assert node.code(command, key=key, value=value) == INVALID_KEY_ERR
+    assert node.parts.content() == {}
+
+
+@pytest.mark.parametrize("length", [1, 2, KEY_MAX_BYTES - 1, KEY_MAX_BYTES])
+@pytest.mark.parametrize("value_length", [1, 200])
+def test_keys_of_legal_length(node: Asker, length: int, value_length: int) -> None:
+    key = b"\x12" * length
+    assert node.code(PUT, key=key, value=bytes(value_length), version=1) == NO_ERR
+    assert node.holds(key) == (bytes(value_length), 1)
+    assert node.code(REMOVE, key=key) == NO_ERR
+
+
+@pytest.mark.parametrize("value", [None, bytes(VALUE_MAX_BYTES + 1), bytes(16_000)])
+def test_invalid_values(node: Asker, value: bytes | None) -> None:
+    assert node.code(PUT, key=KEY, value=value) == INVALID_VAL_ERR
+    assert node.holds() is None
+
+
+def test_an_invalid_put_leaves_the_old_value_and_is_not_remembered(node: Asker) -> None:
+    node.code(PUT, key=KEY, value=VALUE)
+    for fields in ({"key": KEY}, {"value": VALUE}):
+        assert node.code(PUT, b"same" * 4, **fields) in (INVALID_KEY_ERR, INVALID_VAL_ERR)
+    assert node.holds() == (VALUE, 0)
+    assert node.code(PUT, b"same" * 4, key=KEY, value=b"new") == NO_ERR
+    assert node.holds() == (b"new", 0)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 63, MESSAGE_ID_MAX_BYTES])
+def test_message_ids_of_every_legal_length(node: Asker, length: int) -> None:
+    message_id = bytes(range(length))
+    assert node.code(PUT, message_id, key=KEY, value=VALUE) == NO_ERR
+    assert node.code(GET, message_id, key=b"other") == KEY_DNE_ERR
+    assert node.code(IS_ALIVE, message_id) == NO_ERR
+    assert node.code(REMOVE, message_id + b"x" if length < 64 else b"x", key=KEY) == NO_ERR
+
+
+@pytest.mark.parametrize("length", [DATAGRAM_MAX_BYTES, DATAGRAM_MAX_BYTES + 1])
+def test_the_largest_datagram(node: Asker, length: int) -> None:
+    """Padded with a field that this version does not know."""
+    alive = envelope(b"m" * 16, KVRequest(command=IS_ALIVE).SerializeToString())
+    padding = length - len(alive) - 4  # the tag of field 15 and a length of three bytes, the last of them zero
+    datagram = alive + b"\x7a%c%c%c%b" % (
+        padding & 0x7F | 0x80,
+        padding >> 7 & 0x7F | 0x80,
+        padding >> 14,
+        bytes(padding),
+    )
+    assert len(datagram) == length
+    reply = node.send(datagram)
+    assert (reply is None) == (length > DATAGRAM_MAX_BYTES)
+    assert node.drops() == ({"oversized": 1} if length > DATAGRAM_MAX_BYTES else {})
+
+
+# --- drops ----------------------------------------------------------------------------------------------------------
+
+ALIVE = KVRequest(command=IS_ALIVE).SerializeToString()
+ORDINARY = KVRequest(command=PUT, key=KEY, value=VALUE, version=1).SerializeToString()
+
+DROPPED = [
+    ("oversized", bytes(DATAGRAM_MAX_BYTES + 1)),
+    ("unparsable", b"\xff\xff\xff\xff"),
+    ("unparsable", envelope(b"m" * 16, ORDINARY)[:-1]),
+    ("unparsable", envelope(b"m" * 16, b"\xff\xff")),
+    ("no_message_id", b""),
+    ("no_message_id", envelope(None, ALIVE)),
+    ("no_message_id", envelope(b"", ALIVE)),
+    ("no_message_id", envelope(b"", b"", TYPE_ACK)),
+    ("long_message_id", envelope(b"m" * (MESSAGE_ID_MAX_BYTES + 1), ALIVE)),
+    ("long_message_id", envelope(b"m" * (MESSAGE_ID_MAX_BYTES + 1), b"", TYPE_ACK)),
+    ("wrong_checksum", envelope(b"m" * 16, ORDINARY, flip=1)),
+    ("wrong_checksum", envelope(b"m" * 16, ALIVE, flip=1 << 31)),
+    ("wrong_checksum", envelope(b"m" * 16, ORDINARY, flip=1 << 32)),
+    ("wrong_checksum", envelope(b"m" * 16, ALIVE, flip=1 << 63)),
+    ("wrong_checksum", envelope(b"m" * 16, b"", TYPE_ACK, flip=2)),
+    ("wrong_checksum", Msg(messageID=b"m" * 16, payload=ALIVE).SerializeToString()),
+    ("no_payload", envelope(b"m" * 16, None)),
+    ("unexpected_type", envelope(b"m" * 16, ORDINARY, TYPE_RESPONSE)),
+    ("unexpected_type", envelope(b"m" * 16, ALIVE, 3)),
+    ("unexpected_type", envelope(b"m" * 16, ALIVE, 16)),
+    ("unexpected_type", envelope(b"m" * 16, ALIVE, -1)),
+]
+
+
+@pytest.mark.parametrize(("reason", "datagram"), DROPPED)
+def test_unsound_datagrams_are_dropped_and_counted_by_reason(node: Asker, reason: str, datagram: bytes) -> None:
+    before = node.parts.state()[:2]
+    assert node.send(datagram) is None
+    assert node.drops() == {reason: 1}
+    assert node.parts.state()[:2] == before
+    assert not any(node.parts.counters.answers)
+
+
+def test_every_reason_is_tried_above() -> None:
+    assert {reason for reason, _ in DROPPED} == set(DROP_REASONS)
+
+
+@pytest.mark.parametrize(("reason", "datagram"), DROPPED)
+def test_unsound_datagrams_are_not_refused_but_dropped_too(node: Asker, reason: str, datagram: bytes) -> None:
+    assert node.parts.commands.refuse(datagram, 20) is None
+    assert node.parts.commands.fail(datagram) is None
+    assert node.drops() == {reason: 2}
+
+
+# --- at most once ---------------------------------------------------------------------------------------------------
+
+FIRST = b"first" * 3
+
+
+def test_a_retried_put_does_not_undo_what_came_after(node: Asker) -> None:
+    assert node.code(PUT, FIRST, key=KEY, value=b"one", version=1) == NO_ERR
+    assert node.code(PUT, key=KEY, value=b"two", version=2) == NO_ERR
+    assert node.code(PUT, FIRST, key=KEY, value=b"one", version=1) == NO_ERR
+    assert node.holds() == (b"two", 2)
+    assert node.parts.counters.retries_answered == 1
+
+
+def test_a_retried_put_does_not_bring_back_what_was_removed(node: Asker) -> None:
+    node.code(PUT, FIRST, key=KEY, value=b"one")
+    node.code(REMOVE, key=KEY)
+    assert node.code(PUT, FIRST, key=KEY, value=b"one") == NO_ERR
+    assert node.holds() is None
+
+
+def test_a_retried_remove_gets_the_first_answer(node: Asker) -> None:
+    node.code(PUT, key=KEY, value=VALUE)
+    assert node.code(REMOVE, FIRST, key=KEY) == NO_ERR
+    assert node.code(REMOVE, FIRST, key=KEY) == NO_ERR
+    node.code(PUT, key=KEY, value=VALUE)
+    assert node.code(REMOVE, FIRST, key=KEY) == NO_ERR
+    assert node.holds() == (VALUE, 0)
+
+
+def test_a_retried_remove_of_nothing_gets_the_first_answer(node: Asker) -> None:
+    assert node.code(REMOVE, FIRST, key=KEY) == KEY_DNE_ERR
+    node.code(PUT, key=KEY, value=VALUE)
+    assert node.code(REMOVE, FIRST, key=KEY) == KEY_DNE_ERR
+    assert node.holds() == (VALUE, 0)
+
+
+def test_a_retried_wipeout_wipes_once(node: Asker) -> None:
+    assert node.code(WIPEOUT, FIRST) == NO_ERR
+    node.code(PUT, key=KEY, value=VALUE)
+    assert node.code(WIPEOUT, FIRST) == NO_ERR
+    assert node.holds() == (VALUE, 0)
+
+
+def test_reads_are_not_remembered(node: Asker) -> None:
+    assert node.code(GET, FIRST, key=KEY) == KEY_DNE_ERR
+    node.code(PUT, key=KEY, value=VALUE)
+    assert node.ask(GET, FIRST, key=KEY).value == VALUE
+    assert node.code(IS_ALIVE, FIRST) == NO_ERR
+    assert len(node.parts.replies) == 1
+
+
+def test_a_retry_in_another_encoding_is_the_same_request(node: Asker) -> None:
+    node.code(PUT, FIRST + b"m", key=KEY, value=b"one", version=1)
+    node.code(PUT, key=KEY, value=b"two", version=2)
+    msg = Msg.FromString(request(FIRST + b"m", command=PUT, key=KEY, value=b"one", version=1))
+    shuffled = (
+        Msg(payload=msg.payload, checkSum=msg.checkSum).SerializeToString()
+        + Msg(messageID=msg.messageID).SerializeToString()
+    )
+    assert response(node.send(shuffled), FIRST + b"m").errCode == NO_ERR
+    assert node.holds() == (b"two", 2)
+
+
+def test_an_ack_frees_the_reply_and_is_not_answered(node: Asker) -> None:
+    node.code(PUT, FIRST, key=KEY, value=b"one")
+    assert node.send(ack(FIRST)) is None
+    assert len(node.parts.replies) == 0
+    assert node.parts.counters.acks == 1
+    assert node.send(ack(FIRST)) is None  # of what is not remembered
+    assert node.parts.counters.acks == 1
+    assert node.drops() == {}
+    node.code(PUT, key=KEY, value=b"two")
+    assert node.code(PUT, FIRST, key=KEY, value=b"three") == NO_ERR
+    assert node.holds() == (b"three", 0)
+
+
+def test_an_ack_without_a_payload_field_counts(node: Asker) -> None:
+    node.code(PUT, FIRST, key=KEY, value=b"one")
+    assert node.send(Msg(messageID=FIRST, checkSum=crc32(FIRST), type=TYPE_ACK).SerializeToString()) is None
+    assert node.parts.counters.acks == 1
+
+
+# --- no room --------------------------------------------------------------------------------------------------------
+
+
+def test_no_space_is_told_and_remembered() -> None:
+    node = full_node()
+    assert node.code(PUT, FIRST, key=KEY, value=bytes(9_000)) == NO_SPC_ERR
+    assert node.code(REMOVE, key=b"0") == NO_ERR
+    assert node.code(PUT, FIRST, key=KEY, value=bytes(9_000)) == NO_SPC_ERR
+    assert node.holds() is None
+    assert node.code(PUT, key=KEY, value=bytes(9_000)) == NO_ERR
+    assert node.holds() == (bytes(9_000), 0)
+
+
+def test_an_overwrite_by_something_smaller_works_on_a_full_node() -> None:
+    node = full_node()
+    assert node.code(PUT, key=b"0", value=b"small", version=3) == NO_ERR
+    assert node.holds(b"0") == (b"small", 3)
+
+
+def test_a_wipeout_makes_room_on_a_full_node() -> None:
+    node = full_node()
+    assert node.code(WIPEOUT) == NO_ERR
+    assert node.code(PUT, key=KEY, value=bytes(10_000)) == NO_ERR
+
+
+def test_where_room_comes_with_time_a_full_store_is_an_overload_and_not_remembered() -> None:
+    node = Asker(make_parts(no_space_code=SYS_OVERLOAD_ERR))
+    node.parts.arena.limit_bytes = 0
+    answer = node.ask(PUT, FIRST, key=KEY, value=VALUE)
+    assert answer == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=answer.overloadWaitTime)
+    assert 1 <= answer.overloadWaitTime <= 1000
+    assert len(node.parts.replies) == 0
+    node.parts.arena.limit_bytes = 1 << 20
+    assert node.code(PUT, FIRST, key=KEY, value=VALUE) == NO_ERR
+
+
+def test_a_full_reply_memory_refuses_what_must_be_remembered_and_nothing_else() -> None:
+    node = Asker(make_parts(replies_bytes=20_000))
+    node.parts.replies.advance(0.0)
+    known = []
+    while not node.parts.replies.full:
+        known.append(node.fresh_id())
+        assert node.code(PUT, known[-1], key=KEY, value=VALUE) == NO_ERR
+    before = node.parts.content(), len(node.parts.replies)
+    for command, fields in ((PUT, {"key": KEY, "value": b"new"}), (REMOVE, {"key": KEY}), (WIPEOUT, {})):
+        answer = node.ask(command, FIRST, **fields)
+        assert answer == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=answer.overloadWaitTime)
+        assert answer.overloadWaitTime == node.parts.replies.wait_ms >= 1
+    assert (node.parts.content(), len(node.parts.replies)) == before
+    assert node.holds() == (VALUE, 0)
+    assert node.code(IS_ALIVE) == NO_ERR
+    assert node.code(PUT, key=None, value=VALUE) == INVALID_KEY_ERR
+    for message_id in known:
+        assert node.code(PUT, message_id, key=KEY, value=VALUE) == NO_ERR  # retries are answered as ever
+    assert node.parts.counters.by_code()["SYS_OVERLOAD_ERR"] == 3
+    node.send(ack(known[0]))
+    assert node.parts.replies.full  # still above
+    for message_id in known[1:]:
+        node.send(ack(message_id))
+    assert node.code(PUT, FIRST, key=KEY, value=b"new") == NO_ERR  # refused, so not remembered
+    assert node.holds() == (b"new", 0)
+
+
+# --- refusals for the front -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [*COMMAND_NAMES, 77])
+def test_refusing_and_failing_answer_without_doing_anything(node: Asker, command: int) -> None:
+    datagram = request(FIRST, command=command, key=KEY, value=VALUE)
+    refused = response(node.parts.commands.refuse(datagram, 20), FIRST)
+    assert refused == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=20)
+    assert response(node.parts.commands.fail(datagram), FIRST) == KVResponse(errCode=INTERNAL_ERR)
+    assert node.parts.content() == {}
+    assert len(node.parts.replies) == 0
+    counts = node.parts.counters.by_command()
+    assert counts[COMMAND_NAMES.get(command, "unknown")] == 2
+    assert node.parts.counters.by_code()["INTERNAL_ERR"] == 1
+    assert node.parts.counters.by_code()["SYS_OVERLOAD_ERR"] == 1
+
+
+def test_acks_are_never_answered_not_even_when_refused(node: Asker) -> None:
+    assert node.parts.commands.refuse(ack(FIRST), 20) is None
+    assert node.parts.commands.fail(ack(FIRST)) is None
+    assert node.drops() == {}
+
+
+# --- counters -------------------------------------------------------------------------------------------------------
+
+
+def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> None:
+    node.code(PUT, FIRST, key=KEY, value=VALUE)
+    node.code(PUT, FIRST, key=KEY, value=VALUE)
+    node.code(PUT, key=KEY)
+    node.code(GET, key=b"none")
+    node.code(GET, key=bytes(33))
+    node.holds()
+    node.code(REMOVE, key=KEY)
+    node.code(REMOVE, key=KEY)
+    node.code(WIPEOUT)
+    for command in (IS_ALIVE, GET_PID, GET_MEMBERSHIP_CNT, 99):
+        node.ask(command)
+    counters = node.parts.counters
+    assert counters.by_command() == {
+        "PUT": 3,
+        "GET": 3,
+        "REMOVE": 2,
+        "SHUTDOWN": 0,
+        "WIPEOUT": 1,
+        "IS_ALIVE": 1,
+        "GET_PID": 1,
+        "GET_MEMBERSHIP_CNT": 1,
+        "unknown": 1,
+    }
+    counts = dict.fromkeys(ERROR_NAMES.values(), 0)
+    counts |= {"NO_ERR": 8, "KEY_DNE_ERR": 2, "INVALID_VAL_ERR": 1, "INVALID_KEY_ERR": 1, "UNKNOWN_CMD_ERR": 1}
+    assert counters.by_code() == counts
+    assert counters.retries_answered == 1
+    assert sum(counters.by_code().values()) == sum(counters.by_command().values())

@@ -1,0 +1,148 @@
+"""The hand-made encodings against protobuf's, and the parsers against everything."""
+
+from contextlib import suppress
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.wire.codec import (
+    ALIVE,
+    DecodeError,
+    encode_ack,
+    encode_error,
+    encode_response,
+    encode_value,
+    error_payload,
+    match_ordinary,
+    parse_msg,
+    parse_request,
+    varint,
+)
+from app.wire.protocol import ERROR_NAMES, TYPE_ACK, TYPE_RESPONSE, VALUE_MAX_BYTES
+from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from proto_gen.message_pb2 import Msg
+from tests.parts import examples
+from tests.wire.datagrams import ack, envelope, request
+from tests.wire.vectors import exchanges
+
+thorough = examples(200)
+
+message_ids = st.binary(min_size=1, max_size=64)
+int32s = st.integers(-(2**31), 2**31 - 1) | st.sampled_from((0, 1, 127, 128, 16383, 16384, -1))
+# Lengths on both sides of where a length or the payload's length takes one byte more.
+values = st.binary(max_size=140) | st.integers(0, VALUE_MAX_BYTES).map(lambda n: b"\x28" * n)
+
+
+@thorough
+@given(int32s)
+def test_a_varint_is_protobufs(number: int) -> None:
+    assert b"\x20" + varint(number) == KVResponse(version=number).SerializeToString()
+
+
+@pytest.mark.parametrize("code", ERROR_NAMES)
+def test_an_error_payload_is_protobufs(code: int) -> None:
+    assert error_payload(code) == KVResponse(errCode=code).SerializeToString()
+
+
+def test_alive_is_a_success_and_nothing_else() -> None:
+    assert KVResponse(errCode=0).SerializeToString() == ALIVE
+
+
+@thorough
+@given(st.sampled_from(tuple(ERROR_NAMES)), int32s)
+def test_an_error_payload_with_a_wait_is_protobufs(code: int, wait_ms: int) -> None:
+    expected = KVResponse(errCode=code, overloadWaitTime=wait_ms).SerializeToString()
+    assert error_payload(code, wait_ms) == expected
+
+
+@thorough
+@given(values, int32s)
+def test_a_value_is_protobufs(value: bytes, version: int) -> None:
+    expected = KVResponse(errCode=0, value=value, version=version).SerializeToString()
+    assert error_payload(0) + encode_value(value, version) == expected
+
+
+@pytest.mark.parametrize("length", [0, 1, 126, 127, 128, 129, 9_999, VALUE_MAX_BYTES])
+@pytest.mark.parametrize("version", [0, 127, 128, -1, 2**31 - 1, -(2**31)])
+def test_a_value_is_protobufs_at_the_limits(length: int, version: int) -> None:
+    expected = KVResponse(value=bytes(length), version=version).SerializeToString()
+    assert encode_value(bytes(length), version) == expected
+
+
+@thorough
+@given(message_ids, values)
+def test_a_response_is_protobufs(message_id: bytes, payload: bytes) -> None:
+    expected = envelope(message_id, payload, TYPE_RESPONSE)
+    assert encode_response(message_id, crc32(message_id), payload) == expected
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 129, VALUE_MAX_BYTES, VALUE_MAX_BYTES + 60])
+@pytest.mark.parametrize("id_length", [1, 15, 16, 17, 64])
+def test_a_response_is_protobufs_at_the_limits(length: int, id_length: int) -> None:
+    message_id, payload = bytes(id_length), b"\x19" * length
+    assert encode_response(message_id, crc32(message_id), payload) == envelope(message_id, payload, TYPE_RESPONSE)
+
+
+@pytest.mark.parametrize("code", ERROR_NAMES)
+@pytest.mark.parametrize("id_length", range(1, 65))
+def test_an_error_is_protobufs(code: int, id_length: int) -> None:
+    message_id = bytes(range(100, 100 + id_length))
+    expected = envelope(message_id, KVResponse(errCode=code).SerializeToString(), TYPE_RESPONSE)
+    assert encode_error(message_id, crc32(message_id), code) == expected
+
+
+@thorough
+@given(message_ids)
+def test_an_ack_is_protobufs(message_id: bytes) -> None:
+    assert encode_ack(message_id) == ack(message_id)
+    assert Msg.FromString(encode_ack(message_id)).type == TYPE_ACK
+
+
+def parses_or_is_refused(datagram: bytes) -> None:
+    for parse in (parse_msg, parse_request):
+        with suppress(DecodeError):
+            parse(datagram)
+    match_ordinary(datagram, 0, len(datagram))
+
+
+@thorough
+@given(st.binary(max_size=200))
+def test_parsing_noise_raises_nothing_but_decode_errors(datagram: bytes) -> None:
+    parses_or_is_refused(datagram)
+
+
+@thorough
+@given(
+    message_ids,
+    st.builds(KVRequest, command=st.integers(0, 2**32 - 1), key=st.binary(max_size=40), value=values, version=int32s),
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=4),
+    st.integers(0, 300),
+)
+def test_parsing_damaged_requests_raises_nothing_but_decode_errors(
+    message_id: bytes, body: KVRequest, changes: list[tuple[int, int]], cut: int
+) -> None:
+    datagram = bytearray(envelope(message_id, body.SerializeToString()))
+    for at, byte in changes:
+        datagram[at % len(datagram)] = byte
+    parses_or_is_refused(bytes(datagram))
+    parses_or_is_refused(bytes(datagram[:-cut]))
+
+
+def test_every_beginning_of_a_request_parses_or_is_refused() -> None:
+    datagram = request(b"m" * 16, command=1, key=b"key", value=b"value", version=7)
+    for end in range(len(datagram)):
+        parses_or_is_refused(datagram[:end])
+
+
+@pytest.mark.parametrize("exchange", exchanges(), ids=lambda exchange: exchange.name)
+def test_golden_answers_are_what_the_encoders_make(exchange) -> None:  # type: ignore[no-untyped-def]
+    if exchange.response is None:
+        return
+    msg = parse_msg(exchange.response)
+    assert msg.SerializeToString() == exchange.response
+    assert encode_response(msg.messageID, crc32(msg.messageID), msg.payload) == exchange.response
+    answer = KVResponse.FromString(msg.payload)
+    if answer == KVResponse(errCode=answer.errCode):
+        assert encode_error(msg.messageID, crc32(msg.messageID), answer.errCode) == exchange.response

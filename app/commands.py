@@ -44,8 +44,10 @@ from app.wire.protocol import (
     REMOVE,
     SHUTDOWN,
     SLOT_COUNT,
+    STATUS,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
+    TYPE_CLUSTER,
     TYPE_REQUEST,
     UNKNOWN_CMD_ERR,
     VALUE_MAX_BYTES,
@@ -100,6 +102,10 @@ class Commands:
         # answer later by itself. The list is shared with whoever decides, and changed in place.
         self.routes: list[str] = [""] * SLOT_COUNT
         self.forward: Callable[[int, bytes, bytes], bytes | None] = _nowhere
+        # What nodes say to each other goes there, as the payload of a sound Msg of their type.
+        self.on_cluster: Callable[[bytes], object] = lambda payload: None
+        # What STATUS answers: JSON, at most VALUE_MAX_BYTES.
+        self.status: Callable[[], bytes] = lambda: b"{}"
 
     def handle(self, buffer: bytes | bytearray, start: int, end: int) -> bytes | None:
         """The datagram that answers the client's datagram `buffer[start:end]`; None when nothing is answered.
@@ -151,6 +157,9 @@ class Commands:
             if msg.type == TYPE_ACK:
                 self._counters.acks += self._replies.forget(message_id, id_crc)
                 return None
+            if msg.type == TYPE_CLUSTER:
+                self.on_cluster(payload)
+                return None
             request = parse_request(payload)
         except DecodeError:
             self._drop("unparsable")
@@ -180,7 +189,7 @@ class Commands:
             return "no_message_id"
         if len(message_id) > MESSAGE_ID_MAX_BYTES:
             return "long_message_id"
-        if msg.type == TYPE_ACK:
+        if msg.type in (TYPE_ACK, TYPE_CLUSTER):
             return None
         if msg.type != TYPE_REQUEST:
             return "unexpected_type"
@@ -230,6 +239,8 @@ class Commands:
             payload = KVResponse(errCode=NO_ERR, pid=self._pid).SerializeToString()
         elif command == GET_MEMBERSHIP_CNT:
             payload = KVResponse(errCode=NO_ERR, membershipCount=self._member_count()).SerializeToString()
+        elif command == STATUS:
+            payload = KVResponse(errCode=NO_ERR, value=self.status()).SerializeToString()
         elif command in (IS_ALIVE, SHUTDOWN):
             reply = self._answer(command, message_id, id_crc, NO_ERR)
             if command == SHUTDOWN:
@@ -250,30 +261,39 @@ class Commands:
         return encode_response(message_id, id_crc, error_payload(SYS_OVERLOAD_ERR, wait_ms))
 
     def refuse(self, data: bytes, wait_ms: int) -> bytes | None:
-        """The datagram that refuses a request for now, nothing done; None when it is not a sound request."""
-        return self._answer_unexecuted(data, error_payload(SYS_OVERLOAD_ERR, wait_ms))
+        """The datagram that refuses a request for now, nothing done; None when it is not a sound request.
+
+        What a node says is not refused: a cluster must not lose a member for being busy.
+        """
+        return self._answer_unexecuted(data, error_payload(SYS_OVERLOAD_ERR, wait_ms), self.on_cluster)
 
     def fail(self, data: bytes) -> bytes | None:
         """The datagram that says that a request broke the node's code; None when it is not a sound request."""
-        return self._answer_unexecuted(data, error_payload(INTERNAL_ERR))
+        return self._answer_unexecuted(data, error_payload(INTERNAL_ERR), lambda payload: None)
 
+<<<<<<< HEAD
     def _answer_unexecuted(self, data: bytes, answer: bytes) -> bytes | None:
         if len(data) > DATAGRAM_MAX_BYTES:
             self._drop("oversized")
             return None
+=======
+    def _answer_unexecuted(self, data: bytes, answer: bytes, on_cluster: Callable[[bytes], object]) -> bytes | None:
+>>>>>>> shell
         try:
             msg = parse_msg(data)
             payload = msg.payload
             message_id = msg.messageID
             id_crc = crc32(message_id)
             verdict = self._check(msg, message_id, payload, id_crc)
+            if verdict is None and msg.type != TYPE_REQUEST:
+                if msg.type == TYPE_CLUSTER:
+                    on_cluster(payload)
+                return None
             request = parse_request(payload)
         except DecodeError:
             verdict = "unparsable"
         if verdict is not None:
             self._drop(verdict)
-            return None
-        if msg.type == TYPE_ACK:
             return None
         command = request.command if request.command in COMMAND_NAMES else 0
         self._answers[command * 8 + answer[1]] += 1

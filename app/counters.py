@@ -9,7 +9,7 @@ from typing import Final
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 
 _CODES: Final = len(ERROR_NAMES)
-_ROWS: Final = len(COMMAND_NAMES) + 1
+_ROWS: Final = max(COMMAND_NAMES) + 1
 
 assert _CODES == 8, "the table is indexed by command * 8 + code"
 

@@ -77,6 +77,9 @@ class Front(DatagramServer):
         self._blocked: dict[greenlet, bytes] = {}  # and the sender to answer
         self._next = 0  # datagram of the batch in hand to be handled next
         self._count = 0  # datagrams in the batch in hand
+        # What another node says about membership, and the address it came from.
+        self.on_cluster: Callable[[bytes, bytes], object] = lambda payload, address: None
+        commands.on_cluster = lambda payload: self.on_cluster(payload, self.sender_in_hand())
         self._polls = 1  # how often the socket may be asked again in vain
         self._turns = 0
 

@@ -271,14 +271,10 @@ class Commands:
         """The datagram that says that a request broke the node's code; None when it is not a sound request."""
         return self._answer_unexecuted(data, error_payload(INTERNAL_ERR), lambda payload: None)
 
-<<<<<<< HEAD
-    def _answer_unexecuted(self, data: bytes, answer: bytes) -> bytes | None:
+    def _answer_unexecuted(self, data: bytes, answer: bytes, on_cluster: Callable[[bytes], object]) -> bytes | None:
         if len(data) > DATAGRAM_MAX_BYTES:
             self._drop("oversized")
             return None
-=======
-    def _answer_unexecuted(self, data: bytes, answer: bytes, on_cluster: Callable[[bytes], object]) -> bytes | None:
->>>>>>> shell
         try:
             msg = parse_msg(data)
             payload = msg.payload

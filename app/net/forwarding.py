@@ -1,9 +1,9 @@
 """Requests for slots that other nodes serve: relayed to their primary, and the answer to whoever asked.
 
 A misrouted request travels as a frame FORWARD over the ordered link to the primary, the client's datagram in it as it
-came; the answer comes back as a frame ANSWER with the datagram to send to the client. Nothing is encoded anew. All
-frames of one loop turn to one peer leave in one write, so at load a forwarded request costs each side a fraction of a
-system call.
+came (after an id of 4 bytes and the number of hops); the answer comes back as a frame ANSWER with the id and the
+datagram to send to the client. Nothing is encoded anew. All frames of one loop turn to one peer leave in one write, so
+at load a forwarded request costs each side a fraction of a system call.
 
 A bounded pool of greenlets does this: each link's reader and writer. A request in flight is an entry in a table, not a
 greenlet of its own; the table is bounded by `max_in_flight`, and what is over is refused with SYS_OVERLOAD_ERR.
@@ -22,13 +22,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from app.cluster.events import LOCAL, UNKNOWN
 from app.commands import Commands, Shutdown
 from app.counters import Counters
+from app.net.frames import ANSWER, FORWARD, Frame
 from app.wire.protocol import SLOT_COUNT
-
-# Frame kinds on the links between nodes.
-FORWARD: Final = 1  # id (4 bytes), hops (1), client's datagram
-ANSWER: Final = 2  # id (4 bytes), datagram for the client
 
 HOPS_MAX: Final = 3
 # A retry that comes this long after the last forwarding is forwarded again. Below the clients' first timeout (150 ms),
@@ -42,8 +40,6 @@ SWEEP_S: Final = 0.05
 _HOPS_WAIT_MS: Final = 50
 _FULL_WAIT_MS: Final = 20
 
-LOCAL: Final = ""
-UNKNOWN: Final = "?"
 _NOBODY: Final = [UNKNOWN] * SLOT_COUNT
 
 Client = bytes  # socket address
@@ -158,7 +154,7 @@ class Forwarder:
 
     # --- frames --------------------------------------------------------------------------------------------------
 
-    def on_frames(self, peer: str, frames: Iterable[tuple[int, bytes]]) -> None:
+    def on_frames(self, peer: str, frames: Iterable[Frame]) -> None:
         """Take the frames that a link has brought."""
         serving = self.open_turn()
         answers: list[tuple[bytes, bytes]] = []

@@ -20,8 +20,9 @@ from app.cluster.state import SERVERS_MAX, ClusterConfig
 from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
 from app.counters import Counters
+from app.net.forwarding import SWEEP_S, Forwarder
 from app.net.links import BACKLOG, Links
-from app.net.membership import Membership, fresh_incarnation
+from app.net.membership import Membership, fresh_incarnation, now
 from app.net.peers import Peers
 from app.net.server import Front
 from app.options import Options, UsageError
@@ -102,6 +103,24 @@ class Node:
             incarnation=incarnation,
         )
         self.membership.on_reset.append(self._drop_everything)
+        core = self.membership.core
+        self.forwarder = Forwarder(
+            self.commands,
+            self.counters,
+            routes=core.routes,
+            lease_until=lambda: core.lease_until,
+            send_frame=self.links.send,
+            answer_client=self.front.batch.send,
+            flush_clients=self.front.batch.flush,
+            client_in_hand=self.front.sender_in_hand,
+            max_in_flight=options.max_in_flight,
+            clock=now,
+        )
+        self.front.open_turn = self.forwarder.open_turn
+        self.front.may_serve = self.forwarder.may_serve
+        self.links.on_frames = self.forwarder.on_frames
+        self.links.on_down.append(self.forwarder.link_closed)
+        self.membership.on_change.append(self.forwarder.sweep)
         self.front.on_cluster = self.membership.handle_datagram
         self.commands.status = self.membership.status_json
         self.stopped = Event()
@@ -122,6 +141,7 @@ class Node:
         self.membership.start()
         self.front.start()
         gevent.spawn(self._upkeep)
+        gevent.spawn(self._sweep)
         host, port = self.socket.getsockname()[:2]
         _log.info(
             "started",
@@ -192,6 +212,11 @@ class Node:
                 gc.freeze()
             self._note_pressure()
 
+    def _sweep(self) -> None:
+        while not self.stopped.is_set():
+            gevent.sleep(SWEEP_S)
+            self.forwarder.sweep()
+
     def _note_pressure(self) -> None:
         """One line when the store starts to evict, and when it has come to rest again."""
         pressed = self.store.evictions > 0
@@ -220,7 +245,11 @@ class Node:
             "acks": counters.acks,
             "send_errors": counters.send_errors,
             "overloads": counters.by_code()["SYS_OVERLOAD_ERR"],
-            "in_flight": self.front.in_flight,
+            "unfenced": counters.unfenced,
+            "forwarded": self.forwarder.forwarded,
+            "forward_duplicates": self.forwarder.duplicates,
+            "forward_abandoned": self.forwarder.abandoned,
+            "in_flight": self.front.in_flight + self.forwarder.in_flight,
             "entries": self.store.entries,
             "evictions": self.store.evictions,
             "moves": self.store.moves,

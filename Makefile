@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: help run test lint proto bench clean setup setup-dev
+.PHONY: help run test sim lint proto bench clean setup setup-dev
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,11 @@ run: $(RUN_READY)  ## start a node: make run [PORT=3331] [SERVERS=servers.txt] [
 test: $(DEV_READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+SEEDS ?= 100
+
+sim: $(DEV_READY)  ## simulate clusters under faults: make sim [SEEDS=100] [ARGS="--start 7"]
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) $(ARGS)
+
 lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +49,11 @@ lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/
 
 proto: $(DEV_READY)  ## regenerate proto_gen/ from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto_gen --pyi_out=proto_gen proto/*.proto
+
+bench: $(DEV_READY)  ## measure the handler, a node under load, and memory under churn (2 minutes)
+	$(BIN)/python tools/bench_handler.py
+	$(BIN)/python tools/bench_node.py
+	$(BIN)/python tools/bench_memory.py 10000,64,10000,random,64
 
 clean:  ## remove the virtual environment and what tools leave behind
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

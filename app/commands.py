@@ -44,8 +44,10 @@ from app.wire.protocol import (
     REMOVE,
     SHUTDOWN,
     SLOT_COUNT,
+    STATUS,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
+    TYPE_CLUSTER,
     TYPE_REQUEST,
     UNKNOWN_CMD_ERR,
     VALUE_MAX_BYTES,
@@ -70,6 +72,10 @@ class Shutdown(Exception):
         self.reply = reply
 
 
+def _nowhere(slot: int, message_id: bytes, datagram: bytes) -> bytes | None:
+    raise AssertionError(f"slot {slot} is routed elsewhere, and nothing forwards")
+
+
 class Commands:
     """Answers datagrams from one store and one reply memory."""
 
@@ -92,6 +98,14 @@ class Commands:
         self._pid = pid
         self._member_count = member_count
         self._no_space_code = no_space_code
+        # By slot: empty, it is served here; else `forward(slot, message_id, datagram)` must see to it, and may
+        # answer later by itself. The list is shared with whoever decides, and changed in place.
+        self.routes: list[str] = [""] * SLOT_COUNT
+        self.forward: Callable[[int, bytes, bytes], bytes | None] = _nowhere
+        # What nodes say to each other goes there, as the payload of a sound Msg of their type.
+        self.on_cluster: Callable[[bytes], object] = lambda payload: None
+        # What STATUS answers: JSON, at most VALUE_MAX_BYTES.
+        self.status: Callable[[], bytes] = lambda: b"{}"
 
     def handle(self, buffer: bytes | bytearray, start: int, end: int) -> bytes | None:
         """The datagram that answers the client's datagram `buffer[start:end]`; None when nothing is answered.
@@ -107,7 +121,10 @@ class Commands:
                 if crc32(payload, id_crc).to_bytes(8, "little") == checksum:
                     if command == b"\x02":
                         if len(rest) == key_bytes:
-                            return self._get(message_id, id_crc, rest)
+                            slot = crc32(rest) & _SLOT_MASK
+                            if self.routes[slot]:
+                                return self.forward(slot, message_id, bytes(buffer[start:end]))
+                            return self._get(message_id, id_crc, slot, rest)
                     # key, value with its length, version of one byte: but for its tag, what the store keeps
                     elif (
                         len(rest) >= key_bytes + 4
@@ -116,7 +133,11 @@ class Commands:
                         and rest[-2] == 0x20
                         and rest[-1] < 0x80
                     ):
-                        return self._put(message_id, id_crc, rest[:key_bytes], b"\x12" + rest[key_bytes + 1 :])
+                        key = rest[:key_bytes]
+                        slot = crc32(key) & _SLOT_MASK
+                        if self.routes[slot]:
+                            return self.forward(slot, message_id, bytes(buffer[start:end]))
+                        return self._mutate(message_id, id_crc, PUT, slot, key, b"\x12" + rest[key_bytes + 1 :])
         return self.handle_any(bytes(buffer[start:end]))
 
     def handle_any(self, data: bytes) -> bytes | None:
@@ -136,26 +157,29 @@ class Commands:
             if msg.type == TYPE_ACK:
                 self._counters.acks += self._replies.forget(message_id, id_crc)
                 return None
+            if msg.type == TYPE_CLUSTER:
+                self.on_cluster(payload)
+                return None
             request = parse_request(payload)
         except DecodeError:
             self._drop("unparsable")
             return None
         command = request.command
+        if command not in (PUT, GET, REMOVE):
+            return self._handle_keyless(command, message_id, id_crc)
         key = request.key
-        if command in (PUT, GET, REMOVE) and not 0 < len(key) <= KEY_MAX_BYTES:
-            return self._refused(command, message_id, id_crc, INVALID_KEY_ERR)
-        if command == PUT:
-            value = request.value
-            if len(value) > VALUE_MAX_BYTES or (not value and not request.HasField("value")):
-                return self._refused(command, message_id, id_crc, INVALID_VAL_ERR)
-            return self._put(message_id, id_crc, key, encode_value(value, request.version))
+        if not 0 < len(key) <= KEY_MAX_BYTES:
+            return self._answer(command, message_id, id_crc, INVALID_KEY_ERR)
+        value = request.value
+        if command == PUT and (len(value) > VALUE_MAX_BYTES or (not value and not request.HasField("value"))):
+            return self._answer(command, message_id, id_crc, INVALID_VAL_ERR)
+        slot = crc32(key) & _SLOT_MASK
+        if self.routes[slot]:
+            return self.forward(slot, message_id, data)
         if command == GET:
-            return self._get(message_id, id_crc, key)
-        if command == REMOVE:
-            return self._mutate(message_id, id_crc, REMOVE, key, b"")
-        if command == WIPEOUT:
-            return self._mutate(message_id, id_crc, WIPEOUT, b"", b"")
-        return self._answer_other(command, message_id, id_crc)
+            return self._get(message_id, id_crc, slot, key)
+        blob = encode_value(value, request.version) if command == PUT else b""
+        return self._mutate(message_id, id_crc, command, slot, key, blob)
 
     def _check(self, msg: Msg, message_id: bytes, payload: bytes, id_crc: int) -> str | None:
         """Why a Msg must be dropped; None when it is sound."""
@@ -165,26 +189,23 @@ class Commands:
             return "no_message_id"
         if len(message_id) > MESSAGE_ID_MAX_BYTES:
             return "long_message_id"
-        if msg.type == TYPE_ACK:
+        if msg.type in (TYPE_ACK, TYPE_CLUSTER):
             return None
         if msg.type != TYPE_REQUEST:
             return "unexpected_type"
         return None if payload or msg.HasField("payload") else "no_payload"
 
-    # --- reading and changing the store; keys and values are valid from here on ----------------------------------
+    # --- reading and changing the store: slots are served here, keys and values are valid ------------------------
 
-    def _get(self, message_id: bytes, id_crc: int, key: bytes) -> bytes:
-        blob = self._store.get(crc32(key) & _SLOT_MASK, key)
+    def _get(self, message_id: bytes, id_crc: int, slot: int, key: bytes) -> bytes:
+        blob = self._store.get(slot, key)
         if blob is None:
             self._answers[_GET_MISS] += 1
             return encode_error(message_id, id_crc, KEY_DNE_ERR)
         self._answers[_GET_HIT] += 1
         return encode_response(message_id, id_crc, _OK + blob)
 
-    def _put(self, message_id: bytes, id_crc: int, key: bytes, blob: bytes) -> bytes:
-        return self._mutate(message_id, id_crc, PUT, key, blob)
-
-    def _mutate(self, message_id: bytes, id_crc: int, command: int, key: bytes, blob: bytes) -> bytes:
+    def _mutate(self, message_id: bytes, id_crc: int, command: int, slot: int, key: bytes, blob: bytes) -> bytes:
         """Execute PUT, REMOVE or WIPEOUT, unless this messageID has been executed: then answer as it was."""
         replies = self._replies
         code = replies.get(message_id, id_crc)
@@ -193,7 +214,6 @@ class Commands:
         elif replies.full:
             return self._overloaded(command, message_id, id_crc, replies.wait_ms)
         else:
-            slot = crc32(key) & _SLOT_MASK
             if command == PUT:
                 if self._store.put(slot, key, blob):
                     code = NO_ERR
@@ -204,35 +224,35 @@ class Commands:
             elif command == REMOVE:
                 code = NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
             else:
-                self._store.wipe(range(SLOT_COUNT))
+                self._store.wipe(slot for slot, route in enumerate(self.routes) if not route)
                 code = NO_ERR
             replies.add(message_id, id_crc, slot, code)
         self._answers[command * 8 + code] += 1
         return encode_error(message_id, id_crc, code)
 
-    # --- the rest --------------------------------------------------------------------------------------------
+    # --- the rest ------------------------------------------------------------------------------------------------
 
-    def _answer_other(self, command: int, message_id: bytes, id_crc: int) -> bytes:
-        """Answer the commands that neither read nor change the store."""
-        code = NO_ERR
-        payload = _OK
-        if command in (IS_ALIVE, SHUTDOWN):
-            pass
-        elif command == GET_PID:
+    def _handle_keyless(self, command: int, message_id: bytes, id_crc: int) -> bytes:
+        if command == WIPEOUT:
+            return self._mutate(message_id, id_crc, WIPEOUT, 0, b"", b"")
+        if command == GET_PID:
             payload = KVResponse(errCode=NO_ERR, pid=self._pid).SerializeToString()
         elif command == GET_MEMBERSHIP_CNT:
             payload = KVResponse(errCode=NO_ERR, membershipCount=self._member_count()).SerializeToString()
+        elif command == STATUS:
+            payload = KVResponse(errCode=NO_ERR, value=self.status()).SerializeToString()
+        elif command in (IS_ALIVE, SHUTDOWN):
+            reply = self._answer(command, message_id, id_crc, NO_ERR)
+            if command == SHUTDOWN:
+                raise Shutdown(reply)
+            return reply
         else:
-            command = 0
-            code = UNKNOWN_CMD_ERR
-            payload = error_payload(code)
-        self._answers[command * 8 + code] += 1
-        reply = encode_response(message_id, id_crc, payload)
-        if command == SHUTDOWN:
-            raise Shutdown(reply)
-        return reply
+            return self._answer(0, message_id, id_crc, UNKNOWN_CMD_ERR)
+        self._answers[command * 8 + NO_ERR] += 1
+        return encode_response(message_id, id_crc, payload)
 
-    def _refused(self, command: int, message_id: bytes, id_crc: int, code: int) -> bytes:
+    def _answer(self, command: int, message_id: bytes, id_crc: int, code: int) -> bytes:
+        """Count and encode an answer that is an error code and nothing else."""
         self._answers[command * 8 + code] += 1
         return encode_error(message_id, id_crc, code)
 
@@ -241,14 +261,17 @@ class Commands:
         return encode_response(message_id, id_crc, error_payload(SYS_OVERLOAD_ERR, wait_ms))
 
     def refuse(self, data: bytes, wait_ms: int) -> bytes | None:
-        """The datagram that refuses a request for now, nothing done; None when it is not a sound request."""
-        return self._answer_unexecuted(data, error_payload(SYS_OVERLOAD_ERR, wait_ms))
+        """The datagram that refuses a request for now, nothing done; None when it is not a sound request.
+
+        What a node says is not refused: a cluster must not lose a member for being busy.
+        """
+        return self._answer_unexecuted(data, error_payload(SYS_OVERLOAD_ERR, wait_ms), self.on_cluster)
 
     def fail(self, data: bytes) -> bytes | None:
         """The datagram that says that a request broke the node's code; None when it is not a sound request."""
-        return self._answer_unexecuted(data, error_payload(INTERNAL_ERR))
+        return self._answer_unexecuted(data, error_payload(INTERNAL_ERR), lambda payload: None)
 
-    def _answer_unexecuted(self, data: bytes, answer: bytes) -> bytes | None:
+    def _answer_unexecuted(self, data: bytes, answer: bytes, on_cluster: Callable[[bytes], object]) -> bytes | None:
         if len(data) > DATAGRAM_MAX_BYTES:
             self._drop("oversized")
             return None
@@ -258,13 +281,15 @@ class Commands:
             message_id = msg.messageID
             id_crc = crc32(message_id)
             verdict = self._check(msg, message_id, payload, id_crc)
+            if verdict is None and msg.type != TYPE_REQUEST:
+                if msg.type == TYPE_CLUSTER:
+                    on_cluster(payload)
+                return None
             request = parse_request(payload)
         except DecodeError:
             verdict = "unparsable"
         if verdict is not None:
             self._drop(verdict)
-            return None
-        if msg.type == TYPE_ACK:
             return None
         command = request.command if request.command in COMMAND_NAMES else 0
         self._answers[command * 8 + answer[1]] += 1

@@ -9,7 +9,7 @@ from typing import Final
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 
 _CODES: Final = len(ERROR_NAMES)
-_ROWS: Final = len(COMMAND_NAMES) + 1
+_ROWS: Final = max(COMMAND_NAMES) + 1
 
 assert _CODES == 8, "the table is indexed by command * 8 + code"
 
@@ -33,6 +33,7 @@ class Counters:
         self.retries_answered = 0  # from the reply memory
         self.acks = 0  # that freed a remembered reply
         self.send_errors = 0  # replies lost to a socket error
+        self.unfenced = 0  # replies not sent because the lease had run out meanwhile
 
     def by_command(self) -> dict[str, int]:
         """Requests answered, by command."""

@@ -37,6 +37,10 @@ REPLY_TTL_MIN_S: Final = 5.0
 REPLY_TTL_MAX_S: Final = 60.0
 assert _LAST_TRY_S < REPLY_TTL_MIN_S
 
+REPLICAS_MAX: Final = 8
+LEAVE_TIMEOUT_MAX_S: Final = 3600.0
+SECRET_MAX_BYTES: Final = 4096  # any file of more was not meant as one
+
 IN_FLIGHT_MAX: Final = 65536
 _IN_FLIGHT_DEFAULT: Final = 1024
 
@@ -119,6 +123,38 @@ def _parse_in_flight(text: str) -> int:
     return int(text)
 
 
+def _parse_replicas(text: str) -> int:
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= REPLICAS_MAX:
+        raise ValueError(f"isn't a number from 1 to {REPLICAS_MAX}")
+    return int(text)
+
+
+def _parse_leave_timeout(text: str) -> float:
+    match = _SECONDS.fullmatch(text)
+    if not match or float(match[1]) > LEAVE_TIMEOUT_MAX_S:
+        raise ValueError(f"isn't a number of seconds from 0 to {LEAVE_TIMEOUT_MAX_S:g}")
+    return float(match[1])
+
+
+def _parse_secret(text: str) -> bytes:
+    secret = os.fsencode(text)
+    if len(secret) > SECRET_MAX_BYTES:
+        raise ValueError(f"is over {SECRET_MAX_BYTES} bytes")
+    return secret
+
+
+def _parse_secret_file(text: str) -> bytes:
+    """The file's content, without the line end that editors add."""
+    try:
+        with open(text, "rb") as file:
+            secret = file.read(SECRET_MAX_BYTES + 3).removesuffix(b"\n").removesuffix(b"\r")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ValueError(f"can't read it: {error.strerror if isinstance(error, OSError) else error}") from None
+    if not 0 < len(secret) <= SECRET_MAX_BYTES:
+        raise ValueError(f"holds no secret: it must have 1 to {SECRET_MAX_BYTES} bytes")
+    return secret
+
+
 def _parse_bind(text: str) -> str:
     address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not servers.is_address(address):
@@ -139,18 +175,15 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 class Setting:
     """The declaration of one setting, kept with its field."""
 
-    option: str
+    option: str  # empty: it is taken from the environment only
     parse: Callable[[str], Any]
     metavar: str
     default: str | None  # as one would type it; None: `default_words` says what then holds
     default_words: str
     group: str
     help: str
-
-    @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return "KV_" + self.option.removeprefix("--").replace("-", "_").upper()
+    variable: str  # of the environment
+    is_secret: bool  # never to be shown
 
 
 def _setting(
@@ -162,10 +195,13 @@ def _setting(
     default_words: str = "",
     group: str,
     help: str,
+    variable: str = "",
+    is_secret: bool = False,
 ) -> Any:
     """A field of Options that is also an option, a variable and a paragraph of the manual."""
-    setting = Setting(option, parse, metavar, default, default_words or str(default), group, help)
-    return field(default=None if default is None else parse(default), metadata={"setting": setting})
+    variable = variable or "KV_" + option.removeprefix("--").replace("-", "_").upper()
+    setting = Setting(option, parse, metavar, default, default_words or str(default), group, help, variable, is_secret)
+    return field(default=None if default is None else parse(default), metadata={"setting": setting}, repr=not is_secret)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,6 +277,46 @@ class Options:
             answered SYS_OVERLOAD_ERR. 1 to {IN_FLIGHT_MAX}; each can hold {show_size(DATAGRAM_MAX_BYTES)},
             and all together at most half of --max-memory.""",
     )
+    replicas: int = _setting(
+        "--replicas",
+        _parse_replicas,
+        "NUMBER",
+        default="3",
+        group="Cluster",
+        help=f"""
+            Copies of each slot, the primary's included, as far as there are nodes: 1 to {REPLICAS_MAX}. The
+            same on every node.""",
+    )
+    leave_timeout_s: float = _setting(
+        "--leave-timeout",
+        _parse_leave_timeout,
+        "SECONDS",
+        default="10",
+        group="Cluster",
+        help=f"""
+            How long a node that is told to stop takes at most to hand its slots over: 0 to
+            {LEAVE_TIMEOUT_MAX_S:g}. After that it stops all the same. A second signal stops it at once.""",
+    )
+    secret: bytes | None = _setting(
+        "",
+        _parse_secret,
+        "SECRET",
+        default=None,
+        group="Cluster",
+        help="",
+        variable="KV_CLUSTER_SECRET",
+        is_secret=True,
+    )
+    file_secret: bytes | None = _setting(
+        "",
+        _parse_secret_file,
+        "PATH",
+        default=None,
+        group="Cluster",
+        help="",
+        variable="KV_CLUSTER_SECRET_FILE",
+        is_secret=True,
+    )
     log_level: str = _setting(
         "--log-level",
         _one_of(*logs.LEVELS),
@@ -266,9 +342,19 @@ class Options:
         if self.bind is None:
             object.__setattr__(self, "bind", "::" if ":" in self.me.address else "0.0.0.0")
 
+    @property
+    def cluster_secret(self) -> bytes | None:
+        """What nodes prove to each other that they know; None: they go by the servers file's addresses."""
+        return self.secret or self.file_secret
+
 
 def settings() -> Iterator[tuple[str, Setting]]:
-    """Every setting with the name of its field, in the order of the manual."""
+    """Every setting that is an option, with the name of its field, in the order of the manual."""
+    return ((name, setting) for name, setting in _all_settings() if setting.option)
+
+
+def _all_settings() -> Iterator[tuple[str, Setting]]:
+    """Those that only the environment gives as well."""
     for declared in fields(Options):
         if "setting" in declared.metadata:
             yield declared.name, declared.metadata["setting"]
@@ -281,7 +367,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     the manual and raises SystemExit(0).
     """
     given = _parse_command_line(arguments)
-    values = {name: _value(setting, getattr(given, name), environment) for name, setting in settings()}
+    values = {name: _value(setting, getattr(given, name, None), environment) for name, setting in _all_settings()}
     try:
         port = servers.parse_port(given.port)
     except ValueError as error:
@@ -320,6 +406,8 @@ def _value(setting: Setting, typed: str | None, environment: Mapping[str, str]) 
     try:
         return setting.parse(text)
     except ValueError as error:
+        if setting.is_secret:
+            raise UsageError(f"{source}: {error}") from None
         raise UsageError(f"{source} {text!r}: {error}") from None
 
 
@@ -336,6 +424,8 @@ def _check_together(options: Options) -> None:
             f"--bind {options.bind} is IPv6, but others reach {options.me} at {options.me.address}:"
             " bind an IPv4 address or change the servers file"
         )
+    if options.secret and options.file_secret:
+        raise UsageError("KV_CLUSTER_SECRET and KV_CLUSTER_SECRET_FILE are both set: unset one of them")
     machine_bytes = machine_memory_bytes()
     if options.max_memory_bytes > machine_bytes:
         raise UsageError(
@@ -378,12 +468,18 @@ Environment:
   Each option is also an environment variable, named with it above. The command
   line has precedence over it; an empty variable counts as unset.
 
+  KV_CLUSTER_SECRET, or KV_CLUSTER_SECRET_FILE with the name of a file that
+  holds it: a secret that all nodes share and prove to each other (16 random
+  characters or more). Without one, nodes believe whatever comes from the
+  addresses in the servers file, so their network must be trusted. Not to be
+  had on the command line, where every user of the machine could read it.
+
 Servers file:
   One HOST:PORT or [IPV6]:PORT a line, the same file on every node; # starts a
   comment. Names are resolved once, at start. One line makes a cluster of one.
 
 Signals:
-  TERM, INT   stop cleanly
+  TERM, INT   hand the slots over to the other nodes, then stop
   USR1        write all counters to the log
 
 Exit status:

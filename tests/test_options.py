@@ -55,6 +55,10 @@ def test_defaults(file: str) -> None:
         advertise=None,
         reply_ttl_s=6.0,
         max_in_flight=1024,
+        replicas=3,
+        leave_timeout_s=10.0,
+        secret=None,
+        file_secret=None,
         log_level="info",
         log_format="text",
     )
@@ -79,6 +83,8 @@ def test_options_can_be_made_without_a_command_line() -> None:
         ("--reply-ttl", "7.5", "reply_ttl_s", 7.5),
         ("--reply-ttl", "7s", "reply_ttl_s", 7.0),
         ("--max-in-flight", "1", "max_in_flight", 1),
+        ("--replicas", "1", "replicas", 1),
+        ("--leave-timeout", "2.5", "leave_timeout_s", 2.5),
         ("--log-level", "debug", "log_level", "debug"),
         ("--log-format", "json", "log_format", "json"),
     ],
@@ -217,6 +223,13 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--max-in-flight", str(IN_FLIGHT_MAX + 1), "isn't a number from 1 to 65536"),
         ("--max-in-flight", "1.5", "isn't a number from"),
         ("--max-in-flight", "x", "isn't a number from"),
+        ("--replicas", "0", "isn't a number from 1 to 8"),
+        ("--replicas", "8", None),
+        ("--replicas", "9", "isn't a number from 1 to 8"),
+        ("--leave-timeout", "0", None),
+        ("--leave-timeout", "3600", None),
+        ("--leave-timeout", "3600.1", "isn't a number of seconds from 0 to 3600"),
+        ("--leave-timeout", "-1", "isn't a number of seconds from 0 to 3600"),
         ("--policy", "lru", "--policy 'lru': isn't one of allkeys-lru, noeviction"),
         ("--policy", "", "--policy '': isn't one of"),
         ("--bind", "localhost", "isn't an IPv4 or IPv6 address"),
@@ -317,6 +330,7 @@ def test_the_manual_names_every_setting_with_its_variable_and_default(
         "Memory:",
         "Network:",
         "Requests:",
+        "Cluster:",
         "Logging:",
         "Environment:",
         "Signals:",
@@ -324,6 +338,42 @@ def test_the_manual_names_every_setting_with_its_variable_and_default(
     ):
         assert f"\n{heading}\n" in manual
     assert max(map(len, manual.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("content", [b"a secret", b"a secret\n", b"a secret\r\n"])
+def test_the_secret_comes_from_the_environment_or_a_file_that_it_names(
+    file: str, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(content)
+    given = parse(["3331", file], {"KV_CLUSTER_SECRET": "a secret"})
+    assert given.cluster_secret == b"a secret"
+    assert "a secret" not in repr(given)
+    assert parse(["3331", file], {"KV_CLUSTER_SECRET_FILE": str(path)}).cluster_secret == b"a secret"
+    assert parse(["3331", file], {"KV_CLUSTER_SECRET": ""}).cluster_secret is None
+    assert "are both set" in refusal(["3331", file], {"KV_CLUSTER_SECRET": "x", "KV_CLUSTER_SECRET_FILE": str(path)})
+
+
+@pytest.mark.parametrize(("size", "is_taken"), [(0, False), (1, True), (4096, True), (4097, False)])
+def test_limits_of_the_secret(file: str, tmp_path: Path, size: int, is_taken: bool) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"x" * size)
+    for variable, text in (("KV_CLUSTER_SECRET", "x" * size), ("KV_CLUSTER_SECRET_FILE", str(path))):
+        if is_taken:
+            assert parse(["3331", file], {variable: text}).cluster_secret == b"x" * size
+        elif text:
+            message = refusal(["3331", file], {variable: text})
+            assert message.startswith(f"{variable}: ")
+            assert "xxx" not in message
+
+
+def test_a_secret_file_that_is_not_there_is_told(file: str) -> None:
+    message = refusal(["3331", file], {"KV_CLUSTER_SECRET_FILE": "no-such-file"})
+    assert message == "KV_CLUSTER_SECRET_FILE: can't read it: No such file or directory"
+
+
+def test_the_secret_is_no_option(file: str) -> None:
+    assert "unknown option" in refusal(["3331", file, "--cluster-secret", "x"])
 
 
 def test_no_two_settings_share_a_name() -> None:

@@ -68,15 +68,17 @@ class Coordinator:
 
     # Proposing.
 
-    def run(self) -> None:
-        """Do what is due; called after everything that may have changed something."""
+    def run(self, is_tick: bool) -> None:
+        """Do what is due; called after every step. But for a death, news can wait for the next tick."""
         proposal = self._proposal
         if proposal is not None:
             if proposal.phase is Phase.PREPARE and not self._may_propose():
                 self._proposal = None
             else:
                 self._advance(proposal)
-        elif self._state.now >= self._retry_at and self._may_propose() and self._is_due():
+            return
+        may_start = (is_tick or self._state.dead) and self._state.now >= self._retry_at
+        if may_start and self._may_propose() and self._is_due():
             self._start()
 
     def _may_propose(self) -> bool:

@@ -74,6 +74,7 @@ class ClusterCore:
         self.routes = self._routing.routes
         self.lease_until = -inf
         self.wake_at = now
+        self._want_links()
 
     def _handlers(self) -> dict[int, Handler]:
         return {
@@ -158,11 +159,12 @@ class ClusterCore:
                 self._heartbeat.ask()
             case LinkUp():
                 pass
-        if now >= self.wake_at:
+        is_tick = now >= self.wake_at
+        if is_tick:
             self._tick()
             self.wake_at = now + timing.TICK_S
         if not self._has_left:
-            self._coordinator.run()
+            self._coordinator.run(is_tick)
             self._heartbeat.refresh()
             self._leave_if_alone()
         self.lease_until = self._lease.until if state.is_member else -inf
@@ -208,6 +210,7 @@ class ClusterCore:
         """We are out; whoever decided so without the others tells them before it goes."""
         state = self._state
         state.view, state.is_member = view, False
+        state.note_dead()
         state.installed_at = state.now
         self._lease.drop()
         self._detector.set_members(())
@@ -323,7 +326,7 @@ class ClusterCore:
             known = self._state.of(member.address)
             if member.incarnation > known.incarnation:
                 known.meet(member.incarnation)
-                known.dead = max(known.dead, member.incarnation - 1)
+                known.dead = max(known.dead, member.incarnation - 1)  # not news: no death of this view
         self._state.note_dead()
 
     def _on_view(self, peer: str, message: pb.ClusterMessage) -> None:
@@ -362,7 +365,7 @@ class ClusterCore:
         known = state.of(address)
         if incarnation <= known.dead or address == state.address:
             return
-        known.dead, known.died_at = incarnation, state.now
+        known.dead, known.died_at, known.died_attention = incarnation, state.now, state.attention
         state.note_dead()
         if self._detector.died(address, incarnation):
             state.log(f"{address} is dead")

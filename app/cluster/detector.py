@@ -48,7 +48,7 @@ class Probe:
     own: bool  # on our own account: its failure makes a suspicion
     asked_others: bool = False
     nacks: int = 0
-    helpers: int = 0
+    relays: int = 0
     waiting: dict[str, int] = field(default_factory=dict)  # who wants to be told, with its stamp
 
 
@@ -214,7 +214,7 @@ class Detector:
             watched.probe = None
             if not probe.own:
                 return
-            if probe.helpers and not probe.nacks:  # nobody answers us at all: it may be us
+            if probe.relays and not probe.nacks:  # nobody answers us at all: it may be us
                 self.health = min(timing.HEALTH_MAX, self.health + 1)
             if watched.state == ALIVE:
                 self._suspect(address, watched, probe.started_at)
@@ -223,10 +223,10 @@ class Detector:
 
     def _ask_others(self, address: str, watched: Watched, probe: Probe) -> None:
         up = [other for other in self._members if other != address and self.is_up(other)]
-        helpers = self._state.rng.sample(up, min(timing.INDIRECT_PROBES, len(up)))
-        probe.helpers = len(helpers)
-        for helper in helpers:
-            self._state.post(helper, pb.PING_REQ, target=address, target_incarnation=watched.incarnation)
+        relays = self._state.rng.sample(up, min(timing.INDIRECT_PROBES, len(up)))
+        probe.relays = len(relays)
+        for relay in relays:
+            self._state.post(relay, pb.PING_REQ, target=address, target_incarnation=watched.incarnation)
         self._ping(address)  # the first may have been lost
 
     def _suspect(self, address: str, watched: Watched, since: float) -> Suspicion:
@@ -271,7 +271,7 @@ class Detector:
             self.heard(message.target, message.target_incarnation, message.number / 1e6)
 
     def on_nack(self, message: pb.ClusterMessage) -> None:
-        """A helper heard us but not the target: so it is not us."""
+        """A relay heard us but not the target: so it is not us."""
         watched = self._members.get(message.target)
         if watched is not None and watched.probe is not None:
             watched.probe.nacks += 1

@@ -11,6 +11,7 @@ wanted nodes, primary first) and gives new homes in which
 Slot sets are ints of 256 bits (bit s = slot s): the search for legal moves is a few ANDs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -97,15 +98,20 @@ def _backups(
         for node in (primary, *stay):
             holds[node] |= 1 << slot
 
+    # How often a node backs another: kept even, so that the slots of one that dies fall to all the others.
+    pairs = Counter((primary, node) for primary, some in zip(primaries, backups, strict=True) for node in some)
+
     def add(slot: int, node: str) -> None:
         backups[slot].append(node)
+        pairs[primaries[slot], node] += 1
         backs[node] |= 1 << slot
         holds[node] |= 1 << slot
 
     for slot in range(SLOT_COUNT):
         while len(backups[slot]) < copies:
             legal = [node for node in nodes if not holds[node] >> slot & 1]
-            add(slot, min(legal, key=lambda node: backs[node].bit_count()))
+            ranked = [(pairs[primaries[slot], node], backs[node].bit_count(), node) for node in legal]
+            add(slot, min(ranked, key=lambda entry: entry[:2])[2])
     # Level: shift one slot at a time along a shortest path of legal moves from a fuller to an emptier node.
     while path := _shift(nodes, backs, holds):
         for giver, taker in path:

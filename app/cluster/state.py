@@ -49,6 +49,7 @@ class Known:
     incarnation: int = 0  # the highest heard of
     dead: int = 0  # its incarnations up to this one are dead for certain
     died_at: float = -inf  # when we learned that
+    died_attention: float = -inf  # the same, by our attention
     stamp_us: int = 0  # its latest stamp, to be echoed
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
     refused_at: float = -inf  # when its machine last said that no process is there
@@ -134,19 +135,22 @@ class NodeState:
 
         They may only if no one else can have gone on with what the dead had agreed to: since they died, every
         other server of the file has shown that it knows of no newer view, or that no process is there. That
-        goes for whoever came after them at their addresses, too.
+        goes for whoever came after them at their addresses, too. For a silent one the survivors wait as long
+        as founders do (bootstrap.py).
         """
-        dead = self.dead
-        if not dead or self.view is None:
-            return dead
-        since = max(self.of(address).died_at for address in dead)
-        for server in (*self.strangers(), *dead):
+        if not self.dead or self.view is None:
+            return self.dead
+        since = max(self.of(address).died_at for address in self.dead)
+        waited = self.attention - max(self.of(address).died_attention for address in self.dead)
+        is_patient = waited < self.config.bootstrap_patience_s
+        for server in (*self.strangers(), *self.dead):
             known = self.of(server)
             theirs, ours = known.view_key, self.view.key
-            knows_newer = theirs != ours and theirs[0] == ours[0] and theirs[1] >= ours[1]
-            if known.refused_at < since and (known.heard_at < since or knows_newer):
+            if known.heard_at >= since and theirs != ours and theirs[0] == ours[0] and theirs[1] >= ours[1]:
                 return set()
-        return dead
+            if is_patient and known.heard_at < since and known.refused_at < since:
+                return set()
+        return self.dead
 
     def others(self) -> list[str]:
         """The other members of the view, in order of seniority."""

@@ -100,10 +100,13 @@ class DatagramBatch:
         self._in = _Ring(size)
         self._out = _Ring(size)
         self.buffer = self._in.buffer  # what was received; overwritten by the next `receive`
-        self._in_ints = self._in.header_ints
+        self._in_lengths = self._in.header_ints[_LENGTH_AT:]
+        self._in_names = self._in.address_pointers
+        # The address pointer of reply n: that of the datagram it answers, or its own address's.
+        self._out_names = self._out.header_quads[_NAME_AT:]
+        self._out_lengths = self._out.vector_quads[_IOV_LENGTH_AT:]
         self._out_buffer = self._out.buffer
         self._pending = 0  # replies laid out, not sent yet
-        # Whether out header n points to the address of received datagram n of this batch or to one of its own.
         self._address_bytes = 28 if sock.family == socket.AF_INET6 else 16
         for n in range(size):
             self._out.header_ints[n * _HEADER_INTS + _NAME_LENGTH_AT] = self._address_bytes
@@ -116,7 +119,7 @@ class DatagramBatch:
     def span(self, number: int) -> tuple[int, int]:
         """Where in `buffer` datagram `number` starts and ends; longer than DATAGRAM_MAX_BYTES if the sender's was."""
         at = number * _STRIDE_BYTES
-        return at, at + self._in_ints[number * _HEADER_INTS + _LENGTH_AT]
+        return at, at + self._in_lengths[number * _HEADER_INTS]
 
     def sender(self, number: int) -> bytes:
         """The address (sockaddr bytes) that datagram `number` came from, for a reply after this batch."""
@@ -129,12 +132,11 @@ class DatagramBatch:
         if slot == self.size:
             self.flush()
             slot = 0
-        out = self._out
         at = slot * _STRIDE_BYTES
         length = len(data)
         self._out_buffer[at : at + length] = data
-        out.vector_quads[slot * _IOV_QUADS + _IOV_LENGTH_AT] = length
-        out.header_quads[slot * _HEADER_QUADS + _NAME_AT] = self._in.address_pointers[number]
+        self._out_lengths[slot * _IOV_QUADS] = length
+        self._out_names[slot * _HEADER_QUADS] = self._in_names[number]
         self._pending = slot + 1
 
     def send(self, address: bytes, data: bytes) -> None:
@@ -143,15 +145,20 @@ class DatagramBatch:
         if slot == self.size:
             self.flush()
             slot = 0
-        out = self._out
         at = slot * _STRIDE_BYTES
         length = len(data)
         self._out_buffer[at : at + length] = data
-        out.vector_quads[slot * _IOV_QUADS + _IOV_LENGTH_AT] = length
+        self._out_lengths[slot * _IOV_QUADS] = length
         address_at = slot * _ADDRESS_STRIDE_BYTES
-        out.addresses[address_at : address_at + len(address)] = address
-        out.header_quads[slot * _HEADER_QUADS + _NAME_AT] = out.address_pointers[slot]
+        self._out.addresses[address_at : address_at + len(address)] = address
+        self._out_names[slot * _HEADER_QUADS] = self._out.address_pointers[slot]
         self._pending = slot + 1
+
+    def discard(self) -> int:
+        """Forget what is laid out; how many datagrams that were."""
+        count = self._pending
+        self._pending = 0
+        return count
 
     def flush(self) -> None:
         """Send what is laid out. An error costs at most the datagram it came with, and is counted."""

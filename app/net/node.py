@@ -16,8 +16,14 @@ from gevent.event import Event
 from gevent.hub import get_hub
 
 from app import logs
+from app.cluster.state import SERVERS_MAX, ClusterConfig
+from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
 from app.counters import Counters
+from app.net.forwarding import SWEEP_S, Forwarder
+from app.net.links import BACKLOG, Links
+from app.net.membership import Membership, fresh_incarnation, now
+from app.net.peers import Peers
 from app.net.server import Front
 from app.options import Options, UsageError
 from app.storage.arena import Arena
@@ -30,7 +36,7 @@ from app.storage.memory import (
 )
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
-from app.wire.protocol import NO_SPC_ERR, SYS_OVERLOAD_ERR
+from app.wire.protocol import NO_SPC_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
 _UPKEEP_S: Final = 0.1
@@ -41,6 +47,11 @@ _DRAIN_STEPS: Final = 1024
 # What is asked for as the socket's receive buffer; the system gives what it allows (net.core.rmem_max).
 _RECEIVE_BUFFER_BYTES: Final = 16 << 20
 
+# A second signal so soon after the first says nothing new.
+_SAME_SIGNAL_S: Final = 1.0
+
+_WILDCARDS: Final = ("0.0.0.0", "::")
+
 _log = logs.logger("node")
 
 
@@ -48,7 +59,8 @@ class Node:
     """A running node: build it, `start` it, wait for `stopped`."""
 
     def __init__(self, options: Options) -> None:
-        """Raises UsageError when the address can't be bound."""
+        """Raises UsageError when the address can't be bound, or the servers file is more than a cluster takes."""
+        _check_servers(options)
         self.options = options
         evict = options.policy == "allkeys-lru"
         self.counters = Counters()
@@ -68,18 +80,57 @@ class Node:
             self.replies,
             self.counters,
             pid=os.getpid(),
-            member_count=lambda: 1,
+            member_count=lambda: self.membership.core.member_count,
             no_space_code=SYS_OVERLOAD_ERR if evict else NO_SPC_ERR,
         )
         self.socket = _bound_socket(options)
         self.front = Front(self.socket, self.commands, self.counters, max_in_flight=options.max_in_flight)
+        peers = Peers(options.me, options.servers, self.socket.family)
+        incarnation = fresh_incarnation()
+        self.links = Links(
+            _listening_socket(options),
+            peers,
+            options.cluster_secret,
+            incarnation=lambda: self.membership.core.incarnation,
+            source=None if options.bind in _WILDCARDS else options.bind,
+        )
+        self.membership = Membership(
+            ClusterConfig(str(options.me), tuple(map(str, options.servers)), options.replicas),
+            peers,
+            self.links,
+            self.socket,
+            options.cluster_secret,
+            incarnation=incarnation,
+        )
+        self.membership.on_reset.append(self._drop_everything)
+        core = self.membership.core
+        self.forwarder = Forwarder(
+            self.commands,
+            self.counters,
+            routes=core.routes,
+            lease_until=lambda: core.lease_until,
+            send_frame=self.links.send,
+            answer_client=self.front.batch.send,
+            flush_clients=self.front.batch.flush,
+            client_in_hand=self.front.sender_in_hand,
+            max_in_flight=options.max_in_flight,
+            clock=now,
+        )
+        self.front.open_turn = self.forwarder.open_turn
+        self.front.may_serve = self.forwarder.may_serve
+        self.links.on_frames = self.forwarder.on_frames
+        self.links.on_down.append(self.forwarder.link_closed)
+        self.membership.on_change.append(self.forwarder.sweep)
+        self.front.on_cluster = self.membership.handle_datagram
+        self.commands.status = self.membership.status_json
         self.stopped = Event()
+        self._stopping_since_s: float | None = None
         self._memory_pressed = False
 
     def start(self) -> None:
         """Start serving; returns at once."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            gevent.signal_handler(number, self._stop, signal.Signals(number).name)
+            gevent.signal_handler(number, self._on_stop_signal, signal.Signals(number).name)
         gevent.signal_handler(signal.SIGUSR1, self.dump)
         self.replies.advance(time.monotonic())
         self.governor.look()
@@ -87,25 +138,57 @@ class Node:
         # every slot's tables (35 to 80 ms over half a million entries).
         gc.collect()
         gc.freeze()
+        self.membership.start()
         self.front.start()
         gevent.spawn(self._upkeep)
+        gevent.spawn(self._sweep)
         host, port = self.socket.getsockname()[:2]
         _log.info(
             "started",
             address=f"{host}:{port}",
             advertise=str(self.options.me),
             pid=os.getpid(),
-            members=1,
+            servers=len(self.options.servers),
+            incarnation=self.membership.core.incarnation,
+            replicas=self.options.replicas,
+            authenticated=self.options.cluster_secret is not None,
             max_memory_bytes=self.options.max_memory_bytes,
             policy=self.options.policy,
             receive_buffer_bytes=self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2,
             resident_bytes=self.governor.resident_bytes,
         )
 
-    def _stop(self, cause: str) -> None:
+    def _on_stop_signal(self, cause: str) -> None:
+        """The first one: hand over, then stop. A later one: stop at once."""
+        now_s = time.monotonic()
+        if self._stopping_since_s is not None:
+            # The same wish may come twice: to the process and to its group.
+            if now_s - self._stopping_since_s > _SAME_SIGNAL_S:
+                self._stop()
+            return
+        self._stopping_since_s = now_s
         _log.info("stopping", cause=cause)
+        self.membership.leave()
+        if self.membership.left.is_set():
+            self._stop()
+        else:
+            gevent.spawn(self._stop_when_left)
+
+    def _stop_when_left(self) -> None:
+        if not self.membership.left.wait(self.options.leave_timeout_s):
+            _log.warning("leave_timed_out", after_s=self.options.leave_timeout_s)
+        self._stop()
+
+    def _stop(self) -> None:
+        self.membership.stop()
         self.front.stop()
+        self.links.stop()
         self.stopped.set()
+
+    def _drop_everything(self) -> None:
+        """This node was expelled: what it holds is out of date."""
+        self.store.wipe(range(SLOT_COUNT))
+        self.replies.clear()
 
     def _upkeep(self) -> None:
         turn = 0
@@ -128,6 +211,11 @@ class Node:
                 # Tables that a wipe or a rebuild has made since: as long-lived as those frozen at start.
                 gc.freeze()
             self._note_pressure()
+
+    def _sweep(self) -> None:
+        while not self.stopped.is_set():
+            gevent.sleep(SWEEP_S)
+            self.forwarder.sweep()
 
     def _note_pressure(self) -> None:
         """One line when the store starts to evict, and when it has come to rest again."""
@@ -157,7 +245,11 @@ class Node:
             "acks": counters.acks,
             "send_errors": counters.send_errors,
             "overloads": counters.by_code()["SYS_OVERLOAD_ERR"],
-            "in_flight": self.front.in_flight,
+            "unfenced": counters.unfenced,
+            "forwarded": self.forwarder.forwarded,
+            "forward_duplicates": self.forwarder.duplicates,
+            "forward_abandoned": self.forwarder.abandoned,
+            "in_flight": self.front.in_flight + self.forwarder.in_flight,
             "entries": self.store.entries,
             "evictions": self.store.evictions,
             "moves": self.store.moves,
@@ -171,7 +263,16 @@ class Node:
             "resident_bytes": self.governor.resident_bytes,
             "peak_resident_bytes": peak_resident_bytes(),
         }
-        return fields
+        return fields | self.membership.snapshot() | self.links.snapshot()
+
+
+def _check_servers(options: Options) -> None:
+    """What a cluster takes is less than what a servers file may say. Raises UsageError."""
+    if len(options.servers) > SERVERS_MAX:
+        raise UsageError(f"{len(options.servers)} servers are more than a cluster takes: at most {SERVERS_MAX}")
+    for server in options.servers:
+        if len(str(server)) > ADDRESS_MAX_BYTES:
+            raise UsageError(f"{server} is too long: write a name or address of at most {ADDRESS_MAX_BYTES} bytes")
 
 
 def _bound_socket(options: Options) -> socket.socket:
@@ -183,6 +284,24 @@ def _bound_socket(options: Options) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, _RECEIVE_BUFFER_BYTES)  # past rmem_max, if allowed
     except OSError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    _bind(sock, options, "UDP")
+    return sock
+
+
+def _listening_socket(options: Options) -> socket.socket:
+    """The node's TCP socket, for links between nodes.
+
+    It listens before the node says anything and until the process ends: a refused connection means that it is dead.
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in options.bind else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # links of the process before may linger
+    _bind(sock, options, "TCP")
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _bind(sock: socket.socket, options: Options, protocol: str) -> None:
+    """Bind it, non-blocking. Raises UsageError."""
     try:
         sock.bind((options.bind, options.port))
     except OSError as error:
@@ -193,9 +312,10 @@ def _bound_socket(options: Options) -> socket.socket:
             hint = "ports below 1024 need privileges; use a higher one"
         else:
             hint = "check --bind"
-        raise UsageError(f"can't bind UDP {options.bind} port {options.port}: {error.strerror} ({hint})") from None
+        raise UsageError(
+            f"can't bind {protocol} {options.bind} port {options.port}: {error.strerror} ({hint})"
+        ) from None
     sock.setblocking(False)
-    return sock
 
 
 def run(options: Options) -> int:

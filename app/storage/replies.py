@@ -110,6 +110,16 @@ class ReplyMemory:
                     return True
         return False
 
+    def clear(self) -> None:
+        """Forget everything: what the replies speak of is gone from this node. Freed little by little."""
+        self._expired += self._oldest
+        self._expired += self._newest
+        self._newest = [None] * _BUCKETS
+        self._oldest = [None] * _BUCKETS
+        self._newest_count = self._oldest_count = 0
+        self._newest_bytes = self._oldest_bytes = 0
+        self._check()
+
     def advance(self, now: float) -> None:
         """Let time pass up to `now` (monotonic seconds); to be called several times a second."""
         if self._last_now is not None:
@@ -118,7 +128,7 @@ class ReplyMemory:
         del self._expired[-_FREE_STEP:]
         if self._age_s >= self.ttl_s:
             self._age_s = 0.0
-            self._expired = self._oldest
+            self._expired += self._oldest
             self._oldest = self._newest
             self._newest = [None] * _BUCKETS
             self._oldest_count, self._newest_count = self._newest_count, 0

@@ -79,9 +79,10 @@ class Store:
     def get(self, number: int, key: bytes) -> bytes | None:
         """The blob of a key, which becomes its slot's most recently used; None when it is not there."""
         try:
-            return self._arena.blob(self._slots[number][key])
+            handle = self._slots[number][key]
         except KeyError:
             return None
+        return self._arena.blob(handle)
 
     def put(self, number: int, key: bytes, blob: bytes) -> bool:
         """Store a blob under a key, evicting others as needed; False, nothing changed, when there is no room."""

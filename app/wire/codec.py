@@ -89,6 +89,8 @@ def encode_response(message_id: bytes, message_id_crc: int, payload: bytes) -> b
     """The datagram of a response Msg; `message_id_crc` is crc32(message_id)."""
     length = len(payload)
     checksum = crc32(payload, message_id_crc).to_bytes(8, "little")
+    if length < 0x80 and len(message_id) == 16:
+        return b"\n\x10%b\x12%c%b\x19%b\x28\x01" % (message_id, length, payload, checksum)
     if length < 0x80:
         return b"\n%c%b\x12%c%b\x19%b\x28\x01" % (len(message_id), message_id, length, payload, checksum)
     return b"\n%c%b\x12%c%c%b\x19%b\x28\x01" % (

@@ -6,10 +6,11 @@ that of an int. Names for people (logs, counters, tools) come from the two table
 
 from typing import Final
 
-# Msg.type. A missing type is 0. Nodes keep 16 and above for themselves.
+# Msg.type. A missing type is 0. 16 and above are the nodes' own.
 TYPE_REQUEST: Final = 0
 TYPE_RESPONSE: Final = 1
 TYPE_ACK: Final = 2
+TYPE_CLUSTER: Final = 16  # between nodes, about membership
 
 # KVRequest.command.
 PUT: Final = 1
@@ -20,6 +21,8 @@ WIPEOUT: Final = 5
 IS_ALIVE: Final = 6
 GET_PID: Final = 7
 GET_MEMBERSHIP_CNT: Final = 8
+# 32 and above are this project's own, unknown to other servers of this protocol.
+STATUS: Final = 32  # the node's view of the cluster, as JSON in `value`; changes nothing
 
 # KVResponse.errCode.
 NO_ERR: Final = 0
@@ -55,6 +58,7 @@ COMMAND_NAMES: Final = {
     IS_ALIVE: "IS_ALIVE",
     GET_PID: "GET_PID",
     GET_MEMBERSHIP_CNT: "GET_MEMBERSHIP_CNT",
+    STATUS: "STATUS",
 }
 
 ERROR_NAMES: Final = {

@@ -8,7 +8,6 @@ import pytest
 from app.cluster import timing
 from app.cluster.agreement import RANKS
 from app.cluster.coordinator import Coordinator
-from app.cluster.core import ClusterCore
 from app.cluster.events import LeaveRequested
 from app.cluster.leases import Grantor, Lease
 from app.cluster.planner import first_view
@@ -29,6 +28,7 @@ FOUND = {
     109: "the newcomer at a dead member's address knew a newer view",
     149: "an outsider that observed the present view was taken to know a newer one",
     5046: "a proposer that had promised another a higher ballot waited for itself",
+    40025: "the dead of the last view were looked for in the one without us",
 }
 
 
@@ -240,14 +240,17 @@ class TestNoFalseRemoval:
         assert {process.core.member_count for process in world.processes()} == {20}
 
 
-def finds_a_violation(seeds: int, options: Callable[[Options], None] = lambda options: None) -> bool:
-    for seed in range(seeds):
+def finds_a_violation(hint: int, options: Callable[[Options], None] = lambda options: None) -> bool:
+    """Whether one of 60 seeds fails; the one that did so before is tried first."""
+    for seed in (hint, *range(60)):
         drawn = draw_options(random.Random(seed))
         options(drawn)
         try:
             run_seed(seed, drawn)
-        except Violation:
-            return True
+        except Violation as violation:
+            # Of safety: neither a crash nor that it does not converge counts.
+            if isinstance(violation.__cause__, Violation) and "without faults" not in str(violation.__cause__):
+                return True
     return False
 
 
@@ -256,27 +259,30 @@ class TestItBites:
 
     def test_leases_that_run_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Lease, "until", property(lambda self: 1e12, lambda self, value: None), raising=False)
-        assert finds_a_violation(60)
+        assert finds_a_violation(1)
 
     def test_the_wait_for_a_silent_members_lease(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Grantor, "is_lapsed", lambda self, node, now: True)
         monkeypatch.setattr(timing, "SUSPICION_MIN_S", 0.01)
         monkeypatch.setattr(timing, "SUSPICION_MAX_S", 0.02)
-        assert finds_a_violation(60)
+        assert finds_a_violation(5)
 
     def test_the_members_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Coordinator, "_word_left_s", lambda self: 0.0)
         monkeypatch.setattr(timing, "SUSPICION_MIN_S", 0.01)
         monkeypatch.setattr(timing, "SUSPICION_MAX_S", 0.02)
-        assert finds_a_violation(60)
+        assert finds_a_violation(5)
 
     def test_blocked_slots(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Grantor, "blocked", lambda self: 0)
-        assert finds_a_violation(60)
+        assert finds_a_violation(1)
 
     def test_the_epoch_check(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ClusterCore, "_is_colleague", lambda self, peer, message: self.view is not None)
-        assert finds_a_violation(60)
+        def from_any_view(self: NodeState, peer: str, message: object) -> bool:
+            return self.is_member and self.view is not None and peer in self.view.incarnations
+
+        monkeypatch.setattr(NodeState, "goes_by_our_view", from_any_view)
+        assert finds_a_violation(1)
 
     def test_quorums(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def half(acceptors: tuple[str, ...], answered: set[str], dead: set[str]) -> bool:
@@ -284,14 +290,39 @@ class TestItBites:
 
         for module in ("app.cluster.agreement", "app.cluster.leases"):
             monkeypatch.setattr(f"{module}.has_quorum", half)
-        assert finds_a_violation(60)
+        assert finds_a_violation(58)
 
     def test_the_clocks_drift(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fast(options: Options) -> None:
             options.drift = 0.4  # far beyond what is allowed for
 
-        assert finds_a_violation(60, fast)
+        assert finds_a_violation(22, fast)
 
-    def test_asking_everyone_before_survivors_go_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(NodeState, "countable_dead", NodeState.dead_members)
-        assert finds_a_violation(150)
+    @pytest.mark.parametrize("asks", [True, False])
+    def test_asking_everyone_before_survivors_go_on(self, asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first of two goes on alone, takes in a third, and dies; the second, cut off, learns of that."""
+        if not asks:
+            monkeypatch.setattr(NodeState, "countable_dead", lambda self: self.dead)
+        world = World(1, Options(hosts=3))
+        checks = Checks(world)
+        first, second, third = (host.address for host in world.hosts)
+        for host in world.hosts[:2]:
+            world.start(host)
+        until(world, lambda: counts(world) == {2}, 2.0)
+        to_first = {(first, second), (second, first)}
+        to_third = {(third, second), (second, third)}
+        world.blocked |= to_first | to_third
+        world.run(world.now + 2.0)
+        world.start(world.hosts[2])
+        world.run(world.now + 2.0)
+        world.blocked -= to_first
+        world.crash(world.hosts[0])
+        if asks:
+            world.run(world.now + 20.0)
+            assert not is_served(world)  # neither knows what the other may be doing
+            world.blocked.clear()
+            world.start(world.hosts[0])
+            until(world, lambda: not checks.is_converged(), 5.0)
+        else:
+            with pytest.raises(Violation):
+                world.run(world.now + 2.0)

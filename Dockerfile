@@ -1,0 +1,46 @@
+# One node in a container. Build, then run a cluster of one, or one with a servers file of yours:
+#
+#   docker build -t kv .
+#   docker run --rm -p 3331:3331/udp kv
+#   docker run --rm -p 3331:3331/udp -v ./servers.txt:/srv/kv/servers.txt:ro kv 3331 ./servers.txt
+#
+# The file must be readable by all. Before Docker 23 a mount's source must be absolute: -v "$PWD/servers.txt:...".
+#
+# In a file for several machines the lines name the machines, whose addresses a container doesn't have. Either let
+# it share the machine's, or say which line it is; the TCP port is for the other nodes:
+#
+#   docker run --network host -v ./servers.txt:/srv/kv/servers.txt:ro kv 3331 ./servers.txt
+#   docker run -p 3331:3331/udp -p 3331:3331/tcp -v ./servers.txt:/srv/kv/servers.txt:ro \
+#       kv 3331 ./servers.txt --advertise 192.0.2.7:3331
+#
+# Every option is also a variable: -e KV_MAX_MEMORY=256MiB. Give a container with a memory limit (-m) 32 MiB more
+# than --max-memory, for what the kernel keeps for its sockets. `docker stop -t 15` leaves a node the 10 s that it
+# takes at most to hand its data over. Its receive buffer is at most the machine's net.core.rmem_max. With another
+# port, or with --bind, say --health-cmd as well.
+FROM python:3.11-slim
+
+WORKDIR /srv/kv
+COPY requirements.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+
+COPY app/ app/
+COPY proto_gen/ proto_gen/
+# Of the tools only the one that asks a node, for the health check and for `docker exec`.
+COPY tools/__init__.py tools/_script_path.py tools/cli.py tools/kv.py tools/
+COPY servers.txt ./
+# The node runs as a user who owns nothing: compiled here, where it can be written, and readable whatever the
+# umask of the checkout was.
+RUN python -m compileall -q app proto_gen tools \
+    && chmod -R a+rX . \
+    && useradd --system --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin kv
+# By number, so that an orchestrator can see that it isn't root.
+USER 10001:10001
+
+EXPOSE 3331/udp 3331/tcp
+# A client gives a request up after five tries and 6.45 s.
+HEALTHCHECK --interval=10s --timeout=8s --start-period=5s --retries=2 \
+    CMD ["python", "tools/kv.py", "-s", "127.0.0.1:3331", "ping"]
+
+# The exec form: python is process 1 and gets SIGTERM itself.
+ENTRYPOINT ["python", "app/main.py"]
+CMD ["3331", "servers.txt"]

@@ -1,0 +1,92 @@
+"""How the two ends of a link between nodes make sure of each other. No sockets: bytes in, bytes out.
+
+    dialler  -> HELLO      "KVLK" | u8 version | u8 flags | u64 incarnation | 16 bytes nonce | two names
+    acceptor -> CHALLENGE  "KVLK" | u8 version | u8 flags | u64 incarnation | 16 bytes nonce
+    dialler  -> PROOF      32 bytes: HMAC-SHA256 over "dialler", HELLO and CHALLENGE
+    acceptor -> PROOF      32 bytes: the same with "acceptor"
+
+The names, each with a length byte, are the dialler's and the acceptor's own lines in the servers file, so a proof is
+good for one pair, one direction and, by the nonces, one link. The dialler proves itself first: whoever just connects
+gets nothing to try secrets on. Without a secret the proofs are made with an empty one and prove nothing; the listener
+then goes by the source address (links.py).
+
+Protected with a secret: nobody without it becomes the end of a link. Not protected: the frames afterwards carry no
+HMAC and are not encrypted, so whoever can change packets between two nodes can read and alter them. A message code
+per frame was rejected: it costs as much as forwarding a request, and who needs that much has a VPN.
+"""
+
+import hmac
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+_MAGIC: Final = b"KVLK"
+_VERSION: Final = 1
+_HAS_SECRET: Final = 1  # flag
+_KEY_LABEL: Final = b"kv links 1"
+_GREETING: Final = Struct("<4sBBQ16s")
+
+NONCE_BYTES: Final = 16
+GREETING_BYTES: Final = _GREETING.size  # a CHALLENGE, and the part of a HELLO before the names
+PROOF_BYTES: Final = 32
+NAME_MAX_BYTES: Final = 255
+
+
+class Refused(Exception):
+    """The other end is not let in; the reason is one word for a counter."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What one end says of itself."""
+
+    data: bytes  # as it travelled
+    incarnation: int
+
+
+class Handshake:
+    """Makes and checks the messages for one node."""
+
+    def __init__(self, secret: bytes | None) -> None:
+        self._flags = _HAS_SECRET if secret else 0
+        self._key = hmac.digest(secret or b"\0", _KEY_LABEL, "sha256")
+
+    def greeting(self, incarnation: int, nonce: bytes) -> bytes:
+        """The CHALLENGE, and the beginning of a HELLO."""
+        assert len(nonce) == NONCE_BYTES, nonce
+        return _GREETING.pack(_MAGIC, _VERSION, self._flags, incarnation, nonce)
+
+    def hello(self, incarnation: int, nonce: bytes, dialler: str, acceptor: str) -> bytes:
+        """The HELLO."""
+        return self.greeting(incarnation, nonce) + _name(dialler) + _name(acceptor)
+
+    def check(self, data: bytes) -> Greeting:
+        """The other end's greeting, of GREETING_BYTES. Raises Refused: malformed, other_version, no_secret (there),
+        secret_needed (there, and we have none)."""
+        magic, version, flags, incarnation, _ = _GREETING.unpack(data)
+        if magic != _MAGIC:
+            raise Refused("malformed")
+        if version != _VERSION:
+            raise Refused("other_version")
+        if flags != self._flags:
+            raise Refused("no_secret" if self._flags else "secret_needed")
+        return Greeting(data, incarnation)
+
+    def proof(self, side: str, hello: bytes, challenge: bytes) -> bytes:
+        """The PROOF of one side: "dialler" or "acceptor"."""
+        return hmac.digest(self._key, side.encode() + hello + challenge, "sha256")
+
+    def check_proof(self, side: str, hello: bytes, challenge: bytes, given: bytes) -> None:
+        """Raises Refused("wrong_secret") unless the other side's proof is right."""
+        if not hmac.compare_digest(self.proof(side, hello, challenge), given):
+            raise Refused("wrong_secret")
+
+
+def _name(name: str) -> bytes:
+    data = name.encode()
+    assert len(data) <= NAME_MAX_BYTES, name
+    return b"%c%b" % (len(data), data)

@@ -1,0 +1,509 @@
+"""Links between nodes: ordered streams of frames over TCP, on the number of the node's UDP port.
+
+The problem: nodes pass each other many small frames, in order, and must learn at once when the process at the other
+end is gone. A slow or hostile peer must neither fill this node's memory nor hold up its loop.
+
+The approach: what is sent to a peer goes over the link that this node dialled, what comes from it over one that it
+accepted; so each direction has one owner, who alone redials, and two nodes that dial each other at once need no rule
+which of two links to keep. Frames that one loop turn queues for a peer leave in one write at its end. Reading and
+writing are callbacks of the loop on plain non-blocking sockets (a greenlet for each would cost two switches a turn);
+only dialling and the handshake, which are rare and wait several times, run in greenlets.
+
+A dialled link carries nothing back after the handshake, and is watched for its end all the same: the kernel closes a
+dead process's sockets, which is the fastest word of its death there is. The cluster core then dials again, and a
+refused connection proves it (app/cluster/links.py). What refuses in a living node's place (a firewall that rejects with
+a reset, a port forwarder without its backend) would prove it wrongly: let such things drop packets instead.
+
+Who may connect: with a secret, whoever proves to have it (handshake.py); without, connections from the addresses in
+the servers file, which is as good as the network is trusted. Frames lost with a link are lost: the sender is told
+that it went down, and knows what was not acknowledged.
+"""
+
+import errno
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import gevent
+from gevent.hub import get_hub
+from gevent.socket import wait_read, wait_write
+
+from app import logs
+from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
+from app.net.frames import FRAME_MAX_BYTES, HEADER_BYTES, BadFrame, Frame, FrameReader, pack_header
+from app.net.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake, Refused
+from app.net.peers import Peers
+
+# Connect and handshake together. Longer: a stopped peer is noticed later to be back; shorter: on a crowded machine
+# links fail that would come up.
+DIAL_TIMEOUT_S: Final = 2.0
+HANDSHAKE_TIMEOUT_S: Final = 2.0  # for whoever connects; the other side of the same
+# Connections that have not proved themselves. The longest-waiting gives way to one more: a peer takes milliseconds.
+PENDING_MAX: Final = 64
+# The kernel's queue of connections not accepted yet. When it is full the kernel drops requests and does not refuse
+# them, so a busy node is never taken for a dead one. The system's somaxconn bounds it.
+BACKLOG: Final = 1024
+_ACCEPT_STEP: Final = 16  # connections accepted in one wake-up
+_ACCEPT_PAUSE_S: Final = 0.1  # after running out of descriptors
+assert _ACCEPT_STEP < PENDING_MAX, "whoever gives way must have begun, or it would not clean up"
+
+# What one wake-up reads: about 120 forwarded requests of 64 bytes each, 1.5 ms to execute them.
+READ_BYTES: Final = 16 * 1024
+# What all peers together may leave unread, shared evenly; one of them can always be sent the longest frame.
+_QUEUES_MAX_BYTES: Final = 8 << 20
+_READ: Final = 1  # libev's
+_WRITE: Final = 2
+
+_log = logs.logger("links")
+_faults = logs.limited_logger("links")
+
+
+class _NobodyThere(Exception):
+    """The machine refused the connection."""
+
+
+class _Outgoing:
+    """A link that this node dialled, or is dialling."""
+
+    __slots__ = ("dialling", "incarnation", "parts", "peer", "queued", "reader", "rest", "sock", "writer")
+
+    def __init__(self, peer: str, incarnation: int) -> None:
+        self.peer = peer
+        self.incarnation = incarnation
+        self.dialling: gevent.Greenlet[..., None] | None = None
+        self.sock: socket.socket | None = None  # once it is up
+        self.reader: Any = None
+        self.writer: Any = None
+        self.parts: list[bytes] = []  # queued
+        self.rest: memoryview | None = None  # of a write that the kernel took only part of
+        self.queued = 0  # bytes in both; not 0: due to be flushed, or waiting for `writer`
+
+
+class _Incoming:
+    """A link that a peer dialled and this node accepted."""
+
+    __slots__ = ("frames", "peer", "reader", "sock")
+
+    def __init__(self, peer: str, sock: socket.socket, reader: Any) -> None:
+        self.peer = peer
+        self.sock = sock
+        self.reader = reader
+        self.frames = FrameReader()
+
+
+class Links:
+    """One node's links.
+
+    `on_frames(peer, frames)` gets what one read has brought, in order, as (kind, body) pairs; it runs in the loop and
+    must not block. `on_up` and `on_down` are told of the links that this node dialled. `report` takes the events that
+    the cluster core wants to hear.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        peers: Peers,
+        secret: bytes | None,
+        *,
+        incarnation: Callable[[], int],
+        source: str | None = None,
+    ) -> None:
+        """`listener`: bound and listening, non-blocking. `source`: the address to dial from, if not the system's
+        choice."""
+        self.on_frames: Callable[[str, list[Frame]], object] = lambda peer, frames: None
+        self.on_up: list[Callable[[str], object]] = []
+        self.on_down: list[Callable[[str], object]] = []
+        self.report: Callable[[Event], object] = lambda event: None
+        self.refused: Counter[str] = Counter()  # connections, by reason: by us, and of ours
+        self.full = 0  # frames not taken because their peer had too much to read
+        self.frames_received = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._listener = listener
+        self._peers = peers
+        self._handshake = Handshake(secret)
+        self._goes_by_address = secret is None
+        self._incarnation = incarnation
+        self._source = source
+        self._queue_max = max(FRAME_MAX_BYTES + HEADER_BYTES, _QUEUES_MAX_BYTES // max(1, len(peers.names)))
+        self._hub = get_hub()
+        self._loop = self._hub.loop
+        self._outgoing: dict[str, _Outgoing] = {}
+        self._up: dict[str, _Outgoing] = {}
+        self._incoming: dict[str, _Incoming] = {}
+        self._pending: dict[gevent.Greenlet[..., None], socket.socket] = {}  # the longest-waiting first
+        self._dirty: list[_Outgoing] = []  # links to be flushed at the end of this turn
+        self._buffer = bytearray(READ_BYTES)
+        self._buffer_view = memoryview(self._buffer)
+        self._acceptor: Any = self._loop.io(listener.fileno(), _READ)
+        self._acceptor.start(self._accept)
+
+    # --- sending -------------------------------------------------------------------------------------------------
+
+    def send(self, peer: str, kind: int, *parts: bytes) -> bool:
+        """Queue a frame whose body is the parts joined, at most FRAME_MAX_BYTES; it leaves at the end of the turn.
+
+        False, and nothing is queued, when the link is not up or the peer is too far behind with reading.
+        """
+        link = self._up.get(peer)
+        if link is None:
+            return False
+        length = 0
+        for part in parts:
+            length += len(part)
+        assert length <= FRAME_MAX_BYTES, f"frame of kind {kind}: {length} bytes"
+        queued = link.queued + HEADER_BYTES + length
+        if queued > self._queue_max:
+            self.full += 1
+            return False
+        if not link.queued:
+            if not self._dirty:
+                self._loop.run_callback(self.flush)
+            self._dirty.append(link)
+        link.queued = queued
+        link.parts.append(pack_header(length, kind))
+        link.parts += parts
+        return True
+
+    def flush(self) -> None:
+        """Write what this turn has queued. Done at the end of the turn by itself; earlier if called."""
+        dirty, self._dirty = self._dirty, []
+        for link in dirty:
+            if link.sock is not None:
+                self._write(link)
+
+    def _write(self, link: _Outgoing) -> None:
+        """Write what is queued, or as much as the kernel takes; the rest follows when it takes more."""
+        assert link.sock is not None
+        while link.queued:
+            data = link.rest
+            if data is None:
+                data = memoryview(b"".join(link.parts))
+                link.parts.clear()
+            try:
+                sent = link.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._down(link)
+                return
+            link.queued -= sent
+            self.bytes_sent += sent
+            if sent < len(data):
+                if link.rest is None:
+                    link.writer.start(self._write, link)
+                link.rest = data[sent:]
+                return
+            if link.rest is not None:
+                link.rest = None
+                link.writer.stop()
+
+    def queued_bytes(self, peer: str) -> int:
+        """What waits to be written to the peer; 0 when its link is down."""
+        link = self._up.get(peer)
+        return link.queued if link else 0
+
+    def is_up(self, peer: str) -> bool:
+        """Whether frames can be sent to the peer."""
+        return peer in self._up
+
+    # --- links that we dial --------------------------------------------------------------------------------------
+
+    def open(self, peer: str, incarnation: int) -> None:
+        """Dial the peer. What becomes of it is reported: LinkUp, LinkRefused with this incarnation, LinkFailed."""
+        self._discard(self._outgoing.get(peer))
+        link = self._outgoing[peer] = _Outgoing(peer, incarnation)
+        link.dialling = gevent.spawn(self._dial, link)
+
+    def close(self, peer: str) -> None:
+        """End the link to the peer, or the dial. Not reported."""
+        self._discard(self._outgoing.get(peer))
+
+    def _discard(self, link: _Outgoing | None) -> None:
+        if link is None:
+            return
+        del self._outgoing[link.peer]
+        if link.dialling is not None:
+            link.dialling.kill(block=False)
+        if link.sock is not None:
+            self._take_down(link)
+
+    def _down(self, link: _Outgoing) -> None:
+        """The other end is gone."""
+        del self._outgoing[link.peer]
+        self._take_down(link)
+        self.report(LinkClosed(link.peer))
+
+    def _take_down(self, link: _Outgoing) -> None:
+        assert link.sock is not None
+        for watcher in (link.reader, link.writer):
+            watcher.stop()
+            watcher.close()
+        link.sock.close()
+        link.sock = link.rest = None
+        link.parts.clear()
+        link.queued = 0
+        del self._up[link.peer]
+        for told in self.on_down:
+            told(link.peer)
+
+    def _dial(self, link: _Outgoing) -> None:
+        """In a greenlet of its own: dial, shake hands, report."""
+        sock: socket.socket | None = None
+        event: Event = LinkFailed(link.peer)
+        try:
+            with gevent.Timeout(DIAL_TIMEOUT_S):
+                sock = self._dialled(link.peer)
+            event = LinkUp(link.peer)
+        except _NobodyThere:
+            event = LinkRefused(link.peer, link.incarnation)
+        except Refused as refused:
+            self._count_refused(refused.reason, link.peer, "dialled")
+        except gevent.Timeout:
+            pass
+        except (OSError, EOFError) as error:
+            _faults.debug("dial_failed", peer=link.peer, error=error)
+        if self._outgoing.get(link.peer) is not link:  # closed meanwhile
+            if sock is not None:
+                sock.close()
+            return
+        link.dialling = None
+        if sock is None:
+            del self._outgoing[link.peer]
+            self.report(event)
+            return
+        link.sock = sock
+        fd = sock.fileno()
+        link.reader = self._loop.io(fd, _READ)
+        link.writer = self._loop.io(fd, _WRITE)
+        link.reader.start(self._on_dialled_readable, link)
+        self._up[link.peer] = link
+        self.report(event)
+        for told in self.on_up:
+            told(link.peer)
+
+    def _dialled(self, peer: str) -> socket.socket:
+        """A connection that has shaken hands. Raises what `_dial` catches."""
+        target = self._peers.target(peer)
+        if target is None:
+            raise OSError(errno.EHOSTUNREACH, "not in the servers file, or of another address family")
+        try:
+            return self._introduced(target, peer)
+        except (ConnectionError, EOFError):
+            # A dying process may have its link closed before its listener: then the next try is refused.
+            return self._introduced(target, peer)
+
+    def _introduced(self, target: tuple[str | int, ...], peer: str) -> socket.socket:
+        with self._connected(target) as sock:
+            self._introduce(sock, peer)
+            return sock
+
+    @contextmanager
+    def _connected(self, target: tuple[str | int, ...]) -> "Iterator[socket.socket]":
+        """A connection, closed unless the block returns."""
+        sock = socket.socket(self._peers.family, socket.SOCK_STREAM)
+        kept = False
+        try:
+            sock.setblocking(False)
+            # Otherwise a node could not be restarted while the port it listens on is, by chance, ours here.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._source is not None:
+                sock.bind((self._source, 0))
+            code = sock.connect_ex(target)
+            if code == errno.EINPROGRESS:
+                wait_write(sock.fileno())
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code == errno.ECONNREFUSED:
+                raise _NobodyThere
+            if code:
+                raise OSError(code, os.strerror(code))
+            if sock.getsockname() == sock.getpeername():  # the port is free, and was given to this very socket
+                raise ConnectionAbortedError(errno.ECONNABORTED, "connected to itself")
+            yield sock
+            kept = True
+        finally:
+            if not kept:
+                sock.close()
+
+    def _introduce(self, sock: socket.socket, peer: str) -> None:
+        """The dialler's part of the handshake."""
+        shake = self._handshake
+        hello = shake.hello(self._incarnation(), os.urandom(NONCE_BYTES), self._peers.me, peer)
+        _send_all(sock, hello)
+        challenge = shake.check(_receive(sock, GREETING_BYTES)).data
+        _send_all(sock, shake.proof("dialler", hello, challenge))
+        shake.check_proof("acceptor", hello, challenge, _receive(sock, PROOF_BYTES))
+
+    def _on_dialled_readable(self, link: _Outgoing) -> None:
+        """Nothing is ever sent back on it, so this is its end."""
+        assert link.sock is not None
+        try:
+            if link.sock.recv(1):
+                self._count_refused("unexpected_data", link.peer, "dialled")
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._down(link)
+
+    # --- links that we accept ------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPT_STEP):
+            try:
+                sock, address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                _faults.error("accept_failed", error=error)
+                self._acceptor.stop()
+                self._loop.timer(_ACCEPT_PAUSE_S).start(self._acceptor.start, self._accept)
+                return
+            host = address[0]
+            if self._goes_by_address and not self._peers.is_server_host(host):
+                sock.close()
+                self._count_refused("unknown_source", host, "accepted")
+                continue
+            if len(self._pending) >= PENDING_MAX:
+                next(iter(self._pending)).kill(_TooMany, block=False)
+            sock.setblocking(False)
+            self._pending[gevent.spawn(self._welcome, sock, host)] = sock
+
+    def _welcome(self, sock: socket.socket, host: str) -> None:
+        """In a greenlet of its own: shake hands with whoever has connected."""
+        peer = reason = ""
+        try:
+            with gevent.Timeout(HANDSHAKE_TIMEOUT_S):
+                peer = self._authenticated(sock)
+        except Refused as refused:
+            reason = refused.reason
+        except gevent.Timeout:
+            reason = "handshake_timeout"
+        except _TooMany:
+            reason = "too_many"
+        except (OSError, EOFError):
+            reason = "handshake_broken_off"
+        finally:
+            del self._pending[gevent.getcurrent()]  # type: ignore[arg-type]
+            if not peer:
+                sock.close()
+        if not peer:
+            self._count_refused(reason, host, "accepted")
+            return
+        self._end(self._incoming.get(peer))  # the peer has dialled anew, so it is done with that one
+        link = self._incoming[peer] = _Incoming(peer, sock, self._loop.io(sock.fileno(), _READ))
+        link.reader.start(self._on_readable, link)
+
+    def _authenticated(self, sock: socket.socket) -> str:
+        """The acceptor's part of the handshake: who has connected."""
+        shake = self._handshake
+        greeting = _receive(sock, GREETING_BYTES)
+        shake.check(greeting)
+        hello = greeting
+        names = []
+        for _ in range(2):
+            length = _receive(sock, 1)
+            name = _receive(sock, length[0])
+            hello += length + name
+            names.append(name.decode("utf-8", "replace"))
+        dialler, acceptor = names
+        if acceptor != self._peers.me:
+            raise Refused("misdirected")
+        if self._peers.target(dialler) is None:
+            raise Refused("unknown_peer")
+        challenge = shake.greeting(self._incarnation(), os.urandom(NONCE_BYTES))
+        _send_all(sock, challenge)
+        shake.check_proof("dialler", hello, challenge, _receive(sock, PROOF_BYTES))
+        _send_all(sock, shake.proof("acceptor", hello, challenge))
+        return dialler
+
+    def _on_readable(self, link: _Incoming) -> None:
+        try:
+            count = link.sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self._end(link)
+            return
+        self.bytes_received += count
+        try:
+            frames = link.frames.feed(self._buffer_view[:count])
+        except BadFrame as fault:
+            self._end(link)
+            self._count_refused("bad_frame", f"{link.peer}: {fault}", "accepted")
+            return
+        if frames:
+            self.frames_received += len(frames)
+            self.on_frames(link.peer, frames)
+
+    def _end(self, link: _Incoming | None) -> None:
+        if link is not None and self._incoming.get(link.peer) is link:
+            del self._incoming[link.peer]
+            link.reader.stop()
+            link.reader.close()
+            link.sock.close()
+
+    # --- the rest ------------------------------------------------------------------------------------------------
+
+    def _count_refused(self, reason: str, who: str, side: str) -> None:
+        self.refused[reason] += 1
+        _faults.warning("refused", reason=reason, peer=who, side=side)
+
+    def snapshot(self) -> dict[str, int]:
+        """What is counted, by name."""
+        fields = {f"links_refused_{reason}": count for reason, count in sorted(self.refused.items())}
+        return fields | {
+            "links_up": len(self._up),
+            "links_accepted": len(self._incoming),
+            "links_pending": len(self._pending),
+            "links_frames_received": self.frames_received,
+            "links_bytes_received": self.bytes_received,
+            "links_bytes_sent": self.bytes_sent,
+            "links_bytes_queued": sum(link.queued for link in self._up.values()),
+            "links_frames_not_taken": self.full,
+        }
+
+    def stop(self) -> None:
+        """End every link and listen no more. Nothing is reported."""
+        self.flush()
+        self.report = lambda event: None
+        self._acceptor.stop()
+        self._acceptor.close()
+        self._listener.close()
+        for greenlet in list(self._pending):
+            greenlet.kill(block=False)
+        for link in list(self._outgoing.values()):
+            self._discard(link)
+        for incoming in list(self._incoming.values()):
+            self._end(incoming)
+
+
+class _TooMany(Exception):
+    """Thrown into a handshake that gives way to newer ones."""
+
+
+def _send_all(sock: socket.socket, data: bytes) -> None:
+    """A message of the handshake: what is on its way never fills a socket's buffer."""
+    if sock.send(data) < len(data):
+        raise ConnectionAbortedError(errno.ECONNABORTED, "the socket's buffer is full")
+
+
+def _receive(sock: socket.socket, count: int) -> bytes:
+    """Exactly `count` bytes, waiting for them. Raises EOFError when the other end stops short."""
+    data = b""
+    while len(data) < count:
+        try:
+            more = sock.recv(count - len(data))
+        except BlockingIOError:
+            wait_read(sock.fileno())
+            continue
+        if not more:
+            raise EOFError
+        data += more
+    return data

@@ -1,0 +1,132 @@
+"""The core on its own: what it does not let in, what it costs, what it imports."""
+
+import ast
+import random
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.cluster.core import ClusterCore
+from app.cluster.events import LOCAL, UNKNOWN, Datagram, LinkRefused, OpenLink, Send, Tick
+from app.cluster.state import ClusterConfig
+from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT
+from proto_gen import cluster_pb2 as pb
+
+SERVERS = ("a:1", "b:1", "c:1")
+FORBIDDEN = {"gevent", "socket", "time", "os", "asyncio", "threading"}
+APP = Path(__file__).parents[2] / "app"
+
+
+def a_core(*servers: str, address: str = "a:1") -> ClusterCore:
+    return ClusterCore(ClusterConfig(address, servers or SERVERS), 1000, 0.0, random.Random(1))
+
+
+def test_it_imports_nothing_that_does_io_or_tells_time() -> None:
+    for path in (APP / "cluster").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert name.split(".")[0] not in FORBIDDEN, path
+                assert not name.startswith("app.") or name.startswith(("app.cluster", "app.wire")), path
+        assert "random.random(" not in path.read_text()
+        assert len(path.read_text().splitlines()) <= 420, path
+
+
+def test_a_cluster_of_one_serves_in_its_first_step() -> None:
+    core = a_core("a:1")
+    core.step(Tick(), 5.0)
+    assert core.routes == [LOCAL] * SLOT_COUNT
+    assert core.lease_until > 1e9
+    assert (core.member_count, core.epoch) == (1, 1)
+
+
+def test_refused_by_all_others_it_founds_alone_after_settling() -> None:
+    core = a_core()
+    effects = core.step(Tick(), 5.0)
+    assert {effect.peer for effect in effects if isinstance(effect, OpenLink)} == {"b:1", "c:1"}
+    for peer in ("b:1", "c:1"):
+        core.step(LinkRefused(peer, 0), 5.001)
+    assert core.routes == [UNKNOWN] * SLOT_COUNT
+    for tick in range(1, 12):
+        core.step(Tick(), 5.0 + 0.025 * tick)
+    assert core.routes == [LOCAL] * SLOT_COUNT
+
+
+def dropped(core: ClusterCore) -> dict[str, int]:
+    return core.status().dropped
+
+
+def test_what_is_not_from_a_peer_or_no_message_is_dropped_and_counted() -> None:
+    core = a_core()
+    core.step(Datagram("stranger:1", pb.ClusterMessage(kind=pb.PING, incarnation=1).SerializeToString()), 1.0)
+    core.step(Datagram("a:1", pb.ClusterMessage(kind=pb.PING, incarnation=1).SerializeToString()), 1.0)
+    core.step(Datagram("b:1", b"\xff\xff\xff"), 1.0)
+    core.step(Datagram("b:1", b"\0" * (DATAGRAM_MAX_BYTES + 1)), 1.0)
+    core.step(Datagram("b:1", b""), 1.0)
+    core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.PING).SerializeToString()), 1.0)
+    deaths = [pb.Death(address="c:1", incarnation=1)] * 100
+    message = pb.ClusterMessage(kind=pb.PING, incarnation=5, deaths=deaths)
+    core.step(Datagram("b:1", message.SerializeToString()), 1.0)
+    assert dropped(core) == {"stranger": 2, "malformed": 4, "oversized": 1}
+
+
+def test_an_earlier_process_is_not_listened_to() -> None:
+    core = a_core()
+    core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, incarnation=20).SerializeToString()), 1.0)
+    effects = core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, incarnation=19).SerializeToString()), 2.0)
+    assert dropped(core) == {"stale incarnation": 1}
+    answers = [effect.payload for effect in effects if isinstance(effect, Send) and effect.peer == "b:1"]
+    assert any(pb.ClusterMessage.FromString(answer).to_incarnation == 20 for answer in answers)
+
+
+def test_a_clock_that_was_set_back_is_overcome() -> None:
+    core = a_core()
+    message = pb.ClusterMessage(kind=pb.ACK, incarnation=20, to_incarnation=5000)
+    core.step(Datagram("b:1", message.SerializeToString()), 1.0)
+    assert core.incarnation > 5000
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.sampled_from(SERVERS), st.binary(max_size=200)), max_size=8), st.booleans())
+def test_noise_changes_nothing(datagrams: list[tuple[str, bytes]], as_member: bool) -> None:
+    core = a_core(*(("a:1",) if as_member else SERVERS))
+    core.step(Tick(), 1.0)
+    epoch = core.epoch
+    for peer, payload in datagrams:
+        core.step(Datagram(peer, payload), 1.0)
+    assert core.epoch == epoch
+
+
+fields = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(list(range(1, 17))),
+        "incarnation": st.integers(1, 2**64 - 1),
+        "to_incarnation": st.sampled_from([0, 1000]),
+        "stamp_us": st.integers(0, 2**64 - 1),
+        "echo_us": st.integers(0, 2_000_000),
+        "origin": st.sampled_from([0, 1000, 7]),
+        "epoch": st.integers(0, 3),
+        "mandate": st.booleans(),
+        "fenced": st.booleans(),
+        "target": st.sampled_from(["", "a:1", "b:1", "x"]),
+        "target_incarnation": st.integers(0, 2000),
+        "number": st.integers(0, 2**64 - 1),
+        "ballot": st.integers(0, 2**64 - 1),
+        "accepted_ballot": st.integers(0, 2**64 - 1),
+        "span_us": st.integers(0, 2**64 - 1),
+        "blocked": st.binary(max_size=40),
+    }
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from(SERVERS[1:]), fields), max_size=10))
+def test_no_message_crashes_it(messages: list[tuple[str, dict[str, object]]]) -> None:
+    core = a_core()
+    core.step(Tick(), 1.0)
+    for index, (peer, content) in enumerate(messages):
+        payload = pb.ClusterMessage(**content).SerializeToString()  # type: ignore[arg-type]
+        core.step(Datagram(peer, payload), 1.0 + index * 0.03)

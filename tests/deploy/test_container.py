@@ -1,0 +1,139 @@
+"""What the Dockerfile and the compose files say, as far as it can be checked without a container engine.
+
+The image's files are laid out as the COPY lines say and run from there, so that a module which the node or
+the health check needs can't be forgotten in them.
+"""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import servers
+from app.options import parse_size, settings
+
+REPOSITORY = Path(__file__).parent.parent.parent
+DEPLOY = REPOSITORY / "deploy"
+DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of every such instruction, continuation lines joined."""
+    joined = DOCKERFILE.replace("\\\n", " ")
+    return [line.partition(" ")[2].strip() for line in joined.splitlines() if line.startswith(f"{name} ")]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the image has in /srv/kv."""
+    root = tmp_path_factory.mktemp("image")
+    for copy in instructions("COPY"):
+        *sources, target = copy.split()
+        for source in sources:
+            if source.endswith("/"):
+                shutil.copytree(REPOSITORY / source, root / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (root / target).mkdir(exist_ok=True)
+                shutil.copy(REPOSITORY / source, root / target)
+    return root
+
+
+def run(image: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    assert command[0] == "python"
+    return subprocess.run(
+        # -P and an own directory: nothing of the checkout can be imported by accident.
+        [sys.executable, *command[1:]],
+        cwd=image,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_node_has_all_it_imports(image: Path) -> None:
+    (entry,) = instructions("ENTRYPOINT")
+    done = run(image, [*json.loads(entry), "--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run(image, ["python", "-c", "import app.main, app.net.node"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_health_check_has_all_it_imports(image: Path) -> None:
+    (check,) = instructions("HEALTHCHECK")
+    command = json.loads(check.partition("CMD")[2])
+    assert command[-1] == "ping"
+    done = run(image, [*command[:2], "--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    # Port 1 of this machine: nothing answers there, and the kernel says so at once or not at all.
+    done = run(image, ["127.0.0.1:1" if word == "127.0.0.1:3331" else word for word in command])
+    assert done.returncode not in (0, 2)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_image_needs_only_what_requirements_txt_names(image: Path) -> None:
+    """Packages for development aren't in the image; the node and the health check must not import them."""
+    development = (REPOSITORY / "requirements-dev.txt").read_text()
+    names = {name.replace("-", "_") for name in re.findall(r"^([a-z]\S*?)[<>=~]", development, re.MULTILINE)}
+    imported: set[str] = set()
+    for path in image.rglob("*.py"):
+        for statement in ast.walk(ast.parse(path.read_text())):
+            if isinstance(statement, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in statement.names}
+            elif isinstance(statement, ast.ImportFrom) and statement.module:
+                imported.add(statement.module.partition(".")[0])
+    assert {"hypothesis", "pytest", "tqdm"} <= names
+    assert not imported & (names | {"hdrh"})
+
+
+def test_what_is_copied_reaches_the_engine() -> None:
+    """.dockerignore leaves all out but what it names."""
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    let_in = {line[1:] for line in lines if line.startswith("!")}
+    assert "*" in lines
+    sources = {source.partition("/")[0] for copy in instructions("COPY") for source in copy.split()[:-1]}
+    assert sources == let_in
+
+
+def test_it_runs_as_nobody_in_particular_and_as_process_1() -> None:
+    (user,) = instructions("USER")
+    assert user.split(":")[0].isdecimal()
+    assert int(user.split(":")[0]) > 0
+    (entry,) = instructions("ENTRYPOINT")
+    assert json.loads(entry) == ["python", "app/main.py"]
+    (arguments,) = instructions("CMD")
+    assert json.loads(arguments) == ["3331", "servers.txt"]
+    assert instructions("EXPOSE") == ["3331/udp 3331/tcp"]
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose-3.yaml"])
+def test_compose_leaves_a_node_room_and_time(name: str) -> None:
+    text = (DEPLOY / name).read_text()
+    (limit,) = re.findall(r"^ +mem_limit: (\S+)$", text, re.MULTILINE)
+    default = next(setting.default for _, setting in settings() if setting.option == "--max-memory")
+    assert default is not None
+    assert parse_size(limit) >= parse_size(default) + (32 << 20)
+    assert "restart: on-failure\n" in text  # not "always": a node told SHUTDOWN stays down
+    assert "stop_grace_period: 15s\n" in text
+    variables = set(re.findall(r"^ +(KV_\w+): \$\{(\w+):-\}$", text, re.MULTILINE))
+    assert {variable for variable, _ in variables} <= {setting.variable for _, setting in settings()}
+    assert all(inside == outside for inside, outside in variables)
+
+
+def test_the_three_nodes_have_the_names_and_addresses_that_they_are_told() -> None:
+    text = (DEPLOY / "compose-3.yaml").read_text()
+    told = dict(re.findall(r'^ +- "(kv\d):([0-9.]+)"$', text, re.MULTILINE))
+    given = dict(re.findall(r"^  (kv\d):\n(?:    .*\n)*?        ipv4_address: ([0-9.]+)$", text, re.MULTILINE))
+    entries = servers.parse((DEPLOY / "servers-3.txt").read_bytes(), "servers-3.txt")
+    assert told == given
+    assert list(told) == [entry.host for entry in entries]
+    assert {entry.port for entry in entries} == {3331}
+    resolved = servers.resolve(entries, "servers-3.txt", lambda host: [told[host]])
+    for server in resolved:
+        assert servers.find_me(resolved, 3331, name="f", local=given[server.host].__eq__) == server

@@ -64,7 +64,8 @@ class Store:
         self._evict = evict
         self._on_allowance_used = on_allowance_used
         self._slots: list[Slot] = [LRUCache(maxsize) for _ in range(SLOT_COUNT)]
-        self._doomed: list[Slot] = []  # wiped, not freed yet
+        self._doomed: list[Slot] = []  # wiped, records not freed yet
+        self._hollow: list[Slot] = []  # wiped, records freed, hash tables and keys not yet
         self._hand = 0
         self.entries = 0
         self.evictions = 0
@@ -99,7 +100,7 @@ class Store:
         self.allowance_bytes -= self.entry_heap_bytes
         if self.allowance_bytes < 0:
             self._on_allowance_used()
-        if self.heap_full and not (self._evict and self.reclaim_one()):
+        if self.heap_full and not self.drain_wiped() and not (self._evict and self.reclaim_one()):
             return False
         handle = self._arena.store(key, blob)
         if handle < 0:
@@ -138,13 +139,26 @@ class Store:
         return True
 
     def wipe(self, slots: Iterable[int]) -> None:
-        """Forget every key of these slots at once; their memory comes back as it is needed, or by `reclaim_one`."""
+        """Forget every key of these slots at once; their memory comes back as it is needed, or by `drain_wiped`.
+
+        When nothing else is left, the arena's comes back at once. Otherwise it may take a while until a page has
+        no record left that is not wiped (`wiping`), so that there is no room for a value of another size.
+        """
         for number in slots:
             slot = self._slots[number]
             if slot:
                 self.entries -= len(slot)
                 self._doomed.append(slot)
                 self._slots[number] = LRUCache(maxsize)
+        if self._doomed and not self.entries:
+            self._arena.clear()
+            self._hollow += self._doomed
+            self._doomed.clear()
+
+    @property
+    def wiping(self) -> bool:
+        """Whether records of wiped slots still take room, which comes with time."""
+        return bool(self._doomed)
 
     def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
         """Key and blob of each entry of a slot, in no order; the slot must not change meanwhile."""
@@ -281,6 +295,13 @@ class Store:
 
     def drain_wiped(self) -> bool:
         """Free one entry that a wipe left behind; False when none is left."""
+        hollow = self._hollow
+        if hollow:
+            slot = hollow[-1]
+            slot.popitem()
+            if not slot:
+                hollow.pop()
+            return True
         return bool(self._doomed) and self.reclaim_one()
 
     # --- upkeep ----------------------------------------------------------------------------------------------

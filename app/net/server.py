@@ -73,7 +73,7 @@ class Front(DatagramServer):
         self.open_turn: Callable[[], bool] = _always
         self.may_serve: Callable[[], bool] = _always
         self._idle: list[greenlet] = []
-        self._blocked: dict[greenlet, bytes] = {}  # and the sender to answer
+        self._blocked: dict[greenlet, tuple[bytes, bytes]] = {}  # the sender to answer, the datagram
         self._next = 0  # datagram of the batch in hand to be handled next
         self._count = 0  # datagrams in the batch in hand
         # What another node says about membership, and the address it came from.
@@ -131,7 +131,8 @@ class Front(DatagramServer):
             worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
             worker.switch()
             if not self._idle or self._idle[-1] is not worker:  # it blocks in the request that it took last
-                self._blocked[worker] = self.sender_in_hand()
+                start, end = batch.span(self._next - 1)
+                self._blocked[worker] = self.sender_in_hand(), bytes(batch.buffer[start:end])
         if serving and not self.may_serve():  # stopped or stalled since: others may serve our slots by now
             self._counters.unfenced += batch.discard()
         batch.flush()
@@ -160,7 +161,8 @@ class Front(DatagramServer):
                     return
                 except Exception as error:  # noqa: BLE001 - the boundary: one request fails, the node goes on
                     _faults.exception("request_failed", error)
-                    reply = self._commands.fail(bytes(buffer[start:end]))
+                    blocked = self._blocked.get(me)  # then other datagrams have come into the buffer since
+                    reply = self._commands.fail(bytes(buffer[start:end]) if blocked is None else blocked[1])
                 if self._blocked and me in self._blocked:
                     self._answer(me, number, reply)
                     batch.flush()
@@ -172,13 +174,13 @@ class Front(DatagramServer):
 
     def _answer(self, me: greenlet, number: int, reply: bytes | None) -> None:
         """Lay out the reply to a request that may have blocked, and so outlived its batch."""
-        address = self._blocked.pop(me, None)
+        blocked = self._blocked.pop(me, None)
         if reply is None:
             return
-        if address is None:
+        if blocked is None:
             self.batch.reply(number, reply)
         else:
-            self.batch.send(address, reply)
+            self.batch.send(blocked[0], reply)
 
     def _refuse(self, buffer: bytearray, start: int, end: int) -> bytes | None:
         return self._commands.refuse(bytes(buffer[start:end]), IN_FLIGHT_WAIT_MS)

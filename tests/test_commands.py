@@ -251,7 +251,7 @@ DROPPED = [
     ("no_payload", envelope(b"m" * 16, None)),
     ("unexpected_type", envelope(b"m" * 16, ORDINARY, TYPE_RESPONSE)),
     ("unexpected_type", envelope(b"m" * 16, ALIVE, 3)),
-    ("unexpected_type", envelope(b"m" * 16, ALIVE, 16)),
+    ("unexpected_type", envelope(b"m" * 16, ALIVE, 17)),
     ("unexpected_type", envelope(b"m" * 16, ALIVE, -1)),
 ]
 
@@ -469,6 +469,7 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
         "IS_ALIVE": 1,
         "GET_PID": 1,
         "GET_MEMBERSHIP_CNT": 1,
+        "STATUS": 0,
         "unknown": 1,
     }
     counts = dict.fromkeys(ERROR_NAMES.values(), 0)

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from app.wire.protocol import GET_PID, IS_ALIVE, NO_ERR, PUT, SHUTDOWN, VALUE_MAX_BYTES
-from tests.integration.nodes import DEADLINE_S, HOST, REPOSITORY, Node, environment, free_port, run_to_its_end, running, until
+from tests.integration.nodes import (
+    DEADLINE_S,
+    HOST,
+    REPOSITORY,
+    Node,
+    environment,
+    free_port,
+    run_to_its_end,
+    running,
+    until,
+)
 from tests.wire.datagrams import ack, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 

@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: help run test sim lint proto bench clean setup setup-dev
+.PHONY: help run cluster test sim lint proto bench clean setup setup-dev
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,11 @@ $(DEV_READY): requirements.txt requirements-dev.txt | $(VENV)/bin/python
 
 run: $(RUN_READY)  ## start a node: make run [PORT=3331] [SERVERS=servers.txt] [ARGS="--policy noeviction"]
 	exec $(BIN)/python app/main.py $(PORT) $(SERVERS) $(ARGS)
+
+N ?= 5
+
+cluster: $(RUN_READY)  ## start N nodes on this machine, until Ctrl-C: make cluster [N=5] [PORT=3331] [ARGS="--replicas 2"]
+	exec $(BIN)/python tools/cluster.py $(N) --port $(PORT) -- $(ARGS)
 
 test: $(DEV_READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,5 +1,6 @@
 """A command-line client of the store. `python tools/kv.py --help` explains it."""
 
+import json
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ if not __package__:
 
 from app.client import BadServer, Client, KVError, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES
-from tools import cli
+from tools import cli, status
 
 NO_ANSWER = 3
 
@@ -22,6 +23,7 @@ Talk to the store from the command line.
   python tools/kv.py get greeting                      print it, byte for byte, with no newline added
   python tools/kv.py put page - < page.html            the value from standard input
   python tools/kv.py -s 10.0.0.7:3331 ping             is that node alive?
+  python tools/kv.py -s 10.0.0.7:3331 status           the cluster as that node sees it
 """
 
 EPILOG = """\
@@ -69,6 +71,8 @@ def parser() -> cli.Parser:
     command("ping", "ask the node whether it is alive, and say how long the answer took")
     command("pid", "print the node's process id")
     command("members", "print how many live members the node sees")
+    shown = command("status", "print the cluster as the node sees it: members, who holds how many slots, its lease")
+    shown.add_argument("--json", action="store_true", help="as the node says it, for programs")
     command("wipe", "drop every key that the node is primary for (asks each of the servers given)")
     command("shutdown", "make the node exit at once, without handing anything over (one server only)")
     return main
@@ -100,6 +104,9 @@ def run(client: Client, arguments: Namespace) -> None:
         print(client.get_pid())
     elif command == "members":
         print(client.membership_count())
+    elif command == "status":
+        known = client.status()
+        print(json.dumps(known, indent=2) if arguments.json else status.table(known))
     elif command == "wipe":
         for server in client.servers:
             client.wipeout(server.name)

@@ -11,6 +11,7 @@ through `selectors`, looked up at run time, so that under gevent's monkey-patchi
 waits.
 """
 
+import json
 import os
 import random
 import selectors
@@ -19,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from app.client import codec
 from app.client.address import Server, resolve
@@ -192,6 +193,17 @@ class Client:
         if not response.HasField("membershipCount"):
             raise BadAnswer("membership_count: NO_ERR without membershipCount")
         return response.membershipCount
+
+    def status(self, server: str | None = None) -> dict[str, Any]:
+        """What the node knows of its cluster; the fields are its own. UnknownCommand: it is another kind of node."""
+        response = self._checked(KVRequest(command=protocol.STATUS), server)
+        try:
+            status = json.loads(response.value)
+        except ValueError:
+            raise BadAnswer("status: not JSON") from None
+        if not isinstance(status, dict):
+            raise BadAnswer("status: not an object")
+        return status
 
     def wipeout(self, server: str | None = None) -> None:
         """Drop every key of the slots that the node is primary for: in a cluster, ask each node in turn.

@@ -392,7 +392,7 @@ class Links:
             if not peer:
                 sock.close()
         if not peer:
-            self._count_refused(reason, host, "accepted")
+            self._count_refused(reason, host, "accepted", is_fault=reason != "handshake_broken_off")
             return
         self._end(self._incoming.get(peer))  # the peer has dialled anew, so it is done with that one
         link = self._incoming[peer] = _Incoming(peer, sock, self._loop.io(sock.fileno(), _READ))
@@ -451,9 +451,9 @@ class Links:
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
-    def _count_refused(self, reason: str, who: str, side: str) -> None:
+    def _count_refused(self, reason: str, who: str, side: str, *, is_fault: bool = True) -> None:
         self.refused[reason] += 1
-        _faults.warning("refused", reason=reason, peer=who, side=side)
+        (_faults.warning if is_fault else _faults.debug)("refused", reason=reason, peer=who, side=side)
 
     def snapshot(self) -> dict[str, int]:
         """What is counted, by name."""

@@ -18,12 +18,13 @@ above its own) and raises its life. Timestamps instead of lives were rejected: t
 Not protected: secrecy (anyone on the path can read), and traffic that is held back or dropped.
 """
 
-import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from struct import Struct
 from typing import Final
+
+from app.net.mac import Mac
 
 _VERSION: Final = 1  # in the place of a protobuf tag that can't occur: tells sealed from plain
 _HEAD: Final = Struct("<BBQQQ")
@@ -86,10 +87,9 @@ class Seals:
 
     def __init__(self, secret: bytes, me: str, peers: Iterable[str], life: int) -> None:
         """`life`: above that of every earlier process at this address, as a rule; 1 to 2**64 - 1."""
-        assert secret
         assert life > 0, life
         self.life = life
-        self._key = hmac.digest(secret, _KEY_LABEL, "sha256")
+        self._mac = Mac(secret, _KEY_LABEL)
         self._me = me
         self._me_bytes = me.encode()
         assert len(self._me_bytes) <= _NAME_MAX_BYTES, me
@@ -106,11 +106,7 @@ class Seals:
         known.sent += 1
         head = _HEAD.pack(_VERSION, len(self._me_bytes), self.life, life, known.sent)
         sealed = head + self._me_bytes + body
-        return sealed + self._mac(peer, sealed)
-
-    def _mac(self, receiver: str, sealed: bytes) -> bytes:
-        name = receiver.encode()
-        return hmac.digest(self._key, b"%c%b%b" % (len(name), name, sealed), "sha256")[:_MAC_BYTES]
+        return sealed + self._mac.of(_for(peer, sealed), _MAC_BYTES)
 
     def open(self, payload: bytes, now: float) -> Opened:
         """What is in a payload. Raises BadSeal: not_sealed, malformed, unknown_sender, wrong_secret, replayed."""
@@ -126,7 +122,7 @@ class Seals:
         known = self._peers.get(sender)
         if known is None:
             raise BadSeal("unknown_sender")
-        if not hmac.compare_digest(self._mac(self._me, payload[:end]), payload[end:]):
+        if not self._mac.fits(_for(self._me, payload[:end]), payload[end:]):
             raise BadSeal("wrong_secret")
         if receiver_life != self.life:
             if receiver_life > self.life and sender_life == known.life and known.take(number):
@@ -150,3 +146,9 @@ class Seals:
             return []
         known.introduced_at = now
         return [self._seal(peer, known, life, b"")]
+
+
+def _for(receiver: str, sealed: bytes) -> bytes:
+    """What the HMAC is made of."""
+    name = receiver.encode()
+    return b"%c%b%b" % (len(name), name, sealed)

@@ -29,11 +29,10 @@ from app.net.batch import DatagramBatch
 # other greenlets wait longer; 1 costs a quarter of it.
 BATCH_SIZE: Final = 64
 # After a batch the socket is asked again before the loop turns: at low load the next request is often there within
-# microseconds, while going to sleep and being woken costs 20 to 40 µs. It is asked at most this often in vain (1 to
-# 1.5 µs each); the number halves with every failure, down to none, and doubles with every success, so that a node that
-# shares its core with others, or is idle, does not spin. None is tried again once in so many turns.
-POLLS_MAX: Final = 32
-POLL_AGAIN_TURNS: Final = 64
+# microseconds, while going to sleep and being woken costs 20 to 40 µs. It is asked so often at most (1 to 1.5 µs each);
+# if in vain, not again for so many turns: a node that shares its core with others, or is idle, does not spin.
+POLLS: Final = 24
+POLL_PAUSE_TURNS: Final = 100
 
 # How long a client is asked to wait when too many requests are blocked: about one loop turn at full rate each.
 IN_FLIGHT_WAIT_MS: Final = 20
@@ -80,8 +79,7 @@ class Front(DatagramServer):
         # What another node says about membership, and the address it came from.
         self.on_cluster: Callable[[bytes, bytes], object] = lambda payload, address: None
         commands.on_cluster = lambda payload: self.on_cluster(payload, self.sender_in_hand())
-        self._polls = 1  # how often the socket may be asked again in vain
-        self._turns = 0
+        self._turns_without_polls = 0
 
     def _never(self, *arguments: object) -> None:
         """What gevent would call for each datagram that `do_read` returned; it returns none."""
@@ -102,25 +100,27 @@ class Front(DatagramServer):
         (What gevent would spawn a greenlet for is done here.)
         """
         batch = self.batch
-        handled = polls = 0
-        while handled < BATCH_SIZE:
-            self._count = count = batch.receive()
-            if count:
-                self._handle_batch()
-                if polls:
-                    self._polls = min(POLLS_MAX, self._polls * 2)
-                handled += count
-                polls = 1
-            elif polls and polls <= self._polls:
-                polls += 1
-            else:
-                if polls > 1:
-                    self._polls //= 2
+        self._count = handled = batch.receive()
+        while self._count:
+            self._handle_batch()
+            if handled >= BATCH_SIZE:
                 break
-        self._turns += 1
-        if not self._turns % POLL_AGAIN_TURNS and not self._polls:
-            self._polls = 1
+            self._count = self._ask_again()
+            handled += self._count
         self._counters.send_errors = batch.send_errors
+
+    def _ask_again(self) -> int:
+        """Ask the socket again before the loop turns: how many datagrams were received."""
+        if self._turns_without_polls:
+            self._turns_without_polls -= 1
+            return 0
+        receive = self.batch.receive
+        for _ in range(POLLS):
+            count = receive()
+            if count:
+                return count
+        self._turns_without_polls = POLL_PAUSE_TURNS
+        return 0
 
     def _handle_batch(self) -> None:
         """Handle the batch just received and send its replies."""

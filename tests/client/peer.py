@@ -32,6 +32,7 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     SHUTDOWN,
+    STATUS,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
     TYPE_REQUEST,
@@ -105,6 +106,7 @@ class Peer:
         self.received: list[tuple[bytes, Address]] = []
         self.acked: list[bytes] = []
         self.script = list(script)
+        self.status = b'{"epoch":1}'
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -203,6 +205,8 @@ class Peer:
             return KVResponse(errCode=NO_ERR, pid=os.getpid())
         if command == GET_MEMBERSHIP_CNT:
             return KVResponse(errCode=NO_ERR, membershipCount=1)
+        if command == STATUS:
+            return KVResponse(errCode=NO_ERR, value=self.status)
         known = command in (WIPEOUT, SHUTDOWN, IS_ALIVE)
         return KVResponse(errCode=NO_ERR if known else UNKNOWN_CMD_ERR)
 

@@ -1,0 +1,51 @@
+"""A node's status as a table for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+TEXT_COLUMNS = ("address", "state")  # aligned to the left
+
+
+def table(status: dict[str, Any]) -> str:
+    """What a node answered to STATUS; fields that it did not send are left out."""
+    lines = [f"node {status.get('address', '?')}, incarnation {status.get('incarnation', '?')}"]
+    if status.get("epoch"):
+        member = "a member" if status.get("is_member") else "no member"
+        lines.append(f"epoch {status['epoch']} of cluster {status.get('origin')}, coordinator {status['coordinator']}")
+        lines.append(f"{member} of it, {_lease(status)}{', ' + _blocked(status) if status.get('blocked') else ''}")
+        balanced = "every slot is" if status.get("balanced") else "not every slot is yet"
+        lines.append(f"{balanced} where it is wanted, with all its copies")
+    else:
+        lines.append("knows of no cluster yet")
+    columns, rows = status.get("columns", []), status.get("members", [])
+    if rows:
+        lines += ["", *_grid(columns, rows)]
+    if status.get("cut"):
+        lines.append("(not all fit the answer)")
+    return "\n".join(lines)
+
+
+def _lease(status: dict[str, Any]) -> str:
+    lease_s = status.get("lease_s")
+    if lease_s is None:
+        return "its lease without end"
+    return f"its lease for {lease_s:.2f} s more" if lease_s > 0 else "without a lease: it serves nothing"
+
+
+def _blocked(status: dict[str, Any]) -> str:
+    return f"{status['blocked']} of its slots waiting for their last primary"
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Aligned columns; true and false as yes and nothing."""
+    cells = [[column.upper() for column in columns]]
+    cells += [["yes" if cell is True else "" if cell is False else str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[n]) for line in cells) for n in range(len(columns))]
+    lines = []
+    for line in cells:
+        words = [
+            cell.ljust(width) if column in TEXT_COLUMNS else cell.rjust(width)
+            for column, cell, width in zip(columns, line, widths, strict=True)
+        ]
+        lines.append("  ".join(words).rstrip())
+    return lines

@@ -52,15 +52,6 @@ def slot_of(key: bytes) -> int:
     return crc32(key) & _SLOT_MASK
 
 
-def _pop_wiped(slots: list[Slot]) -> int:
-    """Take an entry out of the last of some wiped slots; its handle."""
-    slot = slots[-1]
-    _, handle = slot.popitem()
-    if not slot:
-        slots.pop()
-    return handle
-
-
 class Store:
     """Keys and blobs, least recently used first to go, within an arena limit that others may move.
 
@@ -239,11 +230,12 @@ class Store:
 
     def reclaim_one(self) -> bool:
         """Free one wiped entry, or else evict one; False when the store is empty."""
-        if self._husks:
-            _pop_wiped(self._husks)
-            return True
-        if self._doomed:
-            handle = _pop_wiped(self._doomed)
+        doomed = self._doomed
+        if doomed:
+            slot = doomed[-1]
+            _, handle = slot.popitem()
+            if not slot:
+                doomed.pop()
         elif self.entries:
             handle = self._pop_oldest()
         else:

@@ -206,7 +206,7 @@ BUCKET = 77
 few_bytes = st.lists(st.sampled_from((0, 1, 2, 3, 4)), min_size=1, max_size=6).map(bytes)
 
 
-@examples(300)
+@examples(150)
 @given(st.dictionaries(few_bytes, st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12), st.data())
 def test_an_id_inside_the_bytes_of_others_is_not_taken_for_a_reply(
     known: dict[bytes, tuple[int, int]], data: st.DataObject
@@ -315,9 +315,9 @@ class SmallRepliesMachine(RepliesMachine):
 
 
 TestRepliesMachine = RepliesMachine.TestCase
-TestRepliesMachine.settings = examples(25)
+TestRepliesMachine.settings = examples(15)
 TestSmallRepliesMachine = SmallRepliesMachine.TestCase
-TestSmallRepliesMachine.settings = examples(25)
+TestSmallRepliesMachine.settings = examples(15)
 
 
 # --- what they cost --------------------------------------------------------------------------------------------------

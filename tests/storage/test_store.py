@@ -174,8 +174,8 @@ def test_evictions_are_spread_over_slots() -> None:
 # --- eviction and sizes -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("before", [60, 900, 3000, 9_990])
-@pytest.mark.parametrize("after", [60, 900, 3000, 9_990])
+@pytest.mark.parametrize("before", [100, 900, 3000, 9_990])
+@pytest.mark.parametrize("after", [100, 900, 3000, 9_990])
 def test_any_size_flows_over_any_other(before: int, after: int) -> None:
     store = store_of(48)
     arena = arena_of(store)
@@ -337,8 +337,10 @@ def test_wiping_all_gives_the_arena_back_at_once_and_the_heap_step_by_step() -> 
     store.wipe(range(100, SLOT_COUNT))
     assert not store.wiping
     assert arena_of(store).resident_bytes == 0
-    assert store.drain_wiped(2_999)
-    assert not store.drain_wiped(2)
+    steps = 0
+    while store.drain_wiped():
+        steps += 1
+    assert steps == 3000
 
 
 def test_what_a_wipe_left_makes_place_while_the_heap_is_full() -> None:
@@ -371,7 +373,8 @@ def test_a_partly_wiped_store_has_room_again_once_it_is_done_wiping() -> None:
     left = {key for key in keys if slot_of(key) % 2}
     if not put(store, b"big", bytes(10_000)):
         assert store.wiping
-        assert not store.drain_wiped(1_000_000)
+        while store.drain_wiped():
+            pass
         assert put(store, b"big", bytes(10_000))
     assert set(content(store)) == left | {b"big"}
     check_books(arena_of(store), handles(store))
@@ -388,7 +391,7 @@ def test_a_wiped_store_takes_any_size(before: int, after: int, evict: bool) -> N
     evictions = store.evictions
     store.wipe(range(SLOT_COUNT))
     expected = {}
-    for n in range(min(5000, int(0.8 * arena.limit_bytes) // (after + 40))):
+    for n in range(min(2000, int(0.8 * arena.limit_bytes) // (after + 40))):
         key = b"after %d" % n
         assert put(store, key, bytes([n % 256]) * after), f"write {n} after the wipe"
         expected[key] = bytes([n % 256]) * after

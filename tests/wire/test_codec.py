@@ -86,11 +86,11 @@ def test_a_response_is_protobufs_at_the_limits(length: int, id_length: int) -> N
 
 
 @pytest.mark.parametrize("code", ERROR_NAMES)
-@pytest.mark.parametrize("id_length", range(1, 65))
-def test_an_error_is_protobufs(code: int, id_length: int) -> None:
-    message_id = bytes(range(100, 100 + id_length))
-    expected = envelope(message_id, KVResponse(errCode=code).SerializeToString(), TYPE_RESPONSE)
-    assert encode_error(message_id, crc32(message_id), code) == expected
+def test_an_error_is_protobufs(code: int) -> None:
+    for id_length in range(1, 65):
+        message_id = bytes(range(100, 100 + id_length))
+        expected = envelope(message_id, KVResponse(errCode=code).SerializeToString(), TYPE_RESPONSE)
+        assert encode_error(message_id, crc32(message_id), code) == expected
 
 
 @thorough

@@ -26,8 +26,10 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     SHUTDOWN,
+    STATUS,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
+    TYPE_CLUSTER,
     TYPE_RESPONSE,
     UNKNOWN_CMD_ERR,
     VALUE_MAX_BYTES,
@@ -251,7 +253,10 @@ DROPPED = [
     ("no_payload", envelope(b"m" * 16, None)),
     ("unexpected_type", envelope(b"m" * 16, ORDINARY, TYPE_RESPONSE)),
     ("unexpected_type", envelope(b"m" * 16, ALIVE, 3)),
-    ("unexpected_type", envelope(b"m" * 16, ALIVE, 16)),
+    ("unexpected_type", envelope(b"m" * 16, ALIVE, 15)),
+    ("unexpected_type", envelope(b"m" * 16, ALIVE, 17)),
+    ("wrong_checksum", envelope(b"m" * 16, ALIVE, TYPE_CLUSTER, flip=1)),
+    ("no_message_id", envelope(b"", ALIVE, TYPE_CLUSTER)),
     ("unexpected_type", envelope(b"m" * 16, ALIVE, -1)),
 ]
 
@@ -274,6 +279,33 @@ def test_unsound_datagrams_are_not_refused_but_dropped_too(node: Asker, reason: 
     assert node.parts.commands.refuse(datagram, 20) is None
     assert node.parts.commands.fail(datagram) is None
     assert node.drops() == {reason: 2}
+
+
+# --- between nodes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff\xff", ALIVE, ORDINARY])
+def test_what_a_node_says_is_passed_on_also_when_requests_are_refused(node: Asker, payload: bytes) -> None:
+    heard: list[bytes] = []
+    node.parts.commands.on_cluster = heard.append
+    datagram = envelope(b"m" * 8, payload, TYPE_CLUSTER)
+    before = node.parts.state()
+    assert node.send(datagram) is None
+    assert heard == [payload]
+    assert node.parts.commands.refuse(datagram, 20) is None
+    assert heard == [payload] * 2
+    assert node.parts.commands.fail(datagram) is None
+    assert heard == [payload] * 2
+    assert node.parts.state() == before
+
+
+def test_status_is_a_value_and_changes_nothing(node: Asker) -> None:
+    node.parts.commands.status = lambda: b'{"epoch":7}'
+    before = node.parts.state()[:2]
+    response = node.ask(STATUS)
+    assert (response.errCode, response.value) == (NO_ERR, b'{"epoch":7}')
+    assert node.parts.state()[:2] == before
+    assert node.parts.counters.by_command()["STATUS"] == 1
 
 
 # --- at most once ---------------------------------------------------------------------------------------------------
@@ -469,6 +501,7 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
         "IS_ALIVE": 1,
         "GET_PID": 1,
         "GET_MEMBERSHIP_CNT": 1,
+        "STATUS": 0,
         "unknown": 1,
     }
     counts = dict.fromkeys(ERROR_NAMES.values(), 0)

@@ -31,6 +31,7 @@ ALLOWED = {
         "app.logs",
         "app.net",
         "app.options",
+        "app.servers",
         "app.storage",
         "app.wire",
         "proto_gen",

@@ -7,6 +7,7 @@ import pytest
 
 from app.commands import Shutdown
 from app.counters import DROP_REASONS
+from app.storage.store import slot_of
 from app.wire.protocol import (
     COMMAND_NAMES,
     DATAGRAM_MAX_BYTES,
@@ -26,6 +27,7 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     SHUTDOWN,
+    SLOT_COUNT,
     STATUS,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
@@ -281,33 +283,6 @@ def test_unsound_datagrams_are_not_refused_but_dropped_too(node: Asker, reason: 
     assert node.drops() == {reason: 2}
 
 
-# --- between nodes --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("payload", [b"", b"\xff\xff", ALIVE, ORDINARY])
-def test_what_a_node_says_is_passed_on_also_when_requests_are_refused(node: Asker, payload: bytes) -> None:
-    heard: list[bytes] = []
-    node.parts.commands.on_cluster = heard.append
-    datagram = envelope(b"m" * 8, payload, TYPE_CLUSTER)
-    before = node.parts.state()
-    assert node.send(datagram) is None
-    assert heard == [payload]
-    assert node.parts.commands.refuse(datagram, 20) is None
-    assert heard == [payload] * 2
-    assert node.parts.commands.fail(datagram) is None
-    assert heard == [payload] * 2
-    assert node.parts.state() == before
-
-
-def test_status_is_a_value_and_changes_nothing(node: Asker) -> None:
-    node.parts.commands.status = lambda: b'{"epoch":7}'
-    before = node.parts.state()[:2]
-    response = node.ask(STATUS)
-    assert (response.errCode, response.value) == (NO_ERR, b'{"epoch":7}')
-    assert node.parts.state()[:2] == before
-    assert node.parts.counters.by_command()["STATUS"] == 1
-
-
 # --- at most once ---------------------------------------------------------------------------------------------------
 
 FIRST = b"first" * 3
@@ -474,6 +449,68 @@ def test_acks_are_never_answered_not_even_when_refused(node: Asker) -> None:
     assert node.parts.commands.refuse(ack(FIRST), 20) is None
     assert node.parts.commands.fail(ack(FIRST)) is None
     assert node.drops() == {}
+
+
+# --- more than one node ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [b"short", bytes(500)])
+def test_what_another_node_serves_is_forwarded_whole(node: Asker, value: bytes) -> None:
+    """By the short way and by the general one, and not a trace of it stays here."""
+    forwarded = []
+
+    def forward(slot: int, message_id: bytes, datagram: bytes) -> bytes | None:
+        forwarded.append((slot, message_id, datagram))
+        return b"relayed" if len(forwarded) == 1 else None
+
+    node.parts.commands.forward = forward
+    node.parts.commands.routes[slot_of(KEY)] = "elsewhere:1"
+    datagrams = [
+        request(FIRST + b"m", command=PUT, key=KEY, value=value, version=1),
+        request(FIRST + b"m", command=GET, key=KEY),
+        request(FIRST + b"m", command=REMOVE, key=KEY),
+    ]
+    assert [node.send(datagram) for datagram in datagrams] == [b"relayed", None, None]
+    assert forwarded == [(slot_of(KEY), FIRST + b"m", datagram) for datagram in datagrams]
+    assert node.parts.content() == {}
+    assert len(node.parts.replies) == 0
+    other = next(b"%d" % n for n in range(999) if slot_of(b"%d" % n) != slot_of(KEY))
+    assert node.code(PUT, key=other, value=value) == NO_ERR
+    assert len(forwarded) == 3
+
+
+@pytest.mark.parametrize("fields", [{"key": b""}, {"key": bytes(33)}])
+def test_what_is_invalid_is_refused_here(node: Asker, fields: dict[str, object]) -> None:
+    node.parts.commands.routes[:] = ["elsewhere:1"] * SLOT_COUNT
+    assert node.code(GET, **fields) == INVALID_KEY_ERR
+    assert node.code(PUT, key=KEY) == INVALID_VAL_ERR
+
+
+def test_a_wipeout_leaves_alone_what_others_serve(node: Asker) -> None:
+    keys = [b"%d" % n for n in range(300)]
+    for key in keys:
+        node.code(PUT, key=key, value=VALUE)
+    node.parts.commands.routes[100:] = ["elsewhere:1"] * (SLOT_COUNT - 100)
+    assert node.code(WIPEOUT) == NO_ERR
+    assert set(node.parts.content()) == {key for key in keys if slot_of(key) >= 100}
+
+
+def test_what_nodes_say_to_each_other_is_passed_on_and_never_answered_nor_refused(node: Asker) -> None:
+    heard: list[bytes] = []
+    node.parts.commands.on_cluster = heard.append
+    said = envelope(b"m" * 16, b"anything", TYPE_CLUSTER)
+    assert node.send(said) is None
+    assert node.parts.commands.refuse(said, 20) is None
+    assert heard == [b"anything"] * 2
+    assert node.parts.commands.fail(said) is None
+    assert node.send(envelope(b"m" * 16, b"anything", TYPE_CLUSTER, flip=1)) is None
+    assert len(heard) == 2
+    assert node.drops() == {"wrong_checksum": 1}
+
+
+def test_status(node: Asker) -> None:
+    node.parts.commands.status = lambda: b'{"epoch": 1}'
+    assert node.ask(STATUS) == KVResponse(errCode=NO_ERR, value=b'{"epoch": 1}')
 
 
 # --- counters -------------------------------------------------------------------------------------------------------

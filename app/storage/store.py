@@ -52,6 +52,15 @@ def slot_of(key: bytes) -> int:
     return crc32(key) & _SLOT_MASK
 
 
+def _pop_wiped(slots: list[Slot]) -> int:
+    """Take an entry out of the last of some wiped slots; its handle."""
+    slot = slots[-1]
+    _, handle = slot.popitem()
+    if not slot:
+        slots.pop()
+    return handle
+
+
 class Store:
     """Keys and blobs, least recently used first to go, within an arena limit that others may move.
 
@@ -64,7 +73,9 @@ class Store:
         self._evict = evict
         self._on_allowance_used = on_allowance_used
         self._slots: list[Slot] = [LRUCache(maxsize) for _ in range(SLOT_COUNT)]
-        self._doomed: list[Slot] = []  # wiped, not freed yet
+        # Slots that were wiped and are not freed yet: with records in the arena, and without.
+        self._doomed: list[Slot] = []
+        self._husks: list[Slot] = []
         self._hand = 0
         self.entries = 0
         self.evictions = 0
@@ -138,13 +149,19 @@ class Store:
         return True
 
     def wipe(self, slots: Iterable[int]) -> None:
-        """Forget every key of these slots at once; their memory comes back as it is needed, or by `reclaim_one`."""
-        for number in slots:
-            slot = self._slots[number]
-            if slot:
-                self.entries -= len(slot)
-                self._doomed.append(slot)
+        """Forget every key of these slots at once; what they held is freed bit by bit, or as it is needed."""
+        numbers = set(slots)
+        wiped = [self._slots[number] for number in numbers if self._slots[number]]
+        for number in numbers:
+            if self._slots[number]:
                 self._slots[number] = LRUCache(maxsize)
+        self.entries -= sum(map(len, wiped))
+        if len(numbers) == SLOT_COUNT:
+            self._arena.clear()
+            self._husks += wiped + self._doomed
+            self._doomed.clear()
+        else:
+            self._doomed += wiped
 
     def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
         """Key and blob of each entry of a slot, in no order; the slot must not change meanwhile."""
@@ -216,12 +233,11 @@ class Store:
 
     def reclaim_one(self) -> bool:
         """Free one wiped entry, or else evict one; False when the store is empty."""
-        doomed = self._doomed
-        if doomed:
-            slot = doomed[-1]
-            _, handle = slot.popitem()
-            if not slot:
-                doomed.pop()
+        if self._husks:
+            _pop_wiped(self._husks)
+            return True
+        if self._doomed:
+            handle = _pop_wiped(self._doomed)
         elif self.entries:
             handle = self._pop_oldest()
         else:
@@ -279,9 +295,14 @@ class Store:
             budget -= work
         return True
 
-    def drain_wiped(self) -> bool:
-        """Free one entry that a wipe left behind; False when none is left."""
-        return bool(self._doomed) and self.reclaim_one()
+    def drain_wiped(self, budget: int) -> bool:
+        """Free up to `budget` entries that wipes left behind; False when none is left."""
+        while self._husks or self._doomed:
+            if budget <= 0:
+                return True
+            budget -= 1
+            self.reclaim_one()
+        return False
 
     # --- upkeep ----------------------------------------------------------------------------------------------
 

@@ -130,7 +130,7 @@ def nodes_of(count: int, secret: bytes | None = None) -> Iterator[list[Node]]:
 
 def agree(nodes: list[Node]) -> bool:
     return len({node.core.view.key if node.core.view else None for node in nodes}) == 1 and all(
-        node.core.is_member and node.core.member_count == len(nodes) for node in nodes
+        node.core.is_member and node.core.member_count == len(node.core.view.members) == len(nodes) for node in nodes
     )
 
 

@@ -59,8 +59,8 @@ _GET_HIT: Final = GET * 8 + NO_ERR
 _GET_MISS: Final = GET * 8 + KEY_DNE_ERR
 _SLOT_MASK: Final = SLOT_COUNT - 1
 
-# How long a client is asked to wait when a PUT found no room although entries may be evicted (the store was busy
-# giving memory back, which it does in steps of a few ms).
+# How long a client is asked to wait when a PUT found no room although entries may be evicted or have been wiped (the
+# store was busy giving memory back, which it does in steps of a few ms).
 _ROOM_WAIT_MS: Final = 50
 
 
@@ -217,7 +217,7 @@ class Commands:
             if command == PUT:
                 if self._store.put(slot, key, blob):
                     code = NO_ERR
-                elif self._no_space_code == SYS_OVERLOAD_ERR:
+                elif self._no_space_code == SYS_OVERLOAD_ERR or self._store.wiping:
                     return self._overloaded(command, message_id, id_crc, _ROOM_WAIT_MS)
                 else:
                     code = NO_SPC_ERR

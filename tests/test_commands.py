@@ -390,6 +390,20 @@ def test_a_wipeout_makes_room_on_a_full_node() -> None:
     assert node.code(PUT, key=KEY, value=bytes(10_000)) == NO_ERR
 
 
+def test_a_store_that_is_still_wiping_is_overloaded_not_full() -> None:
+    """Half of it is wiped: more than one PUT may clear away, and in every page records of the other half are left."""
+    node = Asker(make_parts(arena_bytes=2 << 20, evict=False))
+    keys = iter(range(1 << 30))
+    while node.parts.store.put(slot_of(key := b"%07d" % next(keys)), key, bytes(30)):
+        pass
+    node.parts.store.wipe(range(0, SLOT_COUNT, 2))
+    answer = node.ask(PUT, FIRST, key=KEY, value=bytes(10_000))
+    assert answer == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=answer.overloadWaitTime)
+    while node.parts.store.drain_wiped():
+        pass
+    assert node.code(PUT, FIRST, key=KEY, value=bytes(10_000)) == NO_ERR
+
+
 def test_where_room_comes_with_time_a_full_store_is_an_overload_and_not_remembered() -> None:
     node = Asker(make_parts(no_space_code=SYS_OVERLOAD_ERR))
     node.parts.arena.limit_bytes = 0

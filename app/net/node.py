@@ -42,9 +42,9 @@ from app.wire.protocol import NO_SPC_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
 _UPKEEP_S: Final = 0.1
 # Every how many upkeeps the C heap is trimmed, if it has grown.
 _TRIM_EVERY: Final = 20
-# Entries of wiped slots that are freed in one go (about 1 ms), and how often that is done in one upkeep.
-_DRAIN_ENTRIES: Final = 500
-_DRAIN_STEPS: Final = 20
+# Entries of wiped slots that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
+_DRAIN_STEPS: Final = 10_000
+_DRAIN_TURN: Final = 500
 # What is asked for as the socket's receive buffer; the system gives what it allows (net.core.rmem_max).
 _RECEIVE_BUFFER_BYTES: Final = 16 << 20
 
@@ -203,10 +203,11 @@ class Node:
             gevent.sleep(0)
             self.governor.calibrate()
             gevent.sleep(0)
-            for _ in range(_DRAIN_STEPS):
-                if not self.store.drain_wiped(_DRAIN_ENTRIES):
+            for step in range(_DRAIN_STEPS):
+                if not self.store.drain_wiped():
                     break
-                gevent.sleep(0)
+                if step % _DRAIN_TURN == 0:
+                    gevent.sleep(0)
             if turn % _TRIM_EVERY == 0:
                 gevent.sleep(0)
                 self.governor.trim()

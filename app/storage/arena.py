@@ -113,7 +113,8 @@ class Arena:
     def store(self, key: bytes, blob: bytes) -> int:
         """Store a record; returns its handle, or -1 when that takes a new page and the limit allows none.
 
-        `key` is 1 to 255 bytes; key and blob together are at most RECORD_MAX_BYTES - 1.
+        `key` is 1 to 255 bytes, `blob` at least 1 (a handle must point into its own chunk); together they are at
+        most RECORD_MAX_BYTES - 1.
         """
         key_bytes = len(key)
         blob_bytes = len(blob)
@@ -197,17 +198,6 @@ class Arena:
             cls.free_chunks -= cls.chunks
             self._give_back(page)
 
-    def clear(self) -> None:
-        """Forget every record at once (2 ms for 90 MiB); no handle given so far may be used again."""
-        self._map.madvise(mmap.MADV_DONTNEED)
-        page_count = len(self._pages)
-        self._pages = [None] * page_count
-        self._spare = array("I", range(page_count - 1, -1, -1))
-        for cls in self._classes:
-            cls.open_pages.clear()
-            cls.free_chunks = 0
-        self.resident_bytes = self.chunk_bytes = self.free_chunk_bytes = 0
-
     # --- pages -----------------------------------------------------------------------------------------------
 
     def _open_page(self, cls: _Class) -> _Page | None:
@@ -231,6 +221,17 @@ class Arena:
         self._pages[number] = None
         self._spare.append(number)
         self._map.madvise(mmap.MADV_DONTNEED, page.start, PAGE_BYTES)
+
+    def clear(self) -> None:
+        """Forget every record: all pages go back to the system at once (about 5 ms for 90 MiB)."""
+        for cls in self._classes:
+            cls.open_pages.clear()
+            cls.free_chunks = 0
+        page_count = len(self._pages)
+        self._pages = [None] * page_count
+        self._spare = array("I", range(page_count - 1, -1, -1))
+        self.resident_bytes = self.chunk_bytes = self.free_chunk_bytes = 0
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def relocatable_page(self) -> int | None:
         """Number of the sparsest page whose records all fit free chunks of its class elsewhere, if any."""

@@ -106,8 +106,15 @@ class ResidentSize:
 
 
 def peak_resident_bytes() -> int:
-    """The process's peak resident size (VmHWM)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The process's peak resident size (VmHWM).
+
+    Not getrusage's: that keeps what the process was before it became this program, so a fork of a large parent.
+    """
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0  # a kernel that does not tell
 
 
 class MemoryGovernor:

@@ -52,15 +52,6 @@ def slot_of(key: bytes) -> int:
     return crc32(key) & _SLOT_MASK
 
 
-def _pop_wiped(slots: list[Slot]) -> int:
-    """Take an entry out of the last of some wiped slots; its handle."""
-    slot = slots[-1]
-    _, handle = slot.popitem()
-    if not slot:
-        slots.pop()
-    return handle
-
-
 class Store:
     """Keys and blobs, least recently used first to go, within an arena limit that others may move.
 
@@ -73,9 +64,8 @@ class Store:
         self._evict = evict
         self._on_allowance_used = on_allowance_used
         self._slots: list[Slot] = [LRUCache(maxsize) for _ in range(SLOT_COUNT)]
-        # Slots that were wiped and are not freed yet: with records in the arena, and without.
-        self._doomed: list[Slot] = []
-        self._husks: list[Slot] = []
+        self._doomed: list[Slot] = []  # wiped, records not freed yet
+        self._hollow: list[Slot] = []  # wiped, records freed, hash tables and keys not yet
         self._hand = 0
         self.entries = 0
         self.evictions = 0
@@ -110,7 +100,7 @@ class Store:
         self.allowance_bytes -= self.entry_heap_bytes
         if self.allowance_bytes < 0:
             self._on_allowance_used()
-        if self.heap_full and not (self._evict and self.reclaim_one()):
+        if self.heap_full and not self.drain_wiped() and not (self._evict and self.reclaim_one()):
             return False
         handle = self._arena.store(key, blob)
         if handle < 0:
@@ -149,19 +139,26 @@ class Store:
         return True
 
     def wipe(self, slots: Iterable[int]) -> None:
-        """Forget every key of these slots at once; what they held is freed bit by bit, or as it is needed."""
-        numbers = set(slots)
-        wiped = [self._slots[number] for number in numbers if self._slots[number]]
-        for number in numbers:
-            if self._slots[number]:
+        """Forget every key of these slots at once; their memory comes back as it is needed, or by `drain_wiped`.
+
+        When nothing else is left, the arena's comes back at once. Otherwise it may take a while until a page has
+        no record left that is not wiped (`wiping`), so that there is no room for a value of another size.
+        """
+        for number in slots:
+            slot = self._slots[number]
+            if slot:
+                self.entries -= len(slot)
+                self._doomed.append(slot)
                 self._slots[number] = LRUCache(maxsize)
-        self.entries -= sum(map(len, wiped))
-        if len(numbers) == SLOT_COUNT:
+        if self._doomed and not self.entries:
             self._arena.clear()
-            self._husks += wiped + self._doomed
+            self._hollow += self._doomed
             self._doomed.clear()
-        else:
-            self._doomed += wiped
+
+    @property
+    def wiping(self) -> bool:
+        """Whether records of wiped slots still take room, which comes with time."""
+        return bool(self._doomed)
 
     def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
         """Key and blob of each entry of a slot, in no order; the slot must not change meanwhile."""
@@ -233,11 +230,12 @@ class Store:
 
     def reclaim_one(self) -> bool:
         """Free one wiped entry, or else evict one; False when the store is empty."""
-        if self._husks:
-            _pop_wiped(self._husks)
-            return True
-        if self._doomed:
-            handle = _pop_wiped(self._doomed)
+        doomed = self._doomed
+        if doomed:
+            slot = doomed[-1]
+            _, handle = slot.popitem()
+            if not slot:
+                doomed.pop()
         elif self.entries:
             handle = self._pop_oldest()
         else:
@@ -295,14 +293,16 @@ class Store:
             budget -= work
         return True
 
-    def drain_wiped(self, budget: int) -> bool:
-        """Free up to `budget` entries that wipes left behind; False when none is left."""
-        while self._husks or self._doomed:
-            if budget <= 0:
-                return True
-            budget -= 1
-            self.reclaim_one()
-        return False
+    def drain_wiped(self) -> bool:
+        """Free one entry that a wipe left behind; False when none is left."""
+        hollow = self._hollow
+        if hollow:
+            slot = hollow[-1]
+            slot.popitem()
+            if not slot:
+                hollow.pop()
+            return True
+        return bool(self._doomed) and self.reclaim_one()
 
     # --- upkeep ----------------------------------------------------------------------------------------------
 

@@ -161,6 +161,19 @@ def test_pages_retired_and_emptied_go_back_to_the_system() -> None:
     assert all(arena.blob(handle) == b"\xff" * 900 for handle in records.values())
 
 
+def test_clearing_gives_everything_back() -> None:
+    arena = Arena(16 * MIB, 16 * MIB)
+    for size in (30, 900, 9_000):
+        for n in range(1500):
+            arena.store(b"%d" % n, b"\xff" * size)
+    arena.clear()
+    check_books(arena, [])
+    assert really_resident(arena) == 0
+    handles = [arena.store(b"k", b"\xff" * 9_000) for _ in range(1500)]
+    assert min(handles) >= 0
+    check_books(arena, handles)
+
+
 def test_a_page_that_was_given_back_comes_back_clean() -> None:
     """A stale length byte in a free chunk would be taken for a record when the page is retired."""
     arena = Arena(PAGE_BYTES, MIB)
@@ -269,6 +282,11 @@ class ArenaMachine(RuleBasedStateMachine):
             del self.records[key]
         self.arena.give_back(number, len(keys))
         assert not self.arena.in_use(number)
+
+    @rule()
+    def clear(self) -> None:
+        self.arena.clear()
+        self.records.clear()
 
     def keys_of_retired(self, number: int) -> list[bytes]:
         keys = self.arena.retire(number)

@@ -232,6 +232,15 @@ def test_the_resident_size_is_what_the_kernel_says() -> None:
     assert peak_resident_bytes() >= measured - 4 * MIB
 
 
+def test_the_peak_is_this_programs_own_not_its_parents() -> None:
+    ballast = bytearray(b"x") * (100 * MIB)
+    program = "from app.storage.memory import peak_resident_bytes; print(peak_resident_bytes())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert len(ballast) > int(done.stdout) > 5 * MIB
+
+
 TUNED = """
 import mmap
 from app.storage.memory import ResidentSize, tune_allocators

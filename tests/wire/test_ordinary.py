@@ -229,6 +229,9 @@ def test_damaged_requests(datagrams: list[bytes]) -> None:
 @example([envelope(b"m" * 16, b"\x08\x01\x12\x01k\x1a\x00\x20\x05")])
 @example([envelope(b"m" * 16, b"\x08\x01\x12\x01k\x1a\x00\x20\x80")])
 @example([envelope(b"m" * 16, b"\x08\x01\x12\x00\x1a\x01v\x20\x05")])
+@example([envelope(b"m" * 16, b"\x08\x01\x12\x01k\x1a\x01v\x28\x05")])
+@example([envelope(b"m" * 16, b"\x08\x01\x12\x01k\x1a\x01v\x08\x02")])
+@example([envelope(b"m" * 16, b"\x08\x01\x12\x01k\x12\x01v\x20\x05")])
 @example([envelope(b"m" * 16, b"\x08\x02\x12\x01kk")])
 @example([envelope(b"m" * 16, b"\x08\x02\x12\x02k")])
 def test_requests_damaged_before_their_checksum_was_made(datagrams: list[bytes]) -> None:

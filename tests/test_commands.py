@@ -255,7 +255,10 @@ DROPPED = [
     ("no_payload", envelope(b"m" * 16, None)),
     ("unexpected_type", envelope(b"m" * 16, ORDINARY, TYPE_RESPONSE)),
     ("unexpected_type", envelope(b"m" * 16, ALIVE, 3)),
+    ("unexpected_type", envelope(b"m" * 16, ALIVE, 15)),
     ("unexpected_type", envelope(b"m" * 16, ALIVE, 17)),
+    ("wrong_checksum", envelope(b"m" * 16, ALIVE, TYPE_CLUSTER, flip=1)),
+    ("no_message_id", envelope(b"", ALIVE, TYPE_CLUSTER)),
     ("unexpected_type", envelope(b"m" * 16, ALIVE, -1)),
 ]
 

@@ -369,7 +369,9 @@ class Links:
                 self._count_refused("unknown_source", host, "accepted")
                 continue
             if len(self._pending) >= PENDING_MAX:
-                next(iter(self._pending)).kill(_TooMany, block=False)
+                longest = next(iter(self._pending))
+                del self._pending[longest]
+                longest.kill(_TooMany, block=False)
             sock.setblocking(False)
             self._pending[gevent.spawn(self._welcome, sock, host)] = sock
 
@@ -388,7 +390,7 @@ class Links:
         except (OSError, EOFError):
             reason = "handshake_broken_off"
         finally:
-            del self._pending[gevent.getcurrent()]  # type: ignore[arg-type]
+            self._pending.pop(gevent.getcurrent(), None)  # type: ignore[call-overload]
             if not peer:
                 sock.close()
         if not peer:

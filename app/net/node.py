@@ -17,7 +17,7 @@ from gevent.hub import get_hub
 
 from app import logs
 from app.cluster.state import SERVERS_MAX, ClusterConfig
-from app.cluster.view import ADDRESS_MAX_BYTES
+from app.cluster.view import ADDRESS_MAX_BYTES, View
 from app.commands import Commands
 from app.counters import Counters
 from app.net.forwarding import SWEEP_S, Forwarder
@@ -104,6 +104,7 @@ class Node:
             incarnation=incarnation,
         )
         self.membership.on_reset.append(self._drop_everything)
+        self.membership.on_view.append(self._keep_own_slots)
         core = self.membership.core
         self.forwarder = Forwarder(
             self.commands,
@@ -190,6 +191,11 @@ class Node:
         """This node was expelled: what it holds is out of date."""
         self.store.wipe(range(SLOT_COUNT))
         self.replies.clear()
+
+    def _keep_own_slots(self, view: View, is_member: bool) -> None:
+        """Forget the slots that another node is in charge of now: their values here would be old when they return."""
+        own = view.masks[str(self.options.me)] if is_member else 0
+        self.store.wipe(slot for slot in range(SLOT_COUNT) if not own >> slot & 1)
 
     def _upkeep(self) -> None:
         turn = 0

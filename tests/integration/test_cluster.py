@@ -255,7 +255,7 @@ def test_whoever_connects_without_the_secret_is_refused(tmp_path: Path) -> None:
         for junk in (b"GET / HTTP/1.1\r\n\r\n" + bytes(64), b""):
             with socket.create_connection(("127.0.0.1", nodes[0].port)) as connection:
                 connection.settimeout(DEADLINE_S)
-                with suppress(ConnectionError):
+                with suppress(OSError):  # the node may have hung up by now
                     connection.sendall(junk)
                     connection.shutdown(socket.SHUT_WR)
                     assert connection.recv(1000) == b""

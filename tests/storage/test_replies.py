@@ -370,3 +370,30 @@ def test_the_memory_of_replies_holds_50_000_writes_a_second() -> None:
     for n in range(300_000):
         add(replies, n.to_bytes(16, "big"))
     assert not replies.full
+
+
+def test_clear_forgets_everything_of_both_generations() -> None:
+    replies = replies_of(max_bytes=MIB)
+    replies.advance(0.0)
+    add(replies, b"old")
+    for step in range(1, 62):
+        replies.advance(step / 10)
+    add(replies, b"new")
+    assert len(replies) == 2
+    replies.clear()
+    assert (len(replies), replies.used_bytes, list(replies.records())) == (0, 0, [])
+    assert replies.get(b"old", crc32(b"old")) is replies.get(b"new", crc32(b"new")) is None
+    add(replies, b"new")
+    for step in range(62, 200):
+        replies.advance(step / 10)
+    assert len(replies) == 0
+
+
+def test_clear_makes_room() -> None:
+    replies = replies_of(max_bytes=10_000)
+    for n in range(1000):
+        if not replies.full:
+            add(replies, b"%016d" % n)
+    assert replies.full
+    replies.clear()
+    assert not replies.full

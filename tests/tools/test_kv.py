@@ -1,6 +1,7 @@
 """The command-line client: what it prints and which status it ends with."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -72,6 +73,19 @@ def test_about_nodes(capfdbinary: Captured) -> None:
         assert peer.store == other.store == {}
         assert kv.main([*both, "shutdown"]) == 2
         assert run(peer, "shutdown") == 0
+
+
+def test_status(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        assert run(peer, "status", "--json") == 0
+        assert json.loads(capfdbinary.readouterr().out) == {"epoch": 1}
+        peer.status = b'{"address":"10.0.0.1:3331","incarnation":7,"epoch":0}'
+        assert run(peer, "status") == 0
+        assert capfdbinary.readouterr().out.startswith(b"node 10.0.0.1:3331, incarnation 7\n")
+        for nonsense in (b"", b"{", b"[]"):
+            peer.status = nonsense
+            assert run(peer, "status") == 1
+            assert capfdbinary.readouterr().err.startswith(b"kv.py: status: not ")
 
 
 def test_nobody_there_is_status_3_at_once(capfdbinary: Captured) -> None:

@@ -1,0 +1,65 @@
+"""The handshake's messages: what is accepted, and which mistake is told by which word."""
+
+import pytest
+
+from app.net.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake, Refused
+
+NONCE = b"n" * NONCE_BYTES
+OTHER_NONCE = b"m" * NONCE_BYTES
+
+
+def reason(shake: Handshake, greeting: bytes) -> str:
+    try:
+        shake.check(greeting)
+    except Refused as refused:
+        return refused.reason
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("secret", "theirs", "expected"),
+    [
+        (None, None, ""),
+        (b"one", b"one", ""),
+        (b"one", b"two", ""),  # that is for the proof to find
+        (b"one", None, "no_secret"),
+        (None, b"one", "secret_needed"),
+    ],
+)
+def test_both_or_none_have_a_secret(secret: bytes | None, theirs: bytes | None, expected: str) -> None:
+    assert reason(Handshake(secret), Handshake(theirs).greeting(7, NONCE)) == expected
+
+
+def test_greetings() -> None:
+    greeting = Handshake(None).greeting(7, NONCE)
+    assert len(greeting) == GREETING_BYTES
+    assert Handshake(None).check(greeting).incarnation == 7
+    assert Handshake(None).hello(7, NONCE, "a:1", "b:22") == greeting + b"\x03a:1\x04b:22"
+    assert reason(Handshake(None), b"X" + greeting[1:]) == "malformed"
+    assert reason(Handshake(None), greeting[:4] + b"\x02" + greeting[5:]) == "other_version"
+
+
+def test_a_proof_is_good_for_one_side_one_secret_and_one_exchange() -> None:
+    shake = Handshake(b"secret")
+    hello, challenge = shake.hello(7, NONCE, "a:1", "b:22"), shake.greeting(8, OTHER_NONCE)
+    proof = shake.proof("dialler", hello, challenge)
+    assert len(proof) == PROOF_BYTES
+    shake.check_proof("dialler", hello, challenge, proof)
+    wrong = [
+        (shake, "acceptor", hello, challenge, proof),
+        (Handshake(b"Secret"), "dialler", hello, challenge, proof),
+        (shake, "dialler", shake.hello(7, OTHER_NONCE, "a:1", "b:22"), challenge, proof),
+        (shake, "dialler", shake.hello(7, NONCE, "c:1", "b:22"), challenge, proof),
+        (shake, "dialler", shake.hello(7, NONCE, "a:1", "c:22"), challenge, proof),
+        (shake, "dialler", hello, shake.greeting(8, NONCE), proof),
+        (shake, "dialler", hello, challenge, bytes(PROOF_BYTES)),
+        (shake, "dialler", hello, challenge, proof[:-1] + bytes([proof[-1] ^ 1])),
+    ]
+    for checker, *given in wrong:
+        with pytest.raises(Refused, match="wrong_secret"):
+            checker.check_proof(*given)  # type: ignore[arg-type]
+
+
+def test_without_a_secret_proofs_prove_nothing() -> None:
+    shake = Handshake(None)
+    shake.check_proof("dialler", b"hello", b"challenge", shake.proof("dialler", b"hello", b"challenge"))

@@ -1,0 +1,420 @@
+"""Links over real sockets: frames in order, ends that are noticed, and who is not let in."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import gevent
+import pytest
+
+from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
+from app.net import links as links_module
+from app.net.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, Frame, pack_header
+from app.net.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
+from app.net.links import PENDING_MAX, Links
+from app.net.peers import Peers
+from app.servers import Server
+
+DEADLINE_S = 20.0
+
+
+def poll(what: Callable[[], object]) -> None:
+    """Let the loop turn until it is so."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not what():
+        assert time.monotonic() < deadline, "not in time"
+        gevent.sleep(0.001)
+
+
+class End:
+    """A node's links, and what they have told."""
+
+    def __init__(self, listener: socket.socket, me: Server, servers: list[Server], secret: bytes | None) -> None:
+        self.name = str(me)
+        self.port = me.port
+        self.events: list[Event] = []
+        self.frames: list[tuple[str, Frame]] = []
+        self.downs: list[str] = []
+        self.ups: list[str] = []
+        self.links = Links(listener, Peers(me, servers, listener.family), secret, incarnation=lambda: 7)
+        self.links.report = self.events.append
+        self.links.on_frames = lambda peer, frames: self.frames.extend((peer, frame) for frame in frames)
+        self.links.on_up.append(self.ups.append)
+        self.links.on_down.append(self.downs.append)
+
+    def dial(self, other: "End") -> None:
+        before = len(self.events)
+        self.links.open(other.name, 42)
+        poll(lambda: len(self.events) > before)
+
+
+@contextmanager
+def ends(count: int = 2, secrets: tuple[bytes | None, ...] = (None,), host: str = "127.0.0.1") -> Iterator[list[End]]:
+    listeners = []
+    for _ in range(count):
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.bind((host, 0))
+        listener.listen(128)
+        listener.setblocking(False)
+        listeners.append(listener)
+    servers = [Server(host, listener.getsockname()[1], host) for listener in listeners]
+    made = [
+        End(listener, server, servers, secrets[n % len(secrets)])
+        for n, (listener, server) in enumerate(zip(listeners, servers, strict=True))
+    ]
+    try:
+        yield made
+    finally:
+        for end in made:
+            end.links.stop()
+        gevent.sleep(0)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[End, End]]:
+    with ends() as (one, other):
+        one.dial(other)
+        assert one.events == [LinkUp(other.name)]
+        yield one, other
+
+
+def connect(end: End) -> socket.socket:
+    """A plain connection to a node's port, waiting without holding up the loop."""
+    sock = socket.create_connection(("127.0.0.1", end.port))
+    sock.setblocking(False)
+    return sock
+
+
+def is_closed(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1000) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+# Frames.
+
+
+def test_frames_arrive_in_order_whole_and_with_their_sender(pair: tuple[End, End]) -> None:
+    one, other = pair
+    assert one.links.send(other.name, FORWARD, b"a", b"bc", b"")
+    assert one.links.send(other.name, ANSWER)
+    assert other.frames == []
+    poll(lambda: len(other.frames) == 2)
+    assert other.frames == [(one.name, (FORWARD, b"abc")), (one.name, (ANSWER, b""))]
+    for n in range(1000):
+        assert one.links.send(other.name, FORWARD, b"%d" % n)
+    poll(lambda: len(other.frames) == 1002)
+    assert [body for _, (_, body) in other.frames[2:]] == [b"%d" % n for n in range(1000)]
+
+
+def test_all_frames_of_a_turn_leave_in_one_write(pair: tuple[End, End], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = pair
+    writes: list[int] = []
+    link = one.links._up[other.name]
+    assert link.sock is not None
+    real = link.sock
+
+    class Counting:
+        def send(self, data: memoryview) -> int:
+            writes.append(len(data))
+            return real.send(data)
+
+    link.sock = Counting()  # type: ignore[assignment]
+    for _ in range(50):
+        one.links.send(other.name, FORWARD, b"xy")
+    assert writes == []
+    poll(lambda: len(other.frames) == 50)
+    assert writes == [50 * 7]
+    link.sock = real
+
+
+def test_large_frames_in_both_directions(pair: tuple[End, End]) -> None:
+    one, other = pair
+    other.dial(one)
+    bodies = [os.urandom(FRAME_MAX_BYTES) for _ in range(4)]
+    for body in bodies:
+        assert one.links.send(other.name, FORWARD, body)
+        assert other.links.send(one.name, ANSWER, body)
+    poll(lambda: len(other.frames) == len(one.frames) == 4)
+    assert [body for _, (_, body) in other.frames] == bodies
+    assert [body for _, (_, body) in one.frames] == bodies
+    assert one.links.queued_bytes(other.name) == 0
+
+
+def test_a_frame_over_the_bound_is_our_own_fault(pair: tuple[End, End]) -> None:
+    one, other = pair
+    with pytest.raises(AssertionError, match=str(FRAME_MAX_BYTES + 1)):
+        one.links.send(other.name, FORWARD, bytes(FRAME_MAX_BYTES + 1))
+
+
+def test_without_a_link_nothing_is_taken() -> None:
+    with ends() as (one, other):
+        assert not one.links.send(other.name, FORWARD, b"x")
+        one.links.open(other.name, 1)
+        assert not one.links.send(other.name, FORWARD, b"x")
+
+
+def test_a_slow_peer_is_given_a_bounded_amount_and_gets_it_in_order(pair: tuple[End, End]) -> None:
+    one, other = pair
+    poll(lambda: one.name in other.links._incoming)
+    incoming = other.links._incoming[one.name]
+    incoming.reader.stop()
+    body = bytes(FRAME_MAX_BYTES - 4)
+    taken = 0
+    while one.links.send(other.name, FORWARD, taken.to_bytes(4, "little"), body):
+        taken += 1
+        gevent.sleep(0.001)
+        assert taken < 1000
+    assert one.links.full == 1
+    assert one.links.queued_bytes(other.name) <= one.links._queue_max
+    incoming.reader.start(other.links._on_readable, incoming)
+    poll(lambda: len(other.frames) == taken)
+    assert [int.from_bytes(frame[:4], "little") for _, (_, frame) in other.frames] == list(range(taken))
+    assert one.links.send(other.name, FORWARD, b"on it goes")
+
+
+# Ends.
+
+
+def test_a_peer_that_ends_is_noticed_and_the_next_dial_is_refused(pair: tuple[End, End]) -> None:
+    one, other = pair
+    poll(lambda: one.name in other.links._incoming)
+    other.links.stop()
+    poll(lambda: len(one.events) == 2)
+    assert one.events[1] == LinkClosed(other.name)
+    assert one.downs == [other.name]
+    assert not one.links.is_up(other.name)
+    one.dial(other)
+    assert one.events[2] == LinkRefused(other.name, 42)
+
+
+def test_closing_is_not_reported_and_ends_both_sides(pair: tuple[End, End]) -> None:
+    one, other = pair
+    poll(lambda: one.name in other.links._incoming)
+    one.links.close(other.name)
+    assert one.downs == [other.name]
+    poll(lambda: not other.links._incoming)
+    assert one.events == [LinkUp(other.name)]
+    one.links.close(other.name)
+
+
+def test_closing_while_dialling_and_dialling_anew() -> None:
+    with ends() as (one, other):
+        for _ in range(20):
+            one.links.open(other.name, 1)
+            one.links.close(other.name)
+            one.links.open(other.name, 2)
+        poll(lambda: one.events)
+        assert one.events == [LinkUp(other.name)]
+        assert one.links.send(other.name, FORWARD, b"x")
+        poll(lambda: other.frames)
+        poll(lambda: len(other.links._incoming) == 1 and not other.links._pending)
+
+
+def test_a_dial_that_nobody_answers_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links_module, "DIAL_TIMEOUT_S", 0.05)
+    with ends() as (one, other):
+        other.links._acceptor.stop()  # as a stopped process: the kernel connects, nobody shakes hands
+        one.dial(other)
+        assert one.events == [LinkFailed(other.name)]
+
+
+def test_a_dial_to_one_who_is_not_in_the_file_fails() -> None:
+    with ends() as (one, _):
+        one.links.open("127.0.0.1:1", 1)
+        poll(lambda: one.events)
+        assert one.events == [LinkFailed("127.0.0.1:1")]
+
+
+def test_a_link_that_breaks_off_in_the_handshake_is_tried_again_at_once() -> None:
+    """What a dying process looks like whose link is closed before its listener."""
+    with ends() as (one, other):
+        accepted = []
+
+        def break_off() -> None:
+            sock, _ = other.links._listener.accept()
+            accepted.append(sock)
+            sock.close()
+            other.links._acceptor.stop()
+            other.links._listener.close()
+
+        other.links._acceptor.stop()
+        other.links._acceptor.start(break_off)
+        one.dial(other)
+        assert len(accepted) == 1
+        assert one.events == [LinkRefused(other.name, 42)]
+
+
+def test_a_peer_that_dials_anew_replaces_its_link(pair: tuple[End, End]) -> None:
+    one, other = pair
+    one.links.send(other.name, FORWARD, b"old")
+    poll(lambda: other.frames)
+    one.links.close(other.name)
+    one.dial(other)
+    one.links.send(other.name, FORWARD, b"new")
+    poll(lambda: len(other.frames) == 2)
+    assert list(other.links._incoming) == [one.name]
+
+
+def test_both_may_dial_each_other_at_once() -> None:
+    with ends(secrets=(b"secret",)) as (one, other):
+        one.links.open(other.name, 1)
+        other.links.open(one.name, 1)
+        poll(lambda: one.events and other.events)
+        assert (one.events, other.events) == ([LinkUp(other.name)], [LinkUp(one.name)])
+        one.links.send(other.name, FORWARD, b"there")
+        other.links.send(one.name, ANSWER, b"back")
+        poll(lambda: one.frames and other.frames)
+        assert one.frames == [(other.name, (ANSWER, b"back"))]
+
+
+def test_ipv6() -> None:
+    with ends(host="::1") as (one, other):
+        one.dial(other)
+        one.links.send(other.name, FORWARD, b"x")
+        poll(lambda: other.frames == [(one.name, (FORWARD, b"x"))])
+
+
+def test_data_on_a_link_that_we_dialled_ends_it(pair: tuple[End, End]) -> None:
+    one, other = pair
+    poll(lambda: one.name in other.links._incoming)
+    other.links._incoming[one.name].sock.send(b"?")
+    poll(lambda: len(one.events) == 2)
+    assert one.events[1] == LinkClosed(other.name)
+    assert one.links.refused["unexpected_data"] == 1
+
+
+# Who is let in.
+
+
+@pytest.mark.parametrize(
+    ("secrets", "by_dialler", "by_acceptor"),
+    [
+        ((b"one", b"two"), "", "wrong_secret"),
+        ((None, b"two"), "", "no_secret"),
+        ((b"one", None), "", "secret_needed"),
+    ],
+)
+def test_different_secrets(secrets: tuple[bytes | None, bytes | None], by_dialler: str, by_acceptor: str) -> None:
+    with ends(secrets=secrets) as (one, other):
+        one.dial(other)
+        assert one.events == [LinkFailed(other.name)]
+        assert set(one.links.refused) == ({by_dialler} if by_dialler else set())
+        assert set(other.links.refused) == {by_acceptor}
+        assert not other.links._incoming
+
+
+def test_an_acceptor_without_the_secret_is_not_trusted() -> None:
+    """It can answer the HELLO as if it had one, and not prove it."""
+    with ends(secrets=(b"secret",)) as (one, other):
+        other.links._handshake = Handshake(b"guess")
+        other.links._handshake.check_proof = lambda *given: None  # type: ignore[method-assign]
+        one.dial(other)
+        assert one.events == [LinkFailed(other.name)]
+        assert one.links.refused == {"wrong_secret": 1}
+
+
+def test_the_dialler_proves_itself_first() -> None:
+    with ends(secrets=(b"secret",)) as (one, other), connect(one) as sock:
+        sock.send(Handshake(b"secret").hello(1, bytes(NONCE_BYTES), other.name, one.name))
+        received = b""
+
+        def has_challenge() -> bool:
+            nonlocal received
+            with suppress(BlockingIOError):
+                received += sock.recv(1000)
+            return len(received) >= GREETING_BYTES
+
+        poll(has_challenge)
+        assert len(received) == GREETING_BYTES
+        sock.send(bytes(PROOF_BYTES))
+        poll(lambda: is_closed(sock))
+        assert one.links.refused == {"wrong_secret": 1}
+
+
+def shaken(end: End, name: str) -> socket.socket:
+    """A connection that has shaken hands, without a secret, under that name."""
+    sock = connect(end)
+    sock.send(Handshake(None).hello(1, bytes(NONCE_BYTES), name, end.name) + bytes(PROOF_BYTES))
+    poll(lambda: end.links._incoming.get(name))
+    return sock
+
+
+@pytest.mark.parametrize(
+    ("hello", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: kv\r\nUser-Agent: x\r\n\r\n", "malformed"),
+        (bytes(100), "malformed"),
+        (Handshake(None).hello(1, bytes(NONCE_BYTES), "stranger:1", "ME"), "unknown_peer"),
+        (Handshake(None).hello(1, bytes(NONCE_BYTES), "ME", "ME"), "unknown_peer"),
+        (Handshake(None).hello(1, bytes(NONCE_BYTES), "OTHER", "OTHER"), "misdirected"),
+        (Handshake(None).hello(1, bytes(NONCE_BYTES), "OTHER", "ME")[:-1], "handshake_broken_off"),
+        (b"", "handshake_broken_off"),
+    ],
+)
+def test_whoever_is_no_peer_is_refused_and_counted(hello: bytes, reason: str) -> None:
+    with ends() as (one, other), connect(one) as sock:
+        for word, name in ((b"\x02ME", one.name), (b"\x05OTHER", other.name)):
+            hello = hello.replace(word, bytes([len(name)]) + name.encode())
+        sock.send(hello)
+        sock.shutdown(socket.SHUT_WR)
+        poll(lambda: is_closed(sock))
+        poll(lambda: one.links.refused)
+        assert one.links.refused == {reason: 1}
+        assert one.links.snapshot()[f"links_refused_{reason}"] == 1
+
+
+def test_without_a_secret_only_the_servers_hosts_may_connect() -> None:
+    with ends() as (one, _):
+        one.links._peers._hosts.clear()
+        with connect(one) as sock:
+            poll(lambda: is_closed(sock))
+        assert one.links.refused == {"unknown_source": 1}
+        assert not one.links._pending
+
+
+def test_a_handshake_takes_so_long_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links_module, "HANDSHAKE_TIMEOUT_S", 0.02)
+    with ends() as (one, _), connect(one) as sock:
+        poll(lambda: is_closed(sock))
+        assert one.links.refused == {"handshake_timeout": 1}
+
+
+def test_so_many_handshakes_at_once_at_most_and_a_peer_gets_in_all_the_same() -> None:
+    with ends() as (one, other):
+        idlers = [connect(one) for _ in range(PENDING_MAX + 10)]
+        poll(lambda: one.links.refused["too_many"] == 10)
+        assert len(one.links._pending) == PENDING_MAX
+        other.dial(one)
+        assert other.events == [LinkUp(one.name)]
+        for sock in idlers:
+            sock.close()
+        poll(lambda: not one.links._pending)
+
+
+@pytest.mark.parametrize("junk", [pack_header(FRAME_MAX_BYTES + 1, FORWARD), bytes(5)])
+def test_what_is_no_frame_ends_the_link(junk: bytes) -> None:
+    with ends() as (one, other), shaken(one, other.name) as sock:
+        sock.send(pack_header(1, FORWARD) + b"x" + junk)
+        poll(lambda: one.links.refused)
+        assert one.links.refused == {"bad_frame": 1}
+        assert not one.links._incoming
+
+
+def test_a_handshake_byte_by_byte() -> None:
+    with ends() as (one, other), connect(one) as sock:
+        hello = Handshake(None).hello(1, bytes(NONCE_BYTES), other.name, one.name) + bytes(PROOF_BYTES)
+        for at in range(len(hello)):
+            sock.send(hello[at : at + 1])
+            gevent.sleep(0)
+        poll(lambda: one.links._incoming)
+        for byte in pack_header(2, FORWARD) + b"ab":
+            sock.send(bytes([byte]))
+            gevent.sleep(0)
+        poll(lambda: one.frames)
+        assert one.frames == [(other.name, (FORWARD, b"ab"))]

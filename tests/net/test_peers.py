@@ -1,0 +1,79 @@
+"""Peers by name and by address, as each family of sockets has them."""
+
+import socket
+
+import pytest
+
+from app.net.batch import DatagramBatch
+from app.net.peers import Peers
+from app.servers import Server
+
+ME = Server("127.0.0.1", 3331, "127.0.0.1")
+OTHER = Server("kv2.example", 3332, "127.0.0.1")
+SIX = Server("::1", 3333, "::1")
+
+
+def test_names_are_those_of_the_file_without_our_own() -> None:
+    peers = Peers(ME, (ME, OTHER, SIX), socket.AF_INET6)
+    assert peers.me == "127.0.0.1:3331"
+    assert peers.names == ("kv2.example:3332", "[::1]:3333")
+    assert peers.unreachable == ()
+    assert peers.target("kv2.example:3332") == ("::ffff:127.0.0.1", 3332, 0, 0)
+    assert peers.target("[::1]:3333") == ("::1", 3333, 0, 0)
+    assert peers.target("127.0.0.1:3331") is None
+    assert peers.target("stranger:1") is None
+
+
+def test_an_ipv4_socket_does_not_reach_ipv6() -> None:
+    peers = Peers(ME, (ME, OTHER, SIX), socket.AF_INET)
+    assert peers.target("kv2.example:3332") == ("127.0.0.1", 3332)
+    assert peers.target("[::1]:3333") is None
+    assert peers.unreachable == ("[::1]:3333",)
+
+
+@pytest.mark.parametrize(
+    ("family", "bound", "sender_family", "sender_host"),
+    [
+        (socket.AF_INET, "127.0.0.1", socket.AF_INET, "127.0.0.1"),
+        (socket.AF_INET6, "::", socket.AF_INET, "127.0.0.1"),
+        (socket.AF_INET6, "::", socket.AF_INET6, "::1"),
+    ],
+)
+def test_a_datagram_is_known_by_the_very_address_it_came_from(
+    family: socket.AddressFamily, bound: str, sender_family: socket.AddressFamily, sender_host: str
+) -> None:
+    with (
+        socket.socket(family, socket.SOCK_DGRAM) as receiver,
+        socket.socket(sender_family, socket.SOCK_DGRAM) as sender,
+        socket.socket(sender_family, socket.SOCK_DGRAM) as stranger,
+    ):
+        receiver.bind((bound, 0))
+        receiver.settimeout(5)
+        sender.bind((sender_host, 0))
+        peer = Server(sender_host, sender.getsockname()[1], sender_host)
+        peers = Peers(ME, (ME, peer), family)
+        batch = DatagramBatch(receiver, 4)
+        names = []
+        for source in (sender, stranger):
+            source.sendto(b"x", (sender_host, receiver.getsockname()[1]))
+            receiver.recv(1, socket.MSG_PEEK)
+            assert batch.receive() == 1
+            names.append(peers.by_datagram_address.get(batch.sender(0)))
+        assert names == [str(peer), None]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_server"),
+    [("127.0.0.1", True), ("::ffff:127.0.0.1", True), ("::1", True), ("127.0.0.2", False), ("::2", False)],
+)
+def test_the_servers_hosts(host: str, is_server: bool) -> None:
+    assert Peers(ME, (ME, OTHER, SIX), socket.AF_INET6).is_server_host(host) == is_server
+
+
+def test_an_address_with_a_scope() -> None:
+    scoped = Server("fe80::1%lo", 3334, "fe80::1%lo")
+    peers = Peers(ME, (ME, scoped), socket.AF_INET6)
+    target = peers.target(str(scoped))
+    assert target is not None
+    assert target[3] == socket.if_nametoindex("lo")
+    assert peers.is_server_host("fe80::1%lo")

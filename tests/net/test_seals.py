@@ -1,0 +1,197 @@
+"""Sealed datagrams: who is believed, and what is not believed twice."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.net.seals import OVERHEAD_BYTES, BadSeal, Seals
+
+SECRET = b"a secret"
+
+
+class Network:
+    """Delivers at once, answers included, and keeps a record of all that was sent."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.nodes: dict[str, Seals] = {}
+        self.record: list[tuple[str, bytes]] = []  # receiver and payload
+
+    def start(self, name: str, life: int, secret: bytes = SECRET) -> Seals:
+        self.nodes[name] = Seals(secret, name, [other for other in ("a", "b", "c") if other != name], life)
+        return self.nodes[name]
+
+    def send(self, sender: str, receiver: str, body: bytes) -> list[bytes]:
+        """The bodies that the receiver takes, of this and of what it sets off."""
+        return self.deliver(receiver, self.nodes[sender].seal(receiver, body))
+
+    def deliver(self, receiver: str, payload: bytes) -> list[bytes]:
+        self.now += 1
+        self.record.append((receiver, payload))
+        opened = self.nodes[receiver].open(payload, self.now)
+        taken = [opened.body] if opened.body else []
+        for answer in opened.answers:
+            taken += self.deliver(opened.sender, answer)
+        return taken
+
+
+@pytest.fixture
+def network() -> Network:
+    network = Network()
+    network.start("a", 100)
+    network.start("b", 200)
+    return network
+
+
+def fault(seals: Seals, payload: bytes, now: float = 1e6) -> str:
+    """Why a payload is not taken; nothing if it is."""
+    try:
+        opened = seals.open(payload, now)
+    except BadSeal as bad:
+        return bad.reason
+    assert bool(opened.body) != bool(opened.fault)
+    return opened.fault
+
+
+def test_the_first_word_arrives_after_an_introduction(network: Network) -> None:
+    assert network.send("a", "b", b"hello") == [b"hello"]
+    assert len(network.record) == 3  # refused, introduction, once more
+    assert network.send("a", "b", b"again") == [b"again"]
+    assert network.send("b", "a", b"back") == [b"back"]
+    assert len(network.record) == 5
+
+
+def test_overhead(network: Network) -> None:
+    assert len(network.nodes["a"].seal("b", b"")) <= OVERHEAD_BYTES
+
+
+def test_a_wrong_secret_is_refused(network: Network) -> None:
+    other = Seals(b"another", "a", ["b"], 101)
+    assert fault(network.nodes["b"], other.seal("b", b"x")) == "wrong_secret"
+
+
+def test_every_bit_counts(network: Network) -> None:
+    network.send("a", "b", b"hello")
+    payload = network.nodes["a"].seal("b", b"body")
+    for at in range(len(payload) * 8):
+        forged = bytearray(payload)
+        forged[at // 8] ^= 1 << at % 8
+        with pytest.raises(BadSeal):
+            network.nodes["b"].open(bytes(forged), 1e6)
+    assert fault(network.nodes["b"], payload) == ""
+
+
+@given(st.binary(max_size=200))
+def test_junk_is_refused(junk: bytes) -> None:
+    for data in (junk, b"\x01" + junk, b"\x01\x01" + junk):
+        with pytest.raises(BadSeal):
+            Seals(SECRET, "b", ["a"], 1).open(data, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [(b"", "not_sealed"), (b"\x08\x01", "not_sealed"), (b"\x01", "malformed"), (b"\x01\xff" + bytes(60), "malformed")],
+)
+def test_reasons(network: Network, payload: bytes, reason: str) -> None:
+    assert fault(network.nodes["b"], payload) == reason
+
+
+def test_a_sender_not_in_the_file_is_refused(network: Network) -> None:
+    stranger = Seals(SECRET, "z", ["b"], 5)
+    assert fault(network.nodes["b"], stranger.seal("b", b"x")) == "unknown_sender"
+
+
+def test_what_was_meant_for_another_is_refused(network: Network) -> None:
+    network.start("c", 300)
+    network.send("a", "b", b"x")
+    assert fault(network.nodes["c"], network.nodes["a"].seal("b", b"x")) == "wrong_secret"
+
+
+def test_a_replay_is_refused(network: Network) -> None:
+    network.send("a", "b", b"x")
+    payload = network.nodes["a"].seal("b", b"once")
+    assert fault(network.nodes["b"], payload) == ""
+    assert fault(network.nodes["b"], payload) == "replayed"
+
+
+@given(st.permutations(range(64)))
+def test_the_order_does_not_matter_within_the_window(order: list[int]) -> None:
+    network = Network()
+    network.start("a", 100)
+    network.start("b", 200)
+    network.send("a", "b", b"x")
+    payloads = [network.nodes["a"].seal("b", b"%d" % n) for n in range(64)]
+    for n in order:
+        assert fault(network.nodes["b"], payloads[n]) == ""
+    for n in order:
+        assert fault(network.nodes["b"], payloads[n]) == "replayed"
+
+
+@pytest.mark.parametrize(("later", "reason"), [(63, ""), (64, "replayed"), (1000, "replayed")])
+def test_what_is_older_than_the_window_is_refused(network: Network, later: int, reason: str) -> None:
+    network.send("a", "b", b"x")
+    payload = network.nodes["a"].seal("b", b"late")
+    for _ in range(later):
+        last = network.nodes["a"].seal("b", b"y")
+    assert fault(network.nodes["b"], last) == ""
+    assert fault(network.nodes["b"], payload) == reason
+
+
+def replays(network: Network, receiver: str) -> Iterator[list[bytes]]:
+    for to, payload in list(network.record):
+        if to == receiver:
+            try:
+                yield network.deliver(receiver, payload)
+            except BadSeal:
+                yield []
+
+
+def test_nothing_recorded_is_good_for_a_receiver_that_was_started_anew(network: Network) -> None:
+    for n in range(5):
+        network.send("a", "b", b"%d" % n)
+        network.send("b", "a", b"%d" % n)
+    network.start("b", 250)
+    assert all(taken == [] for taken in replays(network, "b"))
+    # The answers to the replays have told the peer already that it speaks to a new process.
+    assert network.send("a", "b", b"now") == [b"now"]
+    assert all(taken == [] for taken in replays(network, "b"))
+    assert network.send("b", "a", b"fine") == [b"fine"]
+
+
+def test_nothing_of_an_earlier_process_of_the_sender_is_good(network: Network) -> None:
+    for n in range(5):
+        network.send("a", "b", b"%d" % n)
+    held_back = network.nodes["a"].seal("b", b"held back")
+    network.start("a", 150)
+    assert network.send("a", "b", b"new life") == [b"new life"]
+    assert fault(network.nodes["b"], held_back) == "stale_sender"
+    assert all(taken == [] for taken in replays(network, "b"))
+    assert network.send("a", "b", b"still") == [b"still"]
+
+
+def test_a_sender_whose_clock_was_set_back_is_heard_in_the_end(network: Network) -> None:
+    network.send("a", "b", b"x")
+    network.send("b", "a", b"x")
+    network.start("a", 50)
+    taken = [body for n in range(5) for body in network.send("a", "b", b"%d" % n)]
+    assert b"4" in taken
+    assert network.nodes["a"].life > 100
+    assert network.send("b", "a", b"back") == [b"back"]
+
+
+def test_introductions_are_few(network: Network) -> None:
+    junk = [network.nodes["a"].seal("b", b"x") for _ in range(100)]
+    answers = [len(network.nodes["b"].open(payload, 5.0 + n / 1000).answers) for n, payload in enumerate(junk)]
+    assert 1 <= sum(answers) <= 6
+
+
+def test_two_that_were_both_started_anew_do_not_chatter(network: Network) -> None:
+    network.send("a", "b", b"x")
+    network.start("a", 110)
+    network.start("b", 210)
+    network.record.clear()
+    assert network.send("a", "b", b"y") == [b"y"]
+    assert network.send("b", "a", b"z") == [b"z"]
+    assert len(network.record) <= 5

@@ -1,0 +1,67 @@
+"""A cluster on this machine: it starts, its lines are told apart, and Ctrl-C ends it cleanly."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.integration.cluster_nodes import REPOSITORY, free_ports
+from tools import cluster
+
+DEADLINE_S = 30.0
+
+
+def adjacent_ports(count: int) -> int:
+    """The first of so many free ports that follow each other."""
+    while True:
+        ports = set(free_ports(500))
+        for port in sorted(ports):
+            if all(port + n in ports for n in range(count)):
+                return port
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nodes_start_and_leave(number: signal.Signals) -> None:
+    port = adjacent_ports(2)
+    with subprocess.Popen(
+        [sys.executable, "tools/cluster.py", "2", "--port", str(port), "--", "--replicas", "2"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            lines: list[str] = []
+            deadline = time.monotonic() + DEADLINE_S
+            assert process.stdout is not None
+            while not all(any(f"{port + n} | " in line and "members=2" in line for line in lines) for n in (0, 1)):
+                assert time.monotonic() < deadline, lines
+                lines.append(process.stdout.readline())
+            process.send_signal(number)
+            rest, _ = process.communicate(timeout=DEADLINE_S)
+            assert process.returncode == 0, rest
+            assert rest.count("-- ended with status 0") == 2
+        finally:
+            process.kill()
+
+
+def test_a_node_that_can_not_start_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/cluster.py", "1", "--port", str(free_ports(1)[0]), "--", "--policy", "none"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 1
+    assert "isn't one of allkeys-lru, noeviction" in done.stdout
+    assert "-- ended with status 2" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["0"], ["65"], ["x"], ["5", "--port", "65533"], ["5", "6"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cluster.main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

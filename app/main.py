@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 _EXIT_USAGE = 2
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,6 +42,8 @@ def _use_system_allocator() -> None:
     """
     if "PYTHONMALLOC" not in os.environ:
         os.environ["PYTHONMALLOC"] = "malloc"
+        # A stop signal that comes between the two starts waits for the second one's handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -57,7 +60,8 @@ def _import_from_repository() -> None:
 if __name__ == "__main__":
     # Until the node takes these over there is nothing to stop cleanly. As a container's first process it
     # would not get them at all without a handler.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     _import_from_repository()
     sys.exit(main(sys.argv[1:]))

@@ -233,7 +233,9 @@ class ClusterCore:
         state = self._state
         if state.view is not None and state.attention - self._view_heard_attention() > timing.OBSERVED_STALE_S:
             self._start_anew(None)
-        if state.now - self._hello_at >= timing.HELLO_S:
+        crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
+        interval_s = min(timing.HELLO_S * crowd, timing.HELLO_MAX_S)
+        if state.now - self._hello_at >= interval_s:
             self._hello_at = state.now
             for server in dict.fromkeys((*state.config.servers, *(state.view.addresses if state.view else ()))):
                 if server != state.address:

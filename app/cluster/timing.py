@@ -52,6 +52,10 @@ BATCH_S: Final = 0.05  # joins and caught-up learners are gathered this long int
 EVICT_SILENCE_S: Final = 3.0  # without a heartbeat, though others reach it: of no use as a member
 
 HELLO_S: Final = 0.1  # between an outsider's knocks
+# Knocks and their answers grow with the square of the servers (0.2 ms of processor time each, both sides together): in a
+# file of more servers than this, knocks come more slowly in proportion, up to a limit.
+HELLO_SERVERS: Final = 8
+HELLO_MAX_S: Final = 0.4
 HEARD_S: Final = 1.0  # a server counts as present this long after it was heard
 SETTLE_S: Final = 0.2  # from the start to the first view: servers started together meet in it
 DIAL_S: Final = 0.25  # between tries to open a link
@@ -62,6 +66,8 @@ CURE_S: Final = 0.02  # a peer that is behind gets the view at most this often
 
 BOOTSTRAP_PATIENCE_S: Final = 30.0  # the default: see bootstrap.py
 
+# Whoever knocks counts as present from one knock to the next, and when one is lost in between.
+assert HELLO_S <= HELLO_MAX_S < HEARD_S / 2
 assert 2 * TICK_S <= ASK_RETRY_S < HEARTBEAT_S
 # A lease (mandate, less a heartbeat of lag) outlives three lost heartbeats.
 assert MANDATE_S * SAFE_SHARE - HEARTBEAT_S > 3 * HEARTBEAT_S

@@ -11,7 +11,7 @@ greenlet of its own; the table is bounded by `max_in_flight`, and what is over i
 - A retry of a request that is in flight is not forwarded again at once; its answer goes to the retry's sender. After
   RESEND_S it is: an answer may have been lost with a link, and the primary answers a repeated request from its memory.
 - When nobody serves the slot (its primary has just died, or our lease has run out), the request waits for the next
-  view, about as long as its client would.
+  view, for a bounded time.
 - After HOPS_MAX hops a request is refused for a moment: the nodes' tables disagree, which passes.
 
 A reply leaves this node only if its lease still runs once the request has been executed: a node that was stopped in
@@ -26,14 +26,19 @@ from app.cluster.events import LOCAL, UNKNOWN
 from app.commands import Commands, Shutdown
 from app.counters import Counters
 from app.net.frames import ANSWER, FORWARD, Frame
-from app.wire.protocol import SLOT_COUNT
+from app.wire.protocol import CLIENT_TIMEOUTS_MS, SLOT_COUNT
 
 HOPS_MAX: Final = 3
 # A retry that comes this long after the last forwarding is forwarded again. Below the clients' first timeout (150 ms),
 # so that every retry but one in a burst of duplicates has a chance.
 RESEND_S: Final = 0.1
-# How long a request may wait for a primary or for its answer: a client gives up 6.45 s after its first try.
-PATIENCE_S: Final = 5.0
+# How long a request may wait for a primary or for its answer. A client's last try leaves 4.45 s after its first, whose
+# reply is remembered for at least 6 s: executed later than the difference, a retry could take effect once more. The next
+# view is there within 1 s, and a client that is still waiting then tries again.
+PATIENCE_S: Final = 1.4
+assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 + PATIENCE_S < 6.0, (
+    "a reply may be forgotten before its last retry is executed"
+)
 # How often the table is looked through for what waits or has waited too long.
 SWEEP_S: Final = 0.05
 # What clients are told to wait: tables settle within a heartbeat or two; a full table drains within some loop turns.

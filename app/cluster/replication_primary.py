@@ -104,6 +104,7 @@ class Primary:
         self._buffers: dict[str, list[bytes]] = {}
         self._synced: dict[str, int] = {}
         self._full: dict[str, int] = {}  # flags by follower
+        self._all_known = True  # every follower has said what it has
         self._epoch = 0
         self._origin = 0
         self.transfer.before_chunk = self.flush_peer
@@ -124,6 +125,7 @@ class Primary:
                     self._shared.positions[slot] = (view.epoch, 0)
         if view is None:
             return
+        self._all_known = False
         for slot in mine:
             self._lead(slot, view)
         self._ask()
@@ -166,12 +168,15 @@ class Primary:
 
     def _ask(self) -> None:
         """Have those say what they have that follow without our knowing from where."""
+        if self._all_known:
+            return
         shared = self._shared
         missing: dict[str, list[int]] = {}
         for slot, led in self.led.items():
             for peer, link in led.links.items():
                 if not link.number:
                     missing.setdefault(peer, []).append(slot)
+        self._all_known = not missing
         for peer, slots in missing.items():
             shared.send(peer, frames.ASK, frames.encode_ask(*shared.view_name, slots))
 
@@ -185,6 +190,7 @@ class Primary:
         for led in self.led.values():
             if (link := led.links.get(peer)) is not None:
                 link.streams, link.acked, link.number = False, -1, 0
+                self._all_known = False
 
     def tick(self) -> None:
         self._ask()

@@ -42,6 +42,9 @@ class DataOptions:
     think_s: float = 0.02
     answer_loss: float = 0.0
     wipes: bool = False
+    write_share: float = 0.6  # of requests; a quarter of them are REMOVEs
+    faults: tuple[str, ...] = ()  # only these; none named: any
+    pace_s: float = 0.0  # between them; 0: drawn
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class Link:
 
 class Node:
     """A process's data."""
+
+    reads_wait = True  # off: to see that the simulator notices
 
     def __init__(self, world: "DataWorld", process: Process) -> None:
         self.world = world
@@ -204,7 +209,7 @@ class Node:
         if request.command == GET:
             blob = self.store.get(slot, key)
             read = (NO_ERR, blob.decode().rstrip(".")) if blob is not None else (KEY_DNE_ERR, None)
-            if key in replication.unacked:
+            if self.reads_wait and key in replication.unacked:
                 world.counts["reads that waited"] += 1
                 replication.hold_read(key, (request, read))
             else:
@@ -420,7 +425,8 @@ class Client:
         if world.now >= self.until or self.current is not None:
             return
         share = rng.random()
-        command = PUT if share < 0.45 else GET if share < 0.85 else 3
+        writes = world.data.write_share
+        command = PUT if share < 0.75 * writes else 3 if share < writes else GET
         if world.data.wipes and rng.random() < 0.01:
             command = WIPEOUT
         self.ask(command, rng.choice(world.keys))

@@ -40,12 +40,25 @@ def draw(seed: int) -> tuple[Options, DataOptions, float]:
         think_s=rng.choice((0.001, 0.01, 0.05)),
         answer_loss=rng.choice((0.0, 0.02, 0.3)),
         wipes=rng.random() < 0.2,
+        write_share=rng.choice((0.2, 0.6, 0.6)),
     )
     return options, data, rng.choice((3.0, 6.0))
 
 
 class Careful(Nemesis):
     """Does not end a process that holds the last whole copy of a slot: what it has then is lost by right."""
+
+    def __init__(self, world: DataWorld, until: float) -> None:
+        super().__init__(world, until)
+        self._faults.append(self.crash_two)
+        if world.data.faults:
+            self._faults = [getattr(self, name) for name in world.data.faults]
+        self._pace_s = world.data.pace_s or self._pace_s
+
+    def crash_two(self) -> None:
+        """The second when, or just before or after, others have taken over from the first."""
+        self.crash()
+        self._world.after(self._rng.uniform(0.05, 0.6), self.crash)
 
     def _spares(self, host: Host) -> bool:
         """Whether every slot with keys has a holder besides this host's process, in every view that anyone goes by."""
@@ -153,16 +166,15 @@ def differs(world: DataWorld, lost: int) -> str:
 
 def read_all(world: DataWorld) -> None:
     """Every key is read once more, in all quiet."""
-    readers = [client for client in world.clients if client.current is None]
-    if len(readers) != len(world.clients):
-        world.run(world.now + 7.0)
-    reader = world.clients[0]
-    for key in world.keys:
-        assert reader.current is None
-        reader.ask(GET, key)
-        world.run(world.now + 2.0 if world.options.loss else world.now + 0.5)
-        if reader.current is not None:
-            world.run(world.now + 6.0)
+    keys = list(world.keys)
+    give_up = world.now + 30.0
+    while keys or any(client.current is not None for client in world.clients):
+        for client in world.clients:
+            if keys and client.current is None:
+                client.ask(GET, keys.pop())
+        if world.now > give_up:
+            raise Violation("requests are not answered although all is well")
+        world.run(world.now + 0.02)
 
 
 def check_histories(world: DataWorld, lost: int) -> None:

@@ -91,7 +91,7 @@ class TestItBites:
 
     def test_lease(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Node, "may_serve", lambda self: True)
-        assert finds_a_violation(0, read_mostly) is not None
+        assert finds_a_violation(32, read_mostly) is not None
 
     def test_epoch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever was a slot's primary once goes on changing the copies of others, the next primary's among them."""
@@ -103,7 +103,7 @@ class TestItBites:
 
         monkeypatch.setattr(Shared, "leads", lambda self, peer, slot: True)
         monkeypatch.setattr(Follower, "entered", entered)
-        assert finds_a_violation(0, moving) is not None
+        assert finds_a_violation(32, moving) is not None
 
     def test_waiting_for_acknowledgements(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Primary, "_waits", lambda self, led: False)
@@ -115,7 +115,7 @@ class TestItBites:
 
     def test_reads_wait_for_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Node, "reads_wait", False)
-        assert finds_a_violation(0, busy) is not None
+        assert finds_a_violation(13, busy) is not None
 
     def test_removal_of_what_is_evicted_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = Replication._remove
@@ -125,7 +125,7 @@ class TestItBites:
             return (frames.NOTE_OP, code) if code == KEY_DNE_ERR else (kind, code)
 
         monkeypatch.setattr(Replication, "_remove", only_if_here)
-        assert finds_a_violation(0, tight) is not None
+        assert finds_a_violation(11, tight) is not None
 
     def test_a_new_primary_is_closed_until_the_others_are_where_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Led, "is_open", property(lambda self: True, lambda self, value: None), raising=False)
@@ -140,4 +140,4 @@ class TestItBites:
             led.required = required
 
         monkeypatch.setattr(Primary, "_consider", without)
-        assert finds_a_violation(0, busy) is not None
+        assert finds_a_violation(6, busy) is not None

@@ -33,8 +33,8 @@ HOPS_MAX: Final = 3
 # so that every retry but one in a burst of duplicates has a chance.
 RESEND_S: Final = 0.1
 # How long a request may wait for a primary or for its answer. A client's last try leaves 4.45 s after its first, whose
-# reply is remembered for at least 6 s: executed later than the difference, a retry could take effect once more. The next
-# view is there within 1 s, and a client that is still waiting then tries again.
+# reply is remembered for 6 s or more: executed later than the difference, a retry could take effect once more. The
+# next view is there within 1 s, and a client that is still waiting then tries again.
 PATIENCE_S: Final = 1.4
 assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 + PATIENCE_S < 6.0, (
     "a reply may be forgotten before its last retry is executed"

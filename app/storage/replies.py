@@ -18,11 +18,13 @@ commands until `wait_ms` has passed. And time is counted only while the node is 
 retry that sat in the socket's buffer while the process was stopped for a minute still finds its reply.
 """
 
+from array import array
 from collections.abc import Iterator
 from typing import Final
 
+from app.wire.protocol import SLOT_COUNT
+
 _BUCKETS: Final = 16_384  # more: fewer bytes to search, but about 80 bytes for each one used, per generation
-_BUCKET_MASK: Final = _BUCKETS - 1
 
 # What one bucket costs besides its records: the bytearray object (56 bytes, 64 with its allocator's rounding)
 # and on average half a step of its growth (an eighth of its size, which `_GROWTH_SHARE` counts).
@@ -45,13 +47,19 @@ _Buckets = list[bytearray | None]
 class ReplyMemory:
     """Error codes by messageID, for at least `ttl_s`, within `max_bytes`."""
 
-    def __init__(self, ttl_s: float, max_bytes: int) -> None:
+    def __init__(self, ttl_s: float, max_bytes: int, *, buckets: int = _BUCKETS) -> None:
+        """`buckets`: a power of two."""
+        assert buckets & (buckets - 1) == 0, buckets
+        self._buckets = buckets
+        self._mask = buckets - 1
+        self._newest_of = array("L", bytes(8 * SLOT_COUNT))  # records by slot
+        self._oldest_of = array("L", bytes(8 * SLOT_COUNT))
         self.ttl_s = ttl_s
         self.max_bytes = max_bytes
         self._age_s = 0.0  # of the newest generation
         self._last_now: float | None = None
-        self._newest: _Buckets = [None] * _BUCKETS
-        self._oldest: _Buckets = [None] * _BUCKETS
+        self._newest: _Buckets = [None] * buckets
+        self._oldest: _Buckets = [None] * buckets
         self._expired: _Buckets = []  # forgotten, being freed
         self._newest_count = self._oldest_count = 0
         self._newest_bytes = self._oldest_bytes = 0
@@ -60,7 +68,7 @@ class ReplyMemory:
 
     def get(self, message_id: bytes, crc: int) -> int | None:
         """The error code remembered for a messageID whose CRC-32 is `crc`; None when there is none."""
-        number = crc & _BUCKET_MASK
+        number = crc & self._mask
         bucket = self._newest[number]
         if bucket is not None and bucket.find(message_id) >= 0:
             at = _find(bucket, message_id)
@@ -78,7 +86,7 @@ class ReplyMemory:
 
         To be called only while `full` is false.
         """
-        number = crc & _BUCKET_MASK
+        number = crc & self._mask
         bucket = self._newest[number]
         if bucket is None:
             bucket = self._newest[number] = bytearray()
@@ -86,24 +94,28 @@ class ReplyMemory:
         length = len(message_id)
         bucket += b"%c%b%c%c" % (length, message_id, slot, code)
         self._newest_count += 1
+        self._newest_of[slot] += 1
         self._newest_bytes += length + 3
         if self._newest_bytes >= self._check_at_bytes:
             self._check()
 
     def forget(self, message_id: bytes, crc: int) -> bool:
         """Forget a reply whose receiver has acknowledged it; False when there was none."""
-        number = crc & _BUCKET_MASK
+        number = crc & self._mask
         size = len(message_id) + 3
         for buckets in (self._newest, self._oldest):
             bucket = buckets[number]
             if bucket is not None and bucket.find(message_id) >= 0:
                 at = _find(bucket, message_id)
                 if at >= 0:
+                    slot = bucket[at + size - 2]
                     del bucket[at : at + size]
                     if buckets is self._newest:
+                        self._newest_of[slot] -= 1
                         self._newest_count -= 1
                         self._newest_bytes -= size
                     else:
+                        self._oldest_of[slot] -= 1
                         self._oldest_count -= 1
                         self._oldest_bytes -= size
                     self._check()
@@ -130,7 +142,8 @@ class ReplyMemory:
             self._age_s = 0.0
             self._expired += self._oldest
             self._oldest = self._newest
-            self._newest = [None] * _BUCKETS
+            self._newest = [None] * self._buckets
+            self._oldest_of, self._newest_of = self._newest_of, array("L", bytes(8 * SLOT_COUNT))
             self._oldest_count, self._newest_count = self._newest_count, 0
             self._oldest_bytes, self._newest_bytes = self._newest_bytes, 0
             self._check()
@@ -170,6 +183,61 @@ class ReplyMemory:
                         end = at + 1 + length
                         yield bytes(bucket[at + 1 : end]), bucket[end], bucket[end + 1]
                         at = end + 2
+
+    # By slot: what copies of a slot need.
+
+    @property
+    def bucket_count(self) -> int:
+        """How far `scan` can go."""
+        return self._buckets
+
+    def has_slot(self, slot: int) -> bool:
+        """Whether anything is remembered for the slot."""
+        return bool(self._newest_of[slot] or self._oldest_of[slot])
+
+    def scan(self, start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]:
+        """The records of these slots (a mask) in `count` buckets from `start` on.
+
+        To see everything, go from bucket 0 to `bucket_count`; what is added meanwhile may be missed or not.
+        """
+        found = []
+        for buckets in (self._oldest, self._newest):
+            for bucket in buckets[start : start + count]:
+                if bucket:
+                    at = 0
+                    while at < len(bucket):
+                        end = at + 1 + bucket[at]
+                        if slots >> bucket[end] & 1:
+                            found.append((bytes(bucket[at + 1 : end]), bucket[end], bucket[end + 1]))
+                        at = end + 2
+        return found
+
+    def forget_slots(self, slots: int) -> None:
+        """Forget everything that is remembered for these slots (a mask). Walks all records if there is any."""
+        present = sum(1 << slot for slot in range(SLOT_COUNT) if slots >> slot & 1 and self.has_slot(slot))
+        if not present:
+            return
+        for buckets, counts in ((self._oldest, self._oldest_of), (self._newest, self._newest_of)):
+            for bucket in buckets:
+                if not bucket:
+                    continue
+                records = []
+                at = 0
+                while at < len(bucket):
+                    end = at + bucket[at] + 3
+                    if present >> bucket[end - 2] & 1:
+                        records.append((at, end))
+                    at = end
+                for begin, end in reversed(records):
+                    counts[bucket[end - 2]] -= 1
+                    del bucket[begin:end]
+                    if buckets is self._newest:
+                        self._newest_count -= 1
+                        self._newest_bytes -= end - begin
+                    else:
+                        self._oldest_count -= 1
+                        self._oldest_bytes -= end - begin
+        self._check()
 
 
 def _find(bucket: bytearray, message_id: bytes) -> int:

@@ -85,6 +85,15 @@ class Store:
             return None
         return self._arena.blob(handle)
 
+    def peek(self, number: int, key: bytes) -> bytes | None:
+        """As `get`, but the order of use stays as it is."""
+        slot = self._slots[number]
+        return self._arena.blob(_peek(slot, key)) if key in slot else None
+
+    def keys(self, number: int) -> list[bytes]:
+        """The keys of a slot, in no order."""
+        return list(self._slots[number])
+
     def put(self, number: int, key: bytes, blob: bytes) -> bool:
         """Store a blob under a key, evicting others as needed; False, nothing changed, when there is no room."""
         slot = self._slots[number]
@@ -168,6 +177,20 @@ class Store:
 
     def __len__(self) -> int:
         return self.entries
+
+    @property
+    def evicts(self) -> bool:
+        """Whether entries may be evicted to make room."""
+        return self._evict
+
+    @property
+    def room_bytes(self) -> int:
+        """About how much more fits without evicting: free pages, and free chunks worth moving together."""
+        if self.heap_full:
+            return 0
+        arena = self._arena
+        free = max(0, arena.limit_bytes - arena.resident_bytes)
+        return free + max(0, arena.free_chunk_bytes - self.compact_bytes)
 
     # --- room ------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,7 @@
-"""`python -m tests.sim --seeds N [--start S]`: run N seeds from S on (a fresh start if none is given)."""
+"""`python -m tests.sim --seeds N [--start S]`: run N seeds from S on (a fresh start if none is given).
+
+Each seed is run twice: membership alone, and with data.
+"""
 
 import argparse
 import random
@@ -6,6 +9,7 @@ import sys
 import time
 
 from tests.sim.checks import Checks, Violation
+from tests.sim.copies_run import run_copies, totals
 from tests.sim.run import run_seed
 from tests.sim.world import Options, World
 
@@ -47,13 +51,14 @@ def main() -> int:
     steps = 0
     for seed in range(start, start + arguments.seeds):
         try:
-            result = run_seed(seed)
-            steps += result.steps
+            steps += run_seed(seed).steps
+            steps += run_copies(seed).steps
         except Violation as violation:
             failed.append(seed)
             print(f"{violation}\nreproduce: python -m tests.sim --seeds 1 --start {seed}", flush=True)
     took = time.perf_counter() - began
     print(f"{arguments.seeds - len(failed)} passed, {len(failed)} failed", flush=True)
+    print(f"requests and frames: {dict(sorted(totals.items()))}")
     print(f"{steps} steps in {took:.1f} s; failed seeds: {failed or 'none'}")
     return 1 if failed else 0
 

@@ -23,6 +23,7 @@ class Checks:
         self._epochs: dict[tuple[str, int, int], int] = {}
         self._synced: dict[tuple[int, int], dict[str, int]] = {}
         self._installs: dict[Process, set[tuple[int, int, int]]] = {}
+        self.lost = 0  # mask of slots all of whose holders went between two views: they start empty
         self.forgotten = 0  # views that nobody alive knows of
         world.on_step = self.after_step
         world.on_effect = self.after_effect
@@ -78,6 +79,8 @@ class Checks:
         self._epochs[life] = view.epoch
         if (before := self._views.get((view.origin, view.epoch - 1))) is not None:
             self._follows(before, view)
+        elif self._views.keys() - {key}:  # another cluster's, or nobody is left who had the one before
+            self.lost = ALL_SLOTS
 
     def _knows(self, process: Process, view: View) -> bool:
         """Whether the process has installed or accepted this view."""
@@ -91,6 +94,7 @@ class Checks:
         for slot in range(len(view.primaries)):
             able = {node for node in before.holders(slot) if node in stayed}
             if not able:
+                self.lost |= 1 << slot
                 continue
             if self._world.options.transfer:
                 able |= {node for node, slots in synced.items() if slots >> slot & 1}

@@ -1,0 +1,290 @@
+"""Copies of the slots: one node's part, driven by frames and views; the contract with the shell.
+
+Whatever happens to a request for a slot of ours is decided in one place: `routes` says LOCAL where this node may
+serve (the membership core's word, less the slots that are not open yet); `followed[slot]` is None where nobody
+follows, and the plain way through store and reply memory is all there is: one list look-up is what a single node pays.
+
+    replication.link_up(peer, now)         both ends of an ordered link call this; frames are lost only with it
+    replication.on_frame(peer, kind, ...)  kinds 16 and up
+    replication.on_view(view, ...)         for each ViewInstalled
+    replication.reset()                    for each Reset
+    replication.refresh(routes, lease)     after each step of the membership core
+    replication.tick(now)                  every TICK_S
+    replication.execute / hold_read / wipe on the path of requests
+    replication.flush(now)                 once per loop turn: the output to carry out
+
+Rejected: replicating through a log on its own (a second copy of all values), and chain replication (one more hop a
+copy on every write).
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from app.cluster import replication_frames as frames
+from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.replication_follower import Follower
+from app.cluster.replication_primary import ORIGINS_MAX, PENDING_MAX, PENDING_MAX_BYTES, Joint, Led, Primary
+from app.cluster.replication_state import CopyReplies, CopyStore, Output, Shared
+from app.cluster.slots import ALL_SLOTS
+from app.cluster.view import View
+from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR
+
+TICK_S: Final = 0.1
+PARKED: Final = -1  # the answer comes with `released`, or the origin with `dropped`
+
+
+class Replication:
+    """See the module. One event loop owns it, with the store and the reply memory."""
+
+    def __init__(self, address: str, store: CopyStore, replies: CopyReplies, *, reserve_bytes: int = 1 << 20) -> None:
+        """`reserve_bytes`: a store that may not evict takes no more PUTs as a primary when it has less room than
+        this, so that there is room for what is in flight to it as a backup."""
+        shared = self._shared = Shared(address, store, replies, reserve_bytes)
+        self._store = store
+        self._replies = replies
+        self._primary = Primary(shared)
+        self._follower = Follower(shared)
+        self._core_routes: list[str] = [UNKNOWN] * SLOT_COUNT
+        self.routes: list[str] = [UNKNOWN] * SLOT_COUNT  # by slot; changed in place
+        self.followed: list[Led | None] = [None] * SLOT_COUNT  # by slot; changed in place
+        self.unacked = self._primary.unacked  # by key; reads of these go through `hold_read`
+
+    # What the node reads.
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong, by reason."""
+        return dict(self._shared.faults)
+
+    @property
+    def pending(self) -> int:
+        """Writes that wait for an acknowledgement."""
+        return self._primary.pending
+
+    # Membership and links.
+
+    def on_view(self, view: View, is_member: bool, now: float) -> None:
+        """This node goes by `view` from now on."""
+        shared = self._shared
+        shared.now = now
+        shared.view = view if is_member else None
+        lead: set[int] = set()
+        follow: set[int] = set()
+        if is_member:
+            for slot in range(SLOT_COUNT):
+                if view.primaries[slot] == shared.address:
+                    lead.add(slot)
+                elif shared.address in shared.followers(slot):
+                    follow.add(slot)
+        self._primary.entered(shared.view, lead)
+        self._follower.entered(follow)
+        self._drop_all_but(lead | follow)
+        for slot in range(SLOT_COUNT):
+            led = self._primary.led.get(slot)
+            self.followed[slot] = led if led is not None and led.links else None
+        self._primary.changed.update(range(SLOT_COUNT))
+        self._update_routes()
+
+    def _drop_all_but(self, slots: set[int]) -> None:
+        """Forget the copies that are not ours to hold any more."""
+        positions = self._shared.positions
+        gone = [slot for slot in range(SLOT_COUNT) if slot not in slots and positions[slot] != (0, 0)]
+        self._store.wipe(gone)
+        self._replies.forget_slots(sum(1 << slot for slot in gone))
+        for slot in gone:
+            positions[slot] = (0, 0)
+
+    def reset(self) -> None:
+        """This node was expelled: it holds nothing any more."""
+        shared = self._shared
+        shared.view = None
+        self._primary.entered(None, set())
+        self._follower.entered(set())
+        self._store.wipe(range(SLOT_COUNT))
+        self._replies.forget_slots(ALL_SLOTS)
+        shared.positions[:] = [(0, 0)] * SLOT_COUNT
+        self.followed[:] = [None] * SLOT_COUNT
+        self._primary.changed.update(range(SLOT_COUNT))
+        self._update_routes()
+
+    def refresh(self, routes: list[str], lease_until: float) -> None:
+        """Take over the membership core's routes and lease."""
+        self._shared.lease_until = lease_until
+        if routes != self._core_routes:
+            self._core_routes[:] = routes
+            self._primary.changed.update(range(SLOT_COUNT))
+            self._update_routes()
+
+    def _update_routes(self) -> None:
+        changed = self._primary.changed
+        if not changed:
+            return
+        for slot in changed:
+            route = self._core_routes[slot]
+            if route == LOCAL and not self._is_open(slot):
+                route = UNKNOWN
+            if route == LOCAL and self.routes[slot] != LOCAL:
+                self._shared.out.opened = True
+            self.routes[slot] = route
+        changed.clear()
+
+    def _is_open(self, slot: int) -> bool:
+        led = self._primary.led.get(slot)
+        return led is not None and led.is_open and not led.wipes
+
+    def link_up(self, peer: str, now: float) -> None:
+        """A link to the peer is there, whoever dialled it; a link that it replaces was closed first."""
+        self._shared.now = now
+        self._shared.links.add(peer)
+        self._primary.link_up(peer)
+        self._follower.link_up(peer)
+
+    def link_closed(self, peer: str, now: float) -> None:
+        """The link has ended; what was in it is lost."""
+        self._shared.now = now
+        self._shared.links.discard(peer)
+        self._primary.link_closed(peer)
+        self._follower.link_closed(peer)
+
+    def on_frame(self, peer: str, kind: int, body: bytes, now: float) -> None:
+        """A frame from the link to the peer. One that is unsound is counted, and the link to be closed."""
+        shared = self._shared
+        shared.now = now
+        if peer not in shared.links:
+            shared.faults["frame without a link"] += 1
+            return
+        try:
+            self._take(peer, kind, body)
+        except frames.BadFrame:
+            shared.faults["bad frame"] += 1
+            shared.out.closed.append(peer)
+        self._update_routes()
+
+    def _take(self, peer: str, kind: int, body: bytes) -> None:
+        if kind == frames.OPS:
+            self._follower.on_ops(peer, body)
+        elif kind == frames.ACK:
+            self._primary.on_ack(peer, body)
+        elif kind == frames.HAVE:
+            self._primary.on_have(peer, body)
+        elif kind == frames.ASK:
+            self._follower.on_ask(peer, body)
+        elif kind == frames.GO:
+            self._follower.on_go(peer, body)
+        elif kind == frames.BEGIN:
+            self._follower.on_begin(peer, body)
+        elif kind == frames.ENTRIES:
+            self._follower.on_entries(peer, body)
+        elif kind == frames.REPLIES:
+            self._follower.on_replies(peer, body)
+        elif kind == frames.END:
+            self._follower.on_end(peer, body)
+        elif kind == frames.CREDIT:
+            self._primary.transfer.on_credit(peer, body)
+        else:
+            raise frames.BadFrame(f"kind {kind}")
+
+    def tick(self, now: float) -> None:
+        """To be called every TICK_S."""
+        self._shared.now = now
+        self._primary.tick()
+        self._follower.tick()
+        self._update_routes()
+
+    def flush(self, now: float) -> Output:
+        """What this turn has brought about; to be carried out at once."""
+        shared = self._shared
+        shared.now = now
+        self._follower.flush()
+        self._primary.flush()
+        out, shared.out = shared.out, Output()
+        return out
+
+    # Requests; the caller has seen that the slot's route is LOCAL and that the lease runs.
+
+    def execute(
+        self, command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, id_crc: int, origin: Any
+    ) -> int:
+        """PUT or REMOVE in a slot with followers: the code to answer with, or PARKED.
+
+        SYS_OVERLOAD_ERR: nothing was done, and nothing is remembered.
+        """
+        primary = self._primary
+        waiting = primary.unreleased.get(message_id)
+        if waiting is not None:
+            if len(waiting.origins) < ORIGINS_MAX:
+                waiting.origins.append(origin)
+            return PARKED
+        code = self._replies.get(message_id, id_crc)
+        if code is not None:
+            return code
+        led = self.followed[slot]
+        assert led is not None, f"slot {slot} has no followers"
+        assert led.is_open, f"slot {slot} is not open"
+        flags = primary.refuses(led)
+        if flags & frames.REPLIES_FULL or primary.pending >= PENDING_MAX or primary.pending_bytes >= PENDING_MAX_BYTES:
+            return SYS_OVERLOAD_ERR
+        kind, code = frames.PUT_OP, NO_ERR
+        if command == PUT:
+            if flags & frames.STORE_FULL or not self._store.put(slot, key, blob):
+                if self._store.evicts:
+                    return SYS_OVERLOAD_ERR
+                kind, code = frames.NOTE_OP, NO_SPC_ERR
+        else:
+            assert command == REMOVE, command
+            # Sent on also when there was nothing: what was evicted here may be there still.
+            kind, code = self._remove(slot, key)
+        self._replies.add(message_id, id_crc, slot, code)
+        noted = kind == frames.NOTE_OP
+        op = primary.order(led, kind, b"" if noted else key, blob if kind == frames.PUT_OP else b"", message_id, code)
+        if op is None:
+            return code
+        primary.unreleased[message_id] = op
+        op.origins.append(origin)
+        return PARKED
+
+    def _remove(self, slot: int, key: bytes) -> tuple[int, int]:
+        return frames.REMOVE_OP, NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
+
+    def hold_read(self, key: bytes, origin: Any) -> bool:
+        """Let what was read of a key in `unacked` wait for its write; False: it can't be held, refuse it for now.
+
+        The origin (with the answer in it) comes back with `released`, code None.
+        """
+        op = self.unacked[key]
+        if len(op.readers) >= PENDING_MAX:
+            return False
+        op.readers.append(origin)
+        return True
+
+    def wipe(self, slots: Iterable[int], message_id: bytes, id_crc: int, origin: Any) -> int:
+        """WIPEOUT of these slots, all served here: as `execute`. Until all copies have it, its slots are closed."""
+        primary = self._primary
+        waiting = primary.unreleased.get(message_id)
+        if waiting is not None:
+            if len(waiting.origins) < ORIGINS_MAX:
+                waiting.origins.append(origin)
+            return PARKED
+        code = self._replies.get(message_id, id_crc)
+        if code is not None:
+            return code
+        mine = list(slots)
+        followed = [led for slot in mine if (led := self.followed[slot]) is not None]
+        if self._replies.full or any(primary.refuses(led) & frames.REPLIES_FULL for led in followed):
+            return SYS_OVERLOAD_ERR
+        self._store.wipe(mine)
+        anchor = followed[0].slot if followed else (mine[0] if mine else 0)
+        self._replies.add(message_id, id_crc, anchor, NO_ERR)
+        joint = Joint(origin)
+        for led in followed:
+            # The reply is remembered with one slot: a retry finds it wherever that one is led from.
+            anchors = led.slot == anchor
+            op = primary.order(led, frames.WIPE_OP, b"", b"", message_id if anchors else b"", NO_ERR)
+            if op is not None:
+                op.joint, op.message_id = joint, message_id
+                joint.left += 1
+        self._update_routes()
+        if not joint.left:
+            return NO_ERR
+        primary.unreleased[message_id] = joint
+        return PARKED

@@ -1,0 +1,300 @@
+"""A backup's or learner's side: apply what the primary orders, exactly, or say what is there and get the slot again.
+
+A *session* covers one slot under one primary's term. It begins with GO (the copy is where the primary wants it) or
+BEGIN (the whole slot follows) in answer to our latest question, and ends with the view that names another primary,
+with the link, or with an op that does not follow. Within it ops come in order on an ordered link.
+
+A copy that is whole stays until its successor is: what BEGIN announces is gathered beside it (`staging`) and put in
+its place at END, replies included. For the view may make this node the primary at any moment, and a whole copy has
+every write that was ever acknowledged; half a copy has not. Only a copy that is not whole, or empty, is filled in
+place. Rejected: wiping first, which loses acknowledged writes when the primary dies in that very moment.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+from zlib import crc32
+
+from app.cluster import replication_frames as frames
+from app.cluster.replication_frames import NOWHERE, OpFields, Position
+from app.cluster.replication_state import Shared
+from app.cluster.slots import slots_of
+from app.wire.protocol import SLOT_COUNT
+
+# How long an unanswered question stands before it is asked again; the answer may be late because the primary is
+# busy with other slots, which costs a frame of 9 bytes a slot.
+RETRY_S: Final = 0.3
+
+
+@dataclass(slots=True)
+class Staging:
+    """A copy that is not whole yet, beside the one it will replace."""
+
+    entries: dict[bytes, bytes] = field(default_factory=dict)
+    replies: dict[bytes, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Session:
+    """See the module."""
+
+    primary: str
+    term: int
+    base: Position  # where it began
+    seq: int
+    live: bool  # the copy in the store is whole and at (base or) seq
+    staging: Staging | None = None
+
+    @property
+    def position(self) -> Position:
+        return self.base if self.seq == self.base[1] else (self.term, self.seq)
+
+
+class Follower:
+    """All slots that this node holds for others."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self.sessions: dict[int, Session] = {}
+        self._mine: set[int] = set()  # slots we are backup or learner of
+        self._asked: dict[int, tuple[int, float]] = {}  # slot: number and time of our question
+        self._number = 0
+        self._unacknowledged: dict[str, dict[int, None]] = {}
+        self._credit: dict[str, int] = {}  # chunks taken, by link
+        self._told: dict[str, int] = {}  # flags last told
+
+    # Views and links.
+
+    def entered(self, mine: set[int]) -> None:
+        """A view was installed in which these slots are ours to follow."""
+        self._mine = mine
+        for slot, session in list(self.sessions.items()):
+            if slot not in mine or not self._shared.leads(session.primary, slot):
+                self._end(slot)
+        self._asked.clear()
+        self.question(mine - self.sessions.keys())
+
+    def link_up(self, peer: str) -> None:
+        self._credit[peer] = 0
+        self._told.pop(peer, None)
+        mine = {slot for slot in self._mine if self._shared.leads(peer, slot)}
+        for slot in mine:
+            self._asked.pop(slot, None)
+        self.question(mine)
+
+    def link_closed(self, peer: str) -> None:
+        for slot, session in list(self.sessions.items()):
+            if session.primary == peer:
+                self._end(slot)
+
+    def _end(self, slot: int) -> None:
+        session = self.sessions.pop(slot)
+        self._asked.pop(slot, None)
+        self._unacknowledged.get(session.primary, {}).pop(slot, None)
+
+    def question(self, slots: set[int]) -> None:
+        """Tell the primaries what we have of these slots; whatever was agreed on before is void.
+
+        A question that is asked again keeps its number: the primary that has taken it takes it once.
+        """
+        shared = self._shared
+        self._number = self._number % 0xFFFFFFFF + 1
+        by_question: dict[tuple[str, int], list[int]] = {}
+        for slot in sorted(slots):
+            primary = shared.primary(slot)
+            if primary in shared.links:
+                assert primary is not None
+                if slot in self.sessions:
+                    self._end(slot)
+                number, _ = self._asked.get(slot, (self._number, 0.0))
+                self._asked[slot] = (number, shared.now)
+                by_question.setdefault((primary, number), []).append(slot)
+        for (primary, number), some in by_question.items():
+            rows = [(slot, shared.positions[slot] or NOWHERE) for slot in some]
+            shared.send(primary, frames.HAVE, frames.encode_have(*shared.view_name, number, rows))
+
+    def tick(self) -> None:
+        """Ask again where nothing was agreed on; tell a change of our flags."""
+        shared = self._shared
+        due = {
+            slot
+            for slot in self._mine - self.sessions.keys()
+            if slot not in self._asked or shared.now - self._asked[slot][1] >= RETRY_S
+        }
+        self.question(due)
+        flags = shared.flags()
+        for peer in sorted({session.primary for session in self.sessions.values()}):
+            if self._told.get(peer, 0) != flags:
+                self._unacknowledged.setdefault(peer, {})
+
+    # Frames.
+
+    def on_ask(self, peer: str, body: bytes) -> None:
+        epoch, mark, slots = frames.decode_ask(body)
+        if (epoch, mark) == self._shared.view_name:
+            self.question({slot for slot in slots if slot in self._mine and self._shared.leads(peer, slot)})
+
+    def on_go(self, peer: str, body: bytes) -> None:
+        number, rows = frames.decode_start(body)
+        for slot, term, position in rows:
+            if self._answers(peer, slot, number) and self._shared.positions[slot] == position:
+                del self._asked[slot]
+                self.sessions[slot] = Session(peer, term, position, position[1], live=True)
+                self._note(peer, slot)
+
+    def on_begin(self, peer: str, body: bytes) -> None:
+        shared = self._shared
+        number, rows = frames.decode_start(body)
+        emptied = 0
+        for slot, term, position in rows:
+            if not self._answers(peer, slot, number):
+                continue
+            del self._asked[slot]
+            session = Session(peer, term, position, position[1], live=False)
+            self.sessions[slot] = session
+            if shared.positions[slot] in (None, (0, 0)):
+                shared.positions[slot] = None
+                emptied |= 1 << slot
+            else:
+                session.staging = Staging()
+        shared.store.wipe(slots_of(emptied))
+        shared.replies.forget_slots(emptied)
+
+    def _answers(self, peer: str, slot: int, number: int) -> bool:
+        """Whether this is the primary's answer to our latest question."""
+        asked = self._asked.get(slot)
+        return asked is not None and asked[0] == number and self._shared.leads(peer, slot)
+
+    def on_ops(self, peer: str, body: bytes) -> None:
+        gaps = set()
+        for op in frames.decode_ops(body):
+            session = self.sessions.get(op.slot)
+            if session is None or session.primary != peer or session.term != op.term:
+                continue
+            if not self._shared.leads(peer, op.slot):
+                self._shared.faults["stale op"] += 1
+            elif op.seq != session.seq + 1:
+                gaps.add(op.slot)
+            elif self._apply(session, op):
+                session.seq = op.seq
+                if session.live:
+                    self._shared.positions[op.slot] = session.position
+                    self._note(peer, op.slot)
+            else:
+                self._end(op.slot)  # no room: asked again by the next tick, when there may be
+                self._shared.faults["no room"] += 1
+        self.question({slot for slot in gaps if slot in self.sessions})
+
+    def _apply(self, session: Session, op: OpFields) -> bool:
+        """Change the copy; False, nothing changed, if there is no room and nothing may be evicted."""
+        if (staging := session.staging) is not None:
+            if op.kind == frames.PUT_OP:
+                staging.entries[op.key] = op.blob
+            elif op.kind == frames.REMOVE_OP:
+                staging.entries.pop(op.key, None)
+            elif op.kind == frames.WIPE_OP:
+                staging.entries.clear()
+            if op.message_id:
+                staging.replies[op.message_id] = op.code
+            return True
+        if op.kind == frames.PUT_OP:
+            if not self._put(op.slot, op.key, op.blob):
+                return False
+        elif op.kind == frames.REMOVE_OP:
+            self._remove(op.slot, op.key)
+        elif op.kind == frames.WIPE_OP:
+            self._shared.store.wipe((op.slot,))
+        self._remember(op.message_id, op.slot, op.code)
+        return True
+
+    def _remove(self, slot: int, key: bytes) -> None:
+        self._shared.store.remove(slot, key)
+
+    def _put(self, slot: int, key: bytes, blob: bytes) -> bool:
+        store = self._shared.store
+        if store.put(slot, key, blob):
+            return True
+        if not store.evicts:
+            return False
+        store.remove(slot, key)  # a miss is what eviction may leave; the value before is not
+        return True
+
+    def _remember(self, message_id: bytes, slot: int, code: int) -> None:
+        if message_id:
+            crc = crc32(message_id)
+            if self._shared.replies.get(message_id, crc) is None:
+                self._shared.replies.add(message_id, crc, slot, code)
+
+    def on_entries(self, peer: str, body: bytes) -> None:
+        for slot, key, blob in frames.decode_entries(body):
+            session = self._filling(peer, slot)
+            if session is None:
+                continue
+            if session.staging is not None:
+                session.staging.entries[key] = blob
+            elif not self._put(slot, key, blob):
+                self._end(slot)
+                self._shared.faults["no room"] += 1
+        self._took(peer)
+
+    def on_replies(self, peer: str, body: bytes) -> None:
+        for slot, code, message_id in frames.decode_replies(body):
+            session = self._filling(peer, slot)
+            if session is None:
+                continue
+            if session.staging is not None:
+                session.staging.replies[message_id] = code
+            else:
+                self._remember(message_id, slot, code)
+        self._took(peer)
+
+    def _filling(self, peer: str, slot: int) -> Session | None:
+        session = self.sessions.get(slot)
+        return session if session and session.primary == peer and not session.live else None
+
+    def _took(self, peer: str) -> None:
+        self._credit[peer] = (self._credit.get(peer, 0) + 1) & 0xFFFFFFFF
+        self._shared.send(peer, frames.CREDIT, frames.encode_credit(self._credit[peer]))
+
+    def on_end(self, peer: str, body: bytes) -> None:
+        shared = self._shared
+        whole = []
+        replaced = 0
+        for slot, term in frames.decode_end(body):
+            session = self._filling(peer, slot)
+            if session is not None and session.term == term:
+                whole.append((slot, session))
+                replaced |= (session.staging is not None) << slot
+        shared.replies.forget_slots(replaced)
+        for slot, session in whole:
+            if session.staging is not None and not self._replace(slot, session.staging):
+                shared.positions[slot] = None
+                self._end(slot)
+                shared.faults["no room"] += 1
+                continue
+            session.staging = None
+            session.live = True
+            shared.positions[slot] = session.position
+            self._note(peer, slot)
+
+    def _replace(self, slot: int, staging: Staging) -> bool:
+        self._shared.store.wipe((slot,))
+        for message_id, code in staging.replies.items():
+            self._remember(message_id, slot, code)
+        return all(self._put(slot, key, blob) for key, blob in staging.entries.items())
+
+    # Acknowledging.
+
+    def _note(self, peer: str, slot: int) -> None:
+        self._unacknowledged.setdefault(peer, {})[slot] = None
+
+    def flush(self) -> None:
+        """Acknowledge all that was applied: one frame a primary."""
+        if not self._unacknowledged:
+            return
+        flags = self._shared.flags()
+        for peer, slots in self._unacknowledged.items():
+            rows = [(slot, session.term, session.seq) for slot in slots if (session := self.sessions.get(slot))]
+            assert len(rows) <= SLOT_COUNT
+            self._told[peer] = flags
+            self._shared.send(peer, frames.ACK, frames.encode_ack(flags, rows))
+        self._unacknowledged.clear()

@@ -1,0 +1,234 @@
+"""The frames that replicas of a slot exchange: compact, and checked before anything is allocated.
+
+Little-endian and fixed where it can be: an op costs 16 bytes besides its messageID, key and blob. A protobuf message
+an op was rejected: four times the work on the path of every write.
+
+Tables of slots are rows of one size; sequences (ops, entries, replies) carry the lengths of their parts. A frame that
+is cut, too long, or breaks a limit raises `BadFrame`: the sender is no sound peer, and its link is to be closed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES, SLOT_COUNT, VALUE_MAX_BYTES
+
+HAVE: Final = 16  # follower: epoch, mark, number of the question; rows: slot, and its position
+ASK: Final = 17  # primary: epoch, mark, slots (a byte each): say what you have of these
+GO: Final = 18  # primary: number of the question; rows: slot, term, position: go on from there
+BEGIN: Final = 19  # as GO: forget what you have; everything follows
+OPS: Final = 20  # primary: writes in order
+ACK: Final = 21  # follower: flags; rows: slot, term, seq: have everything up to it
+ENTRIES: Final = 22  # primary: keys and blobs of slots begun
+REPLIES: Final = 23  # primary: remembered replies of slots begun
+END: Final = 24  # primary: rows: slot, term: that was everything
+CREDIT: Final = 25  # follower: how many ENTRIES and REPLIES it took from this link
+
+KINDS: Final = range(HAVE, CREDIT + 1)
+
+PUT_OP: Final = 1
+REMOVE_OP: Final = 2
+WIPE_OP: Final = 3
+NOTE_OP: Final = 4  # nothing but a reply to be remembered
+
+STORE_FULL: Final = 1  # flags of an ACK
+REPLIES_FULL: Final = 2
+
+BLOB_MAX_BYTES: Final = VALUE_MAX_BYTES + 14  # what the wire layer adds to a value: tags, length, version
+# A sender closes a frame once it has this much; a single op or entry may take it over by its own size.
+FRAME_FILL_BYTES: Final = 32 * 1024
+FRAME_MAX_BYTES: Final = FRAME_FILL_BYTES + BLOB_MAX_BYTES + KEY_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 64
+
+_VIEW: Final = Struct("<QQ")  # epoch, mark
+_NUMBER: Final = Struct("<I")
+_POSITION: Final = Struct("<BII")
+_START: Final = Struct("<BIII")
+_SLOT_TERM: Final = Struct("<BI")
+_OP: Final = Struct("<BBBBBIIH")
+_ENTRY: Final = Struct("<BBH")
+_REPLY: Final = Struct("<BBB")
+
+assert _VIEW.size + _NUMBER.size + SLOT_COUNT * _START.size <= FRAME_MAX_BYTES
+assert BLOB_MAX_BYTES < 1 << 16
+
+Position = tuple[int, int]  # term and seq of the last op in a copy; (0, 0): nothing was ever written
+NOWHERE: Final = (0xFFFFFFFF, 0xFFFFFFFF)  # in place of a position: the copy is not whole
+
+
+class BadFrame(ValueError):
+    """A peer sent what no sound node sends."""
+
+
+@dataclass(slots=True)
+class OpFields:
+    """An op as it travels."""
+
+    kind: int
+    slot: int
+    code: int
+    message_id: bytes
+    key: bytes
+    term: int
+    seq: int
+    blob: bytes
+
+
+def _rows(layout: Struct, body: bytes, start: int) -> list[tuple[int, ...]]:
+    size = len(body) - start
+    if size < 0 or size % layout.size or size > SLOT_COUNT * layout.size:
+        raise BadFrame(f"a table of {size} bytes in rows of {layout.size}")
+    return list(layout.iter_unpack(memoryview(body)[start:]))
+
+
+def encode_have(epoch: int, mark: int, number: int, rows: Iterable[tuple[int, Position]]) -> bytes:
+    """What a follower has, in answer to the view."""
+    table = b"".join(_POSITION.pack(slot, term, seq) for slot, (term, seq) in rows)
+    return _VIEW.pack(epoch, mark) + _NUMBER.pack(number) + table
+
+
+def decode_have(body: bytes) -> tuple[int, int, int, list[tuple[int, Position]]]:
+    """Epoch, mark, number of the question, and slots with positions."""
+    if len(body) < _VIEW.size + _NUMBER.size:
+        raise BadFrame(f"HAVE of {len(body)} bytes")
+    epoch, mark = _VIEW.unpack_from(body)
+    (number,) = _NUMBER.unpack_from(body, _VIEW.size)
+    rows = _rows(_POSITION, body, _VIEW.size + _NUMBER.size)
+    return epoch, mark, number, [(slot, (term, seq)) for slot, term, seq in rows]
+
+
+def encode_ask(epoch: int, mark: int, slots: Iterable[int]) -> bytes:
+    return _VIEW.pack(epoch, mark) + bytes(slots)
+
+
+def decode_ask(body: bytes) -> tuple[int, int, bytes]:
+    """Epoch and mark of the asker's view, and the slots."""
+    if not _VIEW.size <= len(body) <= _VIEW.size + SLOT_COUNT:
+        raise BadFrame(f"ASK of {len(body)} bytes")
+    epoch, mark = _VIEW.unpack_from(body)
+    return epoch, mark, body[_VIEW.size :]
+
+
+def encode_start(number: int, rows: Iterable[tuple[int, int, Position]]) -> bytes:
+    """The body of GO or BEGIN: the question it answers; slot, term and position."""
+    return _NUMBER.pack(number) + b"".join(_START.pack(slot, term, *position) for slot, term, position in rows)
+
+
+def decode_start(body: bytes) -> tuple[int, list[tuple[int, int, Position]]]:
+    """The question answered, and rows of slot, term and position."""
+    if len(body) < _NUMBER.size:
+        raise BadFrame(f"GO or BEGIN of {len(body)} bytes")
+    (number,) = _NUMBER.unpack_from(body)
+    rows = _rows(_START, body, _NUMBER.size)
+    return number, [(slot, term, (at_term, at_seq)) for slot, term, at_term, at_seq in rows]
+
+
+def encode_ack(flags: int, rows: Iterable[tuple[int, int, int]]) -> bytes:
+    return b"%c%b" % (flags, b"".join(_POSITION.pack(*row) for row in rows))
+
+
+def decode_ack(body: bytes) -> tuple[int, list[tuple[int, ...]]]:
+    """Flags, and rows of slot, term and seq."""
+    if not body or body[0] > STORE_FULL | REPLIES_FULL:
+        raise BadFrame("ACK without sound flags")
+    return body[0], _rows(_POSITION, body, 1)
+
+
+def encode_end(rows: Iterable[tuple[int, int]]) -> bytes:
+    return b"".join(_SLOT_TERM.pack(*row) for row in rows)
+
+
+def decode_end(body: bytes) -> list[tuple[int, ...]]:
+    """Rows of slot and term."""
+    return _rows(_SLOT_TERM, body, 0)
+
+
+def encode_credit(count: int) -> bytes:
+    return _NUMBER.pack(count)
+
+
+def decode_credit(body: bytes) -> int:
+    """The number of chunks taken."""
+    if len(body) != _NUMBER.size:
+        raise BadFrame(f"CREDIT of {len(body)} bytes")
+    (count,) = _NUMBER.unpack(body)
+    return int(count)
+
+
+def encode_op(
+    kind: int, slot: int, code: int, message_id: bytes, key: bytes, term: int, seq: int, blob: bytes
+) -> bytes:
+    header = _OP.pack(kind, slot, code, len(message_id), len(key), term, seq, len(blob))
+    return b"%b%b%b%b" % (header, message_id, key, blob)
+
+
+def decode_ops(body: bytes) -> list[OpFields]:
+    """The ops of a frame, in order."""
+    ops = []
+    at, end = 0, len(body)
+    if end > FRAME_MAX_BYTES:
+        raise BadFrame(f"ops of {end} bytes")
+    while at < end:
+        if end - at < _OP.size:
+            raise BadFrame("an op is cut")
+        kind, slot, code, id_bytes, key_bytes, term, seq, blob_bytes = _OP.unpack_from(body, at)
+        key_at = at + _OP.size + id_bytes
+        blob_at = key_at + key_bytes
+        if (
+            not PUT_OP <= kind <= NOTE_OP
+            or id_bytes > MESSAGE_ID_MAX_BYTES
+            or key_bytes > KEY_MAX_BYTES
+            or blob_bytes > BLOB_MAX_BYTES
+            or (kind in (PUT_OP, REMOVE_OP)) != (key_bytes > 0)
+            or (kind != PUT_OP and blob_bytes)
+            or blob_at + blob_bytes > end
+        ):
+            raise BadFrame(f"an op of kind {kind}: {id_bytes}, {key_bytes}, {blob_bytes} bytes")
+        message_id, key = body[at + _OP.size : key_at], body[key_at:blob_at]
+        at = blob_at + blob_bytes
+        ops.append(OpFields(kind, slot, code, message_id, key, term, seq, body[blob_at:at]))
+    return ops
+
+
+def encode_entry(slot: int, key: bytes, blob: bytes) -> bytes:
+    return b"%b%b%b" % (_ENTRY.pack(slot, len(key), len(blob)), key, blob)
+
+
+def decode_entries(body: bytes) -> list[tuple[int, bytes, bytes]]:
+    """Slot, key and blob of each entry."""
+    entries = []
+    at, end = 0, len(body)
+    if end > FRAME_MAX_BYTES:
+        raise BadFrame(f"entries of {end} bytes")
+    while at < end:
+        if end - at < _ENTRY.size:
+            raise BadFrame("an entry is cut")
+        slot, key_bytes, blob_bytes = _ENTRY.unpack_from(body, at)
+        blob_at = at + _ENTRY.size + key_bytes
+        if not 0 < key_bytes <= KEY_MAX_BYTES or blob_bytes > BLOB_MAX_BYTES or blob_at + blob_bytes > end:
+            raise BadFrame(f"an entry of {key_bytes} and {blob_bytes} bytes")
+        entries.append((slot, body[at + _ENTRY.size : blob_at], body[blob_at : blob_at + blob_bytes]))
+        at = blob_at + blob_bytes
+    return entries
+
+
+def encode_reply(slot: int, code: int, message_id: bytes) -> bytes:
+    return b"%b%b" % (_REPLY.pack(slot, code, len(message_id)), message_id)
+
+
+def decode_replies(body: bytes) -> list[tuple[int, int, bytes]]:
+    """Slot, code and messageID of each reply."""
+    replies = []
+    at, end = 0, len(body)
+    if end > FRAME_MAX_BYTES:
+        raise BadFrame(f"replies of {end} bytes")
+    while at < end:
+        if end - at < _REPLY.size:
+            raise BadFrame("a reply is cut")
+        slot, code, id_bytes = _REPLY.unpack_from(body, at)
+        at += _REPLY.size
+        if not 0 < id_bytes <= MESSAGE_ID_MAX_BYTES or at + id_bytes > end:
+            raise BadFrame(f"a reply of {id_bytes} bytes")
+        replies.append((slot, code, body[at : at + id_bytes]))
+        at += id_bytes
+    return replies

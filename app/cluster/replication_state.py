@@ -1,0 +1,102 @@
+"""What both sides of replication share: the copies, the way out, and what is asked of store and reply memory.
+
+The *position* of a copy is the term and seq of the last op in it. A term is the epoch at which a node became the
+slot's primary; it orders its writes by seq, and starts from its own position. As no two nodes are a slot's primary
+at one epoch, copies at the same position hold the same, but for what either has evicted.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from app.cluster import replication_frames as frames
+from app.cluster.replication_frames import Position
+from app.cluster.view import View
+from app.wire.protocol import SLOT_COUNT
+
+
+class CopyStore(Protocol):
+    """What replication needs of a store."""
+
+    @property
+    def evicts(self) -> bool: ...
+    @property
+    def room_bytes(self) -> int: ...
+    def peek(self, number: int, key: bytes) -> bytes | None: ...
+    def put(self, number: int, key: bytes, blob: bytes) -> bool: ...
+    def remove(self, number: int, key: bytes) -> bool: ...
+    def wipe(self, slots: Iterable[int]) -> None: ...
+    def keys(self, number: int) -> list[bytes]: ...
+
+
+class CopyReplies(Protocol):
+    """What replication needs of a reply memory."""
+
+    full: bool
+
+    @property
+    def bucket_count(self) -> int: ...
+    def get(self, message_id: bytes, crc: int) -> int | None: ...
+    def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None: ...
+    def scan(self, start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]: ...
+    def forget_slots(self, slots: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Output:
+    """What the shell is to carry out, each list in order; see Replication.flush."""
+
+    frames: list[tuple[str, int, bytes]] = field(default_factory=list)  # peer, kind, body
+    released: list[tuple[Any, int | None]] = field(default_factory=list)  # origin, code; None: a read that waited
+    dropped: list[Any] = field(default_factory=list)  # origins that this node can't answer: ask the new primary
+    synced: list[tuple[str, int, int]] = field(default_factory=list)  # learner, slots, epoch: SlotsSynced
+    closed: list[str] = field(default_factory=list)  # peers that sent what they may not: end their links
+    opened: bool = False  # routes have changed to the better: requests that wait may go on
+
+
+@dataclass(slots=True)
+class Shared:
+    """See the module."""
+
+    address: str
+    store: CopyStore
+    replies: CopyReplies
+    reserve_bytes: int  # see Replication
+    view: View | None = None  # that this node is a member of
+    now: float = 0.0
+    lease_until: float = 0.0
+    # By slot; None: the copy is not whole.
+    positions: list[Position | None] = field(default_factory=lambda: [(0, 0)] * SLOT_COUNT)
+    links: set[str] = field(default_factory=set)  # peers that are linked
+    out: Output = field(default_factory=Output)
+    faults: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def view_name(self) -> tuple[int, int]:
+        """Epoch and mark of the view."""
+        return (self.view.epoch, self.view.mark) if self.view else (0, 0)
+
+    def send(self, peer: str, kind: int, body: bytes) -> None:
+        if peer in self.links:
+            self.out.frames.append((peer, kind, body))
+
+    def is_full(self) -> bool:
+        """Whether no further PUT should be admitted: only a store that may not evict ever says so."""
+        return not self.store.evicts and self.store.room_bytes < self.reserve_bytes
+
+    def flags(self) -> int:
+        """What primaries must know of this node before they admit a write."""
+        return frames.STORE_FULL * self.is_full() | frames.REPLIES_FULL * self.replies.full
+
+    def primary(self, slot: int) -> str | None:
+        return self.view.primaries[slot] if self.view else None
+
+    def leads(self, peer: str, slot: int) -> bool:
+        """Whether the peer is the slot's primary in our view: nobody else may change our copy."""
+        return self.view is not None and self.view.primaries[slot] == peer
+
+    def followers(self, slot: int) -> tuple[str, ...]:
+        """Backups and learners of a slot."""
+        assert self.view is not None
+        return (*self.view.backups[slot], *self.view.learners(slot))

@@ -1,0 +1,189 @@
+"""Giving a follower whole slots, while writes go on.
+
+Up to SLOTS_AT_ONCE slots a follower are begun together, because remembered replies are not kept by slot: one walk
+over them serves all. Replies and entries leave in chunks; an entry's value is read when its chunk is made, and every
+op ordered before that has been sent before it, so the follower ends at the primary's state, whatever came between.
+
+A follower has at most WINDOW chunks that it has not taken, and a node spends RATE bytes a second on all of them:
+what a transfer costs the clients is bounded, and so is the memory of its buffers. Rejected: one long frame a slot,
+which would hold up every write behind it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from app.cluster import replication_frames as frames
+from app.cluster.replication_state import Shared
+
+if TYPE_CHECKING:
+    from app.cluster.replication_primary import Led
+
+SLOTS_AT_ONCE: Final = 8
+WINDOW: Final = 4  # chunks of FRAME_FILL_BYTES: 128 KiB in flight a follower
+# A node that is filled up anew takes 80 MiB at most: 5 s at this rate. Each byte costs both ends about 10 ns.
+RATE_BYTES_S: Final = 16 * 1024 * 1024
+BURST_BYTES: Final = 1024 * 1024
+REPLY_BUCKETS: Final = 512  # of the reply memory looked through for one chunk
+
+
+@dataclass(slots=True)
+class Batch:
+    """Slots on their way to one follower."""
+
+    slots: dict[int, list[bytes]]  # keys still to be sent
+    bucket: int = 0  # replies in earlier ones have been sent
+
+
+@dataclass(slots=True)
+class Stream:
+    """All transfers to one follower."""
+
+    queued: dict[int, None] = field(default_factory=dict)
+    batch: Batch | None = None
+    filling: set[int] = field(default_factory=set)  # begun, END not sent or not answerable yet
+    sent: int = 0  # chunks over this link
+    taken: int = 0
+
+
+class Transfer:
+    """See the module."""
+
+    def __init__(self, shared: Shared, led: "dict[int, Led]") -> None:
+        self._shared = shared
+        self._led = led
+        self._streams: dict[str, Stream] = {}
+        self._tokens = float(BURST_BYTES)
+        self._filled_at = 0.0
+        self.before_chunk: Callable[[str], None] = lambda peer: None
+
+    @property
+    def is_busy(self) -> bool:
+        return any(stream.queued or stream.batch for stream in self._streams.values())
+
+    def queue(self, slot: int, peer: str) -> None:
+        """The peer is to get this slot; the caller pumps."""
+        self._streams.setdefault(peer, Stream()).queued[slot] = None
+
+    def forget(self, slot: int, peer: str | None = None) -> None:
+        """Stop sending this slot to the peer, or to all."""
+        for name, stream in self._streams.items():
+            if peer is None or name == peer:
+                stream.queued.pop(slot, None)
+                stream.filling.discard(slot)
+                if stream.batch is not None:
+                    stream.batch.slots.pop(slot, None)
+
+    def link_closed(self, peer: str) -> None:
+        self._streams.pop(peer, None)
+
+    def is_filling(self, slot: int, peer: str) -> bool:
+        """Whether the peer was told to begin and not yet that this was all."""
+        stream = self._streams.get(peer)
+        return stream is not None and slot in stream.filling
+
+    def on_credit(self, peer: str, body: bytes) -> None:
+        taken = frames.decode_credit(body)
+        stream = self._streams.get(peer)
+        if stream is None:
+            return
+        if not stream.taken <= taken <= stream.sent:
+            raise frames.BadFrame(f"took {taken} chunks of {stream.sent}")
+        stream.taken = taken
+        self.pump(peer)
+
+    def pump_all(self) -> None:
+        for peer in list(self._streams):
+            self.pump(peer)
+
+    def pump(self, peer: str) -> None:
+        """Send what window and rate allow."""
+        stream = self._streams.get(peer)
+        if stream is None or peer not in self._shared.links:
+            return
+        self._refill()
+        while stream.sent - stream.taken < WINDOW and self._tokens > 0:
+            if stream.batch is None and not self._begin(peer, stream):
+                return
+            assert stream.batch is not None
+            if not self._send_chunk(peer, stream, stream.batch):
+                self._finish(peer, stream, stream.batch)
+
+    def _refill(self) -> None:
+        elapsed = max(0.0, self._shared.now - self._filled_at)
+        self._tokens = min(BURST_BYTES, self._tokens + elapsed * RATE_BYTES_S)
+        self._filled_at = self._shared.now
+
+    def _begin(self, peer: str, stream: Stream) -> bool:
+        slots = [slot for slot in stream.queued if slot in self._led and peer in self._led[slot].links][:SLOTS_AT_ONCE]
+        if not slots:
+            stream.queued.clear()
+            return False
+        self.before_chunk(peer)
+        by_number: dict[int, list[int]] = {}
+        for slot in slots:
+            del stream.queued[slot]
+            stream.filling.add(slot)
+            link = self._led[slot].links[peer]
+            link.streams, link.acked = True, -1
+            by_number.setdefault(link.number, []).append(slot)
+        for number, some in by_number.items():
+            rows = [(slot, led.term, led.position_at(led.seq)) for slot in some if (led := self._led[slot])]
+            self._shared.send(peer, frames.BEGIN, frames.encode_start(number, rows))
+        stream.batch = Batch({slot: self._shared.store.keys(slot) for slot in slots})
+        return True
+
+    def _send_chunk(self, peer: str, stream: Stream, batch: Batch) -> bool:
+        """Send one chunk; False if there is nothing left to send."""
+        kind, parts = frames.REPLIES, self._replies(batch)
+        if not parts:
+            kind, parts = frames.ENTRIES, self._entries(batch)
+        if not parts:
+            return False
+        self.before_chunk(peer)  # ops ordered before these values were read must arrive before them
+        part: list[bytes] = []
+        size = 0
+        for data in parts:
+            if size >= frames.FRAME_FILL_BYTES:
+                self._send(peer, stream, kind, part)
+                part, size = [], 0
+            part.append(data)
+            size += len(data)
+        self._send(peer, stream, kind, part)
+        return True
+
+    def _send(self, peer: str, stream: Stream, kind: int, parts: list[bytes]) -> None:
+        body = b"".join(parts)
+        self._tokens -= len(body)
+        stream.sent += 1
+        self._shared.send(peer, kind, body)
+
+    def _replies(self, batch: Batch) -> list[bytes]:
+        replies = self._shared.replies
+        mask = sum(1 << slot for slot in batch.slots)
+        while batch.bucket < replies.bucket_count:
+            found = replies.scan(batch.bucket, REPLY_BUCKETS, mask)
+            batch.bucket += REPLY_BUCKETS
+            if found:
+                return [frames.encode_reply(slot, code, message_id) for message_id, slot, code in found]
+        return []
+
+    def _entries(self, batch: Batch) -> list[bytes]:
+        parts: list[bytes] = []
+        size = 0
+        for slot, keys in batch.slots.items():
+            while keys and size < frames.FRAME_FILL_BYTES:
+                key = keys.pop()
+                blob = self._shared.store.peek(slot, key)
+                if blob is not None:  # else removed, or evicted, since
+                    parts.append(frames.encode_entry(slot, key, blob))
+                    size += len(parts[-1])
+        return parts
+
+    def _finish(self, peer: str, stream: Stream, batch: Batch) -> None:
+        stream.batch = None
+        self.before_chunk(peer)
+        rows = [(slot, self._led[slot].term) for slot in batch.slots]
+        stream.filling.difference_update(batch.slots)
+        if rows:
+            self._shared.send(peer, frames.END, frames.encode_end(rows))

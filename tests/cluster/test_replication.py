@@ -1,0 +1,226 @@
+"""Two or three replication cores, wired by hand."""
+
+from zlib import crc32
+
+from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.replication import PARKED, Replication
+from app.cluster.replication_state import Output
+from app.cluster.view import Member, View
+from app.storage.arena import PAGE_BYTES, Arena
+from app.storage.replies import ReplyMemory
+from app.storage.store import Store, slot_of
+from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT
+
+KEY = b"key"
+SLOT = slot_of(KEY)
+
+
+class Machine:
+    """A node of the test: one core, its store and replies, and what it has put out."""
+
+    def __init__(self, address: str, evict: bool = True, pages: int = 64) -> None:
+        self.address = address
+        self.store = Store(Arena(64 * PAGE_BYTES, pages * PAGE_BYTES), evict=evict, on_allowance_used=self._allow)
+        self.replies = ReplyMemory(6.0, 1 << 20, buckets=16)
+        self.core = Replication(address, self.store, self.replies, reserve_bytes=PAGE_BYTES)
+        self.released: list[tuple[object, int | None]] = []
+        self.dropped: list[object] = []
+        self.synced: list[tuple[str, int, int]] = []
+        self.closed: list[str] = []
+
+    def _allow(self) -> None:
+        self.store.allowance_bytes = 1 << 40
+
+    def flush(self) -> Output:
+        out = self.core.flush(1.0)
+        self.released += out.released
+        self.dropped += out.dropped
+        self.synced += out.synced
+        self.closed += out.closed
+        return out
+
+    def put(self, value: bytes, message_id: bytes, key: bytes = KEY) -> int:
+        return self.core.execute(PUT, slot_of(key), key, value, message_id, crc32(message_id), message_id)
+
+
+class Wires:
+    """Delivers frames in order; `held` keeps those to some machine back."""
+
+    def __init__(self, *machines: Machine) -> None:
+        self.machines = {machine.address: machine for machine in machines}
+        self.held: set[str] = set()
+        for one in machines:
+            for other in machines:
+                if one is not other:
+                    one.core.link_up(other.address, 1.0)
+
+    def enter(self, view: View) -> None:
+        for address, machine in self.machines.items():
+            machine.core.on_view(view, address in view.addresses, 1.0)
+            routes = [LOCAL if view.primaries[slot] == address else view.primaries[slot] for slot in range(SLOT_COUNT)]
+            machine.core.refresh(routes, 100.0)
+        self.run()
+
+    def run(self) -> None:
+        busy = True
+        while busy:
+            busy = False
+            for machine in self.machines.values():
+                for peer, kind, body in machine.flush().frames:
+                    if peer in self.machines and peer not in self.held:
+                        self.machines[peer].core.on_frame(machine.address, kind, body, 1.0)
+                        busy = True
+
+
+def view(epoch: int, primary: str, backups: str = "", learners: str = "") -> View:
+    members = tuple(Member(address, 1) for address in "abc")
+    homes = (primary, *backups, *learners)
+    table = (tuple(backups),) * SLOT_COUNT
+    return View(1, epoch, members, (primary,) * SLOT_COUNT, table, (homes,) * SLOT_COUNT)
+
+
+def test_without_followers_there_is_nothing_to_do() -> None:
+    a = Machine("a")
+    Wires(a).enter(view(1, "a"))
+    assert a.core.followed[SLOT] is None
+    assert a.core.routes[SLOT] == LOCAL
+
+
+def test_a_write_is_answered_when_all_backups_have_it() -> None:
+    a, b, c = Machine("a"), Machine("b"), Machine("c")
+    wires = Wires(a, b, c)
+    wires.enter(view(1, "a", "bc"))
+    wires.held = {"c"}
+    assert a.put(b"v", b"m1") == PARKED
+    wires.run()
+    assert b.store.get(SLOT, KEY) == b"v"
+    assert b.replies.get(b"m1", crc32(b"m1")) == NO_ERR
+    assert KEY in a.core.unacked
+    assert a.core.hold_read(KEY, "reader")
+    assert a.put(b"v", b"m1") == PARKED  # a retry
+    assert not a.released
+    wires.held.clear()
+    c.core.link_closed("a", 1.0)
+    a.core.link_closed("c", 1.0)
+    a.core.link_up("c", 1.0)
+    c.core.link_up("a", 1.0)
+    wires.run()
+    assert a.released == [(b"m1", NO_ERR), (b"m1", NO_ERR), ("reader", None)]
+    assert c.store.get(SLOT, KEY) == b"v"
+    assert not a.core.unacked
+    assert a.put(b"v", b"m1") == NO_ERR  # remembered
+
+
+def test_nothing_is_released_without_a_lease() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    assert a.put(b"v", b"m1") == PARKED
+    a.core.refresh(a.core.routes, 0.5)
+    wires.run()
+    assert not a.released
+    assert a.dropped == [b"m1"]
+
+
+def test_a_learner_gets_all_and_is_reported_in_each_view() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a"))
+    a.store.put(SLOT, KEY, b"old")
+    a.replies.add(b"m0", crc32(b"m0"), SLOT, NO_ERR)
+    wires.enter(view(2, "a", learners="b"))
+    assert b.store.get(SLOT, KEY) == b"old"
+    assert b.replies.get(b"m0", crc32(b"m0")) == NO_ERR
+    mask = 0
+    for learner, slots, epoch in a.synced:
+        assert (learner, epoch) == ("b", 2)
+        mask |= slots
+    assert mask == (1 << SLOT_COUNT) - 1
+    a.synced.clear()
+    wires.enter(view(3, "a", learners="b"))
+    assert a.synced == [("b", mask, 3)]
+    assert a.put(b"new", b"m1") == PARKED  # it may be the primary next
+    wires.run()
+    assert a.released == [(b"m1", NO_ERR)]
+
+
+def test_a_backup_ahead_of_the_new_primary_is_set_back_and_the_slot_closed_until_then() -> None:
+    a, b, c = Machine("a"), Machine("b"), Machine("c")
+    wires = Wires(a, b, c)
+    wires.enter(view(1, "a", "bc"))
+    assert a.put(b"kept", b"m1") == PARKED
+    wires.run()
+    wires.held = {"b"}
+    assert a.put(b"lost", b"m2") == PARKED
+    wires.run()
+    assert c.store.get(SLOT, KEY) == b"lost"
+    del wires.machines["a"]
+    wires.held = {"b", "c"}
+    wires.enter(view(2, "b", "c"))
+    assert b.core.routes[SLOT] == UNKNOWN
+    wires.held.clear()
+    for one, other in ((b, "c"), (c, "b")):
+        one.core.link_closed(other, 1.0)
+    for one, other in ((b, "c"), (c, "b")):
+        one.core.link_up(other, 1.0)
+    wires.run()
+    assert b.core.routes[SLOT] == LOCAL
+    assert c.store.get(SLOT, KEY) == b"kept"
+    assert c.replies.get(b"m2", crc32(b"m2")) is None
+    assert c.replies.get(b"m1", crc32(b"m1")) == NO_ERR
+
+
+def test_a_remove_reaches_what_the_primary_has_evicted() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    assert a.put(b"v", b"m1") == PARKED
+    wires.run()
+    a.store.remove(SLOT, KEY)  # as eviction does
+    assert a.core.execute(REMOVE, SLOT, KEY, b"", b"m2", crc32(b"m2"), "remover") == PARKED
+    wires.run()
+    assert a.released[-1] == ("remover", KEY_DNE_ERR)
+    assert b.store.get(SLOT, KEY) is None
+
+
+def test_a_full_replica_refuses_for_all() -> None:
+    a, b = Machine("a", evict=False), Machine("b", evict=False, pages=2)
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    for number in range(40):
+        key = b"%d" % number
+        code = a.put(bytes(9000), key, key)
+        wires.run()
+        if code != PARKED or a.released[-1][1] == NO_SPC_ERR:
+            break
+    assert a.released[-1] == (key, NO_SPC_ERR)
+    assert a.store.get(slot_of(key), key) is None
+    assert b.replies.get(key, crc32(key)) == NO_SPC_ERR
+    assert dict(a.store.items(slot_of(b"0"))) == dict(b.store.items(slot_of(b"0")))
+
+
+def test_wipeout_closes_until_all_have_it() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    assert a.put(b"v", b"m1") == PARKED
+    wires.run()
+    assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "wiper") == PARKED
+    assert a.core.routes[SLOT] == UNKNOWN
+    assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "again") == PARKED
+    wires.run()
+    assert a.core.routes[SLOT] == LOCAL
+    assert a.released[-2:] == [("wiper", NO_ERR), ("again", NO_ERR)]
+    assert b.store.get(SLOT, KEY) is None
+    assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "later") == NO_ERR
+
+
+def test_an_unsound_frame_closes_the_link() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    b.core.on_frame("a", 19, b"\xff" * 20, 1.0)
+    b.core.on_frame("a", 99, b"", 1.0)
+    b.flush()
+    assert b.closed == ["a", "a"]
+    assert b.core.faults["bad frame"] == 2

@@ -1,0 +1,93 @@
+"""Frames between replicas: there and back, cut, with trailing bytes, and over their limits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app.cluster import replication_frames as frames
+from app.cluster.replication_frames import BadFrame
+from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES
+
+OP = frames.encode_op(frames.PUT_OP, 7, 0, b"m" * 16, b"key", 3, 9, b"blob")
+ENTRY = frames.encode_entry(7, b"key", b"blob")
+REPLY = frames.encode_reply(7, 1, b"id")
+
+SOUND: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
+    "have": (frames.decode_have, frames.encode_have(1, 2, 3, [(0, (1, 2)), (255, frames.NOWHERE)])),
+    "start": (frames.decode_start, frames.encode_start(3, [(0, 5, (1, 2)), (255, 5, (0, 0))])),
+    "ops": (frames.decode_ops, OP),
+    "ack": (frames.decode_ack, frames.encode_ack(3, [(0, 1, 2)])),
+    "entries": (frames.decode_entries, ENTRY),
+    "replies": (frames.decode_replies, REPLY),
+    "end": (frames.decode_end, frames.encode_end([(0, 1), (255, 2)])),
+    "credit": (frames.decode_credit, frames.encode_credit(17)),
+    "ask": (frames.decode_ask, frames.encode_ask(1, 2, [])),
+}
+
+
+def test_there_and_back() -> None:
+    assert frames.decode_have(SOUND["have"][1]) == (1, 2, 3, [(0, (1, 2)), (255, frames.NOWHERE)])
+    assert frames.decode_start(SOUND["start"][1]) == (3, [(0, 5, (1, 2)), (255, 5, (0, 0))])
+    assert frames.decode_ack(SOUND["ack"][1]) == (3, [(0, 1, 2)])
+    assert frames.decode_end(SOUND["end"][1]) == [(0, 1), (255, 2)]
+    assert frames.decode_credit(SOUND["credit"][1]) == 17
+    assert frames.decode_ask(frames.encode_ask(1, 2, [4, 255])) == (1, 2, bytes([4, 255]))
+    assert frames.decode_entries(ENTRY + ENTRY) == [(7, b"key", b"blob")] * 2
+    assert frames.decode_replies(REPLY + REPLY) == [(7, 1, b"id")] * 2
+    wipe = frames.encode_op(frames.WIPE_OP, 255, 0, b"", b"", 1, 2, b"")
+    ops = frames.decode_ops(OP + wipe)
+    assert ops[0] == frames.OpFields(frames.PUT_OP, 7, 0, b"m" * 16, b"key", 3, 9, b"blob")
+    assert ops[1] == frames.OpFields(frames.WIPE_OP, 255, 0, b"", b"", 1, 2, b"")
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_cut_anywhere(name: str) -> None:
+    """What is cut is refused, unless it is cut between two rows."""
+    decode, body = SOUND[name]
+    refused = 0
+    for length in range(len(body)):
+        try:
+            decode(body[:length])
+        except BadFrame:
+            refused += 1
+    assert refused >= len(body) - 4
+
+
+@pytest.mark.parametrize("name", [name for name in SOUND if name != "ask"])
+def test_trailing_byte(name: str) -> None:
+    decode, body = SOUND[name]
+    with pytest.raises(BadFrame):
+        decode(body + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("decode", "body"),
+    [
+        (frames.decode_ops, frames.encode_op(frames.PUT_OP, 0, 0, b"m", b"k" * (KEY_MAX_BYTES + 1), 1, 1, b"")),
+        (frames.decode_ops, frames.encode_op(frames.PUT_OP, 0, 0, b"m" * (MESSAGE_ID_MAX_BYTES + 1), b"k", 1, 1, b"")),
+        (frames.decode_ops, frames.encode_op(frames.PUT_OP, 0, 0, b"m", b"", 1, 1, b"")),
+        (frames.decode_ops, frames.encode_op(frames.WIPE_OP, 0, 0, b"m", b"k", 1, 1, b"")),
+        (frames.decode_ops, frames.encode_op(frames.REMOVE_OP, 0, 0, b"m", b"k", 1, 1, b"v")),
+        (frames.decode_ops, frames.encode_op(9, 0, 0, b"m", b"k", 1, 1, b"")),
+        (frames.decode_ops, bytes(frames.FRAME_MAX_BYTES + 1)),
+        (frames.decode_entries, frames.encode_entry(0, b"k" * (KEY_MAX_BYTES + 1), b"")),
+        (frames.decode_entries, frames.encode_entry(0, b"k", bytes(frames.BLOB_MAX_BYTES + 1))),
+        (frames.decode_entries, frames.encode_entry(0, b"", b"")),
+        (frames.decode_replies, frames.encode_reply(0, 0, b"m" * (MESSAGE_ID_MAX_BYTES + 1))),
+        (frames.decode_replies, frames.encode_reply(0, 0, b"")),
+        (frames.decode_ack, b"\x04"),
+        (frames.decode_end, frames.encode_end([(0, 1)] * 257)),
+    ],
+)
+def test_limits(decode: Callable[[bytes], Any], body: bytes) -> None:
+    with pytest.raises(BadFrame):
+        decode(body)
+
+
+def test_what_is_at_the_limits_is_taken() -> None:
+    key, message_id = b"k" * KEY_MAX_BYTES, b"m" * MESSAGE_ID_MAX_BYTES
+    blob = bytes(frames.BLOB_MAX_BYTES)
+    assert len(frames.decode_ops(frames.encode_op(frames.PUT_OP, 0, 0, message_id, key, 1, 1, blob))) == 1
+    assert len(frames.decode_entries(frames.encode_entry(0, key, blob))) == 1
+    assert len(frames.decode_replies(frames.encode_reply(0, 0, message_id))) == 1

@@ -30,7 +30,7 @@ from app.net.batch import DatagramBatch
 BATCH_SIZE: Final = 64
 # After a batch the socket is asked again before the loop turns: at low load the next request is often there within
 # microseconds, while going to sleep and being woken costs 20 to 40 µs. It is asked so often at most (1 to 1.5 µs each);
-# if in vain, not again for so many turns: a node that shares its core with others, or is idle, does not spin.
+# if in vain, only once a turn for so many turns: a node that shares its core with others, or is idle, does not spin.
 POLLS: Final = 24
 POLL_PAUSE_TURNS: Final = 100
 
@@ -111,10 +111,10 @@ class Front(DatagramServer):
 
     def _ask_again(self) -> int:
         """Ask the socket again before the loop turns: how many datagrams were received."""
+        receive = self.batch.receive
         if self._turns_without_polls:
             self._turns_without_polls -= 1
-            return 0
-        receive = self.batch.receive
+            return receive()
         for _ in range(POLLS):
             count = receive()
             if count:

@@ -3,15 +3,16 @@
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
+from copy import copy
 
 import pytest
-from cachetools import Cache
-from hypothesis import given
+from cachetools import Cache, LRUCache
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
-from app.storage.store import Store, slot_of
+from app.storage.store import Slot, Store, slot_of
 from app.wire.protocol import SLOT_COUNT
 from tests.parts import MIB, examples, make_store
 from tests.storage.test_arena import check_books
@@ -535,3 +536,34 @@ TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = examples(40)
 TestNoEvictionMachine = NoEvictionMachine.TestCase
 TestNoEvictionMachine.settings = examples(40)
+
+
+@settings(max_examples=200, deadline=None, print_blob=True)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(("set", "get", "pop", "oldest", "copy", "peek")), st.integers(0, 12)), max_size=60
+    )
+)
+def test_a_slot_is_an_lru_cache(steps: list[tuple[str, int]]) -> None:
+    """Its short ways do what cachetools' own methods do, whatever the two are mixed with."""
+    slot, plain = Slot(), LRUCache[bytes, int](10**9)
+    for number, (step, n) in enumerate(steps):
+        key = b"%d" % n
+        if step == "set":
+            slot[key] = plain[key] = number
+        elif step == "get":
+            assert slot.get(key) == plain.get(key)
+        elif step == "pop":
+            assert slot.pop(key, -1) == plain.pop(key, -1)
+        elif step == "copy":
+            slot, plain = copy(slot), copy(plain)
+        elif step == "peek" and key in plain:
+            assert Cache.__getitem__(slot, key) == Cache.__getitem__(plain, key)
+        elif step == "oldest" and plain:
+            assert slot.popitem() == plain.popitem()
+        assert slot.currsize == plain.currsize == len(slot) == len(plain)
+        assert dict(slot.items()) == dict(plain.items())
+    while plain:
+        assert slot.popitem() == plain.popitem()
+    with pytest.raises(KeyError):
+        slot.popitem()

@@ -163,12 +163,23 @@ class Membership(Protocol):
     now < `lease_until`; it is forwarded if `routes[s]` is an address; else it waits for a change.
     """
 
-    routes: list[str]  # by slot; changed in place
-    lease_until: float
-    member_count: int
-    epoch: int
-    incarnation: int
-    wake_at: float
+    @property
+    def routes(self) -> list[str]: ...  # by slot; changed in place
+
+    @property
+    def lease_until(self) -> float: ...
+
+    @property
+    def member_count(self) -> int: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def incarnation(self) -> int: ...
+
+    @property
+    def wake_at(self) -> float: ...
 
     def step(self, event: Event, now: float) -> list[Effect]: ...
 

@@ -102,6 +102,7 @@ class DatagramBatch:
         self.buffer = self._in.buffer  # what was received; overwritten by the next `receive`
         self._in_lengths = self._in.header_ints[_LENGTH_AT:]
         self._in_names = self._in.address_pointers
+        self._in_addresses = memoryview(self._in.addresses)
         # The address pointer of reply n: that of the datagram it answers, or its own address's.
         self._out_names = self._out.header_quads[_NAME_AT:]
         self._out_lengths = self._out.vector_quads[_IOV_LENGTH_AT:]
@@ -124,7 +125,7 @@ class DatagramBatch:
     def sender(self, number: int) -> bytes:
         """The address (sockaddr bytes) that datagram `number` came from, for a reply after this batch."""
         at = number * _ADDRESS_STRIDE_BYTES
-        return bytes(self._in.addresses[at : at + self._address_bytes])
+        return self._in_addresses[at : at + self._address_bytes].tobytes()
 
     def reply(self, number: int, data: bytes) -> None:
         """Lay out a reply to the sender of datagram `number` of the batch in hand; `flush` sends it."""

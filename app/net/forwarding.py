@@ -19,10 +19,9 @@ between and woke up later answers nothing from its stale memory.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
-from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.events import LOCAL, UNKNOWN, Membership
 from app.commands import Commands, Shutdown
 from app.counters import Counters
 from app.net.frames import ANSWER, FORWARD, Frame
@@ -45,23 +44,26 @@ SWEEP_S: Final = 0.05
 _HOPS_WAIT_MS: Final = 50
 _FULL_WAIT_MS: Final = 20
 
+_HOPS: Final = [b"%c" % hops for hops in range(HOPS_MAX + 1)]
 _NOBODY: Final = [UNKNOWN] * SLOT_COUNT
 
 Client = bytes  # socket address
 Peer = tuple[str, bytes, int]  # a node, its id for the request, the hops so far
 
 
-@dataclass(slots=True)
 class _Request:
     """A request in flight or waiting."""
 
-    origin: Client | Peer
-    slot: int
-    message_id: bytes
-    datagram: bytes
-    deadline_s: float
-    sent_to: str = ""  # the peer it was last forwarded to; empty while it waits
-    sent_s: float = 0.0
+    __slots__ = ("datagram", "deadline_s", "message_id", "origin", "sent_s", "sent_to", "slot")
+
+    def __init__(self, origin: Client | Peer, slot: int, message_id: bytes, datagram: bytes, deadline_s: float) -> None:
+        self.origin = origin
+        self.slot = slot
+        self.message_id = message_id
+        self.datagram = datagram
+        self.deadline_s = deadline_s
+        self.sent_to = ""  # the peer it was last forwarded to; empty while it waits
+        self.sent_s = 0.0
 
 
 class Forwarder:
@@ -72,8 +74,7 @@ class Forwarder:
         commands: Commands,
         counters: Counters,
         *,
-        routes: list[str],
-        lease_until: Callable[[], float],
+        membership: Membership,
         send_frame: Callable[..., bool],
         answer_client: Callable[[Client, bytes], None],
         flush_clients: Callable[[], None],
@@ -81,12 +82,11 @@ class Forwarder:
         max_in_flight: int,
         clock: Callable[[], float],
     ) -> None:
-        """`routes`: by slot LOCAL, UNKNOWN or a peer, changed in place by its owner. `send_frame(peer, kind, *parts)`
-        queues a frame and returns whether the link took it."""
+        """`send_frame(peer, kind, *parts)` queues a frame and returns whether the link took it."""
         self._commands = commands
         self._counters = counters
-        self._routes = routes
-        self._lease_until = lease_until
+        self._routes = membership.routes  # changed in place
+        self._membership = membership
         self._send_frame = send_frame
         self._answer_client = answer_client
         self._flush_clients = flush_clients
@@ -109,14 +109,14 @@ class Forwarder:
 
     def may_serve(self) -> bool:
         """Whether this node's lease runs."""
-        return self._clock() < self._lease_until()
+        return self._clock() < self._membership.lease_until
 
     def open_turn(self) -> bool:
         """Before requests are executed: serve own slots only if the lease runs; whether it does.
 
         If so, and it does not any more after the execution (`may_serve`), no reply may be sent.
         """
-        serving = self.may_serve()
+        serving = self._clock() < self._membership.lease_until
         self._commands.routes = self._routes if serving else _NOBODY
         return serving
 
@@ -149,8 +149,8 @@ class Forwarder:
     def _send(self, number: bytes, request: _Request, now: float) -> None:
         """Forward a request to its slot's primary, or let it wait when there is none or its link is down."""
         route = self._routes[request.slot]
-        hops = b"%c" % (_hops(request.origin) + 1)
-        if route not in (LOCAL, UNKNOWN) and self._send_frame(route, FORWARD, number, hops, request.datagram):
+        hops = _HOPS[_hops(request.origin) + 1]
+        if route != LOCAL and route != UNKNOWN and self._send_frame(route, FORWARD, number + hops, request.datagram):
             request.sent_to = route
             request.sent_s = now
             self.forwarded += 1
@@ -165,9 +165,9 @@ class Forwarder:
         answers: list[tuple[bytes, bytes]] = []
         handle = self._commands.handle
         for kind, body in frames:
-            number = bytes(body[:4])
+            number = body[:4]
             if kind == ANSWER:
-                self._answered(number, bytes(body[4:]))
+                self._answered(number, body[4:])
             elif kind == FORWARD and len(body) > 5:
                 self._peer_in_hand = (peer, number, body[4])
                 try:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from functools import partial
 from typing import Final
 
 import gevent
@@ -22,7 +23,7 @@ from app.commands import Commands
 from app.counters import Counters
 from app.net.forwarding import SWEEP_S, Forwarder
 from app.net.links import BACKLOG, Links
-from app.net.membership import Membership, fresh_incarnation, now
+from app.net.membership import Membership, fresh_incarnation
 from app.net.peers import Peers
 from app.net.server import Front
 from app.options import Options, UsageError
@@ -109,14 +110,13 @@ class Node:
         self.forwarder = Forwarder(
             self.commands,
             self.counters,
-            routes=core.routes,
-            lease_until=lambda: core.lease_until,
+            membership=core,
             send_frame=self.links.send,
             answer_client=self.front.batch.send,
             flush_clients=self.front.batch.flush,
             client_in_hand=self.front.sender_in_hand,
             max_in_flight=options.max_in_flight,
-            clock=now,
+            clock=partial(time.clock_gettime, time.CLOCK_BOOTTIME),  # membership's `now`, without a Python frame
         )
         self.front.open_turn = self.forwarder.open_turn
         self.front.may_serve = self.forwarder.may_serve

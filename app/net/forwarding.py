@@ -129,7 +129,8 @@ class Forwarder:
         known = self._ids.get(message_id)
         if known is not None:
             request = self._requests[known]
-            request.origin = origin
+            if _hops(origin) <= _hops(request.origin):  # not our own forwarding, come back in a circle
+                request.origin = origin
             self.duplicates += 1
             if request.sent_to and now - request.sent_s >= RESEND_S:
                 self._send(known, request, now)

@@ -15,6 +15,7 @@ from zlib import crc32
 
 import pytest
 
+from app.client import Client
 from app.net.seals import Seals
 from app.wire.protocol import TYPE_CLUSTER
 from proto_gen import cluster_pb2 as pb
@@ -263,3 +264,22 @@ def test_whoever_connects_without_the_secret_is_refused(tmp_path: Path) -> None:
         assert int(counters["links_refused_malformed"]) == 1
         assert int(counters["links_refused_handshake_broken_off"]) >= 1
         assert nodes[0].member_count() == 2
+
+
+def test_any_node_answers_for_any_key(tmp_path: Path) -> None:
+    with cluster(tmp_path, 3) as nodes:
+        for node in nodes:
+            node.start()
+        await_count(nodes, 3, DEADLINE_S)
+        addresses = [f"127.0.0.1:{node.port}" for node in nodes]
+        with Client(addresses) as client:
+            for n in range(300):
+                client.put(b"key %d" % n, b"value %d" % n, version=n)
+        for address in addresses:
+            with Client([address]) as client:
+                for n in range(300):
+                    assert client.get(b"key %d" % n) == (b"value %d" % n, n)
+        entries = [int(node.counters()["entries"]) for node in nodes]
+        assert sum(entries) == 300
+        assert all(entries), entries
+        assert all(int(node.counters()["forwarded"]) > 0 for node in nodes)

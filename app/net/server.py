@@ -29,9 +29,9 @@ from app.net.batch import DatagramBatch
 # other greenlets wait longer; 1 costs a quarter of it.
 BATCH_SIZE: Final = 64
 # After a batch the socket is asked again before the loop turns: at low load the next request is often there within
-# microseconds, while going to sleep and being woken costs 20 to 40 µs. It is asked so often at most (1 to 1.5 µs each);
+# microseconds, while going to sleep and being woken costs 20 to 60 µs. It is asked so often at most (1 to 1.5 µs each);
 # if in vain, only once a turn for so many turns: a node that shares its core with others, or is idle, does not spin.
-POLLS: Final = 24
+POLLS: Final = 100
 POLL_PAUSE_TURNS: Final = 100
 
 # How long a client is asked to wait when too many requests are blocked: about one loop turn at full rate each.

@@ -54,7 +54,7 @@ EVICT_SILENCE_S: Final = 3.0  # without a heartbeat, though others reach it: of 
 HELLO_S: Final = 0.1  # between an outsider's knocks
 # Knocks and their answers grow with the square of the servers (0.2 ms of processor time each, both sides together): in
 # a file of more servers than this, knocks come more slowly in proportion, up to a limit.
-HELLO_SERVERS: Final = 8
+HELLO_SERVERS: Final = 12
 HELLO_MAX_S: Final = 0.4
 HEARD_S: Final = 1.0  # a server counts as present this long after it was heard
 SETTLE_S: Final = 0.2  # from the start to the first view: servers started together meet in it

@@ -175,7 +175,7 @@ def test_calibration_learns_what_an_entry_costs() -> None:
     machine = Machine(15 * MIB)
     for n in range(60_000):
         machine.put(b"%016d" % n, bytes(10))
-    turns = SLOT_COUNT // 6 + 1
+    turns = SLOT_COUNT // 4 + 1
     for _ in range(turns):
         machine.governor.calibrate()
     # A key of 16 bytes (49, 64 with its block), a handle (32, 48) and 70 to 180 bytes of hash tables.
@@ -189,12 +189,12 @@ def test_calibration_copies_tables_that_a_crowd_has_left_behind() -> None:
     for n in range(95_000):
         machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
     before = content(machine.store)
-    for _ in range(SLOT_COUNT // 6 + 1):
+    for _ in range(SLOT_COUNT // 4 + 1):
         machine.governor.calibrate()
     assert machine.governor.rebuilds >= SLOT_COUNT // 2
     assert content(machine.store) == before
     rebuilds = machine.governor.rebuilds
-    for _ in range(SLOT_COUNT // 6 + 1):
+    for _ in range(SLOT_COUNT // 4 + 1):
         machine.governor.calibrate()
     assert machine.governor.rebuilds == rebuilds
 

@@ -6,7 +6,7 @@ This is the hot path. A datagram of the ordinary form (app/wire/codec.py) takes 
 others the general one; both end in the same few methods that touch the store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -61,7 +61,7 @@ _SLOT_MASK: Final = SLOT_COUNT - 1
 
 # How long a client is asked to wait when a PUT found no room although entries may be evicted or have been wiped (the
 # store was busy giving memory back, which it does in steps of a few ms).
-_ROOM_WAIT_MS: Final = 50
+ROOM_WAIT_MS: Final = 50
 
 
 class Shutdown(Exception):
@@ -74,6 +74,10 @@ class Shutdown(Exception):
 
 def _nowhere(slot: int, message_id: bytes, datagram: bytes) -> bytes | None:
     raise AssertionError(f"slot {slot} is routed elsewhere, and nothing forwards")
+
+
+def _alone(*arguments: object) -> bytes | None:
+    raise AssertionError(f"copies are kept, and nothing replicates: {arguments}")
 
 
 class Commands:
@@ -102,6 +106,15 @@ class Commands:
         # answer later by itself. The list is shared with whoever decides, and changed in place.
         self.routes: list[str] = [""] * SLOT_COUNT
         self.forward: Callable[[int, bytes, bytes], bytes | None] = _nowhere
+        # By slot: not None where other nodes keep copies, so that `replicate(message_id, id_crc, command, slot, key,
+        # blob)` must execute what changes it. `unacked` has the keys whose latest write is not on all of them yet:
+        # `hold(slot, key, reply)` sees to it that what was read is not told before. Either may answer later by itself.
+        self.followed: Sequence[object] = [None] * SLOT_COUNT
+        self.unacked: Mapping[bytes, object] = {}
+        self.replicate: Callable[[bytes, int, int, int, bytes, bytes], bytes | None] = _alone
+        self.hold: Callable[[int, bytes, bytes], bytes | None] = _alone
+        # WIPEOUT goes there.
+        self.wipe_out: Callable[[bytes, int], bytes | None] = self._wipe_out
         # What nodes say to each other goes there, as the payload of a sound Msg of their type.
         self.on_cluster: Callable[[bytes], object] = lambda payload: None
         # What STATUS answers: JSON, at most VALUE_MAX_BYTES.
@@ -169,10 +182,10 @@ class Commands:
             return self._handle_keyless(command, message_id, id_crc)
         key = request.key
         if not 0 < len(key) <= KEY_MAX_BYTES:
-            return self._answer(command, message_id, id_crc, INVALID_KEY_ERR)
+            return self.answer(command, message_id, id_crc, INVALID_KEY_ERR)
         value = request.value
         if command == PUT and (len(value) > VALUE_MAX_BYTES or (not value and not request.HasField("value"))):
-            return self._answer(command, message_id, id_crc, INVALID_VAL_ERR)
+            return self.answer(command, message_id, id_crc, INVALID_VAL_ERR)
         slot = crc32(key) & _SLOT_MASK
         if self.routes[slot]:
             return self.forward(slot, message_id, data)
@@ -197,44 +210,54 @@ class Commands:
 
     # --- reading and changing the store: slots are served here, keys and values are valid ------------------------
 
-    def _get(self, message_id: bytes, id_crc: int, slot: int, key: bytes) -> bytes:
+    def _get(self, message_id: bytes, id_crc: int, slot: int, key: bytes) -> bytes | None:
         blob = self._store.get(slot, key)
         if blob is None:
             self._answers[_GET_MISS] += 1
-            return encode_error(message_id, id_crc, KEY_DNE_ERR)
-        self._answers[_GET_HIT] += 1
-        return encode_response(message_id, id_crc, _OK + blob)
+            reply = encode_error(message_id, id_crc, KEY_DNE_ERR)
+        else:
+            self._answers[_GET_HIT] += 1
+            reply = encode_response(message_id, id_crc, _OK + blob)
+        if self.unacked and key in self.unacked:
+            return self.hold(slot, key, reply)
+        return reply
 
-    def _mutate(self, message_id: bytes, id_crc: int, command: int, slot: int, key: bytes, blob: bytes) -> bytes:
+    def _mutate(self, message_id: bytes, id_crc: int, command: int, slot: int, key: bytes, blob: bytes) -> bytes | None:
         """Execute PUT, REMOVE or WIPEOUT, unless this messageID has been executed: then answer as it was."""
+        if self.followed[slot] is not None:
+            return self.replicate(message_id, id_crc, command, slot, key, blob)
         replies = self._replies
         code = replies.get(message_id, id_crc)
         if code is not None:
             self._counters.retries_answered += 1
         elif replies.full:
-            return self._overloaded(command, message_id, id_crc, replies.wait_ms)
+            return self.overloaded(command, message_id, id_crc, replies.wait_ms)
         else:
             if command == PUT:
                 if self._store.put(slot, key, blob):
                     code = NO_ERR
                 elif self._no_space_code == SYS_OVERLOAD_ERR or self._store.wiping:
-                    return self._overloaded(command, message_id, id_crc, _ROOM_WAIT_MS)
+                    return self.overloaded(command, message_id, id_crc, ROOM_WAIT_MS)
                 else:
                     code = NO_SPC_ERR
             elif command == REMOVE:
                 code = NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
             else:
-                self._store.wipe(slot for slot, route in enumerate(self.routes) if not route)
+                self._store.wipe(range(SLOT_COUNT))
                 code = NO_ERR
             replies.add(message_id, id_crc, slot, code)
         self._answers[command * 8 + code] += 1
         return encode_error(message_id, id_crc, code)
 
+    def _wipe_out(self, message_id: bytes, id_crc: int) -> bytes | None:
+        """WIPEOUT where all slots are this node's, and no others keep copies."""
+        return self._mutate(message_id, id_crc, WIPEOUT, 0, b"", b"")
+
     # --- the rest ------------------------------------------------------------------------------------------------
 
-    def _handle_keyless(self, command: int, message_id: bytes, id_crc: int) -> bytes:
+    def _handle_keyless(self, command: int, message_id: bytes, id_crc: int) -> bytes | None:
         if command == WIPEOUT:
-            return self._mutate(message_id, id_crc, WIPEOUT, 0, b"", b"")
+            return self.wipe_out(message_id, id_crc)
         if command == GET_PID:
             payload = KVResponse(errCode=NO_ERR, pid=self._pid).SerializeToString()
         elif command == GET_MEMBERSHIP_CNT:
@@ -242,21 +265,22 @@ class Commands:
         elif command == STATUS:
             payload = KVResponse(errCode=NO_ERR, value=self.status()).SerializeToString()
         elif command in (IS_ALIVE, SHUTDOWN):
-            reply = self._answer(command, message_id, id_crc, NO_ERR)
+            reply = self.answer(command, message_id, id_crc, NO_ERR)
             if command == SHUTDOWN:
                 raise Shutdown(reply)
             return reply
         else:
-            return self._answer(0, message_id, id_crc, UNKNOWN_CMD_ERR)
+            return self.answer(0, message_id, id_crc, UNKNOWN_CMD_ERR)
         self._answers[command * 8 + NO_ERR] += 1
         return encode_response(message_id, id_crc, payload)
 
-    def _answer(self, command: int, message_id: bytes, id_crc: int, code: int) -> bytes:
+    def answer(self, command: int, message_id: bytes, id_crc: int, code: int) -> bytes:
         """Count and encode an answer that is an error code and nothing else."""
         self._answers[command * 8 + code] += 1
         return encode_error(message_id, id_crc, code)
 
-    def _overloaded(self, command: int, message_id: bytes, id_crc: int, wait_ms: int) -> bytes:
+    def overloaded(self, command: int, message_id: bytes, id_crc: int, wait_ms: int) -> bytes:
+        """Count and encode a refusal for now, nothing done."""
         self._answers[command * 8 + SYS_OVERLOAD_ERR] += 1
         return encode_response(message_id, id_crc, error_payload(SYS_OVERLOAD_ERR, wait_ms))
 

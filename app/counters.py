@@ -21,6 +21,7 @@ DROP_REASONS: Final = (
     "long_message_id",
     "no_payload",
     "unexpected_type",
+    "too_old",
 )
 
 

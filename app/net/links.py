@@ -52,8 +52,11 @@ assert _ACCEPT_STEP < PENDING_MAX, "whoever gives way must have begun, or it wou
 
 # What one wake-up reads: about 120 forwarded requests of 64 bytes each, 1.5 ms to execute them.
 READ_BYTES: Final = 16 * 1024
-# What all peers together may leave unread, shared evenly; one of them can always be sent the longest frame.
+# What all peers together may leave unread, shared evenly, and what each may in any case: the longest frame, and what
+# replication has in flight to one peer (app/net/copies.py). With 64 servers, all of them stuck: 32 MiB.
 _QUEUES_MAX_BYTES: Final = 8 << 20
+_QUEUE_MIN_BYTES: Final = 512 << 10
+assert _QUEUE_MIN_BYTES > FRAME_MAX_BYTES + HEADER_BYTES
 _READ: Final = 1  # libev's
 _WRITE: Final = 2
 
@@ -98,8 +101,9 @@ class Links:
     """One node's links.
 
     `on_frames(peer, frames)` gets what one read has brought, in order, as (kind, body) pairs; it runs in the loop and
-    must not block. `on_up` and `on_down` are told of the links that this node dialled. `report` takes the events that
-    the cluster core wants to hear.
+    must not block. `on_up` and `on_down` are told of the links that this node dialled, `on_incoming` when one that a
+    peer dialled has begun or ended. `before_flush` is called at the end of a turn in which `wake` or `send` was, before
+    what the turn has queued is written. `report` takes the events that the cluster core wants to hear.
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class Links:
         self.on_frames: Callable[[str, list[Frame]], object] = lambda peer, frames: None
         self.on_up: list[Callable[[str], object]] = []
         self.on_down: list[Callable[[str], object]] = []
+        self.on_incoming: list[Callable[[str], object]] = []
+        self.before_flush: list[Callable[[], object]] = []
         self.report: Callable[[Event], object] = lambda event: None
         self.refused: Counter[str] = Counter()  # connections, by reason: by us, and of ours
         self.full = 0  # frames not taken because their peer had too much to read
@@ -128,7 +134,7 @@ class Links:
         self._goes_by_address = secret is None
         self._incarnation = incarnation
         self._source = source
-        self._queue_max = max(FRAME_MAX_BYTES + HEADER_BYTES, _QUEUES_MAX_BYTES // max(1, len(peers.names)))
+        self.queue_max_bytes = max(_QUEUE_MIN_BYTES, _QUEUES_MAX_BYTES // max(1, len(peers.names)))
         self._hub = get_hub()
         self._loop = self._hub.loop
         self._outgoing: dict[str, _Outgoing] = {}
@@ -136,6 +142,7 @@ class Links:
         self._incoming: dict[str, _Incoming] = {}
         self._pending: dict[gevent.Greenlet[..., None], socket.socket] = {}  # the longest-waiting first
         self._dirty: list[_Outgoing] = []  # links to be flushed at the end of this turn
+        self._flush_is_due = False
         self._buffer = bytearray(READ_BYTES)
         self._buffer_view = memoryview(self._buffer)
         self._acceptor: Any = self._loop.io(listener.fileno(), _READ)
@@ -156,20 +163,28 @@ class Links:
             length += len(part)
         assert length <= FRAME_MAX_BYTES, f"frame of kind {kind}: {length} bytes"
         queued = link.queued + HEADER_BYTES + length
-        if queued > self._queue_max:
+        if queued > self.queue_max_bytes:
             self.full += 1
             return False
         if not link.queued:
-            if not self._dirty:
-                self._loop.run_callback(self.flush)
             self._dirty.append(link)
+            self.wake()
         link.queued = queued
         link.parts.append(pack_header(length, kind))
         link.parts += parts
         return True
 
+    def wake(self) -> None:
+        """Have `flush` called at the end of this turn."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.run_callback(self.flush)
+
     def flush(self) -> None:
         """Write what this turn has queued. Done at the end of the turn by itself; earlier if called."""
+        for told in self.before_flush:
+            told()
+        self._flush_is_due = False
         dirty, self._dirty = self._dirty, []
         for link in dirty:
             if link.sock is not None:
@@ -221,6 +236,18 @@ class Links:
     def close(self, peer: str) -> None:
         """End the link to the peer, or the dial. Not reported."""
         self._discard(self._outgoing.get(peer))
+
+    def sever(self, peer: str) -> None:
+        """End both links with a peer, as if it had: what is in them is lost, and ours is dialled anew."""
+        self._end(self._incoming.get(peer))
+        link = self._up.get(peer)
+        if link is not None:
+            self._down(link)
+
+    def sever_incoming(self) -> None:
+        """End every link that a peer has dialled, unread: what is in them may be old. The peers dial anew."""
+        for link in list(self._incoming.values()):
+            self._end(link)
 
     def _discard(self, link: _Outgoing | None) -> None:
         if link is None:
@@ -399,6 +426,7 @@ class Links:
         self._end(self._incoming.get(peer))  # the peer has dialled anew, so it is done with that one
         link = self._incoming[peer] = _Incoming(peer, sock, self._loop.io(sock.fileno(), _READ))
         link.reader.start(self._on_readable, link)
+        self._tell_incoming(peer)
 
     def _authenticated(self, sock: socket.socket) -> str:
         """The acceptor's part of the handshake: who has connected."""
@@ -450,6 +478,11 @@ class Links:
             link.reader.stop()
             link.reader.close()
             link.sock.close()
+            self._tell_incoming(link.peer)
+
+    def _tell_incoming(self, peer: str) -> None:
+        for told in self.on_incoming:
+            told(peer)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
@@ -475,6 +508,7 @@ class Links:
         """End every link and listen no more. Nothing is reported."""
         self.flush()
         self.report = lambda event: None
+        self.before_flush.clear()
         self._acceptor.stop()
         self._acceptor.close()
         self._listener.close()

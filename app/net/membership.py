@@ -74,8 +74,9 @@ class Membership:
     `core` is what the hot path reads (`routes`, `lease_until`, `member_count`; see cluster.events.Membership), by the
     clock `now`. Callbacks, none of which may block: `on_view` gets each view this node goes by, and whether it is a
     member, and `on_reset` is called when everything the node holds is to be dropped, both before anything else happens
-    (perhaps between two requests of one batch); `on_change` is called when a route has changed, or whether the lease
-    runs, at the end of the loop's turn. `left` is set once the node may exit after `leave`.
+    (perhaps between two requests of one batch); `on_step` is called after each step of the core and its effects,
+    `on_change` when a route has changed, or whether the lease runs, at the end of the loop's turn. `left` is set once
+    the node may exit after `leave`.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Membership:
         self.on_view: list[Callable[[View, bool], object]] = []
         self.on_change: list[Callable[[], object]] = []
         self.on_reset: list[Callable[[], object]] = []
+        self.on_step: list[Callable[[], object]] = []
         self.left = Flag()
         self.refused: Counter[str] = Counter()  # datagrams, by reason
         self.received = 0
@@ -151,6 +153,8 @@ class Membership:
                 while self._events:
                     for effect in self.core.step(self._events.popleft(), now()):
                         self._carry_out(effect)
+                    for told in self.on_step:
+                        told()
                 self._note_changes()
         except Exception as error:  # noqa: BLE001 - the boundary: a node whose membership fails must not serve
             _log.exception("invariant_broken", error)

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from functools import partial
+from math import inf
 from typing import Final
 
 import gevent
@@ -17,15 +18,19 @@ from gevent.event import Event
 from gevent.hub import get_hub
 
 from app import logs
+from app.cluster.replication import TICK_S, Replication
 from app.cluster.state import SERVERS_MAX, ClusterConfig
-from app.cluster.view import ADDRESS_MAX_BYTES, View
+from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
 from app.counters import Counters
+from app.net.copies import Copies
 from app.net.forwarding import SWEEP_S, Forwarder
 from app.net.links import BACKLOG, Links
 from app.net.membership import Membership, fresh_incarnation
+from app.net.origin import PATIENCE_S
 from app.net.peers import Peers
 from app.net.server import Front
+from app.net.turn import Turn
 from app.options import Options, UsageError
 from app.storage.arena import Arena
 from app.storage.memory import (
@@ -37,7 +42,7 @@ from app.storage.memory import (
 )
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
-from app.wire.protocol import NO_SPC_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
+from app.wire.protocol import NO_SPC_ERR, SYS_OVERLOAD_ERR
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
 _UPKEEP_S: Final = 0.1
@@ -86,7 +91,15 @@ class Node:
             no_space_code=SYS_OVERLOAD_ERR if evict else NO_SPC_ERR,
         )
         self.socket = _bound_socket(options)
-        self.front = Front(self.socket, self.commands, self.counters, max_in_flight=options.max_in_flight)
+        clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)  # membership's `now`, without a Python frame
+        self.front = Front(
+            self.socket,
+            self.commands,
+            self.counters,
+            max_in_flight=options.max_in_flight,
+            patience_s=PATIENCE_S if len(options.servers) > 1 else inf,
+            clock=clock,
+        )
         peers = Peers(options.me, options.servers, self.socket.family)
         incarnation = fresh_incarnation()
         self.links = Links(
@@ -97,29 +110,43 @@ class Node:
             source=None if options.bind in _WILDCARDS else options.bind,
         )
         self.membership = Membership(
-            ClusterConfig(str(options.me), tuple(map(str, options.servers)), options.replicas),
+            ClusterConfig(str(options.me), tuple(map(str, options.servers)), options.replicas, transfer=True),
             peers,
             self.links,
             self.socket,
             options.cluster_secret,
             incarnation=incarnation,
         )
-        self.membership.on_reset.append(self._drop_everything)
-        self.membership.on_view.append(self._keep_own_slots)
-        core = self.membership.core
+        replication = Replication(
+            str(options.me), self.store, self.replies, pending_max_bytes=self.links.queue_max_bytes // 2
+        )
+        turn = Turn(self.commands, self.membership.core, replication.routes, clock)
         self.forwarder = Forwarder(
             self.commands,
             self.counters,
-            membership=core,
+            routes=replication.routes,
+            turn=turn,
             send_frame=self.links.send,
             answer_client=self.front.batch.send,
             flush_clients=self.front.batch.flush,
-            client_in_hand=self.front.sender_in_hand,
+            client_in_hand=self.front.client_in_hand,
             max_in_flight=options.max_in_flight,
-            clock=partial(time.clock_gettime, time.CLOCK_BOOTTIME),  # membership's `now`, without a Python frame
         )
-        self.front.open_turn = self.forwarder.open_turn
-        self.front.may_serve = self.forwarder.may_serve
+        self.copies = Copies(
+            replication,
+            self.commands,
+            self.replies,
+            self.counters,
+            membership=self.membership,
+            links=self.links,
+            forwarder=self.forwarder,
+            turn=turn,
+            datagram_in_hand=self.front.datagram_in_hand,
+            flush_clients=self.front.batch.flush,
+        )
+        self.front.open_turn = turn.open
+        self.front.may_serve = turn.may_serve
+        turn.on_stall.append(self.links.sever_incoming)
         self.links.on_frames = self.forwarder.on_frames
         self.links.on_down.append(self.forwarder.link_closed)
         self.membership.on_change.append(self.forwarder.sweep)
@@ -144,6 +171,7 @@ class Node:
         self.front.start()
         gevent.spawn(self._upkeep)
         gevent.spawn(self._sweep)
+        gevent.spawn(self._tick_copies)
         host, port = self.socket.getsockname()[:2]
         _log.info(
             "started",
@@ -187,16 +215,6 @@ class Node:
         self.links.stop()
         self.stopped.set()
 
-    def _drop_everything(self) -> None:
-        """This node was expelled: what it holds is out of date."""
-        self.store.wipe(range(SLOT_COUNT))
-        self.replies.clear()
-
-    def _keep_own_slots(self, view: View, is_member: bool) -> None:
-        """Forget the slots that another node is in charge of now: their values here would be old when they return."""
-        own = view.masks[str(self.options.me)] if is_member else 0
-        self.store.wipe(slot for slot in range(SLOT_COUNT) if not own >> slot & 1)
-
     def _upkeep(self) -> None:
         turn = 0
         loop = get_hub().loop
@@ -225,6 +243,12 @@ class Node:
         while not self.stopped.is_set():
             gevent.sleep(SWEEP_S)
             self.forwarder.sweep()
+            self.front.note_quiet()
+
+    def _tick_copies(self) -> None:
+        while not self.stopped.is_set():
+            gevent.sleep(TICK_S)
+            self.copies.tick()
 
     def _note_pressure(self) -> None:
         """One line when the store starts to evict, and when it has come to rest again."""
@@ -258,7 +282,7 @@ class Node:
             "forwarded": self.forwarder.forwarded,
             "forward_duplicates": self.forwarder.duplicates,
             "forward_abandoned": self.forwarder.abandoned,
-            "in_flight": self.front.in_flight + self.forwarder.in_flight,
+            "in_flight": self.front.in_flight + self.forwarder.in_flight + self.copies.replication.pending,
             "entries": self.store.entries,
             "evictions": self.store.evictions,
             "moves": self.store.moves,
@@ -272,7 +296,7 @@ class Node:
             "resident_bytes": self.governor.resident_bytes,
             "peak_resident_bytes": peak_resident_bytes(),
         }
-        return fields | self.membership.snapshot() | self.links.snapshot()
+        return fields | self.copies.snapshot() | self.membership.snapshot() | self.links.snapshot()
 
 
 def _check_servers(options: Options) -> None:

@@ -9,11 +9,19 @@ request blocks does another worker take over the rest of the batch. The blocked 
 reply and joins the idle ones. (A new greenlet costs 9 to 12 µs on CPython 3.11, a switch 0.3.)
 
 The number of blocked requests is bounded; beyond it, requests are refused with SYS_OVERLOAD_ERR.
+
+In a cluster a request must not be executed long after it arrived (origin.py), and a datagram does not say when it did.
+But each came after the socket was last seen empty. After a full batch, which leaves that open, the kernel is asked when
+the last one in it came: what is still in the socket is younger.
 """
 
 import os
 import socket
+import time
 from collections.abc import Callable
+from fcntl import ioctl
+from math import inf
+from struct import Struct
 from typing import Any, Final
 
 from gevent.hub import get_hub
@@ -24,6 +32,7 @@ from app import logs
 from app.commands import Commands, Shutdown
 from app.counters import Counters
 from app.net.batch import DatagramBatch
+from app.net.origin import Origin
 
 # Datagrams per loop turn: 64 small requests are about 1 ms. More make no measurable difference to the rate and let
 # other greenlets wait longer; 1 costs a quarter of it.
@@ -36,6 +45,9 @@ POLL_PAUSE_TURNS: Final = 100
 
 # How long a client is asked to wait when too many requests are blocked: about one loop turn at full rate each.
 IN_FLIGHT_WAIT_MS: Final = 20
+
+_SIOCGSTAMP: Final = 0x8906  # when the datagram last received came: a struct timeval of the wall clock
+_TIMEVAL: Final = Struct("@ll")
 
 _EXIT_ASSERTION: Final = 70  # an invariant is broken (sysexits: internal software error)
 
@@ -59,9 +71,12 @@ class Front(DatagramServer):
         counters: Counters,
         *,
         max_in_flight: int,
+        patience_s: float = inf,
+        clock: Callable[[], float] = time.monotonic,
         on_exit: Callable[[int], Any] = os._exit,
     ) -> None:
-        """`on_exit(status)` must end the process: after SHUTDOWN nothing more may be answered."""
+        """`patience_s`: a request is not executed so long after it arrived. `on_exit(status)` must end the process:
+        after SHUTDOWN nothing more may be answered."""
         super().__init__(sock, handle=self._never)
         self.batch = DatagramBatch(sock, BATCH_SIZE)
         self._commands = commands
@@ -69,6 +84,12 @@ class Front(DatagramServer):
         self._max_in_flight = max_in_flight
         self._on_exit = on_exit
         self._hub = get_hub()
+        self._sock = sock
+        self._patience_s = patience_s
+        self._clock = clock
+        self._empty_s = self._quiet_s = clock()  # what is in the socket came after the former
+        self._is_backlogged = False
+        self._stamp()  # from now on the kernel notes when datagrams come
         # Whether this node may serve its slots; asked before a batch is handled and again before replies are sent.
         self.open_turn: Callable[[], bool] = _always
         self.may_serve: Callable[[], bool] = _always
@@ -93,6 +114,30 @@ class Front(DatagramServer):
     def sender_in_hand(self) -> bytes:
         """The address that the datagram being handled came from."""
         return self.batch.sender(self._next - 1)
+
+    def client_in_hand(self) -> Origin:
+        """Who has sent the datagram being handled."""
+        return Origin(self.batch.sender(self._next - 1), "", b"", 0, self._empty_s + self._patience_s)
+
+    def datagram_in_hand(self) -> bytes:
+        """A copy of the datagram being handled."""
+        start, end = self.batch.span(self._next - 1)
+        return bytes(self.batch.buffer[start:end])
+
+    def note_quiet(self) -> None:
+        """To be called from a timer several times a second: an idle socket was empty the last time, too."""
+        if not self._is_backlogged:
+            self._empty_s = max(self._empty_s, self._quiet_s)
+        self._quiet_s = self._clock()
+
+    def _stamp(self) -> float:
+        """When the datagram last received came, by our clock; long ago if that is not known."""
+        try:
+            seconds, microseconds = _TIMEVAL.unpack(ioctl(self._sock.fileno(), _SIOCGSTAMP, bytes(_TIMEVAL.size)))
+        except OSError:
+            return -inf
+        age_s: float = time.time() - seconds - microseconds / 1e6
+        return self._clock() - max(0.0, age_s)
 
     def do_read(self) -> None:  # type: ignore[override]
         """Receive, handle and answer datagrams until none is there or it is time for the loop to turn.
@@ -127,6 +172,10 @@ class Front(DatagramServer):
         batch = self.batch
         self._next = 0
         serving = self.open_turn()
+        now_s = self._clock()
+        if now_s - self._empty_s >= self._patience_s:
+            self._counters.drops["too_old"] += self._count
+            self._next = self._count
         while self._next < self._count:
             worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
             worker.switch()
@@ -136,6 +185,8 @@ class Front(DatagramServer):
         if serving and not self.may_serve():  # stopped or stalled since: others may serve our slots by now
             self._counters.unfenced += batch.discard()
         batch.flush()
+        self._is_backlogged = self._count == BATCH_SIZE
+        self._empty_s = max(self._empty_s, self._stamp() if self._is_backlogged else now_s)
 
     def _work(self) -> None:
         """A worker: handles datagrams of the batch in hand until there is none left or one of them blocks."""

@@ -126,8 +126,10 @@ class ReplyMemory:
         """Forget everything: what the replies speak of is gone from this node. Freed little by little."""
         self._expired += self._oldest
         self._expired += self._newest
-        self._newest = [None] * _BUCKETS
-        self._oldest = [None] * _BUCKETS
+        self._newest = [None] * self._buckets
+        self._oldest = [None] * self._buckets
+        self._newest_of = array("L", bytes(8 * SLOT_COUNT))
+        self._oldest_of = array("L", bytes(8 * SLOT_COUNT))
         self._newest_count = self._oldest_count = 0
         self._newest_bytes = self._oldest_bytes = 0
         self._check()
@@ -216,6 +218,9 @@ class ReplyMemory:
         """Forget everything that is remembered for these slots (a mask). Walks all records if there is any."""
         present = sum(1 << slot for slot in range(SLOT_COUNT) if slots >> slot & 1 and self.has_slot(slot))
         if not present:
+            return
+        if slots == (1 << SLOT_COUNT) - 1:
+            self.clear()
             return
         for buckets, counts in ((self._oldest, self._oldest_of), (self._newest, self._newest_of)):
             for bucket in buckets:

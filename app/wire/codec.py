@@ -19,7 +19,7 @@ from zlib import crc32
 
 from google.protobuf.message import DecodeError
 
-from app.wire.protocol import ERROR_NAMES, GET, MESSAGE_ID_MAX_BYTES, PUT, TYPE_ACK, TYPE_RESPONSE
+from app.wire.protocol import ERROR_NAMES, GET, MESSAGE_ID_MAX_BYTES, PUT, SYS_OVERLOAD_ERR, TYPE_ACK, TYPE_RESPONSE
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 
@@ -34,6 +34,7 @@ __all__ = [
     "encode_response",
     "encode_value",
     "error_payload",
+    "is_refusal",
     "match_ordinary",
     "parse_msg",
     "parse_request",
@@ -116,6 +117,14 @@ def encode_error(message_id: bytes, message_id_crc: int, code: int) -> bytes:
         checksum = crc32(_ERROR_PAYLOADS[code], message_id_crc)
         return _pack_short(b"\n\x10", message_id, _SHORT_MIDDLES[code], checksum, b"\x28\x01")
     return encode_response(message_id, message_id_crc, _ERROR_PAYLOADS[code])
+
+
+def is_refusal(reply: bytes) -> bool:
+    """Whether a response says SYS_OVERLOAD_ERR: nothing was done. False for what is no response."""
+    try:
+        return bool(KVResponse.FromString(parse_msg(reply).payload).errCode == SYS_OVERLOAD_ERR)
+    except DecodeError:
+        return False
 
 
 def encode_ack(message_id: bytes) -> bytes:

@@ -3,8 +3,10 @@
 import pytest
 
 from app.cluster.events import LOCAL, UNKNOWN
-from app.net.forwarding import HOPS_MAX, PATIENCE_S, RESEND_S, Forwarder
+from app.net.forwarding import HEADER_BYTES, HOPS_MAX, RESEND_S, Forwarder
 from app.net.frames import ANSWER, FORWARD
+from app.net.origin import PATIENCE_S, STALL_S, Origin
+from app.net.turn import Turn
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR
 from tests.parts import make_parts
 from tests.wire.datagrams import request, response
@@ -34,6 +36,14 @@ class Net:
             sender, receiver, kind, body = self.queue.pop(0)
             self.nodes[receiver].forwarder.on_frames(sender, [(kind, body)])
 
+    def wait(self, seconds: float) -> None:
+        """Let time pass while every node's loop turns."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(until, self.now + STALL_S / 2)
+            for node in self.nodes.values():
+                node.turn.open()
+
 
 class FakeNode:
     def __init__(self, net: Net, name: str, route: str, max_in_flight: int = 3) -> None:
@@ -48,21 +58,22 @@ class FakeNode:
             net.queue.append((name, peer, kind, b"".join(parts)))
             return True
 
+        self.turn = Turn(self.parts.commands, self.membership, self.membership.routes, lambda: net.now)  # type: ignore[arg-type]
         self.forwarder = Forwarder(
             self.parts.commands,
             self.parts.counters,
-            membership=self.membership,
+            routes=self.membership.routes,
+            turn=self.turn,
             send_frame=send_frame,
             answer_client=lambda address, reply: self.answers.append((address, reply)),
             flush_clients=lambda: None,
-            client_in_hand=lambda: self.client,
+            client_in_hand=lambda: Origin(self.client, "", b"", 0, net.now + PATIENCE_S),
             max_in_flight=max_in_flight,
-            clock=lambda: net.now,
         )
 
     def take(self, datagram: bytes) -> bytes | None:
         """A client's datagram arrives; what is answered at once."""
-        self.forwarder.open_turn()
+        self.turn.open()
         return self.parts.handle(datagram)
 
     def answer(self, message_id: bytes) -> int:
@@ -79,7 +90,7 @@ def test_a_request_goes_to_its_primary_and_the_answer_to_the_client() -> None:
     datagram = request(b"1" * 16, command=PUT, key=KEY, value=b"v")
     assert front.take(datagram) is None
     ((_, _, kind, body),) = net.queue
-    assert (kind, body[5:]) == (FORWARD, datagram), "the client's datagram travels as it came"
+    assert (kind, body[HEADER_BYTES:]) == (FORWARD, datagram), "the client's datagram travels as it came"
     net.deliver()
     assert front.answer(b"1" * 16) == NO_ERR
     assert len(owner.parts.store) == 1
@@ -96,7 +107,7 @@ def test_a_retry_joins_the_request_in_flight_and_takes_effect_once() -> None:
     front.client = LATER
     front.take(remove)
     assert len(net.queue) == 1
-    net.now += RESEND_S
+    net.wait(RESEND_S)
     front.take(remove)
     assert len(net.queue) == 2, "an answer may have been lost"
     net.deliver()
@@ -155,10 +166,10 @@ def test_a_request_waits_for_a_bounded_time() -> None:
     net = Net(front=UNKNOWN)
     front = net.nodes["front"]
     front.take(request(b"1" * 16, command=GET, key=KEY))
-    net.now += PATIENCE_S - 0.01
+    net.wait(PATIENCE_S - 0.01)
     front.forwarder.sweep()
     assert not front.answers
-    net.now += 0.02
+    net.wait(0.02)
     front.forwarder.sweep()
     assert front.answer(b"1" * 16) == SYS_OVERLOAD_ERR
     assert front.forwarder.in_flight == 0
@@ -193,7 +204,7 @@ def test_nothing_is_answered_from_memory_that_the_lease_does_not_cover() -> None
     net = Net(front="owner", owner=LOCAL)
     front, owner = net.nodes["front"], net.nodes["owner"]
     owner.membership.lease_until = 1.0
-    net.now = 2.0
+    net.wait(2.0)
     front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
     net.deliver()
     assert not front.answers
@@ -202,6 +213,53 @@ def test_nothing_is_answered_from_memory_that_the_lease_does_not_cover() -> None
     owner.forwarder.sweep()
     net.deliver()
     assert front.answer(b"1" * 16) == NO_ERR
+
+
+def test_a_request_takes_along_how_long_it_may_still_wait() -> None:
+    net = Net(front=UNKNOWN, owner=UNKNOWN)
+    front, owner = net.nodes["front"], net.nodes["owner"]
+    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
+    net.wait(PATIENCE_S / 2)
+    front.membership.routes[:] = ["owner"] * SLOT_COUNT
+    front.forwarder.sweep()
+    net.deliver()
+    assert owner.forwarder.in_flight == 1
+    net.wait(PATIENCE_S / 2)
+    owner.membership.routes[:] = [LOCAL] * SLOT_COUNT
+    owner.forwarder.sweep()
+    assert len(owner.parts.store) == 0, "executed when its reply might be forgotten before its last retry"
+
+
+def test_what_a_stopped_process_finds_in_its_links_is_not_executed() -> None:
+    net = Net(front="owner", owner=LOCAL)
+    front, owner = net.nodes["front"], net.nodes["owner"]
+    severed: list[bool] = []
+    owner.turn.on_stall.append(lambda: severed.append(True))
+    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
+    net.now += STALL_S
+    net.deliver()
+    assert severed == [True]
+    assert len(owner.parts.store) == 0
+
+
+def test_what_may_have_taken_effect_is_not_refused() -> None:
+    """SYS_OVERLOAD_ERR says that nothing was done."""
+    net = Net(front="gone", gone=LOCAL, owner=UNKNOWN)
+    front = net.nodes["front"]
+    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
+    net.deliver()
+    front.answers.clear()
+    front.take(request(b"2" * 16, command=PUT, key=KEY, value=b"w"))
+    net.queue.clear()  # it may have been executed before its node died
+    front.membership.routes[:] = ["owner"] * SLOT_COUNT
+    front.forwarder.sweep()
+    net.deliver()
+    net.wait(PATIENCE_S)
+    net.nodes["owner"].forwarder.sweep()
+    net.deliver()
+    front.forwarder.sweep()
+    assert front.forwarder.in_flight == net.nodes["owner"].forwarder.in_flight == 0
+    assert not front.answers
 
 
 def test_a_reply_is_held_back_when_the_lease_runs_out_during_the_work() -> None:

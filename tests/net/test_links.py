@@ -171,7 +171,7 @@ def test_a_slow_peer_is_given_a_bounded_amount_and_gets_it_in_order(pair: tuple[
         gevent.sleep(0.001)
         assert taken < 1000
     assert one.links.full == 1
-    assert one.links.queued_bytes(other.name) <= one.links._queue_max
+    assert one.links.queued_bytes(other.name) <= one.links.queue_max_bytes
     incoming.reader.start(other.links._on_readable, incoming)
     poll(lambda: len(other.frames) == taken)
     assert [int.from_bytes(frame[:4], "little") for _, (_, frame) in other.frames] == list(range(taken))

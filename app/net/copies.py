@@ -50,7 +50,6 @@ class Copies:
         forwarder: Forwarder,
         turn: Turn,
         datagram_in_hand: Callable[[], bytes],
-        flush_clients: Callable[[], None],
     ) -> None:
         self.replication = replication
         self._commands = commands
@@ -61,7 +60,6 @@ class Copies:
         self._forwarder = forwarder
         self._turn = turn
         self._datagram_in_hand = datagram_in_hand
-        self._flush_clients = flush_clients
         self.pairs = Pairs(links.send, on_up=self._link_up, on_down=self._link_down)
         links.on_up.append(self.pairs.dialled)
         links.on_down.append(self.pairs.dialled_ended)
@@ -188,7 +186,6 @@ class Copies:
                 self._forwarder.sweep()
             if not (out.dropped or out.opened or out.synced or out.closed or behind):
                 break
-        self._flush_clients()
 
     def _release(self, released: list[tuple[Any, int | None]]) -> None:
         """Answer those whose writes all copies have, and those who have read such."""

@@ -73,19 +73,19 @@ class Forwarder:
         turn: Turn,
         send_frame: Callable[..., bool],
         answer_client: Callable[[bytes, bytes], None],
-        flush_clients: Callable[[], None],
+        wake: Callable[[], object],
         client_in_hand: Callable[[], Origin],
         max_in_flight: int,
     ) -> None:
         """`routes`: by slot, changed in place. `send_frame(peer, kind, *parts)` queues a frame and returns whether the
-        link took it."""
+        link took it; `answer_client(address, reply)` lays out a datagram. `wake()` has both sent when the turn ends."""
         self._commands = commands
         self._counters = counters
         self._routes = routes
         self._turn = turn
         self._send_frame = send_frame
         self._answer_client = answer_client
-        self._flush_clients = flush_clients
+        self._wake = wake
         self._client_in_hand = client_in_hand
         self._max_in_flight = max_in_flight
         self._in_hand: Origin | None = None  # whose request is being executed, if it does not come from the front
@@ -187,7 +187,7 @@ class Forwarder:
             else:
                 for number, reply in answers:
                     self._send_frame(peer, ANSWER, number, reply)
-        self._flush_clients()
+        self._wake()
 
     def _answered(self, number: bytes, reply: bytes) -> None:
         request = self._requests.pop(number, None)
@@ -197,7 +197,7 @@ class Forwarder:
                 self.answer(request.origin, reply)
 
     def answer(self, origin: Origin, reply: bytes) -> None:
-        """Send the answer to whoever asked; the caller flushes what is for clients."""
+        """Send the answer to whoever asked, when the turn ends."""
         if origin.client:
             self._answer_client(origin.client, reply)
         else:
@@ -232,7 +232,7 @@ class Forwarder:
                 self.handle_again(request.origin, request.datagram)
             elif not request.sent_to or request.sent_to != route:
                 self._send(number, request, now)
-        self._flush_clients()
+        self._wake()
 
     def _give_up(self, number: bytes, request: _Request) -> None:
         self.abandoned += 1
@@ -244,7 +244,7 @@ class Forwarder:
                 self.answer(request.origin, reply)
 
     def handle_again(self, origin: Origin, datagram: bytes) -> None:
-        """See to a request that waited, or whose execution here came to nothing; the caller flushes."""
+        """See to a request that waited, or whose execution here came to nothing."""
         if self._turn.now_s >= origin.deadline_s:
             return
         self._in_hand = origin

@@ -128,7 +128,7 @@ class Node:
             turn=turn,
             send_frame=self.links.send,
             answer_client=self.front.batch.send,
-            flush_clients=self.front.batch.flush,
+            wake=self.links.wake,
             client_in_hand=self.front.client_in_hand,
             max_in_flight=options.max_in_flight,
         )
@@ -142,11 +142,13 @@ class Node:
             forwarder=self.forwarder,
             turn=turn,
             datagram_in_hand=self.front.datagram_in_hand,
-            flush_clients=self.front.batch.flush,
         )
         self.front.open_turn = turn.open
         self.front.may_serve = turn.may_serve
         turn.on_stall.append(self.links.sever_incoming)
+        self.links.before_flush.append(self.front.batch.flush)
+        if len(options.servers) > 1:
+            self.front.wake = self.links.wake
         self.links.on_frames = self.forwarder.on_frames
         self.links.on_down.append(self.forwarder.link_closed)
         self.membership.on_change.append(self.forwarder.sweep)

@@ -93,6 +93,9 @@ class Front(DatagramServer):
         # Whether this node may serve its slots; asked before a batch is handled and again before replies are sent.
         self.open_turn: Callable[[], bool] = _always
         self.may_serve: Callable[[], bool] = _always
+        # In a cluster replies leave at the end of the turn, which this is told to expect, together with those that came
+        # over links: one system call instead of several. (They refer to the batch in hand, so before the next one.)
+        self.wake: Callable[[], object] | None = None
         self._idle: list[greenlet] = []
         self._blocked: dict[greenlet, tuple[bytes, bytes]] = {}  # the sender to answer, the datagram
         self._next = 0  # datagram of the batch in hand to be handled next
@@ -145,10 +148,11 @@ class Front(DatagramServer):
         (What gevent would spawn a greenlet for is done here.)
         """
         batch = self.batch
+        batch.flush()  # what was to leave at the end of an earlier turn, should that have been put off: see `wake`
         self._count = handled = batch.receive()
         while self._count:
             self._handle_batch()
-            if handled >= BATCH_SIZE:
+            if handled >= BATCH_SIZE or self.wake is not None:
                 break
             self._count = self._ask_again()
             handled += self._count
@@ -184,7 +188,10 @@ class Front(DatagramServer):
                 self._blocked[worker] = self.sender_in_hand(), bytes(batch.buffer[start:end])
         if serving and not self.may_serve():  # stopped or stalled since: others may serve our slots by now
             self._counters.unfenced += batch.discard()
-        batch.flush()
+        if self.wake is None:
+            batch.flush()
+        else:
+            self.wake()
         self._is_backlogged = self._count == BATCH_SIZE
         self._empty_s = max(self._empty_s, self._stamp() if self._is_backlogged else now_s)
 

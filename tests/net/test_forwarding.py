@@ -66,7 +66,7 @@ class FakeNode:
             turn=self.turn,
             send_frame=send_frame,
             answer_client=lambda address, reply: self.answers.append((address, reply)),
-            flush_clients=lambda: None,
+            wake=lambda: None,
             client_in_hand=lambda: Origin(self.client, "", b"", 0, net.now + PATIENCE_S),
             max_in_flight=max_in_flight,
         )

@@ -2,7 +2,6 @@
 
 import random
 import time
-from collections import Counter
 from zlib import crc32
 
 from app.cluster.events import LOCAL
@@ -18,9 +17,6 @@ from tests.sim.world import Host, Options
 CONVERGE_S = 20.0  # virtual seconds without faults until all copies are whole and the same
 LEAVE_S = 12.0
 REMEMBERED_S = 4.0
-
-
-totals: Counter[str] = Counter()  # over all runs: what was tried at all
 
 
 def draw(seed: int) -> tuple[Options, DataOptions, float]:
@@ -123,8 +119,7 @@ def run_copies(seed: int, options: Options | None = None, data: DataOptions | No
         raise Violation(
             f"{trace}\nseed {seed} at {world.now:.6f}: {violation!r}\n{world.options}\n{world.data}"
         ) from violation
-    totals.update(world.counts)
-    return Result(seed, world.steps, world.now, epoch, time.perf_counter() - began)
+    return Result(seed, world.steps, world.now, epoch, time.perf_counter() - began, world.counts)
 
 
 def differs(world: DataWorld, lost: int) -> str:

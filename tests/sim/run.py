@@ -2,7 +2,8 @@
 
 import random
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from tests.sim.checks import Checks, Violation
 from tests.sim.nemesis import Nemesis, draw_options
@@ -20,6 +21,7 @@ class Result:
     virtual_s: float
     epochs: int
     took_s: float
+    counts: Counter[str] = field(default_factory=Counter)  # what was tried at all
 
 
 def run_seed(seed: int, options: Options | None = None, faults_s: float | None = None) -> Result:

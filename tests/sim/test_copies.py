@@ -1,6 +1,5 @@
 """Data under faults: fixed and fresh seeds, and that the simulator finds what each safeguard prevents."""
 
-import random
 from collections.abc import Callable
 
 import pytest
@@ -18,16 +17,15 @@ from tests.sim.world import Options
 
 SEEDS_TRIED = 40
 
+# Seeds that once failed, with what they found.
+FOUND = {
+    1096: "a backup restarted at once was taken to have what the process before it had",
+}
 
-@pytest.mark.parametrize("seed", range(1000, 1004))
-def test_fixed_seeds(seed: int) -> None:
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_once(seed: int) -> None:
     run_copies(seed)
-
-
-def test_fresh_seeds() -> None:
-    start = random.SystemRandom().randrange(1 << 31)
-    print(f"python -m tests.sim --seeds 1 --start {start}")
-    run_copies(start)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 from tests.sim.checks import Violation
 from tests.sim.copies_run import run_copies
-from tests.sim.run import run_seed
+from tests.sim.run import has_bursts, run_seed
 
 
 @dataclass
@@ -37,8 +37,9 @@ def run_both(seed: int) -> Outcome:
     outcome = Outcome(seed)
     began = time.process_time()
     try:
-        outcome.steps += run_seed(seed).steps
-        result = run_copies(seed)
+        bursts = has_bursts(seed)
+        outcome.steps += run_seed(seed, bursts=bursts).steps
+        result = run_copies(seed, bursts=bursts)
         outcome.steps += result.steps
         outcome.counts = result.counts
     except Violation as violation:

@@ -24,11 +24,19 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)  # what was tried at all
 
 
-def run_seed(seed: int, options: Options | None = None, faults_s: float | None = None) -> Result:
+def has_bursts(seed: int) -> bool:
+    """Whether the seed is one of those with bursts of joins and leaves: every third."""
+    return seed % 3 == 0
+
+
+def run_seed(
+    seed: int, options: Options | None = None, faults_s: float | None = None, *, bursts: bool = False
+) -> Result:
     """Run the seed; raises Violation, with the end of the trace in its message."""
     began = time.perf_counter()
     rng = random.Random(seed)
     drawn = draw_options(rng)
+    drawn.bursts = bursts
     world = World(seed, options or drawn)
     checks = Checks(world)
     faults = faults_s if faults_s is not None else rng.choice((3.0, 8.0, 15.0))

@@ -58,6 +58,22 @@ def moving(options: Options, data: DataOptions) -> None:
     data.faults = ("bounce", "leave", "crash")
 
 
+def stalling(options: Options, data: DataOptions) -> None:
+    """Some have what is written up to a second before others."""
+    busy(options, data)
+    options.hosts, options.delay_s, options.jitter_s = 3, 0.001, 0.002
+    options.slow_share, options.slow_s = 0.3, 0.8
+    data.keys, data.write_share, data.pace_s = 3, 0.5, 0.6
+
+
+def quiet_restarts(options: Options, data: DataOptions) -> None:
+    """Processes are replaced at once, where hardly anything is written meanwhile."""
+    busy(options, data)
+    options.hosts, options.delay_s, options.jitter_s = 4, 0.0005, 0.001
+    data.keys, data.clients, data.think_s = 40, 4, 0.05
+    data.faults = ("bounce",)
+
+
 def tight(options: Options, data: DataOptions) -> None:
     """Much less memory than values."""
     busy(options, data)
@@ -122,7 +138,7 @@ class TestItBites:
             return (frames.NOTE_OP, code) if code == KEY_DNE_ERR else (kind, code)
 
         monkeypatch.setattr(Replication, "_remove", only_if_here)
-        assert finds_a_violation(11, tight) is not None
+        assert finds_a_violation(3, tight) is not None
 
     def test_learners_reported_in_sync_are_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = Primary._consider
@@ -134,3 +150,18 @@ class TestItBites:
 
         monkeypatch.setattr(Primary, "_consider", without)
         assert finds_a_violation(1, busy) is not None
+
+    def test_closed_slots(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A new primary shows at once what the one before had written, acknowledged or not."""
+        whole = Led.__init__
+
+        def opened(self: Led, slot: int, term: int, base: tuple[int, int]) -> None:
+            whole(self, slot, term, base)
+            self.is_open = True
+
+        monkeypatch.setattr(Led, "__init__", opened)
+        assert finds_a_violation(3, stalling) is not None
+
+    def test_a_restarted_peer_has_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Replication, "_forget_predecessors", lambda self, view: None)
+        assert finds_a_violation(36, quiet_restarts) is not None

@@ -85,6 +85,7 @@ class Replication:
         """This node goes by `view` from now on."""
         shared = self._shared
         shared.now = now
+        self._forget_predecessors(view)
         shared.view = view if is_member else None
         lead: set[int] = set()
         follow: set[int] = set()
@@ -102,6 +103,17 @@ class Replication:
             self.followed[slot] = led if led is not None and led.links else None
         self._primary.changed.update(range(SLOT_COUNT))
         self._update_routes()
+
+    def _forget_predecessors(self, view: View) -> None:
+        """What was agreed on with a process is void when another is in its place.
+
+        The view may tell of that before the link's end does, and what the one before had the new one has not.
+        """
+        before = self._shared.view.incarnations if self._shared.view else {}
+        for peer, incarnation in view.incarnations.items():
+            if before.get(peer, incarnation) != incarnation:
+                self._primary.link_closed(peer)
+                self._follower.link_closed(peer)
 
     def _drop_all_but(self, slots: set[int]) -> None:
         """Forget the copies that are not ours to hold any more."""

@@ -21,7 +21,7 @@ from app.cluster.slots import slots_of
 from app.wire.protocol import SLOT_COUNT
 
 # How long an unanswered question stands before it is asked again; the answer may be late because the primary is
-# busy with other slots, which costs a frame of 9 bytes a slot.
+# busy with other slots, which costs 13 bytes a slot.
 RETRY_S: Final = 0.3
 
 

@@ -1,6 +1,6 @@
 """The frames that replicas of a slot exchange: compact, and checked before anything is allocated.
 
-Little-endian and fixed where it can be: an op costs 16 bytes besides its messageID, key and blob. A protobuf message
+Little-endian and fixed where it can be: an op costs 19 bytes besides its messageID, key and blob. A protobuf message
 an op was rejected: four times the work on the path of every write.
 
 Tables of slots are rows of one size; sequences (ops, entries, replies) carry the lengths of their parts. A frame that
@@ -42,10 +42,11 @@ FRAME_MAX_BYTES: Final = FRAME_FILL_BYTES + BLOB_MAX_BYTES + KEY_MAX_BYTES + MES
 
 _VIEW: Final = Struct("<QQ")  # epoch, mark
 _NUMBER: Final = Struct("<I")
-_POSITION: Final = Struct("<BII")
-_START: Final = Struct("<BIII")
+# A seq never starts again while a slot has a copy, and one hot slot sees 2**32 writes in two or three days.
+_POSITION: Final = Struct("<BIQ")
+_START: Final = Struct("<BIIQ")
 _SLOT_TERM: Final = Struct("<BI")
-_OP: Final = Struct("<BBBBBIIH")
+_OP: Final = Struct("<BBBBBIQH")
 _ENTRY: Final = Struct("<BBH")
 _REPLY: Final = Struct("<BBB")
 

@@ -106,10 +106,11 @@ class View:
             raise BadView(f"origin {self.origin}, epoch {self.epoch}, members {self.members}")
         if not len(self.primaries) == len(self.backups) == len(self.homes) == SLOT_COUNT:
             raise BadView("a table is not of 256 slots")
-        for slot in range(SLOT_COUNT):
-            for nodes in (self.holders(slot), self.homes[slot]):
-                if not 1 <= len(nodes) <= COPIES_MAX + 1 or len(set(nodes)) != len(nodes) or not known >= set(nodes):
-                    raise BadView(f"slot {slot}: {nodes} of {self.addresses}")
+        # Each list of nodes once: a table has few different ones.
+        holders = {(primary, *others) for primary, others in {*zip(self.primaries, self.backups, strict=True)}}
+        for nodes in holders | {*self.homes}:
+            if not 1 <= len(nodes) <= COPIES_MAX + 1 or len(set(nodes)) != len(nodes) or not known >= set(nodes):
+                raise BadView(f"a slot at {nodes} of {self.addresses}")
 
     def describe(self) -> str:
         """One line for the log."""
@@ -120,24 +121,26 @@ class View:
         return f"epoch {self.epoch}: {len(self.members)} members [{members}], {self.cause}"
 
 
-def _pack(lists: Sequence[Sequence[str]], place: dict[str, int]) -> bytes:
-    packed = bytearray()
-    for nodes in lists:
-        packed.append(len(nodes))
-        packed.extend(place[node] for node in nodes)
-    return bytes(packed)
+def _pack(lists: Sequence[tuple[str, ...]], place: dict[str, int]) -> bytes:
+    # Each different list once: that takes a tenth of the time.
+    packed = {nodes: bytes((len(nodes), *(place[node] for node in nodes))) for nodes in {*lists}}
+    return b"".join([packed[nodes] for nodes in lists])
 
 
 def _unpack(packed: bytes, addresses: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     lists: list[tuple[str, ...]] = []
+    known: dict[bytes, tuple[str, ...]] = {}  # each different list is read once
     at = 0
     try:
         for _ in range(SLOT_COUNT):
             end = at + 1 + packed[at]
-            places = packed[at + 1 : end]
-            if packed[at] > COPIES_MAX or len(places) != packed[at]:
-                raise BadView("a slot's list is cut or too long")
-            lists.append(tuple(addresses[place] for place in places))
+            part = packed[at:end]
+            nodes = known.get(part)
+            if nodes is None:
+                if packed[at] > COPIES_MAX or len(part) != 1 + packed[at]:
+                    raise BadView("a slot's list is cut or too long")
+                nodes = known[part] = tuple(addresses[place] for place in part[1:])
+            lists.append(nodes)
             at = end
     except IndexError:
         raise BadView("a slot table is cut or names no member") from None

@@ -72,8 +72,8 @@ class Wires:
                         busy = True
 
 
-def view(epoch: int, primary: str, backups: str = "", learners: str = "") -> View:
-    members = tuple(Member(address, 1) for address in "abc")
+def view(epoch: int, primary: str, backups: str = "", learners: str = "", restarted: str = "") -> View:
+    members = tuple(Member(address, 1 + (address in restarted)) for address in "abc")
     homes = (primary, *backups, *learners)
     table = (tuple(backups),) * SLOT_COUNT
     return View(1, epoch, members, (primary,) * SLOT_COUNT, table, (homes,) * SLOT_COUNT)
@@ -168,6 +168,24 @@ def test_a_backup_ahead_of_the_new_primary_is_set_back_and_the_slot_closed_until
     assert c.store.get(SLOT, KEY) == b"kept"
     assert c.replies.get(b"m2", crc32(b"m2")) is None
     assert c.replies.get(b"m1", crc32(b"m1")) == NO_ERR
+
+
+def test_a_backup_that_was_restarted_is_a_learner_that_has_nothing_though_its_link_seems_up() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    assert a.put(b"v", b"m1") == PARKED
+    wires.run()
+    again = wires.machines["b"] = Machine("b")
+    wires.enter(view(2, "a", learners="b", restarted="b"))
+    assert not a.synced
+    a.core.link_closed("b", 1.0)
+    a.core.link_up("b", 1.0)
+    again.core.link_up("a", 1.0)
+    wires.run()
+    assert sum(slots.bit_count() for _, slots, _ in a.synced) == SLOT_COUNT
+    assert again.store.get(SLOT, KEY) == b"v"
+    assert again.replies.get(b"m1", crc32(b"m1")) == NO_ERR
 
 
 def test_a_remove_reaches_what_the_primary_has_evicted() -> None:

@@ -36,6 +36,8 @@ def test_there_and_back() -> None:
     assert frames.decode_entries(ENTRY + ENTRY) == [(7, b"key", b"blob")] * 2
     assert frames.decode_replies(REPLY + REPLY) == [(7, 1, b"id")] * 2
     wipe = frames.encode_op(frames.WIPE_OP, 255, 0, b"", b"", 1, 2, b"")
+    assert frames.decode_ack(frames.encode_ack(0, [(0, 1, 1 << 40)])) == (0, [(0, 1, 1 << 40)])  # after many writes
+    assert frames.decode_ops(frames.encode_op(frames.WIPE_OP, 0, 0, b"", b"", 1, 1 << 40, b""))[0].seq == 1 << 40
     ops = frames.decode_ops(OP + wipe)
     assert ops[0] == frames.OpFields(frames.PUT_OP, 7, 0, b"m" * 16, b"key", 3, 9, b"blob")
     assert ops[1] == frames.OpFields(frames.WIPE_OP, 255, 0, b"", b"", 1, 2, b"")

@@ -1,16 +1,16 @@
-"""`python -m tests.sim --seeds N [--start S]`: run N seeds from S on (a fresh start if none is given).
+"""`python -m tests.sim --seeds N [--start S] [--jobs J]`: run N seeds from S on (a fresh start if none is given).
 
-Each seed is run twice: membership alone, and with data.
+Each seed is run twice: membership alone, and with data. The first one that fails prints the end of its trace.
 """
 
 import argparse
 import random
 import sys
 import time
+from collections import Counter
 
-from tests.sim.checks import Checks, Violation
-from tests.sim.copies_run import run_copies, totals
-from tests.sim.run import run_seed
+from tests.sim.checks import Checks
+from tests.sim.pool import cores, run_all
 from tests.sim.world import Options, World
 
 
@@ -31,10 +31,34 @@ def lossy(hours: float) -> int:
     return 0
 
 
+def many(start: int, seeds: int, jobs: int) -> int:
+    """Run them, and say what came of it."""
+    print(f"seeds {start} to {start + seeds - 1}, {jobs} at a time", flush=True)
+    began = time.perf_counter()
+    failed: list[int] = []
+    steps, processor_s = 0, 0.0
+    counts: Counter[str] = Counter()
+    for outcome in run_all(range(start, start + seeds), jobs):
+        steps += outcome.steps
+        processor_s += outcome.processor_s
+        counts.update(outcome.counts)
+        if outcome.failure:
+            failed.append(outcome.seed)
+            lines = outcome.failure.splitlines()
+            print("\n".join(lines if len(failed) == 1 else lines[-3:]))
+            print(f"reproduce: {outcome.repeat}", flush=True)
+    print(f"{seeds - len(failed)} passed, {len(failed)} failed", flush=True)
+    print(f"requests and frames: {dict(sorted(counts.items()))}")
+    took = time.perf_counter() - began
+    print(f"{steps} steps in {took:.1f} s ({processor_s:.1f} processor seconds); failed seeds: {failed or 'none'}")
+    return 1 if failed else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, metavar="N")
     parser.add_argument("--start", type=int, default=None, metavar="S")
+    parser.add_argument("--jobs", type=int, default=cores(), metavar="J", help="processes; default: one a core")
     parser.add_argument(
         "--lossy-hours",
         type=float,
@@ -45,22 +69,7 @@ def main() -> int:
     if arguments.lossy_hours:
         return lossy(arguments.lossy_hours)
     start = arguments.start if arguments.start is not None else random.SystemRandom().randrange(1 << 31)
-    print(f"seeds {start} to {start + arguments.seeds - 1}", flush=True)
-    began = time.perf_counter()
-    failed = []
-    steps = 0
-    for seed in range(start, start + arguments.seeds):
-        try:
-            steps += run_seed(seed).steps
-            steps += run_copies(seed).steps
-        except Violation as violation:
-            failed.append(seed)
-            print(f"{violation}\nreproduce: python -m tests.sim --seeds 1 --start {seed}", flush=True)
-    took = time.perf_counter() - began
-    print(f"{arguments.seeds - len(failed)} passed, {len(failed)} failed", flush=True)
-    print(f"requests and frames: {dict(sorted(totals.items()))}")
-    print(f"{steps} steps in {took:.1f} s; failed seeds: {failed or 'none'}")
-    return 1 if failed else 0
+    return many(start, arguments.seeds, max(1, arguments.jobs))
 
 
 if __name__ == "__main__":

@@ -115,6 +115,8 @@ class Checks:
         served = 0
         for process in processes:
             core = process.core
+            if core._state.leaving:
+                return f"{process.address} is leaving"
             if core.view is None or not core.is_member:
                 return f"{process.address} is no member of {core.view and core.view.describe()}"
             if core.view != first.view:

@@ -20,6 +20,7 @@ from app.storage.store import Store, slot_of
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, SYS_OVERLOAD_ERR, WIPEOUT
 from tests.sim.checks import Violation
 from tests.sim.history import DONE, MISSING, Operation
+from tests.sim.ledger import Ledger
 from tests.sim.world import Host, Options, Process, World
 
 FORWARD = 1
@@ -116,6 +117,10 @@ class Node:
         self.replication = Replication(process.address, self.store, self.replies, reserve_bytes=PAGE_BYTES)
         self.links: dict[str, Link] = {}
         self.parked: list[Request] = []
+        self.took_effect: dict[int, set[bytes]] = {}  # messageIDs by slot: see ledger.py
+        self.seen_routes: list[str] = []
+        self.seen_served = 0
+        world.ledger.watch(self)
 
     def _allow(self) -> None:
         self.store.allowance_bytes = 1 << 40
@@ -164,6 +169,8 @@ class Node:
                 world.send_frame(self, peer, kind, body)
             for origin, code in out.released:
                 request, read = origin
+                if request.command != WIPEOUT:
+                    world.check_answer(self, slot_of(request.key))
                 world.answer(request, read if code is None else (code, None))
             for request, _ in out.dropped:
                 self.handle(request)
@@ -206,6 +213,7 @@ class Node:
 
     def _execute(self, slot: int, request: Request) -> None:
         world, replication, key = self.world, self.replication, request.key
+        world.check_answer(self, slot)
         if request.command == GET:
             blob = self.store.get(slot, key)
             read = (NO_ERR, blob.decode().rstrip(".")) if blob is not None else (KEY_DNE_ERR, None)
@@ -239,6 +247,7 @@ class Node:
         else:
             code = NO_ERR if self.store.remove(slot, request.key) else KEY_DNE_ERR
         self.replies.add(message_id, crc, slot, code)
+        self.world.ledger.alone(self, slot, message_id)
         return code
 
     def _wipe(self, request: Request) -> None:
@@ -261,6 +270,8 @@ class DataWorld(World):
         self.counts: Counter[str] = Counter()
         self.wipes: list[tuple[float, float]] = []
         self.keys = _keys(data.keys)
+        self.slots = {slot_of(key) for key in self.keys}
+        self.ledger = Ledger(self.slots, exact=not data.evict or data.pages >= 64)
         self._pairs: dict[frozenset[str], Link] = {}
         self._chance = random.Random(seed + 1)
         self.clients = [Client(self, number) for number in range(data.clients)]
@@ -301,14 +312,19 @@ class DataWorld(World):
             super()._step(process, event)
         if not process.left:
             node.settle()
+            self.check_routes(node)
 
     def carry_out(self, process: Process, effect: object) -> None:
         super().carry_out(process, effect)
         node = self.node(process)
+        positions = node.replication._shared.positions
+        partial = {slot for slot in self.slots if positions[slot] is None}
         if isinstance(effect, ViewInstalled):
             node.replication.on_view(effect.view, effect.is_member, node.now())
+            self.ledger.viewed(node, partial)
         elif isinstance(effect, Reset):
             node.replication.reset()
+            self.ledger.viewed(node, partial)
 
     def _transfer(self, process: Process) -> None:
         """The slots are really moved here."""
@@ -370,6 +386,25 @@ class DataWorld(World):
             self.give(target, event)  # type: ignore[arg-type]
         elif isinstance(event, LinkChange):
             link.ends.discard(target)  # it never came up here
+
+    def check_routes(self, node: Node) -> None:
+        """No slot is open that the membership core does not let this node serve: of those it sees to it (checks.py)
+        that no two nodes have one at any time."""
+        routes, served = node.replication.routes, node.process.core.served
+        if routes != node.seen_routes or served != node.seen_served:
+            node.seen_routes, node.seen_served = list(routes), served
+            for slot, route in enumerate(routes):
+                if route == LOCAL and not served >> slot & 1:
+                    raise Violation(f"slot {slot} is open at {node.process.address}, which may not serve it")
+
+    def check_answer(self, node: Node, slot: int) -> None:
+        """Nobody else may answer for the slot at this moment."""
+        for process in self.processes():
+            if process is node.process:
+                continue
+            other = self.nodes.get(process)
+            if other is not None and other.replication.routes[slot] == LOCAL and other.may_serve():
+                raise Violation(f"slot {slot}: {node.process.address} answers, and {process.address} may as well")
 
     def check_frame(self, node: Node, peer: str) -> None:
         """No follower is ahead of its primary."""

@@ -2,7 +2,6 @@
 
 import random
 import time
-from collections import Counter
 from zlib import crc32
 
 from app.cluster.events import LOCAL
@@ -18,9 +17,6 @@ from tests.sim.world import Host, Options
 CONVERGE_S = 20.0  # virtual seconds without faults until all copies are whole and the same
 LEAVE_S = 12.0
 REMEMBERED_S = 4.0
-
-
-totals: Counter[str] = Counter()  # over all runs: what was tried at all
 
 
 def draw(seed: int) -> tuple[Options, DataOptions, float]:
@@ -69,7 +65,7 @@ class Careful(Nemesis):
         return all(
             any(node in live and view.has(node, live[node].incarnation) for node in view.holders(slot))
             for view in views.values()
-            for slot in {slot_of(key) for key in world.keys}
+            for slot in world.slots
         )
 
     def _some(self) -> Host:
@@ -87,15 +83,21 @@ class Careful(Nemesis):
     def _any_spare(self) -> bool:
         return any(self._spares(host) for host in self._world.hosts)
 
+    def _may_end(self, host: Host) -> bool:
+        return self._spares(host)
+
     def _end(self, host: Host, process: object) -> None:
         if self._spares(host):
             super()._end(host, process)
 
 
-def run_copies(seed: int, options: Options | None = None, data: DataOptions | None = None) -> Result:
+def run_copies(
+    seed: int, options: Options | None = None, data: DataOptions | None = None, *, bursts: bool = False
+) -> Result:
     """Run the seed; raises Violation, with the end of the trace in its message."""
     began = time.perf_counter()
     drawn, drawn_data, faults = draw(seed)
+    drawn.bursts = bursts
     world = DataWorld(seed, options or drawn, data or drawn_data)
     checks = Checks(world)
     nemesis = Careful(world, faults)
@@ -123,8 +125,7 @@ def run_copies(seed: int, options: Options | None = None, data: DataOptions | No
         raise Violation(
             f"{trace}\nseed {seed} at {world.now:.6f}: {violation!r}\n{world.options}\n{world.data}"
         ) from violation
-    totals.update(world.counts)
-    return Result(seed, world.steps, world.now, epoch, time.perf_counter() - began)
+    return Result(seed, world.steps, world.now, epoch, time.perf_counter() - began, world.counts)
 
 
 def differs(world: DataWorld, lost: int) -> str:
@@ -138,7 +139,7 @@ def differs(world: DataWorld, lost: int) -> str:
     processes = {process.address: process for process in world.processes()}
     view = world.processes()[0].core.view
     assert view is not None
-    for slot in sorted({slot_of(key) for key in world.keys}):
+    for slot in sorted(world.slots):
         holders = [world.node(processes[address]) for address in view.holders(slot)]
         if len(holders) == 1:
             continue

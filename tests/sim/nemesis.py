@@ -48,6 +48,10 @@ class Nemesis:
         ]
         self._faults = [fault for fault in faults if self._rng.random() < 0.7] or faults
         world.after(self._rng.uniform(0.1, 2.0), self._next)
+        # Bursts are drawn apart, so that a seed without any is what it was before there were bursts.
+        self._burst_rng = random.Random(world.seed ^ 0xB0B)
+        if world.options.bursts:
+            world.after(self._burst_rng.uniform(0.5, 2.0), self._burst)
 
     def start_all(self) -> None:
         """Servers start in any order, together or seconds apart."""
@@ -59,6 +63,29 @@ class Nemesis:
         if self._world.now < self._until:
             self._rng.choice(self._faults)()
             self._world.after(self._rng.expovariate(1 / self._pace_s), self._next)
+
+    def _burst(self) -> None:
+        """Many come, or go, at one moment."""
+        world, rng = self._world, self._burst_rng
+        if world.now >= self._until:
+            return
+        some = rng.sample(world.hosts, rng.randint(1, len(world.hosts)))
+        world.note("burst")
+        if rng.random() < 0.5:
+            for host in some:
+                self._ask_to_leave(host)
+        else:
+            for host in some:
+                if host.process is not None and self._may_end(host):
+                    world.crash(host)
+            together = rng.choice((0.0, 0.01, 0.5))
+            for host in world.hosts:  # those that were down before, too
+                world.after(together + rng.uniform(0, 0.01), world.start, host)
+        world.after(rng.expovariate(1 / 2.0), self._burst)
+
+    def _may_end(self, host: Host) -> bool:
+        """Whether nothing is lost by right with this host's process."""
+        return True
 
     def _some(self) -> Host:
         return self._rng.choice(self._world.hosts)
@@ -87,7 +114,9 @@ class Nemesis:
             self._world.pause(host, seconds + self._rng.uniform(0, 0.02))
 
     def leave(self) -> None:
-        host = self._some()
+        self._ask_to_leave(self._some())
+
+    def _ask_to_leave(self, host: Host) -> None:
         if host.process is not None:
             self._world.note(host.address, "is asked to leave")
             self._world.give(host.process, LeaveRequested())

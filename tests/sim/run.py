@@ -2,7 +2,8 @@
 
 import random
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from tests.sim.checks import Checks, Violation
 from tests.sim.nemesis import Nemesis, draw_options
@@ -20,13 +21,22 @@ class Result:
     virtual_s: float
     epochs: int
     took_s: float
+    counts: Counter[str] = field(default_factory=Counter)  # what was tried at all
 
 
-def run_seed(seed: int, options: Options | None = None, faults_s: float | None = None) -> Result:
+def has_bursts(seed: int) -> bool:
+    """Whether the seed is one of those with bursts of joins and leaves: every third."""
+    return seed % 3 == 0
+
+
+def run_seed(
+    seed: int, options: Options | None = None, faults_s: float | None = None, *, bursts: bool = False
+) -> Result:
     """Run the seed; raises Violation, with the end of the trace in its message."""
     began = time.perf_counter()
     rng = random.Random(seed)
     drawn = draw_options(rng)
+    drawn.bursts = bursts
     world = World(seed, options or drawn)
     checks = Checks(world)
     faults = faults_s if faults_s is not None else rng.choice((3.0, 8.0, 15.0))

@@ -1,6 +1,5 @@
 """Data under faults: fixed and fresh seeds, and that the simulator finds what each safeguard prevents."""
 
-import random
 from collections.abc import Callable
 
 import pytest
@@ -18,16 +17,15 @@ from tests.sim.world import Options
 
 SEEDS_TRIED = 40
 
+# Seeds that once failed, with what they found.
+FOUND = {
+    1096: "a backup restarted at once was taken to have what the process before it had",
+}
 
-@pytest.mark.parametrize("seed", range(1000, 1004))
-def test_fixed_seeds(seed: int) -> None:
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_once(seed: int) -> None:
     run_copies(seed)
-
-
-def test_fresh_seeds() -> None:
-    start = random.SystemRandom().randrange(1 << 31)
-    print(f"python -m tests.sim --seeds 1 --start {start}")
-    run_copies(start)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -58,6 +56,22 @@ def moving(options: Options, data: DataOptions) -> None:
     busy(options, data)
     options.slow_share, options.slow_s = 0.1, 0.5
     data.faults = ("bounce", "leave", "crash")
+
+
+def stalling(options: Options, data: DataOptions) -> None:
+    """Some have what is written up to a second before others."""
+    busy(options, data)
+    options.hosts, options.delay_s, options.jitter_s = 3, 0.001, 0.002
+    options.slow_share, options.slow_s = 0.3, 0.8
+    data.keys, data.write_share, data.pace_s = 3, 0.5, 0.6
+
+
+def quiet_restarts(options: Options, data: DataOptions) -> None:
+    """Processes are replaced at once, where hardly anything is written meanwhile."""
+    busy(options, data)
+    options.hosts, options.delay_s, options.jitter_s = 4, 0.0005, 0.001
+    data.keys, data.clients, data.think_s = 40, 4, 0.05
+    data.faults = ("bounce",)
 
 
 def tight(options: Options, data: DataOptions) -> None:
@@ -124,7 +138,7 @@ class TestItBites:
             return (frames.NOTE_OP, code) if code == KEY_DNE_ERR else (kind, code)
 
         monkeypatch.setattr(Replication, "_remove", only_if_here)
-        assert finds_a_violation(11, tight) is not None
+        assert finds_a_violation(3, tight) is not None
 
     def test_learners_reported_in_sync_are_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = Primary._consider
@@ -136,3 +150,18 @@ class TestItBites:
 
         monkeypatch.setattr(Primary, "_consider", without)
         assert finds_a_violation(1, busy) is not None
+
+    def test_closed_slots(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A new primary shows at once what the one before had written, acknowledged or not."""
+        whole = Led.__init__
+
+        def opened(self: Led, slot: int, term: int, base: tuple[int, int]) -> None:
+            whole(self, slot, term, base)
+            self.is_open = True
+
+        monkeypatch.setattr(Led, "__init__", opened)
+        assert finds_a_violation(3, stalling) is not None
+
+    def test_a_restarted_peer_has_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Replication, "_forget_predecessors", lambda self, view: None)
+        assert finds_a_violation(36, quiet_restarts) is not None

@@ -32,16 +32,9 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("seed", [*FOUND, *range(1000, 1020)])
-def test_fixed_seeds(seed: int) -> None:
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_once(seed: int) -> None:
     run_seed(seed)
-
-
-def test_fresh_seeds() -> None:
-    start = random.SystemRandom().randrange(1 << 31)
-    print(f"python -m tests.sim --seeds 10 --start {start}")
-    for seed in range(start, start + 10):
-        run_seed(seed)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

@@ -50,6 +50,7 @@ class Options:
     drift: float = 0.0  # clock rates are within 1 +- this
     lag_s: float = 0.001  # a timer fires up to this much late
     clock_set_back: float = 0.0  # chance that a process starts with a lower incarnation than the one before
+    bursts: bool = False  # many join or leave at one moment, now and then
 
 
 class Host:
@@ -98,6 +99,7 @@ class World:
     """Everything, driven by `run`. Whoever wants to see effects or steps sets the hooks."""
 
     def __init__(self, seed: int, options: Options) -> None:
+        self.seed = seed
         self.rng = random.Random(seed)
         self.options = options
         self.now = 0.0

@@ -1,5 +1,6 @@
 """Where requests go, and how that is learned: no sockets, and a clock that is set by hand."""
 
+import itertools
 from collections.abc import Callable
 
 from app.client.address import resolve
@@ -141,7 +142,7 @@ def test_probes_without_an_answer_become_rare() -> None:
             asked_at.append(now)
         router.learn(0, table(A, [A, B]), now)
         now = max(router.wake_at, now + 0.01)
-    waits = [later - earlier for earlier, later in zip(asked_at, asked_at[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
     assert waits[0] >= PROBE_MIN_S
     assert PROBE_MAX_S <= waits[-1] <= PROBE_MAX_S + REFRESH_S
     assert len(asked_at) < 20

@@ -1,6 +1,6 @@
-"""What the client's ways of asking cost, against a real cluster: python tools/bench_client.py [--nodes N] [--seconds S]
+"""What the client's ways of asking cost, against a real cluster: python tools/bench_client.py [--nodes N] [--port PORT]
 
-Starts nodes of its own on free ports and runs the same load (kv_bench: puts, then gets, 64 bytes, one client) in turn:
+Starts nodes of its own and runs the same load (kv_bench: puts, then gets, 64 bytes, one client) in turn:
 through any node or straight to the primaries, one request at a time or 100 keys a call. Prints medians of the rounds:
 the rate, the p50 of a call, and for each operation the requests that nodes forwarded to each other, and the nodes'
 processor time.
@@ -10,7 +10,6 @@ import _script_path  # noqa: F401  isort: skip
 import argparse
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -59,22 +58,6 @@ class Node:
         raise RuntimeError(f"{self.name} writes no counters")
 
 
-def _free_ports(count: int) -> list[int]:
-    """Of 127.0.0.1, free by UDP and TCP, and below those that the system gives out by itself."""
-    ports: list[int] = []
-    for port in range(23_000, 32_000):
-        try:
-            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                with socket.socket(socket.AF_INET, kind) as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise RuntimeError("no free ports")
-
-
 def _measure(nodes: list[Node], slot_aware: bool, batch: int, seconds: float) -> dict[str, float]:
     with Client([nodes[0].name], slot_aware=slot_aware) as client:
         kv_bench.measure(client, 0.3, 1000, 64, batch)  # it learns, and everything is warm
@@ -112,13 +95,14 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=3, help="how many (default 3)")
+    parser.add_argument("--port", type=int, default=3341, help="the first one's (default 3341)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each run (default 4)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each kind, alternating (default 3)")
     parser.add_argument("node_options", nargs="*", help="after --: options for the nodes")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
-        ports = _free_ports(given.nodes)
+        ports = range(given.port, given.port + given.nodes)
         (folder / "servers.txt").write_text("".join(f"127.0.0.1:{port}\n" for port in ports), encoding="ascii")
         nodes = [Node(port, folder, given.node_options) for port in ports]
         try:

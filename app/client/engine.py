@@ -223,7 +223,7 @@ class Engine:
                 self._schedule(exchange)
                 return
         elif self.window < self._window_max:
-            self.window += 1 / self.window
+            self.window = min(self.window + 1 / self.window, self._window_max)
         if exchange.by_current:
             self._router.answered(index)
         exchange.answer = response

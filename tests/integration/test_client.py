@@ -1,5 +1,6 @@
 """The client and kv.py with three real nodes: straight to the primaries, through a death, until all is whole again."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,21 @@ def test_what_was_acknowledged_survives_a_primary_that_is_killed_meanwhile(three
         assert kv.main(["-s", others[0].name, "wait-ready", "--members", "3"]) == 0
         poll(lambda: learned(client), DEADLINE_S)
         others[0].kill()
+        assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_restarting_each_node_when_wait_ready_says_so_loses_nothing(three: list[Node], number: signal.Signals) -> None:
+    names = ",".join(node.name for node in three)
+    with Client(names.split(",")) as client:
+        client.put_many(ITEMS)
+        for node in three:
+            node.send_signal(number)
+            assert node.process is not None
+            node.process.wait(DEADLINE_S)
+            client.put_many({key: value for key, value in ITEMS.items() if key.endswith(b"7")})
+            node.start()
+            assert kv.main(["-s", names, "wait-ready", "--members", "3"]) == 0
         assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
 
 

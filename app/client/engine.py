@@ -169,7 +169,8 @@ class Engine:
         dues = self._dues
         while dues:
             due, _, exchange = dues[0]
-            if exchange.attempts.due == due and exchange.message_id in self._in_flight:
+            # By identity: an earlier call's ID may be in flight again.
+            if exchange.attempts.due == due and self._in_flight.get(exchange.message_id) is exchange:
                 return due
             heapq.heappop(dues)
         return inf

@@ -24,6 +24,7 @@ from app.client import (
     UnknownCommand,
     Unreachable,
 )
+from app.client.codec import encode_request
 from app.wire import protocol
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
@@ -253,6 +254,15 @@ def test_call_gives_the_raw_response_and_takes_a_message_id() -> None:
         assert peer.requests()[0].messageID == b"\0" * 64
         response = client.call(KVRequest(command=protocol.IS_ALIVE), wait_out_overload=False)
         assert (response.errCode, response.overloadWaitTime) == (protocol.SYS_OVERLOAD_ERR, 70)
+
+
+def test_a_message_id_may_come_again_while_the_first_ones_deadline_is_still_ahead() -> None:
+    with Peer([drop, None, drop]) as peer, plain([peer.name], timeouts_ms=(100,)) as client:
+        request = KVRequest(command=protocol.IS_ALIVE)
+        client._engine.probe(b"p", encode_request(b"p", request), 0, 0.05)  # due before the others
+        client.call(request, message_id=b"one")
+        with pytest.raises(Timeout, match="to 1 tries"):
+            client.call(request, message_id=b"one")
 
 
 def test_a_request_too_long_for_a_datagram_is_not_sent() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.loadgen import Flood, Plan, Tally
 
 from app.wire.protocol import GET, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer, answer_twice, before_the_answer, drop, lose_answer, overload
 from tools import flood
-from tools.loadgen import Flood, Plan, Tally
 
 ROOT = Path(__file__).parent.parent.parent
 

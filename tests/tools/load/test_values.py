@@ -3,7 +3,7 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tools.values import RIGHT, STALE, WRONG, Ledger, value_of
+from tools.load.values import RIGHT, STALE, WRONG, Ledger, value_of
 
 KEYS = st.binary(min_size=1, max_size=32)
 VERSIONS = st.integers(-(2**31), 2**31 - 1)

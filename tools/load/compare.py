@@ -42,6 +42,7 @@ def _rows(result: dict[str, Any]) -> dict[str, float]:
     for name in ("timeouts", "retries", "overloads", "unsent"):
         rows[name] = result[name]
     rows["generator, µs/op"] = result["generator"]["us_per_op"]
+    rows["generator busy"] = result["generator"]["busy"]
     return rows
 
 

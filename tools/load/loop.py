@@ -145,7 +145,11 @@ class Flood:
         for tally in (self.tally, self._before):
             tally.latencies_us = {operation: {} for operation in (*plan.mix, PUT)}
         self._current = self._before
-        self._target = TARGETS[plan.target]()
+        self._target = target = TARGETS[plan.target]()
+        # What every request needs, within reach.
+        self._message_id, self._request, self._answer = target.message_id, target.request, target.answer
+        self._prefix, self._stride, self._number = plan.key_prefix, plan.processes, plan.number
+        self._first_timeout_s = plan.timeouts_ms[0] / 1000
         self._rng = rng = random.Random(plan.seed)
         self._ledger = Ledger(plan.keys, read_life_s=OVERLOAD_PATIENCE_S + sum(plan.timeouts_ms) / 1000 + 1)
         self._keys = keys_of(plan.law, plan.keys, rng, loaded=plan.load)
@@ -164,7 +168,7 @@ class Flood:
         self._due = _NEVER  # when the open loop's next request is
         self._begin = self._measured_from = self._end = self._boundary = _NEVER
         self._slice = 0  # the number of the slice under way
-        self._processor_s = 0.0
+        self._processor_s = self._waited_s = 0.0
         self._servers = [resolve(server) for server in plan.servers]
         lanes = max(1, min(LANES_A_SERVER, plan.clients, LANES_MAX // len(self._servers)))
         self._lanes = [[self._open(server) for _ in range(lanes)] for server in self._servers]
@@ -251,7 +255,7 @@ class Flood:
         if now >= self._measured_from:
             tally.elapsed_s = min(now, self._end) - self._measured_from
             if not tally.processor_s:  # ended before its time
-                tally.processor_s = time.process_time() - self._processor_s
+                self._stop_clocks()
             if tally.elapsed_s > self._slice * self.plan.slice_s:
                 tally.cut(self._slice * self.plan.slice_s, tally.elapsed_s)
         tally.take_bad_values(self._before)
@@ -281,7 +285,10 @@ class Flood:
                 finished, errors = self._current.finished_in_time, self._current.errors
                 progress(Progress(self._phase, elapsed_s, finished, errors, p99_us))
             self._expire(now)
-            for lane in select.select(self._all_lanes, (), (), self._pause_s(now))[0]:
+            pause_s, before = self._pause_s(now), time.monotonic()
+            ready = select.select(self._all_lanes, (), (), pause_s)[0]
+            self._waited_s += time.monotonic() - before
+            for lane in ready:
                 self._drain(lane)
 
     def _pause_s(self, now: float) -> float:
@@ -304,19 +311,23 @@ class Flood:
             self._phase = "run"
             self._current = self.tally
             self._left = self.plan.operations
-            self._processor_s = time.process_time()
+            self._processor_s, self._waited_s = time.process_time(), 0.0
         else:
             begin_s = self._slice * slice_s
             if now >= self._end:
                 self._left_over()
                 self.tally.cut(begin_s, self.plan.seconds)
-                self.tally.processor_s = time.process_time() - self._processor_s
+                self._stop_clocks()
                 self._slice = sys.maxsize
                 self._boundary = _NEVER
                 return
             self._slice = max(int((now - self._measured_from) / slice_s), self._slice + 1)
             self.tally.cut(begin_s, self._slice * slice_s)
         self._boundary = min(self._measured_from + (self._slice + 1) * slice_s, self._end)
+
+    def _stop_clocks(self) -> None:
+        self.tally.processor_s = time.process_time() - self._processor_s
+        self.tally.waited_s = self._waited_s
 
     def _left_over(self) -> None:
         """The end: what was due a moment ago is still sent, what there is no place for is counted."""
@@ -356,10 +367,10 @@ class Flood:
         operation, index = self._drawn()
         request.operation, request.index = operation, index
         request.attempts = None
-        plan, ledger = self.plan, self._ledger
+        ledger = self._ledger
         self._ids += 1
-        message_id = self._target.message_id(self._ids)
-        key, value = b"%b%09d" % (plan.key_prefix, index * plan.processes + plan.number), b""
+        message_id = self._message_id(self._ids)
+        key, value = b"%b%09d" % (self._prefix, index * self._stride + self._number), b""
         if operation == GET:
             mark = ledger.floor(index)
         elif operation in (PUT, INSERT):
@@ -370,12 +381,12 @@ class Flood:
         else:
             mark = ledger.begin_removal(index) if operation == REMOVE else 0
         request.mark, request.key, request.message_id = mark, key, message_id
-        request.datagram = self._target.request(message_id, operation, key, value, mark)
+        request.datagram = self._request(message_id, operation, key, value, mark)
         self._waiting[message_id] = request
         request.sent = sent = time.monotonic()
         request.started = started = sent if due is None else due
         request.tally = self.tally if started >= self._measured_from else self._before
-        self._first_deadlines.append((sent + plan.timeouts_ms[0] / 1000, message_id))
+        self._first_deadlines.append((sent + self._first_timeout_s, message_id))
         self._send(request)
 
     def _drawn(self) -> tuple[int, int]:
@@ -485,7 +496,7 @@ class Flood:
 
     def _arrived(self, datagram: bytes) -> None:
         try:
-            answer = self._target.answer(datagram)
+            answer = self._answer(datagram)
         except NotAnAnswer as fault:
             self._current.ignore(fault.reason)
             return

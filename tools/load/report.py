@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tools.load.results import PERCENTILES, TROUBLE, counts_line, errors_of, title_of
+from tools.load.results import PERCENTILES, TROUBLE, counts_line, errors_of, generator_line, title_of
 
 # Errors over time: what is drawn even when it is always 0 (the others only if they happened).
 ALWAYS_DRAWN: Final = ("failed", "timeouts")
@@ -68,12 +68,11 @@ def _latency_table(result: dict[str, Any]) -> str:
 
 
 def _counts_table(result: dict[str, Any]) -> str:
-    generator = result["generator"]
     rows = {
         "reads": counts_line(result["reads"]),
         "answers": counts_line(result["codes"]),
         "trouble": counts_line({name: result[name] for name in TROUBLE}),
-        "generator": f"{generator['us_per_op']} µs of processor time an operation, busy {generator['busy']:.0%}",
+        "generator": generator_line(result["generator"]),
         "ignored": counts_line(result["ignored"]),
         "faults played": counts_line(result["faults"]),
         "servers": ", ".join(result["servers"]),

@@ -29,6 +29,9 @@ CURVE_PERCENTILES: Final = (
     *(99.0, 99.3, 99.5, 99.7, 99.8, 99.9, 99.95, 99.97, 99.99, 99.995, 99.999),
 )
 
+# A generator that hardly ever waits is what limits the rate.
+BUSY_LIMIT: Final = 0.85
+
 READS: Final = ("found", "missing", "absent", "wrong", "stale")
 TROUBLE: Final = ("failed", "timeouts", "retries", "overloads", "refused", "unsent")
 _COUNTS: Final = (*READS, *TROUBLE, "finished_in_time")
@@ -78,6 +81,7 @@ class Outcome:
     slices: list[SliceOutcome]
     elapsed_s: float
     processor_s: float
+    waited_s: float
     samples: list[str]
     interrupted: bool
 
@@ -105,6 +109,7 @@ def outcome_of(tally: Tally) -> Outcome:
         slices=slices,
         elapsed_s=tally.elapsed_s,
         processor_s=tally.processor_s,
+        waited_s=tally.waited_s,
         samples=tally.samples,
         interrupted=tally.interrupted,
     )
@@ -166,6 +171,8 @@ def result_of(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     whole = added(latencies.encode() for latencies in by_operation.values())
     elapsed_s = max(outcome.elapsed_s for outcome in outcomes)
     processor_s = sum(outcome.processor_s for outcome in outcomes)
+    waited_s = sum(outcome.waited_s for outcome in outcomes)
+    busy = round(max(0.0, 1 - waited_s / elapsed_s / plan.processes), 3) if elapsed_s else 0
     samples = [sample for outcome in outcomes for sample in outcome.samples]
     result: dict[str, Any] = {
         "format": FORMAT,
@@ -196,7 +203,7 @@ def result_of(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "samples": samples[:SAMPLES_MAX],
         "generator": {
             "us_per_op": round(processor_s / counts["finished_in_time"] * 1e6, 2) if counts["finished_in_time"] else 0,
-            "busy": round(processor_s / elapsed_s / plan.processes, 3) if elapsed_s else 0,
+            "busy": busy,
         },
         "series": series_of(plan, outcomes),
         "curve": {
@@ -228,6 +235,12 @@ def succeeded(result: dict[str, Any]) -> int:
 
 def counts_line(counts: dict[str, int]) -> str:
     return "  ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def generator_line(generator: dict[str, float]) -> str:
+    """What the load generator itself took, and whether the figures are rather its own than the server's."""
+    limit = " (so it may be what limited the rate)" if generator["busy"] > BUSY_LIMIT else ""
+    return f"{generator['us_per_op']:.1f} µs of processor time an operation, busy {generator['busy']:.0%}{limit}"
 
 
 def title_of(result: dict[str, Any]) -> str:
@@ -274,13 +287,12 @@ def text_of(result: dict[str, Any]) -> str:
     for name, row in rows.items():
         cells = "".join(f"{row[f'{column}_ms']:>10.3f}" for column in columns)
         lines.append(f"{name:<12}{row['count']:>12,}{cells}")
-    generator = result["generator"]
     lines += [
         "",
         f"reads     {counts_line(result['reads'])}",
         f"answers   {counts_line(result['codes'])}",
         f"trouble   {counts_line({name: result[name] for name in TROUBLE})}",
-        f"generator {generator['us_per_op']:.1f} µs of processor time an operation, busy {generator['busy']:.0%}",
+        f"generator {generator_line(result['generator'])}",
     ]
     if result["ignored"]:
         lines.append(f"ignored   {counts_line(result['ignored'])}")

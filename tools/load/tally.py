@@ -48,6 +48,7 @@ class Tally:
     finished_in_time: int = 0  # answered before the time was over: what the rate is made of
     elapsed_s: float = 0.0
     processor_s: float = 0.0  # the generator's own
+    waited_s: float = 0.0  # for answers, or for the time to send
     codes: dict[int, int] = field(default_factory=dict)  # final answers by errCode
     found: int = 0  # GETs that gave the right value
     missing: int = 0  # GETs of a key that was put and not removed: evicted, which is legal, or lost

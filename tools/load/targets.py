@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
 from app.client.codec import NotAnAnswer, decode_response, encode_request
-from app.wire.protocol import GET, IS_ALIVE, PUT
+from app.wire.protocol import GET, IS_ALIVE, KEY_MAX_BYTES, PUT, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest
 
 
@@ -51,6 +51,11 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
+# The varints of all lengths there are, and of most versions: looking one up takes 0.03 µs, making it 0.3.
+_VARINTS: Final = [_varint(number) for number in range(1 << 14)]
+assert len(_VARINTS) > VALUE_MAX_BYTES + KEY_MAX_BYTES + 20, "a payload's length is among them"
+
+
 class KvTarget:
     """A node, or a cluster of them."""
 
@@ -68,22 +73,13 @@ class KvTarget:
         if operation == GET:
             payload = b"\x08\x02\x12%c%b" % (len(key), key)
         elif operation == PUT:
-            payload = b"\x08\x01\x12%c%b\x1a%b%b\x20%b" % (
-                len(key),
-                key,
-                _varint(len(value)),
-                value,
-                _varint(version),
-            )
+            numbered = _VARINTS[version] if version < len(_VARINTS) else _varint(version)
+            payload = b"\x08\x01\x12%c%b\x1a%b%b\x20%b" % (len(key), key, _VARINTS[len(value)], value, numbered)
         else:
             request = KVRequest(command=operation) if operation == IS_ALIVE else KVRequest(command=operation, key=key)
             return encode_request(message_id, request)
-        return b"\n\x10%b\x12%b%b\x19%b\x28\x00" % (
-            message_id,
-            _varint(len(payload)),
-            payload,
-            crc32(payload, crc32(message_id)).to_bytes(8, "little"),
-        )
+        checksum = crc32(payload, crc32(message_id)).to_bytes(8, "little")
+        return b"\n\x10%b\x12%b%b\x19%b\x28\x00" % (message_id, _VARINTS[len(payload)], payload, checksum)
 
     def answer(self, datagram: bytes) -> Answer:
         # messageID of 16 bytes, payload, checkSum, type 1, in this order.

@@ -20,7 +20,7 @@ _STYLE: Final = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #8884 }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child, .words td { text-align: left }
 figure { margin: 1.5rem 0; background: #fff; color: #000; padding: .5rem; border-radius: .5rem; overflow-x: auto }
 figcaption { font-weight: 600 }
 svg { width: 100%; height: auto; min-width: 30rem }
@@ -77,7 +77,7 @@ def _counts_table(result: dict[str, Any]) -> str:
         "faults played": counts_line(result["faults"]),
         "servers": ", ".join(result["servers"]),
     }
-    return "<table>" + "".join(_row(row) for row in rows.items()) + "</table>"
+    return '<table class="words">' + "".join(_row(row) for row in rows.items()) + "</table>"
 
 
 # One plot: its caption, and what is drawn: label, x, y.
@@ -121,6 +121,8 @@ def _figure(number: int, caption: str, x_name: str, y_name: str, lines: list[Any
         axes = figure.subplots()
         for label, x, y in lines:
             axes.plot(x, y, label=label, marker="." if len(x) < 50 else None, linewidth=1.5)
+        if x_name == "seconds":
+            axes.set_xlim(left=0)
         if scale == "log y" and any(value > 0 for _, _, y in lines for value in y):
             axes.set_yscale("log")
         elif scale == "percentiles":
@@ -130,7 +132,7 @@ def _figure(number: int, caption: str, x_name: str, y_name: str, lines: list[Any
             axes.set_xticks(list(ticks), list(ticks.values()), minor=False)
             axes.minorticks_off()
         else:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * max((value for _, _, y in lines for value in y), default=0) or 1)
         axes.set_xlabel(x_name)
         axes.set_ylabel(y_name)
         axes.grid(alpha=0.3)

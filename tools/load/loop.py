@@ -253,7 +253,7 @@ class Flood:
     def _finished(self) -> Tally:
         tally, now = self.tally, time.monotonic()
         if now >= self._measured_from:
-            tally.elapsed_s = min(now, self._end) - self._measured_from
+            tally.elapsed_s = min(now - self._measured_from, self.plan.seconds)
             if not tally.processor_s:  # ended before its time
                 self._stop_clocks()
             if tally.elapsed_s > self._slice * self.plan.slice_s:
@@ -384,8 +384,8 @@ class Flood:
         request.datagram = self._request(message_id, operation, key, value, mark)
         self._waiting[message_id] = request
         request.sent = sent = time.monotonic()
-        request.started = started = sent if due is None else due
-        request.tally = self.tally if started >= self._measured_from else self._before
+        request.started = sent if due is None else due
+        request.tally = self._current if request.started >= self._measured_from else self._before
         self._first_deadlines.append((sent + self._first_timeout_s, message_id))
         self._send(request)
 

@@ -21,8 +21,21 @@ def test_faults_as_they_are_written() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "drop", "drop=", "drop=x", "drop=1.1", "drop=-1", "drop=nan", "drop=0.1:5ms", "delay=0.1", "delay=0.1:"]
-    + ["drop=0.1,drop=0.2", "lose=0.1", f"delay=0.1:{DELAY_MAX_MS + 1}ms"],
+    [
+        "",
+        "drop",
+        "drop=",
+        "drop=x",
+        "drop=1.1",
+        "drop=-1",
+        "drop=nan",
+        "drop=0.1:5ms",
+        "delay=0.1",
+        "delay=0.1:",
+        "drop=0.1,drop=0.2",
+        "lose=0.1",
+        f"delay=0.1:{DELAY_MAX_MS + 1}ms",
+    ],
 )
 def test_what_are_no_faults(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):

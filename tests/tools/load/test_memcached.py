@@ -82,8 +82,11 @@ def test_answers(text: bytes, answer: Answer) -> None:
         HEAD + b"VALUE key 7 5\r\nva",
         HEAD + b"VALUE key 7 3\r\nva\r\nl\r\nEND\r\n",
         HEAD + b"WHAT\r\n",
-    ]
-    + [part(1, 1, b"END\r\n"), part(0, 0, b"END\r\n"), part(2, 2, b"x"), part(0, 17, b"x")],
+        part(1, 1, b"END\r\n"),
+        part(0, 0, b"END\r\n"),
+        part(2, 2, b"x"),
+        part(0, 17, b"x"),
+    ],
 )
 def test_what_is_no_answer(datagram: bytes) -> None:
     with pytest.raises(NotAnAnswer):

@@ -1,13 +1,14 @@
 """The load generator's loop against a peer, and against peers that get one thing wrong."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
 from app.wire.protocol import GET, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Address, Peer, answer_twice, before_the_answer, drop, lose_answer, overload
-from tests.tools.load.runs import PATIENT, QUICK, counted, latencies_us, plan_for, run
+from tests.tools.load.runs import MANY_TRIES, PATIENT, QUICK, counted, latencies_us, plan_for, run
 from tools.load.faults import faults_of
 from tools.load.keys import LATEST, ZIPFIAN
 from tools.load.loop import Flood, NobodyThere, Progress
@@ -292,7 +293,8 @@ def test_requests_that_find_no_place_are_counted_from_when_they_were_due() -> No
     """One request in flight at most, and the first one's answer is 100 ms late: the rest have waited for that."""
     with Peer([drop]) as peer:
         tally = run(peer, clients=1, rate=1000, operations=50, timeouts_ms=(100, 5000))
-    assert (tally.answered, tally.retries) == (50, 1)
+    assert tally.answered == 50
+    assert tally.retries >= 1
     # The first took 100 ms; the n-th was due n ms after it, and was sent when that was over.
     longest = latencies_us(tally)[::-1]
     assert all(longest[n] >= (100 - n) * 1000 * 0.99 for n in range(50))
@@ -329,9 +331,7 @@ def test_the_warm_up_of_an_open_loop_is_not_counted() -> None:
 
 def test_faults_are_played_and_counted_and_nothing_is_wrong() -> None:
     with Peer() as peer:
-        tally = run(
-            peer, faults=faults_of("drop=0.05,dup=0.1,delay=0.1:5ms"), operations=2000, timeouts_ms=(30, 60, 120, 5000)
-        )
+        tally = run(peer, faults=faults_of("drop=0.02,dup=0.1,delay=0.1:5ms"), operations=2000, timeouts_ms=MANY_TRIES)
     assert all(count > 0 for count in tally.faults.values())
     assert tally.retries > 0
     assert tally.ignored["late_or_doubled"] > 0
@@ -372,7 +372,12 @@ def test_nobody_there() -> None:
 def test_slices_add_up_to_the_run() -> None:
     with Peer() as peer:
         tally = run(peer, seconds=0.5, operations=10**9, timeouts_ms=PATIENT)
-    assert [round(piece.start_s, 6) for piece in tally.slices] == [0, 0.1, 0.2, 0.3, 0.4]
+    # As a rule five of 0.1 s; a stall of the machine's makes one longer.
+    bounds = [round(piece.start_s, 6) for piece in tally.slices] + [0.5]
+    assert bounds[0] == 0
+    assert set(bounds) <= {0, 0.1, 0.2, 0.3, 0.4, 0.5}
+    lengths = [round(piece.length_s, 6) for piece in tally.slices]
+    assert lengths == pytest.approx([end - begin for begin, end in pairwise(bounds)])
     assert sum(piece.finished for piece in tally.slices) == tally.finished_in_time
     assert sum(counted(tally).values()) == tally.answered
     assert tally.processor_s > 0
@@ -382,7 +387,7 @@ def test_slices_add_up_to_the_run() -> None:
 def test_progress_tells_the_phase() -> None:
     seen: list[Progress] = []
     with Peer() as peer:
-        generator = Flood(plan_for(peer, load=True, warmup_s=0.3, seconds=0.3, operations=10**9))
+        generator = Flood(plan_for(peer, load=True, warmup_s=0.3, seconds=0.8, operations=10**9))
         generator.load(seen.append)
         generator.run(seen.append)
         generator.close()

@@ -20,6 +20,7 @@ from app.wire.protocol import (
     REMOVE,
 )
 from tests.integration.nodes import free_port, until
+from tests.tools.load.runs import MANY_TRIES
 from tools.load.faults import faults_of
 from tools.load.loop import Flood
 from tools.load.memcached import PARTIAL_MAX, MemcachedTarget
@@ -176,8 +177,6 @@ def test_a_flood_of_memcached_reads_back_what_it_wrote(port: int) -> None:
 
 
 def test_faults_do_not_make_memcached_look_wrong(port: int) -> None:
-    tally = run(
-        port, faults=faults_of("drop=0.02,dup=0.05,delay=0.1:5ms"), timeouts_ms=(30, 60, 5000), value_size="500"
-    )
+    tally = run(port, faults=faults_of("drop=0.02,dup=0.05,delay=0.1:5ms"), timeouts_ms=MANY_TRIES, value_size="500")
     assert tally.retries > 0
     assert (tally.bad_values, tally.timeouts) == (0, 0)

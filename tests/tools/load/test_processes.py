@@ -48,7 +48,7 @@ def test_two_processes_flood_a_real_node_and_their_results_are_one(node: Node) -
     assert result["latency"]["all"]["count"] == sum(result["codes"].values())
     assert sum(one.counts["finished_in_time"] for one in outcomes) == round(result["ops_per_s"] * result["seconds"])
     assert {progress.phase for progress in seen} >= {"run"}
-    assert len(result["series"]["second"]) == 10
+    assert result["series"]["second"][-1] == 1.0
     assert multiprocessing.active_children() == []
 
 

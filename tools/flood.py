@@ -21,7 +21,8 @@ from tools import cli
 from tools.load import compare, processes, results
 from tools.load.faults import Faults, faults_of
 from tools.load.keys import LAWS, UNIFORM
-from tools.load.loop import TARGETS, TICK_S, NobodyThere, Progress
+from tools.load.lanes import NobodyThere
+from tools.load.loop import TARGETS, TICK_S, Progress
 from tools.load.plan import OPERATIONS, YCSB, Plan
 from tools.load.sizes import sizes_of
 

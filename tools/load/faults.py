@@ -10,7 +10,7 @@ takes as undecided.
 
 import heapq
 import random
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from app.client.retry import SAFE_RETRY_S
 
@@ -70,11 +70,11 @@ class FaultyPath:
     def __init__(self, faults: Faults, rng: random.Random) -> None:
         self._faults = faults
         self._random = rng.random
-        self._delayed: list[tuple[float, int, object]] = []  # heap by time; the number keeps equal times apart
+        self._delayed: list[tuple[float, int, Any]] = []  # heap by time; the number keeps equal times apart
         self._number = 0
         self.counts = {"dropped": 0, "doubled": 0, "delayed": 0}
 
-    def copies(self, item: object, now: float) -> int:
+    def copies(self, item: Any, now: float) -> int:
         """How many copies of a datagram to deliver now; those for later come out of `due`."""
         faults, draw, counts = self._faults, self._random, self.counts
         if draw() < faults.drop:
@@ -97,7 +97,7 @@ class FaultyPath:
         """When `due` has something next."""
         return self._delayed[0][0] if self._delayed else float("inf")
 
-    def due(self, now: float) -> list[object]:
+    def due(self, now: float) -> list[Any]:
         """The delayed datagrams whose time has come."""
         items = []
         while self._delayed and self._delayed[0][0] <= now:

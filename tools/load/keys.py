@@ -62,14 +62,19 @@ class Zipfian:
 
     def probability(self, rank: int) -> float:
         """How probable a rank from 0 is."""
-        return (rank + 1) ** -self._theta / self._total
+        return float((rank + 1) ** -self._theta) / self._total
 
 
 class Keys(Protocol):
     """Chooses among the keys of one process, by index."""
 
-    read: Callable[[], int]  # a key to GET or REMOVE
-    update: Callable[[], int]  # a key to PUT
+    @property
+    def read(self) -> Callable[[], int]:
+        """Chooses a key to GET or REMOVE."""
+
+    @property
+    def update(self) -> Callable[[], int]:
+        """Chooses a key to PUT."""
 
     def written(self, index: int) -> None:
         """A PUT of this key is on its way."""

@@ -1,8 +1,8 @@
 """The load generator behind tools/flood.py: very many requests in flight from one thread.
 
-Requests are not threads, nor do they have a socket each: a few connected sockets a server carry them all, answers find
-their request by its id, and one select waits for everything. That leaves a Python process fast enough to load
-a node on another core.
+Requests are not threads, nor do they have a socket each: a few sockets carry them all (tools/load/lanes.py), answers
+find their request by its id, and one select waits for everything. That leaves a Python process fast enough to load a
+node on another core.
 
 Closed loop: so many clients, each of which sends its next request when the last one is answered. A node that stalls
 then stops the clients too, and what they would have sent meanwhile is never counted: the latencies look better than
@@ -21,15 +21,12 @@ Attempts and a heap.
 import gc
 import heapq
 import random
-import select
-import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from app.client.address import Server, resolve
 from app.client.retry import OVERLOAD_PATIENCE_S, Attempts
 from app.wire.protocol import (
     ERROR_NAMES,
@@ -46,6 +43,7 @@ from app.wire.protocol import (
 )
 from tools.load.faults import NO_FAULTS, FaultyPath
 from tools.load.keys import keys_of
+from tools.load.lanes import Lanes
 from tools.load.memcached import MemcachedTarget
 from tools.load.plan import INSERT, Plan
 from tools.load.sizes import sizes_of
@@ -55,18 +53,8 @@ from tools.load.values import RIGHT, STALE, WRONG, Ledger, value_of
 
 TARGETS: Final[dict[str, Callable[[], Target]]] = {"kv": KvTarget, "memcached": MemcachedTarget}
 
-# Sockets for each server. Each costs a wake-up of its own, while one that is shared finds many answers at
-# once. The processor's time for an operation was the same at 1, 4 and 16 within what could be measured.
-LANES_A_SERVER: Final = 4
-
-# select() takes file descriptors below 1024 only: this many sockets at most.
-LANES_MAX: Final = 512
-
-# Receive buffer asked for (bytes): the answers to thousands of clients while this process is busy elsewhere.
-RECEIVE_BUFFER_BYTES: Final = 4 << 20
-
-# Answers taken from one socket before the next one's turn and the deadlines'; requests sent in a row that are due.
-DRAIN_MAX: Final = 64
+# Requests sent in a row that are due.
+SEND_MAX: Final = 64
 
 # Operations are drawn in advance, this many, and gone round.
 DRAWN_OPERATIONS: Final = 1 << 14
@@ -78,17 +66,10 @@ TICKS_A_PERCENTILE: Final = 4
 # Requests in flight while the keys are put before the run.
 LOAD_CLIENTS: Final = 64
 
-# What finding out whether anybody is there may take (s).
-GREETING_TIMEOUTS_S: Final = (0.15, 0.45, 1.35)
-
 # Answers after which a write has certainly not happened.
 _NOTHING_DONE: Final = (NO_SPC_ERR, INVALID_KEY_ERR, INVALID_VAL_ERR)
 
 _NEVER: Final = float("inf")
-
-
-class NobodyThere(Exception):
-    """No server has answered."""
 
 
 class Progress(NamedTuple):
@@ -169,51 +150,20 @@ class Flood:
         self._begin = self._measured_from = self._end = self._boundary = _NEVER
         self._slice = 0  # the number of the slice under way
         self._processor_s = self._waited_s = 0.0
-        self._servers = [resolve(server) for server in plan.servers]
-        lanes = max(1, min(LANES_A_SERVER, plan.clients, LANES_MAX // len(self._servers)))
-        self._lanes = [[self._open(server) for _ in range(lanes)] for server in self._servers]
-        self._all_lanes = [lane for lanes_of_one in self._lanes for lane in lanes_of_one]
-        self._idle = deque(
-            _Request(number % len(self._servers), number % lanes, self._before) for number in range(plan.clients)
-        )
-
-    def _open(self, server: Server) -> socket.socket:
-        lane = socket.socket(server.family, socket.SOCK_DGRAM)
-        lane.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        lane.setblocking(False)
-        lane.connect(server.address)
-        return lane
+        self._lanes = Lanes(plan.servers, plan.clients, self._faulty)
+        servers, lanes = len(plan.servers), self._lanes.lanes_a_server
+        self._idle = deque(_Request(number % servers, number % lanes, self._before) for number in range(plan.clients))
 
     def close(self) -> None:
-        for lane in self._all_lanes:
-            lane.close()
+        self._lanes.close()
 
     def greet(self) -> None:
         """Find out whether there is anybody; NobodyThere if not."""
-        lanes = [lanes[0] for lanes in self._lanes]
-        for timeout_s in GREETING_TIMEOUTS_S:
-            self._ids += 1
-            message_id = self._target.message_id(self._ids)
-            greeting = self._target.request(message_id, IS_ALIVE, b"", b"", 0)
-            for lane in list(lanes):
-                try:
-                    lane.send(greeting)
-                except OSError:
-                    lanes.remove(lane)
-            end = time.monotonic() + timeout_s
-            while lanes and (pause_s := end - time.monotonic()) > 0:
-                for lane in select.select(lanes, (), (), pause_s)[0]:
-                    try:
-                        answer = self._target.answer(lane.recv(65535))
-                    except NotAnAnswer:
-                        continue
-                    except OSError:
-                        lanes.remove(lane)
-                        continue
-                    if answer is not None:
-                        return
-        refused = "" if lanes else ": the port is closed"
-        raise NobodyThere(f"no answer from {', '.join(self.plan.servers)}{refused}")
+        self._lanes.greet(self._target, self._next_id)
+
+    def _next_id(self) -> bytes:
+        self._ids += 1
+        return self._message_id(self._ids)
 
     # The course of a run.
 
@@ -259,6 +209,9 @@ class Flood:
             if tally.elapsed_s > self._slice * self.plan.slice_s:
                 tally.cut(self._slice * self.plan.slice_s, tally.elapsed_s)
         tally.take_bad_values(self._before)
+        tally.refused = self._lanes.refused
+        if self._lanes.not_sent:
+            tally.ignored["not_sent"] = self._lanes.not_sent
         if self._faulty is not None:
             tally.faults = dict(self._faulty.counts)
         return tally
@@ -286,10 +239,11 @@ class Flood:
                 progress(Progress(self._phase, elapsed_s, finished, errors, p99_us))
             self._expire(now)
             pause_s, before = self._pause_s(now), time.monotonic()
-            ready = select.select(self._all_lanes, (), (), pause_s)[0]
+            ready = self._lanes.wait(pause_s)
             self._waited_s += time.monotonic() - before
             for lane in ready:
-                self._drain(lane)
+                for datagram in self._lanes.receive(lane):
+                    self._arrived(datagram)
 
     def _pause_s(self, now: float) -> float:
         """How long to wait for answers: until something else is to be done."""
@@ -301,7 +255,7 @@ class Flood:
         if self._idle and self._left:
             due = min(due, self._due)
         if self._faulty is not None:
-            due = min(due, self._faulty.next_due)
+            due = min(due, self._lanes.next_due)
         return max(due - now, 0.0)
 
     def _cross(self, now: float) -> None:
@@ -310,6 +264,7 @@ class Flood:
         if self._phase == "warm-up":
             self._phase = "run"
             self._current = self.tally
+            self._lanes.refused = self._lanes.not_sent = 0
             self._left = self.plan.operations
             self._processor_s, self._waited_s = time.process_time(), 0.0
         else:
@@ -348,7 +303,7 @@ class Flood:
 
     def _send_due(self, now: float) -> None:
         """Open loop: send what is due."""
-        for _ in range(DRAIN_MAX):
+        for _ in range(SEND_MAX):
             if self._due > now or not self._idle or not self._left or self._due >= self._end:
                 return
             self._start_due(now)
@@ -387,7 +342,7 @@ class Flood:
         request.started = sent if due is None else due
         request.tally = self._current if request.started >= self._measured_from else self._before
         self._first_deadlines.append((sent + self._first_timeout_s, message_id))
-        self._send(request)
+        self._lanes.send(request.server, request.lane, request.datagram)
 
     def _drawn(self) -> tuple[int, int]:
         """The next operation, and the index of its key."""
@@ -400,25 +355,6 @@ class Flood:
         if operation == INSERT:
             return operation, self._ledger.add_key()
         return operation, self._keys.read() if operation != IS_ALIVE else 0
-
-    def _send(self, request: _Request) -> None:
-        """One try."""
-        lane = self._lanes[request.server][request.lane]
-        if self._faulty is None:
-            self._transmit(lane, request.datagram)
-            return
-        for _ in range(self._faulty.copies((lane, request.datagram, True), time.monotonic())):
-            self._transmit(lane, request.datagram)
-
-    def _transmit(self, lane: socket.socket, datagram: bytes) -> None:
-        """What the socket won't take counts as lost: the deadline brings the next try."""
-        try:
-            lane.send(datagram)
-        except ConnectionRefusedError:
-            # Says what became of an earlier datagram; this one has not been sent.
-            self._current.refused += 1
-        except OSError:
-            self._current.ignore("not_sent")
 
     def _expire(self, now: float) -> None:
         """Try again, or give up, what is overdue."""
@@ -436,11 +372,8 @@ class Flood:
             if request is not None and request.attempts is not None and request.attempts.due == due:
                 self._again(request, now)
         if self._faulty is not None:
-            for lane, datagram, outward in self._faulty.due(now):  # type: ignore[misc]
-                if outward:
-                    self._transmit(lane, datagram)
-                else:
-                    self._arrived(datagram)
+            for datagram in self._lanes.delayed(now):
+                self._arrived(datagram)
 
     def _attempts(self, request: _Request) -> Attempts:
         return Attempts(request.sent, self.plan.timeouts_ms, rng=self._rng)
@@ -454,17 +387,16 @@ class Flood:
             self._rest(request)
             return
         request.tally.retries += 1
-        request.server = (request.server + 1) % len(self._servers)
+        request.server = (request.server + 1) % len(self.plan.servers)
         if not self._target.at_most_once:
             self._rename(request)
         heapq.heappush(self._deadlines, (attempts.due, request.message_id))
-        self._send(request)
+        self._lanes.send(request.server, request.lane, request.datagram)
 
     def _rename(self, request: _Request) -> None:
         """Give a retry an id of its own (tools/load/memcached.py)."""
         del self._waiting[request.message_id]
-        self._ids += 1
-        request.message_id = message_id = self._target.message_id(self._ids)
+        request.message_id = message_id = self._next_id()
         request.datagram = message_id + request.datagram[len(message_id) :]
         self._waiting[message_id] = request
 
@@ -476,23 +408,6 @@ class Flood:
             self._idle.append(request)
 
     # Receiving.
-
-    def _drain(self, lane: socket.socket) -> None:
-        """Work off what one socket has received."""
-        receive = lane.recv
-        for _ in range(DRAIN_MAX):
-            try:
-                datagram = receive(65535)
-            except BlockingIOError:
-                return
-            except ConnectionRefusedError:
-                self._current.refused += 1
-                return
-            if self._faulty is None:
-                self._arrived(datagram)
-                continue
-            for _ in range(self._faulty.copies((lane, datagram, False), time.monotonic())):
-                self._arrived(datagram)
 
     def _arrived(self, datagram: bytes) -> None:
         try:

@@ -46,7 +46,7 @@ def encoded(counts: Iterable[tuple[int, int]]) -> bytes:
     made = histogram()
     for latency_us, count in counts:
         made.record_value(min(max(latency_us, 1), LATENCY_MAX_US), count)
-    return made.encode()
+    return bytes(made.encode())
 
 
 def added(histograms: Iterable[bytes]) -> HdrHistogram:
@@ -127,7 +127,8 @@ def percentile_ms(latencies: HdrHistogram, percentile: float) -> float:
     """A percentile, at most the longest latency: a bucket's upper end may lie past it."""
     if not latencies.get_total_count():
         return 0.0
-    return round(min(latencies.get_value_at_percentile(percentile), latencies.get_max_value()) / 1000, 3)
+    value_us: int = min(latencies.get_value_at_percentile(percentile), latencies.get_max_value())
+    return round(value_us / 1000, 3)
 
 
 def latency_summary(latencies: HdrHistogram) -> dict[str, float]:

@@ -5,6 +5,7 @@ arrays, which takes some 0.1 ms; histograms are made of them after the run (tool
 """
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -33,7 +34,7 @@ class Slice(NamedTuple):
     length_s: float
     finished: int
     counts: dict[str, int]
-    latencies: dict[int, tuple[array, array]]
+    latencies: dict[int, tuple[Sequence[int], Sequence[int]]]
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ class Tally:
 
     def cut(self, start_s: float, end_s: float) -> None:
         """End a slice of the series."""
-        latencies = {}
+        latencies: dict[int, tuple[Sequence[int], Sequence[int]]] = {}
         for operation, counts in self.latencies_us.items():
             if counts:
                 latencies[operation] = (array("I", counts), array("I", counts.values()))

@@ -11,7 +11,8 @@ from tests.client.peer import Address, Peer, answer_twice, before_the_answer, dr
 from tests.tools.load.runs import MANY_TRIES, PATIENT, QUICK, counted, latencies_us, plan_for, run
 from tools.load.faults import faults_of
 from tools.load.keys import LATEST, ZIPFIAN
-from tools.load.loop import Flood, NobodyThere, Progress
+from tools.load.lanes import NobodyThere
+from tools.load.loop import Flood, Progress
 from tools.load.plan import INSERT, YCSB, Plan
 
 

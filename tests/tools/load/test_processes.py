@@ -11,7 +11,8 @@ from tests.client.peer import Peer
 from tests.integration.nodes import HOST, Node, running
 from tests.tools.load.runs import plan_for
 from tools.load import processes
-from tools.load.loop import NobodyThere, Progress
+from tools.load.lanes import NobodyThere
+from tools.load.loop import Progress
 from tools.load.plan import YCSB, Plan
 from tools.load.results import result_of
 

@@ -6,6 +6,7 @@ that neither's mistakes can hide in the other; the tests hold both against proto
 """
 
 import os
+from functools import partial
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
 from zlib import crc32
@@ -23,6 +24,10 @@ class Answer(NamedTuple):
     value: bytes | None = None
     version: int | None = None
     wait_ms: int = 0
+
+
+# Answer((id, code, value, version, wait)): its own constructor takes 0.3 µs, this a third of that.
+_new_answer: Final = partial(tuple.__new__, Answer)
 
 
 class Target(Protocol):
@@ -109,7 +114,7 @@ def _ordinary(message_id: bytes, payload: bytes) -> Answer | None:
     if payload[0] != 0x08 or payload[1] & 0x80:
         return None
     if len(payload) == 2:
-        return Answer(message_id, payload[1])
+        return _new_answer((message_id, payload[1], None, None, 0))
     if payload[:3] != b"\x08\x00\x12" or len(payload) < 6:
         return None
     at, length = 4, payload[3]
@@ -122,11 +127,12 @@ def _ordinary(message_id: bytes, payload: bytes) -> Answer | None:
         return None
     rest = payload[end + 1 :]
     if len(rest) == 1 and rest[0] < 0x80:
-        return Answer(message_id, 0, payload[at:end], rest[0])
+        return _new_answer((message_id, 0, payload[at:end], rest[0], 0))
     if len(rest) == 2 and rest[0] >= 0x80 > rest[1]:
-        return Answer(message_id, 0, payload[at:end], rest[0] & 0x7F | rest[1] << 7)
+        return _new_answer((message_id, 0, payload[at:end], rest[0] & 0x7F | rest[1] << 7, 0))
     if len(rest) == 3 and rest[0] >= 0x80 <= rest[1] and rest[2] < 0x80:
-        return Answer(message_id, 0, payload[at:end], rest[0] & 0x7F | (rest[1] & 0x7F) << 7 | rest[2] << 14)
+        version = rest[0] & 0x7F | (rest[1] & 0x7F) << 7 | rest[2] << 14
+        return _new_answer((message_id, 0, payload[at:end], version, 0))
     return None
 
 

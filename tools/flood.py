@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import random
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections import deque
@@ -96,7 +97,7 @@ def mix(text: str) -> dict[int, int]:
 
 
 def number(what: str, low: float, high: float) -> Callable[[str], float]:
-    """The type of an argument that is a number from `low` to `high`; `low` itself is allowed if it is 0."""
+    """The type of an argument that is a number from `low` to `high`, both included."""
 
     def parse(text: str) -> float:
         try:
@@ -112,8 +113,6 @@ def number(what: str, low: float, high: float) -> Callable[[str], float]:
 
 def value_size(text: str) -> str:
     """An argument that tools/load/sizes.py understands."""
-    import random
-
     try:
         sizes_of(text, random.Random(0))
     except ValueError as error:

@@ -41,6 +41,7 @@ from app.wire.protocol import (
     REMOVE,
     SYS_OVERLOAD_ERR,
 )
+from tools.load.clock import exact_timers
 from tools.load.faults import NO_FAULTS, FaultyPath
 from tools.load.keys import keys_of
 from tools.load.lanes import Lanes
@@ -193,7 +194,8 @@ class Flood:
         gc.collect()
         gc.disable()
         try:
-            self._loop(progress)
+            with exact_timers():
+                self._loop(progress)
         except KeyboardInterrupt:
             self.tally.interrupted = True
         finally:

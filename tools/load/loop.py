@@ -148,7 +148,7 @@ class Flood:
         self._left = 0  # operations that may still be sent
         self._spacing_s = 1 / plan.rate if plan.rate else 0.0
         self._due = _NEVER  # when the open loop's next request is
-        self._begin = self._measured_from = self._end = self._boundary = _NEVER
+        self._measured_from = self._end = self._boundary = _NEVER
         self._slice = 0  # the number of the slice under way
         self._processor_s = self._waited_s = 0.0
         self._lanes = Lanes(plan.servers, plan.clients, self._faulty)
@@ -180,8 +180,10 @@ class Flood:
 
         Ctrl-C ends the run early. `progress` is called a few times a second, for as long as it lasts.
         """
+        # A collection over the ledger and the queues would show up as a latency of the node's.
+        gc.collect()
         plan, now = self.plan, time.monotonic()
-        self._begin = begin = now if begin is None else begin
+        begin = now if begin is None else begin
         time.sleep(max(begin - now, 0.0))
         self._measured_from = begin + plan.warmup_s
         self._end = self._measured_from + plan.seconds
@@ -190,8 +192,6 @@ class Flood:
         self._left = sys.maxsize
         # The processes of one run take turns.
         self._due = begin + self._spacing_s * (plan.number / plan.processes) if plan.rate else _NEVER
-        # A collection over the ledger and the queues would show up as a latency of the node's.
-        gc.collect()
         gc.disable()
         try:
             with exact_timers():

@@ -1,8 +1,8 @@
 """The protocols that the load generator speaks: what a request looks like, and what an answer says.
 
-Both sides are laid out and taken apart by hand where they have the form that nearly all have, which saves a few percent of
-the generator's time; protobuf, through the client's codec, decides the rest. Shares nothing but the varint with the
-node's codec, so that neither's mistakes can hide in the other; the tests hold both against protobuf.
+Both sides are laid out and taken apart by hand where they have the form that nearly all have (0.5 and 1.1 µs);
+protobuf, through the client's codec, decides the rest. Shares nothing but the varint with the node's codec, so that
+neither's mistakes can hide in the other; the tests hold both against protobuf.
 """
 
 import os

@@ -195,7 +195,7 @@ def test_load_puts_every_key_once_and_counts_nothing() -> None:
 
 def test_what_belongs_to_the_warm_up_is_not_counted() -> None:
     with Peer() as peer:
-        tally = run(peer, warmup_s=0.1, operations=50, timeouts_ms=PATIENT)
+        tally = run(peer, warmup_s=0.5, operations=50, timeouts_ms=PATIENT)
     assert tally.answered == sum(counted(tally).values()) == 50
     assert len(peer.received) > 50
     assert sum(piece.finished for piece in tally.slices) == 50

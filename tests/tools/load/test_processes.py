@@ -104,4 +104,4 @@ def test_nobody_there_is_found_out_before_anything_is_started() -> None:
     with pytest.raises(NobodyThere):
         processes.run(plan, None)
     with pytest.raises(BadServer):
-        processes.run(Plan(servers=("no-such-host.invalid:1",), processes=2), None)
+        processes.run(Plan(servers=("nonsense",), processes=2), None)

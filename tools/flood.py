@@ -4,12 +4,14 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 if not __package__:
     import _script_path  # noqa: F401
@@ -301,6 +303,21 @@ def progress_on_terminal(plan: Plan) -> tuple[Callable[[Progress], None], Callab
     return show, bar.close
 
 
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """The first Ctrl-C ends the run; a second one (timeout(1) sends two) must not take away the result."""
+
+    def interrupt(signal_number: int, frame: object) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def carry_out(plan: Plan, quiet: bool) -> dict[str, Any]:
     """Run it; the result."""
     if quiet or not sys.stderr.isatty():
@@ -351,8 +368,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return cli.OK
         plan = plan_of(arguments)
         check_outputs(arguments)
-        result = carry_out(plan, arguments.quiet)
-        publish(result, arguments)
+        with interrupted_once():
+            result = carry_out(plan, arguments.quiet)
+            publish(result, arguments)
     except (ArgumentTypeError, KVError, NobodyThere, compare.BadResult, OSError) as error:
         cli.complain("flood.py", error)
         return cli.USAGE

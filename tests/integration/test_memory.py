@@ -11,13 +11,12 @@ from pathlib import Path
 from struct import Struct
 from zlib import crc32
 
-from tools.values import value_of
-
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, SYS_OVERLOAD_ERR
 from proto_gen.key_value_pb2 import KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.integration.nodes import Node, running
 from tests.wire.datagrams import request
+from tools.load.values import value_of
 
 MIB = 1 << 20
 BOUND = 128 * MIB

@@ -7,6 +7,7 @@ others the general one; both end in the same few methods that touch the store.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 from zlib import crc32
 
@@ -115,6 +116,8 @@ class Commands:
         self.hold: Callable[[int, bytes, bytes], bytes | None] = _alone
         # WIPEOUT goes there.
         self.wipe_out: Callable[[bytes, int], bytes | None] = self._wipe_out
+        # Whether whoever sent the request in hand may have SHUTDOWN and WIPEOUT (the command is named) carried out.
+        self.may_administer: Callable[[int], bool] = lambda command: True
         # What nodes say to each other goes there, as the payload of a sound Msg of their type.
         self.on_cluster: Callable[[bytes], object] = lambda payload: None
         # What STATUS answers: JSON, at most VALUE_MAX_BYTES.
@@ -256,6 +259,9 @@ class Commands:
     # --- the rest ------------------------------------------------------------------------------------------------
 
     def _handle_keyless(self, command: int, message_id: bytes, id_crc: int) -> bytes | None:
+        if command in (SHUTDOWN, WIPEOUT) and not self.may_administer(command):
+            self._drop("admin_not_allowed")
+            return None
         if command == WIPEOUT:
             return self.wipe_out(message_id, id_crc)
         if command == GET_PID:
@@ -294,6 +300,18 @@ class Commands:
     def fail(self, data: bytes) -> bytes | None:
         """The datagram that says that a request broke the node's code; None when it is not a sound request."""
         return self._answer_unexecuted(data, error_payload(INTERNAL_ERR), lambda payload: None)
+
+    def shut_out(self, data: bytes) -> None:
+        """Take a datagram from where no requests are allowed from: only what a node says is heard, and must prove
+        itself; the rest is dropped."""
+        with suppress(DecodeError):
+            if len(data) <= DATAGRAM_MAX_BYTES:
+                msg = parse_msg(data)
+                message_id, payload = msg.messageID, msg.payload
+                if msg.type == TYPE_CLUSTER and self._check(msg, message_id, payload, crc32(message_id)) is None:
+                    self.on_cluster(payload)
+                    return
+        self._drop("not_allowed")
 
     def _answer_unexecuted(self, data: bytes, answer: bytes, on_cluster: Callable[[bytes], object]) -> bytes | None:
         if len(data) > DATAGRAM_MAX_BYTES:

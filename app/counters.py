@@ -22,6 +22,8 @@ DROP_REASONS: Final = (
     "no_payload",
     "unexpected_type",
     "too_old",
+    "not_allowed",
+    "admin_not_allowed",
 )
 
 

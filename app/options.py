@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NoReturn
 
-from app import logs, servers
+from app import logs, networks, servers
+from app.networks import Network
 from app.servers import Server, ServersError, split_host_port
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES
 
@@ -254,6 +255,30 @@ class Options:
             others reach it by (address translation, a container's published port), or has several that are
             in the file.""",
     )
+    allow: tuple[Network, ...] | None = _setting(
+        "--allow",
+        networks.parse_networks,
+        "CIDR[,CIDR...]",
+        default=None,
+        default_words="everybody",
+        group="Network",
+        help=f"""
+            Whose requests are answered, like 10.0.0.0/8,fd00::/8,127.0.0.1 (at most {networks.NETWORKS_MAX}
+            networks); others' are dropped and counted. The servers of SERVERS_FILE are always among them;
+            tools and health checks on this machine come from 127.0.0.1. What nodes say to each other is not
+            concerned.""",
+    )
+    admin_allow: tuple[Network, ...] | None = _setting(
+        "--admin-allow",
+        networks.parse_networks,
+        "CIDR[,CIDR...]",
+        default=None,
+        default_words="everybody who may send requests",
+        group="Network",
+        help="""
+            Whose SHUTDOWN and WIPEOUT are obeyed; others' are dropped, counted and logged. With --allow, all
+            of it must be within that.""",
+    )
     reply_ttl_s: float = _setting(
         "--reply-ttl",
         _parse_reply_ttl,
@@ -424,6 +449,11 @@ def _check_together(options: Options) -> None:
             f"--bind {options.bind} is IPv6, but others reach {options.me} at {options.me.address}:"
             " bind an IPv4 address or change the servers file"
         )
+    if options.allow is not None:
+        shown = networks.show_networks(options.allow)
+        for network in options.admin_allow or ():
+            if not any(allowed.covers(network) for allowed in options.allow):
+                raise UsageError(f"--admin-allow {network} isn't within --allow {shown}: add it there")
     if options.secret and options.file_secret:
         raise UsageError("KV_CLUSTER_SECRET and KV_CLUSTER_SECRET_FILE are both set: unset one of them")
     machine_bytes = machine_memory_bytes()

@@ -45,6 +45,7 @@ from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 
 KEY = b"key"
 VALUE = b"value"
+FIRST = b"first" * 3
 
 
 @dataclasses.dataclass
@@ -273,7 +274,8 @@ def test_unsound_datagrams_are_dropped_and_counted_by_reason(node: Asker, reason
 
 
 def test_every_reason_is_tried_above() -> None:
-    assert {reason for reason, _ in DROPPED} == set(DROP_REASONS) - {"too_old"}, "the front drops those"
+    elsewhere = {"too_old", "not_allowed", "admin_not_allowed"}  # the front's, and tried below
+    assert {reason for reason, _ in DROPPED} == set(DROP_REASONS) - elsewhere
 
 
 @pytest.mark.parametrize(("reason", "datagram"), DROPPED)
@@ -283,9 +285,55 @@ def test_unsound_datagrams_are_not_refused_but_dropped_too(node: Asker, reason: 
     assert node.drops() == {reason: 2}
 
 
-# --- at most once ---------------------------------------------------------------------------------------------------
+# --- who may send what ----------------------------------------------------------------------------------------------
 
-FIRST = b"first" * 3
+
+@pytest.mark.parametrize("command", COMMAND_NAMES)
+def test_only_administrators_stop_and_wipe(node: Asker, command: int) -> None:
+    asked: list[int] = []
+
+    def nobody(command: int) -> bool:
+        asked.append(command)
+        return False
+
+    node.code(PUT, key=KEY, value=VALUE)
+    before = node.parts.state()[:2]
+    node.parts.commands.may_administer = nobody
+    reply = node.send(request(b"x" * 16, command=command, key=b"other"))
+    if command in (SHUTDOWN, WIPEOUT):
+        assert reply is None
+        assert (asked, node.drops()) == ([command], {"admin_not_allowed": 1})
+        assert node.parts.state()[:2] == before
+    else:
+        assert reply is not None
+        assert (asked, node.drops()) == ([], {})
+    node.parts.commands.may_administer = lambda command: command == WIPEOUT
+    assert node.code(WIPEOUT) == NO_ERR
+    assert node.holds() is None
+
+
+def test_who_is_shut_out_gets_no_answer_and_changes_nothing(node: Asker) -> None:
+    told: list[bytes] = []
+    node.parts.commands.on_cluster = told.append
+    assert node.code(PUT, FIRST, key=KEY, value=VALUE) == NO_ERR
+    before = node.parts.state()[:2]
+    datagrams = [request(b"x" * 16, command=command, key=KEY, value=b"y") for command in (0, *COMMAND_NAMES)]
+    datagrams += [ack(FIRST), *(datagram for _, datagram in DROPPED)]
+    for datagram in datagrams:
+        node.parts.commands.shut_out(datagram)
+    assert node.parts.state()[:2] == before
+    assert node.drops() == {"not_allowed": len(datagrams)}
+    assert told == []
+
+
+def test_nodes_are_heard_from_wherever_they_are(node: Asker) -> None:
+    told: list[bytes] = []
+    node.parts.commands.on_cluster = told.append
+    node.parts.commands.shut_out(envelope(b"m" * 8, b"sealed", TYPE_CLUSTER))
+    assert (told, node.drops()) == ([b"sealed"], {})
+
+
+# --- at most once ---------------------------------------------------------------------------------------------------
 
 
 def test_a_retried_put_does_not_undo_what_came_after(node: Asker) -> None:

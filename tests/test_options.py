@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app import options
+from app.networks import parse_networks
 from app.options import (
     IN_FLIGHT_MAX,
     MEMORY_MIN_BYTES,
@@ -53,6 +54,8 @@ def test_defaults(file: str) -> None:
         policy="allkeys-lru",
         bind="0.0.0.0",
         advertise=None,
+        allow=None,
+        admin_allow=None,
         reply_ttl_s=6.0,
         max_in_flight=1024,
         replicas=3,
@@ -80,6 +83,8 @@ def test_options_can_be_made_without_a_command_line() -> None:
         ("--bind", "::", "bind", "::"),
         ("--bind", "[::]", "bind", "::"),
         ("--advertise", "127.0.0.1:3331", "advertise", ("127.0.0.1", 3331)),
+        ("--allow", "10.0.0.0/8, ::1", "allow", parse_networks("10.0.0.0/8,::1")),
+        ("--admin-allow", "192.0.2.7", "admin_allow", parse_networks("192.0.2.7")),
         ("--reply-ttl", "7.5", "reply_ttl_s", 7.5),
         ("--reply-ttl", "7s", "reply_ttl_s", 7.0),
         ("--max-in-flight", "1", "max_in_flight", 1),
@@ -239,6 +244,10 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--advertise", "127.0.0.1", "--advertise '127.0.0.1': the port is missing"),
         ("--advertise", "127.0.0.1:0", "port 0 is out of range"),
         ("--advertise", "127.0.0.1:65535", "127.0.0.1:65535 (--advertise) isn't in "),
+        ("--allow", "", "--allow '': '' isn't a network: write 10.0.0.0/8, fd00::/8 or an address"),
+        ("--allow", "10.0.0.1/8", "has bits set past the first 8: write 10.0.0.0/8 or 10.0.0.1"),
+        ("--allow", "10.0.0.0/8,kv1", "'kv1' isn't a network"),
+        ("--admin-allow", "10.0.0.0/33", "what follows the / is a number of bits from 0 to 32"),
         ("--log-level", "INFO", "isn't one of debug, info, warning, error"),
         ("--log-format", "xml", "isn't one of text, json"),
         ("--log-format", "a\nb", "--log-format 'a\\nb': isn't one of"),
@@ -250,6 +259,16 @@ def test_limits(file: str, option: str, text: str | None, complaint: str | None)
         parse(arguments, {})
     else:
         assert complaint in refusal(arguments)
+
+
+def test_administrators_must_be_clients(file: str) -> None:
+    arguments = ["3331", file, "--allow", "10.0.0.0/8,fd00::/8", "--admin-allow"]
+    parse([*arguments, "10.1.0.0/16,fd00::1"], {})
+    assert refusal([*arguments, "10.1.0.0/16,192.0.2.7"]) == (
+        "--admin-allow 192.0.2.7 isn't within --allow 10.0.0.0/8,fd00::/8: add it there"
+    )
+    assert "--admin-allow 0.0.0.0/0 isn't within" in refusal([*arguments, "0.0.0.0/0"])
+    assert "isn't within --allow ::1" in refusal(["3331", file], {"KV_ALLOW": "::1", "KV_ADMIN_ALLOW": "10.0.0.0/8"})
 
 
 def test_as_many_in_flight_as_there_can_be(file: str) -> None:

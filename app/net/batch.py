@@ -110,6 +110,7 @@ class DatagramBatch:
         self._pending = 0  # replies laid out, not sent yet
         self._is_answering = False  # some of them refer to addresses of the batch in hand
         self._address_bytes = 28 if sock.family == socket.AF_INET6 else 16
+        self._host_at, self._host_bytes = (8, 16) if sock.family == socket.AF_INET6 else (4, 4)
         for n in range(size):
             self._out.header_ints[n * _HEADER_INTS + _NAME_LENGTH_AT] = self._address_bytes
 
@@ -129,6 +130,11 @@ class DatagramBatch:
         """The address (sockaddr bytes) that datagram `number` came from, for a reply after this batch."""
         at = number * _ADDRESS_STRIDE_BYTES
         return self._in_addresses[at : at + self._address_bytes].tobytes()
+
+    def host(self, number: int) -> bytes:
+        """The address without port and scope that datagram `number` came from: 4 bytes, or 16."""
+        at = number * _ADDRESS_STRIDE_BYTES + self._host_at
+        return self._in_addresses[at : at + self._host_bytes].tobytes()
 
     def reply(self, number: int, data: bytes) -> None:
         """Lay out a reply to the sender of datagram `number` of the batch in hand; `flush` sends it."""

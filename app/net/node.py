@@ -23,6 +23,7 @@ from app.cluster.state import SERVERS_MAX, ClusterConfig
 from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
 from app.counters import Counters
+from app.net import access
 from app.net.copies import Copies
 from app.net.forwarding import SWEEP_S, Forwarder
 from app.net.links import BACKLOG, Links
@@ -31,6 +32,7 @@ from app.net.origin import PATIENCE_S
 from app.net.peers import Peers
 from app.net.server import Front
 from app.net.turn import Turn
+from app.networks import Network, show_networks
 from app.options import Options, UsageError
 from app.storage.arena import Arena
 from app.storage.memory import (
@@ -155,6 +157,10 @@ class Node:
         self.membership.on_change.append(self.forwarder.sweep)
         self.front.on_cluster = self.membership.handle_datagram
         self.commands.status = self.membership.status_json
+        if options.allow is not None:
+            self.front.allowed = access.clients(options.allow, options.servers)
+        if options.admin_allow is not None:
+            self.commands.may_administer = access.administrators(options.admin_allow, self.forwarder.asking)
         self.stopped = Event()
         self._stopping_since_s: float | None = None
         self._memory_pressed = False
@@ -184,6 +190,8 @@ class Node:
             servers=len(self.options.servers),
             incarnation=self.membership.core.incarnation,
             replicas=self.options.replicas,
+            allow=_shown(self.options.allow),
+            admin_allow=_shown(self.options.admin_allow),
             authenticated=self.options.cluster_secret is not None,
             max_memory_bytes=self.options.max_memory_bytes,
             policy=self.options.policy,
@@ -300,6 +308,10 @@ class Node:
             "peak_resident_bytes": peak_resident_bytes(),
         }
         return fields | self.copies.snapshot() | self.membership.snapshot() | self.links.snapshot()
+
+
+def _shown(networks: tuple[Network, ...] | None) -> str:
+    return "everybody" if networks is None else show_networks(networks)
 
 
 def _check_servers(options: Options) -> None:

@@ -18,8 +18,9 @@ the last one in it came: what is still in the socket is younger.
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fcntl import ioctl
+from functools import partial
 from math import inf
 from struct import Struct
 from typing import Any, Final
@@ -50,6 +51,8 @@ _SIOCGSTAMP: Final = 0x8906  # when the datagram last received came: a struct ti
 _TIMEVAL: Final = Struct("@ll")
 
 _EXIT_ASSERTION: Final = 70  # an invariant is broken (sysexits: internal software error)
+
+_Handle = Callable[[bytearray, int, int], bytes | None]
 
 _log = logs.logger("front")
 _faults = logs.limited_logger("front")
@@ -96,6 +99,8 @@ class Front(DatagramServer):
         # In a cluster replies leave at the end of the turn, which this is told to expect, together with those that came
         # over links: one system call instead of several.
         self.wake: Callable[[], object] | None = None
+        # Who may send requests, by address (DatagramBatch.host); None: everybody.
+        self.allowed: Mapping[bytes, bool] | None = None
         self._idle: list[greenlet] = []
         self._blocked: dict[greenlet, tuple[bytes, bytes]] = {}  # the sender to answer, the datagram
         self._next = 0  # datagram of the batch in hand to be handled next
@@ -202,6 +207,8 @@ class Front(DatagramServer):
         park = self._hub.switch
         while True:
             handle = self._commands.handle if len(self._blocked) < self._max_in_flight else self._refuse
+            if self.allowed is not None:
+                handle = partial(self._guard, self.allowed, handle)
             while (number := self._next) < self._count:
                 self._next = number + 1
                 start, end = batch.span(number)
@@ -238,6 +245,15 @@ class Front(DatagramServer):
             self.batch.reply(number, reply)
         else:
             self.batch.send(blocked[0], reply)
+
+    def _guard(
+        self, allowed: Mapping[bytes, bool], handle: _Handle, buffer: bytearray, start: int, end: int
+    ) -> bytes | None:
+        """`handle`, unless the sender may send no requests."""
+        if allowed[self.batch.host(self._next - 1)]:
+            return handle(buffer, start, end)
+        self._commands.shut_out(bytes(buffer[start:end]))
+        return None
 
     def _refuse(self, buffer: bytearray, start: int, end: int) -> bytes | None:
         return self._commands.refuse(bytes(buffer[start:end]), IN_FLIGHT_WAIT_MS)

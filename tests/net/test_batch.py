@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.net.batch import DatagramBatch
+from app.networks import host_of
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 SIZE = 8
@@ -158,6 +159,7 @@ def test_a_sender_can_be_answered_after_its_batch(wire: Wire) -> None:
     early.send(b"early")
     wire.receive()
     address = wire.batch.sender(0)
+    assert wire.batch.host(0) == host_of(address) == socket.inet_pton(wire.family, wire.host)
     for n in range(SIZE):
         late.send(b"%d" % n)
     received = 0

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from app.commands import Shutdown
 from app.counters import Counters
 from app.net.server import BATCH_SIZE, IN_FLIGHT_WAIT_MS, Front
+from app.networks import Verdicts, host_of, parse_networks
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
     GET,
@@ -25,12 +26,13 @@ from app.wire.protocol import (
     PUT,
     SHUTDOWN,
     SYS_OVERLOAD_ERR,
+    TYPE_CLUSTER,
 )
 from proto_gen.key_value_pb2 import KVRequest
 from proto_gen.message_pb2 import Msg
 from tests.net.test_batch import has_ipv6
 from tests.parts import Parts, make_parts
-from tests.wire.datagrams import ack, request, response
+from tests.wire.datagrams import ack, envelope, request, response
 
 DEADLINE_S = 20.0
 
@@ -44,6 +46,7 @@ class Slow:
         self.handled: list[bytes] = []  # keys, in the order in which they were begun
         self.refuse = parts.commands.refuse
         self.fail = parts.commands.fail
+        self.shut_out = parts.commands.shut_out
 
     def handle(self, buffer: bytearray, start: int, end: int) -> bytes | None:
         datagram = bytes(buffer[start:end])  # it will be overwritten while this waits
@@ -69,9 +72,13 @@ class Server:
         self.front = Front(self.sock, self.slow, self.counters, max_in_flight=max_in_flight, on_exit=on_exit)  # type: ignore[arg-type]
         self.clients: list[socket.socket] = []
 
-    def client(self) -> "Client":
-        sock = socket.socket(self.sock.family, socket.SOCK_DGRAM)
-        sock.connect(self.sock.getsockname())
+    def client(self, family: int | None = None, source: str = "") -> "Client":
+        """A client at an address of this machine."""
+        sock = socket.socket(family or self.sock.family, socket.SOCK_DGRAM)
+        if source:
+            sock.bind((source, 0))
+        host, port = self.sock.getsockname()[:2]
+        sock.connect(("127.0.0.1" if host == "::" else host, port))
         sock.settimeout(DEADLINE_S)
         self.clients.append(sock)
         return Client(sock)
@@ -291,6 +298,66 @@ def test_the_limit_holds_within_one_batch() -> None:
         assert server.front.in_flight == 2
         event.set()
         assert {client.sock.recv(100)[2:3] for _ in range(2)} == {b"0", b"1"}
+
+
+# --- who may send requests ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "client_host", "networks", "is_answered"),
+    [
+        ("127.0.0.1", "127.0.0.2", "127.0.0.2", True),
+        ("127.0.0.1", "127.0.0.2", "127.0.0.3,::/0", False),
+        ("::1", "::1", "fd00::/8,::1", True),
+        ("::1", "::1", "fd00::/8,0.0.0.0/0", False),
+        ("::", "127.0.0.2", "127.0.0.0/8", True),  # mapped
+        ("::", "127.0.0.2", "::/0", False),
+    ],
+)
+def test_only_who_is_allowed_is_answered(host: str, client_host: str, networks: str, is_answered: bool) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    with serving(host) as server:
+        server.front.allowed = Verdicts(parse_networks(networks))
+        family = socket.AF_INET6 if ":" in client_host else socket.AF_INET
+        client = server.client(family, client_host)
+        for n in range(3):
+            client.send(b"%d" % n, PUT, key=b"k%d" % n, value=b"v")
+        if is_answered:
+            assert [client.code(b"%d" % n) for n in range(3)] == [NO_ERR] * 3
+        else:
+            server.until(lambda: server.counters.drops["not_allowed"] == 3)
+            assert client.has_heard_all()
+        assert len(server.slow.handled) == (3 if is_answered else 0)
+
+
+def test_who_is_not_allowed_gets_no_refusal_either() -> None:
+    with serving(max_in_flight=1) as server:
+        server.front.allowed = Verdicts(parse_networks("127.0.0.2"))
+        event = blocker(server, b"wait")
+        inside = server.client(source="127.0.0.2")
+        outside = server.client(source="127.0.0.3")
+        inside.send(b"w", GET, key=b"wait")
+        server.until(lambda: server.front.in_flight == 1)
+        outside.send(b"o", GET, key=b"k")
+        assert inside.ask(b"i", GET, key=b"k") == SYS_OVERLOAD_ERR
+        server.until(lambda: server.counters.drops["not_allowed"] == 1)
+        event.set()
+        inside.code(b"w")
+        assert outside.has_heard_all()
+
+
+def test_nodes_are_heard_whoever_is_allowed() -> None:
+    told: list[tuple[bytes, bytes]] = []
+    with serving() as server:
+        server.parts.commands.on_cluster = server.slow.on_cluster  # type: ignore[attr-defined]  # that the front has set
+        server.front.on_cluster = lambda payload, address: told.append((payload, host_of(address)))
+        server.front.allowed = Verdicts(parse_networks("127.0.0.3"))
+        client = server.client(source="127.0.0.2")
+        client.sock.send(envelope(b"m", b"sealed", TYPE_CLUSTER))
+        server.until(lambda: bool(told))
+        assert told == [(b"sealed", bytes((127, 0, 0, 2)))]
+        assert not any(server.counters.drops.values())
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------

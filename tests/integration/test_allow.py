@@ -1,0 +1,68 @@
+"""--allow and --admin-allow with real nodes: a cluster of two, and clients at several addresses of this machine."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.client import codec
+from app.wire.protocol import GET, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PUT, SHUTDOWN, WIPEOUT
+from proto_gen.key_value_pb2 import KVRequest
+from tests.integration.cluster_nodes import Node, await_count, cluster, poll
+
+DEADLINE_S = 30.0
+CLIENT, ADMIN, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+OPTIONS = ("--allow", f"{CLIENT},{ADMIN}", "--admin-allow", ADMIN)
+
+
+@contextmanager
+def at(host: str, node: Node) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        sock.connect(("127.0.0.1", node.port))
+        sock.settimeout(DEADLINE_S)
+        yield sock
+
+
+def send(sock: socket.socket, command: int, **fields: object) -> None:
+    sock.send(codec.encode_request(os.urandom(16), KVRequest(command=command, **fields)))
+
+
+def code(sock: socket.socket, command: int, **fields: object) -> int:
+    send(sock, command, **fields)
+    return codec.decode_response(sock.recv(65536))[1].errCode
+
+
+@pytest.mark.parametrize("secret", ["", "a secret of some length"])
+def test_addresses_decide(tmp_path: Path, secret: str) -> None:
+    with cluster(tmp_path, 2, arguments=OPTIONS, environment={"KV_CLUSTER_SECRET": secret}) as nodes:
+        for node in nodes:
+            node.start()
+        await_count(nodes, 2, DEADLINE_S)  # asked from 127.0.0.1, where the servers are
+        with at(CLIENT, nodes[0]) as client, at(ADMIN, nodes[0]) as admin, at(STRANGER, nodes[0]) as stranger:
+            poll(lambda: code(client, PUT, key=b"k", value=b"v") == NO_ERR, DEADLINE_S)
+            for command in (GET, PUT, IS_ALIVE, WIPEOUT, SHUTDOWN):
+                send(stranger, command, key=b"k", value=b"x")
+            for command in (WIPEOUT, SHUTDOWN):
+                send(client, command)
+            send(client, GET, key=b"k")  # comes after them, and is the first that is answered
+            assert codec.decode_response(client.recv(65536))[1].value == b"v"
+            counters = nodes[0].counters()
+            assert (counters["dropped_not_allowed"], counters["dropped_admin_not_allowed"]) == ("5", "2")
+            log = nodes[0].log.read_text()
+            host, port = client.getsockname()
+            assert f"access.refused command=WIPEOUT sender={host}:{port}\n" in log
+            assert f"allow={CLIENT},{ADMIN} admin_allow={ADMIN} " in log
+            for node in nodes:
+                with at(ADMIN, node) as other:
+                    poll(lambda other=other: code(other, WIPEOUT) == NO_ERR, DEADLINE_S)  # type: ignore[misc]
+            assert code(client, GET, key=b"k") == KEY_DNE_ERR
+            assert code(admin, SHUTDOWN) == NO_ERR
+            assert nodes[0].process is not None
+            assert nodes[0].process.wait(DEADLINE_S) == 0
+            stranger.setblocking(False)
+            with pytest.raises((BlockingIOError, ConnectionRefusedError)):
+                stranger.recv(65536)

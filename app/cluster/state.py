@@ -27,7 +27,7 @@ class ClusterConfig:
     """What a node is told at its start; the same on every node, but for the address.
 
     `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
-    caught up at once. `bootstrap_patience_s`: see bootstrap.py.
+    caught up at once. `bootstrap_patience_s`: see bootstrap.py. `on_partition`: "refuse", or "serve" (split.py).
     """
 
     address: str
@@ -35,11 +35,13 @@ class ClusterConfig:
     replicas: int = 3
     transfer: bool = False
     bootstrap_patience_s: float = timing.BOOTSTRAP_PATIENCE_S
+    on_partition: str = "refuse"
 
     def __post_init__(self) -> None:
         assert self.address in self.servers, f"{self.address} is not among {self.servers}"
         assert 1 <= len(set(self.servers)) == len(self.servers) <= SERVERS_MAX, self.servers
         assert 1 <= self.replicas <= 8, self.replicas
+        assert self.on_partition in ("refuse", "serve"), self.on_partition
 
 
 @dataclass(slots=True)

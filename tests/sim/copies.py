@@ -405,12 +405,15 @@ class DataWorld(World):
                     raise Violation(f"slot {slot} is open at {node.process.address}, which may not serve it")
 
     def check_answer(self, node: Node, slot: int) -> None:
-        """Nobody else may answer for the slot at this moment."""
+        """Nobody else may answer for the slot at this moment, unless both sides of a partition go on."""
+        origin = node.process.core._state.view_key[0]
         for process in self.processes():
             if process is node.process:
                 continue
             other = self.nodes.get(process)
-            if other is not None and other.replication.routes[slot] == LOCAL and other.may_serve():
+            is_open = other is not None and other.replication.routes[slot] == LOCAL and other.may_serve()
+            apart = self.options.on_partition == "serve" and process.core._state.view_key[0] != origin
+            if is_open and not apart:
                 raise Violation(f"slot {slot}: {node.process.address} answers, and {process.address} may as well")
 
     def check_frame(self, node: Node, peer: str) -> None:

@@ -50,6 +50,7 @@ class Options:
     drift: float = 0.0  # clock rates are within 1 +- this
     lag_s: float = 0.001  # a timer fires up to this much late
     clock_set_back: float = 0.0  # chance that a process starts with a lower incarnation than the one before
+    on_partition: str = "refuse"
     bursts: bool = False  # many join or leave at one moment, now and then
 
 
@@ -157,6 +158,7 @@ class World:
             options.replicas,
             options.transfer,
             options.patience_s,
+            options.on_partition,
         )
         rng = random.Random(self.rng.getrandbits(32))
         core = core_module.ClusterCore(config, incarnation, host.local(self.now), rng)

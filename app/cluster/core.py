@@ -246,12 +246,13 @@ class ClusterCore:
                     state.post(server, pb.HELLO)
 
     def _view_heard_attention(self) -> float:
-        """When a member of the view that we observe was last heard."""
-        assert self._state.view is not None
+        """When a member of the view that we observe was last heard, one that has not parted from it (split.py)."""
+        view = self._state.view
+        assert view is not None
         dates = [self._outside_since]
-        for member in self._state.view.members:
+        for member in view.members:
             known = self._state.of(member.address)
-            if known.incarnation == member.incarnation:
+            if known.incarnation == member.incarnation and known.view_key[0] in (0, view.origin):
                 dates.append(known.heard_attention)
         return max(dates)
 

@@ -121,12 +121,12 @@ def test_a_side_without_a_quorum_goes_on_after_the_others_lost_power() -> None:
     assert served(world.hosts[2:], world.now) == ALL_SLOTS
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", [*range(25), 298])
 def test_seeds(seed: int) -> None:
     """Under all faults, in one cluster again when they stop; at most one in charge of a slot in each cluster.
 
-    Seed 3 found a member that stayed by the view that all others had parted from.
+    Seed 3 found a member that stayed by the view that all others had parted from, 298 an outsider that did.
     """
     options = draw_options(random.Random(seed))
     options.on_partition = "serve"
-    run_seed(seed, options)
+    run_seed(seed, options, 15.0)

@@ -140,8 +140,10 @@ class Status:
     coordinator: str
     lease_s: float  # how long this node's lease runs on; 0 or less: it may not serve
     blocked: int  # own slots that wait for their last primary to be gone
-    balanced: bool  # every slot is where it is wanted, with all its copies in sync
+    balanced: bool  # every slot is where it is wanted, with all its copies in sync, and every member is up
+    copies_missing: int  # pairs of a slot and a node that is to hold it and has not caught up
     members: tuple["MemberStatus", ...]
+    primaries: tuple[int, ...]  # by slot, the primary's place among the members; -1: it is not up. Empty: no view
     dropped: dict[str, int]  # datagrams, by reason
 
 

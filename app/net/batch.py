@@ -108,12 +108,15 @@ class DatagramBatch:
         self._out_lengths = self._out.vector_quads[_IOV_LENGTH_AT:]
         self._out_buffer = self._out.buffer
         self._pending = 0  # replies laid out, not sent yet
+        self._is_answering = False  # some of them refer to addresses of the batch in hand
         self._address_bytes = 28 if sock.family == socket.AF_INET6 else 16
         for n in range(size):
             self._out.header_ints[n * _HEADER_INTS + _NAME_LENGTH_AT] = self._address_bytes
 
     def receive(self) -> int:
         """Receive what is there, at most `size` datagrams; how many (0: nothing there, or a passing error)."""
+        if self._is_answering:
+            self.flush()
         count: int = _recvmmsg(self._fd, self._in.headers_at, self.size, _MSG_DONTWAIT, None)
         return count if count > 0 else 0
 
@@ -139,6 +142,7 @@ class DatagramBatch:
         self._out_lengths[slot * _IOV_QUADS] = length
         self._out_names[slot * _HEADER_QUADS] = self._in_names[number]
         self._pending = slot + 1
+        self._is_answering = True
 
     def send(self, address: bytes, data: bytes) -> None:
         """Lay out a datagram to an address that `sender` gave earlier; `flush` sends it."""
@@ -159,6 +163,7 @@ class DatagramBatch:
         """Forget what is laid out; how many datagrams that were."""
         count = self._pending
         self._pending = 0
+        self._is_answering = False
         return count
 
     def flush(self) -> None:
@@ -174,3 +179,4 @@ class DatagramBatch:
                 self.send_errors += 1
                 sent += 1
         self._pending = 0
+        self._is_answering = False

@@ -211,4 +211,4 @@ class Copies:
         any more whether it will be. A relaying node notices itself that somebody else leads the slot."""
         if origin.client:
             origin.is_uncertain = True
-            self._forwarder.handle_again(origin, origin.datagram)
+            self._forwarder.handle_again(origin)

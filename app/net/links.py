@@ -150,17 +150,15 @@ class Links:
 
     # --- sending -------------------------------------------------------------------------------------------------
 
-    def send(self, peer: str, kind: int, *parts: bytes) -> bool:
-        """Queue a frame whose body is the parts joined, at most FRAME_MAX_BYTES; it leaves at the end of the turn.
+    def send(self, peer: str, kind: int, body: bytes, head: bytes = b"") -> bool:
+        """Queue a frame of head and body, at most FRAME_MAX_BYTES together; it leaves at the end of the turn.
 
         False, and nothing is queued, when the link is not up or the peer is too far behind with reading.
         """
         link = self._up.get(peer)
         if link is None:
             return False
-        length = 0
-        for part in parts:
-            length += len(part)
+        length = len(head) + len(body)
         assert length <= FRAME_MAX_BYTES, f"frame of kind {kind}: {length} bytes"
         queued = link.queued + HEADER_BYTES + length
         if queued > self.queue_max_bytes:
@@ -170,8 +168,25 @@ class Links:
             self._dirty.append(link)
             self.wake()
         link.queued = queued
-        link.parts.append(pack_header(length, kind))
-        link.parts += parts
+        link.parts += (pack_header(length, kind), head, body)
+        return True
+
+    def send_all(self, peer: str, kind: int, bodies: list[bytes]) -> bool:
+        """As `send`, several frames of one kind: all of them or none."""
+        link = self._up.get(peer)
+        if link is None:
+            return False
+        queued = link.queued + sum(map(len, bodies)) + len(bodies) * HEADER_BYTES
+        if queued > self.queue_max_bytes:
+            self.full += len(bodies)
+            return False
+        if not link.queued:
+            self._dirty.append(link)
+            self.wake()
+        link.queued = queued
+        parts = link.parts
+        for body in bodies:
+            parts += (pack_header(len(body), kind), body)
         return True
 
     def wake(self) -> None:

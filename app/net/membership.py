@@ -44,15 +44,29 @@ from app.cluster.events import (
     ViewInstalled,
 )
 from app.cluster.state import ClusterConfig
-from app.cluster.view import View
+from app.cluster.view import ADDRESS_MAX_BYTES, MEMBERS_MAX, View
 from app.net.links import Links
 from app.net.peers import Peers
 from app.net.seals import BadSeal, Seals
-from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_CLUSTER, VALUE_MAX_BYTES
+from app.wire.protocol import (
+    DATAGRAM_MAX_BYTES,
+    PLACE_DIGITS,
+    PLACE_NOBODY,
+    SLOT_COUNT,
+    TYPE_CLUSTER,
+    VALUE_MAX_BYTES,
+)
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
 _EXIT_SOFTWARE: Final = 70  # sysexits: internal software error
+
+# What STATUS takes at most (bytes): a member's row beside its address (quotes, brackets, commas, and an incarnation of
+# 64 bits, "suspect", false, and three counts up to 256), and the rest.
+_STATUS_ROW_BYTES: Final = len('["",,"suspect",false,256,256,256],') + 20
+_STATUS_REST_BYTES: Final = 600 + SLOT_COUNT + 2 * ADDRESS_MAX_BYTES
+assert MEMBERS_MAX * (ADDRESS_MAX_BYTES + _STATUS_ROW_BYTES) + _STATUS_REST_BYTES <= VALUE_MAX_BYTES
+assert len(PLACE_DIGITS) == len(set(PLACE_DIGITS)) == MEMBERS_MAX
 
 _log = logs.logger("cluster")
 _faults = logs.limited_logger("cluster")
@@ -283,7 +297,11 @@ class Membership:
     # --- for people ----------------------------------------------------------------------------------------------
 
     def status_json(self) -> bytes:
-        """The status as compact JSON, at most VALUE_MAX_BYTES."""
+        """The status as compact JSON, at most VALUE_MAX_BYTES.
+
+        Rows that do not fit are left out from the end: those of absent servers. All members of a view and its table
+        always fit (asserted below), so that the table's places name rows that are there.
+        """
         status = self.core.status()
         members: list[list[object]] = [
             [
@@ -309,13 +327,16 @@ class Membership:
             "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),  # None: without end
             "blocked": status.blocked,
             "balanced": status.balanced,
+            "copies_missing": status.copies_missing,
+            "primaries": "".join(PLACE_NOBODY if place < 0 else PLACE_DIGITS[place] for place in status.primaries),
             "columns": ["address", "incarnation", "state", "leaving", "primary", "backup", "learner"],
             "members": members,
         }
         while True:
-            text = json.dumps(fields, separators=(",", ":")).encode()
+            text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
             if len(text) <= VALUE_MAX_BYTES:
                 return text
+            assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"
             members.pop()
             fields["cut"] = True
 

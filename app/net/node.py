@@ -127,6 +127,7 @@ class Node:
             routes=replication.routes,
             turn=turn,
             send_frame=self.links.send,
+            send_frames=self.links.send_all,
             answer_client=self.front.batch.send,
             wake=self.links.wake,
             client_in_hand=self.front.client_in_hand,

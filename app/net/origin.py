@@ -23,15 +23,31 @@ assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 + PATIENCE_S + STALL_S < REPLY_TTL_MI
 
 
 class Origin:
-    """A client, or a node that relays for one."""
+    """A client's request, or one that a node relays for a client: who waits for the answer, and where it stands."""
 
-    __slots__ = ("client", "datagram", "deadline_s", "hops", "is_uncertain", "number", "peer")
+    __slots__ = (
+        "client",
+        "datagram",
+        "deadline_s",
+        "hops",
+        "is_uncertain",
+        "peer",
+        "sent_s",
+        "sent_to",
+        "slot",
+        "was_sent",
+    )
 
-    def __init__(self, client: bytes, peer: str, number: bytes, hops: int, deadline_s: float) -> None:
+    # Only of one that is forwarded:
+    slot: int
+    sent_to: str  # the peer it was last forwarded to; empty while it waits
+    sent_s: float
+
+    def __init__(self, client: bytes, peer: str, hops: int, deadline_s: float) -> None:
         self.client = client  # its socket address; empty: it is a node
         self.peer = peer
-        self.number = number  # the peer's, of the request: 4 bytes
-        self.hops = hops
+        self.hops = hops  # forwardings so far
         self.deadline_s = deadline_s  # not to be executed from then on
         self.datagram = b""  # the request, where somebody may have to see to it again
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
+        self.was_sent = False

@@ -43,7 +43,7 @@ class Pairs:
         on_up: Callable[[str], object],
         on_down: Callable[[str], object],
     ) -> None:
-        """`send_frame(peer, kind, *parts)` queues a frame and returns whether the connection took it."""
+        """`send_frame(peer, kind, body)` queues a frame and returns whether the connection took it."""
         self._send_frame = send_frame
         self._on_up = on_up
         self._on_down = on_down

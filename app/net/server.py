@@ -94,7 +94,7 @@ class Front(DatagramServer):
         self.open_turn: Callable[[], bool] = _always
         self.may_serve: Callable[[], bool] = _always
         # In a cluster replies leave at the end of the turn, which this is told to expect, together with those that came
-        # over links: one system call instead of several. (They refer to the batch in hand, so before the next one.)
+        # over links: one system call instead of several.
         self.wake: Callable[[], object] | None = None
         self._idle: list[greenlet] = []
         self._blocked: dict[greenlet, tuple[bytes, bytes]] = {}  # the sender to answer, the datagram
@@ -120,7 +120,7 @@ class Front(DatagramServer):
 
     def client_in_hand(self) -> Origin:
         """Who has sent the datagram being handled."""
-        return Origin(self.batch.sender(self._next - 1), "", b"", 0, self._empty_s + self._patience_s)
+        return Origin(self.batch.sender(self._next - 1), "", 0, self._empty_s + self._patience_s)
 
     def datagram_in_hand(self) -> bytes:
         """A copy of the datagram being handled."""
@@ -148,7 +148,6 @@ class Front(DatagramServer):
         (What gevent would spawn a greenlet for is done here.)
         """
         batch = self.batch
-        batch.flush()  # what was to leave at the end of an earlier turn, should that have been put off: see `wake`
         self._count = handled = batch.receive()
         while self._count:
             self._handle_batch()

@@ -45,6 +45,10 @@ assert VALUE_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 60 <= DATAGRAM_MAX_BYTES
 
 SLOT_COUNT: Final = 256  # slot of a key = crc32(key) & 0xFF
 
+# How STATUS names a member in one character: by its place in the list, with URL-safe base64's digits.
+PLACE_DIGITS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+PLACE_NOBODY: Final = "."
+
 # How the clients in the field retry: after each of these silences (ms) the same datagram goes out again; the
 # last one ends in giving up. The last try leaves 4.45 s after the first.
 CLIENT_TIMEOUTS_MS: Final = (150, 450, 1350, 2500, 2000)

@@ -130,3 +130,12 @@ def test_no_message_crashes_it(messages: list[tuple[str, dict[str, object]]]) ->
     for index, (peer, content) in enumerate(messages):
         payload = pb.ClusterMessage(**content).SerializeToString()  # type: ignore[arg-type]
         core.step(Datagram(peer, payload), 1.0 + index * 0.03)
+
+
+def test_the_status_names_each_slots_primary_by_its_place() -> None:
+    core = a_core("a:1")
+    assert core.status().primaries == ()
+    core.step(Tick(), 5.0)
+    status = core.status()
+    assert status.primaries == (0,) * SLOT_COUNT
+    assert (status.copies_missing, status.balanced) == (0, True)

@@ -52,10 +52,10 @@ class FakeNode:
         self.client = CLIENT
         self.answers: list[tuple[bytes, bytes]] = []
 
-        def send_frame(peer: str, kind: int, *parts: bytes) -> bool:
+        def send_frame(peer: str, kind: int, body: bytes, head: bytes = b"") -> bool:
             if peer in net.down:
                 return False
-            net.queue.append((name, peer, kind, b"".join(parts)))
+            net.queue.append((name, peer, kind, head + body))
             return True
 
         self.turn = Turn(self.parts.commands, self.membership, self.membership.routes, lambda: net.now)  # type: ignore[arg-type]
@@ -65,9 +65,10 @@ class FakeNode:
             routes=self.membership.routes,
             turn=self.turn,
             send_frame=send_frame,
+            send_frames=lambda peer, kind, bodies: all(send_frame(peer, kind, body) for body in bodies),
             answer_client=lambda address, reply: self.answers.append((address, reply)),
             wake=lambda: None,
-            client_in_hand=lambda: Origin(self.client, "", b"", 0, net.now + PATIENCE_S),
+            client_in_hand=lambda: Origin(self.client, "", 0, net.now + PATIENCE_S),
             max_in_flight=max_in_flight,
         )
 

@@ -101,8 +101,8 @@ def is_closed(sock: socket.socket) -> bool:
 
 def test_frames_arrive_in_order_whole_and_with_their_sender(pair: tuple[End, End]) -> None:
     one, other = pair
-    assert one.links.send(other.name, FORWARD, b"a", b"bc", b"")
-    assert one.links.send(other.name, ANSWER)
+    assert one.links.send(other.name, FORWARD, b"bc", b"a")
+    assert one.links.send(other.name, ANSWER, b"")
     assert other.frames == []
     poll(lambda: len(other.frames) == 2)
     assert other.frames == [(one.name, (FORWARD, b"abc")), (one.name, (ANSWER, b""))]
@@ -166,7 +166,7 @@ def test_a_slow_peer_is_given_a_bounded_amount_and_gets_it_in_order(pair: tuple[
     incoming.reader.stop()
     body = bytes(FRAME_MAX_BYTES - 4)
     taken = 0
-    while one.links.send(other.name, FORWARD, taken.to_bytes(4, "little"), body):
+    while one.links.send(other.name, FORWARD, body, taken.to_bytes(4, "little")):
         taken += 1
         gevent.sleep(0.001)
         assert taken < 1000

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -39,7 +40,7 @@ from app.net.membership import Membership, fresh_incarnation, now
 from app.net.peers import Peers
 from app.net.seals import Seals
 from app.servers import Server
-from app.wire.protocol import SLOT_COUNT, TYPE_CLUSTER, VALUE_MAX_BYTES
+from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, TYPE_CLUSTER, VALUE_MAX_BYTES
 from proto_gen.message_pb2 import Msg
 
 DEADLINE_S = 20.0
@@ -321,20 +322,50 @@ def test_after_stop_nothing_is_taken(scripted: tuple[Node, Core]) -> None:
     assert core.events == []
 
 
-@pytest.mark.parametrize(("count", "is_cut"), [(3, False), (64, False), (200, True)])
-def test_the_status_fits_one_answer(scripted: tuple[Node, Core], count: int, is_cut: bool) -> None:
+@pytest.mark.parametrize(
+    ("count", "absent", "is_cut"), [(3, 2, False), (64, 0, False), (10, 64, False), (50, 60, True)]
+)
+def test_the_status_fits_one_answer(scripted: tuple[Node, Core], count: int, absent: int, is_cut: bool) -> None:
+    """With the longest addresses and numbers there are, every member has its row; only absent servers are left out."""
     node, core = scripted
-    members = tuple(MemberStatus(f"{n:03}." + "x" * 76, 1 << 60, "suspect", False, 256, 256, 256) for n in range(count))
+    names = [f"{n:03}." + "é" * 38 for n in range(count + absent)]
+    members = tuple(MemberStatus(name, 2**64 - 1, "suspect", False, 256, 256, 256) for name in names[:count])
     core.status = lambda: Status(  # type: ignore[attr-defined]
-        members[0].address, 1 << 60, 1 << 60, 1 << 40, True, members[0].address, 0.51234, 256, False, members, {}
+        names[0],
+        2**64 - 1,
+        2**64 - 1,
+        1 << 40,
+        True,
+        names[1],
+        0.51234,
+        256,
+        False,
+        256 * 8,
+        members,
+        tuple(n % count for n in range(SLOT_COUNT)),
+        {},
     )
+    node.membership._config = SimpleNamespace(servers=names)  # type: ignore[assignment]
     text = node.membership.status_json()
     assert len(text) <= VALUE_MAX_BYTES
     status = json.loads(text)
     assert status.get("cut", False) == is_cut
     assert status["lease_s"] == 0.512
+    assert status["copies_missing"] == 2048
     assert len(status["columns"]) == len(status["members"][0])
-    if not is_cut:
-        servers = node.membership._config.servers
-        assert [row[0] for row in status["members"]] == [*(member.address for member in members), *servers]
-        assert {row[2] for row in status["members"][count:]} == {"absent"}
+    rows = [row[0] for row in status["members"]]
+    assert rows == names[: len(rows)]
+    assert count <= len(rows) <= count + absent
+    assert (len(rows) < count + absent) == is_cut
+    assert {row[2] for row in status["members"][count:]} <= {"absent"}
+    assert [PLACE_DIGITS.index(digit) for digit in status["primaries"]] == [n % count for n in range(SLOT_COUNT)]
+
+
+def test_the_status_says_where_nobody_serves(scripted: tuple[Node, Core]) -> None:
+    node, core = scripted
+    member = MemberStatus("a:1", 1, "dead", False, 256, 0, 0)
+    fields = ("a:1", 1, 1, 1, True, "a:1", 0.0, 0, True, 0, (member,))
+    core.status = lambda: Status(*fields, (-1,) * SLOT_COUNT, {})  # type: ignore[attr-defined]
+    assert json.loads(node.membership.status_json())["primaries"] == "." * SLOT_COUNT
+    core.status = lambda: Status(*fields, (), {})  # type: ignore[attr-defined]
+    assert json.loads(node.membership.status_json())["primaries"] == ""

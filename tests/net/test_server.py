@@ -10,6 +10,7 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.event import Event
+from gevent.hub import get_hub
 from google.protobuf.message import DecodeError
 
 from app.commands import Shutdown
@@ -422,3 +423,90 @@ def test_send_errors_are_counted() -> None:
         client.send(b"n")
         assert client.code(b"n") == NO_ERR
         server.until(lambda: server.counters.send_errors == 1)
+
+
+class Clocked:
+    """A front that is not started: reads when told to, by a clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.sock = plain_socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.setblocking(False)
+        self.client = plain_socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.client.connect(self.sock.getsockname())
+        self.client.setblocking(False)
+        self.parts = make_parts()
+        self.front = Front(
+            self.sock,
+            self.parts.commands,
+            self.parts.counters,
+            max_in_flight=1,
+            patience_s=1.0,
+            clock=lambda: self.now,
+        )
+
+    def ask(self, count: int) -> None:
+        for n in range(count):
+            self.client.send(request(b"%016d" % n, command=GET, key=b"k"))
+
+    def read(self) -> None:
+        """What the loop does when there is something to read."""
+        done = Event()
+        get_hub().loop.run_callback(lambda: (self.front.do_read(), done.set()))
+        assert done.wait(DEADLINE_S)
+
+    def answers(self) -> int:
+        count = 0
+        with suppress(BlockingIOError):
+            while self.client.recv(100):
+                count += 1
+        return count
+
+
+@pytest.fixture
+def clocked() -> Iterator[Clocked]:
+    made = Clocked()
+    yield made
+    made.sock.close()
+    made.client.close()
+
+
+def test_what_may_have_waited_for_too_long_is_dropped(clocked: Clocked) -> None:
+    clocked.ask(1)
+    clocked.now += 0.99
+    clocked.read()
+    assert clocked.answers() == 1
+    clocked.ask(1)
+    clocked.now += 1.0
+    clocked.read()
+    assert clocked.answers() == 0
+    assert clocked.parts.counters.drops["too_old"] == 1
+    clocked.ask(1)
+    clocked.read()
+    assert clocked.answers() == 1, "it came after the socket was seen empty"
+
+
+def test_an_idle_socket_does_not_age(clocked: Clocked) -> None:
+    for _ in range(100):
+        clocked.now += 0.05
+        clocked.front.note_quiet()
+    clocked.ask(1)
+    clocked.read()
+    assert clocked.answers() == 1
+    clocked.now += 5.0  # stopped; then the timer comes before the socket
+    clocked.ask(1)
+    clocked.front.note_quiet()
+    clocked.read()
+    assert clocked.answers() == 0
+
+
+def test_a_long_queue_does_not_age_when_it_is_young(clocked: Clocked) -> None:
+    """Full batches for longer than the patience: the kernel knows when the last datagram of each came."""
+    for _ in range(5):
+        clocked.ask(2 * BATCH_SIZE)
+        clocked.read()
+        clocked.now += 0.4
+        clocked.ask(BATCH_SIZE)
+        clocked.read()
+    assert clocked.parts.counters.drops["too_old"] == 0

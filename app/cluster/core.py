@@ -235,7 +235,8 @@ class ClusterCore:
 
     def _knock(self) -> None:
         state = self._state
-        if state.view is not None and state.attention - self._view_heard_attention() > timing.OBSERVED_STALE_S:
+        view_heard = max(self._outside_since, state.view_heard_attention())
+        if state.view is not None and state.attention - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
         crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
         interval_s = min(timing.HELLO_S * crowd, timing.HELLO_MAX_S)
@@ -244,17 +245,6 @@ class ClusterCore:
             for server in dict.fromkeys((*state.config.servers, *(state.view.addresses if state.view else ()))):
                 if server != state.address:
                     state.post(server, pb.HELLO)
-
-    def _view_heard_attention(self) -> float:
-        """When a member of the view that we observe was last heard, one that has not parted from it (split.py)."""
-        view = self._state.view
-        assert view is not None
-        dates = [self._outside_since]
-        for member in view.members:
-            known = self._state.of(member.address)
-            if known.incarnation == member.incarnation and known.view_key[0] in (0, view.origin):
-                dates.append(known.heard_attention)
-        return max(dates)
 
     def _greet_strangers(self) -> None:
         state = self._state

@@ -164,6 +164,15 @@ class NodeState:
         heard_at = max(self.of(self.view.coordinator).heard_at, self.installed_at)
         return self.now - heard_at <= timing.MANDATE_FRESH_S + 2 * self.round_trip_s
 
+    def view_heard_attention(self) -> float:
+        """When a member of the view that we observe was last heard, one that has not parted from it (split.py)."""
+        dates = [-inf]
+        for member in self.view.members if self.view else ():
+            known = self.of(member.address)
+            if known.incarnation == member.incarnation and known.view_key[0] in (0, self.view_key[0]):
+                dates.append(known.heard_attention)
+        return max(dates)
+
     def _gives_word(self, peer: str) -> bool:
         view = self.view
         return (

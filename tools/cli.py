@@ -3,6 +3,7 @@ alike.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from app.client.address import split_host_port
 OK: Final = 0
 FAILED: Final = 1  # the work was done, and the outcome is bad
 USAGE: Final = 2  # the work was not begun: wrong arguments, or nobody there to work with
+NO_ANSWER: Final = 3  # kv.py: nobody answers
+NOT_READY: Final = 4  # kv.py: the cluster is not whole in time
 
 DEFAULT_SERVER: Final = "127.0.0.1:3331"
 
@@ -32,6 +35,11 @@ class Parser(argparse.ArgumentParser):
 def complain(tool: str, message: object) -> None:
     """One line for a person, on stderr."""
     print(f"{tool}: {message}", file=sys.stderr)
+
+
+def print_json(content: object) -> None:
+    """A result for a program, on stdout."""
+    print(json.dumps(content, indent=2))
 
 
 def default_server() -> str:

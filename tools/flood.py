@@ -1,55 +1,83 @@
 """A load generator that checks what it reads. `python tools/flood.py --help` explains it."""
 
+import importlib.util
 import json
 import os
+import random
+import signal
 import sys
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 if not __package__:
     import _script_path  # noqa: F401
 
-from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
-from app.client import Client, KVError
-from app.wire.protocol import KEY_MAX_BYTES, VALUE_MAX_BYTES
+from app.client import KVError
+from app.wire.protocol import KEY_MAX_BYTES
 from tools import cli
-from tools.loadgen import OPERATION_NAMES, OPERATIONS, Flood, Plan, Tally, code_name
-
-# The longest latency the histogram takes (µs): beyond any schedule of retries and overload waits.
-LATENCY_MAX_US = 60_000_000
-LATENCY_DIGITS = 3
+from tools.load import compare, processes, results
+from tools.load.faults import Faults, faults_of
+from tools.load.keys import LAWS, UNIFORM
+from tools.load.lanes import NobodyThere
+from tools.load.loop import TARGETS, TICK_S, Progress
+from tools.load.plan import OPERATIONS, YCSB, Plan
+from tools.load.sizes import sizes_of
 
 # Digits of a key after its prefix.
-KEY_DIGITS = 9
+KEY_DIGITS: Final = 9
 
-# What finding out whether there is a node at all may take (ms).
-GREETING_TIMEOUTS_MS = (150, 450, 1350)
+# Requests in flight: at once in a closed loop; at most in an open one, where the rate decides how many there are.
+CLOSED_CLIENTS: Final = 16
+OPEN_CLIENTS: Final = 4096
+
+# The rate shown is that of the last so many ticks: a second.
+TICKS_SHOWN: Final = round(1 / TICK_S)
 
 DESCRIPTION = """\
 Load a node, or a cluster, and check every value that comes back.
 
   python tools/flood.py 127.0.0.1 3331
   python tools/flood.py 127.0.0.1 3331 --clients 64 --seconds 30 --value-size 1000 --mix put=10,get=90
-  python tools/flood.py --servers 10.0.0.1:3331,10.0.0.2:3331 --json > result.json
+  python tools/flood.py 127.0.0.1 3331 --workload b --rate 5000 --warmup 5 --report b.html
+  python tools/flood.py --servers 10.0.0.1:3331,10.0.0.2:3331 --processes 2 --json result.json
+  python tools/flood.py 127.0.0.1 11211 --target memcached --json memcached.json
+  python tools/flood.py --compare node.json memcached.json
 
-A closed loop: each of the clients sends its next request when the last one is answered, and tries again
-like the clients in the field (after 150, 450, 1350, 2500 ms, with the same messageID, at the next server).
-GET and REMOVE choose among the keys that the client has put before.
+Closed loop (the default): each of the clients sends its next request when the last one is answered.
+Open loop (--rate): requests are sent at fixed times, and latencies count from when a request was due, so that
+a stall of the node's shows in full.
+A request without an answer is tried again like by the clients in the field (after 150, 450, 1350, 2500 ms, with the
+same messageID, at the next server).
 """
 
 EPILOG = """\
+workloads (those of the YCSB; all keys are put first, which is not counted):
+  a   50 % GET, 50 % PUT, zipfian keys
+  b   95 % GET,  5 % PUT, zipfian keys
+  c  100 % GET, zipfian keys
+  d   95 % GET,  5 % PUT of a new key; the newest keys are read most
+
+value sizes: 64 (always), 64-4096 (uniform), zipfian:64-4096 (short ones are popular), etc (a cache's in production)
+
 what is counted:
   missing   a key that was put is not there: evicted, which is legal when the store is full (or lost)
   wrong     a value that its key and version can't have: corrupted, cut, or another key's
-  stale     a value that an acknowledged later write has replaced
-  latencies run from a request's first try to its answer; those without any answer are under timeouts
+  stale     a value that a write, acknowledged before the read was sent, has replaced
+  latencies run from a request's first try (--rate: from when it was due) to its answer; those without any
+  answer are under timeouts. Warm-up and load count only where a value was wrong or stale.
 
 exit status:
   0  no wrong or stale value, and something succeeded
   1  a wrong or stale value, or nothing succeeded
   2  wrong usage, or no node answers
+
+docs/load-testing.md tells more.
 """
 
 
@@ -70,14 +98,35 @@ def mix(text: str) -> dict[int, int]:
     return weights
 
 
-def seconds(text: str) -> float:
+def number(what: str, low: float, high: float) -> Callable[[str], float]:
+    """The type of an argument that is a number from `low` to `high`, both included."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ArgumentTypeError(f"'{text}' is not a number of {what}") from None
+        if not low <= value <= high:
+            raise ArgumentTypeError(f"{text} {what} are not in {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def value_size(text: str) -> str:
+    """An argument that tools/load/sizes.py understands."""
     try:
-        value = float(text)
-    except ValueError:
-        raise ArgumentTypeError(f"'{text}' is not a number of seconds") from None
-    if not 0 < value <= 1e6:
-        raise ArgumentTypeError(f"{text} seconds are not between 0 and a million")
-    return value
+        sizes_of(text, random.Random(0))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def faults(text: str) -> Faults:
+    try:
+        return faults_of(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def parser() -> cli.Parser:
@@ -87,57 +136,96 @@ def parser() -> cli.Parser:
     main.add_argument(
         "--servers", type=cli.servers, metavar="HOST:PORT,...", help="several nodes, in place of HOST PORT"
     )
-    main.add_argument(
+    main.add_argument("--target", choices=TARGETS, default="kv", help="what is there: kv (default), or memcached (UDP)")
+
+    pace = main.add_argument_group("how much")
+    pace.add_argument(
         "--clients",
         type=cli.whole_number(1, 100_000),
-        default=16,
         metavar="N",
-        help="requests in flight at once (default 16)",
+        help=f"requests in flight at once (default {CLOSED_CLIENTS}); with --rate: at most (default {OPEN_CLIENTS})",
     )
-    main.add_argument("--seconds", type=seconds, default=5.0, metavar="S", help="how long (default 5)")
-    main.add_argument(
+    pace.add_argument(
+        "--rate", type=number("operations a second", 0.01, 1e6), default=0.0, metavar="OPS", help="open loop: so many"
+    )
+    pace.add_argument(
+        "--seconds", "--duration", type=number("seconds", 1e-3, 1e6), default=5.0, metavar="S", help="default 5"
+    )
+    pace.add_argument(
+        "--warmup",
+        type=number("seconds", 0, 1e6),
+        default=0.0,
+        metavar="S",
+        help="before that, not counted (default 0)",
+    )
+    pace.add_argument(
         "--operations",
         type=cli.whole_number(1, sys.maxsize),
         default=sys.maxsize,
         metavar="N",
         help="stop after this many operations, if the time is not over before (default: no limit)",
     )
-    main.add_argument(
-        "--value-size",
-        type=cli.whole_number(0, VALUE_MAX_BYTES),
-        default=64,
-        metavar="BYTES",
-        help="length of the values put (default 64)",
-    )
-    main.add_argument(
-        "--mix",
-        type=mix,
-        default="put=50,get=50",
-        metavar="WEIGHTS",
-        help="weights of put, get, remove and alive (default put=50,get=50)",
-    )
-    main.add_argument(
-        "--keys",
-        type=cli.whole_number(1, 100_000_000),
-        default=10_000,
+    pace.add_argument(
+        "--processes",
+        type=cli.whole_number(1, 64),
+        default=1,
         metavar="N",
-        help="how many keys, shared out among the clients (default 10000)",
+        help="share clients, rate and keys among so many processes (default 1)",
     )
-    main.add_argument(
+
+    work = main.add_argument_group("what")
+    work.add_argument("--workload", choices=YCSB, help="one of those below, in place of --mix and --key-law")
+    work.add_argument(
+        "--mix", type=mix, metavar="WEIGHTS", help=f"weights of {', '.join(OPERATIONS)} (default put=50,get=50)"
+    )
+    work.add_argument(
+        "--key-law",
+        choices=LAWS,
+        help="which keys: uniform (default), zipfian, latest. GET and REMOVE of uniform keys keep to those put before; "
+        "for the others all keys are put first",
+    )
+    work.add_argument("--load", action="store_true", help="put all keys first in any case")
+    work.add_argument(
+        "--value-size", type=value_size, default="64", metavar="SIZE", help="of the values put (default 64), see below"
+    )
+    work.add_argument(
+        "--keys", type=cli.whole_number(1, 100_000_000), default=10_000, metavar="N", help="how many (default 10000)"
+    )
+    work.add_argument(
         "--key-prefix",
         type=os.fsencode,
         metavar="TEXT",
         help="what keys begin with (default: random for each run); a second run with the same one reads what "
         "the first has put",
     )
-    main.add_argument(
-        "--seed",
-        type=int,
-        metavar="N",
-        help="draw the same operations and keys again (default: random)",
+    work.add_argument(
+        "--faults",
+        type=faults,
+        default=Faults(),
+        metavar="SHARES",
+        help="like drop=0.01,dup=0.01,delay=0.05:20ms: what becomes of datagrams, both ways",
     )
-    main.add_argument("--json", action="store_true", help="print the result as JSON")
+    work.add_argument("--seed", type=int, metavar="N", help="draw the same operations and keys again (default: random)")
+
+    out = main.add_argument_group("what comes of it")
+    out.add_argument(
+        "--json", metavar="FILE.json", help="write the result as JSON; without a file: print that and nothing else"
+    )
+    out.add_argument("--report", metavar="FILE.html", help="write the result as a page with plots")
+    out.add_argument("--quiet", action="store_true", help="no progress, and one line as the result")
+    out.add_argument(
+        "--compare", nargs=2, metavar=("A.json", "B.json"), help="print two results side by side; needs no server"
+    )
     return main
+
+
+def with_json_file(argv: Sequence[str]) -> list[str]:
+    """`--json` with its file, which is what follows if that ends in .json, else - (standard output)."""
+    words = list(argv)
+    for place in range(len(words) - 1, -1, -1):
+        if words[place] == "--json" and not (place + 1 < len(words) and words[place + 1].endswith((".json", "-"))):
+            words.insert(place + 1, "-")
+    return words
 
 
 def plan_of(arguments: Namespace) -> Plan:
@@ -152,151 +240,147 @@ def plan_of(arguments: Namespace) -> Plan:
         prefix = os.urandom(3).hex().encode() + b"-"  # makes keys of 16 bytes
     if len(prefix) > KEY_MAX_BYTES - KEY_DIGITS:
         raise ArgumentTypeError(f"--key-prefix takes {KEY_MAX_BYTES - KEY_DIGITS} bytes at most")
+    if arguments.target == "memcached" and any(byte <= 0x20 or byte == 0x7F for byte in prefix):
+        raise ArgumentTypeError("memcached's keys have no spaces and no control characters")
+    work: dict[str, Any] = {}
+    if arguments.workload:
+        if arguments.mix or arguments.key_law:
+            raise ArgumentTypeError("--workload comes with its own mix and key law")
+        work = {"workload": arguments.workload, **YCSB[arguments.workload]._asdict(), "load": True}
+    else:
+        if arguments.mix:
+            work["mix"] = arguments.mix
+        work["law"] = arguments.key_law or UNIFORM
+        work["load"] = arguments.load or work["law"] != UNIFORM
+    clients = arguments.clients or (OPEN_CLIENTS if arguments.rate else CLOSED_CLIENTS)
+    for name, amount in (("clients", clients), ("keys", arguments.keys), ("operations", arguments.operations)):
+        if amount < arguments.processes:
+            raise ArgumentTypeError(f"{arguments.processes} processes can't share {amount} {name}")
     return Plan(
         servers=tuple(servers),
-        clients=arguments.clients,
+        target=arguments.target,
+        clients=clients,
+        rate=arguments.rate,
         seconds=arguments.seconds,
+        warmup_s=arguments.warmup,
         operations=arguments.operations,
         value_size=arguments.value_size,
-        mix=arguments.mix,
         keys=arguments.keys,
         key_prefix=prefix,
+        faults=arguments.faults,
         seed=arguments.seed,
+        processes=arguments.processes,
+        **work,
     )
 
 
-# The result.
+def check_outputs(arguments: Namespace) -> None:
+    """That the result can be written is found out before, not after; ArgumentTypeError."""
+    if arguments.report and importlib.util.find_spec("matplotlib") is None:
+        raise ArgumentTypeError("--report needs matplotlib (make setup-dev)")
+    for path in (arguments.report, arguments.json):
+        if path and path != "-" and not os.access(Path(path).parent, os.W_OK):
+            raise ArgumentTypeError(f"{path} can't be written there")
 
 
-def latency_summary(counts: Iterable[tuple[int, int]]) -> dict[str, float]:
-    """Count, percentiles and maximum (ms) of (latency in µs, how many) pairs, of which none is needed."""
-    histogram = HdrHistogram(1, LATENCY_MAX_US, LATENCY_DIGITS)
-    longest = 0
-    for latency_us, count in counts:
-        histogram.record_value(min(max(latency_us, 1), LATENCY_MAX_US), count)
-        longest = max(longest, latency_us)
-    summary: dict[str, float] = {"count": histogram.get_total_count()}
-    for name, percentile in (("p50", 50), ("p99", 99), ("p99.9", 99.9)):
-        # A bucket's upper end may lie past the longest latency that fell into it.
-        value_us = min(histogram.get_value_at_percentile(percentile), longest)
-        summary[f"{name}_ms"] = round(value_us / 1000, 3)
-    summary["max_ms"] = round(longest / 1000, 3)
-    return summary
+def progress_on_terminal(plan: Plan) -> tuple[Callable[[Progress], None], Callable[[], None]]:
+    """Two functions: one shows progress on stderr, one takes the bar away."""
+    bar = tqdm(total=plan.seconds, unit="s", leave=False, bar_format="{desc}{bar}| {n:.0f}/{total:.0f} s{postfix}")
+    ticks: deque[tuple[str, float, int]] = deque(maxlen=TICKS_SHOWN + 1)
 
-
-def result_of(plan: Plan, tally: Tally) -> dict[str, object]:
-    """The result as plain data, which is also what --json prints."""
-    by_operation = {OPERATION_NAMES[operation]: counts for operation, counts in tally.latencies_us.items()}
-    latencies = {name: latency_summary(counts.items()) for name, counts in by_operation.items() if counts}
-    latencies["all"] = latency_summary(pair for counts in by_operation.values() for pair in counts.items())
-    return {
-        "servers": list(plan.servers),
-        "clients": plan.clients,
-        "seconds": round(tally.elapsed_s, 3),
-        "value_size": plan.value_size,
-        "mix": {OPERATION_NAMES[operation]: weight for operation, weight in plan.mix.items()},
-        "keys": plan.keys_a_client * plan.clients,
-        "ops_per_s": round(tally.finished_in_time / tally.elapsed_s) if tally.elapsed_s else 0,
-        "latency": latencies,
-        "reads": {
-            "found": tally.found,
-            "missing": tally.missing,
-            "absent": tally.absent,
-            "wrong": tally.wrong,
-            "stale": tally.stale,
-        },
-        "codes": {code_name(code): count for code, count in sorted(tally.codes.items())},
-        "timeouts": tally.timeouts,
-        "retries": tally.retries,
-        "overloads": tally.overloads,
-        "refused": tally.refused,
-        "ignored": tally.ignored,
-        "interrupted": tally.interrupted,
-    }
-
-
-def counts_line(counts: dict[str, int]) -> str:
-    return "  ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
-
-
-def text_of(plan: Plan, tally: Tally, result: dict[str, object]) -> str:
-    """The result for a person."""
-    weights = ",".join(f"{OPERATION_NAMES[operation]}={weight}" for operation, weight in plan.mix.items())
-    lines = [
-        f"{plan.clients:,} clients, {tally.elapsed_s:.1f} s, {plan.value_size:,}-byte values, {weights}, "
-        f"{plan.keys_a_client * plan.clients:,} keys",
-        "",
-        f"{result['ops_per_s']:,} ops/s",
-        "",
-        f"{'latency, ms':<12}{'count':>12}{'p50':>10}{'p99':>10}{'p99.9':>10}{'max':>10}",
-    ]
-    latencies = result["latency"]
-    assert isinstance(latencies, dict)
-    for name, row in latencies.items():
-        cells = "".join(f"{row[column]:>10.3f}" for column in ("p50_ms", "p99_ms", "p99.9_ms", "max_ms"))
-        lines.append(f"{name:<12}{row['count']:>12,}{cells}")
-    reads, codes = result["reads"], result["codes"]
-    assert isinstance(reads, dict)
-    assert isinstance(codes, dict)
-    lines += [
-        "",
-        f"reads     {counts_line(reads)}",
-        f"answers   {counts_line(codes)}",
-        f"trouble   timeouts {tally.timeouts:,}  retries {tally.retries:,}  overloads {tally.overloads:,}  "
-        f"refused {tally.refused:,}",
-    ]
-    if tally.ignored:
-        lines.append(f"ignored   {counts_line(tally.ignored)}")
-    return "\n".join(lines)
-
-
-def progress_on_terminal(plan: Plan) -> tuple[Callable[[float, Tally], None], Callable[[], None]]:
-    """Two functions: one shows progress on stderr if that is a terminal, one takes the bar away."""
-    bar = tqdm(
-        total=plan.seconds,
-        unit="s",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-        bar_format="{bar}| {n:.0f}/{total:.0f} s{postfix}",
-    )
-
-    def show(elapsed_s: float, tally: Tally) -> None:
-        if elapsed_s > 0 and not bar.disable:
-            trouble = f", {tally.bad_values} wrong" if tally.bad_values else ""
-            rate = tally.finished_in_time / elapsed_s
-            bar.set_postfix_str(f"{rate:,.0f} ops/s, {tally.retries:,} retries{trouble}", refresh=False)
-            bar.update(elapsed_s - bar.n)
+    def show(now: Progress) -> None:
+        clock = bar._time()
+        if ticks and ticks[-1][0] != now.phase:
+            ticks.clear()
+        ticks.append((now.phase, clock, now.finished))
+        _, since, before = ticks[0]
+        rate = (now.finished - before) / (clock - since) if clock > since else 0.0
+        bar.set_description_str("" if now.phase == "run" else f"{now.phase}: ", refresh=False)
+        bar.set_postfix_str(f"{rate:,.0f} ops/s, p99 {now.p99_us / 1000:.2f} ms, {now.errors} errors", refresh=False)
+        bar.n = now.elapsed_s
+        bar.refresh()
 
     return show, bar.close
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """The first Ctrl-C ends the run; a second one (timeout(1) sends two) must not take away the result."""
+
+    def interrupt(signal_number: int, frame: object) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        plan = plan_of(arguments)
-        with Client(plan.servers, timeouts_ms=GREETING_TIMEOUTS_MS, give_up_when_refused=True) as client:
-            client.ping()
-        flood = Flood(plan)
-    except (ArgumentTypeError, KVError, OSError) as error:
-        cli.complain("flood.py", error)
-        return cli.USAGE
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def carry_out(plan: Plan, quiet: bool) -> dict[str, Any]:
+    """Run it; the result."""
+    if quiet or not sys.stderr.isatty():
+        return results.result_of(plan, processes.run(plan, None))
     show, take_away = progress_on_terminal(plan)
     try:
-        tally = flood.run(show)
+        return results.result_of(plan, processes.run(plan, show))
     finally:
         take_away()
-        flood.close()
-    result = result_of(plan, tally)
-    print(json.dumps(result, indent=2) if arguments.json else text_of(plan, tally, result))
-    for sample in tally.samples:
+
+
+def publish(result: dict[str, Any], arguments: Namespace) -> None:
+    """The result, where it is wanted; OSError."""
+    if arguments.json:
+        text = json.dumps(result, indent=2) + "\n"
+        if arguments.json == "-":
+            sys.stdout.write(text)
+        else:
+            Path(arguments.json).write_text(text, encoding="utf-8")
+    if arguments.report:
+        from tools.load.report import page_of
+
+        Path(arguments.report).write_text(page_of(result), encoding="utf-8")
+    if arguments.json != "-":
+        print(results.line_of(result) if arguments.quiet else results.text_of(result))
+
+
+def verdict(result: dict[str, Any]) -> int:
+    """The exit status, and why on stderr."""
+    for sample in result["samples"]:
         cli.complain("flood.py", sample)
-    if tally.bad_values:
-        cli.complain("flood.py", f"{tally.bad_values} wrong or stale values were read")
+    bad = result["reads"]["wrong"] + result["reads"]["stale"]
+    if bad:
+        cli.complain("flood.py", f"{bad} wrong or stale values were read")
         return cli.FAILED
-    if tally.succeeded <= 0:
+    if results.succeeded(result) <= 0:
         cli.complain("flood.py", "nothing succeeded")
         return cli.FAILED
     return cli.OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(with_json_file(sys.argv[1:] if argv is None else argv))
+    try:
+        if arguments.compare:
+            first, second = (compare.read_result(path) for path in arguments.compare)
+            print(compare.table(first, second, tuple(arguments.compare)))
+            return cli.OK
+        plan = plan_of(arguments)
+        check_outputs(arguments)
+        with interrupted_once():
+            result = carry_out(plan, arguments.quiet)
+            publish(result, arguments)
+    except (ArgumentTypeError, KVError, NobodyThere, compare.BadResult, OSError) as error:
+        cli.complain("flood.py", error)
+        return cli.USAGE
+    except processes.RunFailed as error:
+        cli.complain("flood.py", error)
+        return cli.FAILED
+    except KeyboardInterrupt:
+        cli.complain("flood.py", "interrupted before the run began")
+        return cli.FAILED
+    return verdict(result)
 
 
 if __name__ == "__main__":

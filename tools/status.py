@@ -14,14 +14,26 @@ def table(status: dict[str, Any]) -> str:
         lines.append(f"epoch {status['epoch']} of cluster {status.get('origin')}, coordinator {status['coordinator']}")
         lines.append(f"{member} of it, {_lease(status)}{', ' + _blocked(status) if status.get('blocked') else ''}")
         balanced = "every slot is" if status.get("balanced") else "not every slot is yet"
-        lines.append(f"{balanced} where it is wanted, with all its copies")
+        missing = f" ({status['copies_missing']} missing)" if status.get("copies_missing") else ""
+        lines.append(f"{balanced} where it is wanted, with all its copies{missing}")
     else:
         lines.append("knows of no cluster yet")
-    columns, rows = status.get("columns", []), status.get("members", [])
-    if rows:
-        lines += ["", *_grid(columns, rows)]
+    if status.get("members"):
+        lines += ["", members_table(status)]
+    return "\n".join(lines)
+
+
+def members(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of members and absent servers, by column."""
+    columns = status.get("columns", [])
+    return [dict(zip(columns, row, strict=False)) for row in status.get("members", [])]
+
+
+def members_table(status: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = _grid(status.get("columns", []), status.get("members", []))
     if status.get("cut"):
-        lines.append("(not all fit the answer)")
+        lines.append("(not all absent servers fit the answer)")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from app.client import Client, KeyNotFound
 """
 
-from app.client.client import Client, Stats, Versioned
+from app.client.client import Client, Versioned
 from app.client.errors import (
     BadAnswer,
     BadServer,
@@ -14,11 +14,14 @@ from app.client.errors import (
     KeyNotFound,
     KVError,
     NoSpace,
+    NotTried,
     Overloaded,
+    PartialFailure,
     Timeout,
     UnknownCommand,
     Unreachable,
 )
+from app.client.stats import Stats
 
 __all__ = [
     "BadAnswer",
@@ -31,7 +34,9 @@ __all__ = [
     "KVError",
     "KeyNotFound",
     "NoSpace",
+    "NotTried",
     "Overloaded",
+    "PartialFailure",
     "Stats",
     "Timeout",
     "UnknownCommand",

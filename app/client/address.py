@@ -31,6 +31,17 @@ def split_host_port(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def numeric(text: str) -> Server | None:
+    """The Server that "address:port" names, without asking anybody; None when its host is a name, or malformed."""
+    try:
+        host, port = split_host_port(text)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError, BadServer):
+        return None
+    family, _, _, _, address = found[0]
+    return Server(text, family, address)
+
+
 def resolve(text: str) -> Server:
     """The Server that "host:port" names.
 

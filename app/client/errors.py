@@ -4,6 +4,8 @@ KVError
   Timeout            nobody answered in time; also a TimeoutError
     Unreachable      every server's machine says that nothing listens there
   BadServer          the given "host:port" is malformed or does not resolve; also a ValueError
+  NotTried           get_many and the like: given up before this key's turn, since nobody answers any more
+  PartialFailure     get_many and the like: some keys failed, each with one of the others
   BadAnswer          an answer without a field that it must have: the node breaks the protocol
   ErrorAnswer        the node answered with an error code (`code`)
     KeyNotFound      KEY_DNE_ERR
@@ -15,7 +17,8 @@ KVError
     InvalidValue     INVALID_VAL_ERR
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from app.wire import protocol
 
@@ -37,6 +40,25 @@ class Unreachable(Timeout):
     Only for a client made with `give_up_when_refused`; others go on trying, since a node that restarts
     refuses as well.
     """
+
+
+class NotTried(KVError):
+    """Nothing was sent for this key: nobody had answered anything for as long as a whole schedule of tries."""
+
+
+class PartialFailure(KVError):
+    """Some of the keys of get_many, put_many or remove_many failed; what the others gave is not lost.
+
+    `errors`: by key, what a call for that key alone would have raised, or NotTried. `result`: what the call would have
+    returned, for the keys that did not fail (None for put_many: all that are not in `errors` are stored).
+    """
+
+    def __init__(self, what: str, errors: Mapping[bytes, KVError], result: Any) -> None:
+        key, error = next(iter(errors.items()))
+        more = f", and {len(errors) - 1} more keys failed" if len(errors) > 1 else ""
+        super().__init__(f"{what}: {key!r} failed: {error}{more}")
+        self.errors = dict(errors)
+        self.result = result
 
 
 class BadServer(KVError, ValueError):

@@ -172,6 +172,9 @@ class Membership(Protocol):
     def lease_until(self) -> float: ...
 
     @property
+    def is_member(self) -> bool: ...
+
+    @property
     def member_count(self) -> int: ...
 
     @property

@@ -11,11 +11,11 @@ greenlet of its own; the table is bounded by `max_in_flight`, and what is over i
 
 - A retry of a request that is in flight is not forwarded again at once; its answer goes to the retry's sender. After
   RESEND_S it is: an answer may have been lost with a link, and the primary answers a repeated request from its memory.
-- When nobody serves the slot (its primary has just died, or our lease has run out), the request waits for the next
-  view, until its deadline (origin.py).
+- When nobody serves the slot (its primary has just died), or our lease has run out and we may be the one who is cut
+  off, the request waits for the next view, until its deadline (origin.py).
 - After HOPS_MAX hops a request is refused for a moment: the nodes' tables disagree, which passes.
-- SYS_OVERLOAD_ERR says that nothing was done. A request that was sent twice, to two nodes perhaps, may have taken
-  effect at one of them; it is never refused, but left to its client's next try.
+- SYS_OVERLOAD_ERR says that nothing was done. A write that was sent and not answered, or sent twice, to two nodes
+  perhaps, may have taken effect; it is never refused, but left to its client's next try.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ from app.counters import Counters
 from app.net.frames import ANSWER, FORWARD, Frame
 from app.net.origin import PATIENCE_S, Origin
 from app.net.turn import Turn
-from app.wire.codec import DecodeError, is_refusal, parse_msg
+from app.wire.codec import DecodeError, is_read, is_refusal, parse_msg
 
 HOPS_MAX: Final = 3
 # A retry that comes this long after the last forwarding is forwarded again. Below the clients' first timeout (150 ms),
@@ -132,7 +132,7 @@ class Forwarder:
     def _send(self, request: Origin, now: float) -> None:
         """Forward a request to its slot's primary, or let it wait when there is none or its link is down."""
         route = self._routes[request.slot]
-        if route != LOCAL and route != UNKNOWN:
+        if route != LOCAL and route != UNKNOWN and self._turn.may_forward:
             left_ms = int((request.deadline_s - now) * 1000)
             header = _pack_header(request.hops + 1, left_ms if left_ms > 0 else 0)
             if self._send_frame(route, FORWARD, request.datagram, header):
@@ -232,7 +232,7 @@ class Forwarder:
     def _give_up(self, message_id: bytes, request: Origin) -> None:
         self.abandoned += 1
         del self._requests[message_id]
-        if not request.was_sent and not request.is_uncertain:
+        if not (request.was_sent or request.is_uncertain) or is_read(request.datagram):
             reply = self._commands.refuse(request.datagram, _HOPS_WAIT_MS)
             if reply is not None:
                 self.answer(request, reply)

@@ -29,6 +29,9 @@ class Turn:
         self._clock = clock
         self.now_s = clock()
         self.stalls = 0
+        # Whether the routes can be trusted for other nodes' slots: a member without a lease may be the one that is cut
+        # off. An outsider has no lease by right; it relays by the view that it observes.
+        self.may_forward = False
         # Called when a turn begins STALL_S or more after the one before: what waits in sockets may be old.
         self.on_stall: list[Callable[[], object]] = []
 
@@ -44,6 +47,7 @@ class Turn:
             for told in self.on_stall:
                 told()
         serving = now < self._membership.lease_until
+        self.may_forward = serving or not self._membership.is_member
         self._commands.routes = self._routes if serving else _NOBODY
         return serving
 

@@ -7,8 +7,11 @@ object graph a reply (a dict of bytes to anything) costs 120 bytes and more.
 The approach: two generations, each a lifetime long, of 16,384 buckets; a bucket is one bytearray of records laid
 end to end, and the bucket is chosen by the CRC-32 of the messageID (which checking the datagram has computed
 anyway). A look-up is one substring search in at most a few hundred bytes per generation; a generation that has
-aged is dropped whole. A record is one length byte, the messageID, the slot and the error code: 19 bytes for the
-usual 16-byte messageID, about 30 with what the buckets cost.
+aged is dropped whole. A record is one length byte, the messageID, the slot, the slot's era and the error code: 20 bytes
+for the usual 16-byte messageID, about 31 with what the buckets cost.
+
+A slot that goes to another node takes its replies along. To forget them here would be a walk over all records (60 ms at
+300,000); instead the slot begins a new era, and records of earlier ones count as not there until they age.
 
 A substring can match across records, by chance or by a client's design, so a hit (rare: only retries hit) is
 confirmed by walking the bucket's records from its start.
@@ -23,6 +26,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from app.wire.protocol import SLOT_COUNT
+
+ALL_SLOTS: Final = (1 << SLOT_COUNT) - 1
 
 _BUCKETS: Final = 16_384  # more: fewer bytes to search, but about 80 bytes for each one used, per generation
 
@@ -41,6 +46,10 @@ _FREE_STEP: Final = 512
 # read its socket meanwhile, so that time must not age what retries in the socket's buffer still need.
 _ADVANCE_MAX_S: Final = 0.25
 
+# What a record takes besides its messageID: its length, slot, era and error code. An era is told apart from the 255
+# before it: a slot that has replies here would have to come and go every 50 ms for as long as they live to confuse two.
+_RECORD_BYTES: Final = 4
+
 _Buckets = list[bytearray | None]
 
 
@@ -54,6 +63,7 @@ class ReplyMemory:
         self._mask = buckets - 1
         self._newest_of = array("L", bytes(8 * SLOT_COUNT))  # records by slot
         self._oldest_of = array("L", bytes(8 * SLOT_COUNT))
+        self._eras = bytearray(SLOT_COUNT)  # by slot
         self.ttl_s = ttl_s
         self.max_bytes = max_bytes
         self._age_s = 0.0  # of the newest generation
@@ -71,15 +81,30 @@ class ReplyMemory:
         number = crc & self._mask
         bucket = self._newest[number]
         if bucket is not None and bucket.find(message_id) >= 0:
-            at = _find(bucket, message_id)
+            at = self._find(bucket, message_id)
             if at >= 0:
-                return bucket[at + len(message_id) + 2]
+                return bucket[at + len(message_id) + 3]
         bucket = self._oldest[number]
         if bucket is not None and bucket.find(message_id) >= 0:
-            at = _find(bucket, message_id)
+            at = self._find(bucket, message_id)
             if at >= 0:
-                return bucket[at + len(message_id) + 2]
+                return bucket[at + len(message_id) + 3]
         return None
+
+    def _find(self, bucket: bytearray, message_id: bytes) -> int:
+        """Where the record of a messageID starts in a bucket; -1 when the bytes are there but no such record."""
+        length = len(message_id)
+        at = 0
+        while at < len(bucket):
+            end = at + 1 + bucket[at]
+            if (
+                bucket[at] == length
+                and bucket.startswith(message_id, at + 1)
+                and bucket[end + 1] == self._eras[bucket[end]]
+            ):
+                return at
+            at = end + 3
+        return -1
 
     def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None:
         """Remember the error code of a messageID (1 to 64 bytes) that is not remembered yet.
@@ -92,23 +117,23 @@ class ReplyMemory:
             bucket = self._newest[number] = bytearray()
             self._newest_bytes += _BUCKET_BYTES
         length = len(message_id)
-        bucket += b"%c%b%c%c" % (length, message_id, slot, code)
+        bucket += b"%c%b%c%c%c" % (length, message_id, slot, self._eras[slot], code)
         self._newest_count += 1
         self._newest_of[slot] += 1
-        self._newest_bytes += length + 3
+        self._newest_bytes += length + _RECORD_BYTES
         if self._newest_bytes >= self._check_at_bytes:
             self._check()
 
     def forget(self, message_id: bytes, crc: int) -> bool:
         """Forget a reply whose receiver has acknowledged it; False when there was none."""
         number = crc & self._mask
-        size = len(message_id) + 3
+        size = len(message_id) + _RECORD_BYTES
         for buckets in (self._newest, self._oldest):
             bucket = buckets[number]
             if bucket is not None and bucket.find(message_id) >= 0:
-                at = _find(bucket, message_id)
+                at = self._find(bucket, message_id)
                 if at >= 0:
-                    slot = bucket[at + size - 2]
+                    slot = bucket[at + size - 3]
                     del bucket[at : at + size]
                     if buckets is self._newest:
                         self._newest_of[slot] -= 1
@@ -176,15 +201,7 @@ class ReplyMemory:
 
     def records(self) -> Iterator[tuple[bytes, int, int]]:
         """Every remembered reply as (messageID, slot, error code), oldest generation first."""
-        for buckets in (self._oldest, self._newest):
-            for bucket in buckets:
-                if bucket is not None:
-                    at = 0
-                    while at < len(bucket):
-                        length = bucket[at]
-                        end = at + 1 + length
-                        yield bytes(bucket[at + 1 : end]), bucket[end], bucket[end + 1]
-                        at = end + 2
+        yield from self.scan(0, self._buckets, ALL_SLOTS)
 
     # By slot: what copies of a slot need.
 
@@ -203,54 +220,27 @@ class ReplyMemory:
         To see everything, go from bucket 0 to `bucket_count`; what is added meanwhile may be missed or not.
         """
         found = []
+        eras = self._eras
         for buckets in (self._oldest, self._newest):
             for bucket in buckets[start : start + count]:
                 if bucket:
                     at = 0
                     while at < len(bucket):
                         end = at + 1 + bucket[at]
-                        if slots >> bucket[end] & 1:
-                            found.append((bytes(bucket[at + 1 : end]), bucket[end], bucket[end + 1]))
-                        at = end + 2
+                        slot = bucket[end]
+                        if slots >> slot & 1 and bucket[end + 1] == eras[slot]:
+                            found.append((bytes(bucket[at + 1 : end]), slot, bucket[end + 2]))
+                        at = end + 3
         return found
 
     def forget_slots(self, slots: int) -> None:
-        """Forget everything that is remembered for these slots (a mask). Walks all records if there is any."""
-        present = sum(1 << slot for slot in range(SLOT_COUNT) if slots >> slot & 1 and self.has_slot(slot))
-        if not present:
-            return
-        if slots == (1 << SLOT_COUNT) - 1:
+        """Forget everything that is remembered for these slots (a mask)."""
+        if slots == ALL_SLOTS:
             self.clear()
             return
-        for buckets, counts in ((self._oldest, self._oldest_of), (self._newest, self._newest_of)):
-            for bucket in buckets:
-                if not bucket:
-                    continue
-                records = []
-                at = 0
-                while at < len(bucket):
-                    end = at + bucket[at] + 3
-                    if present >> bucket[end - 2] & 1:
-                        records.append((at, end))
-                    at = end
-                for begin, end in reversed(records):
-                    counts[bucket[end - 2]] -= 1
-                    del bucket[begin:end]
-                    if buckets is self._newest:
-                        self._newest_count -= 1
-                        self._newest_bytes -= end - begin
-                    else:
-                        self._oldest_count -= 1
-                        self._oldest_bytes -= end - begin
-        self._check()
-
-
-def _find(bucket: bytearray, message_id: bytes) -> int:
-    """Where the record of a messageID starts in a bucket; -1 when the bytes are there but no such record."""
-    length = len(message_id)
-    at = 0
-    while at < len(bucket):
-        if bucket[at] == length and bucket.startswith(message_id, at + 1):
-            return at
-        at += bucket[at] + 3
-    return -1
+        for slot in range(SLOT_COUNT):
+            if slots >> slot & 1 and self.has_slot(slot):
+                self._newest_count -= self._newest_of[slot]
+                self._oldest_count -= self._oldest_of[slot]
+                self._newest_of[slot] = self._oldest_of[slot] = 0
+                self._eras[slot] = (self._eras[slot] + 1) % 256

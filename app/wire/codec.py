@@ -34,6 +34,7 @@ __all__ = [
     "encode_response",
     "encode_value",
     "error_payload",
+    "is_read",
     "is_refusal",
     "match_ordinary",
     "parse_msg",
@@ -117,6 +118,11 @@ def encode_error(message_id: bytes, message_id_crc: int, code: int) -> bytes:
         checksum = crc32(_ERROR_PAYLOADS[code], message_id_crc)
         return _pack_short(b"\n\x10", message_id, _SHORT_MIDDLES[code], checksum, b"\x28\x01")
     return encode_response(message_id, message_id_crc, _ERROR_PAYLOADS[code])
+
+
+def is_read(datagram: bytes) -> bool:
+    """Whether a sound request is a GET, which has no effect."""
+    return bool(parse_request(parse_msg(datagram).payload).command == GET)
 
 
 def is_refusal(reply: bytes) -> bool:

@@ -4,6 +4,7 @@ import random
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -23,6 +24,7 @@ from app.client import (
     UnknownCommand,
     Unreachable,
 )
+from app.client.codec import encode_request
 from app.wire import protocol
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
@@ -47,6 +49,9 @@ QUICK = (20, 40, 5000)
 PATIENT = (5000,)
 
 
+plain = partial(Client, slot_aware=False)  # sends nothing but requests, so that scripts and counts are exact
+
+
 def unused_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -55,7 +60,7 @@ def unused_port() -> int:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_every_command(host: str) -> None:
-    with Peer(host=host) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer(host=host) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         client.put(b"key", b"value", version=-7)
         assert client.get(b"key") == (b"value", -7)
         client.put(b"key", b"")
@@ -97,7 +102,7 @@ def answer_code(code: int) -> Fault:
     ],
 )
 def test_error_codes_become_exceptions(code: int, kind: type[ErrorAnswer]) -> None:
-    with Peer([answer_code(code)]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer([answer_code(code)]) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         with pytest.raises(ErrorAnswer) as caught:
             client.put(b"key", b"value")
         assert type(caught.value) is kind
@@ -105,7 +110,7 @@ def test_error_codes_become_exceptions(code: int, kind: type[ErrorAnswer]) -> No
 
 
 def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
-    with Peer([answer_code(0)] * 3) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer([answer_code(0)] * 3) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         with pytest.raises(BadAnswer):
             client.get(b"key")
         with pytest.raises(BadAnswer):
@@ -116,7 +121,7 @@ def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
 
 @pytest.mark.parametrize("fault", [drop, lose_answer])
 def test_a_retry_repeats_the_datagram_and_takes_effect_once(fault: Fault) -> None:
-    with Peer() as peer, Client([peer.name], timeouts_ms=QUICK) as client:
+    with Peer() as peer, plain([peer.name], timeouts_ms=QUICK) as client:
         client.put(b"key", b"value")
         peer.script = [fault]
         client.remove(b"key")  # KeyNotFound if the retry were a new request
@@ -127,7 +132,7 @@ def test_a_retry_repeats_the_datagram_and_takes_effect_once(fault: Fault) -> Non
 
 
 def test_no_answer_to_any_try_is_a_timeout() -> None:
-    with Peer([drop] * 3) as peer, Client([peer.name], timeouts_ms=(5, 5, 5)) as client:
+    with Peer([drop] * 3) as peer, plain([peer.name], timeouts_ms=(5, 5, 5)) as client:
         with pytest.raises(Timeout, match="to 3 tries"):
             client.put(b"key", b"value")
         assert client.stats.timeouts == 1
@@ -137,7 +142,7 @@ def test_no_answer_to_any_try_is_a_timeout() -> None:
 def test_retries_go_round_the_servers_and_stay_with_the_one_that_answers() -> None:
     with Peer([drop] * 100) as mute, Peer([drop] * 100) as also_mute, Peer() as peer:
         servers = [mute.name, also_mute.name, peer.name]
-        with Client(servers, timeouts_ms=(150, 150, 5000), rng=random.Random(1)) as client:
+        with plain(servers, timeouts_ms=(150, 150, 5000), rng=random.Random(1)) as client:
             client.put(b"key", b"value")
             ids = {message.messageID for one in (mute, also_mute, peer) for message in one.requests()}
             assert len(ids) == 1
@@ -150,7 +155,7 @@ def test_a_named_server_is_the_only_one_asked() -> None:
     with (
         Peer([drop]) as first,
         Peer() as second,
-        Client([first.name, second.name], timeouts_ms=QUICK) as client,
+        plain([first.name, second.name], timeouts_ms=QUICK) as client,
     ):
         client.shutdown(first.name)
         assert len(first.received) >= 2
@@ -188,14 +193,14 @@ def as_request(answer: Msg) -> bytes:
     ],
 )
 def test_what_is_no_answer_is_ignored_and_counted(spoil, reason: str) -> None:
-    with Peer([before_the_answer(spoil)]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer([before_the_answer(spoil)]) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         client.put(b"key", b"value")
         assert client.stats.ignored == {reason: 1}
         assert client.stats.retries == 0
 
 
 def test_a_doubled_answer_is_not_taken_for_the_next_one() -> None:
-    with Peer([answer_twice, None]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer([answer_twice, None]) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         client.put(b"key", b"value")
         with pytest.raises(KeyNotFound):
             client.get(b"other")
@@ -203,7 +208,7 @@ def test_a_doubled_answer_is_not_taken_for_the_next_one() -> None:
 
 
 def test_overload_is_waited_out_with_the_same_id() -> None:
-    with Peer([overload(20), overload(None)]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer([overload(20), overload(None)]) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         client.put(b"key", b"value")
         assert peer.store == {b"key": (b"value", 0)}
         assert len({message.messageID for message in peer.requests()}) == 1
@@ -213,7 +218,7 @@ def test_overload_is_waited_out_with_the_same_id() -> None:
 def test_overload_beyond_patience_is_raised_and_certain() -> None:
     with (
         Peer([overload(2000)]) as peer,
-        Client([peer.name], overload_patience_s=1, timeouts_ms=PATIENT) as client,
+        plain([peer.name], overload_patience_s=1, timeouts_ms=PATIENT) as client,
     ):
         with pytest.raises(Overloaded) as caught:
             client.put(b"key", b"value")
@@ -222,7 +227,7 @@ def test_overload_beyond_patience_is_raised_and_certain() -> None:
 
 def test_overload_after_a_silence_is_uncertain() -> None:
     script = [lose_answer, *[overload(6000)] * 9]
-    with Peer(script) as peer, Client([peer.name], timeouts_ms=QUICK) as client:
+    with Peer(script) as peer, plain([peer.name], timeouts_ms=QUICK) as client:
         with pytest.raises(Overloaded) as caught:
             client.put(b"key", b"value")
         assert caught.value.may_have_happened
@@ -237,13 +242,13 @@ def late_answer_during_the_wait(peer: Peer, datagram: bytes, sender: Address) ->
 
 
 def test_an_answer_that_comes_during_an_overload_wait_ends_it() -> None:
-    with Peer([late_answer_during_the_wait]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer([late_answer_during_the_wait]) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         client.put(b"key", b"value")
         assert client.stats.sent == 1
 
 
 def test_call_gives_the_raw_response_and_takes_a_message_id() -> None:
-    with Peer([None, overload(70)]) as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer([None, overload(70)]) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         response = client.call(KVRequest(command=99), message_id=b"\0" * 64)
         assert response.errCode == protocol.UNKNOWN_CMD_ERR
         assert peer.requests()[0].messageID == b"\0" * 64
@@ -251,8 +256,17 @@ def test_call_gives_the_raw_response_and_takes_a_message_id() -> None:
         assert (response.errCode, response.overloadWaitTime) == (protocol.SYS_OVERLOAD_ERR, 70)
 
 
+def test_a_message_id_may_come_again_while_the_first_ones_deadline_is_still_ahead() -> None:
+    with Peer([drop, None, drop]) as peer, plain([peer.name], timeouts_ms=(100,)) as client:
+        request = KVRequest(command=protocol.IS_ALIVE)
+        client._engine.probe(b"p", encode_request(b"p", request), 0, 0.05)  # due before the others
+        client.call(request, message_id=b"one")
+        with pytest.raises(Timeout, match="to 1 tries"):
+            client.call(request, message_id=b"one")
+
+
 def test_a_request_too_long_for_a_datagram_is_not_sent() -> None:
-    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         with pytest.raises(InvalidValue, match="over what a datagram takes"):
             client.put(b"key", bytes(protocol.DATAGRAM_MAX_BYTES))
         assert client.stats.sent == 0
@@ -261,7 +275,7 @@ def test_a_request_too_long_for_a_datagram_is_not_sent() -> None:
 
 
 def test_an_ack_follows_an_answer_that_is_remembered() -> None:
-    with Peer() as peer, Client([peer.name], ack=True, timeouts_ms=PATIENT) as client:
+    with Peer() as peer, plain([peer.name], ack=True, timeouts_ms=PATIENT) as client:
         client.put(b"key", b"value")
         client.get(b"key")
         client.is_alive()
@@ -271,7 +285,7 @@ def test_an_ack_follows_an_answer_that_is_remembered() -> None:
 
 
 def test_no_ack_after_a_retry_since_an_earlier_try_may_still_be_under_way() -> None:
-    with Peer([drop]) as peer, Client([peer.name], ack=True, timeouts_ms=QUICK) as client:
+    with Peer([drop]) as peer, plain([peer.name], ack=True, timeouts_ms=QUICK) as client:
         client.put(b"key", b"value")
         client.is_alive()
         assert client.stats.acks == 0
@@ -280,7 +294,7 @@ def test_no_ack_after_a_retry_since_an_earlier_try_may_still_be_under_way() -> N
 
 def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
     nobody = f"127.0.0.1:{unused_port()}"
-    with Client([nobody], give_up_when_refused=True) as client:
+    with plain([nobody], give_up_when_refused=True) as client:
         with pytest.raises(Unreachable, match="connection refused"):
             client.put(b"key", b"value")
         assert client.stats.retries == 0
@@ -289,7 +303,7 @@ def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
 
 def test_where_nothing_listens_a_patient_client_uses_all_its_tries() -> None:
     nobody = f"127.0.0.1:{unused_port()}"
-    with Client([nobody], timeouts_ms=(5, 5)) as client:
+    with plain([nobody], timeouts_ms=(5, 5)) as client:
         with pytest.raises(Timeout, match="connection refused"):
             client.put(b"key", b"value")
         assert client.stats.retries == 1
@@ -301,13 +315,13 @@ def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
     nobody = f"127.0.0.1:{unused_port()}"
     with Peer() as peer:
         servers = [nobody, peer.name]
-        with Client(servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:
+        with plain(servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:
             client.put(b"key", b"value")
             assert client.stats.retries == 0
 
 
 def test_a_client_that_is_in_a_call_refuses_another() -> None:
-    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
 
         class Sneaky(random.Random):
             def random(self) -> float:
@@ -327,7 +341,7 @@ def test_servers_must_be_a_list(servers) -> None:
 
 
 def test_mistyped_arguments_never_reach_the_wire() -> None:
-    with Client(["127.0.0.1:9"]) as client:
+    with plain(["127.0.0.1:9"]) as client:
         with pytest.raises(TypeError):
             client.put("key", b"value")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="out of range"):

@@ -16,7 +16,7 @@ from proto_gen.key_value_pb2 import KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.integration.nodes import Node, running
 from tests.wire.datagrams import request
-from tools.values import value_of
+from tools.load.values import value_of
 
 MIB = 1 << 20
 BOUND = 128 * MIB

@@ -20,6 +20,7 @@ class FakeMembership:
     def __init__(self, route: str) -> None:
         self.routes = [route] * SLOT_COUNT
         self.lease_until = 1e9
+        self.is_member = True
 
 
 class Net:
@@ -174,6 +175,31 @@ def test_a_request_waits_for_a_bounded_time() -> None:
     front.forwarder.sweep()
     assert front.answer(b"1" * 16) == SYS_OVERLOAD_ERR
     assert front.forwarder.in_flight == 0
+
+
+def test_a_read_without_an_answer_is_refused() -> None:
+    net = Net(front="silent", silent=LOCAL)
+    front = net.nodes["front"]
+    front.take(request(b"1" * 16, command=GET, key=KEY))
+    net.wait(PATIENCE_S)
+    front.forwarder.sweep()
+    assert front.answer(b"1" * 16) == SYS_OVERLOAD_ERR
+
+
+def test_a_member_without_a_lease_forwards_nothing() -> None:
+    """It may be the one who is cut off; an outsider has no lease by right."""
+    net = Net(front="owner", owner=LOCAL)
+    front = net.nodes["front"]
+    front.membership.lease_until = -1.0
+    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
+    assert not net.queue
+    net.wait(PATIENCE_S)
+    front.forwarder.sweep()
+    assert front.answer(b"1" * 16) == SYS_OVERLOAD_ERR
+    front.membership.is_member = False
+    front.take(request(b"2" * 16, command=PUT, key=KEY, value=b"v"))
+    net.deliver()
+    assert front.answer(b"2" * 16) == NO_ERR
 
 
 def test_too_many_in_flight_are_refused() -> None:

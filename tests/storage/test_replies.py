@@ -300,7 +300,7 @@ class RepliesMachine(RuleBasedStateMachine):
     def the_counts_are_right(self) -> None:
         records = list(self.replies.records())
         assert len(self.replies) == len(records)
-        least = sum(len(message_id) + 3 for message_id, _, _ in records)
+        least = sum(len(message_id) + 4 for message_id, _, _ in records)
         assert least <= self.replies.used_bytes < (least + 16 * 64) * 9 // 8 + 1
 
     @invariant()
@@ -397,3 +397,30 @@ def test_clear_makes_room() -> None:
     assert replies.full
     replies.clear()
     assert not replies.full
+
+
+def test_a_slot_is_forgotten_and_remembers_anew() -> None:
+    replies = replies_of(max_bytes=MIB)
+    clock = Clock(replies)
+    add(replies, b"old", 1, slot=3)
+    clock.pass_s(TTL_S)
+    add(replies, b"new", 2, slot=3)
+    add(replies, b"other", 3, slot=4)
+    replies.forget_slots(1 << 3)
+    assert not replies.has_slot(3)
+    assert list(replies.records()) == [(b"other", 4, 3)]
+    assert replies.get(b"old", crc32(b"old")) is replies.get(b"new", crc32(b"new")) is None
+    assert not replies.forget(b"new", crc32(b"new"))
+    add(replies, b"new", 5, slot=3)
+    assert replies.get(b"new", crc32(b"new")) == 5
+    assert len(replies) == 2
+    clock.pass_s(2 * TTL_S + 1.0)
+    assert len(replies) == 0
+
+
+def test_forgetting_every_slot_makes_room() -> None:
+    replies = replies_of(max_bytes=MIB)
+    add(replies, b"one", 1, slot=3)
+    replies.forget_slots((1 << 256) - 1)
+    assert (len(replies), replies.used_bytes) == (0, 0)
+    assert not replies.has_slot(3)

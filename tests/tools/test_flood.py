@@ -1,64 +1,25 @@
-"""The load generator against a peer, and against peers that get one thing wrong."""
+"""The load generator's command line."""
 
 import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
 from argparse import ArgumentTypeError
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from app.wire.protocol import GET, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR
+from app.wire.protocol import GET, IS_ALIVE, NO_ERR, PUT
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from tests.client.peer import Peer, answer_twice, before_the_answer, drop, lose_answer, overload
+from tests.client.peer import Peer
+from tests.integration.nodes import until
 from tools import flood
-from tools.loadgen import Flood, Plan, Tally
 
 ROOT = Path(__file__).parent.parent.parent
-
-# A retry leaves after 20 ms, and the last try is patient: no stall of the machine may turn into a timeout.
-QUICK = (20, 40, 5000)
-
-# Keys few enough that they are read and overwritten many times in a fraction of a second.
-FEW_KEYS = 8
-
-
-def run(*peers: Peer, **settings: object) -> Tally:
-    chosen: dict[str, Any] = {
-        "clients": 4,
-        "seconds": 60,
-        "operations": 300,
-        "keys": FEW_KEYS,
-        "key_prefix": b"t-",
-        "seed": 1,
-        **settings,
-    }
-    plan = Plan(servers=tuple(peer.name for peer in peers), **chosen)
-    generator = Flood(plan)
-    try:
-        return generator.run()
-    finally:
-        generator.close()
-
-
-def test_a_faultless_node_gives_a_faultless_tally() -> None:
-    mix = {PUT: 40, GET: 40, REMOVE: 10, IS_ALIVE: 10}
-    with Peer() as peer:
-        tally = run(peer, mix=mix, timeouts_ms=(5000,))
-    assert tally.found > 0
-    assert tally.absent > 0
-    assert (tally.missing, tally.wrong, tally.stale, tally.timeouts, tally.retries) == (0, 0, 0, 0, 0)
-    assert set(tally.codes) == {NO_ERR, KEY_DNE_ERR}
-    counted = {operation: sum(counts.values()) for operation, counts in tally.latencies_us.items()}
-    assert sum(counted.values()) == tally.answered == len(peer.received)
-    assert set(counted) == set(mix)
-    assert tally.found + tally.absent == counted[GET]
-    assert tally.finished_in_time == tally.answered == 300
 
 
 class Corrupts(Peer):
@@ -67,153 +28,13 @@ class Corrupts(Peer):
         return KVResponse(errCode=NO_ERR)
 
 
-class Swaps(Peer):
-    """Every key finds the value that was stored last."""
-
-    def execute(self, request: KVRequest) -> KVResponse:
-        if request.command == GET and self.store:
-            value, version = list(self.store.values())[-1]
-            return KVResponse(errCode=NO_ERR, value=value, version=version)
-        return super().execute(request)
-
-
-class SaysNothing(Peer):
-    def execute(self, request: KVRequest) -> KVResponse:
-        return KVResponse(errCode=NO_ERR)
-
-
-class KeepsTheFirst(Peer):
-    """Acknowledges writes over a value, and loses them."""
-
-    def put(self, request: KVRequest) -> KVResponse:
-        self.store.setdefault(request.key, (request.value, request.version))
-        return KVResponse(errCode=NO_ERR)
-
-
-class KeepsTheRemoved(Peer):
-    def execute(self, request: KVRequest) -> KVResponse:
-        return KVResponse(errCode=NO_ERR) if request.command == REMOVE else super().execute(request)
-
-
-@pytest.mark.parametrize(
-    ("kind", "verdict"),
-    [
-        (Corrupts, "wrong"),
-        (Swaps, "wrong"),
-        (SaysNothing, "wrong"),
-        (KeepsTheFirst, "stale"),
-        (KeepsTheRemoved, "stale"),
-    ],
-)
-def test_what_a_faulty_node_returns_is_noticed(kind: type[Peer], verdict: str) -> None:
-    with kind() as peer:
-        tally = run(peer, mix={PUT: 40, GET: 50, REMOVE: 10})
-    assert getattr(tally, verdict) > 0
-    assert tally.bad_values > 0
-    assert verdict in " ".join(tally.samples)
-    assert len(tally.samples) <= 5
-
-
-class Forgets(Peer):
-    def put(self, request: KVRequest) -> KVResponse:
-        return KVResponse(errCode=NO_ERR)
-
-
-def test_a_missing_key_is_no_wrong_value() -> None:
-    with Forgets() as peer:
-        tally = run(peer)
-    assert tally.missing > 0
-    assert tally.bad_values == 0
-    assert tally.succeeded > 0
-
-
-@pytest.mark.parametrize("fault", [drop, lose_answer])
-def test_lost_datagrams_are_sent_again(fault) -> None:
-    with Peer([fault] * 8) as peer:
-        tally = run(peer, timeouts_ms=QUICK)
-    assert tally.retries >= 8
-    assert (tally.timeouts, tally.bad_values, tally.missing) == (0, 0, 0)
-    assert len({message.messageID for message in peer.requests()}) == tally.answered
-
-
-def test_a_retry_goes_to_the_next_server() -> None:
-    with Peer([drop] * 100_000) as mute, Peer() as peer:
-        tally = run(mute, peer, timeouts_ms=(300, 5000))
-    assert tally.timeouts == 0
-    assert tally.found > 0
-    # Each client that began with the mute one has moved away for good.
-    assert len({message.messageID for message in mute.requests()}) == 2
-
-
-def test_overload_is_waited_out() -> None:
-    with Peer([overload(5)] * 10) as peer:
-        tally = run(peer)
-    assert tally.overloads == 10
-    assert SYS_OVERLOAD_ERR not in tally.codes
-    assert tally.bad_values == 0
-
-
-def test_doubled_and_spoilt_answers_are_ignored_and_counted() -> None:
-    with Peer([answer_twice, before_the_answer(lambda _: b"\xff")]) as peer:
-        tally = run(peer, timeouts_ms=(5000,))
-    assert tally.ignored == {"late_or_doubled": 1, "unparsable": 1}
-    assert tally.bad_values == 0
-
-
-def test_silence_for_ever_is_counted_as_timeouts() -> None:
-    with Peer([drop] * 100_000) as peer:
-        tally = run(peer, timeouts_ms=(5, 5), operations=8)
-    assert tally.timeouts == 8
-    assert (tally.answered, tally.succeeded) == (0, 0)
-
-
-def test_interrupted_it_tells_what_it_has() -> None:
-    def interrupt(elapsed_s: float, tally: Tally) -> None:
-        if tally.answered:
-            raise KeyboardInterrupt
-
-    with Peer() as peer:
-        generator = Flood(Plan(servers=(peer.name,), seconds=60, key_prefix=b"t-"))
-        tally = generator.run(interrupt)
-        generator.close()
-    assert tally.interrupted
-    assert tally.answered > 0
-    assert tally.elapsed_s < 60
-
-
-def test_the_time_ends_a_run_too() -> None:
-    with Peer() as peer:
-        tally = run(peer, seconds=0.05, operations=10**9)
-    assert 0.05 <= tally.elapsed_s < 10
-    assert tally.answered < 10**9
-
-
-@pytest.mark.parametrize("operations", [1, 3, 4, 5])
-def test_the_number_of_operations_is_kept_to(operations: int) -> None:
-    with Peer() as peer:
-        tally = run(peer, operations=operations, timeouts_ms=(5000,))
-    assert tally.answered == len(peer.received) == operations
-
-
-def test_the_same_seed_draws_the_same_requests() -> None:
-    drawn = []
-    for _ in range(2):
-        with Peer() as peer:
-            run(peer, clients=1, seed=7)
-        drawn.append([message.payload for message in peer.requests()[:50]])
-    assert drawn[0] == drawn[1]
-
-
-# The command line.
-
-
 def test_the_result_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     with Peer() as peer:
         status = flood.main(["127.0.0.1", str(peer.port), "--operations", "300", "--json", "--keys", "20"])
     result = json.loads(capsys.readouterr().out)
     assert status == 0
     assert result["ops_per_s"] > 0
-    assert result["keys"] == 16
+    assert result["keys"] == 20
     assert result["reads"]["wrong"] == 0
     assert set(result["latency"]) == {"put", "get", "all"}
     whole = result["latency"]["all"]
@@ -240,7 +61,7 @@ def test_a_progress_bar_on_a_terminal() -> None:
     shown = os.read(terminal, 65536).decode()
     os.close(terminal)
     assert done.returncode == 0
-    assert re.search(r"/0 s, [\d,]+ ops/s, \d+ retries", shown), shown
+    assert re.search(r"/0 s, [\d,]+ ops/s, p99 [\d.]+ ms, \d+ errors", shown), shown
 
 
 def test_a_wrong_value_fails_the_run_and_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,6 +100,22 @@ def test_a_run_in_which_nothing_succeeds_fails(capsys: pytest.CaptureFixture[str
         ["127.0.0.1", "1", "--mix", "put"],
         ["127.0.0.1", "1", "--mix", "put=0,get=0"],
         ["127.0.0.1", "1", "--key-prefix", "x" * 24],
+        ["127.0.0.1", "1", "--value-size", "9-8"],
+        ["127.0.0.1", "1", "--rate", "0"],
+        ["127.0.0.1", "1", "--warmup", "-1"],
+        ["127.0.0.1", "1", "--workload", "e"],
+        ["127.0.0.1", "1", "--workload", "a", "--mix", "get=1"],
+        ["127.0.0.1", "1", "--workload", "a", "--key-law", "uniform"],
+        ["127.0.0.1", "1", "--faults", "drop=2"],
+        ["127.0.0.1", "1", "--target", "redis"],
+        ["127.0.0.1", "1", "--target", "memcached", "--key-prefix", "a b"],
+        ["127.0.0.1", "1", "--target", "memcached"],
+        ["127.0.0.1", "1", "--processes", "2", "--clients", "1"],
+        ["127.0.0.1", "1", "--processes", "2"],
+        ["127.0.0.1", "1", "--json", "/nowhere/x.json"],
+        ["127.0.0.1", "1", "--report", "/nowhere/x.html"],
+        ["--compare", "/nowhere/a.json", "/nowhere/b.json"],
+        ["--compare", "/nowhere/a.json"],
         ["127.0.0.1", "1"],
     ],
 )
@@ -304,7 +141,73 @@ def test_mix() -> None:
             flood.mix(text)
 
 
-def test_latency_summary() -> None:
-    assert flood.latency_summary([]) == {"count": 0, "p50_ms": 0, "p99_ms": 0, "p99.9_ms": 0, "max_ms": 0}
-    summary = flood.latency_summary([(100, 9_899), (2_000, 100), (0, 1)])
-    assert summary == {"count": 10_000, "p50_ms": 0.1, "p99_ms": 0.1, "p99.9_ms": 2.0, "max_ms": 2.0}
+# What becomes of the result.
+
+
+def test_json_takes_a_file_or_none() -> None:
+    assert flood.with_json_file(["--json", "h", "1"]) == ["--json", "-", "h", "1"]
+    assert flood.with_json_file(["h", "1", "--json"]) == ["h", "1", "--json", "-"]
+    assert flood.with_json_file(["--json", "a.json", "h", "1"]) == ["--json", "a.json", "h", "1"]
+    assert flood.with_json_file(["--json", "-", "h"]) == ["--json", "-", "h"]
+
+
+def test_results_in_files_and_their_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    page = tmp_path / "a.html"
+    with Peer() as peer:
+        node = ["127.0.0.1", str(peer.port), "--operations", "200", "--seconds", "60"]
+        assert flood.main([*node, "--workload", "b", "--json", paths[0], "--report", str(page)]) == 0
+        assert "workload b (get=95,put=5)" in capsys.readouterr().out
+        assert flood.main([*node, "--workload", "a", "--json", paths[1], "--quiet"]) == 0
+        assert capsys.readouterr().out.count("\n") == 1
+    assert page.read_text().count("<svg") == 4
+    assert json.loads(Path(paths[0]).read_text())["latency"]["all"]["count"] == 200
+    assert flood.main(["--compare", *paths]) == 0
+    printed = capsys.readouterr()
+    assert "| a / b |" in printed.out
+    assert "workload b and a; mix {'get': 95, 'put': 5} and {'get': 50, 'put': 50}." in printed.out
+    assert printed.err == ""
+
+
+def test_a_gentle_flood_in_the_open_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    with Peer() as peer:
+        status = flood.main(["127.0.0.1", str(peer.port), "--rate", "200", "--duration", "0.5", "--quiet"])
+    printed = capsys.readouterr()
+    assert (status, printed.err) == (0, "")
+    assert re.fullmatch(r"\d+ ops/s  p50 .* errors 0  missing 0\n", printed.out), printed.out
+
+
+def test_two_processes_by_the_command_line() -> None:
+    with Corrupts() as peer:
+        command = [
+            sys.executable,
+            "tools/flood.py",
+            "127.0.0.1",
+            str(peer.port),
+            "--processes",
+            "2",
+            "--seconds",
+            "0.3",
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "in 2 processes" in done.stdout
+    assert "wrong or stale values were read" in done.stderr
+
+
+def test_ctrl_c_ends_a_run_of_processes_with_its_result() -> None:
+    with Peer() as peer:
+        command = [sys.executable, "tools/flood.py", "127.0.0.1", str(peer.port), "--processes", "2", "--json"]
+        command += ["--seconds", "1000", "--rate", "100"]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            # The keys are all the two processes': both have begun when both have put or read something.
+            until("requests of both arrive", lambda: len({sender for _, sender in list(peer.received)}) > 4)
+            for _ in range(2):  # timeout(1) sends two
+                os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    result = json.loads(out)
+    assert result["interrupted"]
+    assert result["seconds"] < 1000

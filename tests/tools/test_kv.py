@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,13 @@ Captured = pytest.CaptureFixture[bytes]
 
 def run(peer: Peer, *arguments: str) -> int:
     return kv.main(["-s", peer.name, *arguments])
+
+
+def status_of(*peers: Peer, **changes: object) -> bytes:
+    """What the first of these peers says of a cluster that is whole."""
+    rows = [[peer.name, "alive", 256] for peer in peers]
+    fields = {"address": peers[0].name, "origin": 1, "epoch": 3, "is_member": True, "lease_s": 0.5, "balanced": True}
+    return json.dumps(fields | {"columns": ["address", "state", "primary"], "members": rows} | changes).encode()
 
 
 def test_put_get_remove(capfdbinary: Captured) -> None:
@@ -60,19 +68,71 @@ def test_what_the_node_refuses_is_status_1(capfdbinary: Captured, monkeypatch: p
     assert capfdbinary.readouterr().err.count(b"\n") == 3
 
 
+def test_a_value_from_a_file(tmp_path: Path, capfdbinary: Captured) -> None:
+    path = tmp_path / "value"
+    path.write_bytes(b"\0\xff\n")
+    with Peer() as peer:
+        assert run(peer, "put", "key", "--file", str(path), "--version", "2") == 0
+        assert peer.store == {b"key": (b"\0\xff\n", 2)}
+        path.write_bytes(bytes(10_001))
+        assert run(peer, "put", "key", "-f", str(path)) == 1
+        assert run(peer, "put", "key", "-f", str(tmp_path / "none")) == 2
+    assert capfdbinary.readouterr().err.endswith(b"/none: No such file or directory\n")
+
+
+def test_json(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+
+        def printed(*arguments: str) -> Any:
+            assert run(peer, *arguments, "--json") == 0
+            return json.loads(capfdbinary.readouterr().out)
+
+        assert printed("put", "key", "välue", "--version", "7") == {"key": "key", "bytes": 6, "version": 7}
+        assert printed("get", "key") == {"key": "key", "value": "välue", "encoding": "utf-8", "version": 7}
+        peer.store[b"key"] = (b"\xff\0", 0)
+        assert printed("get", "key")["value"] == "/wA="
+        assert printed("get", "key")["encoding"] == "base64"
+        assert printed("remove", "key") == {"key": "key", "removed": True}
+        assert printed("pid") == {"pid": os.getpid()}
+        (answer,) = printed("ping")
+        assert (answer["server"], answer["alive"]) == (peer.name, True)
+        assert printed("members", "--count") == {"count": 1}
+        peer.status = status_of(peer)
+        assert printed("members")[0]["address"] == peer.name
+        assert printed("wait-ready")["ready"] is True
+        assert printed("wipe", "--yes") == {"nodes": [{"server": peer.name, "wiped": True}], "moved": False}
+        assert kv.main(["--json", "-s", peer.name, "shutdown"]) == 0
+        assert json.loads(capfdbinary.readouterr().out) == {"server": peer.name, "answered": True}
+
+
 def test_about_nodes(capfdbinary: Captured) -> None:
     with Peer() as peer, Peer() as other:
         both = ["-s", f"{peer.name},{other.name}"]
         assert run(peer, "pid") == 0
-        assert run(peer, "members") == 0
+        assert run(peer, "members", "--count") == 0
         assert capfdbinary.readouterr().out == b"%d\n1\n" % os.getpid()
         assert kv.main([*both, "ping"]) == 0
-        assert capfdbinary.readouterr().out.count(b" answers in ") == 2
-        peer.store[b"key"] = other.store[b"key"] = (b"value", 0)
-        assert kv.main([*both, "wipe"]) == 0
-        assert peer.store == other.store == {}
-        assert kv.main([*both, "shutdown"]) == 2
+        assert kv.main(["ping", *both]) == 0
+        assert capfdbinary.readouterr().out.count(b" answers in ") == 4
         assert run(peer, "shutdown") == 0
+
+
+def test_of_several_nodes_each_is_pinged(capfdbinary: Captured) -> None:
+    with Peer() as gone:
+        pass
+    with Peer() as peer:
+        assert kv.main(["ping", "-s", f"{gone.name},{peer.name}", "--json"]) == 3
+        first, second = json.loads(capfdbinary.readouterr().out)
+        assert (first["alive"], second["alive"]) == (False, True)
+
+
+def test_members(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        peer.status = status_of(peer)
+        assert run(peer, "members") == 0
+        heads, row, *_ = capfdbinary.readouterr().out.decode().splitlines()
+        assert heads.split() == ["ADDRESS", "STATE", "PRIMARY"]
+        assert row.split() == [peer.name, "alive", "256"]
 
 
 def test_status(capfdbinary: Captured) -> None:
@@ -111,6 +171,11 @@ def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pyt
         ["frob"],
         ["get"],
         ["put", "key"],
+        ["put", "key", "value", "--file", "path"],
+        ["shutdown"],
+        ["-s", "127.0.0.1:1,127.0.0.1:2", "shutdown"],
+        ["wait-ready", "--members", "0"],
+        ["bench", "--seconds", "0"],
         ["put", "key", "value", "--version", "2147483648"],
         ["put", "key", "value", "--version", "x"],
         ["-s", "nonsense", "ping"],
@@ -124,6 +189,29 @@ def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], capfdbinary:
     printed = capfdbinary.readouterr()
     assert printed.out == b""
     assert printed.err.count(b"\n") == 1
+
+
+COMMANDS = [
+    "get",
+    "put",
+    "remove",
+    "ping",
+    "pid",
+    "status",
+    "members",
+    "wait-ready",
+    "wipe",
+    "shutdown",
+    "bench",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        kv.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"examples:\n  python tools/kv.py {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["kv.py", "testclient.py", "flood.py"])

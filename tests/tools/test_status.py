@@ -39,7 +39,7 @@ def test_what_else_can_be() -> None:
     text = table({**STATUS, "is_member": False, "lease_s": 0.0, "blocked": 3, "balanced": False, "cut": True})
     assert "no member of it, without a lease: it serves nothing, 3 of its slots waiting for their last primary" in text
     assert "not every slot is yet where" in text
-    assert text.endswith("(not all fit the answer)")
+    assert text.endswith("(not all absent servers fit the answer)")
     assert "its lease without end" in table({**STATUS, "lease_s": None})
 
 

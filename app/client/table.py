@@ -1,0 +1,42 @@
+"""What a node's STATUS answer tells a client: who it is, and which member is each slot's primary."""
+
+import json
+from typing import Any, NamedTuple
+
+from app.wire.protocol import PLACE_DIGITS, PLACE_NOBODY, SLOT_COUNT
+
+
+class Table(NamedTuple):
+    """One node's word. Addresses are those of the servers file, which may mean nothing where the client is."""
+
+    address: str  # of the node that answered
+    is_member: bool
+    origin: int  # names the cluster
+    epoch: int
+    primaries: tuple[str, ...]  # by slot; empty where nobody is up to serve it
+
+
+def read_status(value: bytes) -> Table | None:
+    """The table in a STATUS answer; None when it has none: another kind of node, or one that knows of no view yet."""
+    try:
+        status = json.loads(value)
+    except ValueError:
+        return None
+    return table_of(status) if isinstance(status, dict) else None
+
+
+def table_of(status: dict[str, Any]) -> Table | None:
+    """As `read_status`, of what was in the JSON."""
+    try:
+        column = status["columns"].index("address")
+        members = [row[column] for row in status["members"][: len(PLACE_DIGITS)]]
+        place = dict(zip(PLACE_DIGITS, members, strict=False)) | {PLACE_NOBODY: ""}
+        primaries = tuple(place[digit] for digit in status["primaries"])
+        table = Table(status["address"], status["is_member"], status["origin"], status["epoch"], primaries)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        return None
+    strings = (table.address, *table.primaries)
+    numbers = (table.origin, table.epoch)
+    if len(primaries) != SLOT_COUNT or not all(isinstance(text, str) for text in strings):
+        return None
+    return table if all(isinstance(number, int) for number in numbers) else None

@@ -1,0 +1,228 @@
+"""Where requests go, and how that is learned: no sockets, and a clock that is set by hand."""
+
+import itertools
+from collections.abc import Callable
+
+from app.client.address import resolve
+from app.client.router import (
+    LOOKUP_AGAIN_S,
+    NOWHERE,
+    PROBE_MAX_S,
+    PROBE_MIN_S,
+    PROBES_MAX,
+    REFRESH_MIN_S,
+    REFRESH_S,
+    Router,
+)
+from app.client.table import Table
+from app.wire.protocol import SLOT_COUNT
+
+A, B, C = "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"
+
+
+def table(me: str, members: list[str], epoch: int = 1, origin: int = 1, is_member: bool = True) -> Table:
+    """Slot s belongs to the member at place s modulo their number."""
+    primaries = tuple(members[slot % len(members)] for slot in range(SLOT_COUNT))
+    return Table(me, is_member, origin, epoch, primaries)
+
+
+def at_once(work: Callable[[], None]) -> None:
+    work()
+
+
+def a_router(*given: str, aside: Callable[[Callable[[], None]], None] = at_once) -> Router:
+    return Router([resolve(text) for text in given], slot_aware=True, aside=aside)
+
+
+def probe(router: Router, now: float) -> set[str]:
+    """The names of the servers that are sent a probe."""
+    assert now >= router.wake_at
+    targets = router.targets(now)
+    assert len(targets) == len(set(targets))
+    return {router.servers[index].name for index in targets}
+
+
+def index_of(router: Router, name: str) -> int:
+    (index,) = (index for index, server in enumerate(router.servers) if server.name == name)
+    return index
+
+
+def primaries(router: Router) -> list[str]:
+    """The servers of the slots 0, 1 and 2."""
+    return [router.servers[n].name if n != NOWHERE else "" for n in map(router.primary, range(3))]
+
+
+def test_from_one_server_to_the_whole_cluster() -> None:
+    router = a_router(A)
+    assert primaries(router) == ["", "", ""]
+    assert probe(router, 0.0) == {A}
+    assert router.wake_at > 0
+    router.learn(0, table(A, [A, B, C]), 0.1)
+    assert primaries(router) == [A, "", ""]  # the others have not proved themselves
+    assert probe(router, 0.1) == {B, C}
+    router.learn(index_of(router, B), table(B, [A, B, C]), 0.2)
+    router.learn(index_of(router, C), table(C, [A, B, C]), 0.2)
+    assert primaries(router) == [A, B, C]
+    asked_at = router.wake_at
+    assert len(probe(router, asked_at)) == 1
+    assert asked_at + REFRESH_MIN_S <= router.wake_at <= asked_at + REFRESH_S
+
+
+def test_without_slots_nothing_is_asked() -> None:
+    router = Router([resolve(A)], slot_aware=False)
+    router.failed(0, 1.0)
+    router.doubt(1.0)
+    assert router.wake_at == float("inf")
+
+
+def test_all_given_servers_are_asked_who_they_are_whatever_they_are_called() -> None:
+    """As behind published ports: the table's own addresses are of no use, and not needed."""
+    router = a_router("127.0.0.1:11", "127.0.0.1:12", "127.0.0.1:13")
+    assert len(probe(router, 0.0)) == 3
+    for index, member in enumerate(("kv1.invalid:1", "kv2.invalid:1", "kv3.invalid:1")):
+        router.learn(index, table(member, ["kv1.invalid:1", "kv2.invalid:1", "kv3.invalid:1"]), 0.1)
+    assert primaries(router) == ["127.0.0.1:11", "127.0.0.1:12", "127.0.0.1:13"]
+    assert len(router.servers) == 3
+
+
+def test_a_stranger_at_a_members_address_is_not_used() -> None:
+    router = a_router(A)
+    probe(router, 0.0)
+    router.learn(0, table(A, [A, B]), 0.0)
+    probe(router, 0.1)
+    router.learn(index_of(router, B), table(B, [B], origin=2, epoch=99), 0.2)
+    assert primaries(router) == [A, "", A]
+    router.learn(index_of(router, B), None, 0.2)
+    router.learn(index_of(router, B), table(B, [A, B], is_member=False), 0.2)
+    assert primaries(router) == [A, "", A]
+
+
+def test_a_cluster_begun_anew_at_a_given_server_is_taken() -> None:
+    router = a_router(A)
+    probe(router, 0.0)
+    router.learn(0, table(A, [A, B], epoch=50), 0.0)
+    router.learn(index_of(router, B), table(B, [A, B], epoch=50), 0.0)
+    assert primaries(router) == [A, B, A]
+    router.learn(0, table(A, [B, A], origin=2, epoch=1), 1.0)
+    assert primaries(router) == ["", A, ""]
+
+
+def test_an_older_table_changes_nothing_but_who_is_there() -> None:
+    router = a_router(A, B)
+    router.learn(0, table(A, [A, B], epoch=7), 0.0)
+    router.learn(1, table(B, [B, A], epoch=6), 0.0)
+    assert (router.epoch, primaries(router)) == (7, [A, B, A])
+    router.learn(1, table(B, [B, A], epoch=8), 0.0)
+    assert (router.epoch, primaries(router)) == (8, [B, A, B])
+
+
+def test_who_does_not_answer_loses_its_slots_until_it_does() -> None:
+    router = a_router(A)
+    router.learn(0, table(A, [A, B]), 0.0)
+    b = index_of(router, B)
+    router.learn(b, table(B, [A, B]), 0.0)
+    probe(router, 0.0)
+    router.failed(b, 1.0)
+    assert primaries(router) == [A, "", A]
+    assert router.others() == [0]
+    assert probe(router, max(1.0 + PROBE_MIN_S, router.wake_at)) == {A, B}
+    router.learn(b, table(B, [A, B]), 3.0)
+    assert primaries(router) == [A, B, A]
+    assert router.others() == [0, b]
+
+
+def test_probes_without_an_answer_become_rare() -> None:
+    router = a_router(A)
+    probe(router, 0.0)
+    router.learn(0, table(A, [A, B]), 0.0)
+    asked_at = []
+    now = 0.0
+    while now < 200:
+        if B in probe(router, now):
+            asked_at.append(now)
+        router.learn(0, table(A, [A, B]), now)
+        now = max(router.wake_at, now + 0.01)
+    waits = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
+    assert waits[0] >= PROBE_MIN_S
+    assert PROBE_MAX_S <= waits[-1] <= PROBE_MAX_S + REFRESH_S
+    assert len(asked_at) < 20
+
+
+def test_however_much_is_wrong_the_table_is_asked_for_at_a_bounded_rate() -> None:
+    router = a_router(A)
+    asked = 0
+    for n in range(1000):
+        now = n * 0.01
+        router.failed(0, now)
+        router.doubt(now)
+        if now >= router.wake_at:
+            asked += len(router.targets(now))
+            router.learn(0, table(A, [A]), now)
+    assert asked <= 10 / REFRESH_MIN_S * 2 + 2
+
+
+def test_a_server_given_twice_is_not_probed_for_ever() -> None:
+    router = a_router(A, A)
+    asked = 0
+    now = 0.0
+    while now < 100:
+        asked += len(probe(router, now))
+        for index in (0, 1):
+            router.learn(index, table(A, [A]), now)
+        now = max(router.wake_at, now + 0.01)
+    assert asked < 40
+
+
+def test_a_large_cluster_is_met_in_parts() -> None:
+    members = [f"10.0.1.{n}:1" for n in range(64)]
+    router = a_router(members[0])
+    probe(router, 0.0)
+    router.learn(0, table(members[0], members), 0.0)
+    met = 0
+    for _ in range(20):
+        names = probe(router, 0.0) if router.wake_at <= 0 else set()
+        assert len(names) <= PROBES_MAX + 1
+        met += len(names)
+    assert met == 63
+
+
+def test_names_are_looked_up_aside_and_not_again_at_once() -> None:
+    waiting: list[Callable[[], None]] = []
+    router = a_router(A, aside=waiting.append)
+    members = [A, "localhost:1", "no-such-host.invalid:1"]
+    router.learn(0, table(A, members), 0.0)
+    router.learn(0, table(A, members), 1.0)
+    assert len(waiting) == 1
+    assert primaries(router) == [A, "", ""]
+    router.targets(2.0)
+    waiting.pop()()
+    assert router.wake_at <= 2.0
+    assert "localhost:1" in probe(router, 2.0)
+    router.learn(index_of(router, "localhost:1"), table("localhost:1", members), 2.0)
+    assert primaries(router) == [A, "localhost:1", ""]
+    router.learn(0, table(A, members), LOOKUP_AGAIN_S - 1)
+    assert waiting == []
+    router.learn(0, table(A, members), LOOKUP_AGAIN_S)
+    assert len(waiting) == 1
+
+
+def test_a_retry_goes_to_another_server_if_there_is_one() -> None:
+    router = a_router(A, B)
+    assert [router.next_after(index) for index in (0, 1)] == [1, 0]
+    assert router.next_after(0, {1}) == 0
+    router = a_router(A)
+    assert router.next_after(0) == 0
+    router.learn(0, table(A, [A, B]), 0.0)
+    b = index_of(router, B)
+    assert router.next_after(0) == 0
+    assert router.next_after(b) == 0
+    router.learn(b, table(B, [A, B]), 0.0)
+    assert router.next_after(0) == b
+
+
+def test_it_stays_with_the_given_server_that_answered() -> None:
+    router = a_router(A, B)
+    router.answered(1)
+    assert router.current == 1
+    router.answered(7)
+    assert router.current == 1

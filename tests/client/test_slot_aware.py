@@ -1,0 +1,147 @@
+"""A slot-aware client among scripted peers: straight to the primary, and quietly back when that does not work."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from zlib import crc32
+
+import pytest
+
+from app.client import Client
+from app.client.router import NOWHERE
+from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, STATUS, UNKNOWN_CMD_ERR
+from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from tests.client.peer import Peer, drop
+
+QUICK = (20, 40, 5000)
+PATIENT = (5000,)
+DEADLINE_S = 10.0
+
+
+def status(me: str, names: Sequence[str], origin: int = 1) -> bytes:
+    """What the member `me` says: slot s is that of the member at place s modulo their number."""
+    digits = "".join(PLACE_DIGITS[slot % len(names)] for slot in range(SLOT_COUNT))
+    fields = {"address": me, "is_member": True, "origin": origin, "epoch": 1, "primaries": digits}
+    return json.dumps(fields | {"columns": ["address"], "members": [[name] for name in names]}).encode()
+
+
+def cluster(*peers: Peer) -> None:
+    """Make the peers members of one cluster."""
+    names = [peer.name for peer in peers]
+    for peer in peers:
+        peer.status = status(peer.name, names)
+
+
+def key_of(place: int, of: int) -> bytes:
+    """A key of the peer at this place."""
+    return next(key for key in (b"key %d" % n for n in range(1000)) if (crc32(key) & 0xFF) % of == place)
+
+
+def taught(client: Client, slots: Sequence[int]) -> None:
+    """Call until the client knows where these slots are."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if all(client._router.primary(slot) != NOWHERE for slot in slots):
+            return
+        client.put(b"any", b"value")
+    raise AssertionError(f"not learned: {client.stats}")
+
+
+def keys_put_at(peer: Peer) -> set[bytes]:
+    requests = [KVRequest.FromString(message.payload) for message in peer.requests()]
+    return {request.key for request in requests if request.key and request.key != b"any"}
+
+
+def test_requests_go_straight_to_their_primary() -> None:
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Peer()) for _ in range(3)]
+        cluster(*peers)
+        client = stack.enter_context(Client([peers[1].name], timeouts_ms=PATIENT))
+        taught(client, range(3))
+        keys = [key_of(place, 3) for place in range(3)]
+        before = client.stats.direct
+        for key in keys:
+            client.put(key, b"value")
+        client.put_many(dict.fromkeys(keys, b"value"))
+        assert client.stats.direct - before == 6
+        for peer, key in zip(peers, keys, strict=True):
+            assert keys_put_at(peer) == {key}
+
+
+def test_a_primary_that_falls_silent_costs_one_timeout_and_is_used_again_when_it_is_back() -> None:
+    with Peer() as first, Peer() as second, Client([first.name], timeouts_ms=QUICK) as client:
+        cluster(first, second)
+        taught(client, range(2))
+        key = key_of(1, 2)
+        second.script = [drop] * 100_000
+        client.put(key, b"value")
+        assert first.store[key] == (b"value", 0)
+        retries = client.stats.retries
+        client.put(key, b"value")
+        assert client.stats.retries == retries
+        second.script = []
+        taught(client, range(2))
+        client.put(key, b"back")
+        assert second.store[key] == (b"back", 0)
+
+
+def test_a_primary_whose_process_is_gone_is_passed_over_at_once() -> None:
+    with Peer() as first, Client([first.name], timeouts_ms=PATIENT) as client:
+        with Peer() as second:
+            cluster(first, second)
+            taught(client, range(2))
+        client.put(key_of(1, 2), b"value")
+        assert first.store[key_of(1, 2)] == (b"value", 0)
+        assert client.stats.retries == 0
+
+
+def test_members_at_addresses_that_mean_nothing_here() -> None:
+    """Only the node that the client was told of can be reached: all goes there, nothing fails, nothing waits."""
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        peer.status = status("kv1.invalid:3331", ["kv1.invalid:3331", "kv2.invalid:3331"])
+        for n in range(20):
+            client.put(b"key %d" % n, b"value")
+        assert len(peer.store) == 20
+        assert client.stats.retries == 0
+        assert len(client._router.servers) == 1
+
+
+def test_another_clusters_node_at_a_members_address_never_sees_a_request() -> None:
+    with Peer() as peer, Peer() as stranger, Client([peer.name], timeouts_ms=PATIENT) as client:
+        stranger.status = status(stranger.name, [stranger.name], origin=2)
+        peer.status = status(peer.name, [peer.name, stranger.name])
+        deadline = time.monotonic() + DEADLINE_S
+        while not stranger.received:
+            assert time.monotonic() < deadline, "the stranger is never asked"
+            client.put(key_of(1, 2), b"value")
+        for _ in range(20):
+            client.put(key_of(1, 2), b"value")
+        assert stranger.store == {}
+        assert keys_put_at(stranger) == set()
+
+
+def test_servers_that_have_no_table_are_used_as_ever() -> None:
+    class Plain(Peer):
+        def execute(self, request: KVRequest) -> KVResponse:
+            return KVResponse(errCode=UNKNOWN_CMD_ERR) if request.command == STATUS else super().execute(request)
+
+    with Plain() as plain, Peer() as silent_about_it:
+        for peer in (plain, silent_about_it):
+            with Client([peer.name], timeouts_ms=PATIENT) as client:
+                for n in range(50):
+                    client.put(b"key %d" % n, b"value")
+                assert client.get_many(peer.store).keys() == peer.store.keys()
+                assert client.stats.direct == 0
+                assert 1 <= client.stats.probes < 10
+
+
+@pytest.mark.parametrize("slot_aware", [False, True])
+def test_probes_are_sent_by_a_slot_aware_client_that_uses_keys(slot_aware: bool) -> None:
+    with Peer() as peer, Client([peer.name], slot_aware=slot_aware, timeouts_ms=PATIENT) as client:
+        client.ping()
+        client.get_pid()
+        assert client.stats.probes == 0
+        client.put(b"key", b"value")
+        assert client.stats.probes == slot_aware
+        assert client.stats.sent == client.stats.requests == 3

@@ -1,0 +1,103 @@
+"""The client and kv.py with three real nodes: straight to the primaries, through a death, until all is whole again."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.client import Client
+from app.client.router import NOWHERE
+from app.wire.protocol import SLOT_COUNT
+from tests.integration.cluster_nodes import Node, cluster, poll
+from tools import kv
+
+DEADLINE_S = 30.0
+ITEMS = {b"key %d" % n: b"value %d" % n for n in range(1000)}
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[list[Node]]:
+    """Three nodes that are ready, by kv.py's word."""
+    with cluster(tmp_path, 3) as nodes:
+        for node in nodes:
+            node.start()
+        poll(lambda: all(node.status() for node in nodes), DEADLINE_S)
+        assert kv.main(["-s", nodes[0].name, "wait-ready", "--members", "3"]) == 0
+        yield nodes
+
+
+def learned(client: Client) -> bool:
+    """Whether the client knows the primary of every slot; a call lets it learn."""
+    client.put(b"any", b"value")
+    return all(client._router.primary(slot) != NOWHERE for slot in range(SLOT_COUNT))
+
+
+def forwarded(nodes: list[Node]) -> int:
+    return sum(int(node.counters()["forwarded"]) for node in nodes)
+
+
+def test_a_client_that_knows_one_node_goes_straight_to_all_of_them(three: list[Node]) -> None:
+    with Client([three[1].name]) as client:
+        poll(lambda: learned(client), DEADLINE_S)
+        before = forwarded(three), client.stats.direct
+        client.put_many(ITEMS)
+        assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
+        for key in list(ITEMS)[:100]:
+            assert client.get(key).value == ITEMS[key]
+        assert client.stats.direct - before[1] == 2100
+        assert client.stats.retries > 0 or forwarded(three) == before[0]
+        assert client.remove_many(ITEMS) == ITEMS.keys()
+        assert client.get_many(ITEMS) == {}
+    with Client([three[1].name], slot_aware=False) as plain:
+        plain.put_many(ITEMS)
+        assert plain.stats.direct == 0
+    assert forwarded(three) >= before[0] + 500
+
+
+def test_what_was_acknowledged_survives_a_primary_that_is_killed_meanwhile(three: list[Node]) -> None:
+    *others, victim = three
+
+    def items() -> Iterator[tuple[bytes, bytes]]:
+        for n, item in enumerate(ITEMS.items()):
+            if n == 500:
+                victim.kill()
+            yield item
+
+    with Client([node.name for node in others]) as client:
+        poll(lambda: learned(client), DEADLINE_S)
+        client.put_many(items())
+        assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
+        victim.start()
+        assert kv.main(["-s", others[0].name, "wait-ready", "--members", "3"]) == 0
+        poll(lambda: learned(client), DEADLINE_S)
+        others[0].kill()
+        assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_restarting_each_node_when_wait_ready_says_so_loses_nothing(three: list[Node], number: signal.Signals) -> None:
+    names = ",".join(node.name for node in three)
+    with Client(names.split(",")) as client:
+        client.put_many(ITEMS)
+        for node in three:
+            node.send_signal(number)
+            assert node.process is not None
+            node.process.wait(DEADLINE_S)
+            client.put_many({key: value for key, value in ITEMS.items() if key.endswith(b"7")})
+            node.start()
+            assert kv.main(["-s", names, "wait-ready", "--members", "3"]) == 0
+        assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
+
+
+def test_wiping_through_one_node_empties_all(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:
+    with Client([three[0].name]) as client:
+        client.put_many(ITEMS)
+        assert kv.main(["-s", three[2].name, "wipe", "--yes"]) == 0
+        assert capsys.readouterr().out.count(" wiped\n") == 3
+        assert client.get_many(ITEMS) == {}
+
+
+def test_bench_against_a_cluster(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:
+    assert kv.main(["-s", three[0].name, "bench", "--seconds", "1", "--batch", "50"]) == 0
+    assert "straight to the primary" in capsys.readouterr().out

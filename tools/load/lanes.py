@@ -1,0 +1,147 @@
+"""The sockets of the load generator: a few connected ones for each server, which carry all requests.
+
+A socket for each client would cost a wake-up for each answer; one that is shared finds many answers at once. Here too
+the client's faults are played (tools/load/faults.py).
+"""
+
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from app.client.address import Server, resolve
+from app.wire.protocol import IS_ALIVE
+from tools.load.faults import FaultyPath
+from tools.load.targets import NotAnAnswer, Target
+
+# Sockets for each server. The processor's time for an operation was the same at 1, 4 and 16 within what could be
+# measured.
+LANES_A_SERVER: Final = 4
+
+# select() takes file descriptors below 1024 only: this many sockets at most.
+LANES_MAX: Final = 512
+
+# Receive buffer asked for (bytes): the answers to thousands of clients while this process is busy elsewhere.
+RECEIVE_BUFFER_BYTES: Final = 4 << 20
+
+# Answers taken from one socket before the next one's turn and the deadlines'.
+DRAIN_MAX: Final = 64
+
+# What finding out whether anybody is there may take (s).
+GREETING_TIMEOUTS_S: Final = (0.15, 0.45, 1.35)
+
+
+class NobodyThere(Exception):
+    """No server has answered."""
+
+
+class Lanes:
+    """Sends to a server by its number, on one of its sockets by its number; receives from all.
+
+    `refused`: how often the network has said that a port is closed. `not_sent`: datagrams that a socket did not take.
+    """
+
+    def __init__(self, servers: Sequence[str], wanted: int, faulty: FaultyPath | None) -> None:
+        """At most `wanted` sockets a server. BadServer for one that does not resolve, OSError for want of sockets."""
+        self.servers = [resolve(server) for server in servers]
+        self.refused = 0
+        self.not_sent = 0
+        self._faulty = faulty
+        self.lanes_a_server = max(1, min(LANES_A_SERVER, wanted, LANES_MAX // len(servers)))
+        self._of_server: list[list[socket.socket]] = []
+        self._all: list[socket.socket] = []
+        for server in self.servers:
+            self._of_server.append([self._open(server) for _ in range(self.lanes_a_server)])
+
+    def _open(self, server: Server) -> socket.socket:
+        lane = socket.socket(server.family, socket.SOCK_DGRAM)
+        self._all.append(lane)
+        lane.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        lane.setblocking(False)
+        lane.connect(server.address)
+        return lane
+
+    def close(self) -> None:
+        for lane in self._all:
+            lane.close()
+
+    def greet(self, target: Target, next_id: Callable[[], bytes]) -> None:
+        """Find out whether there is anybody; NobodyThere if not."""
+        lanes = [lanes[0] for lanes in self._of_server]
+        for timeout_s in GREETING_TIMEOUTS_S:
+            greeting = target.request(next_id(), IS_ALIVE, b"", b"", 0)
+            for lane in list(lanes):
+                try:
+                    lane.send(greeting)
+                except OSError:
+                    lanes.remove(lane)
+            end = time.monotonic() + timeout_s
+            while lanes and (pause_s := end - time.monotonic()) > 0:
+                for lane in select.select(lanes, (), (), pause_s)[0]:
+                    try:
+                        answer = target.answer(lane.recv(65535))
+                    except NotAnAnswer:
+                        continue
+                    except OSError:
+                        lanes.remove(lane)
+                        continue
+                    if answer is not None:
+                        return
+        names = ", ".join(server.name for server in self.servers)
+        raise NobodyThere(f"no answer from {names}{'' if lanes else ': the port is closed'}")
+
+    def send(self, server: int, number: int, datagram: bytes) -> None:
+        """One try."""
+        lane = self._of_server[server][number]
+        if self._faulty is None:
+            self._transmit(lane, datagram)
+            return
+        for _ in range(self._faulty.copies((lane, datagram), time.monotonic())):
+            self._transmit(lane, datagram)
+
+    def _transmit(self, lane: socket.socket, datagram: bytes) -> None:
+        """What the socket won't take counts as lost: a deadline brings the next try."""
+        try:
+            lane.send(datagram)
+        except ConnectionRefusedError:
+            # Says what became of an earlier datagram; this one has not been sent.
+            self.refused += 1
+        except OSError:
+            self.not_sent += 1
+
+    def wait(self, pause_s: float) -> list[socket.socket]:
+        """The sockets that have something, as soon as one has, or after this time."""
+        return select.select(self._all, (), (), pause_s)[0]
+
+    def receive(self, lane: socket.socket) -> list[bytes]:
+        """What one socket has received, up to DRAIN_MAX datagrams."""
+        receive, datagrams = lane.recv, []
+        try:
+            for _ in range(DRAIN_MAX):
+                datagrams.append(receive(65535))
+        except BlockingIOError:
+            pass
+        except ConnectionRefusedError:
+            self.refused += 1
+        if self._faulty is None:
+            return datagrams
+        now, faulty = time.monotonic(), self._faulty
+        return [datagram for datagram in datagrams for _ in range(faulty.copies((None, datagram), now))]
+
+    @property
+    def next_due(self) -> float:
+        """When `delayed` has something to do next."""
+        return self._faulty.next_due if self._faulty is not None else float("inf")
+
+    def delayed(self, now: float) -> list[bytes]:
+        """Send the delayed requests whose time has come; the delayed answers whose time has come."""
+        if self._faulty is None:
+            return []
+        answers = []
+        for lane, datagram in self._faulty.due(now):
+            if lane is None:
+                answers.append(datagram)
+            else:
+                self._transmit(lane, datagram)
+        return answers

@@ -287,6 +287,17 @@ class Options:
             Copies of each slot, the primary's included, as far as there are nodes: 1 to {REPLICAS_MAX}. The
             same on every node.""",
     )
+    on_partition: str = _setting(
+        "--on-partition",
+        _one_of("refuse", "serve"),
+        "MODE",
+        default="refuse",
+        group="Cluster",
+        help="""
+            What nodes do that are cut off from most of the others: `refuse` until they are back, or `serve`
+            as a cluster of their own after some seconds. When the two meet, the larger one's data win, and
+            what was written to the smaller one is lost. The same on every node.""",
+    )
     leave_timeout_s: float = _setting(
         "--leave-timeout",
         _parse_leave_timeout,

@@ -110,7 +110,13 @@ class Node:
             source=None if options.bind in _WILDCARDS else options.bind,
         )
         self.membership = Membership(
-            ClusterConfig(str(options.me), tuple(map(str, options.servers)), options.replicas, transfer=True),
+            ClusterConfig(
+                str(options.me),
+                tuple(map(str, options.servers)),
+                options.replicas,
+                transfer=True,
+                on_partition=options.on_partition,
+            ),
             peers,
             self.links,
             self.socket,

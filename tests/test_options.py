@@ -9,6 +9,7 @@ from app import options
 from app.options import (
     IN_FLIGHT_MAX,
     MEMORY_MIN_BYTES,
+    MEMORY_MIN_HTTP_BYTES,
     Options,
     UsageError,
     parse,
@@ -53,8 +54,11 @@ def test_defaults(file: str) -> None:
         policy="allkeys-lru",
         bind="0.0.0.0",
         advertise=None,
+        http_port=None,
+        http_bind="0.0.0.0",
         reply_ttl_s=6.0,
         max_in_flight=1024,
+        slow_ms=0,
         replicas=3,
         on_partition="refuse",
         leave_timeout_s=10.0,
@@ -81,6 +85,9 @@ def test_options_can_be_made_without_a_command_line() -> None:
         ("--bind", "::", "bind", "::"),
         ("--bind", "[::]", "bind", "::"),
         ("--advertise", "127.0.0.1:3331", "advertise", ("127.0.0.1", 3331)),
+        ("--http", "9100", "http_port", 9100),
+        ("--http-bind", "[::1]", "http_bind", "::1"),
+        ("--slow-ms", "60000", "slow_ms", 60_000),
         ("--reply-ttl", "7.5", "reply_ttl_s", 7.5),
         ("--reply-ttl", "7s", "reply_ttl_s", 7.0),
         ("--max-in-flight", "1", "max_in_flight", 1),
@@ -210,6 +217,12 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--reply-ttl", "5.999", "is out of range: 6 to 60 seconds (a client's last try leaves 4.45 s"),
         ("--reply-ttl", "6", None),
         ("--reply-ttl", "6.001", None),
+        ("--http", "0", "--http '0': isn't a port: a number from 1 to 65535"),
+        ("--http", "65535", None),
+        ("--http", "3331", "--http 3331 is also PORT"),
+        ("--http-bind", "localhost", "isn't an IPv4 or IPv6 address"),
+        ("--slow-ms", "60001", "isn't a number of milliseconds from 0 to 60000"),
+        ("--slow-ms", "0.5", "isn't a number of milliseconds"),
         ("--reply-ttl", "59.999", None),
         ("--reply-ttl", "60", None),
         ("--reply-ttl", "60.001", "is out of range"),
@@ -253,6 +266,14 @@ def test_limits(file: str, option: str, text: str | None, complaint: str | None)
         parse(arguments, {})
     else:
         assert complaint in refusal(arguments)
+
+
+def test_the_http_server_needs_its_share_of_memory_and_is_bound_as_the_node_is(file: str) -> None:
+    least = str(MEMORY_MIN_HTTP_BYTES)
+    options = parse(["3331", file, "--http", "9100", "--max-memory", least, "--bind", "127.0.0.1"], {})
+    assert options.http_bind == "127.0.0.1"
+    message = refusal(["3331", file, "--http", "9100", "--max-memory", str(MEMORY_MIN_HTTP_BYTES - 1)])
+    assert message.endswith("is less than a node with --http needs: at least 72MiB")
 
 
 def test_as_many_in_flight_as_there_can_be(file: str) -> None:

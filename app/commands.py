@@ -45,6 +45,7 @@ from app.wire.protocol import (
     REMOVE,
     SHUTDOWN,
     SLOT_COUNT,
+    SLOWLOG,
     STATUS,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
@@ -52,6 +53,7 @@ from app.wire.protocol import (
     TYPE_REQUEST,
     UNKNOWN_CMD_ERR,
     VALUE_MAX_BYTES,
+    VITALS,
     WIPEOUT,
 )
 
@@ -120,8 +122,14 @@ class Commands:
         self.may_administer: Callable[[int], bool] = lambda command: True
         # What nodes say to each other goes there, as the payload of a sound Msg of their type.
         self.on_cluster: Callable[[bytes], object] = lambda payload: None
-        # What STATUS answers: JSON, at most VALUE_MAX_BYTES.
+        # What STATUS, SLOWLOG and VITALS answer: JSON, at most VALUE_MAX_BYTES.
         self.status: Callable[[], bytes] = lambda: b"{}"
+        self.slow_requests: Callable[[], bytes] = lambda: b"{}"
+        self.vitals: Callable[[], bytes] = lambda: b"{}"
+
+    def is_local(self, slot: int, command: int) -> bool:
+        """Whether such a request is answered at once: neither by another node, nor when copies have it."""
+        return not self.routes[slot] and (command == GET or self.followed[slot] is None)
 
     def handle(self, buffer: bytes | bytearray, start: int, end: int) -> bytes | None:
         """The datagram that answers the client's datagram `buffer[start:end]`; None when nothing is answered.
@@ -268,8 +276,9 @@ class Commands:
             payload = KVResponse(errCode=NO_ERR, pid=self._pid).SerializeToString()
         elif command == GET_MEMBERSHIP_CNT:
             payload = KVResponse(errCode=NO_ERR, membershipCount=self._member_count()).SerializeToString()
-        elif command == STATUS:
-            payload = KVResponse(errCode=NO_ERR, value=self.status()).SerializeToString()
+        elif command in (STATUS, SLOWLOG, VITALS):
+            tell = self.status if command == STATUS else self.slow_requests if command == SLOWLOG else self.vitals
+            payload = KVResponse(errCode=NO_ERR, value=tell()).SerializeToString()
         elif command in (IS_ALIVE, SHUTDOWN):
             reply = self.answer(command, message_id, id_crc, NO_ERR)
             if command == SHUTDOWN:

@@ -118,13 +118,6 @@ def host_of(sockaddr: bytes) -> bytes:
     return sockaddr[4:8] if len(sockaddr) == _SOCKADDR_IN_BYTES else sockaddr[8:24]
 
 
-def show_sender(sockaddr: bytes) -> str:
-    """`host:port` of a kernel's sockaddr_in or sockaddr_in6, for a person; a mapped address as what it is."""
-    host = _text(host_of(sockaddr).removeprefix(_MAPPED))
-    port = int.from_bytes(sockaddr[2:4])
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _first_bits(address: bytes, count: int) -> bytes:
     shift = 8 * len(address) - count
     return (int.from_bytes(address) >> shift << shift).to_bytes(len(address))

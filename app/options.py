@@ -29,6 +29,8 @@ _MIB: Final = 1 << 20
 # Of the whole process. The interpreter with everything imported takes 21 MiB and remembered replies their
 # share; with less than this there would be no store left to speak of.
 MEMORY_MIN_BYTES: Final = 48 * _MIB
+# With --http: its server and the metrics library are 11 MiB more (docs/monitoring.md).
+MEMORY_MIN_HTTP_BYTES: Final = 72 * _MIB
 
 # A reply must be remembered until the client's last try has arrived: it leaves this long after the first.
 _LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000
@@ -40,6 +42,7 @@ assert _LAST_TRY_S < REPLY_TTL_MIN_S
 
 REPLICAS_MAX: Final = 8
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
+SLOW_MAX_MS: Final = 60_000
 SECRET_MAX_BYTES: Final = 4096  # any file of more was not meant as one
 
 IN_FLIGHT_MAX: Final = 65536
@@ -135,6 +138,19 @@ def _parse_leave_timeout(text: str) -> float:
     if not match or float(match[1]) > LEAVE_TIMEOUT_MAX_S:
         raise ValueError(f"isn't a number of seconds from 0 to {LEAVE_TIMEOUT_MAX_S:g}")
     return float(match[1])
+
+
+def _parse_http_port(text: str) -> int:
+    try:
+        return servers.parse_port(text)
+    except ValueError:
+        raise ValueError(f"isn't a port: a number from 1 to {servers.PORT_MAX}") from None
+
+
+def _parse_slow(text: str) -> int:
+    if not _COUNT.fullmatch(text) or int(text) > SLOW_MAX_MS:
+        raise ValueError(f"isn't a number of milliseconds from 0 to {SLOW_MAX_MS}")
+    return int(text)
 
 
 def _parse_secret(text: str) -> bytes:
@@ -279,6 +295,27 @@ class Options:
             Whose SHUTDOWN and WIPEOUT are obeyed; others' are dropped, counted and logged. With --allow, all
             of it must be within that.""",
     )
+    http_port: int | None = _setting(
+        "--http",
+        _parse_http_port,
+        "PORT",
+        default=None,
+        default_words="off",
+        group="Network",
+        help=f"""
+            TCP port for people and programs that watch the node: the status page at /, metrics for Prometheus
+            at /metrics, /health and /ready for probes. It changes nothing and asks nobody who they are. It takes
+            11 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
+    )
+    http_bind: str = _setting(
+        "--http-bind",
+        _parse_bind,
+        "ADDRESS",
+        default=None,
+        default_words="that of --bind",
+        group="Network",
+        help="The address that --http receives on, numeric.",
+    )
     reply_ttl_s: float = _setting(
         "--reply-ttl",
         _parse_reply_ttl,
@@ -302,6 +339,17 @@ class Options:
             answered SYS_OVERLOAD_ERR. 1 to {IN_FLIGHT_MAX}; each can hold {show_size(DATAGRAM_MAX_BYTES)},
             and all together at most half of --max-memory.""",
     )
+    slow_ms: int = _setting(
+        "--slow-ms",
+        _parse_slow,
+        "NUMBER",
+        default="0",
+        default_words="0, which is off",
+        group="Requests",
+        help="""
+            Requests that take so many milliseconds or more are kept, the last 128 of them, for `tools/kv.py
+            slowlog` and /slowlog: command, key, duration, client.""",
+    )
     replicas: int = _setting(
         "--replicas",
         _parse_replicas,
@@ -311,6 +359,17 @@ class Options:
         help=f"""
             Copies of each slot, the primary's included, as far as there are nodes: 1 to {REPLICAS_MAX}. The
             same on every node.""",
+    )
+    on_partition: str = _setting(
+        "--on-partition",
+        _one_of("refuse", "serve"),
+        "MODE",
+        default="refuse",
+        group="Cluster",
+        help="""
+            What nodes do that are cut off from most of the others: `refuse` until they are back, or `serve`
+            as a cluster of their own after some seconds. When the two meet, the larger one's data win, and
+            what was written to the smaller one is lost. The same on every node.""",
     )
     leave_timeout_s: float = _setting(
         "--leave-timeout",
@@ -366,6 +425,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.bind is None:
             object.__setattr__(self, "bind", "::" if ":" in self.me.address else "0.0.0.0")
+        if self.http_bind is None:
+            object.__setattr__(self, "http_bind", self.bind)
 
     @property
     def cluster_secret(self) -> bytes | None:
@@ -454,6 +515,13 @@ def _check_together(options: Options) -> None:
         for network in options.admin_allow or ():
             if not any(allowed.covers(network) for allowed in options.allow):
                 raise UsageError(f"--admin-allow {network} isn't within --allow {shown}: add it there")
+    if options.http_port == options.port:
+        raise UsageError(f"--http {options.port} is also PORT, whose TCP side is for links between nodes")
+    if options.http_port and options.max_memory_bytes < MEMORY_MIN_HTTP_BYTES:
+        raise UsageError(
+            f"--max-memory {show_size(options.max_memory_bytes)} is less than a node with --http needs:"
+            f" at least {show_size(MEMORY_MIN_HTTP_BYTES)}"
+        )
     if options.secret and options.file_secret:
         raise UsageError("KV_CLUSTER_SECRET and KV_CLUSTER_SECRET_FILE are both set: unset one of them")
     machine_bytes = machine_memory_bytes()

@@ -28,6 +28,7 @@ from app.wire.protocol import (
     REMOVE,
     SHUTDOWN,
     SLOT_COUNT,
+    SLOWLOG,
     STATUS,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
@@ -35,6 +36,7 @@ from app.wire.protocol import (
     TYPE_RESPONSE,
     UNKNOWN_CMD_ERR,
     VALUE_MAX_BYTES,
+    VITALS,
     WIPEOUT,
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
@@ -561,9 +563,11 @@ def test_what_nodes_say_to_each_other_is_passed_on_and_never_answered_nor_refuse
     assert node.drops() == {"wrong_checksum": 1}
 
 
-def test_status(node: Asker) -> None:
-    node.parts.commands.status = lambda: b'{"epoch": 1}'
-    assert node.ask(STATUS) == KVResponse(errCode=NO_ERR, value=b'{"epoch": 1}')
+def test_what_a_node_tells_of_itself(node: Asker) -> None:
+    commands = node.parts.commands
+    commands.status, commands.slow_requests, commands.vitals = lambda: b"{1}", lambda: b"{2}", lambda: b"{3}"
+    for command, value in ((STATUS, b"{1}"), (SLOWLOG, b"{2}"), (VITALS, b"{3}")):
+        assert node.ask(command) == KVResponse(errCode=NO_ERR, value=value)
 
 
 # --- counters -------------------------------------------------------------------------------------------------------
@@ -592,6 +596,8 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
         "GET_PID": 1,
         "GET_MEMBERSHIP_CNT": 1,
         "STATUS": 0,
+        "SLOWLOG": 0,
+        "VITALS": 0,
         "unknown": 1,
     }
     counts = dict.fromkeys(ERROR_NAMES.values(), 0)

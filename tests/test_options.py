@@ -10,6 +10,7 @@ from app.networks import parse_networks
 from app.options import (
     IN_FLIGHT_MAX,
     MEMORY_MIN_BYTES,
+    MEMORY_MIN_HTTP_BYTES,
     Options,
     UsageError,
     parse,
@@ -56,9 +57,13 @@ def test_defaults(file: str) -> None:
         advertise=None,
         allow=None,
         admin_allow=None,
+        http_port=None,
+        http_bind="0.0.0.0",
         reply_ttl_s=6.0,
         max_in_flight=1024,
+        slow_ms=0,
         replicas=3,
+        on_partition="refuse",
         leave_timeout_s=10.0,
         secret=None,
         file_secret=None,
@@ -85,10 +90,14 @@ def test_options_can_be_made_without_a_command_line() -> None:
         ("--advertise", "127.0.0.1:3331", "advertise", ("127.0.0.1", 3331)),
         ("--allow", "10.0.0.0/8, ::1", "allow", parse_networks("10.0.0.0/8,::1")),
         ("--admin-allow", "192.0.2.7", "admin_allow", parse_networks("192.0.2.7")),
+        ("--http", "9100", "http_port", 9100),
+        ("--http-bind", "[::1]", "http_bind", "::1"),
+        ("--slow-ms", "60000", "slow_ms", 60_000),
         ("--reply-ttl", "7.5", "reply_ttl_s", 7.5),
         ("--reply-ttl", "7s", "reply_ttl_s", 7.0),
         ("--max-in-flight", "1", "max_in_flight", 1),
         ("--replicas", "1", "replicas", 1),
+        ("--on-partition", "serve", "on_partition", "serve"),
         ("--leave-timeout", "2.5", "leave_timeout_s", 2.5),
         ("--log-level", "debug", "log_level", "debug"),
         ("--log-format", "json", "log_format", "json"),
@@ -213,6 +222,12 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--reply-ttl", "5.999", "is out of range: 6 to 60 seconds (a client's last try leaves 4.45 s"),
         ("--reply-ttl", "6", None),
         ("--reply-ttl", "6.001", None),
+        ("--http", "0", "--http '0': isn't a port: a number from 1 to 65535"),
+        ("--http", "65535", None),
+        ("--http", "3331", "--http 3331 is also PORT"),
+        ("--http-bind", "localhost", "isn't an IPv4 or IPv6 address"),
+        ("--slow-ms", "60001", "isn't a number of milliseconds from 0 to 60000"),
+        ("--slow-ms", "0.5", "isn't a number of milliseconds"),
         ("--reply-ttl", "59.999", None),
         ("--reply-ttl", "60", None),
         ("--reply-ttl", "60.001", "is out of range"),
@@ -228,6 +243,7 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--max-in-flight", str(IN_FLIGHT_MAX + 1), "isn't a number from 1 to 65536"),
         ("--max-in-flight", "1.5", "isn't a number from"),
         ("--max-in-flight", "x", "isn't a number from"),
+        ("--on-partition", "both", "isn't one of refuse, serve"),
         ("--replicas", "0", "isn't a number from 1 to 8"),
         ("--replicas", "8", None),
         ("--replicas", "9", "isn't a number from 1 to 8"),
@@ -269,6 +285,14 @@ def test_administrators_must_be_clients(file: str) -> None:
     )
     assert "--admin-allow 0.0.0.0/0 isn't within" in refusal([*arguments, "0.0.0.0/0"])
     assert "isn't within --allow ::1" in refusal(["3331", file], {"KV_ALLOW": "::1", "KV_ADMIN_ALLOW": "10.0.0.0/8"})
+
+
+def test_the_http_server_needs_its_share_of_memory_and_is_bound_as_the_node_is(file: str) -> None:
+    least = str(MEMORY_MIN_HTTP_BYTES)
+    options = parse(["3331", file, "--http", "9100", "--max-memory", least, "--bind", "127.0.0.1"], {})
+    assert options.http_bind == "127.0.0.1"
+    message = refusal(["3331", file, "--http", "9100", "--max-memory", str(MEMORY_MIN_HTTP_BYTES - 1)])
+    assert message.endswith("is less than a node with --http needs: at least 72MiB")
 
 
 def test_as_many_in_flight_as_there_can_be(file: str) -> None:

@@ -13,7 +13,7 @@ if not __package__:
 
 from app.client import BadServer, Client, KVError, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES, VALUE_MAX_BYTES
-from tools import cli, kv_bench, kv_cluster, status
+from tools import cli, kv_bench, kv_cluster, slowlog, status
 
 NO_ANSWER = cli.NO_ANSWER
 
@@ -174,6 +174,17 @@ examples:
   python tools/kv.py status --json              as the node says it: docs/protocol.md, STATUS
 """,
     )
+    command(
+        "slowlog",
+        run_slowlog,
+        "print the slow requests that the node remembers, newest first",
+        """\
+A node keeps the last ones that took --slow-ms (an option of the node) or more: docs/monitoring.md.
+
+examples:
+  python tools/kv.py slowlog -s 10.0.0.7:3331
+""",
+    )
     members = command(
         "members",
         run_members,
@@ -325,6 +336,15 @@ def run_status(client: Client, given: Namespace) -> int:
         cli.print_json(known)
     else:
         print(status.table(known))
+    return cli.OK
+
+
+def run_slowlog(client: Client, given: Namespace) -> int:
+    slow = client.slow_requests()
+    if given.json:
+        cli.print_json(slow)
+    else:
+        print(slowlog.table(slow))
     return cli.OK
 
 

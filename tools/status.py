@@ -31,7 +31,7 @@ def members(status: dict[str, Any]) -> list[dict[str, Any]]:
 
 def members_table(status: dict[str, Any]) -> str:
     """The same for people."""
-    lines = _grid(status.get("columns", []), status.get("members", []))
+    lines = grid(status.get("columns", []), status.get("members", []))
     if status.get("cut"):
         lines.append("(not all absent servers fit the answer)")
     return "\n".join(lines)
@@ -48,15 +48,15 @@ def _blocked(status: dict[str, Any]) -> str:
     return f"{status['blocked']} of its slots waiting for their last primary"
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Aligned columns; true and false as yes and nothing."""
+def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[str] = TEXT_COLUMNS) -> list[str]:
+    """Columns with their names as a head, those of text aligned to the left; true and false as yes and nothing."""
     cells = [[column.upper() for column in columns]]
     cells += [["yes" if cell is True else "" if cell is False else str(cell) for cell in row] for row in rows]
     widths = [max(len(line[n]) for line in cells) for n in range(len(columns))]
     lines = []
     for line in cells:
         words = [
-            cell.ljust(width) if column in TEXT_COLUMNS else cell.rjust(width)
+            cell.ljust(width) if column in left else cell.rjust(width)
             for column, cell, width in zip(columns, line, widths, strict=True)
         ]
         lines.append("  ".join(words).rstrip())

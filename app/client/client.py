@@ -204,14 +204,23 @@ class Client:
 
     def status(self, server: str | None = None) -> dict[str, Any]:
         """What the node knows of its cluster; the fields are its own. UnknownCommand: it is another kind of node."""
-        response = self._checked(KVRequest(command=protocol.STATUS), server)
+        return self._told(protocol.STATUS, server)
+
+    def slow_requests(self, server: str | None = None) -> dict[str, Any]:
+        """The node's slow requests, newest first, as rows of `columns` in `entries`. UnknownCommand: as for status."""
+        return self._told(protocol.SLOWLOG, server)
+
+    def _told(self, command: int, server: str | None) -> dict[str, Any]:
+        """What a node tells of itself in a JSON object."""
+        response = self._checked(KVRequest(command=command), server)
+        name = protocol.COMMAND_NAMES[command].lower()
         try:
-            status = json.loads(response.value)
+            told = json.loads(response.value)
         except ValueError:
-            raise BadAnswer("status: not JSON") from None
-        if not isinstance(status, dict):
-            raise BadAnswer("status: not an object")
-        return status
+            raise BadAnswer(f"{name}: not JSON") from None
+        if not isinstance(told, dict):
+            raise BadAnswer(f"{name}: not an object")
+        return told
 
     def wipeout(self, server: str | None = None) -> None:
         """Drop every key of the slots that the node is primary for: in a cluster, ask each node in turn.

@@ -34,6 +34,7 @@ from app.cluster.inbox import Handler, Inbox
 from app.cluster.leases import USABLE_S, Grantor, Lease
 from app.cluster.links import Links
 from app.cluster.routing import Routing
+from app.cluster.split import Split
 from app.cluster.state import ClusterConfig, NodeState
 from app.cluster.status import snapshot
 from app.cluster.view import BadView, View, from_message, to_message
@@ -57,6 +58,7 @@ class ClusterCore:
         self._coordinator = Coordinator(state, self._detector, self._lease, self._bootstrap, self._install)
         self._heartbeat = Heartbeat(state, self._lease, self._coordinator)
         self._routing = Routing(state, self._detector)
+        self._split = Split(state, self._detector)
         self._inbox = Inbox(
             state,
             self._detector,
@@ -165,6 +167,8 @@ class ClusterCore:
             self.wake_at = now + timing.TICK_S
         if not self._has_left:
             self._coordinator.run(is_tick)
+            if is_tick and (view := self._split.due(self._lease.until)) is not None:
+                self._part(view)
             self._heartbeat.refresh()
             self._leave_if_alone()
         self.lease_until = self._lease.until if state.is_member else -inf
@@ -231,7 +235,8 @@ class ClusterCore:
 
     def _knock(self) -> None:
         state = self._state
-        if state.view is not None and state.attention - self._view_heard_attention() > timing.OBSERVED_STALE_S:
+        view_heard = max(self._outside_since, state.view_heard_attention())
+        if state.view is not None and state.attention - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
         crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
         interval_s = min(timing.HELLO_S * crowd, timing.HELLO_MAX_S)
@@ -240,16 +245,6 @@ class ClusterCore:
             for server in dict.fromkeys((*state.config.servers, *(state.view.addresses if state.view else ()))):
                 if server != state.address:
                     state.post(server, pb.HELLO)
-
-    def _view_heard_attention(self) -> float:
-        """When a member of the view that we observe was last heard."""
-        assert self._state.view is not None
-        dates = [self._outside_since]
-        for member in self._state.view.members:
-            known = self._state.of(member.address)
-            if known.incarnation == member.incarnation:
-                dates.append(known.heard_attention)
-        return max(dates)
 
     def _greet_strangers(self) -> None:
         state = self._state
@@ -322,6 +317,16 @@ class ClusterCore:
         state.log(view.describe())
         self._heartbeat.entered(view)
 
+    def _part(self, view: View) -> None:
+        """Go on without those whom we can't reach: see split.py."""
+        state = self._state
+        assert state.view is not None
+        state.log(f"parting from epoch {state.view.epoch}: too few members are left for a quorum", "warning")
+        self._split.note(state.view)
+        self._install(view)
+        for node in state.others():
+            state.post(node, pb.VIEW, view=to_message(view))
+
     def _meet(self, view: View) -> None:
         """Note the processes of whose life the view tells; their predecessors are gone."""
         for member in view.members:
@@ -353,6 +358,11 @@ class ClusterCore:
         is_fresh = state.attention - known.heard_attention < timing.HEARD_S
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.dropped["unproven view"] += 1
+        elif self._split.is_behind(view):
+            state.dropped["stale view"] += 1
+        elif mine is not None and self._split.parts(view, self._lease.until):
+            self._split.note(mine)
+            self._install(view)
         elif mine is None or outranks(view, mine):
             if state.is_member:
                 state.log(f"cluster {view.origin} has {len(view.members)} members: joining it", "warning")

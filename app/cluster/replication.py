@@ -79,6 +79,11 @@ class Replication:
         """Whether this messageID has been executed here: what it is given to answers it, and does nothing."""
         return message_id in self._primary.unreleased or self._replies.get(message_id, id_crc) is not None
 
+    @property
+    def staged_bytes(self) -> int:
+        """What is gathered beside whole copies: replication_follower.STAGING_MAX_BYTES at most, and one chunk."""
+        return self._follower.staged_bytes
+
     # Membership and links.
 
     def on_view(self, view: View, is_member: bool, now: float) -> None:

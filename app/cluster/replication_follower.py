@@ -4,18 +4,23 @@ A *session* covers one slot under one primary's term. It begins with GO (the cop
 BEGIN (the whole slot follows) in answer to our latest question, and ends with the view that names another primary,
 with the link, or with an op that does not follow. Within it ops come in order on an ordered link.
 
-A copy that is whole stays until its successor is: what BEGIN announces is gathered beside it (`staging`) and put in
-its place at END, replies included. For the view may make this node the primary at any moment, and a whole copy has
-every write that was ever acknowledged; half a copy has not. Only a copy that is not whole, or empty, is filled in
-place. Rejected: wiping first, which loses acknowledged writes when the primary dies in that very moment.
+A copy that is whole stays until its successor is: what BEGIN announces is gathered beside it (replication_staging.py)
+and put in its place at END, replies included. For the view may make this node the primary at any moment, and a whole
+copy has every write that was ever acknowledged; half a copy has not. Only a copy that is not whole, or empty, is filled
+in place. Rejected: wiping first, which loses acknowledged writes when the primary dies in that very moment.
+
+What is gathered is bounded for the node, whatever is sent by however many primaries: past STAGING_SOFT_BYTES only one
+of them gets credit for more chunks; past STAGING_MAX_BYTES the largest copy goes on in place after all, one that has
+another holder besides the primary before others.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
 from app.cluster import replication_frames as frames
 from app.cluster.replication_frames import NOWHERE, OpFields, Position
+from app.cluster.replication_staging import Staging
 from app.cluster.replication_state import Shared
 from app.cluster.slots import slots_of
 from app.wire.protocol import SLOT_COUNT
@@ -24,13 +29,12 @@ from app.wire.protocol import SLOT_COUNT
 # busy with other slots, which costs 13 bytes a slot.
 RETRY_S: Final = 0.3
 
-
-@dataclass(slots=True)
-class Staging:
-    """A copy that is not whole yet, beside the one it will replace."""
-
-    entries: dict[bytes, bytes] = field(default_factory=dict)
-    replies: dict[bytes, int] = field(default_factory=dict)
+# Gathered beside whole copies, over all primaries. The governor takes it off what the store may hold. Only what differs
+# from the copy in place is kept, so that the usual repair (a slot with a few writes that one copy lacks) takes little.
+# A slot that needs more than the second is dozens of times the usual size.
+STAGING_SOFT_BYTES: Final = 2 * 1024 * 1024
+STAGING_MAX_BYTES: Final = 8 * 1024 * 1024
+assert STAGING_SOFT_BYTES < STAGING_MAX_BYTES
 
 
 @dataclass(slots=True)
@@ -60,6 +64,10 @@ class Follower:
         self._number = 0
         self._unacknowledged: dict[str, dict[int, None]] = {}
         self._credit: dict[str, int] = {}  # chunks taken, by link
+        self._owed: set[str] = set()  # primaries that wait for their credit
+        self.staged_bytes = 0  # gathered beside whole copies
+        self.staging_soft_bytes = STAGING_SOFT_BYTES
+        self.staging_max_bytes = STAGING_MAX_BYTES
         self._told: dict[str, int] = {}  # flags last told
 
     # Views and links.
@@ -75,6 +83,7 @@ class Follower:
 
     def link_up(self, peer: str) -> None:
         self._credit[peer] = 0
+        self._owed.discard(peer)
         self._told.pop(peer, None)
         mine = {slot for slot in self._mine if self._shared.leads(peer, slot)}
         for slot in mine:
@@ -82,14 +91,22 @@ class Follower:
         self.question(mine)
 
     def link_closed(self, peer: str) -> None:
+        self._owed.discard(peer)
         for slot, session in list(self.sessions.items()):
             if session.primary == peer:
                 self._end(slot)
 
     def _end(self, slot: int) -> None:
         session = self.sessions.pop(slot)
+        self._unstage(session)
         self._asked.pop(slot, None)
         self._unacknowledged.get(session.primary, {}).pop(slot, None)
+
+    def _unstage(self, session: Session) -> Staging | None:
+        staging, session.staging = session.staging, None
+        if staging is not None:
+            self.staged_bytes -= staging.size_bytes
+        return staging
 
     def question(self, slots: set[int]) -> None:
         """Tell the primaries what we have of these slots; whatever was agreed on before is void.
@@ -121,6 +138,7 @@ class Follower:
             if slot not in self._asked or shared.now - self._asked[slot][1] >= RETRY_S
         }
         self.question(due)
+        self._give_credit()  # those who had it may have gone
         flags = shared.flags()
         for peer in sorted({session.primary for session in self.sessions.values()}):
             if self._told.get(peer, 0) != flags:
@@ -155,7 +173,7 @@ class Follower:
                 shared.positions[slot] = None
                 emptied |= 1 << slot
             else:
-                session.staging = Staging()
+                session.staging = Staging(shared.store, slot)
         shared.store.wipe(slots_of(emptied))
         shared.replies.forget_slots(emptied)
 
@@ -183,18 +201,12 @@ class Follower:
                 self._end(op.slot)  # no room: asked again by the next tick, when there may be
                 self._shared.faults["no room"] += 1
         self.question({slot for slot in gaps if slot in self.sessions})
+        self._bound_staging()
 
     def _apply(self, session: Session, op: OpFields) -> bool:
         """Change the copy; False, nothing changed, if there is no room and nothing may be evicted."""
         if (staging := session.staging) is not None:
-            if op.kind == frames.PUT_OP:
-                staging.entries[op.key] = op.blob
-            elif op.kind == frames.REMOVE_OP:
-                staging.entries.pop(op.key, None)
-            elif op.kind == frames.WIPE_OP:
-                staging.entries.clear()
-            if op.message_id:
-                staging.replies[op.message_id] = op.code
+            self.staged_bytes += staging.apply(op)
             return True
         if op.kind == frames.PUT_OP:
             if not self._put(op.slot, op.key, op.blob):
@@ -230,7 +242,7 @@ class Follower:
             if session is None:
                 continue
             if session.staging is not None:
-                session.staging.entries[key] = blob
+                self.staged_bytes += session.staging.put(key, blob)
             elif not self._put(slot, key, blob):
                 self._end(slot)
                 self._shared.faults["no room"] += 1
@@ -242,7 +254,7 @@ class Follower:
             if session is None:
                 continue
             if session.staging is not None:
-                session.staging.replies[message_id] = code
+                self.staged_bytes += session.staging.remember(message_id, code)
             else:
                 self._remember(message_id, slot, code)
         self._took(peer)
@@ -252,8 +264,45 @@ class Follower:
         return session if session and session.primary == peer and not session.live else None
 
     def _took(self, peer: str) -> None:
+        self._bound_staging()
         self._credit[peer] = (self._credit.get(peer, 0) + 1) & 0xFFFFFFFF
-        self._shared.send(peer, frames.CREDIT, frames.encode_credit(self._credit[peer]))
+        self._owed.add(peer)
+        self._give_credit()
+
+    def _give_credit(self) -> None:
+        """Have those send more that may: past the soft bound only the first of those whose slots are gathered."""
+        if not self._owed:
+            return
+        waiting: set[str] = set()
+        if self.staged_bytes > self.staging_soft_bytes:
+            gathered = dict.fromkeys(session.primary for session in self.sessions.values() if session.staging)
+            waiting = set(list(gathered)[1:])
+        for peer in sorted(self._owed - waiting):
+            self._shared.send(peer, frames.CREDIT, frames.encode_credit(self._credit[peer]))
+        self._owed &= waiting
+
+    def _bound_staging(self) -> None:
+        """Fill the largest copies in place, rather than to exceed the bound: see the module."""
+        shared = self._shared
+        while self.staged_bytes > self.staging_max_bytes:
+            _, _, slot = max(
+                (self._is_held_elsewhere(slot, session), session.staging.size_bytes, slot)
+                for slot, session in self.sessions.items()
+                if session.staging
+            )
+            staging = self._unstage(self.sessions[slot])
+            assert staging is not None
+            shared.positions[slot] = None
+            shared.faults["staging full"] += 1
+            shared.replies.forget_slots(1 << slot)
+            if not self._replace(slot, staging):
+                self._end(slot)
+                shared.faults["no room"] += 1
+
+    def _is_held_elsewhere(self, slot: int, session: Session) -> bool:
+        """Whether the view names another holder than the primary and us."""
+        view = self._shared.view
+        return view is not None and bool({*view.holders(slot)} - {session.primary, self._shared.address})
 
     def on_end(self, peer: str, body: bytes) -> None:
         shared = self._shared
@@ -271,16 +320,21 @@ class Follower:
                 self._end(slot)
                 shared.faults["no room"] += 1
                 continue
-            session.staging = None
+            self._unstage(session)
             session.live = True
             shared.positions[slot] = session.position
             self._note(peer, slot)
+        self._give_credit()
 
     def _replace(self, slot: int, staging: Staging) -> bool:
-        self._shared.store.wipe((slot,))
+        """Make the copy in place what was gathered; False if there is no room for all of it."""
+        store = self._shared.store
+        for key in store.keys(slot):
+            if key not in staging.entries:
+                store.remove(slot, key)
         for message_id, code in staging.replies.items():
             self._remember(message_id, slot, code)
-        return all(self._put(slot, key, blob) for key, blob in staging.entries.items())
+        return all(self._put(slot, key, blob) for key, blob in staging.entries.items() if blob is not None)
 
     # Acknowledging.
 

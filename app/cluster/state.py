@@ -27,7 +27,7 @@ class ClusterConfig:
     """What a node is told at its start; the same on every node, but for the address.
 
     `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
-    caught up at once. `bootstrap_patience_s`: see bootstrap.py.
+    caught up at once. `bootstrap_patience_s`: see bootstrap.py. `on_partition`: "refuse", or "serve" (split.py).
     """
 
     address: str
@@ -35,11 +35,13 @@ class ClusterConfig:
     replicas: int = 3
     transfer: bool = False
     bootstrap_patience_s: float = timing.BOOTSTRAP_PATIENCE_S
+    on_partition: str = "refuse"
 
     def __post_init__(self) -> None:
         assert self.address in self.servers, f"{self.address} is not among {self.servers}"
         assert 1 <= len(set(self.servers)) == len(self.servers) <= SERVERS_MAX, self.servers
         assert 1 <= self.replicas <= 8, self.replicas
+        assert self.on_partition in ("refuse", "serve"), self.on_partition
 
 
 @dataclass(slots=True)
@@ -161,6 +163,15 @@ class NodeState:
         assert self.view is not None
         heard_at = max(self.of(self.view.coordinator).heard_at, self.installed_at)
         return self.now - heard_at <= timing.MANDATE_FRESH_S + 2 * self.round_trip_s
+
+    def view_heard_attention(self) -> float:
+        """When a member of the view that we observe was last heard, one that has not parted from it (split.py)."""
+        dates = [-inf]
+        for member in self.view.members if self.view else ():
+            known = self.of(member.address)
+            if known.incarnation == member.incarnation and known.view_key[0] in (0, self.view_key[0]):
+                dates.append(known.heard_attention)
+        return max(dates)
 
     def _gives_word(self, peer: str) -> bool:
         view = self.view

@@ -62,6 +62,9 @@ DIAL_S: Final = 0.25  # between tries to open a link
 GREET_S: Final = 1.0  # a coordinator greets the servers outside its view this often: split clusters find each other
 OBSERVED_STALE_S: Final = 2.0  # an outsider forgets a view none of whose members answers
 FAREWELL_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
+# With --on-partition serve: a side that has held too many members for silent this long goes on by itself. Lower, and a
+# short break costs the smaller side's writes; they are lost when the sides meet.
+SPLIT_S: Final = 3.0
 CURE_S: Final = 0.02  # a peer that is behind gets the view at most this often
 
 BOOTSTRAP_PATIENCE_S: Final = 30.0  # the default: see bootstrap.py
@@ -81,3 +84,5 @@ assert MANDATE_FRESH_S + LAPSE_S + 2 * TICK_S < 0.9
 # One pause of any length is short of a suspicion, let alone of one that runs out.
 assert min(DEADLINE_SHARE * PROBE_TIMEOUT_S, SUSPICION_MIN_S) > ATTENTION_S
 assert EVICT_SILENCE_S > 4 * LAPSE_S
+# Whoever was cut off has been removed by the side with a quorum, and all leases of before are over, when a side parts.
+assert SPLIT_S > FOUND_S + 2 * LAPSE_S

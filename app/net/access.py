@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 
 from app import logs
 from app.net.origin import Origin
-from app.networks import Network, Verdicts, host_of, network_of, show_sender
+from app.networks import Network, Verdicts, host_of, network_of
 from app.servers import Server
+from app.slowlog import show_address
 from app.wire.protocol import COMMAND_NAMES
 
 _faults = logs.limited_logger("access")
@@ -35,7 +36,7 @@ def administrators(networks: Iterable[Network], asking: Callable[[], Origin]) ->
         origin = asking()
         if origin.client and verdicts[host_of(origin.client)]:
             return True
-        sender = show_sender(origin.client) if origin.client else origin.peer
+        sender = show_address(origin.client) if origin.client else origin.peer
         _faults.warning("refused", command=COMMAND_NAMES[command], sender=sender)
         return False
 

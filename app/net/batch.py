@@ -108,6 +108,7 @@ class DatagramBatch:
         self._out_lengths = self._out.vector_quads[_IOV_LENGTH_AT:]
         self._out_buffer = self._out.buffer
         self._pending = 0  # replies laid out, not sent yet
+        self._flushed = 0  # so far
         self._is_answering = False  # some of them refer to addresses of the batch in hand
         self._address_bytes = 28 if sock.family == socket.AF_INET6 else 16
         self._host_at, self._host_bytes = (8, 16) if sock.family == socket.AF_INET6 else (4, 4)
@@ -172,6 +173,11 @@ class DatagramBatch:
         self._is_answering = False
         return count
 
+    @property
+    def laid_out(self) -> int:
+        """Datagrams laid out so far and not discarded."""
+        return self._flushed + self._pending
+
     def flush(self) -> None:
         """Send what is laid out. An error costs at most the datagram it came with, and is counted."""
         total = self._pending
@@ -184,5 +190,6 @@ class DatagramBatch:
             elif ctypes.get_errno() != errno.EINTR:
                 self.send_errors += 1
                 sent += 1
+        self._flushed += total
         self._pending = 0
         self._is_answering = False

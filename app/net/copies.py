@@ -15,7 +15,7 @@ from app.cluster.replication import PARKED, Replication
 from app.cluster.replication_frames import KINDS, BadFrame
 from app.cluster.view import View
 from app.commands import ROOM_WAIT_MS, Commands
-from app.counters import Counters
+from app.counters import REPLICATED, WAITED, Counters
 from app.net.forwarding import Forwarder
 from app.net.frames import PAIR
 from app.net.links import Links
@@ -195,16 +195,19 @@ class Copies:
         for waiting, code in released:
             if code is None:
                 origin, reply = waiting
+                how = WAITED
             else:
                 origin, command, message_id, id_crc = waiting
                 answers[command * 8 + code] += 1
                 reply = encode_error(message_id, id_crc, code)
-            replies.append((origin, reply))
+                how = REPLICATED
+            replies.append((origin, reply, how))
         if not self._turn.may_serve():
             self._counters.unfenced += len(replies)
             return
-        for origin, reply in replies:
-            forwarder.answer(origin, reply)
+        now_s = self._turn.read_clock()
+        for origin, reply, how in replies:
+            forwarder.answer(origin, reply, how, now_s)
 
     def _see_to_again(self, origin: Origin) -> None:
         """A request whose write is not known to be on all copies, or that has read such a one; this node can't tell

@@ -18,16 +18,19 @@ greenlet of its own; the table is bounded by `max_in_flight`, and what is over i
   perhaps, may have taken effect; it is never refused, but left to its client's next try.
 """
 
+import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Final
 
 from app.cluster.events import LOCAL, UNKNOWN
 from app.commands import Commands, Shutdown
-from app.counters import Counters
+from app.counters import FORWARDED, WAITED, Counters
 from app.net.frames import ANSWER, FORWARD, Frame
 from app.net.origin import PATIENCE_S, Origin
 from app.net.turn import Turn
+from app.slowlog import SlowLog
 from app.wire.codec import DecodeError, is_read, is_refusal, parse_msg
 
 HOPS_MAX: Final = 3
@@ -85,6 +88,7 @@ class Forwarder:
         self.forwarded = 0
         self.duplicates = 0  # retries that joined a request in flight
         self.abandoned = 0  # requests that waited in vain
+        self.slow_log = SlowLog()
         commands.forward = self.forward
 
     @property
@@ -157,10 +161,12 @@ class Forwarder:
         answers: list[bytes] = []
         handle = self._commands.handle
         self._peer_in_hand = peer
+        answered_s = 0.0
         try:
             for kind, body in frames:
                 if kind == ANSWER:
-                    self._answered(body)
+                    answered_s = answered_s or turn.read_clock()
+                    self._answered(body, answered_s)
                 elif kind == FORWARD:
                     if len(body) > HEADER_BYTES:
                         self._frame_in_hand = body
@@ -180,7 +186,7 @@ class Forwarder:
                 self._send_frames(peer, ANSWER, answers)
         self._wake()
 
-    def _answered(self, reply: bytes) -> None:
+    def _answered(self, reply: bytes, now_s: float) -> None:
         if reply[:2] == b"\n\x10":  # a messageID of 16 bytes, laid out by a node: see encode_response
             message_id = reply[2:18]
         else:
@@ -190,12 +196,18 @@ class Forwarder:
                 return
         request = self._requests.pop(message_id, None)
         if request is not None and not (request.is_uncertain and is_refusal(reply)):
-            self.answer(request, reply)
+            self.answer(request, reply, FORWARDED, now_s)
 
-    def answer(self, origin: Origin, reply: bytes) -> None:
-        """Send the answer to whoever asked, when the turn ends."""
+    def answer(self, origin: Origin, reply: bytes, how: str, now_s: float) -> None:
+        """Send the answer to whoever asked, when the turn ends, and count what it took if that is a client."""
         if origin.client:
             self._answer_client(origin.client, reply)
+            duration_s = now_s - origin.received_s
+            latency = self._counters.latency[how]
+            latency.counts[bisect_left(latency.edges_s, duration_s)] += 1
+            latency.total_s += duration_s
+            if duration_s >= self.slow_log.threshold_s:
+                self.slow_log.note(origin.datagram, origin.client, duration_s, how, unix_s=time.time())
         else:
             self._send_frame(origin.peer, ANSWER, reply)
 
@@ -235,7 +247,7 @@ class Forwarder:
         if not (request.was_sent or request.is_uncertain) or is_read(request.datagram):
             reply = self._commands.refuse(request.datagram, _HOPS_WAIT_MS)
             if reply is not None:
-                self.answer(request, reply)
+                self.answer(request, reply, WAITED, self._turn.read_clock())
 
     def handle_again(self, origin: Origin) -> None:
         """See to a request that waited, or whose execution here came to nothing."""
@@ -249,6 +261,6 @@ class Forwarder:
         if reply is None or (origin.is_uncertain and is_refusal(reply)):
             return
         if self._turn.may_serve():
-            self.answer(origin, reply)
+            self.answer(origin, reply, WAITED, self._turn.read_clock())
         else:
             self._counters.unfenced += 1

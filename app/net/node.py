@@ -5,13 +5,14 @@ Signal handlers only set events; the loop acts on them.
 
 import errno
 import gc
+import json
 import os
 import signal
 import socket
 import time
 from functools import partial
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import gevent
 from gevent.event import Event
@@ -22,7 +23,7 @@ from app.cluster.replication import TICK_S, Replication
 from app.cluster.state import SERVERS_MAX, ClusterConfig
 from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
-from app.counters import Counters
+from app.counters import FORWARDED, Counters
 from app.net import access
 from app.net.copies import Copies
 from app.net.forwarding import SWEEP_S, Forwarder
@@ -34,6 +35,7 @@ from app.net.server import Front
 from app.net.turn import Turn
 from app.networks import Network, show_networks
 from app.options import Options, UsageError
+from app.slowlog import SlowLog
 from app.storage.arena import Arena
 from app.storage.memory import (
     MemoryGovernor,
@@ -45,6 +47,9 @@ from app.storage.memory import (
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.protocol import NO_SPC_ERR, SYS_OVERLOAD_ERR
+
+if TYPE_CHECKING:
+    from app.net.http.server import HttpServer
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
 _UPKEEP_S: Final = 0.1
@@ -102,17 +107,23 @@ class Node:
             patience_s=PATIENCE_S if len(options.servers) > 1 else inf,
             clock=clock,
         )
-        peers = Peers(options.me, options.servers, self.socket.family)
+        peers = self.peers = Peers(options.me, options.servers, self.socket.family)
         incarnation = fresh_incarnation()
         self.links = Links(
-            _listening_socket(options),
+            _listening_socket(options.bind, options.port, BACKLOG, "--bind"),
             peers,
             options.cluster_secret,
             incarnation=lambda: self.membership.core.incarnation,
             source=None if options.bind in _WILDCARDS else options.bind,
         )
         self.membership = Membership(
-            ClusterConfig(str(options.me), tuple(map(str, options.servers)), options.replicas, transfer=True),
+            ClusterConfig(
+                str(options.me),
+                tuple(map(str, options.servers)),
+                options.replicas,
+                transfer=True,
+                on_partition=options.on_partition,
+            ),
             peers,
             self.links,
             self.socket,
@@ -161,9 +172,24 @@ class Node:
             self.front.allowed = access.clients(options.allow, options.servers)
         if options.admin_allow is not None:
             self.commands.may_administer = access.administrators(options.admin_allow, self.forwarder.asking)
+        self.slow_log = self.front.slow_log = self.forwarder.slow_log = SlowLog(options.slow_ms / 1000 or inf)
+        self.commands.slow_requests = self.slow_log.as_json
+        self.commands.vitals = lambda: json.dumps(self.vitals()).encode()
+        self.started_unix_s = time.time()
+        self.http = self._http_server() if options.http_port else None
         self.stopped = Event()
         self._stopping_since_s: float | None = None
         self._memory_pressed = False
+
+    def _http_server(self) -> "HttpServer":
+        """Raises UsageError when its port can't be bound. Imported only where it is wanted: it takes 11 MiB."""
+        from app.net.http.server import BACKLOG as HTTP_BACKLOG
+        from app.net.http.server import HttpServer
+
+        options = self.options
+        assert options.http_port is not None
+        listener = _listening_socket(options.http_bind, options.http_port, HTTP_BACKLOG, "--http-bind")
+        return HttpServer(listener, self)
 
     def start(self) -> None:
         """Start serving; returns at once."""
@@ -181,6 +207,8 @@ class Node:
         gevent.spawn(self._upkeep)
         gevent.spawn(self._sweep)
         gevent.spawn(self._tick_copies)
+        if self.http is not None:
+            self.http.start()
         host, port = self.socket.getsockname()[:2]
         _log.info(
             "started",
@@ -224,13 +252,18 @@ class Node:
         self.membership.stop()
         self.front.stop()
         self.links.stop()
+        if self.http is not None:
+            self.http.stop()
         self.stopped.set()
 
     def _upkeep(self) -> None:
         turn = 0
         loop = get_hub().loop
         while not self.stopped.is_set():
+            loop.update_now()
+            due_s = time.monotonic() + _UPKEEP_S
             gevent.sleep(_UPKEEP_S)
+            self.counters.loop_lag.add(max(0.0, time.monotonic() - due_s))
             turn += 1
             loop.update_now()
             self.replies.advance(time.monotonic())
@@ -273,6 +306,28 @@ class Node:
                 limit_bytes=self.arena.limit_bytes,
                 resident_bytes=self.governor.resident_bytes,
             )
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop, and hands its slots over."""
+        return self._stopping_since_s is not None
+
+    @property
+    def requests(self) -> int:
+        """Requests answered so far, those that other nodes answered for this one included."""
+        return sum(self.counters.answers) + self.counters.latency[FORWARDED].count
+
+    def vitals(self) -> dict[str, int | None]:
+        """What VITALS tells of this process."""
+        return {
+            "pid": os.getpid(),
+            "resident_bytes": self.governor.resident_bytes,
+            "peak_resident_bytes": peak_resident_bytes(),
+            "max_memory_bytes": self.options.max_memory_bytes,
+            "entries": self.store.entries,
+            "requests": self.requests,
+            "http_port": self.options.http_port,
+        }
 
     def dump(self) -> None:
         """Write every counter to the log, as SIGUSR1 asks."""
@@ -332,26 +387,27 @@ def _bound_socket(options: Options) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, _RECEIVE_BUFFER_BYTES)  # past rmem_max, if allowed
     except OSError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-    _bind(sock, options, "UDP")
+    _bind(sock, options.bind, options.port, "UDP")
     return sock
 
 
-def _listening_socket(options: Options) -> socket.socket:
-    """The node's TCP socket, for links between nodes.
+def _listening_socket(address: str, port: int, backlog: int, option: str) -> socket.socket:
+    """A TCP socket; `option` says where it is bound.
 
-    It listens before the node says anything and until the process ends: a refused connection means that it is dead.
+    That for links listens before the node says anything and until the process ends: a refused connection means that it
+    is dead.
     """
-    sock = socket.socket(socket.AF_INET6 if ":" in options.bind else socket.AF_INET, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # links of the process before may linger
-    _bind(sock, options, "TCP")
-    sock.listen(BACKLOG)
+    _bind(sock, address, port, "TCP", option)
+    sock.listen(backlog)
     return sock
 
 
-def _bind(sock: socket.socket, options: Options, protocol: str) -> None:
+def _bind(sock: socket.socket, address: str, port: int, protocol: str, option: str = "--bind") -> None:
     """Bind it, non-blocking. Raises UsageError."""
     try:
-        sock.bind((options.bind, options.port))
+        sock.bind((address, port))
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
@@ -359,10 +415,8 @@ def _bind(sock: socket.socket, options: Options, protocol: str) -> None:
         elif error.errno == errno.EACCES:
             hint = "ports below 1024 need privileges; use a higher one"
         else:
-            hint = "check --bind"
-        raise UsageError(
-            f"can't bind {protocol} {options.bind} port {options.port}: {error.strerror} ({hint})"
-        ) from None
+            hint = f"check {option}"
+        raise UsageError(f"can't bind {protocol} {address} port {port}: {error.strerror} ({hint})") from None
     sock.setblocking(False)
 
 

@@ -32,6 +32,7 @@ class Origin:
         "hops",
         "is_uncertain",
         "peer",
+        "received_s",
         "sent_s",
         "sent_to",
         "slot",
@@ -43,11 +44,12 @@ class Origin:
     sent_to: str  # the peer it was last forwarded to; empty while it waits
     sent_s: float
 
-    def __init__(self, client: bytes, peer: str, hops: int, deadline_s: float) -> None:
+    def __init__(self, client: bytes, peer: str, hops: int, deadline_s: float, received_s: float = 0.0) -> None:
         self.client = client  # its socket address; empty: it is a node
         self.peer = peer
         self.hops = hops  # forwardings so far
         self.deadline_s = deadline_s  # not to be executed from then on
+        self.received_s = received_s  # from the client, out of the socket: what its answer took counts from then on
         self.datagram = b""  # the request, where somebody may have to see to it again
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
         self.was_sent = False

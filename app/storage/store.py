@@ -189,6 +189,12 @@ class Store:
         self.entries -= 1
         return True
 
+    def spend(self, size_bytes: int) -> None:
+        """Count heap that somebody takes beside the entries, so that the governor looks in time."""
+        self.allowance_bytes -= size_bytes
+        if self.allowance_bytes < 0:
+            self._on_allowance_used()
+
     def wipe(self, slots: Iterable[int]) -> None:
         """Forget every key of these slots at once; their memory comes back as it is needed, or by `drain_wiped`.
 

@@ -23,6 +23,8 @@ GET_PID: Final = 7
 GET_MEMBERSHIP_CNT: Final = 8
 # 32 and above are this project's own, unknown to other servers of this protocol.
 STATUS: Final = 32  # the node's view of the cluster, as JSON in `value`; changes nothing
+SLOWLOG: Final = 33  # the node's slow requests, newest first, likewise
+VITALS: Final = 34  # the node's process in numbers, likewise
 
 # KVResponse.errCode.
 NO_ERR: Final = 0
@@ -63,6 +65,8 @@ COMMAND_NAMES: Final = {
     GET_PID: "GET_PID",
     GET_MEMBERSHIP_CNT: "GET_MEMBERSHIP_CNT",
     STATUS: "STATUS",
+    SLOWLOG: "SLOWLOG",
+    VITALS: "VITALS",
 }
 
 ERROR_NAMES: Final = {

@@ -32,6 +32,7 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     SHUTDOWN,
+    SLOWLOG,
     STATUS,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
@@ -107,6 +108,7 @@ class Peer:
         self.acked: list[bytes] = []
         self.script = list(script)
         self.status = b'{"epoch":1}'
+        self.slow = b'{"threshold_ms":null}'
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -205,8 +207,8 @@ class Peer:
             return KVResponse(errCode=NO_ERR, pid=os.getpid())
         if command == GET_MEMBERSHIP_CNT:
             return KVResponse(errCode=NO_ERR, membershipCount=1)
-        if command == STATUS:
-            return KVResponse(errCode=NO_ERR, value=self.status)
+        if command in (STATUS, SLOWLOG):
+            return KVResponse(errCode=NO_ERR, value=self.status if command == STATUS else self.slow)
         known = command in (WIPEOUT, SHUTDOWN, IS_ALIVE)
         return KVResponse(errCode=NO_ERR if known else UNKNOWN_CMD_ERR)
 

@@ -226,3 +226,40 @@ def test_a_cut_off_node_refuses(tmp_path: Path) -> None:
             node.send_signal(signal.SIGCONT)
         await_ready(nodes)
         assert missing(nodes, 10) == 0
+
+
+BOUND_BYTES = 128 << 20
+
+
+def flood(nodes: Sequence[Node], first: int, count: int, size: int) -> None:
+    """Put that many values of one size under new keys, a thousand at a time."""
+    with Client([node.name for node in nodes]) as client:
+        for start in range(first, first + count, 1000):
+            client.put_many((b"%d" % n, (b"%d" % n).ljust(size, b".")) for n in range(start, start + 1000))
+
+
+def test_memory_stays_bounded_with_copies_during_repair_and_handover(tmp_path: Path, tell: Tell) -> None:
+    """Stores that are full, first of large values, then of small ones; a node dies, returns, and one leaves."""
+    with started(tmp_path, 3) as nodes:
+        flood(nodes, 0, 14_000, 9_000)
+        nodes[0].kill()
+        flood(nodes[1:], 14_000, 30_000, 200)
+        nodes[0].start()
+        await_count(nodes, 3, DEADLINE_S)
+        flood(nodes, 44_000, 10_000, 200)
+        await_ready(nodes)
+        assert nodes[2].process is not None
+        nodes[2].send_signal(signal.SIGTERM)
+        assert nodes[2].process.wait(DEADLINE_S) == 0
+        nodes[2].start()
+        await_count(nodes, 3, DEADLINE_S)
+        flood(nodes, 54_000, 3_000, 3_000)
+        await_ready(nodes)
+        counters = [node.counters() for node in nodes]
+        peaks = [int(of["peak_resident_bytes"]) for of in counters]
+        tell(f"peaks: {[round(peak / (1 << 20), 1) for peak in peaks]} MiB")
+        assert max(peaks) < BOUND_BYTES
+        with Client([node.name for node in nodes]) as client:
+            found = client.get_many([b"%d" % n for n in range(54_000, 57_000)])
+        assert len(found) > 2_900, "what was written last is there"
+        assert all(value == key.ljust(3_000, b".") for key, (value, _) in found.items())

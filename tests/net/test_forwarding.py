@@ -1,12 +1,16 @@
 """Forwarding between two or three nodes' insides, their links and clocks replaced by lists and a number."""
 
+import json
+
 import pytest
 
 from app.cluster.events import LOCAL, UNKNOWN
+from app.counters import FORWARDED, WAITED
 from app.net.forwarding import HEADER_BYTES, HOPS_MAX, RESEND_S, Forwarder
 from app.net.frames import ANSWER, FORWARD
 from app.net.origin import PATIENCE_S, STALL_S, Origin
 from app.net.turn import Turn
+from app.slowlog import SlowLog
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR
 from tests.parts import make_parts
 from tests.wire.datagrams import request, response
@@ -69,7 +73,7 @@ class FakeNode:
             send_frames=lambda peer, kind, bodies: all(send_frame(peer, kind, body) for body in bodies),
             answer_client=lambda address, reply: self.answers.append((address, reply)),
             wake=lambda: None,
-            client_in_hand=lambda: Origin(self.client, "", 0, net.now + PATIENCE_S),
+            client_in_hand=lambda: Origin(self.client, "", 0, net.now + PATIENCE_S, net.now),
             max_in_flight=max_in_flight,
         )
 
@@ -314,3 +318,35 @@ def test_junk_between_nodes_changes_nothing() -> None:
     )
     assert not net.queue
     assert not owner.answers
+
+
+# --- how long requests took -----------------------------------------------------------------------------------------
+
+
+def test_latency_is_counted_where_the_client_asked_and_by_how_it_was_answered() -> None:
+    net = Net(front="owner", owner=LOCAL)
+    front, owner = net.nodes["front"], net.nodes["owner"]
+    front.forwarder.slow_log = SlowLog(0.2)
+    net.wait(5.0)
+    for message_id, command, wait_s in ((b"1" * 16, PUT, 0.2), (b"2" * 16, GET, 0.1)):
+        front.take(request(message_id, command=command, key=KEY, value=b"v"))
+        net.wait(wait_s)
+        net.deliver()
+    latency = front.parts.counters.latency
+    assert latency[FORWARDED].count == 2
+    assert latency[FORWARDED].total_s == pytest.approx(0.3)
+    assert [row[1] for row in json.loads(front.forwarder.slow_log.as_json())["entries"]] == ["PUT"]
+    assert all(histogram.count == 0 for histogram in owner.parts.counters.latency.values())
+
+
+def test_what_waited_for_this_node_to_become_primary_has_waited() -> None:
+    net = Net(front=UNKNOWN)
+    front = net.nodes["front"]
+    net.wait(5.0)
+    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
+    net.wait(0.5)
+    front.membership.routes[:] = [LOCAL] * SLOT_COUNT
+    front.forwarder.sweep()
+    latency = front.parts.counters.latency
+    assert (latency[WAITED].count, latency[FORWARDED].count) == (1, 0)
+    assert latency[WAITED].total_s == pytest.approx(0.5)

@@ -1,5 +1,6 @@
 """The front over a real socket: batches, requests that block, limits, and how a node ends."""
 
+import json
 import select
 import socket as plain_socket
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from gevent.hub import get_hub
 from google.protobuf.message import DecodeError
 
 from app.commands import Shutdown
-from app.counters import Counters
+from app.counters import LOCAL, WAITED, Counters
 from app.net.server import BATCH_SIZE, IN_FLIGHT_WAIT_MS, Front
 from app.networks import Verdicts, host_of, parse_networks
+from app.slowlog import SlowLog
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
     GET,
@@ -47,6 +49,7 @@ class Slow:
         self.refuse = parts.commands.refuse
         self.fail = parts.commands.fail
         self.shut_out = parts.commands.shut_out
+        self.is_local = parts.commands.is_local
 
     def handle(self, buffer: bytearray, start: int, end: int) -> bytes | None:
         datagram = bytes(buffer[start:end])  # it will be overwritten while this waits
@@ -577,3 +580,67 @@ def test_a_long_queue_does_not_age_when_it_is_young(clocked: Clocked) -> None:
         clocked.ask(BATCH_SIZE)
         clocked.read()
     assert clocked.parts.counters.drops["too_old"] == 0
+
+
+# --- how long requests took -----------------------------------------------------------------------------------------
+
+
+def slow_rows(server: Server) -> list[dict[str, Any]]:
+    told = json.loads(server.front.slow_log.as_json())
+    return [dict(zip(told["columns"], row, strict=True)) for row in told["entries"]]
+
+
+def test_each_answer_is_counted_once_by_how_it_came() -> None:
+    with serving() as server:
+        client = server.client()
+        event = blocker(server, b"slow")
+        client.send(b"s", PUT, key=b"slow", value=b"")
+        for number in range(BATCH_SIZE + 3):
+            client.send(b"%d" % number)
+        for number in range(BATCH_SIZE + 3):
+            assert client.code(b"%d" % number) == NO_ERR
+        client.sock.send(ack(b"a"))
+        latency = server.counters.latency
+        assert (latency[LOCAL].count, latency[WAITED].count) == (BATCH_SIZE + 3, 0)
+        event.set()
+        assert client.code(b"s") == NO_ERR
+        assert client.ask(b"last") == NO_ERR
+        assert (latency[LOCAL].count, latency[WAITED].count) == (BATCH_SIZE + 4, 1), "an ack has no answer"
+        assert 0 < latency[LOCAL].total_s < DEADLINE_S
+
+
+def test_replies_that_the_lease_holds_back_are_no_answers() -> None:
+    with serving() as server:
+        server.front.may_serve = lambda: False
+        server.front.slow_log = SlowLog(0.0)
+        client = server.client()
+        client.send(b"1")
+        server.until(lambda: server.counters.unfenced == 1)
+        assert server.counters.latency[LOCAL].count == 0
+        assert slow_rows(server) == []
+
+
+def test_what_is_slow_is_noted_with_its_client() -> None:
+    with serving() as server:
+        server.front.slow_log = SlowLog(0.0)
+        client = server.client()
+        host, port = client.sock.getsockname()
+        assert client.ask(b"1", PUT, key=b"quick", value=b"") == NO_ERR
+        event = blocker(server, b"waits")
+        client.send(b"2", PUT, key=b"waits", value=b"")
+        server.until(lambda: server.front.in_flight == 1)
+        event.set()
+        assert client.code(b"2") == NO_ERR
+        server.until(lambda: len(server.front.slow_log) == 2)
+        assert [(row["command"], row["key"], row["how"], row["client"]) for row in slow_rows(server)] == [
+            ("PUT", "waits", WAITED, f"{host}:{port}"),
+            ("PUT", "quick", LOCAL, f"{host}:{port}"),
+        ]
+
+
+def test_nothing_is_noted_below_the_threshold() -> None:
+    with serving() as server:
+        server.front.slow_log = SlowLog(DEADLINE_S)
+        client = server.client()
+        assert client.ask(b"1") == NO_ERR
+        assert slow_rows(server) == []

@@ -14,6 +14,7 @@ from zlib import crc32
 
 from app.cluster.events import LOCAL, UNKNOWN, Event, Reset, SlotsSynced, Tick, ViewInstalled
 from app.cluster.replication import PARKED, TICK_S, Replication
+from app.cluster.replication_follower import STAGING_MAX_BYTES, STAGING_SOFT_BYTES
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store, slot_of
@@ -44,6 +45,7 @@ class DataOptions:
     answer_loss: float = 0.0
     wipes: bool = False
     write_share: float = 0.6  # of requests; a quarter of them are REMOVEs
+    staging_bytes: tuple[int, int] = (STAGING_SOFT_BYTES, STAGING_MAX_BYTES)
     faults: tuple[str, ...] = ()  # only these; none named: any
     pace_s: float = 0.0  # between them; 0: drawn
 
@@ -121,6 +123,8 @@ class Node:
         self.seen_routes: list[str] = []
         self.seen_served = 0
         world.ledger.watch(self)
+        follower = self.replication._follower
+        follower.staging_soft_bytes, follower.staging_max_bytes = data.staging_bytes
 
     def _allow(self) -> None:
         self.store.allowance_bytes = 1 << 40
@@ -271,6 +275,7 @@ class DataWorld(World):
         self.wipes: list[tuple[float, float]] = []
         self.keys = _keys(data.keys)
         self.slots = {slot_of(key) for key in self.keys}
+        self.forsaken = 0  # slots promoted from a copy that had been given up to keep a bound on memory
         self.ledger = Ledger(self.slots, exact=not data.evict or data.pages >= 64)
         self._pairs: dict[frozenset[str], Link] = {}
         self._chance = random.Random(seed + 1)
@@ -322,6 +327,8 @@ class DataWorld(World):
         if isinstance(effect, ViewInstalled):
             node.replication.on_view(effect.view, effect.is_member, node.now())
             self.ledger.viewed(node, partial)
+            if node.replication.faults.keys() & {"staging full", "no room"}:
+                self.forsaken |= sum(1 << slot for slot in partial if slot in node.replication._primary.led)
         elif isinstance(effect, Reset):
             node.replication.reset()
             self.ledger.viewed(node, partial)
@@ -398,12 +405,15 @@ class DataWorld(World):
                     raise Violation(f"slot {slot} is open at {node.process.address}, which may not serve it")
 
     def check_answer(self, node: Node, slot: int) -> None:
-        """Nobody else may answer for the slot at this moment."""
+        """Nobody else may answer for the slot at this moment, unless both sides of a partition go on."""
+        origin = node.process.core._state.view_key[0]
         for process in self.processes():
             if process is node.process:
                 continue
             other = self.nodes.get(process)
-            if other is not None and other.replication.routes[slot] == LOCAL and other.may_serve():
+            is_open = other is not None and other.replication.routes[slot] == LOCAL and other.may_serve()
+            apart = self.options.on_partition == "serve" and process.core._state.view_key[0] != origin
+            if is_open and not apart:
                 raise Violation(f"slot {slot}: {node.process.address} answers, and {process.address} may as well")
 
     def check_frame(self, node: Node, peer: str) -> None:

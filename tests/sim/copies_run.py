@@ -5,6 +5,7 @@ import time
 from zlib import crc32
 
 from app.cluster.events import LOCAL
+from app.cluster.view import View
 from app.storage.store import slot_of
 from app.wire.protocol import GET
 from tests.sim.checks import Checks, Violation
@@ -37,6 +38,7 @@ def draw(seed: int) -> tuple[Options, DataOptions, float]:
         answer_loss=rng.choice((0.0, 0.02, 0.3)),
         wipes=rng.random() < 0.2,
         write_share=rng.choice((0.2, 0.6, 0.6)),
+        **({"staging_bytes": (200, 600)} if seed % 4 == 1 else {}),
     )
     return options, data, rng.choice((3.0, 6.0))
 
@@ -60,10 +62,19 @@ class Careful(Nemesis):
         """Whether every slot with keys has a holder besides this host's process, in every view that anyone goes by."""
         world = self._world
         assert isinstance(world, DataWorld)
-        live = {process.address: process.core for process in world.processes() if process.host is not host}
+        live = {process.address: process for process in world.processes() if process.host is not host}
         views = {core.view.key: core.view for core in (p.core for p in world.processes()) if core.view is not None}
+
+        def holds(view: View, address: str, slot: int) -> bool:
+            process = live.get(address)
+            return (
+                process is not None
+                and view.has(address, process.core.incarnation)
+                and world.node(process).replication._shared.positions[slot] is not None
+            )
+
         return all(
-            any(node in live and view.has(node, live[node].incarnation) for node in view.holders(slot))
+            any(holds(view, address, slot) for address in view.holders(slot))
             for view in views.values()
             for slot in world.slots
         )
@@ -109,7 +120,7 @@ def run_copies(
         nemesis.make_well()
         world.data.answer_loss = 0.0
         deadline = world.now + CONVERGE_S
-        while missing := checks.is_converged() or differs(world, checks.lost):
+        while missing := checks.is_converged() or differs(world, checks.lost | world.forsaken):
             if world.now >= deadline:
                 raise Violation(f"after {CONVERGE_S} s without faults: {missing}")
             world.run(world.now + 0.1)
@@ -117,7 +128,7 @@ def run_copies(
                 for host in world.hosts:
                     world.start(host)
         read_all(world)
-        check_histories(world, checks.lost)
+        check_histories(world, checks.lost | world.forsaken)
         epoch = world.processes()[0].core.epoch
     except Exception as violation:
         lines = [f"{event[0]:10.6f}  {' '.join(str(part) for part in event[1:])}" for event in world.trace]
@@ -125,6 +136,8 @@ def run_copies(
         raise Violation(
             f"{trace}\nseed {seed} at {world.now:.6f}: {violation!r}\n{world.options}\n{world.data}"
         ) from violation
+    for node in world.nodes.values():
+        world.counts.update({f"fault: {name}": count for name, count in node.replication.faults.items()})
     return Result(seed, world.steps, world.now, epoch, time.perf_counter() - began, world.counts)
 
 

@@ -50,6 +50,7 @@ class Options:
     drift: float = 0.0  # clock rates are within 1 +- this
     lag_s: float = 0.001  # a timer fires up to this much late
     clock_set_back: float = 0.0  # chance that a process starts with a lower incarnation than the one before
+    on_partition: str = "refuse"
     bursts: bool = False  # many join or leave at one moment, now and then
 
 
@@ -150,19 +151,29 @@ class World:
         options = self.options
         incarnation = max(host.last_incarnation, 10_000_000) + 1 + int(self.now * 1e6)
         if host.last_incarnation and self.rng.random() < options.clock_set_back:
-            incarnation = host.last_incarnation - self.rng.randrange(1, 1_000_000)
+            lower = host.last_incarnation - self.rng.randrange(1, 1_000_000)
+            # When all end at one moment, as only bursts have it, nobody is left who knows better: not promised away.
+            if not options.bursts or self._is_remembered(host):
+                incarnation = lower
         config = ClusterConfig(
             host.address,
             self.servers,
             options.replicas,
             options.transfer,
             options.patience_s,
+            options.on_partition,
         )
         rng = random.Random(self.rng.getrandbits(32))
         core = core_module.ClusterCore(config, incarnation, host.local(self.now), rng)
         host.process = Process(host, core)
         self.note(host.address, "starts", incarnation)
         self._step(host.process, Tick())
+
+    def _is_remembered(self, host: Host) -> bool:
+        """Whether somebody knows which process was at the host last."""
+        return any(
+            process.core._state.of(host.address).incarnation >= host.last_incarnation for process in self.processes()
+        )
 
     def crash(self, host: Host) -> None:
         process = host.process

@@ -219,6 +219,21 @@ def test_a_full_heap_and_nothing_to_replace_is_no_room() -> None:
     assert content(store) == {}
 
 
+def test_what_others_take_beside_the_entries_is_charged_to_the_allowance() -> None:
+    looks = []
+
+    def look() -> None:
+        looks.append(store.allowance_bytes)
+        store.allowance_bytes = 1000
+
+    store = Store(Arena(8 * PAGE_BYTES, 8 * PAGE_BYTES), evict=True, on_allowance_used=look)
+    store.allowance_bytes = 1000
+    store.spend(1000)
+    assert not looks
+    store.spend(1)
+    assert looks == [-1]
+
+
 def test_every_entry_is_charged_to_the_allowance_and_the_governor_asked_when_it_is_used_up() -> None:
     asked = []
     arena = Arena(MIB, MIB)

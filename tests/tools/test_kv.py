@@ -148,6 +148,17 @@ def test_status(capfdbinary: Captured) -> None:
             assert capfdbinary.readouterr().err.startswith(b"kv.py: status: not ")
 
 
+def test_slowlog(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        assert run(peer, "slowlog", "--json") == 0
+        assert json.loads(capfdbinary.readouterr().out) == {"threshold_ms": None}
+        assert run(peer, "slowlog") == 0
+        assert capfdbinary.readouterr().out.startswith(b"the node keeps no slow requests")
+        peer.slow = b"[]"
+        assert run(peer, "slowlog") == 1
+        assert capfdbinary.readouterr().err == b"kv.py: slowlog: not an object\n"
+
+
 def test_nobody_there_is_status_3_at_once(capfdbinary: Captured) -> None:
     with Peer() as peer:
         name = peer.name

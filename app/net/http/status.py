@@ -1,0 +1,165 @@
+"""What the node knows, as the status page shows it: /status.json, and whether the node is ready.
+
+Everything here is read at the time of the question and steers nothing.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from app.cluster.events import Status
+from app.cluster.view import View
+from app.net.http.watch import SAMPLE_S, Answer, Watch
+from app.net.membership import now
+from app.storage.memory import peak_resident_bytes
+from app.wire.protocol import SLOT_COUNT
+
+if TYPE_CHECKING:
+    from app.net.node import Node
+
+ABSENT: Final = "absent"  # a server of the file that is in no view
+
+
+def not_ready_because(node: "Node") -> list[str]:
+    """Why clients should rather ask another node; empty when it is ready."""
+    core = node.membership.core
+    reasons = []
+    if core.view is None:
+        reasons.append("no view: it has found no cluster yet")
+    elif not core.is_member:
+        reasons.append("not a member: it is not in the view that it knows")
+    elif core.lease_until <= now():
+        reasons.append("no lease: it has not heard from the cluster in time, and serves nothing")
+    if node.is_stopping:
+        reasons.append("stopping: it hands its slots over")
+    return reasons
+
+
+def copies_missing(view: View, replicas: int) -> int:
+    """Copies that --replicas asks for and no node holds in sync, over all slots."""
+    return sum(max(0, replicas - len(view.holders(slot))) for slot in range(SLOT_COUNT))
+
+
+class StatusReport:
+    """Makes /status.json; what each field means is in docs/monitoring.md."""
+
+    def __init__(self, node: "Node", watch: Watch) -> None:
+        self._node = node
+        self._watch = watch
+        self._process = {
+            "address": str(node.options.me),
+            "pid": os.getpid(),
+            "started": round(node.started_unix_s, 3),
+            "policy": node.options.policy,
+            "replicas": node.options.replicas,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole, fit for JSON."""
+        node = self._node
+        reasons = not_ready_because(node)
+        view = node.membership.core.view
+        status = node.membership.core.status()
+        members = self._members(status, self._watch.members())
+        place = {member["address"]: number for number, member in enumerate(members)}
+        return {
+            "time": round(time.time(), 3),
+            "node": self._process,
+            "ready": not reasons,
+            "reasons": reasons,
+            "cluster": self._cluster(status, view),
+            "members": members,
+            "slots": None if view is None else _slots(view, place),
+            "memory": self._memory(),
+            "history": {
+                "interval_s": SAMPLE_S,
+                "rate": [round(rate, 1) for rate in self._watch.rates],
+                "p99_ms": [None if p99_s is None else round(p99_s * 1000, 3) for p99_s in self._watch.p99_s],
+            },
+            "changes": [change._asdict() for change in reversed(self._watch.changes)],
+            "slow": {
+                "threshold_ms": None if node.slow_log.threshold_s == inf else node.slow_log.threshold_s * 1000,
+                "total": node.slow_log.total,
+            },
+        }
+
+    def _cluster(self, status: Status, view: View | None) -> dict[str, Any]:
+        return {
+            "origin": str(status.origin),  # 64 bits: more than a JSON number is sure to keep
+            "epoch": status.epoch,
+            "is_member": status.is_member,
+            "coordinator": status.coordinator,
+            "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),
+            "blocked": status.blocked,
+            "balanced": status.balanced,
+            "copies_missing": 0 if view is None else copies_missing(view, self._node.options.replicas),
+        }
+
+    def _members(self, status: Status, answers: dict[str, Answer]) -> list[dict[str, Any]]:
+        """Those of the view, the longest-standing first, then the servers of the file that are in none."""
+        node = self._node
+        me = str(node.options.me)
+        servers = [str(server) for server in node.options.servers]
+        rows = []
+        for member in status.members:
+            rows.append(
+                {
+                    "address": member.address,
+                    "state": member.state,
+                    "leaving": member.leaving,
+                    "incarnation": str(member.incarnation),
+                    "primary": member.primary_slots,
+                    "backup": member.backup_slots,
+                    "learner": member.learner_slots,
+                }
+            )
+        listed = {member.address for member in status.members}
+        rows += [{"address": server, "state": ABSENT} for server in servers if server not in listed]
+        for row in rows:
+            address = str(row["address"])
+            row["me"] = address == me
+            # The line in the servers file: what the page numbers and colours nodes by, since it never changes.
+            row["line"] = servers.index(address) if address in servers else None
+            row["link"] = None if address == me else node.links.is_up(address)
+            row["queued_bytes"] = node.links.queued_bytes(address)
+            answer = answers.get(address) if row["state"] != ABSENT else None  # not what it said before it died
+            row["vitals"] = node.vitals() if address == me else answer and answer.vitals
+            row["rate"] = self._own_rate() if address == me else _rate(answer)
+        return rows
+
+    def _own_rate(self) -> float | None:
+        return round(self._watch.rates[-1], 1) if self._watch.rates else None
+
+    def _memory(self) -> dict[str, int]:
+        node = self._node
+        return {
+            "resident_bytes": node.governor.resident_bytes,
+            "peak_bytes": peak_resident_bytes(),
+            "limit_bytes": node.options.max_memory_bytes,
+            "store_bytes": node.arena.chunk_bytes,
+            "store_limit_bytes": node.arena.limit_bytes,
+            "entries": node.store.entries,
+            "evictions": node.store.evictions,
+            "replies": len(node.replies),
+            "replies_bytes": node.replies.used_bytes,
+            "replies_limit_bytes": node.replies.max_bytes,
+        }
+
+
+def _slots(view: View, place: dict[str, int]) -> dict[str, Any]:
+    """By slot, as places in the list of members."""
+
+    def places(nodes: Iterable[str]) -> list[int]:
+        return [place[node] for node in nodes]
+
+    return {
+        "primary": places(view.primaries),
+        "backups": [places(nodes) for nodes in view.backups],
+        "learners": [places(view.learners(slot)) for slot in range(SLOT_COUNT)],
+    }
+
+
+def _rate(answer: Answer | None) -> float | None:
+    return None if answer is None or answer.rate is None else round(answer.rate, 1)

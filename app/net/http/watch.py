@@ -1,0 +1,183 @@
+"""What the status page shows besides the present: the last minutes, the last changes of view, and the other members.
+
+A node knows only its own memory and rate. The others' it asks for, as any client could: a VITALS to each member over
+UDP. That needs no new word between nodes, no convention about HTTP ports, and no trust (the numbers are shown, nothing
+is decided by them). It is done only while somebody looks at the page.
+"""
+
+import json
+import os
+import time
+from collections import deque
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from zlib import crc32
+
+import gevent
+from gevent import socket
+
+from app.cluster.view import View
+from app.histogram import REQUEST_EDGES_S, quantile_s
+from app.wire.codec import DecodeError, KVRequest, KVResponse, Msg, parse_msg
+from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_RESPONSE, VITALS
+
+if TYPE_CHECKING:
+    from app.net.node import Node
+
+SAMPLE_S: Final = 1.0
+SAMPLES_MAX: Final = 180  # three minutes
+CHANGES_MAX: Final = 50
+ASK_EVERY_S: Final = 1.0
+ASK_TIMEOUT_S: Final = 0.5
+# What a member said longer ago is not shown any more.
+ANSWER_STALE_S: Final = 5.0
+# Of what members say, what is shown, if it is a number.
+SHOWN: Final = ("resident_bytes", "peak_resident_bytes", "max_memory_bytes", "entries", "requests", "http_port")
+
+
+class Change(NamedTuple):
+    """A change of view, as this node saw it."""
+
+    unix_s: float
+    epoch: int
+    cause: str
+    members: int
+    is_member: bool
+    came: tuple[str, ...]
+    went: tuple[str, ...]
+    moved: int  # slots with another primary than before
+
+
+class Answer(NamedTuple):
+    """What a member last said of itself."""
+
+    at_s: float  # time.monotonic
+    vitals: dict[str, int]
+    rate: float | None  # requests a second, once there have been two answers
+
+
+class Watch:
+    """One node's."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self.rates: deque[float] = deque(maxlen=SAMPLES_MAX)  # requests a second
+        self.p99_s: deque[float | None] = deque(maxlen=SAMPLES_MAX)
+        self.changes: deque[Change] = deque(maxlen=CHANGES_MAX)
+        self.answers: dict[str, Answer] = {}
+        self._view: View | None = None
+        self._asked_s = 0.0
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
+        node.membership.on_view.append(self.note_view)
+
+    def start(self) -> None:
+        """Sample from now on."""
+        self._greenlets.append(gevent.spawn(self._sample))
+
+    def stop(self) -> None:
+        for greenlet in self._greenlets:
+            greenlet.kill(block=False)
+
+    # --- this node -----------------------------------------------------------------------------------------------
+
+    def note_view(self, view: View, is_member: bool) -> None:
+        """Keep what this view changed."""
+        before, self._view = self._view, view
+        earlier = before.incarnations if before else {}
+        moved = sum(a != b for a, b in zip(before.primaries, view.primaries, strict=True)) if before else 0
+        self.changes.append(
+            Change(
+                time.time(),
+                view.epoch,
+                view.cause,
+                len(view.members),
+                is_member,
+                tuple(a for a, incarnation in view.incarnations.items() if earlier.get(a) != incarnation),
+                tuple(a for a, incarnation in earlier.items() if view.incarnations.get(a) != incarnation),
+                moved,
+            )
+        )
+
+    def _sample(self) -> None:
+        marks: deque[tuple[float, int, list[int]]] = deque([self._mark()], maxlen=2)
+        while True:
+            gevent.sleep(SAMPLE_S)
+            marks.append(self._mark())
+            ((then_s, had, counted), (now_s, has, counts)) = next(pairwise(marks))
+            self.rates.append((has - had) / (now_s - then_s))
+            recent = [new - old for new, old in zip(counts, counted, strict=True)]
+            self.p99_s.append(quantile_s(REQUEST_EDGES_S, recent, 0.99))
+
+    def _mark(self) -> tuple[float, int, list[int]]:
+        """Now, the requests so far, and their durations."""
+        counters = self._node.counters
+        counts = [sum(column) for column in zip(*(h.counts for h in counters.latency.values()), strict=True)]
+        return time.monotonic(), self._node.requests, counts
+
+    # --- the other members ---------------------------------------------------------------------------------------
+
+    def members(self) -> dict[str, Answer]:
+        """What the others have said of late; asks them anew, without waiting for it, if that was not just done."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= ASK_EVERY_S:
+            self._asked_s = now_s
+            self._greenlets = [greenlet for greenlet in self._greenlets if not greenlet.dead]
+            self._greenlets.append(gevent.spawn(self._ask))
+        return {name: answer for name, answer in self.answers.items() if now_s - answer.at_s < ANSWER_STALE_S}
+
+    def _ask(self) -> None:
+        """One VITALS to each other member of the view, and what has come back in time."""
+        peers = self._node.peers
+        view = self._node.membership.core.view
+        asked: dict[bytes, str] = {}
+        with socket.socket(peers.family, socket.SOCK_DGRAM) as sock, gevent.Timeout(ASK_TIMEOUT_S, False):  # type: ignore[arg-type]
+            for name in view.addresses if view else ():
+                target = peers.target(name)
+                if target is None:
+                    continue
+                message_id = os.urandom(16)
+                try:
+                    sock.sendto(_request(message_id), target)
+                except OSError:
+                    continue
+                asked[message_id] = name
+            while asked:
+                try:
+                    data, sender = sock.recvfrom(DATAGRAM_MAX_BYTES)
+                except OSError:
+                    break
+                message_id, said = _answer(data)
+                name = asked.get(message_id, "")
+                target = peers.target(name)
+                if said and target is not None and tuple(sender[:2]) == tuple(target[:2]):
+                    del asked[message_id]
+                    self._note_answer(name, said)
+        now_s = time.monotonic()
+        self.answers = {name: a for name, a in self.answers.items() if now_s - a.at_s < ANSWER_STALE_S}
+
+    def _note_answer(self, name: str, said: dict[str, Any]) -> None:
+        now_s = time.monotonic()
+        vitals = {field: said[field] for field in SHOWN if type(said.get(field)) is int}
+        before = self.answers.get(name)
+        rate = None
+        if before and "requests" in vitals and "requests" in before.vitals:
+            rate = max(0.0, (vitals["requests"] - before.vitals["requests"]) / (now_s - before.at_s))
+        self.answers[name] = Answer(now_s, vitals, rate)
+
+
+def _request(message_id: bytes) -> bytes:
+    payload = KVRequest(command=VITALS).SerializeToString()
+    checksum = crc32(payload, crc32(message_id))
+    return Msg(messageID=message_id, payload=payload, checkSum=checksum).SerializeToString()
+
+
+def _answer(data: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The messageID, and what the member said; nothing when it is no answer to a VITALS."""
+    try:
+        msg = parse_msg(data)
+        if msg.type != TYPE_RESPONSE or msg.checkSum != crc32(msg.payload, crc32(msg.messageID)):
+            return b"", {}
+        said = json.loads(KVResponse.FromString(msg.payload).value)
+    except (DecodeError, ValueError, RecursionError):
+        return b"", {}
+    return msg.messageID, said if isinstance(said, dict) else {}

@@ -1,0 +1,56 @@
+"""Nodes of tests/integration/cluster_nodes.py that show themselves over HTTP."""
+
+import json
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+from tests.integration.cluster_nodes import Node, await_count, cluster, free_ports, poll
+
+START_S = 20.0
+
+
+def url(node: Node, path: str = "/") -> str:
+    return f"http://127.0.0.1:{node.environment['KV_HTTP']}{path}"
+
+
+def fetch(node: Node, path: str) -> tuple[int, bytes]:
+    """Status and body; status 0 when nothing answers."""
+    try:
+        with urllib.request.urlopen(url(node, path), timeout=10) as answer:
+            return answer.status, answer.read()
+    except HTTPError as error:
+        return error.code, error.read()
+    except OSError:
+        return 0, b""
+
+
+def status(node: Node) -> dict[str, Any]:
+    """/status.json; empty when nothing answers."""
+    code, body = fetch(node, "/status.json")
+    return json.loads(body) if code == 200 else {}
+
+
+def is_settled(node: Node) -> bool:
+    """Whether it sees every slot where it is wanted, with all its copies."""
+    told = status(node)
+    return bool(told) and told["cluster"]["balanced"] and not told["cluster"]["blocked"]
+
+
+@contextmanager
+def watched_cluster(directory: Path, count: int, arguments: Sequence[str] = ()) -> Iterator[list[Node]]:
+    """Running nodes, each with an HTTP port of its own, that have found each other."""
+    with cluster(directory, count, arguments=("--bind", "127.0.0.1", *arguments)) as nodes:
+        # Ports of the nodes themselves are not bound yet: none of them must be given out again.
+        taken = {node.port for node in nodes}
+        ports = [port for port in free_ports(2 * count) if port not in taken]
+        for node, port in zip(nodes, ports, strict=False):
+            node.environment["KV_HTTP"] = str(port)
+            node.start()
+        await_count(nodes, count, START_S)
+        poll(lambda: all(fetch(node, "/ready")[0] == 200 for node in nodes), START_S)
+        poll(lambda: all(is_settled(node) for node in nodes), START_S)
+        yield nodes

@@ -1,0 +1,137 @@
+"""What real nodes show over HTTP: readiness, metrics under load, each other's numbers, slow requests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.storage.store import slot_of
+from app.wire.protocol import NO_ERR, PUT
+from proto_gen.key_value_pb2 import KVRequest
+from tests.integration.cluster_nodes import REPOSITORY, Node, poll
+from tests.integration.http_nodes import fetch, status, watched_cluster
+
+DEADLINE_S = 20.0
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
+    with watched_cluster(tmp_path_factory.mktemp("http"), 3, ("--slow-ms", "1", "--leave-timeout", "5")) as nodes:
+        yield nodes
+
+
+def metric(node: Node, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels."""
+    families = text_string_to_metric_families(fetch(node, "/metrics")[1].decode())
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    assert samples, f"no {name}"
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+def put(node: Node, key: bytes) -> None:
+    """Until it is answered; a slow machine may take more than one try."""
+
+    def is_done() -> bool:
+        answer = node.ask(KVRequest(command=PUT, key=key, value=b"v"))
+        return answer is not None and answer.errCode == NO_ERR
+
+    poll(is_done, DEADLINE_S)
+
+
+def test_a_request_for_another_nodes_slot_is_forwarded_here_and_executed_there(nodes: list[Node]) -> None:
+    front = nodes[0]
+    told = status(front)
+    addresses = [member["address"] for member in told["members"]]
+    owner = next(node for node in nodes[1:] if node.name in addresses)
+    keys = (b"%d" % n for n in range(10_000))
+    key = next(key for key in keys if addresses[told["slots"]["primary"][slot_of(key)]] == owner.name)
+    before = metric(owner, "kv_requests_total", command="PUT")
+    put(front, key)
+    assert metric(front, "kv_forwarded_requests_total") >= 1
+    assert metric(front, "kv_request_duration_seconds_count", how="forwarded") >= 1
+    assert metric(owner, "kv_requests_total", command="PUT") >= before + 1
+
+
+def test_a_write_that_waited_for_its_copies_is_counted_as_such(nodes: list[Node]) -> None:
+    told = status(nodes[0])
+    me = next(place for place, member in enumerate(told["members"]) if member["me"])
+    key = next(key for key in (b"%d" % n for n in range(10_000)) if told["slots"]["primary"][slot_of(key)] == me)
+    before = metric(nodes[0], "kv_request_duration_seconds_count", how="replicated")
+    put(nodes[0], key)
+    assert metric(nodes[0], "kv_request_duration_seconds_count", how="replicated") >= before + 1
+    assert all(metric(node, "kv_store_entries") >= 1 for node in nodes)
+
+
+def test_each_node_shows_what_the_others_say_of_themselves(nodes: list[Node]) -> None:
+    def complete() -> bool:
+        members = status(nodes[0])["members"]
+        return all(member["vitals"] and member["rate"] is not None for member in members)
+
+    poll(complete, DEADLINE_S)
+    for member in status(nodes[0])["members"]:
+        assert 20 * MIB < member["vitals"]["resident_bytes"] <= member["vitals"]["peak_resident_bytes"] < 128 * MIB
+        assert str(member["vitals"]["http_port"]) in [node.environment["KV_HTTP"] for node in nodes]
+
+
+def test_slow_requests_are_read_by_the_command_line_client(nodes: list[Node]) -> None:
+    """Which requests take 1 ms depends on the machine; that all three ways agree does not."""
+    done = subprocess.run(
+        [sys.executable, "tools/kv.py", "-s", nodes[1].name, "slowlog", "--json"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    told, by_http = json.loads(done.stdout), json.loads(fetch(nodes[1], "/slowlog")[1])
+    assert told["threshold_ms"] == by_http["threshold_ms"] == 1.0
+    assert told["columns"] == by_http["columns"]
+
+
+def test_scrapes_leave_a_node_within_its_bound(nodes: list[Node]) -> None:
+    for _ in range(50):
+        for path in ("/metrics", "/status.json", "/"):
+            assert fetch(nodes[0], path)[0] == 200
+    peak_bytes = metric(nodes[0], "kv_memory_peak_bytes")
+    assert peak_bytes < 80 * MIB, "an idle node"
+
+
+def test_a_node_that_stops_is_not_ready(nodes: list[Node]) -> None:
+    """Its HTTP server goes last, so a balancer hears it before it finds nobody."""
+    node = nodes[2]
+    heard: list[int] = []
+    node.send_signal(signal.SIGTERM)
+
+    def is_gone() -> bool:
+        heard.append(fetch(node, "/ready")[0])
+        return node.process is not None and node.process.poll() is not None
+
+    poll(is_gone, DEADLINE_S)
+    assert node.process is not None
+    assert node.process.returncode == 0
+    assert 200 not in heard[heard.index(503) :] if 503 in heard else heard[-1] == 0
+
+
+def test_a_taken_port_is_one_line_and_status_2(nodes: list[Node], tmp_path: Path) -> None:
+    servers = tmp_path / "servers.txt"
+    port = str(nodes[2].port)  # it has left
+    servers.write_text(f"127.0.0.1:{port}\n")
+    done = subprocess.run(
+        [sys.executable, "app/main.py", port, str(servers), "--bind", "127.0.0.1"],
+        cwd=REPOSITORY,
+        env={**os.environ, "KV_HTTP": nodes[0].environment["KV_HTTP"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"can't bind TCP 127.0.0.1 port {nodes[0].environment['KV_HTTP']}" in done.stderr

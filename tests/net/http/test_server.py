@@ -1,0 +1,224 @@
+"""The HTTP server over real sockets: what is where, and that nothing sent to it takes more than its bound."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+
+import gevent
+import pytest
+
+from app.net.http import server as http_server
+from app.net.http.server import CONNECTIONS_MAX, HEAD_MAX_BYTES
+from app.options import UsageError
+from app.storage.store import slot_of
+from app.wire.protocol import PUT
+from tests.net.http.running import Answer, Running, everything, running
+from tests.wire.datagrams import request
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Running]:
+    with running() as node:
+        yield node
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/status.json", "application/json"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
+        ("/health", "application/json"),
+        ("/ready", "application/json"),
+        ("/slowlog", "application/json"),
+    ],
+)
+def test_what_is_where(node: Running, path: str, content_type: str) -> None:
+    answer = node.ask(path)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert int(answer.headers["Content-Length"]) == len(answer.body) > 0
+    head = node.ask(path, "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert node.ask(path + "?a=b").status == 200
+
+
+def test_everything_else_is_not_there(node: Running) -> None:
+    for path in ("/nothing", "/status.html", "/../etc/passwd", "/%2e%2e/x", "//", "/metrics/"):
+        assert node.ask(path).status == 404, path
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+def test_it_is_only_to_be_read(node: Running, method: str) -> None:
+    answer = node.ask("/status.json", method)
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_long_answers_are_compressed_for_who_takes_it(node: Running) -> None:
+    answer = node.ask("/status.json", "GET", "Accept-Encoding: br, gzip")
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert json.loads(gzip.decompress(answer.body))["ready"] is True
+    assert "Content-Encoding" not in node.ask("/health", "GET", "Accept-Encoding: gzip").headers
+
+
+def test_a_connection_serves_several_requests(node: Running) -> None:
+    with node.connect() as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\n\r\nGET /ready HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert everything(sock).count(b"HTTP/1.1 200 OK") == 2
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def first_line_and_header(length: int) -> bytes:
+    """A request whose head has so many bytes."""
+    start, end = b"GET /health HTTP/1.1\r\nConnection: close\r\nX: ", b"\r\n\r\n"
+    return start + b"x" * (length - len(start) - len(end)) + end
+
+
+@pytest.mark.parametrize(("length", "status"), [(HEAD_MAX_BYTES, 200), (HEAD_MAX_BYTES + 1, 400)])
+def test_a_head_is_bounded(node: Running, length: int, status: int) -> None:
+    with node.connect() as sock:
+        sock.sendall(first_line_and_header(length))
+        assert Answer(everything(sock)).status == status
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n",
+        b"GET /health HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+        b"POST /health HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
+        b"POST /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"GET /health HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_of_ours_is_refused_and_the_connection_closed(node: Running, data: bytes) -> None:
+    with node.connect() as sock:
+        sock.sendall(data)
+        assert Answer(everything(sock)).status == 400
+    assert node.ask("/health").status == 200
+
+
+def test_a_long_first_line_is_refused(node: Running) -> None:
+    with node.connect() as sock:
+        sock.sendall(b"GET /" + b"x" * 8192 + b" HTTP/1.1\r\n\r\n")
+        assert Answer(everything(sock)).status == 414
+
+
+def test_who_does_not_ask_in_time_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.05)
+    with running() as node:
+        for sent in (b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nX: y\r\n"):
+            with node.connect() as sock:
+                sock.sendall(sent)
+                assert everything(sock) == b""
+
+
+def test_who_does_not_take_its_answers_in_time_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.2)
+    with running() as node, node.connect() as sock:
+        assert node.node.http is not None
+
+        def ask_for_more_than_any_buffer_takes() -> None:
+            with suppress(ConnectionError):
+                sock.sendall(b"GET / HTTP/1.1\r\n\r\n" * 2000)
+
+        asking = gevent.spawn(ask_for_more_than_any_buffer_takes)
+        while not node.node.http.connections:
+            gevent.sleep(0)
+        while node.node.http.connections:  # by the time limit of `running`
+            gevent.sleep(0.01)
+        asking.kill()
+        assert node.ask("/health").status == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_connections_are_bounded_and_the_next_one_waits_its_turn(node: Running) -> None:
+    idle = [node.connect() for _ in range(CONNECTIONS_MAX)]
+    for sock in idle:  # each is being served, and kept
+        sock.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
+    waiting = gevent.spawn(node.ask, "/health")
+    for sock in idle[1:]:
+        sock.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
+    assert not waiting.ready()
+    idle[0].close()
+    assert waiting.get().status == 200
+    for sock in idle:
+        sock.close()
+
+
+def test_a_page_that_fails_is_500_and_the_node_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as node:
+        monkeypatch.setattr(node.node, "vitals", lambda: 1 // 0)
+        assert node.ask("/status.json").status == 500
+        assert node.ask("/health").status == 200
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with running() as first:
+        options = first.node.options
+        with pytest.raises(
+            UsageError, match=f"can't bind TCP 127.0.0.1 port {options.http_port}: .*another process uses it"
+        ):
+            first.node._http_server()
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_ready_says_why_it_is_not() -> None:
+    node = Running()
+    assert node.node.http is not None
+    node.node.http.start()
+    try:
+        answer = node.ask("/ready")
+        assert (answer.status, answer.json()) == (
+            503,
+            {"ready": False, "reasons": ["no view: it has found no cluster yet"]},
+        )
+        assert node.ask("/health").json() == {"status": "alive"}
+        assert node.ask("/status.json").json()["slots"] is None
+        node.node.membership.start()
+        node.node.front.start()
+        assert node.ask("/ready").json() == {"ready": True, "reasons": []}
+        node.node.membership.core.lease_until = 0.0
+        assert node.ask("/ready").json()["reasons"] == [
+            "no lease: it has not heard from the cluster in time, and serves nothing"
+        ]
+    finally:
+        node.close()
+
+
+def test_the_slow_log_by_http() -> None:
+    with running(slow_ms=1) as node:
+        node.node.slow_log.threshold_s = 0.0
+        node.datagram(request(b"m" * 16, command=PUT, key=b"a\n", value=b"v"))
+        told = node.ask("/slowlog").json()
+        assert told["total"] == 1
+        assert told["entries"][0][1:4] == ["PUT", r"a\n", slot_of(b"a\n")]
+
+
+def test_status_json_tells_of_the_node() -> None:
+    with running() as node:
+        for number in range(10):
+            node.datagram(request(b"%016d" % number, command=PUT, key=b"%d" % number, value=b"v"))
+        told = node.ask("/status.json").json()
+        me = str(node.node.options.me)
+        assert (told["node"]["address"], told["ready"], told["memory"]["entries"]) == (me, True, 10)
+        (member,) = told["members"]
+        assert (member["address"], member["state"], member["me"], member["line"]) == (me, "alive", True, 0)
+        assert (member["primary"], member["vitals"]["requests"]) == (256, 10)
+        assert told["slots"] == {"primary": [0] * 256, "backups": [[]] * 256, "learners": [[]] * 256}
+        assert told["cluster"]["copies_missing"] == 2 * 256
+        (change,) = told["changes"]
+        assert (change["epoch"], change["came"], change["went"], change["moved"]) == (1, [me], [], 0)

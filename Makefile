@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: help run cluster test sim lint proto bench clean setup setup-dev
+.PHONY: help run cluster demo test sim lint proto bench clean setup setup-dev
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,11 @@ N ?= 5
 
 cluster: $(RUN_READY)  ## start N nodes on this machine, until Ctrl-C: make cluster [N=5] [PORT=3331] [ARGS="--replicas 2"]
 	exec $(BIN)/python tools/cluster.py $(N) --port $(PORT) -- $(ARGS)
+
+HTTP_PORT ?= 9331
+
+demo: $(DEV_READY)  ## three nodes with status pages under a gentle load: make demo [PORT=3331] [HTTP_PORT=9331] [ARGS="--seconds 60"]
+	exec $(BIN)/python tools/demo.py --port $(PORT) --http-port $(HTTP_PORT) $(ARGS)
 
 test: $(DEV_READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

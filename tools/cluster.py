@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 if not __package__:
@@ -39,20 +40,34 @@ exit status:
 class Nodes:
     """The nodes' processes and what they write."""
 
-    def __init__(self, servers: Path, ports: Sequence[int], arguments: Sequence[str]) -> None:
+    def __init__(self, servers: Path, ports: Sequence[int], arguments: Callable[[int], Sequence[str]]) -> None:
+        """`arguments(port)`: options of the node there."""
         self.failed = False
+        self.statuses: dict[int, int] = {}  # of those that have ended, by port
+        self._servers = servers
+        self._arguments = arguments
         self._selector = selectors.DefaultSelector()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._cut: dict[int, bytes] = {}  # the beginning of a line, by port
         for port in ports:
-            process = subprocess.Popen(
-                [sys.executable, str(MAIN), str(port), str(servers), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            self._processes[port] = process
-            self._selector.register(process.stdout, selectors.EVENT_READ, port)  # type: ignore[arg-type]
+            self.start(port)
+
+    def start(self, port: int) -> None:
+        """Start the node of that port, which does not run."""
+        process = subprocess.Popen(
+            [sys.executable, str(MAIN), str(port), str(self._servers), *self._arguments(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # the terminal's Ctrl-C is for us; we pass it on, once
+        )
+        self.statuses.pop(port, None)
+        self._processes[port] = process
+        self._selector.register(process.stdout, selectors.EVENT_READ, port)  # type: ignore[arg-type]
+
+    def pid(self, port: int) -> int:
+        """Of the node of that port, which runs."""
+        return self._processes[port].pid
 
     def watch(self, wait_s: float) -> bool:
         """Pass on what they write; false once all have ended."""
@@ -69,7 +84,7 @@ class Nodes:
         return bool(self._processes)
 
     def _end(self, port: int) -> None:
-        status = self._processes.pop(port).wait()
+        status = self.statuses[port] = self._processes.pop(port).wait()
         self.failed = self.failed or status != 0
         say(port, f"-- ended with status {status}")
 
@@ -82,26 +97,40 @@ def say(port: int, line: str) -> None:
     print(f"{port} | {line}", flush=True)
 
 
-def run(count: int, first_port: int, arguments: Sequence[str]) -> int:
-    wishes: list[float] = []  # when we were told to stop
+def wishes_to_stop() -> list[float]:
+    """A list that grows by the time whenever we are told to stop."""
+    wishes: list[float] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: wishes.append(time.monotonic()))
+    return wishes
 
-    def stop(number: int, frame: object) -> None:
-        wishes.append(time.monotonic())
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    ports = range(first_port, first_port + count)
+@contextmanager
+def servers_file(ports: Sequence[int]) -> Iterator[Path]:
+    """A servers file that names these ports of this machine."""
     with tempfile.TemporaryDirectory(prefix="kv-cluster-") as directory:
         servers = Path(directory) / "servers.txt"
         servers.write_text("".join(f"127.0.0.1:{port}\n" for port in ports))
-        nodes = Nodes(servers, ports, arguments)
-        passed_on = 0
-        while nodes.watch(0.1):
-            if passed_on < len(wishes):
-                passed_on = len(wishes)
-                nodes.signal(signal.SIGTERM)
-            if wishes and time.monotonic() - wishes[0] > STOP_S:
-                nodes.signal(signal.SIGKILL)
+        yield servers
+
+
+def watch_until_ended(nodes: Nodes, wishes: list[float]) -> None:
+    """Pass on what the nodes write until all have ended; each wish, from the first in the list on, is passed on."""
+    passed_on = 0
+    while nodes.watch(0.1):
+        if passed_on < len(wishes):
+            passed_on = len(wishes)
+            nodes.signal(signal.SIGTERM)
+        if wishes and time.monotonic() - wishes[0] > STOP_S:
+            nodes.signal(signal.SIGKILL)
+
+
+def run(count: int, first_port: int, arguments: Sequence[str]) -> int:
+    wishes = wishes_to_stop()
+    ports = range(first_port, first_port + count)
+    with servers_file(ports) as servers:
+        nodes = Nodes(servers, ports, lambda port: arguments)
+        watch_until_ended(nodes, wishes)
     return cli.FAILED if nodes.failed else cli.OK
 
 

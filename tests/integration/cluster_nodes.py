@@ -26,16 +26,29 @@ def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nothing uses by UDP or TCP, below those that systems give out by themselves."""
     ports: list[int] = []
     for port in random.sample(range(20_000, 32_000), 1000):
-        try:
-            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                with socket.socket(socket.AF_INET, kind) as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        ports.append(port)
+        if _is_free(port):
+            ports.append(port)
         if len(ports) == count:
             return ports
     raise RuntimeError("no free ports")
+
+
+def adjacent_ports(count: int) -> int:
+    """The first of so many such ports that follow each other."""
+    for first in random.sample(range(20_000, 32_000 - count), 1000):
+        if all(_is_free(first + n) for n in range(count)):
+            return first
+    raise RuntimeError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    try:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            with socket.socket(socket.AF_INET, kind) as probe:
+                probe.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 def poll(what: Callable[[], bool], deadline_s: float, complaint: Callable[[], str] = str) -> float:

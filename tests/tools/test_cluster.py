@@ -7,19 +7,10 @@ import time
 
 import pytest
 
-from tests.integration.cluster_nodes import REPOSITORY, free_ports
+from tests.integration.cluster_nodes import REPOSITORY, adjacent_ports, free_ports
 from tools import cluster
 
 DEADLINE_S = 30.0
-
-
-def adjacent_ports(count: int) -> int:
-    """The first of so many free ports that follow each other."""
-    while True:
-        ports = set(free_ports(500))
-        for port in sorted(ports):
-            if all(port + n in ports for n in range(count)):
-                return port
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

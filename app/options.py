@@ -26,9 +26,9 @@ from app.servers import Server, ServersError, split_host_port
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES
 
 _MIB: Final = 1 << 20
-# Of the whole process. The interpreter with everything imported takes 21 MiB and remembered replies their
+# Of the whole process. The interpreter with everything imported takes 40 MiB and remembered replies their
 # share; with less than this there would be no store left to speak of.
-MEMORY_MIN_BYTES: Final = 48 * _MIB
+MEMORY_MIN_BYTES: Final = 60 * _MIB
 # With --http: its server and the metrics library are 11 MiB more (docs/monitoring.md).
 MEMORY_MIN_HTTP_BYTES: Final = 72 * _MIB
 

@@ -214,7 +214,7 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
 @pytest.mark.parametrize(
     ("option", "text", "complaint"),
     [
-        ("--max-memory", str(MEMORY_MIN_BYTES - 1), "is less than a node needs: at least 48MiB"),
+        ("--max-memory", str(MEMORY_MIN_BYTES - 1), "is less than a node needs: at least 60MiB"),
         ("--max-memory", str(MEMORY_MIN_BYTES), None),
         ("--max-memory", str(MEMORY_MIN_BYTES + 1), None),
         ("--max-memory", "4GiB", None),

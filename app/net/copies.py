@@ -153,9 +153,11 @@ class Copies:
         return self._commands.answer(WIPEOUT, message_id, id_crc, code)
 
     def _hold(self, slot: int, key: bytes, reply: bytes) -> bytes | None:
-        read: _Read = (self._asking(), reply)
-        self.replication.hold_read(key, read)  # one too many is dropped: its client asks again
-        return None
+        origin = self._asking()
+        read: _Read = (origin, reply)
+        if self.replication.hold_read(key, read) or not origin.client:
+            return None
+        return self._commands.refuse(origin.datagram, _BUSY_WAIT_MS)
 
     def snapshot(self) -> dict[str, int]:
         """What is counted, by name, and the state in numbers."""

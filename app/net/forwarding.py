@@ -128,7 +128,7 @@ class Forwarder:
         self.duplicates += 1
         if retry.hops <= request.hops:  # not our own forwarding, come back in a circle
             request.client, request.peer, request.hops = retry.client, retry.peer, retry.hops
-            request.deadline_s = retry.deadline_s
+            request.deadline_s, request.received_s = retry.deadline_s, retry.received_s
         now = self._turn.now_s
         if request.sent_to and now - request.sent_s >= RESEND_S:
             self._send(request, now)

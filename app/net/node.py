@@ -31,7 +31,7 @@ from app.net.links import BACKLOG, Links
 from app.net.membership import Membership, fresh_incarnation
 from app.net.origin import PATIENCE_S
 from app.net.peers import Peers
-from app.net.server import Front
+from app.net.server import EXIT_INVARIANT, Front
 from app.net.turn import Turn
 from app.networks import Network, show_networks
 from app.options import Options, UsageError
@@ -424,7 +424,14 @@ def run(options: Options) -> int:
     """Run a node until it is told to stop; the exit status. Raises UsageError when it can't start."""
     tune_allocators()
     node = Node(options)
+    # A broken invariant ends the node, wherever in the loop it shows: what it holds can't be trusted.
+    hub = get_hub()
+    hub.SYSTEM_ERROR = (*hub.SYSTEM_ERROR, AssertionError)
     node.start()
-    node.stopped.wait()
+    try:
+        node.stopped.wait()
+    except AssertionError as error:
+        _log.exception("invariant_broken", error)
+        os._exit(EXIT_INVARIANT)
     _log.info("stopped")
     return 0

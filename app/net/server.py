@@ -52,7 +52,7 @@ IN_FLIGHT_WAIT_MS: Final = 20
 _SIOCGSTAMP: Final = 0x8906  # when the datagram last received came: a struct timeval of the wall clock
 _TIMEVAL: Final = Struct("@ll")
 
-_EXIT_ASSERTION: Final = 70  # an invariant is broken (sysexits: internal software error)
+EXIT_INVARIANT: Final = 70  # an invariant is broken (sysexits: internal software error)
 
 _Handle = Callable[[bytearray, int, int], bytes | None]
 
@@ -249,7 +249,7 @@ class Front(DatagramServer):
                     return
                 except AssertionError as error:  # an invariant is broken: what the node holds can't be trusted
                     _log.exception("invariant_broken", error)
-                    self._on_exit(_EXIT_ASSERTION)
+                    self._on_exit(EXIT_INVARIANT)
                     return
                 except Exception as error:  # noqa: BLE001 - the boundary: one request fails, the node goes on
                     _faults.exception("request_failed", error)

@@ -162,14 +162,14 @@ def test_the_peak_stays_under_the_bound_whatever_sizes_flow_through(tmp_path: Pa
 
 
 def test_a_store_that_may_not_evict_tells_that_it_is_full_and_keeps_everything(tmp_path: Path) -> None:
-    with running(tmp_path, "--max-memory", "64MiB", "--policy", "noeviction") as node, node.socket() as sock:
+    with running(tmp_path, "--max-memory", "80MiB", "--policy", "noeviction") as node, node.socket() as sock:
         sender = Sender(sock)
         put_all(sender, "large", 10_000, 5_000)
         assert set(sender.codes) == {NO_ERR, NO_SPC_ERR}
         stored = sender.codes[NO_ERR]
-        assert stored * 10_000 > 15 * MIB
+        assert stored * 10_000 > 21 * MIB  # the interpreter has 37 to 41, as pages of its files are mapped; replies 15
         assert count_found(sender, "large", 10_000, list(range(5_000))) == stored
         assert node.code(PUT, key=key_of("large", 0), value=b"something smaller") == NO_ERR
         assert node.code(PUT, key=b"one more", value=bytes(10_000)) == NO_SPC_ERR
         assert count_found(sender, "large", 10_000, list(range(1, 5_000))) == stored - 1
-        assert peak(node) < 64 * MIB
+        assert peak(node) < 80 * MIB

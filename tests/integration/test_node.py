@@ -233,3 +233,32 @@ def test_an_impossible_memory_size(servers: Path, size: str) -> None:
     servers.write_text(f"{HOST}:3331\n")
     assert size in refusal("3331", str(servers), f"--max-memory={size}")
     assert size in refusal("3331", str(servers), KV_MAX_MEMORY=size)
+
+
+BROKEN = """
+import sys
+from app import options
+from app.net import copies, node
+
+def tick(self):
+    raise AssertionError("seven is not eight")
+
+copies.Copies.tick = tick
+sys.exit(node.run(options.parse(sys.argv[1:], {})))
+"""
+
+
+def test_a_broken_invariant_ends_the_node_wherever_in_the_loop_it_shows(tmp_path: Path) -> None:
+    servers = tmp_path / "servers.txt"
+    port = free_port()
+    servers.write_text(f"127.0.0.1:{port}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, str(port), str(servers)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 70
+    assert "node.invariant_broken" in done.stderr
+    assert "seven is not eight" in done.stderr

@@ -16,7 +16,7 @@
 # Every option is also a variable: -e KV_MAX_MEMORY=256MiB. Give a container with a memory limit (-m) 32 MiB more
 # than --max-memory, for what the kernel keeps for its sockets. `docker stop -t 15` leaves a node the 10 s that it
 # takes at most to hand its data over. Its receive buffer is at most the machine's net.core.rmem_max. With another
-# port, or with --bind, say --health-cmd as well.
+# port, or with --bind, say --health-cmd as well; with --allow, name 127.0.0.1, where it asks from.
 FROM python:3.11-slim
 
 WORKDIR /srv/kv

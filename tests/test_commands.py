@@ -328,6 +328,27 @@ def test_who_is_shut_out_gets_no_answer_and_changes_nothing(node: Asker) -> None
     assert told == []
 
 
+@pytest.mark.parametrize("length", [1, 16, MESSAGE_ID_MAX_BYTES])
+def test_only_what_is_read_makes_an_answer_larger_than_the_question(node: Asker, length: int) -> None:
+    """What a forged sender could have sent to its victim: docs/security.md."""
+    node.code(PUT, key=b"k", value=bytes(VALUE_MAX_BYTES))
+    node.parts.commands.status = lambda: bytes(VALUE_MAX_BYTES)
+    gains: dict[str, int] = {}
+    for command, name in (*COMMAND_NAMES.items(), (99, "unknown")):
+        key = {"key": b"k"} if command in (PUT, GET, REMOVE) else {}
+        datagram = request(bytes(length), command=command, **key)
+        try:
+            reply = node.send(datagram)
+        except Shutdown as shutdown:
+            reply = shutdown.reply
+        assert reply is not None
+        gains[name] = len(reply) - len(datagram)
+        assert len(node.parts.commands.refuse(datagram, 60_000) or b"") <= len(datagram) + 6, name
+    for name in ("GET", "STATUS"):
+        assert VALUE_MAX_BYTES <= gains.pop(name) <= VALUE_MAX_BYTES + 8
+    assert max(gains.values()) <= 6, gains  # of SLOWLOG and VITALS, when there is nothing to tell
+
+
 def test_nodes_are_heard_from_wherever_they_are(node: Asker) -> None:
     told: list[bytes] = []
     node.parts.commands.on_cluster = told.append

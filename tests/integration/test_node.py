@@ -262,3 +262,17 @@ def test_a_broken_invariant_ends_the_node_wherever_in_the_loop_it_shows(tmp_path
     assert done.returncode == 70
     assert "node.invariant_broken" in done.stderr
     assert "seven is not eight" in done.stderr
+
+
+def test_every_counter_is_documented(own_node: Node) -> None:
+    text = (REPOSITORY / "docs" / "logs-and-counters.md").read_text()
+    documented = {name for row in re.findall(r"^\| ([a-z_*, ]+) \|", text, re.MULTILINE) for name in row.split(", ")}
+    own_node.process.send_signal(signal.SIGUSR1)
+    until("the counters are written", lambda: " node.counters " in own_node.log and own_node.log.endswith("\n"))
+    (line,) = [line for line in own_node.log.splitlines() if " node.counters " in line]
+    names = [word.partition("=")[0] for word in line.split()[3:]]
+    assert len(names) > 50
+    families = tuple(name.removesuffix("*") for name in documented if name.endswith("_*"))
+    assert [name for name in names if name not in documented and not name.startswith(families)] == []
+    plain = {name for name in documented if "_" in name or name.islower()} - {"counter"}
+    assert {name for name in plain if not name.endswith("*")} - set(names) <= {"event"}

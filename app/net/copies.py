@@ -60,6 +60,7 @@ class Copies:
         self._forwarder = forwarder
         self._turn = turn
         self._datagram_in_hand = datagram_in_hand
+        self._is_due = False  # the core has something to be carried out, perhaps
         self.pairs = Pairs(links.send, on_up=self._link_up, on_down=self._link_down)
         links.on_up.append(self.pairs.dialled)
         links.on_down.append(self.pairs.dialled_ended)
@@ -79,39 +80,45 @@ class Copies:
 
     def _on_view(self, view: View, is_member: bool) -> None:
         self.replication.on_view(view, is_member, self._turn.read_clock())
-        self._links.wake()
+        self._wake()
 
     def _on_reset(self) -> None:
         self.replication.reset()
-        self._links.wake()
+        self._wake()
 
     def _refresh(self) -> None:
         core = self._membership.core
         self.replication.refresh(core.routes, core.lease_until)
+        self._wake()
 
     def _link_up(self, peer: str) -> None:
         self.replication.link_up(peer, self._turn.read_clock())
-        self._links.wake()
+        self._wake()
 
     def _link_down(self, peer: str) -> None:
         self.replication.link_closed(peer, self._turn.read_clock())
-        self._links.wake()
+        self._wake()
 
     def tick(self) -> None:
         """To be called every replication.TICK_S."""
         self.replication.tick(self._turn.read_clock())
-        self._links.wake()
+        self._wake()
 
     def _on_frame(self, peer: str, kind: int, body: bytes) -> None:
         if kind in KINDS:
             if self.pairs.is_up(peer):  # else it was sent over a link that is no more
                 self.replication.on_frame(peer, kind, body, self._turn.now_s)
-                self._links.wake()
+                self._wake()
         elif kind == PAIR:
             try:
                 self.pairs.on_pair(peer, body)
             except BadFrame:
                 self._links.sever(peer)
+
+    def _wake(self) -> None:
+        """Have what came of an event carried out at the end of this turn."""
+        self._is_due = True
+        self._links.wake()
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -126,7 +133,7 @@ class Copies:
     ) -> bytes | None:
         write: _Write = (self._asking(), command, message_id, id_crc)
         code = self.replication.execute(command, slot, key, blob, message_id, id_crc, write)
-        self._links.wake()
+        self._wake()
         if code == PARKED:
             return None
         if code != SYS_OVERLOAD_ERR:
@@ -145,7 +152,7 @@ class Copies:
             return self._commands.overloaded(WIPEOUT, message_id, id_crc, _CLOSED_WAIT_MS)
         write: _Write = (self._asking(), WIPEOUT, message_id, id_crc)
         code = replication.wipe(slots, message_id, id_crc, write)
-        self._links.wake()
+        self._wake()
         if code == PARKED:
             return None
         if code == SYS_OVERLOAD_ERR:
@@ -173,7 +180,8 @@ class Copies:
 
     def _carry_out(self) -> None:
         """Carry out what the turn has brought about."""
-        while True:
+        while self._is_due:
+            self._is_due = False
             out = self.replication.flush(self._turn.read_clock())
             behind = [peer for peer, kind, body in out.frames if not self._links.send(peer, kind, body)]
             for peer in (*out.closed, *behind):  # one that is too far behind would lack a frame for good
@@ -186,8 +194,8 @@ class Copies:
                 self._see_to_again(waiting[0])
             if out.opened:
                 self._forwarder.sweep()
-            if not (out.dropped or out.opened or out.synced or out.closed or behind):
-                break
+            if out.dropped or out.opened or out.synced:  # what was done about these may have set off more
+                self._is_due = True
 
     def _release(self, released: list[tuple[Any, int | None]]) -> None:
         """Answer those whose writes all copies have, and those who have read such."""

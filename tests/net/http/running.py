@@ -17,6 +17,8 @@ from tests.integration.nodes import free_port
 
 DEADLINE_S = 20.0
 HOST = "127.0.0.1"
+# The node is within the process that runs all tests, and what that takes counts.
+MEMORY_BYTES = 1 << 30
 
 
 class Running:
@@ -27,7 +29,15 @@ class Running:
         me, *absent = (Server(HOST, free_port(), HOST) for _ in range(1 + others))
         self.http_port = free_port()
         self.node = Node(
-            Options(port=me.port, servers=(me, *absent), me=me, bind=HOST, http_port=self.http_port, **options)
+            Options(
+                port=me.port,
+                servers=(me, *absent),
+                me=me,
+                bind=HOST,
+                http_port=self.http_port,
+                max_memory_bytes=MEMORY_BYTES,
+                **options,
+            )
         )
 
     def start(self) -> None:

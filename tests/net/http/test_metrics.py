@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.net.http.metrics import LABELLED, PLAIN, SHOWN_OTHERWISE
 from app.wire.protocol import GET, IS_ALIVE, PUT
-from tests.net.http.running import Running, running
+from tests.net.http.running import MEMORY_BYTES, Running, running
 from tests.wire.datagrams import request
 
 REPOSITORY = Path(__file__).parent.parent.parent.parent
@@ -61,7 +61,7 @@ def test_requests_are_there_by_command_and_code_and_in_the_histogram() -> None:
         assert samples["kv_ready", ()] == 1
         assert samples["kv_cluster_servers", (("state", "alive"),)] == 1
         assert samples["kv_cluster_copies_missing", ()] == 512
-        assert samples["kv_memory_limit_bytes", ()] == 128 << 20
+        assert samples["kv_memory_limit_bytes", ()] == MEMORY_BYTES
 
 
 def test_buckets_only_rise_and_end_with_the_count(node: Running) -> None:

@@ -19,7 +19,9 @@ from app.cluster.replication_state import Shared
 if TYPE_CHECKING:
     from app.cluster.replication_primary import Led
 
-SLOTS_AT_ONCE: Final = 8
+# More: fewer walks over the remembered replies (0.1 s of processor time at 300,000), fewer views; but more to do again
+# when a link breaks, and more slots that change hands at one moment.
+SLOTS_AT_ONCE: Final = 32
 WINDOW: Final = 4  # chunks of FRAME_FILL_BYTES: 128 KiB in flight a follower
 # A node spends about a fifth of its time on transfers: each byte costs the two ends together about 10 ns, each entry or
 # reply besides some 5 µs, as much as this many bytes. A node that is filled up anew is given 80 MiB of large values in
@@ -27,7 +29,7 @@ WINDOW: Final = 4  # chunks of FRAME_FILL_BYTES: 128 KiB in flight a follower
 RATE_BYTES_S: Final = 16 * 1024 * 1024
 ENTRY_COST_BYTES: Final = 400
 BURST_BYTES: Final = 1024 * 1024
-REPLIES_SEEN: Final = 8192  # remembered replies looked through for one chunk, of whatever slots: about 2 ms
+REPLIES_SEEN: Final = 1024  # remembered replies looked through for one chunk, of whatever slots: about 0.3 ms
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from math import inf
 
 from app.cluster.core import ClusterCore
-from app.cluster.events import LOCAL, UNKNOWN, SlotsSynced, ViewInstalled
+from app.cluster.events import LOCAL, UNKNOWN, Reset, SlotsSynced, ViewInstalled
 from app.cluster.slots import ALL_SLOTS, slots_of
 from app.cluster.view import View, to_message
 from tests.sim.world import Process, World
@@ -58,6 +58,9 @@ class Checks:
     def after_effect(self, process: Process, effect: object) -> None:
         if isinstance(effect, ViewInstalled):
             self._installed(process, effect)
+        elif isinstance(effect, Reset):
+            # A fresh process in all but name: an outsider, say, forgets a view none of whose members answers any more.
+            self._installs.pop(process, None)
         elif isinstance(effect, SlotsSynced):
             view = process.core.view
             assert view is not None

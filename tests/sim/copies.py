@@ -317,6 +317,7 @@ class DataWorld(World):
             super()._step(process, event)
         if not process.left:
             node.settle()
+        if not process.left:  # settling may have been the last thing that it waited for
             self.check_routes(node)
 
     def carry_out(self, process: Process, effect: object) -> None:

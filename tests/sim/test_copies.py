@@ -20,6 +20,7 @@ SEEDS_TRIED = 40
 # Seeds that once failed, with what they found.
 FOUND = {
     1096: "a backup restarted at once was taken to have what the process before it had",
+    1350165083: "the checker looked at the routes of a node that had just left",
 }
 
 

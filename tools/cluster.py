@@ -85,7 +85,8 @@ class Nodes:
 
     def _end(self, port: int) -> None:
         status = self.statuses[port] = self._processes.pop(port).wait()
-        self.failed = self.failed or status != 0
+        # SIGTERM itself ends one that we stop before it has got so far as to handle it.
+        self.failed = self.failed or status not in (0, -signal.SIGTERM)
         say(port, f"-- ended with status {status}")
 
     def signal(self, number: signal.Signals) -> None:

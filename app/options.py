@@ -26,11 +26,11 @@ from app.servers import Server, ServersError, split_host_port
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES
 
 _MIB: Final = 1 << 20
-# Of the whole process. The interpreter with everything imported takes 40 MiB and remembered replies their
+# Of the whole process. The interpreter with everything imported takes 29 MiB and remembered replies their
 # share; with less than this there would be no store left to speak of.
-MEMORY_MIN_BYTES: Final = 60 * _MIB
+MEMORY_MIN_BYTES: Final = 48 * _MIB
 # With --http: its server and the metrics library are 11 MiB more (docs/monitoring.md).
-MEMORY_MIN_HTTP_BYTES: Final = 72 * _MIB
+MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
 
 # A reply must be remembered until the client's last try has arrived: it leaves this long after the first.
 _LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000

@@ -214,7 +214,7 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
 @pytest.mark.parametrize(
     ("option", "text", "complaint"),
     [
-        ("--max-memory", str(MEMORY_MIN_BYTES - 1), "is less than a node needs: at least 60MiB"),
+        ("--max-memory", str(MEMORY_MIN_BYTES - 1), "is less than a node needs: at least 48MiB"),
         ("--max-memory", str(MEMORY_MIN_BYTES), None),
         ("--max-memory", str(MEMORY_MIN_BYTES + 1), None),
         ("--max-memory", "4GiB", None),
@@ -292,7 +292,7 @@ def test_the_http_server_needs_its_share_of_memory_and_is_bound_as_the_node_is(f
     options = parse(["3331", file, "--http", "9100", "--max-memory", least, "--bind", "127.0.0.1"], {})
     assert options.http_bind == "127.0.0.1"
     message = refusal(["3331", file, "--http", "9100", "--max-memory", str(MEMORY_MIN_HTTP_BYTES - 1)])
-    assert message.endswith("is less than a node with --http needs: at least 72MiB")
+    assert message.endswith("is less than a node with --http needs: at least 60MiB")
 
 
 def test_as_many_in_flight_as_there_can_be(file: str) -> None:

@@ -25,10 +25,9 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from pympler import asizeof
-
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
+from app.storage.sizer import asizeof
 from app.storage.store import COMPACT_MIN_BYTES, Store
 from app.wire.protocol import SLOT_COUNT
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-# Seconds. From less than an idle node takes for a request (25 to 50 µs) past the longest that one may wait (1.4 s).
+# Seconds. From less than an idle node takes for a request (25 to 50 µs) past the longest that one may wait (0.9 s).
 REQUEST_EDGES_S: Final = (
     *(0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),

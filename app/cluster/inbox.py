@@ -15,7 +15,7 @@ from app.cluster import timing
 from app.cluster.bootstrap import Bootstrap
 from app.cluster.coordinator import Coordinator
 from app.cluster.detector import Detector
-from app.cluster.state import NodeState
+from app.cluster.state import Known, NodeState
 from app.cluster.view import MEMBERS_MAX, to_message
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from proto_gen import cluster_pb2 as pb
@@ -88,9 +88,25 @@ class Inbox:
                 state.post(peer, pb.ACK)  # tells it the incarnation that we know of
             return False
         if message.incarnation > known.incarnation:
+            if known.incarnation > known.dead and not self._lived_after(known, message):
+                if state.now - known.cured_at >= timing.CURE_S:
+                    known.cured_at = state.now
+                    state.post(peer, pb.PING, to=(message.incarnation, message.stamp_us))  # its answer shows it
+                return False
             known.meet(message.incarnation)
             self._died(peer, message.incarnation - 1)  # whatever was there before is gone
         return True
+
+    def _lived_after(self, known: Known, message: pb.ClusterMessage) -> bool:
+        """Whether the sender shows that it lived after the process that we know at its address was last proven alive.
+
+        A higher incarnation alone does not show it: where the wall clock was set back, a datagram that is late may be
+        from a process before.
+        """
+        echo = message.echo_us / 1e6
+        return (
+            message.to_incarnation == self._state.incarnation and known.heard_at < echo <= self._state.now and echo > 0
+        )
 
     def _take_header(self, peer: str, message: pb.ClusterMessage) -> None:
         state, known = self._state, self._state.of(peer)

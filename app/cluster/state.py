@@ -184,19 +184,23 @@ class NodeState:
             and self.coordinator_is_fresh()
         )
 
-    def post(self, peer: str, kind: "pb.Kind", **fields: Any) -> None:
-        """Send a message with all that every message tells."""
+    def post(self, peer: str, kind: "pb.Kind", *, to: tuple[int, int] | None = None, **fields: Any) -> None:
+        """Send a message with all that every message tells.
+
+        `to`: incarnation and stamp of the process meant, if it is not the one that we know at the address.
+        """
         view = self.view
         known = self.of(peer)
         mandate = self._gives_word(peer)
         if mandate:
             self.word_until = max(self.word_until, self.now + timing.MANDATE_S)
+        to_incarnation, echo_us = to or (known.incarnation, known.stamp_us)
         message = pb.ClusterMessage(
             kind=kind,
             incarnation=self.incarnation,
-            to_incarnation=known.incarnation,
+            to_incarnation=to_incarnation,
             stamp_us=round(self.now * 1e6),
-            echo_us=known.stamp_us,
+            echo_us=echo_us,
             origin=view.origin if view else 0,
             epoch=view.epoch if view else 0,
             mark=view.mark if view else 0,

@@ -23,6 +23,7 @@ from tests.sim.world import Options, World
 FOUND = {
     51: "an incarnation was raised twice to the same number",
     54: "a founder's view reached its member by way of an outsider",
+    7000603: "a late datagram of a process before passed for a newer one's, where the clock was set back",
     1350165046: "the checker took an outsider to know a view that it had forgotten by right",
     57: "a coordinator left with a view that only it knew",
     63: "survivors went on while a stopped one still knew the view before",

@@ -151,10 +151,7 @@ class World:
         options = self.options
         incarnation = max(host.last_incarnation, 10_000_000) + 1 + int(self.now * 1e6)
         if host.last_incarnation and self.rng.random() < options.clock_set_back:
-            lower = host.last_incarnation - self.rng.randrange(1, 1_000_000)
-            # When all end at one moment, as only bursts have it, nobody is left who knows better: not promised away.
-            if not options.bursts or self._is_remembered(host):
-                incarnation = lower
+            incarnation = host.last_incarnation - self.rng.randrange(1, 1_000_000)
         config = ClusterConfig(
             host.address,
             self.servers,
@@ -168,12 +165,6 @@ class World:
         host.process = Process(host, core)
         self.note(host.address, "starts", incarnation)
         self._step(host.process, Tick())
-
-    def _is_remembered(self, host: Host) -> bool:
-        """Whether somebody knows which process was at the host last."""
-        return any(
-            process.core._state.of(host.address).incarnation >= host.last_incarnation for process in self.processes()
-        )
 
     def crash(self, host: Host) -> None:
         process = host.process

@@ -11,7 +11,6 @@ over. Deaths are acted on at once; joins and caught-up learners are gathered for
 
 from collections.abc import Callable
 from math import inf
-from typing import Final
 
 from app.cluster import timing
 from app.cluster.agreement import BALLOT_MAX, Acceptor, Phase, Proposal, next_ballot
@@ -22,8 +21,6 @@ from app.cluster.planner import Changes, everybody_leaves, first_view, holds_not
 from app.cluster.state import NodeState
 from app.cluster.view import BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
-
-NOBODY: Final[frozenset[str]] = frozenset()
 
 
 class Coordinator:

@@ -62,10 +62,6 @@ class Transfer:
         self._filled_at = 0.0
         self.before_chunk: Callable[[str], None] = lambda peer: None
 
-    @property
-    def is_busy(self) -> bool:
-        return any(stream.queued or stream.batch for stream in self._streams.values())
-
     def queue(self, slot: int, peer: str) -> None:
         """The peer is to get this slot; the caller pumps."""
         self._streams.setdefault(peer, Stream()).queued[slot] = None

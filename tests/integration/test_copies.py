@@ -19,7 +19,7 @@ from tests.integration.cluster_nodes import Node, await_count, cluster, poll
 from tests.integration.traffic import Traffic
 
 DEADLINE_S = 30.0
-SETTLE_S = 0.5  # of undisturbed load before and after
+SETTLED = 500  # requests answered before a disturbance and after it
 
 Tell = Callable[[str], None]
 
@@ -81,12 +81,12 @@ def test_a_node_killed_under_load(tmp_path: Path, tell: Tell) -> None:
         *others, victim = nodes
         slots = slots_of(victim, others)
         with Traffic(nodes, slots=slots, clients=32) as traffic:
-            time.sleep(SETTLE_S)
+            traffic.go_on(SETTLED)
             victim.send_signal(signal.SIGKILL)
             killed = time.monotonic()
             traffic.ask(others)
             repaired_s = await_ready(others)
-            time.sleep(SETTLE_S)
+            traffic.go_on(SETTLED)
         traffic.check()
         times = again(traffic, killed, slots)
         tell(f"killed: {times}; all copies again after {repaired_s:.2f} s; {dict(traffic.counts)}")
@@ -100,13 +100,13 @@ def test_two_nodes_killed_at_once_the_coordinator_among_them(tmp_path: Path, tel
         others = [node for node in nodes if node not in victims]
         slots = slots_of(victims[0], others) | slots_of(victims[1], others)
         with Traffic(nodes, slots=slots, clients=32) as traffic:
-            time.sleep(SETTLE_S)
+            traffic.go_on(SETTLED)
             for victim in victims:
                 victim.send_signal(signal.SIGKILL)
             killed = time.monotonic()
             traffic.ask(others)
             repaired_s = await_ready(others)
-            time.sleep(SETTLE_S)
+            traffic.go_on(SETTLED)
         traffic.check()
         tell(f"two killed: {again(traffic, killed, slots)}; all copies again after {repaired_s:.2f} s")
         assert not traffic.counts["unanswered"]
@@ -117,14 +117,14 @@ def test_a_node_stopped_and_continued_under_load(tmp_path: Path, tell: Tell) -> 
         *others, victim = nodes
         slots = slots_of(victim, others)
         with Traffic(nodes, slots=slots, clients=32) as traffic:
-            time.sleep(SETTLE_S)
+            traffic.go_on(SETTLED)
             victim.send_signal(signal.SIGSTOP)
             stopped = time.monotonic()
             traffic.ask(others)
             await_ready(others)
             victim.send_signal(signal.SIGCONT)
             await_ready(nodes)
-            time.sleep(SETTLE_S)
+            traffic.go_on(SETTLED)
         traffic.check()
         tell(f"stopped: {again(traffic, stopped, slots)}; {dict(traffic.counts)}")
 

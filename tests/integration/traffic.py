@@ -24,6 +24,7 @@ from tests.sim import history
 from tests.sim.history import DONE, MISSING, Operation, is_linearizable
 
 _KINDS = {PUT: history.PUT, GET: history.GET, REMOVE: history.REMOVE}
+DEADLINE_S = 20.0  # for one answer to any client
 THINK_S = 0.004  # of each client, on average, between two requests
 
 
@@ -70,6 +71,7 @@ class Traffic:
         for client in self._clients:
             self._selector.register(client.socket, selectors.EVENT_READ, client)
         self._is_ending = False
+        self._answers = threading.Semaphore(0)  # one more for each answer
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -89,6 +91,13 @@ class Traffic:
     def ask(self, nodes: Sequence[Node]) -> None:
         """Further tries go to these nodes only."""
         self._ports = [node.port for node in nodes]
+
+    def go_on(self, answers: int) -> None:
+        """Wait until so many more requests have been answered."""
+        while self._answers.acquire(blocking=False):
+            pass
+        for _ in range(answers):
+            assert self._answers.acquire(timeout=DEADLINE_S), f"nothing is answered any more: {self.counts}"
 
     def _run(self) -> None:
         while True:
@@ -163,6 +172,8 @@ class Traffic:
     def _note(self, client: _Client, result: str | None, value: str | None, returned: float) -> None:
         operation = Operation(_KINDS[client.command], value, client.called, returned, result)
         self.histories[client.key].append(operation)
+        if result is not None:
+            self._answers.release()
         client.tries = 0
         client.next_s = time.monotonic() + self._rng.uniform(0, 2 * THINK_S)
 

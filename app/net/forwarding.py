@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Final
 
+from app import logs
 from app.cluster.events import LOCAL, UNKNOWN
 from app.commands import Commands, Shutdown
 from app.counters import FORWARDED, WAITED, Counters
@@ -42,6 +43,8 @@ SWEEP_S: Final = 0.05
 # What clients are told to wait: tables settle within a heartbeat or two; a full table drains within some loop turns.
 _HOPS_WAIT_MS: Final = 50
 _FULL_WAIT_MS: Final = 20
+
+_faults = logs.limited_logger("forwarding")
 
 _HEADER: Final = Struct("<BH")  # hops, ms that it may still wait
 HEADER_BYTES: Final = _HEADER.size
@@ -170,13 +173,19 @@ class Forwarder:
                 elif kind == FORWARD:
                     if len(body) > HEADER_BYTES:
                         self._frame_in_hand = body
-                        reply = handle(body, HEADER_BYTES, len(body))
+                        try:
+                            reply = handle(body, HEADER_BYTES, len(body))
+                        except Shutdown:  # it has no key: no sound node forwards it
+                            continue
+                        except AssertionError:
+                            raise
+                        except Exception as error:  # noqa: BLE001 - the boundary: one request fails, what follows does not
+                            _faults.exception("request_failed", error)
+                            reply = self._commands.fail(body[HEADER_BYTES:])
                         if reply is not None:
                             answers.append(reply)
                 else:
                     self.on_frame(peer, kind, body)
-        except Shutdown:  # it has no key: no node forwards it
-            pass
         finally:
             self._peer_in_hand = ""
         if answers:

@@ -64,6 +64,10 @@ _RECEIVE_BUFFER_BYTES: Final = 16 << 20
 # A second signal so soon after the first says nothing new.
 _SAME_SIGNAL_S: Final = 1.0
 
+# What ends the node, wherever in the loop it shows: what it holds can't be trusted, and a callback that broke off may
+# have left links that are never written to again. The others have the copies.
+_OUR_FAULTS: Final = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+
 _WILDCARDS: Final = ("0.0.0.0", "::")
 
 _log = logs.logger("node")
@@ -424,13 +428,12 @@ def run(options: Options) -> int:
     """Run a node until it is told to stop; the exit status. Raises UsageError when it can't start."""
     tune_allocators()
     node = Node(options)
-    # A broken invariant ends the node, wherever in the loop it shows: what it holds can't be trusted.
     hub = get_hub()
-    hub.SYSTEM_ERROR = (*hub.SYSTEM_ERROR, AssertionError)
+    hub.SYSTEM_ERROR = (*hub.SYSTEM_ERROR, *_OUR_FAULTS)
     node.start()
     try:
         node.stopped.wait()
-    except AssertionError as error:
+    except _OUR_FAULTS as error:
         _log.exception("invariant_broken", error)
         os._exit(EXIT_INVARIANT)
     _log.info("stopped")

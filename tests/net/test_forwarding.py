@@ -11,7 +11,17 @@ from app.net.frames import ANSWER, FORWARD
 from app.net.origin import PATIENCE_S, STALL_S, Origin
 from app.net.turn import Turn
 from app.slowlog import SlowLog
-from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR
+from app.wire.protocol import (
+    GET,
+    INTERNAL_ERR,
+    KEY_DNE_ERR,
+    NO_ERR,
+    PUT,
+    REMOVE,
+    SHUTDOWN,
+    SLOT_COUNT,
+    SYS_OVERLOAD_ERR,
+)
 from tests.parts import make_parts
 from tests.wire.datagrams import request, response
 
@@ -308,6 +318,29 @@ def test_a_reply_is_held_back_when_the_lease_runs_out_during_the_work() -> None:
     net.deliver()
     assert not front.answers
     assert owner.parts.counters.unfenced == 1
+
+
+def test_a_request_that_breaks_the_code_takes_nothing_along() -> None:
+    """What follows it on the link may be writes that must not be missed."""
+    net = Net(front="owner", owner=LOCAL)
+    front, owner = net.nodes["front"], net.nodes["owner"]
+    handle = owner.parts.commands.handle
+
+    def broken(buffer: bytes, start: int, end: int) -> bytes | None:
+        if b"break" in buffer:
+            raise ValueError("broken")
+        return handle(buffer, start, end)
+
+    owner.parts.commands.handle = broken  # type: ignore[method-assign]
+    datagrams = [request(b"1" * 16, command=GET, key=b"break"), request(b"2" * 16, command=PUT, key=KEY, value=b"v")]
+    frames = [(FORWARD, b"\x01\xff\x00" + datagram) for datagram in datagrams]
+    owner.forwarder.on_frames("front", [*frames, (FORWARD, b"\x01\xff\x00" + request(b"3" * 16, command=SHUTDOWN))])
+    assert len(owner.parts.store) == 1
+    codes = [
+        response(body, number * 16).errCode for (_, _, _, body), number in zip(net.queue, (b"1", b"2"), strict=True)
+    ]
+    assert codes == [INTERNAL_ERR, NO_ERR]
+    assert not front.answers
 
 
 def test_junk_between_nodes_changes_nothing() -> None:

@@ -16,7 +16,8 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def main(arguments: Sequence[str]) -> int:
     """Run a node until it stops; the process's exit status. What is wrong is one line on standard error."""
-    from app import logs, options
+    from app import logs
+    from app.config import options
 
     logs.hold_standard_descriptors()
     try:

@@ -24,9 +24,9 @@ ALLOWED = {
     "app.slowlog": ("app.counters", "app.wire"),
     "app.commands": ("app.cluster", "app.counters", "app.storage", "app.wire"),
     "app.logs": (),
-    "app.servers": ("app.wire.protocol",),
-    "app.networks": (),
-    "app.options": ("app.logs", "app.networks", "app.servers", "app.wire.protocol"),
+    "app.config.servers": ("app.wire.protocol",),
+    "app.config.allowlist": (),
+    "app.config.options": ("app.logs", "app.config.allowlist", "app.config.servers", "app.wire.protocol"),
     "app.net": (
         "app.cluster",
         "app.commands",
@@ -34,15 +34,15 @@ ALLOWED = {
         "app.histogram",
         "app.logs",
         "app.net",
-        "app.networks",
-        "app.options",
-        "app.servers",
+        "app.config.allowlist",
+        "app.config.options",
+        "app.config.servers",
         "app.slowlog",
         "app.storage",
         "app.wire",
         "proto_gen",
     ),
-    "app.main": ("app.logs", "app.net", "app.options"),
+    "app.main": ("app.logs", "app.net", "app.config.options"),
 }
 
 # What may wait, switch greenlets, know the time or be different each time.
@@ -159,7 +159,7 @@ def test_protocol_logic_has_no_sockets_no_clock_and_no_chance_of_its_own(module:
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in MODULES if within(name, ("app.client", "app.options", "app.logs"))]
+    "module", [name for name in MODULES if within(name, ("app.client", "app.config.options", "app.logs"))]
 )
 def test_what_runs_without_a_node_needs_no_gevent(module: str) -> None:
     targets = [target for target, _, _ in imports(MODULES[module].read_text(), module)]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import app.net
-from app import logs, options
+from app import logs
+from app.config import options
+from app.config.options import Options, UsageError
 from app.main import main
-from app.options import Options, UsageError
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = str(REPOSITORY / "app" / "main.py")
@@ -128,7 +129,7 @@ def test_a_closed_standard_stream_changes_no_status(closed: str) -> None:
 
 
 def test_the_scripts_own_directory_is_not_on_the_path() -> None:
-    """`import wire` must not find app/wire, nor `import options` app/options.py."""
+    """`import wire` must not find app/wire, nor `import options` app/config/options.py."""
     program = (
         "import runpy, sys\n"
         f"sys.argv = [{SCRIPT!r}, 'x']\n"

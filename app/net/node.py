@@ -23,6 +23,8 @@ from app.cluster.replication import TICK_S, Replication
 from app.cluster.state import SERVERS_MAX, ClusterConfig
 from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
+from app.config.allowlist import Network, show_networks
+from app.config.options import Options, UsageError
 from app.counters import FORWARDED, Counters
 from app.net import access
 from app.net.copies import Copies
@@ -33,8 +35,6 @@ from app.net.origin import PATIENCE_S
 from app.net.peers import Peers
 from app.net.server import EXIT_INVARIANT, Front
 from app.net.turn import Turn
-from app.networks import Network, show_networks
-from app.options import Options, UsageError
 from app.slowlog import SlowLog
 from app.storage.arena import Arena
 from app.storage.memory import (

@@ -8,7 +8,7 @@ stopped counts as old), it travels with the request from node to node, and past 
 
 from typing import Final
 
-from app.options import REPLY_TTL_MIN_S
+from app.config.options import REPLY_TTL_MIN_S
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
 
 # How long a request may wait for a primary or for its answer. The next view is there within 1 s as a rule; a client

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
-from app.servers import Server
+from app.config.servers import Server
 
 _SOCKADDR_IN: Final = Struct("=H2s4s8x")
 _SOCKADDR_IN6: Final = Struct("=H2sI16sI")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from app import servers
-from app.options import parse_size, settings
+from app.config import servers
+from app.config.options import parse_size, settings
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"

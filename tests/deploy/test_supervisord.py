@@ -21,7 +21,7 @@ from zlib import crc32
 import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
-from app import servers
+from app.config import servers
 from app.wire.protocol import GET_PID, IS_ALIVE, NO_ERR, SHUTDOWN, TYPE_RESPONSE
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg

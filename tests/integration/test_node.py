@@ -237,7 +237,7 @@ def test_an_impossible_memory_size(servers: Path, size: str) -> None:
 
 BROKEN = """
 import sys
-from app import options
+from app.config import options
 from app.net import copies, node
 
 def tick(self):

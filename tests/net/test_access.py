@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
+from app.config.allowlist import host_of, parse_networks
+from app.config.servers import Server
 from app.net import access
 from app.net.origin import Origin
-from app.networks import host_of, parse_networks
-from app.servers import Server
 from app.wire.protocol import SHUTDOWN, WIPEOUT
 
 HOST = bytes((192, 0, 2, 7))

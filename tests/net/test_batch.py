@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from app.config.allowlist import host_of
 from app.net.batch import DatagramBatch
-from app.networks import host_of
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 SIZE = 8

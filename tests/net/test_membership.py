@@ -34,12 +34,12 @@ from app.cluster.events import (
 )
 from app.cluster.state import ClusterConfig
 from app.cluster.view import Member, View
+from app.config.servers import Server
 from app.net.batch import DatagramBatch
 from app.net.links import Links
 from app.net.membership import Membership, fresh_incarnation, now
 from app.net.peers import Peers
 from app.net.seals import Seals
-from app.servers import Server
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, TYPE_CLUSTER, VALUE_MAX_BYTES
 from proto_gen.message_pb2 import Msg
 

@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
+from app.config.servers import Server
 from app.net.batch import DatagramBatch
 from app.net.peers import Peers
-from app.servers import Server
 
 ME = Server("127.0.0.1", 3331, "127.0.0.1")
 OTHER = Server("kv2.example", 3332, "127.0.0.1")

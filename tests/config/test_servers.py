@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import servers
-from app.servers import Entry, Server, ServersError, find_me, parse, resolve, split_host_port
+from app.config import servers
+from app.config.servers import Entry, Server, ServersError, find_me, parse, resolve, split_host_port
 
 GIVEN_LOOKUPS = {
     "a": ["10.0.0.1"],

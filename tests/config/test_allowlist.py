@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from app import networks
-from app.networks import (
+from app.config import allowlist as networks
+from app.config.allowlist import (
     NETWORKS_MAX,
     VERDICTS_MAX,
     Network,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app import options
-from app.networks import parse_networks
-from app.options import (
+from app.config import options
+from app.config.allowlist import parse_networks
+from app.config.options import (
     IN_FLIGHT_MAX,
     MEMORY_MIN_BYTES,
     MEMORY_MIN_HTTP_BYTES,
@@ -18,7 +18,7 @@ from app.options import (
     settings,
     show_size,
 )
-from app.servers import Server
+from app.config.servers import Server
 
 MIB = 1 << 20
 HOME = Server("127.0.0.1", 3331, "127.0.0.1")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 from zlib import crc32
 
-from app.counters import Counters
+from app.observe.counters import Counters
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.codec import (

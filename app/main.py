@@ -16,8 +16,8 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def main(arguments: Sequence[str]) -> int:
     """Run a node until it stops; the process's exit status. What is wrong is one line on standard error."""
-    from app import logs
     from app.config import options
+    from app.observe import logs
 
     logs.hold_standard_descriptors()
     try:

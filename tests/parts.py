@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from hypothesis import settings
 
 from app.commands import Commands
-from app.counters import Counters
+from app.observe.counters import Counters
 from app.storage.arena import Arena
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store

@@ -6,7 +6,7 @@ from zlib import crc32
 import pytest
 
 from app.commands import Shutdown
-from app.counters import DROP_REASONS
+from app.observe.counters import DROP_REASONS
 from app.storage.store import slot_of
 from app.wire.protocol import (
     COMMAND_NAMES,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.config.options import settings
-from app.counters import DROP_REASONS
+from app.observe.counters import DROP_REASONS
 from tests.test_imports import MODULES
 
 REPOSITORY = Path(__file__).parent.parent

@@ -19,30 +19,30 @@ ALLOWED = {
     "app.storage": ("app.storage", "app.wire.protocol"),
     "app.cluster": ("app.cluster", "app.wire.protocol", "proto_gen"),
     "app.client": ("app.client", "app.wire.protocol", "proto_gen"),
-    "app.histogram": (),
-    "app.counters": ("app.histogram", "app.wire.protocol"),
-    "app.slowlog": ("app.counters", "app.wire"),
-    "app.commands": ("app.cluster", "app.counters", "app.storage", "app.wire"),
-    "app.logs": (),
+    "app.observe.histogram": (),
+    "app.observe.counters": ("app.observe.histogram", "app.wire.protocol"),
+    "app.observe.slowlog": ("app.observe.counters", "app.wire"),
+    "app.commands": ("app.cluster", "app.observe.counters", "app.storage", "app.wire"),
+    "app.observe.logs": (),
     "app.config.servers": ("app.wire.protocol",),
     "app.config.allowlist": (),
-    "app.config.options": ("app.logs", "app.config.allowlist", "app.config.servers", "app.wire.protocol"),
+    "app.config.options": ("app.observe.logs", "app.config.allowlist", "app.config.servers", "app.wire.protocol"),
     "app.net": (
         "app.cluster",
         "app.commands",
-        "app.counters",
-        "app.histogram",
-        "app.logs",
+        "app.observe.counters",
+        "app.observe.histogram",
+        "app.observe.logs",
         "app.net",
         "app.config.allowlist",
         "app.config.options",
         "app.config.servers",
-        "app.slowlog",
+        "app.observe.slowlog",
         "app.storage",
         "app.wire",
         "proto_gen",
     ),
-    "app.main": ("app.logs", "app.net", "app.config.options"),
+    "app.main": ("app.observe.logs", "app.net", "app.config.options"),
 }
 
 # What may wait, switch greenlets, know the time or be different each time.
@@ -159,7 +159,7 @@ def test_protocol_logic_has_no_sockets_no_clock_and_no_chance_of_its_own(module:
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in MODULES if within(name, ("app.client", "app.config.options", "app.logs"))]
+    "module", [name for name in MODULES if within(name, ("app.client", "app.config.options", "app.observe.logs"))]
 )
 def test_what_runs_without_a_node_needs_no_gevent(module: str) -> None:
     targets = [target for target, _, _ in imports(MODULES[module].read_text(), module)]
@@ -178,7 +178,7 @@ def test_what_runs_without_a_node_needs_no_gevent(module: str) -> None:
         ("app.cluster.core", "from app.net.node import Node"),
         ("app.client.client", "from app.storage.store import Store"),
         ("app.commands", "from app.net import server"),
-        ("app.counters", "import tests.parts"),
+        ("app.observe.counters", "import tests.parts"),
     ],
 )
 def test_a_wrong_arrow_is_found(module: str, source: str) -> None:

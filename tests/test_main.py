@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import app.net
-from app import logs
 from app.config import options
 from app.config.options import Options, UsageError
 from app.main import main
+from app.observe import logs
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = str(REPOSITORY / "app" / "main.py")

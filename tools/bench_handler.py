@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 
 from app.commands import Commands
-from app.counters import Counters
+from app.observe.counters import Counters
 from app.storage.arena import Arena
 from app.storage.memory import MIB, replies_max_bytes
 from app.storage.replies import ReplyMemory

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NoReturn
 
-from app import logs
 from app.config import allowlist as networks
 from app.config import servers
 from app.config.allowlist import Network
 from app.config.servers import Server, ServersError, split_host_port
+from app.observe import logs
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES
 
 _MIB: Final = 1 << 20

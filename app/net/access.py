@@ -10,11 +10,11 @@ links.py).
 
 from collections.abc import Callable, Iterable
 
-from app import logs
 from app.config.allowlist import Network, Verdicts, host_of, network_of
 from app.config.servers import Server
 from app.net.origin import Origin
-from app.slowlog import show_address
+from app.observe import logs
+from app.observe.slowlog import show_address
 from app.wire.protocol import COMMAND_NAMES
 
 _faults = logs.limited_logger("access")

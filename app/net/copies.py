@@ -15,7 +15,6 @@ from app.cluster.replication import PARKED, Replication
 from app.cluster.replication_frames import KINDS, BadFrame
 from app.cluster.view import View
 from app.commands import ROOM_WAIT_MS, Commands
-from app.counters import REPLICATED, WAITED, Counters
 from app.net.forwarding import Forwarder
 from app.net.frames import PAIR
 from app.net.links import Links
@@ -23,6 +22,7 @@ from app.net.membership import Membership
 from app.net.origin import Origin
 from app.net.pairs import Pairs
 from app.net.turn import Turn
+from app.observe.counters import REPLICATED, WAITED, Counters
 from app.storage.replies import ReplyMemory
 from app.wire.codec import encode_error
 from app.wire.protocol import PUT, SYS_OVERLOAD_ERR, WIPEOUT

@@ -24,14 +24,14 @@ from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Final
 
-from app import logs
 from app.cluster.events import LOCAL, UNKNOWN
 from app.commands import Commands, Shutdown
-from app.counters import FORWARDED, WAITED, Counters
 from app.net.frames import ANSWER, FORWARD, Frame
 from app.net.origin import PATIENCE_S, Origin
 from app.net.turn import Turn
-from app.slowlog import SlowLog
+from app.observe import logs
+from app.observe.counters import FORWARDED, WAITED, Counters
+from app.observe.slowlog import SlowLog
 from app.wire.codec import DecodeError, is_read, is_refusal, parse_msg
 
 HOPS_MAX: Final = 3

@@ -26,7 +26,6 @@ from zlib import crc32
 from gevent.event import Event as Flag
 from gevent.hub import get_hub
 
-from app import logs
 from app.cluster.core import ClusterCore
 from app.cluster.events import (
     CloseLink,
@@ -48,6 +47,7 @@ from app.cluster.view import ADDRESS_MAX_BYTES, MEMBERS_MAX, View
 from app.net.links import Links
 from app.net.peers import Peers
 from app.net.seals import BadSeal, Seals
+from app.observe import logs
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
     PLACE_DIGITS,

@@ -18,14 +18,12 @@ import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 
-from app import logs
 from app.cluster.replication import TICK_S, Replication
 from app.cluster.state import SERVERS_MAX, ClusterConfig
 from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options, UsageError
-from app.counters import FORWARDED, Counters
 from app.net import access
 from app.net.copies import Copies
 from app.net.forwarding import SWEEP_S, Forwarder
@@ -35,7 +33,9 @@ from app.net.origin import PATIENCE_S
 from app.net.peers import Peers
 from app.net.server import EXIT_INVARIANT, Front
 from app.net.turn import Turn
-from app.slowlog import SlowLog
+from app.observe import logs
+from app.observe.counters import FORWARDED, Counters
+from app.observe.slowlog import SlowLog
 from app.storage.arena import Arena
 from app.storage.memory import (
     MemoryGovernor,

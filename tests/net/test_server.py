@@ -16,9 +16,9 @@ from google.protobuf.message import DecodeError
 
 from app.commands import Shutdown
 from app.config.allowlist import Verdicts, host_of, parse_networks
-from app.counters import LOCAL, WAITED, Counters
 from app.net.server import BATCH_SIZE, IN_FLIGHT_WAIT_MS, Front
-from app.slowlog import SlowLog
+from app.observe.counters import LOCAL, WAITED, Counters
+from app.observe.slowlog import SlowLog
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
     GET,

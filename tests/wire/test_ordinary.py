@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.commands import Commands, Shutdown
-from app.counters import Counters
+from app.observe.counters import Counters
 from app.wire.codec import match_ordinary
 from app.wire.protocol import GET, PUT
 from proto_gen.key_value_pb2 import KVRequest

@@ -17,7 +17,7 @@ import gevent
 from gevent import socket
 
 from app.cluster.view import View
-from app.histogram import REQUEST_EDGES_S, quantile_s
+from app.observe.histogram import REQUEST_EDGES_S, quantile_s
 from app.wire.codec import DecodeError, KVRequest, KVResponse, Msg, parse_msg
 from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_RESPONSE, VITALS
 

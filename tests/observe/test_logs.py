@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import logs
+from app.observe import logs
 
 
 class Pipe:

@@ -6,7 +6,7 @@ Row 0 holds the commands that the protocol does not know.
 
 from typing import Final
 
-from app.histogram import LAG_EDGES_S, REQUEST_EDGES_S, Histogram
+from app.observe.histogram import LAG_EDGES_S, REQUEST_EDGES_S, Histogram
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 
 _CODES: Final = len(ERROR_NAMES)

@@ -1,6 +1,6 @@
 """The table of answers, read by row and by column."""
 
-from app.counters import DROP_REASONS, Counters
+from app.observe.counters import DROP_REASONS, Counters
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 
 

@@ -16,7 +16,7 @@ from math import inf
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from app.counters import LOCAL
+from app.observe.counters import LOCAL
 from app.wire.codec import DecodeError, parse_msg, parse_request
 from app.wire.protocol import COMMAND_NAMES, SLOT_COUNT, TYPE_REQUEST, VALUE_MAX_BYTES
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.counters import FORWARDED, LOCAL
-from app.slowlog import BATCH_MAX, COLUMNS, ENTRIES_MAX, SlowLog, show_address
+from app.observe.counters import FORWARDED, LOCAL
+from app.observe.slowlog import BATCH_MAX, COLUMNS, ENTRIES_MAX, SlowLog, show_address
 from app.storage.store import slot_of
 from app.wire.protocol import GET, IS_ALIVE, PUT, VALUE_MAX_BYTES
 from tests.wire.datagrams import ack, envelope, request

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from app.commands import Commands
 from app.observe.counters import Counters
 from app.storage.arena import Arena
-from app.storage.memory import MIB, replies_max_bytes
+from app.storage.governor import MIB, replies_max_bytes
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store, slot_of
 from app.wire.codec import KVRequest, Msg, encode_value

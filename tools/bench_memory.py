@@ -21,7 +21,7 @@ if os.environ.get("PYTHONMALLOC") != "malloc":  # as app/main.py does
 
 import app.net.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
 from app.storage.arena import Arena
-from app.storage.memory import (
+from app.storage.governor import (
     MIB,
     MemoryGovernor,
     ResidentSize,

@@ -37,7 +37,7 @@ from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
 from app.storage.arena import Arena
-from app.storage.memory import (
+from app.storage.governor import (
     MemoryGovernor,
     ResidentSize,
     peak_resident_bytes,

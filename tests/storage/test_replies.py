@@ -325,7 +325,7 @@ TestSmallRepliesMachine.settings = examples(15)
 MEASURE = """
 import os, sys
 from zlib import crc32
-from app.storage.memory import ResidentSize, tune_allocators
+from app.storage.governor import ResidentSize, tune_allocators
 from app.storage.replies import ReplyMemory
 tune_allocators()
 resident = ResidentSize()

@@ -13,7 +13,7 @@ from app.cluster.events import Status
 from app.cluster.view import View
 from app.net.http.watch import SAMPLE_S, Answer, Watch
 from app.net.membership import now
-from app.storage.memory import peak_resident_bytes
+from app.storage.governor import peak_resident_bytes
 from app.wire.protocol import SLOT_COUNT
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.storage.arena import PAGE_BYTES, Arena
-from app.storage.memory import (
+from app.storage.governor import (
     MemoryGovernor,
     ResidentSize,
     peak_resident_bytes,
@@ -234,7 +234,7 @@ def test_the_resident_size_is_what_the_kernel_says() -> None:
 
 def test_the_peak_is_this_programs_own_not_its_parents() -> None:
     ballast = bytearray(b"x") * (100 * MIB)
-    program = "from app.storage.memory import peak_resident_bytes; print(peak_resident_bytes())"
+    program = "from app.storage.governor import peak_resident_bytes; print(peak_resident_bytes())"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
     )
@@ -243,7 +243,7 @@ def test_the_peak_is_this_programs_own_not_its_parents() -> None:
 
 TUNED = """
 import mmap
-from app.storage.memory import ResidentSize, tune_allocators
+from app.storage.governor import ResidentSize, tune_allocators
 tune_allocators()
 tune_allocators()
 resident = ResidentSize()

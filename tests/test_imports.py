@@ -175,7 +175,7 @@ def test_what_runs_without_a_node_needs_no_gevent(module: str) -> None:
         ("app.storage.store", "from app.wire.codec import parse_msg"),
         ("app.storage.store", "from app.wire import codec"),
         ("app.storage.store", "import app.commands as c"),
-        ("app.cluster.core", "from app.net.node import Node"),
+        ("app.cluster.membership.core", "from app.net.node import Node"),
         ("app.client.client", "from app.storage.store import Store"),
         ("app.commands", "from app.net import server"),
         ("app.observe.counters", "import tests.parts"),
@@ -198,8 +198,8 @@ def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
     ],
 )
 def test_an_impurity_is_found(source: str) -> None:
-    assert len(impurities(source, "app.cluster.core")) == 1
+    assert len(impurities(source, "app.cluster.membership.core")) == 1
 
 
 def test_naming_the_type_of_a_generator_is_none() -> None:
-    assert impurities("import random\ndef f(rng: random.Random) -> None: ...", "app.cluster.core") == []
+    assert impurities("import random\ndef f(rng: random.Random) -> None: ...", "app.cluster.membership.core") == []

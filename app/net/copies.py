@@ -1,8 +1,8 @@
 """The shell around the replication core: its frames, its clock, and the answers that wait for copies.
 
-The core (app/cluster/replication.py) decides everything and touches no socket. Here a request for a slot that other
-nodes keep copies of is given to it together with its origin; frames of its kinds come from links whose both ends agree
-(pairs.py); and once per turn of the loop, before the links write, what it wants is carried out: frames to peers,
+The core (app/cluster/replication/core.py) decides everything and touches no socket. Here a request for a slot that
+other nodes keep copies of is given to it together with its origin; frames of its kinds come from links whose both ends
+agree (pairs.py); and once per turn of the loop, before the links write, what it wants is carried out: frames to peers,
 answers to those whose writes all copies have, requests that this node can't answer any more to whoever leads their
 slot now.
 """
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from app.cluster.events import LOCAL
-from app.cluster.replication import PARKED, Replication
-from app.cluster.replication_frames import KINDS, BadFrame
+from app.cluster.replication.core import PARKED, Replication
+from app.cluster.replication.frames import KINDS, BadFrame
 from app.cluster.view import View
 from app.commands import ROOM_WAIT_MS, Commands
 from app.net.forwarding import Forwarder

@@ -14,7 +14,7 @@ from typing import Final
 FORWARD: Final = 1  # a client's request, for the primary of its slot
 ANSWER: Final = 2  # the answer to one
 PAIR: Final = 3  # which two connections make one link (pairs.py)
-# 16 and above are replication's (app/cluster/replication_frames.py).
+# 16 and above are replication's (app/cluster/replication/frames.py).
 
 # The longest body. A datagram takes 16 KiB; streams of records are cut to fit. Raising it raises what one peer can
 # make a receiver hold (one incomplete frame for each link).

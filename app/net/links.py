@@ -11,8 +11,9 @@ only dialling and the handshake, which are rare and wait several times, run in g
 
 A dialled link carries nothing back after the handshake, and is watched for its end all the same: the kernel closes a
 dead process's sockets, which is the fastest word of its death there is. The cluster core then dials again, and a
-refused connection proves it (app/cluster/links.py). What refuses in a living node's place (a firewall that rejects with
-a reset, a port forwarder without its backend) would prove it wrongly: let such things drop packets instead.
+refused connection proves it (app/cluster/membership/links.py). What refuses in a living node's place (a firewall that
+rejects with a reset, a port forwarder without its backend) would prove it wrongly: let such things drop packets
+instead.
 
 Who may connect: with a secret, whoever proves to have it (handshake.py); without, connections from the addresses in
 the servers file, which is as good as the network is trusted. Frames lost with a link are lost: the sender is told

@@ -26,7 +26,6 @@ from zlib import crc32
 from gevent.event import Event as Flag
 from gevent.hub import get_hub
 
-from app.cluster.core import ClusterCore
 from app.cluster.events import (
     CloseLink,
     Datagram,
@@ -42,7 +41,8 @@ from app.cluster.events import (
     Tick,
     ViewInstalled,
 )
-from app.cluster.state import ClusterConfig
+from app.cluster.membership.core import ClusterCore
+from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import ADDRESS_MAX_BYTES, MEMBERS_MAX, View
 from app.net.links import Links
 from app.net.peers import Peers

@@ -18,8 +18,8 @@ import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 
-from app.cluster.replication import TICK_S, Replication
-from app.cluster.state import SERVERS_MAX, ClusterConfig
+from app.cluster.membership.state import SERVERS_MAX, ClusterConfig
+from app.cluster.replication.core import TICK_S, Replication
 from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
 from app.config.allowlist import Network, show_networks

@@ -11,7 +11,7 @@ present connection; it is down as soon as either connection has ended or was rep
 their order, whatever came before that PAIR belongs to an earlier link and is not passed on.
 
 Rejected: one connection for both directions, whose two ends would have to agree on who dials, and which a refused
-connection would prove less about (app/cluster/links.py).
+connection would prove less about (app/cluster/membership/links.py).
 """
 
 import os

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from app.cluster.events import LOCAL
-from app.cluster.planner import first_view
-from app.cluster.replication import Replication
+from app.cluster.membership.planner import first_view
+from app.cluster.replication.core import Replication
 from app.cluster.view import Member
 from app.net.copies import Copies
 from app.net.forwarding import Forwarder

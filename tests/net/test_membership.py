@@ -32,7 +32,7 @@ from app.cluster.events import (
     Tick,
     ViewInstalled,
 )
-from app.cluster.state import ClusterConfig
+from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import Member, View
 from app.config.servers import Server
 from app.net.batch import DatagramBatch

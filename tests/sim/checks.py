@@ -2,8 +2,8 @@
 
 from math import inf
 
-from app.cluster.core import ClusterCore
 from app.cluster.events import LOCAL, UNKNOWN, Reset, SlotsSynced, ViewInstalled
+from app.cluster.membership.core import ClusterCore
 from app.cluster.slots import ALL_SLOTS, slots_of
 from app.cluster.view import View, to_message
 from tests.sim.world import Process, World

@@ -13,8 +13,8 @@ from typing import Any
 from zlib import crc32
 
 from app.cluster.events import LOCAL, UNKNOWN, Event, Reset, SlotsSynced, Tick, ViewInstalled
-from app.cluster.replication import PARKED, TICK_S, Replication
-from app.cluster.replication_follower import STAGING_MAX_BYTES, STAGING_SOFT_BYTES
+from app.cluster.replication.core import PARKED, TICK_S, Replication
+from app.cluster.replication.follower import STAGING_MAX_BYTES, STAGING_SOFT_BYTES
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store, slot_of

@@ -11,10 +11,10 @@ WIPEOUT is left out: a retry that reaches another node wipes what that one leads
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication_follower import Session
-from app.cluster.replication_frames import OpFields
-from app.cluster.replication_primary import Led, Op
+from app.cluster.replication import frames
+from app.cluster.replication.follower import Session
+from app.cluster.replication.frames import OpFields
+from app.cluster.replication.primary import Led, Op
 from tests.sim.checks import Violation
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication import Replication
-from app.cluster.replication_follower import Follower
-from app.cluster.replication_primary import Led, Primary
-from app.cluster.replication_state import Shared
+from app.cluster.replication import frames
+from app.cluster.replication.core import Replication
+from app.cluster.replication.follower import Follower
+from app.cluster.replication.primary import Led, Primary
+from app.cluster.replication.state import Shared
 from app.wire.protocol import KEY_DNE_ERR
 from tests.sim.checks import Violation
 from tests.sim.copies import DataOptions, Node

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from app.cluster import timing
+from app.cluster.membership import timing
 from app.cluster.slots import ALL_SLOTS
 from app.storage.store import slot_of
 from app.wire.protocol import NO_ERR, PUT

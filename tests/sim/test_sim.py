@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from app.cluster import timing
-from app.cluster.agreement import RANKS
-from app.cluster.coordinator import Coordinator
 from app.cluster.events import LeaveRequested
-from app.cluster.leases import Grantor, Lease
-from app.cluster.planner import first_view
+from app.cluster.membership import timing
+from app.cluster.membership.agreement import RANKS
+from app.cluster.membership.coordinator import Coordinator
+from app.cluster.membership.leases import Grantor, Lease
+from app.cluster.membership.planner import first_view
+from app.cluster.membership.state import NodeState
 from app.cluster.slots import ALL_SLOTS
-from app.cluster.state import NodeState
 from app.cluster.view import Member
 from tests.sim.checks import Checks, Violation
 from tests.sim.nemesis import draw_options
@@ -283,7 +283,7 @@ class TestItBites:
         def half(acceptors: tuple[str, ...], answered: set[str], dead: set[str]) -> bool:
             return 2 * len(set(answered) & set(acceptors)) >= len(acceptors)
 
-        for module in ("app.cluster.agreement", "app.cluster.leases"):
+        for module in ("app.cluster.membership.agreement", "app.cluster.membership.leases"):
             monkeypatch.setattr(f"{module}.has_quorum", half)
         assert finds_a_violation(58)
 

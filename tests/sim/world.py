@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from app.cluster import core as core_module
 from app.cluster.events import (
     CloseLink,
     Datagram,
@@ -26,8 +25,9 @@ from app.cluster.events import (
     Tick,
     ViewInstalled,
 )
+from app.cluster.membership import core as core_module
+from app.cluster.membership.state import ClusterConfig
 from app.cluster.slots import slots_of
-from app.cluster.state import ClusterConfig
 
 SOCKET_BUFFER = 256  # datagrams that wait for a stopped process; more are lost
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.cluster.planner import first_view
+from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 from app.net.http import watch as watching
 from app.net.http.status import copies_missing

@@ -13,11 +13,11 @@ Nobody asks for consent: members of one side that see it differently part in sma
 from dataclasses import replace
 from math import inf
 
-from app.cluster import timing
-from app.cluster.agreement import has_quorum
-from app.cluster.detector import DEAD, FAILED, Detector
-from app.cluster.planner import Changes, next_view
-from app.cluster.state import NodeState
+from app.cluster.membership import timing
+from app.cluster.membership.agreement import has_quorum
+from app.cluster.membership.detector import DEAD, FAILED, Detector
+from app.cluster.membership.planner import Changes, next_view
+from app.cluster.membership.state import NodeState
 from app.cluster.view import View
 
 

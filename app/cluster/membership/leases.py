@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from app.cluster import timing
-from app.cluster.agreement import has_quorum
+from app.cluster.membership import timing
+from app.cluster.membership.agreement import has_quorum
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
 

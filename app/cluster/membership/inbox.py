@@ -11,11 +11,11 @@ from typing import Final, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from app.cluster import timing
-from app.cluster.bootstrap import Bootstrap
-from app.cluster.coordinator import Coordinator
-from app.cluster.detector import Detector
-from app.cluster.state import Known, NodeState
+from app.cluster.membership import timing
+from app.cluster.membership.bootstrap import Bootstrap
+from app.cluster.membership.coordinator import Coordinator
+from app.cluster.membership.detector import Detector
+from app.cluster.membership.state import Known, NodeState
 from app.cluster.view import MEMBERS_MAX, to_message
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from proto_gen import cluster_pb2 as pb

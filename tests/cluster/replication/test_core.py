@@ -3,8 +3,8 @@
 from zlib import crc32
 
 from app.cluster.events import LOCAL, UNKNOWN
-from app.cluster.replication import PARKED, Replication
-from app.cluster.replication_state import Output
+from app.cluster.replication.core import PARKED, Replication
+from app.cluster.replication.state import Output
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 
-from app.cluster import timing
 from app.cluster.events import Effect, Log, Send
+from app.cluster.membership import timing
 from app.cluster.view import View
 from app.wire.protocol import SLOT_COUNT
 from proto_gen import cluster_pb2 as pb

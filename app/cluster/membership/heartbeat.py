@@ -7,11 +7,11 @@ lease, and which slots wait for their last primary. Either is repeated until it 
 
 from math import inf
 
-from app.cluster import timing
-from app.cluster.coordinator import Coordinator
-from app.cluster.leases import Lease
+from app.cluster.membership import timing
+from app.cluster.membership.coordinator import Coordinator
+from app.cluster.membership.leases import Lease
+from app.cluster.membership.state import NodeState, slots_from_bytes, slots_to_bytes
 from app.cluster.slots import slots_of
-from app.cluster.state import NodeState, slots_from_bytes, slots_to_bytes
 from app.cluster.view import View
 from proto_gen import cluster_pb2 as pb
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cluster.core import ClusterCore
 from app.cluster.events import LOCAL, UNKNOWN, Datagram, LinkRefused, OpenLink, Send, Tick
-from app.cluster.state import ClusterConfig
+from app.cluster.membership.core import ClusterCore
+from app.cluster.membership.state import ClusterConfig
 from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 

@@ -2,10 +2,10 @@ from math import inf
 
 import pytest
 
-from app.cluster import timing
-from app.cluster.detector import suspicion_s
-from app.cluster.leases import USABLE_S, Grantor, Lease
-from app.cluster.planner import Changes, first_view, next_view
+from app.cluster.membership import timing
+from app.cluster.membership.detector import suspicion_s
+from app.cluster.membership.leases import USABLE_S, Grantor, Lease
+from app.cluster.membership.planner import Changes, first_view, next_view
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import Member, View
 

@@ -4,9 +4,9 @@ Clients that send each request straight to its slot's primary ask for it again a
 one for each member (0.4 ms with 64 members, 0.3 ms with 5).
 """
 
-from app.cluster.detector import ALIVE, DEAD, SUSPECTED, Detector
 from app.cluster.events import MemberStatus, Status
-from app.cluster.state import NodeState
+from app.cluster.membership.detector import ALIVE, DEAD, SUSPECTED, Detector
+from app.cluster.membership.state import NodeState
 from app.cluster.view import View
 from app.wire.protocol import SLOT_COUNT
 

@@ -12,10 +12,10 @@ What a dead primary had not acknowledged therefore survives if the one chosen as
 from collections import deque
 from typing import Any, Final
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication_frames import Position
-from app.cluster.replication_state import Shared
-from app.cluster.replication_transfer import Transfer
+from app.cluster.replication import frames
+from app.cluster.replication.frames import Position
+from app.cluster.replication.state import Shared
+from app.cluster.replication.transfer import Transfer
 from app.cluster.view import View
 
 # Writes in flight, over all slots; more are refused. Each keeps its frame until it is acknowledged.

@@ -5,14 +5,14 @@ from zlib import crc32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication_frames import OpFields
-from app.cluster.replication_staging import ENTRY_BYTES, REPLY_BYTES, Staging
+from app.cluster.replication import frames
+from app.cluster.replication.frames import OpFields
+from app.cluster.replication.staging import ENTRY_BYTES, REPLY_BYTES, Staging
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.store import Store, slot_of
 from app.wire.protocol import NO_ERR, SLOT_COUNT
-from tests.cluster.test_replication import Machine, Wires, view
+from tests.cluster.replication.test_core import Machine, Wires, view
 
 KEYS = [b"a", b"bb", b"ccc"]
 BLOBS = [b"", b"x", b"x" * 40]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from math import inf
 from typing import cast
 
-from app.cluster.detector import ALIVE, DEAD, FAILED, SUSPECTED, Detector
+from app.cluster.membership.detector import ALIVE, DEAD, FAILED, SUSPECTED, Detector
+from app.cluster.membership.state import ClusterConfig, NodeState
+from app.cluster.membership.status import snapshot
 from app.cluster.slots import rebalance
-from app.cluster.state import ClusterConfig, NodeState
-from app.cluster.status import snapshot
 from app.cluster.view import Member, View
 from app.wire.protocol import SLOT_COUNT
 

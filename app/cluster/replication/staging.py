@@ -6,9 +6,9 @@ evicted. So an entry that the copy in place has, too, is kept as a mark.
 
 from typing import Final
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication_frames import OpFields
-from app.cluster.replication_state import CopyStore
+from app.cluster.replication import frames
+from app.cluster.replication.frames import OpFields
+from app.cluster.replication.state import CopyStore
 
 # A table's place, a key and a blob as objects, less their bytes: 64-bit CPython, measured with sys.getsizeof.
 ENTRY_BYTES: Final = 150

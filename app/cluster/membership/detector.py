@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from math import inf, log
 from typing import Final
 
-from app.cluster import timing
-from app.cluster.state import NodeState
+from app.cluster.membership import timing
+from app.cluster.membership.state import NodeState
 from proto_gen import cluster_pb2 as pb
 
 ALIVE: Final = "alive"

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication_frames import Position
+from app.cluster.replication import frames
+from app.cluster.replication.frames import Position
 from app.cluster.view import View
 from app.wire.protocol import SLOT_COUNT
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication_frames import NOWHERE, OpFields, Position
-from app.cluster.replication_staging import Staging
-from app.cluster.replication_state import Shared
+from app.cluster.replication import frames
+from app.cluster.replication.frames import NOWHERE, OpFields, Position
+from app.cluster.replication.staging import Staging
+from app.cluster.replication.state import Shared
 from app.cluster.slots import slots_of
 from app.wire.protocol import SLOT_COUNT
 

@@ -12,13 +12,13 @@ over. Deaths are acted on at once; joins and caught-up learners are gathered for
 from collections.abc import Callable
 from math import inf
 
-from app.cluster import timing
-from app.cluster.agreement import BALLOT_MAX, Acceptor, Phase, Proposal, next_ballot
-from app.cluster.bootstrap import Bootstrap
-from app.cluster.detector import FAILED, Detector
-from app.cluster.leases import Grantor, Lease
-from app.cluster.planner import Changes, everybody_leaves, first_view, holds_nothing, next_view
-from app.cluster.state import NodeState
+from app.cluster.membership import timing
+from app.cluster.membership.agreement import BALLOT_MAX, Acceptor, Phase, Proposal, next_ballot
+from app.cluster.membership.bootstrap import Bootstrap
+from app.cluster.membership.detector import FAILED, Detector
+from app.cluster.membership.leases import Grantor, Lease
+from app.cluster.membership.planner import Changes, everybody_leaves, first_view, holds_nothing, next_view
+from app.cluster.membership.state import NodeState
 from app.cluster.view import BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
 

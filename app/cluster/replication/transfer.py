@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication_state import Shared
+from app.cluster.replication import frames
+from app.cluster.replication.state import Shared
 
 if TYPE_CHECKING:
-    from app.cluster.replication_primary import Led
+    from app.cluster.replication.primary import Led
 
 # More: fewer walks over the remembered replies (0.1 s of processor time at 300,000), fewer views; but more to do again
 # when a link breaks, and more slots that change hands at one moment.

@@ -1,8 +1,8 @@
 """What the rest of the node reads on every request: for each slot, whether to serve, forward or wait."""
 
-from app.cluster.detector import Detector
 from app.cluster.events import LOCAL, UNKNOWN
-from app.cluster.state import NodeState
+from app.cluster.membership.detector import Detector
+from app.cluster.membership.state import NodeState
 from app.cluster.view import View
 from app.wire.protocol import SLOT_COUNT
 

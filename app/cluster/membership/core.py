@@ -10,10 +10,6 @@ reliably.
 import random
 from math import inf
 
-from app.cluster import timing
-from app.cluster.bootstrap import Bootstrap, outranks
-from app.cluster.coordinator import Coordinator
-from app.cluster.detector import Detector
 from app.cluster.events import (
     Datagram,
     Effect,
@@ -29,14 +25,18 @@ from app.cluster.events import (
     Status,
     ViewInstalled,
 )
-from app.cluster.heartbeat import Heartbeat
-from app.cluster.inbox import Handler, Inbox
-from app.cluster.leases import USABLE_S, Grantor, Lease
-from app.cluster.links import Links
-from app.cluster.routing import Routing
-from app.cluster.split import Split
-from app.cluster.state import ClusterConfig, NodeState
-from app.cluster.status import snapshot
+from app.cluster.membership import timing
+from app.cluster.membership.bootstrap import Bootstrap, outranks
+from app.cluster.membership.coordinator import Coordinator
+from app.cluster.membership.detector import Detector
+from app.cluster.membership.heartbeat import Heartbeat
+from app.cluster.membership.inbox import Handler, Inbox
+from app.cluster.membership.leases import USABLE_S, Grantor, Lease
+from app.cluster.membership.links import Links
+from app.cluster.membership.routing import Routing
+from app.cluster.membership.split import Split
+from app.cluster.membership.state import ClusterConfig, NodeState
+from app.cluster.membership.status import snapshot
 from app.cluster.view import BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
 

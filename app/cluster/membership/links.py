@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
-from app.cluster import timing
 from app.cluster.events import CloseLink, OpenLink
-from app.cluster.state import NodeState
+from app.cluster.membership import timing
+from app.cluster.membership.state import NodeState
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.cluster import replication_frames as frames
-from app.cluster.replication_frames import BadFrame
+from app.cluster.replication import frames
+from app.cluster.replication.frames import BadFrame
 from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES
 
 OP = frames.encode_op(frames.PUT_OP, 7, 0, b"m" * 16, b"key", 3, 9, b"blob")

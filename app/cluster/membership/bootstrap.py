@@ -16,9 +16,9 @@ server founds at once. Clusters that meet later: see `outranks`.
 from collections.abc import Collection
 from math import inf
 
-from app.cluster import timing
-from app.cluster.agreement import has_quorum
-from app.cluster.state import NodeState
+from app.cluster.membership import timing
+from app.cluster.membership.agreement import has_quorum
+from app.cluster.membership.state import NodeState
 from app.cluster.view import Member, View
 
 

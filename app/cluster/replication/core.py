@@ -20,11 +20,11 @@ copy on every write).
 from collections.abc import Iterable
 from typing import Any, Final
 
-from app.cluster import replication_frames as frames
 from app.cluster.events import LOCAL, UNKNOWN
-from app.cluster.replication_follower import Follower
-from app.cluster.replication_primary import ORIGINS_MAX, PENDING_MAX, PENDING_MAX_BYTES, Joint, Led, Primary
-from app.cluster.replication_state import CopyReplies, CopyStore, Output, Shared
+from app.cluster.replication import frames
+from app.cluster.replication.follower import Follower
+from app.cluster.replication.primary import ORIGINS_MAX, PENDING_MAX, PENDING_MAX_BYTES, Joint, Led, Primary
+from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR

@@ -126,12 +126,12 @@ def test_only_main_reaches_for_the_network_and_only_when_it_runs() -> None:
 def test_the_http_server_is_imported_only_when_it_is_wanted() -> None:
     """It takes 11 MiB; naming its types where only a type checker looks costs nothing."""
     for module, path in MODULES.items():
-        if within(module, ("app.net.http",)):
+        if within(module, ("app.http",)):
             continue
         source = path.read_text()
         guarded = source.partition("if TYPE_CHECKING:\n")[2].partition("\n\n")[0]
         for target, line, lazy in imports(source, module):
-            if within(target, ("app.net.http",)):
+            if within(target, ("app.http",)):
                 assert lazy or source.splitlines()[line - 1] in guarded, f"{module}:{line} imports {target}"
 
 

@@ -49,7 +49,7 @@ from app.storage.store import Store
 from app.wire.protocol import NO_SPC_ERR, SYS_OVERLOAD_ERR
 
 if TYPE_CHECKING:
-    from app.net.http.server import HttpServer
+    from app.http.server import HttpServer
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
 _UPKEEP_S: Final = 0.1
@@ -187,8 +187,8 @@ class Node:
 
     def _http_server(self) -> "HttpServer":
         """Raises UsageError when its port can't be bound. Imported only where it is wanted: it takes 11 MiB."""
-        from app.net.http.server import BACKLOG as HTTP_BACKLOG
-        from app.net.http.server import HttpServer
+        from app.http.server import BACKLOG as HTTP_BACKLOG
+        from app.http.server import HttpServer
 
         options = self.options
         assert options.http_port is not None

@@ -9,11 +9,11 @@ import gevent
 import pytest
 
 from app.config.options import UsageError
-from app.net.http import server as http_server
-from app.net.http.server import CONNECTIONS_MAX, HEAD_MAX_BYTES
+from app.http import server as http_server
+from app.http.server import CONNECTIONS_MAX, HEAD_MAX_BYTES
 from app.storage.store import slot_of
 from app.wire.protocol import PUT
-from tests.net.http.running import Answer, Running, everything, running
+from tests.http.running import Answer, Running, everything, running
 from tests.wire.datagrams import request
 
 

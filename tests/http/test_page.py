@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from app.net.http.page import Page
+from app.http.page import Page
 
 PAGE = Page()
 HTML = PAGE.html.decode()

@@ -30,7 +30,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from app.cluster.events import Status
-from app.net.http.status import ABSENT, copies_missing, not_ready_because
+from app.http.status import ABSENT, copies_missing, not_ready_because
 from app.observe.histogram import Histogram
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.net.http.metrics import LABELLED, PLAIN, SHOWN_OTHERWISE
+from app.http.metrics import LABELLED, PLAIN, SHOWN_OTHERWISE
 from app.wire.protocol import GET, IS_ALIVE, PUT
-from tests.net.http.running import MEMORY_BYTES, Running, running
+from tests.http.running import MEMORY_BYTES, Running, running
 from tests.wire.datagrams import request
 
 REPOSITORY = Path(__file__).parent.parent.parent.parent
@@ -99,7 +99,7 @@ def test_names_are_as_prometheus_wants_them(node: Running) -> None:
 
 def test_a_scrape_lets_the_loop_turn(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = []
-    monkeypatch.setattr("app.net.http.metrics.gevent.sleep", turns.append)
+    monkeypatch.setattr("app.http.metrics.gevent.sleep", turns.append)
     families = len(list(text_string_to_metric_families(node.ask("/metrics").body.decode())))
     assert turns.count(0) > families - 10  # the process's own come at once
 

@@ -19,10 +19,10 @@ from gevent import socket as gevent_socket
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
-from app.net.http.metrics import METRICS_TYPE, Exposition
-from app.net.http.page import Page
-from app.net.http.status import StatusReport, not_ready_because
-from app.net.http.watch import Watch
+from app.http.metrics import METRICS_TYPE, Exposition
+from app.http.page import Page
+from app.http.status import StatusReport, not_ready_because
+from app.http.watch import Watch
 from app.observe import logs
 
 if TYPE_CHECKING:

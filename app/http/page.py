@@ -1,4 +1,4 @@
-"""The status page: one document with its style and script inside, put together once from the files in page/.
+"""The status page: one document with its style and script inside, put together once from the files in static/.
 
 Nothing is fetched from elsewhere, and the content security policy lets nothing be: only this style and this script run
 (by their hashes), and only this server is asked. So an address that a stranger brought into the data cannot become
@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-_FILES: Final = Path(__file__).parent / "page"
+_FILES: Final = Path(__file__).parent / "static"
 
 
 class Page:

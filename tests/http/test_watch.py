@@ -6,14 +6,14 @@ import pytest
 
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
-from app.net.http import watch as watching
-from app.net.http.status import copies_missing
-from app.net.http.watch import ANSWER_STALE_S, CHANGES_MAX, SHOWN, Watch
+from app.http import watch as watching
+from app.http.status import copies_missing
+from app.http.watch import ANSWER_STALE_S, CHANGES_MAX, SHOWN, Watch
 from app.observe.counters import FORWARDED, LOCAL
 from app.wire.protocol import NO_ERR, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
-from tests.net.http.running import Running, running
+from tests.http.running import Running, running
 from tests.wire.datagrams import envelope
 
 

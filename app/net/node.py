@@ -24,14 +24,14 @@ from app.cluster.view import ADDRESS_MAX_BYTES
 from app.commands import Commands
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options, UsageError
-from app.net import access
+from app.front import access
+from app.front.front import EXIT_INVARIANT, Front
 from app.net.copies import Copies
 from app.net.forwarding import SWEEP_S, Forwarder
 from app.net.links import BACKLOG, Links
 from app.net.membership import Membership, fresh_incarnation
 from app.net.origin import PATIENCE_S
 from app.net.peers import Peers
-from app.net.server import EXIT_INVARIANT, Front
 from app.net.turn import Turn
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters

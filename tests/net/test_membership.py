@@ -35,7 +35,7 @@ from app.cluster.events import (
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import Member, View
 from app.config.servers import Server
-from app.net.batch import DatagramBatch
+from app.front.batch import DatagramBatch
 from app.net.links import Links
 from app.net.membership import Membership, fresh_incarnation, now
 from app.net.peers import Peers

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from app.config.servers import Server
-from app.net.batch import DatagramBatch
+from app.front.batch import DatagramBatch
 from app.net.peers import Peers
 
 ME = Server("127.0.0.1", 3331, "127.0.0.1")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.config.allowlist import host_of
-from app.net.batch import DatagramBatch
+from app.front.batch import DatagramBatch
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 SIZE = 8

@@ -31,7 +31,7 @@ from gevent.server import DatagramServer
 from greenlet import getcurrent, greenlet
 
 from app.commands import Commands, Shutdown
-from app.net.batch import DatagramBatch
+from app.front.batch import DatagramBatch
 from app.net.origin import Origin
 from app.observe import logs
 from app.observe.counters import LOCAL, WAITED, Counters

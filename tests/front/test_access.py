@@ -6,7 +6,7 @@ import pytest
 
 from app.config.allowlist import host_of, parse_networks
 from app.config.servers import Server
-from app.net import access
+from app.front import access
 from app.net.origin import Origin
 from app.wire.protocol import SHUTDOWN, WIPEOUT
 

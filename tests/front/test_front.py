@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from app.commands import Shutdown
 from app.config.allowlist import Verdicts, host_of, parse_networks
-from app.net.server import BATCH_SIZE, IN_FLIGHT_WAIT_MS, Front
+from app.front.front import BATCH_SIZE, IN_FLIGHT_WAIT_MS, Front
 from app.observe.counters import LOCAL, WAITED, Counters
 from app.observe.slowlog import SlowLog
 from app.wire.protocol import (
@@ -32,7 +32,7 @@ from app.wire.protocol import (
 )
 from proto_gen.key_value_pb2 import KVRequest
 from proto_gen.message_pb2 import Msg
-from tests.net.test_batch import has_ipv6
+from tests.front.test_batch import has_ipv6
 from tests.parts import Parts, make_parts
 from tests.wire.datagrams import ack, envelope, request, response
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.cluster.events import Status
 from app.cluster.view import View
 from app.http.watch import SAMPLE_S, Answer, Watch
-from app.net.membership import now
+from app.peers.membership import now
 from app.storage.governor import peak_resident_bytes
 from app.wire.protocol import SLOT_COUNT
 

@@ -16,13 +16,13 @@ from app.cluster.replication.frames import KINDS, BadFrame
 from app.cluster.view import View
 from app.commands import ROOM_WAIT_MS, Commands
 from app.net.forwarding import Forwarder
-from app.net.frames import PAIR
-from app.net.links import Links
-from app.net.membership import Membership
 from app.net.origin import Origin
-from app.net.pairs import Pairs
 from app.net.turn import Turn
 from app.observe.counters import REPLICATED, WAITED, Counters
+from app.peers.frames import PAIR
+from app.peers.links import Links
+from app.peers.membership import Membership
+from app.peers.pairs import Pairs
 from app.storage.replies import ReplyMemory
 from app.wire.codec import encode_error
 from app.wire.protocol import PUT, SYS_OVERLOAD_ERR, WIPEOUT

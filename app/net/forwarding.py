@@ -26,12 +26,12 @@ from typing import Final
 
 from app.cluster.events import LOCAL, UNKNOWN
 from app.commands import Commands, Shutdown
-from app.net.frames import ANSWER, FORWARD, Frame
 from app.net.origin import PATIENCE_S, Origin
 from app.net.turn import Turn
 from app.observe import logs
 from app.observe.counters import FORWARDED, WAITED, Counters
 from app.observe.slowlog import SlowLog
+from app.peers.frames import ANSWER, FORWARD, Frame
 from app.wire.codec import DecodeError, is_read, is_refusal, parse_msg
 
 HOPS_MAX: Final = 3

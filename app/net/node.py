@@ -28,14 +28,14 @@ from app.front import access
 from app.front.front import EXIT_INVARIANT, Front
 from app.net.copies import Copies
 from app.net.forwarding import SWEEP_S, Forwarder
-from app.net.links import BACKLOG, Links
-from app.net.membership import Membership, fresh_incarnation
 from app.net.origin import PATIENCE_S
-from app.net.peers import Peers
 from app.net.turn import Turn
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
+from app.peers.addresses import Peers
+from app.peers.links import BACKLOG, Links
+from app.peers.membership import Membership, fresh_incarnation
 from app.storage.arena import Arena
 from app.storage.governor import (
     MemoryGovernor,

@@ -16,7 +16,7 @@ from zlib import crc32
 import pytest
 
 from app.client import Client
-from app.net.seals import Seals
+from app.peers.datagram_auth import Seals
 from app.wire.protocol import TYPE_CLUSTER
 from proto_gen import cluster_pb2 as pb
 from proto_gen.message_pb2 import Msg

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.net.seals import OVERHEAD_BYTES, BadSeal, Seals
+from app.peers.datagram_auth import OVERHEAD_BYTES, BadSeal, Seals
 
 SECRET = b"a secret"
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.net.frames import PAIR, BadFrame
-from app.net.pairs import Pairs
+from app.peers.frames import PAIR, BadFrame
+from app.peers.pairs import Pairs
 from tests.parts import examples
 
 DATA = 99

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from app.net.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, HEADER_BYTES, BadFrame, Frame, FrameReader, pack_header
+from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, HEADER_BYTES, BadFrame, Frame, FrameReader, pack_header
 
 
 def packed(*frames: Frame) -> bytes:

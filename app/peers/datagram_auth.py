@@ -24,7 +24,7 @@ from math import inf
 from struct import Struct
 from typing import Final
 
-from app.net.mac import Mac
+from app.peers.mac import Mac
 
 _VERSION: Final = 1  # in the place of a protobuf tag that can't occur: tells sealed from plain
 _HEAD: Final = Struct("<BBQQQ")

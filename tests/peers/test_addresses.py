@@ -6,7 +6,7 @@ import pytest
 
 from app.config.servers import Server
 from app.front.batch import DatagramBatch
-from app.net.peers import Peers
+from app.peers.addresses import Peers
 
 ME = Server("127.0.0.1", 3331, "127.0.0.1")
 OTHER = Server("kv2.example", 3332, "127.0.0.1")

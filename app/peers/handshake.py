@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from app.net.mac import MAC_BYTES, Mac
+from app.peers.mac import MAC_BYTES, Mac
 
 _MAGIC: Final = b"KVLK"
 _VERSION: Final = 1

@@ -44,10 +44,10 @@ from app.cluster.events import (
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import ADDRESS_MAX_BYTES, MEMBERS_MAX, View
-from app.net.links import Links
-from app.net.peers import Peers
-from app.net.seals import BadSeal, Seals
 from app.observe import logs
+from app.peers.addresses import Peers
+from app.peers.datagram_auth import BadSeal, Seals
+from app.peers.links import Links
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
     PLACE_DIGITS,

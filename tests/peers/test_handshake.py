@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.net.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake, Refused
+from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake, Refused
 
 NONCE = b"n" * NONCE_BYTES
 OTHER_NONCE = b"m" * NONCE_BYTES

@@ -36,10 +36,10 @@ from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import Member, View
 from app.config.servers import Server
 from app.front.batch import DatagramBatch
-from app.net.links import Links
-from app.net.membership import Membership, fresh_incarnation, now
-from app.net.peers import Peers
-from app.net.seals import Seals
+from app.peers.addresses import Peers
+from app.peers.datagram_auth import Seals
+from app.peers.links import Links
+from app.peers.membership import Membership, fresh_incarnation, now
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, TYPE_CLUSTER, VALUE_MAX_BYTES
 from proto_gen.message_pb2 import Msg
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from app.net.frames import PAIR, BadFrame
+from app.peers.frames import PAIR, BadFrame
 
 _PAIR: Final = Struct("<QQ")  # the number of the sender's connection; of the receiver's, as the sender knows it
 

@@ -11,11 +11,11 @@ import pytest
 
 from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
 from app.config.servers import Server
-from app.net import links as links_module
-from app.net.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, Frame, pack_header
-from app.net.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
-from app.net.links import PENDING_MAX, Links
-from app.net.peers import Peers
+from app.peers import links as links_module
+from app.peers.addresses import Peers
+from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, Frame, pack_header
+from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
+from app.peers.links import PENDING_MAX, Links
 
 DEADLINE_S = 20.0
 

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         given = options.parse(arguments, os.environ)
         _use_system_allocator()
         logs.configure(given.log_level, given.log_format)
-        from app.net import node
+        from app import node
 
         return node.run(given)
     except options.UsageError as error:

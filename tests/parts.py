@@ -4,8 +4,8 @@ from typing import Final, NamedTuple
 
 from hypothesis import settings
 
-from app.commands import Commands
 from app.observe.counters import Counters
+from app.requests.commands import Commands
 from app.storage.arena import Arena
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store

@@ -14,8 +14,8 @@ import time
 import zlib
 from collections.abc import Callable
 
-from app.commands import Commands
 from app.observe.counters import Counters
+from app.requests.commands import Commands
 from app.storage.arena import Arena
 from app.storage.governor import MIB, replies_max_bytes
 from app.storage.replies import ReplyMemory

@@ -19,7 +19,7 @@ if os.environ.get("PYTHONMALLOC") != "malloc":  # as app/main.py does
     os.environ["PYTHONMALLOC"] = "malloc"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
-import app.net.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
+import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
 from app.storage.arena import Arena
 from app.storage.governor import (
     MIB,

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 
 from app.config.allowlist import Network, Verdicts, host_of, network_of
 from app.config.servers import Server
-from app.net.origin import Origin
 from app.observe import logs
 from app.observe.slowlog import show_address
+from app.requests.request import Origin
 from app.wire.protocol import COMMAND_NAMES
 
 _faults = logs.limited_logger("access")

@@ -30,12 +30,12 @@ from gevent.hub import get_hub
 from gevent.server import DatagramServer
 from greenlet import getcurrent, greenlet
 
-from app.commands import Commands, Shutdown
 from app.front.batch import DatagramBatch
-from app.net.origin import Origin
 from app.observe import logs
 from app.observe.counters import LOCAL, WAITED, Counters
 from app.observe.slowlog import SlowLog
+from app.requests.commands import Commands, Shutdown
+from app.requests.request import Origin
 
 # Datagrams per loop turn: 64 small requests are about 1 ms. More make no measurable difference to the rate and let
 # other greenlets wait longer; 1 costs a quarter of it.

@@ -35,7 +35,7 @@ from app.observe.histogram import Histogram
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 
 if TYPE_CHECKING:
-    from app.net.node import Node
+    from app.node import Node
 
 METRICS_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 

@@ -26,7 +26,7 @@ from app.http.watch import Watch
 from app.observe import logs
 
 if TYPE_CHECKING:
-    from app.net.node import Node
+    from app.node import Node
 
 # Connections at once; the next ones wait in the system's queue. Each holds at most HEAD_MAX_BYTES and its answer
 # (about 60 KB), so all of them 2 MB.

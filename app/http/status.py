@@ -17,7 +17,7 @@ from app.storage.governor import peak_resident_bytes
 from app.wire.protocol import SLOT_COUNT
 
 if TYPE_CHECKING:
-    from app.net.node import Node
+    from app.node import Node
 
 ABSENT: Final = "absent"  # a server of the file that is in no view
 

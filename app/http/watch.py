@@ -22,7 +22,7 @@ from app.wire.codec import DecodeError, KVRequest, KVResponse, Msg, parse_msg
 from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_RESPONSE, VITALS
 
 if TYPE_CHECKING:
-    from app.net.node import Node
+    from app.node import Node
 
 SAMPLE_S: Final = 1.0
 SAMPLES_MAX: Final = 180  # three minutes

@@ -54,7 +54,7 @@ assert _ACCEPT_STEP < PENDING_MAX, "whoever gives way must have begun, or it wou
 # What one wake-up reads: about 120 forwarded requests of 64 bytes each, 1.5 ms to execute them.
 READ_BYTES: Final = 16 * 1024
 # What all peers together may leave unread, shared evenly, and what each may in any case: the longest frame, and what
-# replication has in flight to one peer (app/net/copies.py). With 64 servers, all of them stuck: 32 MiB.
+# replication has in flight to one peer (app/requests/replicator.py). With 64 servers, all of them stuck: 32 MiB.
 _QUEUES_MAX_BYTES: Final = 8 << 20
 _QUEUE_MIN_BYTES: Final = 512 << 10
 assert _QUEUE_MIN_BYTES > FRAME_MAX_BYTES + HEADER_BYTES

@@ -7,7 +7,7 @@ import pytest
 from app.config.allowlist import host_of, parse_networks
 from app.config.servers import Server
 from app.front import access
-from app.net.origin import Origin
+from app.requests.request import Origin
 from app.wire.protocol import SHUTDOWN, WIPEOUT
 
 HOST = bytes((192, 0, 2, 7))

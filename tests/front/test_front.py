@@ -14,11 +14,11 @@ from gevent.event import Event
 from gevent.hub import get_hub
 from google.protobuf.message import DecodeError
 
-from app.commands import Shutdown
 from app.config.allowlist import Verdicts, host_of, parse_networks
 from app.front.front import BATCH_SIZE, IN_FLIGHT_WAIT_MS, Front
 from app.observe.counters import LOCAL, WAITED, Counters
 from app.observe.slowlog import SlowLog
+from app.requests.commands import Shutdown
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
     GET,

@@ -12,7 +12,7 @@ from gevent import socket as gevent_socket
 from app.cluster.events import LOCAL
 from app.config.options import Options
 from app.config.servers import Server
-from app.net.node import Node
+from app.node import Node
 from tests.integration.nodes import free_port
 
 DEADLINE_S = 20.0

@@ -238,7 +238,8 @@ def test_an_impossible_memory_size(servers: Path, size: str) -> None:
 BROKEN = """
 import sys
 from app.config import options
-from app.net import copies, node
+from app.requests import replicator as copies
+from app import node
 
 def tick(self):
     raise AssertionError("seven is not eight")

@@ -274,6 +274,6 @@ def test_tuning_the_allocators_takes_effect_and_can_be_repeated() -> None:
 
 def test_no_large_library_comes_along_with_the_sizer() -> None:
     """Where NumPy is installed, as the tools' plots need it, pympler would load it into every node."""
-    code = "import sys; import app.net.node; print('numpy' in sys.modules); import numpy"
+    code = "import sys; import app.node; print('numpy' in sys.modules); import numpy"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.commands import Commands, Shutdown
 from app.observe.counters import Counters
+from app.requests.commands import Commands, Shutdown
 from app.wire.codec import match_ordinary
 from app.wire.protocol import GET, PUT
 from proto_gen.key_value_pb2 import KVRequest

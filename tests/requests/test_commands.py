@@ -5,8 +5,8 @@ from zlib import crc32
 
 import pytest
 
-from app.commands import Shutdown
 from app.observe.counters import DROP_REASONS
+from app.requests.commands import Shutdown
 from app.storage.store import slot_of
 from app.wire.protocol import (
     COMMAND_NAMES,

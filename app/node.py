@@ -21,21 +21,21 @@ from gevent.hub import get_hub
 from app.cluster.membership.state import SERVERS_MAX, ClusterConfig
 from app.cluster.replication.core import TICK_S, Replication
 from app.cluster.view import ADDRESS_MAX_BYTES
-from app.commands import Commands
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options, UsageError
 from app.front import access
 from app.front.front import EXIT_INVARIANT, Front
-from app.net.copies import Copies
-from app.net.forwarding import SWEEP_S, Forwarder
-from app.net.origin import PATIENCE_S
-from app.net.turn import Turn
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
 from app.peers.links import BACKLOG, Links
 from app.peers.membership import Membership, fresh_incarnation
+from app.requests.commands import Commands
+from app.requests.forwarding import SWEEP_S, Forwarder
+from app.requests.replicator import Copies
+from app.requests.request import PATIENCE_S
+from app.requests.turn import Turn
 from app.storage.arena import Arena
 from app.storage.governor import (
     MemoryGovernor,

@@ -14,15 +14,15 @@ from app.cluster.events import LOCAL
 from app.cluster.replication.core import PARKED, Replication
 from app.cluster.replication.frames import KINDS, BadFrame
 from app.cluster.view import View
-from app.commands import ROOM_WAIT_MS, Commands
-from app.net.forwarding import Forwarder
-from app.net.origin import Origin
-from app.net.turn import Turn
 from app.observe.counters import REPLICATED, WAITED, Counters
 from app.peers.frames import PAIR
 from app.peers.links import Links
 from app.peers.membership import Membership
 from app.peers.pairs import Pairs
+from app.requests.commands import ROOM_WAIT_MS, Commands
+from app.requests.forwarding import Forwarder
+from app.requests.request import Origin
+from app.requests.turn import Turn
 from app.storage.replies import ReplyMemory
 from app.wire.codec import encode_error
 from app.wire.protocol import PUT, SYS_OVERLOAD_ERR, WIPEOUT

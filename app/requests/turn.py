@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from app.cluster.events import UNKNOWN, Membership
-from app.commands import Commands
-from app.net.origin import STALL_S
+from app.requests.commands import Commands
+from app.requests.request import STALL_S
 from app.wire.protocol import SLOT_COUNT
 
 _NOBODY: Final = [UNKNOWN] * SLOT_COUNT

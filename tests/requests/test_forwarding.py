@@ -5,12 +5,12 @@ import json
 import pytest
 
 from app.cluster.events import LOCAL, UNKNOWN
-from app.net.forwarding import HEADER_BYTES, HOPS_MAX, RESEND_S, Forwarder
-from app.net.origin import PATIENCE_S, STALL_S, Origin
-from app.net.turn import Turn
 from app.observe.counters import FORWARDED, WAITED
 from app.observe.slowlog import SlowLog
 from app.peers.frames import ANSWER, FORWARD
+from app.requests.forwarding import HEADER_BYTES, HOPS_MAX, RESEND_S, Forwarder
+from app.requests.request import PATIENCE_S, STALL_S, Origin
+from app.requests.turn import Turn
 from app.wire.protocol import (
     GET,
     INTERNAL_ERR,

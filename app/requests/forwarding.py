@@ -25,13 +25,13 @@ from struct import Struct
 from typing import Final
 
 from app.cluster.events import LOCAL, UNKNOWN
-from app.commands import Commands, Shutdown
-from app.net.origin import PATIENCE_S, Origin
-from app.net.turn import Turn
 from app.observe import logs
 from app.observe.counters import FORWARDED, WAITED, Counters
 from app.observe.slowlog import SlowLog
 from app.peers.frames import ANSWER, FORWARD, Frame
+from app.requests.commands import Commands, Shutdown
+from app.requests.request import PATIENCE_S, Origin
+from app.requests.turn import Turn
 from app.wire.codec import DecodeError, is_read, is_refusal, parse_msg
 
 HOPS_MAX: Final = 3

@@ -8,10 +8,10 @@ from app.cluster.events import LOCAL
 from app.cluster.membership.planner import first_view
 from app.cluster.replication.core import Replication
 from app.cluster.view import Member
-from app.net.copies import Copies
-from app.net.forwarding import Forwarder
-from app.net.origin import PATIENCE_S, Origin
-from app.net.turn import Turn
+from app.requests.forwarding import Forwarder
+from app.requests.replicator import Copies
+from app.requests.request import PATIENCE_S, Origin
+from app.requests.turn import Turn
 from app.storage.store import slot_of
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR, WIPEOUT
 from tests.parts import make_parts

@@ -8,9 +8,9 @@ import types
 from collections.abc import Sequence
 from pathlib import Path
 
-import app.net
 import pytest
 
+import app
 from app.config import options
 from app.config.options import Options, UsageError
 from app.main import main
@@ -38,7 +38,7 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
     node = types.ModuleType("app.node")
     node.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "app.node", node)
-    monkeypatch.setattr(app.net, "node", node, raising=False)
+    monkeypatch.setattr(app, "node", node, raising=False)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     monkeypatch.setenv("PYTHONMALLOC", "malloc")  # or main would replace this process, pytest, by a new one
 

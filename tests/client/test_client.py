@@ -389,5 +389,5 @@ def test_importing_the_client_brings_neither_gevent_nor_the_server() -> None:
     script = "import sys, app.client; print(*sys.modules)"
     loaded = run_python(script).split()
     assert "app.client.client" in loaded
-    for name in ("gevent", "app.storage", "app.net", "app.cluster", "app.wire.codec"):
+    for name in ("gevent", "app.storage", "app.peers", "app.cluster", "app.wire.codec"):
         assert name not in loaded

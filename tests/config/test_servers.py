@@ -327,6 +327,6 @@ def test_an_endless_file_is_refused() -> None:
 
 
 def test_the_repositorys_own_file_names_one_node_of_this_machine() -> None:
-    path = Path(__file__).parent.parent / "servers.txt"
+    path = Path(__file__).parents[2] / "servers.txt"
     loaded = servers.load(str(path))
     assert find_me(loaded, 3331, name="servers.txt") == Server("127.0.0.1", 3331, "127.0.0.1")

@@ -13,7 +13,7 @@ from app.wire.protocol import GET, IS_ALIVE, PUT
 from tests.http.running import MEMORY_BYTES, Running, running
 from tests.wire.datagrams import request
 
-REPOSITORY = Path(__file__).parent.parent.parent.parent
+REPOSITORY = Path(__file__).parents[2]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 

@@ -360,7 +360,7 @@ def test_closed_standard_descriptors_are_held() -> None:
         "logs.logger('node').info('unseen')\n"
         "os.write(1, f'{fd}'.encode())\n"
     )
-    repository = Path(__file__).parent.parent
+    repository = Path(__file__).parents[2]
     done = subprocess.run(
         ["sh", "-c", 'exec "$0" -c "$1" 0<&- 2>&-', sys.executable, program],
         cwd=repository,

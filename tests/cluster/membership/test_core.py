@@ -15,7 +15,7 @@ from proto_gen import cluster_pb2 as pb
 
 SERVERS = ("a:1", "b:1", "c:1")
 FORBIDDEN = {"gevent", "socket", "time", "os", "asyncio", "threading"}
-APP = Path(__file__).parents[2] / "app"
+APP = Path(__file__).parents[3] / "app"
 
 
 def a_core(*servers: str, address: str = "a:1") -> ClusterCore:

@@ -159,7 +159,7 @@ def test_what_runs_without_a_node_needs_no_gevent(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("app.wire.codec", "from app import commands"),
+        ("app.wire.codec", "from app.requests import commands"),
         ("app.wire.codec", "def f():\n    import app.storage.store"),
         ("app.wire.protocol", "from app.wire.codec import parse_msg"),
         ("app.storage.store", "from app.wire.codec import parse_msg"),

@@ -353,7 +353,7 @@ def test_closed_standard_descriptors_are_held() -> None:
     """Started without standard error, a process's next descriptor must not become number 2."""
     program = (
         "import os, sys\n"
-        "from app import logs\n"
+        "from app.observe import logs\n"
         "logs.hold_standard_descriptors()\n"
         "fd = os.open('/dev/null', os.O_RDONLY)\n"
         "logs.configure('info', 'text')\n"

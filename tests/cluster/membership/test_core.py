@@ -23,7 +23,7 @@ def a_core(*servers: str, address: str = "a:1") -> ClusterCore:
 
 
 def test_it_imports_nothing_that_does_io_or_tells_time() -> None:
-    for path in (APP / "cluster").glob("*.py"):
+    for path in (APP / "cluster").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):

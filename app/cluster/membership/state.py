@@ -15,11 +15,10 @@ from typing import Any, Final
 from app.cluster.events import Effect, Log, Send
 from app.cluster.membership import timing
 from app.cluster.view import View
-from app.wire.protocol import SLOT_COUNT
+from app.wire.protocol import SERVERS_MAX, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 
 SLOTS_BYTES: Final = SLOT_COUNT // 8
-SERVERS_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,10 @@ NOWHERE: Final = (0xFFFFFFFF, 0xFFFFFFFF)  # in place of a position: the copy is
 
 
 class BadFrame(ValueError):
-    """A peer sent what no sound node sends."""
+    """A peer sent what no sound node sends: a frame of any kind whose length or content breaks a rule.
+
+    The link it came over can't be trusted any further: whoever reads it catches this, and ends it.
+    """
 
 
 @dataclass(slots=True)

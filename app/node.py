@@ -19,7 +19,7 @@ from gevent.event import Event
 from gevent.hub import get_hub
 
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.replication.core import TICK_S, Replication
+from app.cluster.replication.core import REPLICATION_TICK_S, Replication
 from app.cluster.view import ADDRESS_MAX_BYTES
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options, UsageError
@@ -295,7 +295,7 @@ class Node:
 
     def _tick_copies(self) -> None:
         while not self.stopped.is_set():
-            gevent.sleep(TICK_S)
+            gevent.sleep(REPLICATION_TICK_S)
             self.copies.tick()
 
     def _note_pressure(self) -> None:

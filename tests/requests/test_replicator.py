@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.cluster.events import LOCAL
+from app.cluster.events import SELF
 from app.cluster.membership.planner import first_view
 from app.cluster.replication.core import Replication
 from app.cluster.view import Member
@@ -57,7 +57,7 @@ class FakeLinks:
 
 class FakeCore:
     def __init__(self, name: str) -> None:
-        self.routes = [LOCAL if primary == name else primary for primary in VIEW.primaries]
+        self.routes = [SELF if primary == name else primary for primary in VIEW.primaries]
         self.lease_until = 1e9
         self.is_member = True
 

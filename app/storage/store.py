@@ -1,10 +1,10 @@
 """The bounded store: 256 slots of least-recently-used entries over one arena.
 
-A key's slot is crc32(key) & 0xFF (`slot_of`; callers need it too, and pass it in). Each slot is a cachetools LRUCache
-from key to arena handle, and the blobs (opaque here: what the wire layer made of value and version) lie in the arena.
-One small LRU a slot instead of one large one, because a hash table of half a million entries stalls its caller for 90
-to 480 ms when it grows and 256 small ones grow unnoticed (under 1 ms), and because wiping or handing over a slot is a
-walk over one small cache.
+A key's slot is `slot_of(key)` (app/wire/protocol.py); callers know it already and pass it in. Each slot is a cachetools
+LRUCache from key to arena handle, and the blobs (opaque here: what the wire layer made of value and version) lie in the
+arena. One small LRU a slot instead of one large one, because a hash table of half a million entries stalls its caller
+for 90 to 480 ms when it grows and 256 small ones grow unnoticed (under 1 ms), and because wiping or handing over a slot
+is a walk over one small cache.
 
 Room is made in this order: what a wipe left behind; then, when free chunks add up to enough, moving the
 records of the sparsest page together so that the page can change its size class; then evicting the least
@@ -22,12 +22,11 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from sys import maxsize
 from typing import Final
-from zlib import crc32
 
 from cachetools import Cache, LRUCache
 
 from app.storage.arena import PAGE_BYTES, Arena
-from app.wire.protocol import SLOT_COUNT
+from app.wire.protocol import SLOT_COUNT, slot_of
 
 
 class Slot(LRUCache[bytes, int]):
@@ -76,8 +75,6 @@ class Slot(LRUCache[bytes, int]):
 _peek: Final = Cache.__getitem__
 _poke: Final = Cache.__setitem__
 
-_SLOT_MASK: Final = SLOT_COUNT - 1
-
 # Free chunks must add up to this much at least before records are moved together.
 COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
 
@@ -87,11 +84,6 @@ _ROOM_WORK: Final = 5000
 
 # When the oldest entry's chunk is this many times smaller than the value that needs room, its whole page goes.
 _MUCH_SMALLER: Final = 4
-
-
-def slot_of(key: bytes) -> int:
-    """The slot of a key: the low eight bits of its CRC-32."""
-    return crc32(key) & _SLOT_MASK
 
 
 class Store:
@@ -320,7 +312,7 @@ class Store:
         hand = self._hand
         while True:
             slot = slots[hand]
-            hand = (hand + 1) & _SLOT_MASK
+            hand = (hand + 1) % SLOT_COUNT
             if len(slots[hand]) > len(slot):
                 slot = slots[hand]
             if slot:

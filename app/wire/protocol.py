@@ -5,6 +5,7 @@ that of an int. Names for people (logs, counters, tools) come from the two table
 """
 
 from typing import Final
+from zlib import crc32
 
 # Msg.type. A missing type is 0. 16 and above are the nodes' own.
 TYPE_REQUEST: Final = 0
@@ -45,7 +46,17 @@ VALUE_MAX_BYTES: Final = 10_000
 # 64 (messageID) + 9 (checkSum) + 11 (type) + 40 (payload framing, errCode, version) bytes besides the value.
 assert VALUE_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 60 <= DATAGRAM_MAX_BYTES
 
-SLOT_COUNT: Final = 256  # slot of a key = crc32(key) & 0xFF
+# The slots that the keyspace is divided into. A client that sends requests straight to a slot's primary computes them
+# as well (`slot_of`), so their number is part of the protocol.
+SLOT_COUNT: Final = 256
+_SLOT_MASK: Final = SLOT_COUNT - 1
+assert SLOT_COUNT & _SLOT_MASK == 0, "a power of two: a slot is some of the bits of a checksum"
+
+
+def slot_of(key: bytes) -> int:
+    """The slot of a key: the low eight bits of its CRC-32."""
+    return crc32(key) & _SLOT_MASK
+
 
 # How STATUS names a member in one character: by its place in the list, with URL-safe base64's digits.
 PLACE_DIGITS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

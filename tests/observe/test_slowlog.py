@@ -9,8 +9,7 @@ import pytest
 
 from app.observe.counters import FORWARDED, LOCAL
 from app.observe.slowlog import BATCH_MAX, COLUMNS, ENTRIES_MAX, SlowLog, show_address
-from app.storage.store import slot_of
-from app.wire.protocol import GET, IS_ALIVE, PUT, VALUE_MAX_BYTES
+from app.wire.protocol import GET, IS_ALIVE, PUT, VALUE_MAX_BYTES, slot_of
 from tests.wire.datagrams import ack, envelope, request
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
-from app.storage.store import Slot, Store, slot_of
-from app.wire.protocol import SLOT_COUNT
+from app.storage.store import Slot, Store
+from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.parts import MIB, examples, make_store
 from tests.storage.test_arena import check_books
 

@@ -16,7 +16,7 @@ from math import inf
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from app.observe.counters import LOCAL
+from app.observe.counters import IN_TURN
 from app.wire.codec import DecodeError, parse_msg, parse_request
 from app.wire.protocol import COMMAND_NAMES, TYPE_REQUEST, VALUE_MAX_BYTES, slot_of
 
@@ -80,7 +80,7 @@ class SlowLog:
 
         `is_local(slot, command)`: whether such a request was; others have not been answered yet.
         """
-        found = [_entry(data, client, duration_s, LOCAL, unix_s, 0) for data, client in requests]
+        found = [_entry(data, client, duration_s, IN_TURN, unix_s, 0) for data, client in requests]
         local = [
             entry
             for entry in found

@@ -97,7 +97,6 @@ class Client:
         self.servers: tuple[Server, ...] = tuple(resolve(text) for text in servers)
         self.stats = Stats()
         self._ack = ack
-        self._window = window
         self._router = Router(self.servers, slot_aware=slot_aware, current=rng.randrange(len(self.servers)))
         self._engine = Engine(
             self._router,

@@ -98,8 +98,10 @@ class Store:
         self._evict = evict
         self._on_allowance_used = on_allowance_used
         self._slots: list[Slot] = [Slot() for _ in range(SLOT_COUNT)]
-        self._doomed: list[Slot] = []  # wiped, records not freed yet
-        self._hollow: list[Slot] = []  # wiped, records freed, hash tables and keys not yet
+        # Wiped slots whose memory is not all back yet: those whose records are still in the arena, and those of which
+        # only the hash tables with their keys are left. None of them is empty.
+        self._wiped_records: list[Slot] = []
+        self._wiped_tables: list[Slot] = []
         self._hand = 0
         self.entries = 0
         self.evictions = 0
@@ -197,17 +199,17 @@ class Store:
             slot = self._slots[number]
             if slot:
                 self.entries -= len(slot)
-                self._doomed.append(slot)
+                self._wiped_records.append(slot)
                 self._slots[number] = Slot()
-        if self._doomed and not self.entries:
+        if self._wiped_records and not self.entries:
             self._arena.clear()
-            self._hollow += self._doomed
-            self._doomed.clear()
+            self._wiped_tables += self._wiped_records
+            self._wiped_records.clear()
 
     @property
     def wiping(self) -> bool:
         """Whether records of wiped slots still take room, which comes with time."""
-        return bool(self._doomed)
+        return bool(self._wiped_records)
 
     def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
         """Key and blob of each entry of a slot, in no order; the slot must not change meanwhile."""
@@ -237,7 +239,7 @@ class Store:
     def _store_evicting(self, key: bytes, blob: bytes) -> int:
         """Store a record after making room for it; -1 when no room can be made."""
         arena = self._arena
-        if self._evict and self.entries and not self._doomed and arena.free_chunk_bytes <= self.compact_bytes:
+        if self._evict and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
             # As a rule the entry to go has a chunk of the right size.
             oldest = self._pop_oldest()
             taken = arena.take_over(oldest, key, blob)
@@ -259,11 +261,11 @@ class Store:
 
     def _make_some_room(self, *, want_page: bool = False) -> int:
         """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
-        if not self._doomed and self._arena.free_chunk_bytes > self.compact_bytes:
+        if not self._wiped_records and self._arena.free_chunk_bytes > self.compact_bytes:
             moved = self.compact()
             if moved:
                 return moved
-        if self._doomed:
+        if self._wiped_records:
             return int(self.reclaim_one())
         if not self._evict:
             return self.compact()
@@ -293,12 +295,12 @@ class Store:
 
     def reclaim_one(self) -> bool:
         """Free one wiped entry, or else evict one; False when the store is empty."""
-        doomed = self._doomed
-        if doomed:
-            slot = doomed[-1]
+        wiped = self._wiped_records
+        if wiped:
+            slot = wiped[-1]
             _, handle = slot.popitem()
             if not slot:
-                doomed.pop()
+                wiped.pop()
         elif self.entries:
             handle = self._pop_oldest()
         else:
@@ -328,7 +330,7 @@ class Store:
         0 when there is no such page.
         """
         arena = self._arena
-        if self._doomed:  # their records can't be found by key
+        if self._wiped_records:  # their records can't be found by key
             return 0
         number = arena.relocatable_page()
         if number is None:
@@ -358,14 +360,14 @@ class Store:
 
     def drain_wiped(self) -> bool:
         """Free one entry that a wipe left behind; False when none is left."""
-        hollow = self._hollow
-        if hollow:
-            slot = hollow[-1]
+        tables = self._wiped_tables
+        if tables:
+            slot = tables[-1]
             slot.popitem()
             if not slot:
-                hollow.pop()
+                tables.pop()
             return True
-        return bool(self._doomed) and self.reclaim_one()
+        return bool(self._wiped_records) and self.reclaim_one()
 
     # --- upkeep ----------------------------------------------------------------------------------------------
 

@@ -30,8 +30,9 @@ from app.storage.governor import (
     tune_allocators,
 )
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
+from app.storage.store import Store
 from app.wire.codec import encode_value
+from app.wire.protocol import slot_of
 
 _MAX_BYTES = 128 * MIB
 _UPKEEP_S = 0.1

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.storage.store import slot_of
-from app.wire.protocol import NO_ERR, PUT
+from app.wire.protocol import NO_ERR, PUT, slot_of
 from proto_gen.key_value_pb2 import KVRequest
 from tests.integration.cluster_nodes import REPOSITORY, Node, poll
 from tests.integration.http_nodes import fetch, status, watched_cluster

@@ -16,8 +16,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from app.storage.store import slot_of
-from app.wire.protocol import PUT
+from app.wire.protocol import PUT, slot_of
 from proto_gen.key_value_pb2 import KVRequest
 from tests.integration.cluster_nodes import Node, poll
 from tests.integration.http_nodes import is_settled, status, url, watched_cluster

@@ -14,8 +14,8 @@ from app.storage.governor import (
     replies_max_bytes,
 )
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
-from app.wire.protocol import SLOT_COUNT
+from app.storage.store import Store
+from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.parts import MIB
 from tests.storage.test_arena import check_books
 from tests.storage.test_store import content, handles

@@ -1,6 +1,6 @@
 """What the client's ways of asking cost, against a real cluster: python tools/bench_client.py [--nodes N] [--port PORT]
 
-Starts nodes of its own and runs the same load (kv_bench: puts, then gets, 64 bytes, one client) in turn:
+Starts nodes of its own and runs the same load (kv.py bench: puts, then gets, 64 bytes, one client) in turn:
 through any node or straight to the primaries, one request at a time or 100 keys a call. Prints medians of the rounds:
 the rate, the p50 of a call, and for each operation the requests that nodes forwarded to each other, and the nodes'
 processor time.
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from app.client import Client
-from tools import kv, kv_bench
 from tools.bench_node import _processor_s
+from tools.kv import __main__ as kv
+from tools.kv import bench
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,11 +61,11 @@ class Node:
 
 def _measure(nodes: list[Node], slot_aware: bool, batch: int, seconds: float) -> dict[str, float]:
     with Client([nodes[0].name], slot_aware=slot_aware) as client:
-        kv_bench.measure(client, 0.3, 1000, 64, batch)  # it learns, and everything is warm
+        bench.measure(client, 0.3, 1000, 64, batch)  # it learns, and everything is warm
         forwarded = sum(node.counter("forwarded") for node in nodes)
         used = sum(_processor_s(node.process.pid) for node in nodes)
         requests = client.stats.requests
-        result: dict[str, Any] = kv_bench.measure(client, seconds, 1000, 64, batch)
+        result: dict[str, Any] = bench.measure(client, seconds, 1000, 64, batch)
         requests = client.stats.requests - requests
         used = sum(_processor_s(node.process.pid) for node in nodes) - used
         forwarded = sum(node.counter("forwarded") for node in nodes) - forwarded

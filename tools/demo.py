@@ -14,7 +14,8 @@ from typing import Final
 if not __package__:
     import _script_path  # noqa: F401
 
-from tools import cli, cluster, kv_cluster
+from tools import cli, cluster
+from tools.kv.cluster import Fleet, faults
 
 HOST: Final = "127.0.0.1"
 FLOOD: Final = Path(__file__).parent / "flood.py"
@@ -114,11 +115,11 @@ class Demo:
         """Wait for the cluster to be whole; False when it does not get so, or we are to stop."""
         deadline = time.monotonic() + READY_S
         missing = ["nobody was asked yet"]
-        with kv_cluster.Fleet(self._names, given_only=True) as fleet:
+        with Fleet(self._names, given_only=True) as fleet:
             while not self._wishes:
                 if self.nodes.statuses:
                     return False  # it has said why
-                missing = kv_cluster.faults(fleet.survey(), len(self._names))
+                missing = faults(fleet.survey(), len(self._names))
                 if not missing:
                     return True
                 if time.monotonic() > deadline:

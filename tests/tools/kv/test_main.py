@@ -13,9 +13,9 @@ import pytest
 from app.wire.protocol import NO_SPC_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer
-from tools import kv
+from tools.kv import __main__ as kv
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 
 Captured = pytest.CaptureFixture[bytes]
 

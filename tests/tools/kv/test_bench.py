@@ -7,8 +7,8 @@ import pytest
 from app.wire.protocol import VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer
-from tools import kv
-from tools.kv_bench import value_of
+from tools.kv import __main__ as kv
+from tools.kv.bench import value_of
 
 Captured = pytest.CaptureFixture[str]
 

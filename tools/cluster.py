@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-if not __package__:
-    import _script_path  # noqa: F401
+if not __package__:  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import cli
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-if not __package__:
-    import _script_path  # noqa: F401
+if not __package__:  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import cli, cluster
 from tools.kv.cluster import Fleet, faults

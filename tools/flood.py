@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-if not __package__:
-    import _script_path  # noqa: F401
+if not __package__:  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""What a real node does under load: python tools/bench_node.py [--seconds S] [--load COMMAND]
+"""What a real node does under load: python -m tools.bench.node [--seconds S] [--load COMMAND]
 
 Starts a node of its own on a free port and floods it with 1, 16 and 64 clients in turn. Prints the rate, latencies,
 and the node's processor time a request, which, unlike the rate, does not depend on how fast the load generator is.
@@ -6,7 +6,6 @@ and the node's processor time a request, which, unlike the rate, does not depend
 --load takes another generator's command line, with {port}, {clients} and {seconds} in it, and prints what that prints.
 """
 
-import _script_path  # noqa: F401  isort: skip
 import argparse
 import json
 import os
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from app.client import Client
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parent.parent.parent
 _FLOOD = "{python} {root}/tools/flood.py 127.0.0.1 {port} --clients {clients} --seconds {seconds} --keys 100000 --json"
 
 

@@ -1,4 +1,4 @@
-"""What the client's ways of asking cost, against a real cluster: python tools/bench_client.py [--nodes N] [--port PORT]
+"""What the client's ways of asking cost, against a real cluster: python -m tools.bench.client [--nodes N] [--port PORT]
 
 Starts nodes of its own and runs the same load (kv.py bench: puts, then gets, 64 bytes, one client) in turn:
 through any node or straight to the primaries, one request at a time or 100 keys a call. Prints medians of the rounds:
@@ -6,7 +6,6 @@ the rate, the p50 of a call, and for each operation the requests that nodes forw
 processor time.
 """
 
-import _script_path  # noqa: F401  isort: skip
 import argparse
 import os
 import signal
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from app.client import Client
-from tools.bench_node import _processor_s
+from tools.bench.node import _processor_s
 from tools.kv import __main__ as kv
 from tools.kv import bench
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parent.parent.parent
 
 MODES = {
     "any node": (False, 1),

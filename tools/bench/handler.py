@@ -1,11 +1,10 @@
-"""What one request costs in the node's own code, without sockets: python tools/bench_handler.py [--rounds N]
+"""What one request costs in the node's own code, without sockets: python -m tools.bench.handler [--rounds N]
 
 Prints microseconds a request (the best of many short rounds, which is what the code costs on an undisturbed core)
 for GET and PUT of 64-byte values, on a small store and on a full one that evicts for every new key. The state is
 built as a node builds it; keys are drawn from a million.
 """
 
-import _script_path  # noqa: F401  isort: skip
 import argparse
 import gc
 import os

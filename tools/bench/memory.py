@@ -1,4 +1,4 @@
-"""What a node holds under its memory bound: python tools/bench_memory.py 10000,64,random [--seconds S] [--rate N]
+"""What a node holds under its memory bound: python -m tools.bench.memory 10000,64,random [--seconds S] [--rate N]
 
 Fills a store, with its governor and reply memory, as a node has them, with values of one size after the other,
 always new keys, and a third as many reads; prints after each size what is held and the process's peak. A size is
@@ -6,7 +6,6 @@ a number of bytes or `random` (0 to 10,000). For each size, `held at first` is w
 began to evict: run with one size to learn it, then with pairs to see what churn costs.
 """
 
-import _script_path  # noqa: F401  isort: skip
 import argparse
 import gc
 import os

@@ -52,7 +52,7 @@ SEEDS ?= 100
 sim: $(DEV_READY)  ## simulate clusters under faults: make sim [SEEDS=100] [ARGS="--start 7"]
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) $(ARGS)
 
-lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/
+lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/ and tools/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

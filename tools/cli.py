@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from app.client import BadServer
 from app.client.address import split_host_port
@@ -24,9 +24,9 @@ DEFAULT_SERVER: Final = "127.0.0.1:3331"
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line, with status 2, and keeps the layout of its help."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message} (--help tells more)\n")

@@ -209,6 +209,7 @@ COMMANDS = [
     "ping",
     "pid",
     "status",
+    "slowlog",
     "members",
     "wait-ready",
     "wipe",

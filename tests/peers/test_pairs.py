@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.peers.frames import PAIR, BadFrame
 from app.peers.pairs import Pairs
-from tests.parts import examples
+from tests.support.parts import examples
 
 DATA = 99
 

@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 from app.client import BadServer
@@ -40,6 +41,16 @@ def complain(tool: str, message: object) -> None:
 def print_json(content: object) -> None:
     """A result for a program, on stdout."""
     print(json.dumps(content, indent=2))
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Whoever reads our standard output may have seen enough (`| head`): the block ends then, without a complaint."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Nothing more is said, not even while the interpreter closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def default_server() -> str:

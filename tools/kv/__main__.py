@@ -1,6 +1,5 @@
 """A command-line client of the store. `python tools/kv.py --help` explains it."""
 
-import os
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
@@ -33,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One request needs no table of slots.
     slot_aware = given.command == "bench" and not given.plain
     try:
-        with Client(servers, slot_aware=slot_aware, give_up_when_refused=True) as client:
+        with cli.reader_may_leave(), Client(servers, slot_aware=slot_aware, give_up_when_refused=True) as client:
             return int(given.run(client, given))
+        return cli.FAILED
     except BadServer as error:
         cli.complain("kv.py", error)
         return cli.USAGE
@@ -43,10 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.NO_ANSWER
     except KVError as error:
         cli.complain("kv.py", error)
-        return cli.FAILED
-    except BrokenPipeError:
-        # Whoever was reading has seen enough; say nothing more, not even while the interpreter closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return cli.FAILED
     except OSError as error:
         if getattr(given, "file", None) is None:

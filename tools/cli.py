@@ -92,3 +92,21 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def number(what: str, low: float, high: float) -> Callable[[str], float]:
+    """The type of an argument that is a number from `low` to `high`, both included."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number of {what}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} {what} are not in {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+port: Final = whole_number(1, 65_535)

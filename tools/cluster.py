@@ -47,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
     )
     parser.add_argument("count", nargs="?", type=cli.whole_number(1, 64), default=5, metavar="N", help="how many nodes")
-    parser.add_argument(
-        "--port", type=cli.whole_number(1, 65535), default=3331, metavar="PORT", help="the first one's (default 3331)"
-    )
+    parser.add_argument("--port", type=cli.port, default=3331, metavar="PORT", help="the first one's (default 3331)")
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
     given = parser.parse_args(words[:cut])

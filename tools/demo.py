@@ -190,11 +190,10 @@ class Demo:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(prog="demo.py", usage="python tools/demo.py [options]", description=DESCRIPTION, epilog=EPILOG)
-    port = cli.whole_number(1, 65535)
     parser.add_argument("--nodes", type=cli.whole_number(2, 16), default=3, metavar="N", help="how many (default 3)")
-    parser.add_argument("--port", type=port, default=3331, metavar="PORT", help="the first one's (default 3331)")
+    parser.add_argument("--port", type=cli.port, default=3331, metavar="PORT", help="the first one's (default 3331)")
     parser.add_argument(
-        "--http-port", type=port, default=9331, metavar="PORT", help="of the first one's status page (default 9331)"
+        "--http-port", type=cli.port, default=9331, metavar="PORT", help="of the first one's status page (default 9331)"
     )
     parser.add_argument(
         "--rate", type=cli.whole_number(1, 100_000), default=200, metavar="OPS", help="requests a second (default 200)"

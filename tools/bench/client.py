@@ -6,23 +6,15 @@ the rate, the p50 of a call, and for each operation the requests that nodes forw
 processor time.
 """
 
-import argparse
 import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from app.client import Client
-from tools.bench.node import _processor_s
-from tools.kv import __main__ as kv
+from tools import cli, nodes
 from tools.kv import bench
-
-_ROOT = Path(__file__).resolve().parent.parent.parent
 
 MODES = {
     "any node": (False, 1),
@@ -32,42 +24,16 @@ MODES = {
 }
 
 
-class Node:
-    """A node's process, and what it counts."""
-
-    def __init__(self, port: int, folder: Path, arguments: list[str]) -> None:
-        self.name = f"127.0.0.1:{port}"
-        self._log = folder / f"{port}.log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(_ROOT / "app/main.py"), str(port), str(folder / "servers.txt"), *arguments],
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-            )
-
-    def counter(self, name: str) -> int:
-        """From the line that SIGUSR1 makes it write."""
-        before = self._log.stat().st_size
-        self.process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            for line in self._log.read_bytes()[before:].decode().splitlines(keepends=True):
-                if " node.counters " in line and line.endswith("\n"):
-                    return int(dict(word.split("=", 1) for word in line.split()[3:])[name])
-            time.sleep(0.01)
-        raise RuntimeError(f"{self.name} writes no counters")
-
-
-def _measure(nodes: list[Node], slot_aware: bool, batch: int, seconds: float) -> dict[str, float]:
-    with Client([nodes[0].name], slot_aware=slot_aware) as client:
+def _measure(asked: list[nodes.Node], slot_aware: bool, batch: int, seconds: float) -> dict[str, float]:
+    with Client([asked[0].name], slot_aware=slot_aware) as client:
         bench.measure(client, 0.3, 1000, 64, batch)  # it learns, and everything is warm
-        forwarded = sum(node.counter("forwarded") for node in nodes)
-        used = sum(_processor_s(node.process.pid) for node in nodes)
+        forwarded = sum(node.counters()["forwarded"] for node in asked)
+        used = sum(node.processor_s() for node in asked)
         requests = client.stats.requests
         result: dict[str, Any] = bench.measure(client, seconds, 1000, 64, batch)
         requests = client.stats.requests - requests
-        used = sum(_processor_s(node.process.pid) for node in nodes) - used
-        forwarded = sum(node.counter("forwarded") for node in nodes) - forwarded
+        used = sum(node.processor_s() for node in asked) - used
+        forwarded = sum(node.counters()["forwarded"] for node in asked) - forwarded
     return {
         "put": result["put"]["ops_per_s"],
         "get": result["get"]["ops_per_s"],
@@ -91,34 +57,27 @@ def _report(rounds: list[dict[str, dict[str, float]]]) -> None:
         )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nodes", type=int, default=3, help="how many (default 3)")
-    parser.add_argument("--port", type=int, default=3341, help="the first one's (default 3341)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each run (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind, alternating (default 3)")
+    parser = cli.Parser(prog="tools.bench.client", description=__doc__)
+    parser.add_argument("--nodes", type=cli.whole_number(1, 64), default=3, help="how many (default 3)")
+    parser.add_argument("--port", type=cli.port, default=3341, help="the first one's (default 3341)")
+    parser.add_argument("--seconds", type=cli.number("seconds", 0.1, 1e6), default=4.0, help="of each run (default 4)")
+    parser.add_argument(
+        "--rounds", type=cli.whole_number(1, 1000), default=3, help="runs of each kind, alternating (default 3)"
+    )
     parser.add_argument("node_options", nargs="*", help="after --: options for the nodes")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        folder = Path(directory)
-        ports = range(given.port, given.port + given.nodes)
-        (folder / "servers.txt").write_text("".join(f"127.0.0.1:{port}\n" for port in ports), encoding="ascii")
-        nodes = [Node(port, folder, given.node_options) for port in ports]
-        try:
-            ready = kv.main(["-s", nodes[0].name, "wait-ready", "--members", str(given.nodes)])
-            if ready != 0:
-                return ready
-            rounds = []
+    given = parser.parse_args(argv)
+    rounds = []
+    try:
+        with nodes.running(range(given.port, given.port + given.nodes), given.node_options) as asked:
             for _ in range(given.rounds):
-                rounds.append({mode: _measure(nodes, *what, given.seconds) for mode, what in MODES.items()})
-            _report(rounds)
-        finally:
-            for node in nodes:
-                node.process.terminate()
-            for node in nodes:
-                node.process.wait(15)
-    return 0
+                rounds.append({mode: _measure(asked, *what, given.seconds) for mode, what in MODES.items()})
+    except nodes.NotReady as error:
+        cli.complain(parser.prog, error)
+        return cli.FAILED
+    _report(rounds)
+    return cli.OK
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ for GET and PUT of 64-byte values, on a small store and on a full one that evict
 built as a node builds it; keys are drawn from a million.
 """
 
-import argparse
 import gc
 import os
 import random
@@ -21,6 +20,8 @@ from app.storage.replies import ReplyMemory
 from app.storage.store import Store, slot_of
 from app.wire.codec import KVRequest, Msg, encode_value
 from app.wire.protocol import GET, PUT
+from tools import cli
+from tools.bench.allocator import use_system_allocator
 
 _VALUE = bytes(range(64))
 _BATCH = 2000
@@ -72,8 +73,14 @@ def _bench(arena_mib: int, entries: int, rounds: int) -> tuple[float, float, int
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=40, help="rounds of 2,000 PUTs and 2,000 GETs (default 40)")
+    use_system_allocator()
+    parser = cli.Parser(prog="tools.bench.handler", description=__doc__)
+    parser.add_argument(
+        "--rounds",
+        type=cli.whole_number(1, 100_000),
+        default=40,
+        help="rounds of 2,000 PUTs and 2,000 GETs (default 40)",
+    )
     rounds = parser.parse_args().rounds
     print("µs a request          PUT    GET   evictions")
     for name, arena_mib, entries in (("small store", 100, 1_000), ("full store", 20, 300_000)):

@@ -13,7 +13,8 @@ from app.cluster.events import LOCAL
 from app.config.options import Options
 from app.config.servers import Server
 from app.node import Node
-from tests.integration.nodes import free_port
+from tests.support.polling import poll_in_loop
+from tests.support.ports import free_port
 
 DEADLINE_S = 20.0
 HOST = "127.0.0.1"
@@ -50,8 +51,7 @@ class Running:
 
     def serve(self) -> None:
         """Return once it serves its slots; only for one that is alone in its cluster."""
-        while any(route != LOCAL for route in self.node.copies.replication.routes):
-            gevent.sleep(0.01)
+        poll_in_loop(lambda: all(route == LOCAL for route in self.node.copies.replication.routes))
 
     def close(self) -> None:
         self.node.stopped.set()

@@ -10,11 +10,10 @@ from contextlib import suppress
 
 import pytest
 
-from tests.integration.cluster_nodes import REPOSITORY
+from tests.support.nodes import REPOSITORY, run_python
+from tests.support.polling import DEADLINE_S
 from tests.support.ports import adjacent_ports, free_port
 from tools import cluster
-
-DEADLINE_S = 30.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -68,13 +67,7 @@ def test_nothing_is_left_when_nobody_reads_any_more() -> None:
 
 
 def test_a_node_that_can_not_start_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "tools/cluster.py", "1", "--port", str(free_port()), "--", "--policy", "none"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-    )
+    done = run_python("tools/cluster.py", "1", "--port", str(free_port()), "--", "--policy", "none")
     assert done.returncode == 1
     assert "isn't one of allkeys-lru, noeviction" in done.stdout
     assert "-- ended with status 2" in done.stdout

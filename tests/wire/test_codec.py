@@ -20,7 +20,7 @@ from app.wire.codec import (
 )
 from app.wire.protocol import ERROR_NAMES, TYPE_RESPONSE, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from tests.parts import examples
+from tests.support.parts import examples
 from tests.wire.datagrams import envelope, request
 from tests.wire.vectors import exchanges
 

@@ -46,6 +46,8 @@ _ARENA_FLOOR_BYTES: Final = 4 * MIB
 # lifetimes (a reply lives for one to two) at 50,000 writes a second.
 _REPLIES_SHARE: Final = 9 / 64
 
+# What the heap may grow, by estimate, until the governor looks again: this part (a sixteenth) of what is left below the
+# target, within these bounds. Larger: growth may pass the target by more before it is noticed. Smaller: more looks.
 _ALLOWANCE_SHARE: Final = 16
 _ALLOWANCE_MIN_BYTES: Final = 32 * 1024
 _ALLOWANCE_MAX_BYTES: Final = 1 * MIB
@@ -60,11 +62,11 @@ _SHRINK_WORK: Final = 300
 # Slots that one calibration sizes, of 256 (0.1 ms each, and 0.3 if it is copied): at ten calibrations a second each
 # slot's turn comes every 6 s.
 _SLOTS_PER_CALIBRATION: Final = 4
-_KEYS_PER_SLOT: Final = 8
+_KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are a fair sample of keys of any length
 # A slot whose hash tables cost more than this per entry has them copied into fresh ones. Fresh tables take 70 to 160
 # bytes an entry; under insertion and removal CPython sizes them for three times their entries, which takes up to 280.
 _TABLE_BYTES_PER_ENTRY_MAX: Final = 180
-_REBUILD_MIN_BYTES: Final = 16 * 1024
+_REBUILD_MIN_BYTES: Final = 16 * 1024  # below that there is nothing to win
 
 assert _ARENA_FLOOR_BYTES >= 65 * PAGE_BYTES // 2 + PAGE_BYTES, "half of the size classes can hold a page"
 
@@ -198,4 +200,5 @@ def _allocated(size: int) -> int:
     return (size + 8 + 15) // 16 * 16
 
 
+# What an arena handle takes on the heap: an int of two digits.
 _HANDLE_BYTES: Final = _allocated(_flat_size(1 << 40))

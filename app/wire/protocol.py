@@ -72,6 +72,8 @@ SERVERS_MAX: Final = len(PLACE_DIGITS)
 # Of a server's name, "host:port" as its line in the servers file has it (bytes). A view has each member's name, and
 # travels in one datagram (app/cluster/view.py has the sum).
 ADDRESS_MAX_BYTES: Final = 80
+# Copies of a slot, the primary's included. Each takes a byte a slot of a view; and a write waits for all of them.
+COPIES_MAX: Final = 8
 
 # How the clients in the field retry: after each of these silences (ms) the same datagram goes out again; the
 # last one ends in giving up. The last try leaves 4.45 s after the first.

@@ -68,6 +68,15 @@ _KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are 
 _TABLE_BYTES_PER_ENTRY_MAX: Final = 180
 _REBUILD_MIN_BYTES: Final = 16 * 1024  # below that there is nothing to win
 
+# What the kernel and glibc call what they are asked for (linux/prctl.h, malloc.h).
+_PR_SET_THP_DISABLE: Final = 41
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+# From this size on a block of the heap gets a mapping of its own; and from so many free bytes on the heap's top goes back.
+_MAPPED_FROM_BYTES: Final = 32 * 1024
+_TRIM_BYTES: Final = 128 * 1024
+
 assert _ARENA_FLOOR_BYTES >= 65 * PAGE_BYTES // 2 + PAGE_BYTES, "half of the size classes can hold a page"
 
 
@@ -85,14 +94,12 @@ def tune_allocators() -> None:
     - One malloc arena; the top of the heap goes back as soon as 128 KiB are free there.
     """
     libc = ctypes.CDLL(None)
-    pr_set_thp_disable = 41
-    libc.prctl(pr_set_thp_disable, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
     mallopt = getattr(libc, "mallopt", None)  # glibc's; musl has none
     if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
-        mallopt(m_mmap_threshold, 32 * 1024)
-        mallopt(m_trim_threshold, 128 * 1024)
-        mallopt(m_arena_max, 1)
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 class ResidentSize:

@@ -217,6 +217,10 @@ def test_records_are_moved_together_before_any_is_evicted(blob_bytes: int) -> No
     assert store.evictions == 0
     assert store.moves > 0
     assert content(store) == kept | {b"new": bytes(blob_bytes)}
+    before = store.moves
+    moved = store.compact()
+    assert moved > 0
+    assert store.moves == before + moved
     check_books(arena_of(store), handles(store))
 
 
@@ -229,6 +233,28 @@ def test_a_lowered_limit_moves_records_together_before_any_is_evicted() -> None:
     assert store.evictions == 0
     assert content(store) == kept
     check_books(arena, handles(store))
+
+
+def test_the_room_that_is_left() -> None:
+    """Pages that the limit still allows, and free chunks past what is left alone."""
+    store = store_of(16)
+    arena = arena_of(store)
+    assert store.room_bytes == 16 * PAGE_BYTES
+    put(store, b"k", bytes(10_000))
+    assert store.room_bytes == 16 * PAGE_BYTES - arena.resident_bytes
+    store.heap_full = True
+    assert store.room_bytes == 0
+    store, _ = sparse_store()
+    assert store.room_bytes == arena_of(store).free_chunk_bytes - store.compact_bytes
+    arena_of(store).limit_bytes = 0
+    assert store.room_bytes == arena_of(store).free_chunk_bytes - store.compact_bytes
+    store.compact_bytes = 1 << 40
+    assert store.room_bytes == 0
+
+
+@pytest.mark.parametrize("evict", [True, False])
+def test_whether_it_evicts(evict: bool) -> None:
+    assert store_of(1, evict=evict).evicts is evict
 
 
 def test_a_full_heap_makes_every_new_entry_take_anothers_place() -> None:

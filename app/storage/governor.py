@@ -73,9 +73,9 @@ _PR_SET_THP_DISABLE: Final = 41
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-# From this size on a block of the heap gets a mapping of its own; and from so many free bytes on the heap's top goes back.
+# From this size on a block of the heap gets a mapping of its own.
 _MAPPED_FROM_BYTES: Final = 32 * 1024
-_TRIM_BYTES: Final = 128 * 1024
+_TRIM_BYTES: Final = 128 * 1024  # as soon as so much of the heap's top is free it goes back
 
 assert _ARENA_FLOOR_BYTES >= 65 * PAGE_BYTES // 2 + PAGE_BYTES, "half of the size classes can hold a page"
 

@@ -162,6 +162,17 @@ def test_the_wait_is_honest_when_one_generation_fills_the_memory(age_s: float) -
     assert not replies.full
 
 
+def test_the_wait_is_a_lifetime_longer_from_where_the_newer_generation_fills_the_memory() -> None:
+    replies = replies_of()
+    for number in range(100):
+        add(replies, b"%016d" % number)
+    used = replies.used_bytes
+    replies.max_bytes = used + 1
+    assert replies.wait_ms == TTL_S * 1000
+    replies.max_bytes = used
+    assert replies.wait_ms == 2 * TTL_S * 1000
+
+
 def test_the_wait_is_at_least_a_millisecond() -> None:
     replies = replies_of()
     replies._age_s = TTL_S

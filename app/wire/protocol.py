@@ -52,6 +52,7 @@ assert VALUE_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 60 <= DATAGRAM_MAX_BYTES
 # The slots that the keyspace is divided into. A client that sends requests straight to a slot's primary computes them
 # as well (`slot_of`), so their number is part of the protocol.
 SLOT_COUNT: Final = 256
+ALL_SLOTS: Final = (1 << SLOT_COUNT) - 1  # as a set of slots is written: an int whose bit s is slot s
 _SLOT_MASK: Final = SLOT_COUNT - 1
 assert SLOT_COUNT & _SLOT_MASK == 0, "a power of two: a slot is some of the bits of a checksum"
 

@@ -15,6 +15,7 @@ from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
 from app.storage.store import Slot, Store
 from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.parts import MIB, examples, make_store
+from tests.storage.contents import content, entries
 from tests.storage.test_arena import check_books
 
 IN_PAGE = PAGE_BYTES // RECORD_MAX_BYTES  # chunks of the largest size in a page
@@ -49,10 +50,6 @@ def put(store: Store, key: bytes, blob: bytes) -> bool:
 
 def get(store: Store, key: bytes) -> bytes | None:
     return store.get(slot_of(key), key)
-
-
-def content(store: Store) -> dict[bytes, bytes]:
-    return {key: blob for number in range(SLOT_COUNT) for key, blob in store.items(number)}
 
 
 def handles(store: Store) -> list[int]:
@@ -137,7 +134,7 @@ def test_listing_a_slot_leaves_the_order_of_use_alone() -> None:
     keys = some_keys(3, IN_PAGE + 1)
     for key in keys[:IN_PAGE]:
         put(store, key, bytes(10_000))
-    assert len(list(store.items(3))) == IN_PAGE
+    assert len(entries(store, 3)) == IN_PAGE
     put(store, keys[IN_PAGE], bytes(10_000))
     assert keys[0] not in content(store)
 

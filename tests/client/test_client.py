@@ -119,6 +119,15 @@ def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
             client.membership_count()
 
 
+@pytest.mark.parametrize(("told", "complaint"), [(b"nonsense", "status: not JSON"), (b"[1]", "status: not an object")])
+def test_a_status_that_is_no_object_is_a_bad_answer(told: bytes, complaint: str) -> None:
+    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+        assert client.status() == {"epoch": 1}
+        peer.status = told
+        with pytest.raises(BadAnswer, match=complaint):
+            client.status()
+
+
 @pytest.mark.parametrize("fault", [drop, lose_answer])
 def test_a_retry_repeats_the_datagram_and_takes_effect_once(fault: Fault) -> None:
     with Peer() as peer, plain([peer.name], timeouts_ms=QUICK) as client:

@@ -178,7 +178,7 @@ class Arena:
         cls = page.owner
         if self._class_of_8[(key_bytes + blob_bytes + 8) >> 3] is not cls:
             return -1
-        offset = (handle & _PAGE_MASK) - 1
+        offset = handle & _PAGE_MASK
         at = page.start + offset - offset % cls.size
         self._map[at : at + 1 + key_bytes + blob_bytes] = b"%c%b%b" % (key_bytes, key, blob)
         return (at + 1 + key_bytes) | (blob_bytes << 32)

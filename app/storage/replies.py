@@ -50,6 +50,11 @@ _RECORD_BYTES: Final = 4
 _Buckets = list[bytearray | None]
 
 
+def _none_by_slot() -> "array[int]":
+    """A count for each slot, all zero."""
+    return array("L", [0]) * SLOT_COUNT
+
+
 class ReplyMemory:
     """Error codes by messageID, for at least `ttl_s`, within `max_bytes`."""
 
@@ -58,8 +63,8 @@ class ReplyMemory:
         assert buckets & (buckets - 1) == 0, buckets
         self._buckets = buckets
         self._mask = buckets - 1
-        self._newest_of = array("L", bytes(8 * SLOT_COUNT))  # records by slot
-        self._oldest_of = array("L", bytes(8 * SLOT_COUNT))
+        self._newest_of = _none_by_slot()  # records by slot
+        self._oldest_of = _none_by_slot()
         self._eras = bytearray(SLOT_COUNT)  # by slot
         self.ttl_s = ttl_s
         self.max_bytes = max_bytes
@@ -150,8 +155,8 @@ class ReplyMemory:
         self._expired += self._newest
         self._newest = [None] * self._buckets
         self._oldest = [None] * self._buckets
-        self._newest_of = array("L", bytes(8 * SLOT_COUNT))
-        self._oldest_of = array("L", bytes(8 * SLOT_COUNT))
+        self._newest_of = _none_by_slot()
+        self._oldest_of = _none_by_slot()
         self._newest_count = self._oldest_count = 0
         self._newest_bytes = self._oldest_bytes = 0
         self._check()
@@ -167,7 +172,7 @@ class ReplyMemory:
             self._expired += self._oldest
             self._oldest = self._newest
             self._newest = [None] * self._buckets
-            self._oldest_of, self._newest_of = self._newest_of, array("L", bytes(8 * SLOT_COUNT))
+            self._oldest_of, self._newest_of = self._newest_of, _none_by_slot()
             self._oldest_count, self._newest_count = self._newest_count, 0
             self._oldest_bytes, self._newest_bytes = self._newest_bytes, 0
             self._check()

@@ -386,6 +386,8 @@ def test_a_probe_is_tried_once_and_is_nobodys_request(clock: Clock) -> None:
     stats = bench.stats
     assert (stats.probes, stats.requests, stats.sent, stats.retries, stats.timeouts) == (1, 0, 0, 0, 0)
     assert bench.engine.window == 64
+    bench.engine.probe(b"q", encode_request(b"q", KVRequest(command=GET)), B, 0.5)
+    assert stats.probes == 2
 
 
 def test_a_probe_takes_whatever_is_answered_and_counts_as_no_answer_to_a_request(clock: Clock) -> None:

@@ -133,6 +133,20 @@ def test_who_does_not_answer_loses_its_slots_until_it_does() -> None:
     assert router.others() == [0, b]
 
 
+def test_a_failure_hints_at_an_old_table_if_it_is_of_a_member_or_of_a_server_that_the_caller_named() -> None:
+    router = a_router(A, B)
+    now = 0.0
+    while router.wake_at <= now + 5:  # B, which is given, and C, which is in the table, are asked ever less often
+        now = max(now, router.wake_at)
+        router.targets(now)
+        router.learn(0, table(A, [A, C]), now)
+    later = now + 1
+    router.failed(index_of(router, C), later)
+    assert router.wake_at > now + 5
+    router.failed(1, later)
+    assert router.wake_at == later
+
+
 def test_probes_without_an_answer_become_rare() -> None:
     router = a_router(A)
     probe(router, 0.0)

@@ -174,7 +174,9 @@ def test_levels(pipe: Pipe, level: str, logged: list[str]) -> None:
     log = logs.logger("node")
     for write in (log.debug, log.info, log.warning, log.error):
         write("happened")
-    assert [line.split()[1] for line in pipe.lines()] == logged
+    lines = [line.split() for line in pipe.lines()]
+    assert [words[1] for words in lines] == logged
+    assert {words[2] for words in lines} == {"node.happened"}
 
 
 def test_what_is_off_is_not_even_formatted(pipe: Pipe) -> None:
@@ -398,6 +400,7 @@ def test_a_very_long_traceback_is_cut_in_the_middle(pipe: Pipe) -> None:
     for text in (fields["error"], fields["traceback"]):
         assert "x\n...\nx" in text
         assert text.endswith("xe")
+    assert len(fields["error"]) == len("ValueError: \n...\n") + logs._CUT_CHARS
     assert len(line) < logs.ERRORS_MAX_BYTES
 
 
@@ -442,6 +445,36 @@ def test_the_end_waits_for_a_slow_reader_and_no_longer_than_it_may(
     output = reader.output + pipe.read()
     assert ("the last word" in output) is arrives
     assert reader.waited_ms <= logs.LAST_WAIT_S * 1000 + 1e-6
+
+
+class Bare(logging.Formatter):
+    """The event and nothing else."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(record.msg)
+
+
+@pytest.mark.parametrize(
+    ("level", "kept"), [(logging.WARNING, logs.PENDING_MAX_BYTES), (logging.ERROR, 3 * logs.PENDING_MAX_BYTES // 2)]
+)
+def test_what_is_kept_for_a_slow_reader_is_bounded_to_the_byte(pipe: Pipe, level: int, kept: int) -> None:
+    handler = logs.DescriptorHandler(pipe.writer)
+    handler.setFormatter(Bare())
+    os.set_blocking(pipe.writer, False)
+    os.write(pipe.writer, bytes(1 << 20))  # fills the pipe
+    os.set_blocking(pipe.writer, True)
+
+    def emit(length: int) -> None:
+        handler.emit(logging.makeLogRecord({"msg": "x" * length, "levelno": level}))
+
+    for _ in range(kept // 64 - 1):
+        emit(63)  # and the line's end
+    assert len(handler._pending) == kept - 64
+    emit(64)
+    assert (len(handler._pending), handler._dropped) == (kept - 64, 1)
+    handler._dropped = 0  # no line about it
+    emit(63)
+    assert (len(handler._pending), handler._dropped) == (kept, 0)
 
 
 def test_the_line_of_a_fault_finds_room_where_others_are_dropped(pipe: Pipe) -> None:

@@ -76,6 +76,7 @@ exit status:
   0  no wrong or stale value, and something succeeded
   1  a wrong or stale value, or nothing succeeded
   2  wrong usage, or no node answers
+  130  interrupted before the first answer
 
 docs/load-testing.md tells more.
 """
@@ -342,6 +343,9 @@ def verdict(result: dict[str, Any]) -> int:
     if bad:
         cli.complain("flood.py", f"{bad} wrong or stale values were read")
         return cli.FAILED
+    if result["interrupted"] and not result["codes"]:
+        cli.complain("flood.py", "interrupted before the first answer")
+        return cli.INTERRUPTED
     if results.succeeded(result) <= 0:
         cli.complain("flood.py", "nothing succeeded")
         return cli.FAILED
@@ -368,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.FAILED
     except KeyboardInterrupt:
         cli.complain("flood.py", "interrupted before the run began")
-        return cli.FAILED
+        return cli.INTERRUPTED
     return verdict(result)
 
 

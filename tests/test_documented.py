@@ -58,7 +58,7 @@ def test_every_reason_to_drop_is_documented(reason: str) -> None:
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
-    documents = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    documents = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     for document in documents:
         for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", document.read_text()):
             if "://" in target:

@@ -19,10 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from app.wire.protocol import SLOT_COUNT
+from app.wire.protocol import SERVERS_MAX
 
-# More servers than slots would leave some that can't be in charge of any.
-SERVERS_MAX: Final = SLOT_COUNT
 # Room for the most servers with the longest names (253 and a port), each with a long comment; a file given by
 # mistake (a disk image, /dev/zero) is told apart without reading it whole.
 FILE_MAX_BYTES: Final = SERVERS_MAX * 1024

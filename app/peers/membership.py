@@ -320,7 +320,7 @@ class Membership:
         fields: dict[str, object] = {
             "address": status.address,
             "incarnation": status.incarnation,
-            "origin": status.origin,
+            "origin": status.cluster_id,
             "epoch": status.epoch,
             "is_member": status.is_member,
             "coordinator": status.coordinator,

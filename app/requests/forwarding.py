@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Final
 
-from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.events import SELF, UNKNOWN
 from app.observe import logs
 from app.observe.counters import FORWARDED, WAITED, Counters
 from app.observe.slowlog import SlowLog
@@ -139,7 +139,7 @@ class Forwarder:
     def _send(self, request: Origin, now: float) -> None:
         """Forward a request to its slot's primary, or let it wait when there is none or its link is down."""
         route = self._routes[request.slot]
-        if route != LOCAL and route != UNKNOWN and self._turn.may_forward:
+        if route != SELF and route != UNKNOWN and self._turn.may_forward:
             left_ms = int((request.deadline_s - now) * 1000)
             header = _pack_header(request.hops + 1, left_ms if left_ms > 0 else 0)
             if self._send_frame(route, FORWARD, request.datagram, header):
@@ -242,7 +242,7 @@ class Forwarder:
             route = self._routes[request.slot]
             if now >= request.deadline_s:
                 self._give_up(message_id, request)
-            elif route == LOCAL and serving:
+            elif route == SELF and serving:
                 del self._requests[message_id]
                 request.is_uncertain = request.is_uncertain or request.was_sent
                 self.handle_again(request)

@@ -10,7 +10,7 @@ slot now.
 from collections.abc import Callable
 from typing import Any, Final
 
-from app.cluster.events import LOCAL
+from app.cluster.events import SELF
 from app.cluster.replication.core import PARKED, Replication
 from app.cluster.replication.frames import KINDS, BadFrame
 from app.cluster.view import View
@@ -100,7 +100,7 @@ class Copies:
         self._wake()
 
     def tick(self) -> None:
-        """To be called every replication.TICK_S."""
+        """To be called every REPLICATION_TICK_S."""
         self.replication.tick(self._turn.read_clock())
         self._wake()
 
@@ -146,7 +146,7 @@ class Copies:
     def _wipe_out(self, message_id: bytes, id_crc: int) -> bytes | None:
         """Wipe all slots that this node leads, or none: not while one of them is closed, or without a lease."""
         routes = self._commands.routes
-        slots = [slot for slot, route in enumerate(routes) if route == LOCAL]
+        slots = [slot for slot, route in enumerate(routes) if route == SELF]
         replication = self.replication
         if len(slots) < replication.leading and not replication.knows(message_id, id_crc):
             return self._commands.overloaded(WIPEOUT, message_id, id_crc, _CLOSED_WAIT_MS)

@@ -8,7 +8,7 @@ leave: a process that was stopped in between, and wakes up when others serve its
 from collections.abc import Callable
 from typing import Final
 
-from app.cluster.events import UNKNOWN, Membership
+from app.cluster.events import UNKNOWN, MembershipService
 from app.requests.commands import Commands
 from app.requests.request import STALL_S
 from app.wire.protocol import SLOT_COUNT
@@ -20,7 +20,7 @@ class Turn:
     """See the module. All times are seconds of `clock`, which membership's `now` is by."""
 
     def __init__(
-        self, commands: Commands, membership: Membership, routes: list[str], clock: Callable[[], float]
+        self, commands: Commands, membership: MembershipService, routes: list[str], clock: Callable[[], float]
     ) -> None:
         """`routes`: by slot, changed in place: where requests go while the lease runs."""
         self._commands = commands

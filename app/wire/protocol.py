@@ -47,6 +47,10 @@ assert VALUE_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 60 <= DATAGRAM_MAX_BYTES
 
 SLOT_COUNT: Final = 256  # slot of a key = crc32(key) & 0xFF
 
+# The most servers in a cluster, and in the servers file. All of them must fit in one datagram of a view, and in the
+# answer to STATUS, which names each by one character. Raising it means finding room in both.
+SERVERS_MAX: Final = 64
+
 # How STATUS names a member in one character: by its place in the list, with URL-safe base64's digits.
 PLACE_DIGITS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 PLACE_NOBODY: Final = "."

@@ -37,7 +37,7 @@ def test_the_largest_view_fits_a_datagram() -> None:
     [
         lambda message: message.ClearField("members"),
         lambda message: message.members.add(address="x", incarnation=1) and setattr(message, "epoch", 0),
-        lambda message: setattr(message, "origin", 0),
+        lambda message: setattr(message, "cluster_id", 0),
         lambda message: setattr(message, "primaries", message.primaries[:-1]),
         lambda message: setattr(message, "primaries", b"\xff" * SLOT_COUNT),
         lambda message: setattr(message, "backups", message.backups[:-1]),

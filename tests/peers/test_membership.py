@@ -15,7 +15,7 @@ import pytest
 from gevent.hub import get_hub
 
 from app.cluster.events import (
-    LOCAL,
+    SELF,
     CloseLink,
     Effect,
     Event,
@@ -140,7 +140,7 @@ def test_a_cluster_of_one_serves_when_start_returns_and_leaves_at_once() -> None
         views: list[tuple[View, bool]] = []
         node.membership.on_view.append(lambda view, is_member: views.append((view, is_member)))
         node.membership.start()
-        assert node.core.routes == [LOCAL] * SLOT_COUNT
+        assert node.core.routes == [SELF] * SLOT_COUNT
         assert node.core.lease_until == inf
         assert [(view.addresses, is_member) for view, is_member in views] == [((node.name,), True)]
         node.membership.leave()

@@ -1,6 +1,6 @@
 """Copies of the slots: one node's part, driven by frames and views; the contract with the shell.
 
-Whatever happens to a request for a slot of ours is decided in one place: `routes` says LOCAL where this node may
+Whatever happens to a request for a slot of ours is decided in one place: `routes` says SELF where this node may
 serve (the membership core's word, less the slots that are not open yet); `followed[slot]` is None where nobody
 follows, and the plain way through store and reply memory is all there is: one list look-up is what a single node pays.
 
@@ -9,7 +9,7 @@ follows, and the plain way through store and reply memory is all there is: one l
     replication.on_view(view, ...)         for each ViewInstalled
     replication.reset()                    for each Reset
     replication.refresh(routes, lease)     after each step of the membership core
-    replication.tick(now)                  every TICK_S
+    replication.tick(now)                  every REPLICATION_TICK_S
     replication.execute / hold_read / wipe on the path of requests
     replication.flush(now)                 once per loop turn: the output to carry out
 
@@ -20,16 +20,17 @@ copy on every write).
 from collections.abc import Iterable
 from typing import Any, Final
 
-from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.follower import Follower
-from app.cluster.replication.primary import ORIGINS_MAX, PENDING_MAX, PENDING_MAX_BYTES, Joint, Led, Primary
+from app.cluster.replication.led import Joint, Led
+from app.cluster.replication.primary import PENDING_MAX, PENDING_MAX_BYTES, WAITERS_MAX, Primary
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR
 
-TICK_S: Final = 0.1
+REPLICATION_TICK_S: Final = 0.1
 PARKED: Final = -1  # the answer comes with `released`, or the origin with `dropped`
 
 
@@ -105,7 +106,7 @@ class Replication:
         self._drop_all_but(lead | follow)
         for slot in range(SLOT_COUNT):
             led = self._primary.led.get(slot)
-            self.followed[slot] = led if led is not None and led.links else None
+            self.followed[slot] = led if led is not None and led.progress else None
         self._primary.changed.update(range(SLOT_COUNT))
         self._update_routes()
 
@@ -156,9 +157,9 @@ class Replication:
             return
         for slot in changed:
             route = self._core_routes[slot]
-            if route == LOCAL and not self._is_open(slot):
+            if route == SELF and not self._is_open(slot):
                 route = UNKNOWN
-            if route == LOCAL and self.routes[slot] != LOCAL:
+            if route == SELF and self.routes[slot] != SELF:
                 self._shared.out.opened = True
             self.routes[slot] = route
         changed.clear()
@@ -202,8 +203,8 @@ class Replication:
             self._primary.on_ack(peer, body)
         elif kind == frames.HAVE:
             self._primary.on_have(peer, body)
-        elif kind == frames.ASK:
-            self._follower.on_ask(peer, body)
+        elif kind == frames.QUERY:
+            self._follower.on_query(peer, body)
         elif kind == frames.GO:
             self._follower.on_go(peer, body)
         elif kind == frames.BEGIN:
@@ -220,7 +221,7 @@ class Replication:
             raise frames.BadFrame(f"kind {kind}")
 
     def tick(self, now: float) -> None:
-        """To be called every TICK_S."""
+        """To be called every REPLICATION_TICK_S."""
         self._shared.now = now
         self._primary.tick()
         self._follower.tick()
@@ -235,7 +236,7 @@ class Replication:
         out, shared.out = shared.out, Output()
         return out
 
-    # Requests; the caller has seen that the slot's route is LOCAL and that the lease runs.
+    # Requests; the caller has seen that the slot's route is SELF and that the lease runs.
 
     def execute(
         self, command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, id_crc: int, origin: Any
@@ -247,8 +248,8 @@ class Replication:
         primary = self._primary
         waiting = primary.unreleased.get(message_id)
         if waiting is not None:
-            if len(waiting.origins) < ORIGINS_MAX:
-                waiting.origins.append(origin)
+            if len(waiting.waiters) < WAITERS_MAX:
+                waiting.waiters.append(origin)
             return PARKED
         code = self._replies.get(message_id, id_crc)
         if code is not None:
@@ -279,7 +280,7 @@ class Replication:
         if op is None:
             return code
         primary.unreleased[message_id] = op
-        op.origins.append(origin)
+        op.waiters.append(origin)
         return PARKED
 
     def _remove(self, slot: int, key: bytes) -> tuple[int, int]:
@@ -301,8 +302,8 @@ class Replication:
         primary = self._primary
         waiting = primary.unreleased.get(message_id)
         if waiting is not None:
-            if len(waiting.origins) < ORIGINS_MAX:
-                waiting.origins.append(origin)
+            if len(waiting.waiters) < WAITERS_MAX:
+                waiting.waiters.append(origin)
             return PARKED
         code = self._replies.get(message_id, id_crc)
         if code is not None:

@@ -13,7 +13,7 @@ from app.cluster.events import SELF
 from app.config.options import Options
 from app.config.servers import Server
 from app.node import Node
-from tests.integration.nodes import free_port
+from tests.support.ports import free_port
 
 DEADLINE_S = 20.0
 HOST = "127.0.0.1"

@@ -22,7 +22,7 @@ from app.wire.protocol import (
     SLOT_COUNT,
     SYS_OVERLOAD_ERR,
 )
-from tests.parts import make_parts
+from tests.support.parts import make_parts
 from tests.wire.datagrams import request, response
 
 CLIENT = b"client's address"

@@ -6,8 +6,7 @@ from zlib import crc32
 
 from app.cluster.events import SELF
 from app.cluster.view import View
-from app.storage.store import slot_of
-from app.wire.protocol import GET
+from app.wire.protocol import GET, slot_of
 from tests.sim.checks import Checks, Violation
 from tests.sim.copies import DataOptions, DataWorld
 from tests.sim.history import Operation, is_linearizable

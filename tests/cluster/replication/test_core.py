@@ -8,8 +8,8 @@ from app.cluster.replication.state import Output
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
-from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT
+from app.storage.store import Store
+from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT, slot_of
 
 KEY = b"key"
 SLOT = slot_of(KEY)

@@ -109,7 +109,7 @@ def test_a_write_is_answered_when_all_backups_have_it() -> None:
     assert a.released == [(b"m1", NO_ERR), (b"m1", NO_ERR), ("reader", None)]
     assert c.store.get(SLOT, KEY) == b"v"
     assert not a.core.unacked
-    assert a.put(b"v", b"m1") == NO_ERR  # remembered
+    assert a.put(b"v", b"m1") == ~NO_ERR  # remembered
 
 
 def test_nothing_is_released_without_a_lease() -> None:
@@ -231,7 +231,7 @@ def test_wipeout_closes_until_all_have_it() -> None:
     assert a.core.routes[SLOT] == SELF
     assert a.released[-2:] == [("wiper", NO_ERR), ("again", NO_ERR)]
     assert b.store.get(SLOT, KEY) is None
-    assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "later") == NO_ERR
+    assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "later") == ~NO_ERR
 
 
 def test_an_unsound_frame_closes_the_link() -> None:

@@ -342,7 +342,8 @@ SCRIPT = """
         "signal handler": signalled,
         "datagrams": datagrams,
     }
-    FAULTS = (ValueError, OSError, RuntimeError, struct.error, AssertionError, KeyboardInterrupt, SystemExit, MemoryError)
+    FAULTS = (ValueError, OSError, RuntimeError, struct.error, AssertionError)
+    FAULTS += (KeyboardInterrupt, SystemExit, MemoryError)
     keep = []
 
     def child(place, kind):

@@ -169,6 +169,7 @@ def test_what_is_accepted_does_not_block(made: Made) -> None:
     accepted, address = sockets.listener.accept()
     made.all.append(accepted)
     assert address == client.getsockname()
+    assert not accepted.getblocking()
     with pytest.raises(BlockingIOError):
         accepted.recv(1)
 

@@ -15,6 +15,11 @@ REPOSITORY = Path(__file__).parent.parent
 LEVELS = ("debug", "info", "warning", "error", "exception")
 # What the log says by itself.
 OF_THE_LOG = {"logs.dropped", "logs.unprintable", "process.uncaught", "process.thread_died", "process.unraisable"}
+DOCUMENTS = (
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+)
 LOGS = (REPOSITORY / "docs" / "logs-and-counters.md").read_text()
 
 

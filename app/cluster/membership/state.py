@@ -169,7 +169,7 @@ class NodeState:
         return self.now - heard_at <= timing.COORDINATOR_FRESH_S + 2 * self.round_trip_s
 
     def view_heard_awake_s(self) -> float:
-        """When a member of the view that we observe was last heard, in awake time; not one that has left the cluster."""
+        """When a member of the view that we observe was last heard (awake time); not one that has left the cluster."""
         dates = [-inf]
         for member in self.view.members if self.view else ():
             known = self.of(member.address)

@@ -353,6 +353,16 @@ def test_a_client_that_is_in_a_call_refuses_another() -> None:
         assert client.is_alive()
 
 
+def test_a_client_gives_its_sockets_back() -> None:
+    with Peer() as peer:
+        with plain([peer.name], timeouts_ms=PATIENT) as client:
+            client.ping()
+            (opened,) = client._engine.sockets._sockets.values()
+            assert opened.fileno() >= 0
+        assert opened.fileno() == -1
+        client.close()
+
+
 @pytest.mark.parametrize("servers", [[], "127.0.0.1:3331"])
 def test_servers_must_be_a_list(servers) -> None:
     with pytest.raises(ValueError, match="list of at least one"):

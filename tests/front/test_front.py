@@ -33,7 +33,7 @@ from app.wire.protocol import (
 from proto_gen.key_value_pb2 import KVRequest
 from proto_gen.message_pb2 import Msg
 from tests.front.test_batch import has_ipv6
-from tests.parts import Parts, make_parts
+from tests.support.parts import Parts, make_parts
 from tests.wire.datagrams import ack, envelope, request, response
 
 DEADLINE_S = 20.0

@@ -28,9 +28,9 @@ from app.wire.protocol import (
     slot_of,
 )
 from proto_gen.key_value_pb2 import KVRequest
-from tests.integration.cluster_nodes import Node
 from tests.sim import history
 from tests.sim.history import DONE, MISSING, Operation, is_linearizable
+from tests.support.nodes import Node
 
 _KINDS = {PUT: history.PUT, GET: history.GET, REMOVE: history.REMOVE}
 DEADLINE_S = 20.0  # for one answer to any client

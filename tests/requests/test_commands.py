@@ -41,7 +41,7 @@ from app.wire.protocol import (
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
-from tests.parts import PID, Parts, make_parts
+from tests.support.parts import PID, Parts, make_parts
 from tests.wire.datagrams import ack, envelope, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from app.cluster.events import LOCAL, UNKNOWN, Event, Reset, SlotsSynced, Tick, ViewInstalled
-from app.cluster.replication.core import PARKED, TICK_S, Replication
+from app.cluster.events import SELF, UNKNOWN, Event, Reset, SlotsSynced, Tick, ViewInstalled
+from app.cluster.replication.core import PARKED, REPLICATION_TICK_S, Replication
 from app.cluster.replication.follower import STAGING_MAX_BYTES, STAGING_SOFT_BYTES
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
@@ -204,7 +204,7 @@ class Node:
             return
         slot = slot_of(request.key)
         route = replication.routes[slot]
-        if route == LOCAL:
+        if route == SELF:
             if self.may_serve():
                 self._execute(slot, request)
             else:
@@ -257,7 +257,7 @@ class Node:
     def _wipe(self, request: Request) -> None:
         if not self.may_serve():
             return
-        slots = [slot for slot, route in enumerate(self.replication.routes) if route == LOCAL]
+        slots = [slot for slot, route in enumerate(self.replication.routes) if route == SELF]
         crc = crc32(request.message_id)
         code = self.replication.wipe(slots, request.message_id, crc, (request, None))
         if code != PARKED:
@@ -288,14 +288,14 @@ class DataWorld(World):
         node = self.nodes.get(process)
         if node is None:
             node = self.nodes[process] = Node(self, process)
-            self.after(TICK_S, self._data_tick, process)
+            self.after(REPLICATION_TICK_S, self._data_tick, process)
         return node
 
     def _data_tick(self, process: Process) -> None:
         if process.host.process is process and not process.left:
             if not process.paused:
                 self.give(process, DataTick())  # type: ignore[arg-type]
-            self.after(TICK_S, self._data_tick, process)
+            self.after(REPLICATION_TICK_S, self._data_tick, process)
 
     def crash(self, host: Host) -> None:
         process = host.process
@@ -402,18 +402,18 @@ class DataWorld(World):
         if routes != node.seen_routes or served != node.seen_served:
             node.seen_routes, node.seen_served = list(routes), served
             for slot, route in enumerate(routes):
-                if route == LOCAL and not served >> slot & 1:
+                if route == SELF and not served >> slot & 1:
                     raise Violation(f"slot {slot} is open at {node.process.address}, which may not serve it")
 
     def check_answer(self, node: Node, slot: int) -> None:
         """Nobody else may answer for the slot at this moment, unless both sides of a partition go on."""
-        origin = node.process.core._state.view_key[0]
+        cluster_id = node.process.core._state.view_key[0]
         for process in self.processes():
             if process is node.process:
                 continue
             other = self.nodes.get(process)
-            is_open = other is not None and other.replication.routes[slot] == LOCAL and other.may_serve()
-            apart = self.options.on_partition == "serve" and process.core._state.view_key[0] != origin
+            is_open = other is not None and other.replication.routes[slot] == SELF and other.may_serve()
+            apart = self.options.on_partition == "serve" and process.core._state.view_key[0] != cluster_id
             if is_open and not apart:
                 raise Violation(f"slot {slot}: {node.process.address} answers, and {process.address} may as well")
 

@@ -4,7 +4,7 @@ import random
 import time
 from zlib import crc32
 
-from app.cluster.events import LOCAL
+from app.cluster.events import SELF
 from app.cluster.view import View
 from app.wire.protocol import GET, slot_of
 from tests.sim.checks import Checks, Violation
@@ -147,7 +147,7 @@ def differs(world: DataWorld, lost: int) -> str:
         node = world.node(process)
         if node.replication.pending:
             return f"{process.address} has {node.replication.pending} writes in flight"
-        if node.replication.routes.count(LOCAL) != process.core.served.bit_count():
+        if node.replication.routes.count(SELF) != process.core.served.bit_count():
             return f"{process.address} has slots that are not open"
     processes = {process.address: process for process in world.processes()}
     view = world.processes()[0].core.view

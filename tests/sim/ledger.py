@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from app.cluster.replication import frames
 from app.cluster.replication.follower import Session
 from app.cluster.replication.frames import OpFields
-from app.cluster.replication.primary import Led, Op
+from app.cluster.replication.led import Led, Op
 from tests.sim.checks import Violation
 from tests.storage import contents
 
@@ -62,7 +62,7 @@ class Ledger:
         """`slots`: those that keys are in. `exact`: nothing is evicted, so copies hold all that they should."""
         self._slots = slots
         self._exact = exact
-        self._chapters: dict[tuple[int, int, int], Chapter] = {}  # by origin, slot, term
+        self._chapters: dict[tuple[int, int, int], Chapter] = {}  # by cluster_id, slot, term
 
     def watch(self, node: "Node") -> None:
         """Look over the shoulder of a node that starts."""
@@ -76,23 +76,23 @@ class Ledger:
 
         def applied(session: Session, op: OpFields) -> bool:
             done = apply(session, op)
-            if done and session.live:
+            if done and session.is_whole:
                 self._applied(node, session, op)
             return done
 
         def ended(peer: str, body: bytes) -> None:
-            before = {slot for slot, session in follower.sessions.items() if not session.live}
+            before = {slot for slot, session in follower.sessions.items() if not session.is_whole}
             on_end(peer, body)
             for slot in self._slots & before:
                 session = follower.sessions.get(slot)
-                if session is not None and session.live:
+                if session is not None and session.is_whole:
                     self._whole(node, slot, session)
 
         primary.order, follower._apply, follower.on_end = ordered, applied, ended  # type: ignore[method-assign]
 
     def _chapter(self, node: "Node", slot: int, term: int) -> Chapter | None:
         view = node.replication._shared.view
-        return self._chapters.get((view.origin, slot, term)) if view is not None else None
+        return self._chapters.get((view.cluster_id, slot, term)) if view is not None else None
 
     def viewed(self, node: "Node", partial: set[int]) -> None:
         """The node has gone over to another view; `partial`: slots of which it had a part only before."""
@@ -104,7 +104,7 @@ class Ledger:
             if led is None:
                 continue
             assert shared.view is not None
-            name = (shared.view.origin, slot, led.term)
+            name = (shared.view.cluster_id, slot, led.term)
             known = self._chapters.get(name)
             # All who knew of the same epoch's other view are dead: it never was.
             if known is None or known.author is not node:

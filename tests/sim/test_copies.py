@@ -7,7 +7,8 @@ import pytest
 from app.cluster.replication import frames
 from app.cluster.replication.core import Replication
 from app.cluster.replication.follower import Follower
-from app.cluster.replication.primary import Led, Primary
+from app.cluster.replication.led import Led
+from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
 from app.wire.protocol import KEY_DNE_ERR
 from tests.sim.checks import Violation
@@ -112,8 +113,8 @@ class TestItBites:
 
         def entered(self: Follower, mine: set[int]) -> None:
             self._mine = mine
-            self._asked.clear()
-            self.question(mine - self.sessions.keys())
+            self._reported.clear()
+            self.report(mine - self.sessions.keys())
 
         monkeypatch.setattr(Shared, "leads", lambda self, peer, slot: True)
         monkeypatch.setattr(Follower, "entered", entered)

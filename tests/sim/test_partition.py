@@ -106,7 +106,7 @@ def test_both_sides_serve_and_the_larger_ones_data_win(hosts: int, cut: int, see
     world.run(world.now + 8.0)
     assert not checks.is_converged()
     assert not differs(world, 0)
-    assert {process.core._state.view_key[0] for process in world.processes()} == {view.origin}
+    assert {process.core._state.view_key[0] for process in world.processes()} == {view.cluster_id}
     for key in world.keys:
         assert held(world, world.hosts, key) == {"larger"}
 

@@ -18,10 +18,10 @@ from app.storage.governor import (
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.protocol import SLOT_COUNT, slot_of
-from tests.parts import MIB
 from tests.storage.contents import content
 from tests.storage.test_arena import check_books
 from tests.storage.test_store import handles
+from tests.support.parts import MIB
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BOUND = 64 * MIB

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
 from app.storage.store import Slot, Store
 from app.wire.protocol import SLOT_COUNT, slot_of
-from tests.parts import MIB, examples, make_store
 from tests.storage.contents import content, entries
 from tests.storage.test_arena import check_books
+from tests.support.parts import MIB, examples, make_store
 
 IN_PAGE = PAGE_BYTES // RECORD_MAX_BYTES  # chunks of the largest size in a page
 

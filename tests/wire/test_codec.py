@@ -22,7 +22,7 @@ from app.wire.codec import (
 )
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES, GET, SYS_OVERLOAD_ERR, TYPE_RESPONSE, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from tests.parts import examples
+from tests.support.parts import examples
 from tests.wire.datagrams import envelope, request
 from tests.wire.vectors import exchanges
 

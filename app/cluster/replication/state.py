@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.cluster.replication import frames
 from app.cluster.replication.frames import Position
 from app.cluster.view import View
+from app.storage.mutate import Mutations
 from app.wire.protocol import SLOT_COUNT
 
 
@@ -21,6 +21,8 @@ class CopyStore(Protocol):
 
     @property
     def evicts(self) -> bool: ...
+    @property
+    def wiping(self) -> bool: ...
     @property
     def room_bytes(self) -> int: ...
     def peek(self, number: int, key: bytes) -> bytes | None: ...
@@ -37,6 +39,8 @@ class CopyReplies(Protocol):
     full: bool
 
     @property
+    def wait_ms(self) -> int: ...
+    @property
     def bucket_count(self) -> int: ...
     def __len__(self) -> int: ...
     def has_slot(self, slot: int) -> bool: ...
@@ -51,8 +55,8 @@ class Output:
     """What the shell is to carry out, each list in order; see Replication.flush."""
 
     frames: list[tuple[str, int, bytes]] = field(default_factory=list)  # peer, kind, body
-    released: list[tuple[Any, int | None]] = field(default_factory=list)  # origin, code; None: a read that waited
-    dropped: list[Any] = field(default_factory=list)  # origins that this node can't answer: ask the new primary
+    released: list[tuple[Any, int | None]] = field(default_factory=list)  # waiter, code; None: a read that waited
+    dropped: list[Any] = field(default_factory=list)  # waiters that this node can't answer: ask the new primary
     synced: list[tuple[str, int, int]] = field(default_factory=list)  # learner, slots, epoch: SlotsSynced
     closed: list[str] = field(default_factory=list)  # peers that sent what they may not: end their links
     opened: bool = False  # routes have changed to the better: requests that wait may go on
@@ -65,6 +69,7 @@ class Shared:
     address: str
     store: CopyStore
     replies: CopyReplies
+    mutations: Mutations
     reserve_bytes: int  # see Replication
     view: View | None = None  # that this node is a member of
     now: float = 0.0
@@ -77,20 +82,16 @@ class Shared:
 
     @property
     def view_name(self) -> tuple[int, int]:
-        """Epoch and mark of the view."""
-        return (self.view.epoch, self.view.mark) if self.view else (0, 0)
+        """Epoch and nonce of the view."""
+        return (self.view.epoch, self.view.nonce) if self.view else (0, 0)
 
     def send(self, peer: str, kind: int, body: bytes) -> None:
         if peer in self.links:
             self.out.frames.append((peer, kind, body))
 
-    def is_full(self) -> bool:
-        """Whether no further PUT should be admitted: only a store that may not evict ever says so."""
-        return not self.store.evicts and self.store.room_bytes < self.reserve_bytes
-
     def flags(self) -> int:
         """What primaries must know of this node before they admit a write."""
-        return frames.STORE_FULL * self.is_full() | frames.REPLIES_FULL * self.replies.full
+        return self.mutations.hindrances(self.reserve_bytes)
 
     def primary(self, slot: int) -> str | None:
         return self.view.primaries[slot] if self.view else None

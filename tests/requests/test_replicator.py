@@ -440,10 +440,22 @@ def test_a_request_for_a_slot_that_is_being_wiped_waits_and_goes_on(net: Net) ->
     ]
 
 
-def test_a_wipeout_without_a_lease_is_refused(net: Net) -> None:
+def test_a_wipeout_without_a_lease_is_refused_unless_it_was_executed(net: Net) -> None:
+    """Then it gets no answer: a refusal says that nothing was done."""
     a = net["a"]
+    a.take(wipe())
+    net.deliver()
+    a.told()
+    a.take(put(1))
+    net.deliver()
+    a.told()
     a.set_lease(-1.0)
-    assert response(a.take(wipe()), b"w" * 16) == refusal(50)
+    assert response(a.take(wipe(b"x" * 16)), b"x" * 16) == refusal(50)
+    assert a.take(wipe()) is None
+    assert len(a.store) == 1
+    a.set_lease(1e9)
+    assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
+    assert len(a.store) == 1
 
 
 def test_a_wipeout_waits_no_longer_than_others(net: Net) -> None:
@@ -455,6 +467,41 @@ def test_a_wipeout_waits_no_longer_than_others(net: Net) -> None:
     net.deliver()
     assert a.told() == []
     assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
+
+
+def test_a_wipeout_is_not_told_while_a_copy_may_lack_it(net: Net) -> None:
+    """It leads as before, but all is closed until the copies hold exactly what it holds: were it to die before, what
+    was wiped would be back."""
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    net.deliver()
+    a.told()
+    a.take(wipe())
+    net.queue.clear()
+    second = replace(VIEW, epoch=3)
+    install(net, second, "a")
+    a.sweep()
+    assert a.take(wipe()) is None, "nor is a retry"
+    assert a.told() == []
+    assert a.workers.waiting == 0
+    assert len(b.store) == 1
+    net.cut("a", "b")
+    install(net, second, "b")
+    for name, peer in (("a", "b"), ("b", "a")):
+        net[name].dialled_link_up(peer)
+    net.deliver()
+    assert len(b.store) == 0
+    assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
+
+
+def test_a_wipeout_in_flight_at_a_change_of_primary_is_left_to_its_client(net: Net) -> None:
+    """Whoever leads the slots now may have wiped them or not."""
+    a = net["a"]
+    a.take(wipe())
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "a")
+    assert a.told() == []
+    assert a.workers.waiting == 0
 
 
 # --- links ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ frames are written down; routes and the lease are set by the test. `Net` is seve
 
 import ctypes
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from hypothesis import settings
@@ -19,6 +19,7 @@ from app.cluster.replication.core import Replication
 from app.cluster.view import Member, View
 from app.front import batch as layout
 from app.front.batch import DatagramBatch, Ring
+from app.front.front import Front
 from app.node import Node
 from app.observe.counters import Counters
 from app.observe.slowlog import SlowLog
@@ -67,15 +68,26 @@ def make_store(arena: Arena, *, evict: bool) -> Store:
 
 
 class Outside:
-    """The UDP socket: writes down what is sent, in order."""
+    """The UDP socket: brings what the test lays into it, and writes down what is sent, in order."""
 
     family = socket.AF_INET
 
     def __init__(self) -> None:
-        self.sent: list[tuple[bytes, bytes]] = []  # address, datagram
+        self.arrived: list[tuple[bytes, bytes]] = []  # address, datagram
+        self.sent: list[tuple[bytes, bytes]] = []
+
+    def age_s(self) -> float:
+        return 0.0
 
     def receive(self, ring: Ring) -> int:
-        raise AssertionError("the test hands datagrams over by itself")
+        taken, self.arrived = self.arrived[: ring.size], self.arrived[ring.size :]
+        for place, (address, datagram) in enumerate(taken):
+            at = place * layout._STRIDE_BYTES
+            ring.buffer[at : at + len(datagram)] = datagram
+            ring.header_ints[place * layout._HEADER_INTS + layout._LENGTH_AT] = len(datagram)
+            at = place * layout._ADDRESS_STRIDE_BYTES
+            ring.addresses[at : at + len(address)] = address
+        return len(taken)
 
     def send(self, ring: Ring, start: int, count: int) -> int:
         for place in range(start, start + count):
@@ -312,6 +324,23 @@ class Parts(Node):
         ((address, reply),) = self.told()
         assert address == client
         return response(reply, message_id).errCode
+
+    def make_front(self, *, allowed: Mapping[bytes, bool] | None = None, shares_turns: bool = True) -> Front:
+        """The front, for a test that is about it: it reads what has arrived in `outside`."""
+        return Front(
+            self.loop,
+            self.outside,
+            self.batch,
+            self.turn,
+            self.workers,
+            self.answers,
+            self.commands,
+            self.counters,
+            self.slow_log,
+            patience_s=PATIENCE_S,
+            allowed=allowed,
+            shares_turns=shares_turns,
+        )
 
     # --- what it holds ---------------------------------------------------------------------------------------------
 

@@ -324,7 +324,7 @@ class Node:
         self.pairs.dialled_ended(peer)
 
     def accepted_link_changed(self, peer: str) -> None:
-        self.pairs.incoming_changed(peer)
+        self.pairs.accepted_changed(peer)
 
     def frames(self, peer: str, frames: list[Frame]) -> None:
         self.relayed.on_frames(peer, frames)

@@ -12,7 +12,7 @@ import gzip
 import json
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import gevent
 from gevent import socket as gevent_socket
@@ -20,14 +20,12 @@ from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from app.http.metrics import METRICS_TYPE, Exposition
+from app.http.observed import ObservedNode
 from app.http.page import Page
 from app.http.status import StatusReport, not_ready_because
 from app.http.watch import Watch
 from app.observe import logs
 from app.sockets import listening_socket
-
-if TYPE_CHECKING:
-    from app.node import Node
 
 # Connections at once; the next ones wait in the system's queue. Each holds at most HEAD_MAX_BYTES and its answer
 # (about 60 KB), so all of them 2 MB.
@@ -64,7 +62,7 @@ _BROKEN: Final = _Answer("500 Internal Server Error", _TEXT, b"a fault in the no
 class Site:
     """The WSGI application: a node's pages."""
 
-    def __init__(self, node: "Node", watch: Watch) -> None:
+    def __init__(self, node: ObservedNode, watch: Watch) -> None:
         self._node = node
         self._exposition = Exposition(node)
         self._report = StatusReport(node, watch)
@@ -202,7 +200,7 @@ class _Handler(WSGIHandler):
 class HttpServer:
     """A node's HTTP server, with what it watches. `start` it once the node runs."""
 
-    def __init__(self, listener: socket.socket, node: "Node") -> None:
+    def __init__(self, listener: socket.socket, node: ObservedNode) -> None:
         """`listener`: bound, listening, non-blocking."""
         self._listener = gevent_socket.socket(listener.family, listener.type, listener.proto, listener.detach())
         self._watch = Watch(node)
@@ -237,7 +235,7 @@ class HttpServer:
         self._server.stop(timeout=0)
 
 
-def start(node: "Node") -> HttpServer:
+def start(node: ObservedNode) -> HttpServer:
     """Serve a node's pages where its options say. Raises UsageError when the port can't be bound."""
     options = node.options
     assert options.http_port is not None

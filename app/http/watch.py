@@ -10,18 +10,16 @@ import os
 import time
 from collections import deque
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import gevent
 from gevent import socket
 
+from app.http.observed import ObservedNode
 from app.observe.histogram import REQUEST_EDGES_S, quantile_s
 from app.wire.codec import DecodeError, KVRequest, KVResponse, Msg, parse_msg
 from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_RESPONSE, VITALS
-
-if TYPE_CHECKING:
-    from app.node import Node
 
 SAMPLE_S: Final = 1.0
 SAMPLES_MAX: Final = 180  # three minutes
@@ -44,7 +42,7 @@ class Answer(NamedTuple):
 class Watch:
     """One node's."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: ObservedNode) -> None:
         self._node = node
         self.rates: deque[float] = deque(maxlen=SAMPLES_MAX)  # requests a second
         self.p99_s: deque[float | None] = deque(maxlen=SAMPLES_MAX)
@@ -92,7 +90,7 @@ class Watch:
     def _ask(self) -> None:
         """One VITALS to each other member of the view, and what has come back in time."""
         peers = self._node.peers
-        view = self._node.membership.core.view
+        view = self._node.view
         asked: dict[bytes, str] = {}
         with socket.socket(peers.family, socket.SOCK_DGRAM) as sock, gevent.Timeout(ASK_TIMEOUT_S, False):  # type: ignore[arg-type]
             for name in view.addresses if view else ():

@@ -124,16 +124,15 @@ def test_who_does_not_take_its_answers_in_time_is_hung_up_on(
 ) -> None:
     monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.2)
     with running() as node, node.connect() as sock:
-        assert node.node.http is not None
 
         def ask_for_more_than_any_buffer_takes() -> None:
             with suppress(ConnectionError):
                 sock.sendall(b"GET / HTTP/1.1\r\n\r\n" * 2000)
 
         asking = gevent.spawn(ask_for_more_than_any_buffer_takes)
-        while not node.node.http.connections:
+        while not node.http.connections:
             gevent.sleep(0)
-        while node.node.http.connections:  # by the time limit of `running`
+        while node.http.connections:  # by the time limit of `running`
             gevent.sleep(0.01)
         asking.kill()
         assert node.ask("/health").status == 200
@@ -169,7 +168,7 @@ def test_a_port_that_is_taken_is_told() -> None:
         with pytest.raises(
             UsageError, match=f"can't bind TCP 127.0.0.1 port {options.http_port}: .*another process uses it"
         ):
-            first.node._http_server()
+            http_server.start(first.node)
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
@@ -177,8 +176,7 @@ def test_a_port_that_is_taken_is_told() -> None:
 
 def test_ready_says_why_it_is_not() -> None:
     node = Running()
-    assert node.node.http is not None
-    node.node.http.start()
+    node.start_http()
     try:
         answer = node.ask("/ready")
         assert (answer.status, answer.json()) == (
@@ -187,8 +185,7 @@ def test_ready_says_why_it_is_not() -> None:
         )
         assert node.ask("/health").json() == {"status": "alive"}
         assert node.ask("/status.json").json()["slots"] is None
-        node.node.membership.start()
-        node.node.front.start()
+        node.node.start()
         assert node.ask("/ready").json() == {"ready": True, "reasons": []}
         node.node.membership.core.lease_until = 0.0
         assert node.ask("/ready").json()["reasons"] == [

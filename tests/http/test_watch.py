@@ -1,4 +1,4 @@
-"""What the page shows besides the present: changes of view, the last minutes, and what other members say."""
+"""What the page shows besides the present: the last minutes, and what other members say."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 from app.http import watch as watching
 from app.http.status import copies_missing
-from app.http.watch import ANSWER_STALE_S, CHANGES_MAX, SHOWN, Watch
+from app.http.watch import ANSWER_STALE_S, SHOWN, Watch
 from app.observe.counters import FORWARDED, IN_TURN
 from app.wire.protocol import NO_ERR, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
@@ -26,41 +26,13 @@ def node() -> Iterator[Running]:
 @pytest.fixture
 def watch(node: Running) -> Watch:
     """A fresh one, that watches by itself nothing."""
-    watch = Watch(node.node)
-    node.node.membership.on_view.remove(watch.note_view)
-    return watch
+    return Watch(node.node)
 
 
 def view_of(epoch: int, *incarnations: int) -> View:
     members = [Member(f"10.0.0.{place}:1", incarnation) for place, incarnation in enumerate(incarnations)]
     view = first_view([member for member in members if member.incarnation], 7, 3, 1)
     return View(7, epoch, view.members, view.primaries, view.backups, view.homes, f"cause {epoch}")
-
-
-def test_a_change_tells_who_came_and_went_and_how_much_moved(watch: Watch) -> None:
-    first, second, third = view_of(1, 5, 6), view_of(2, 5, 0), view_of(3, 5, 8)
-    for view in (first, second, third):
-        watch.note_view(view, True)
-    told = [(change.epoch, change.cause, change.came, change.went, change.moved) for change in watch.changes]
-    its_slots = first.masks["10.0.0.1:1"].bit_count()
-    assert told == [
-        (1, "cause 1", ("10.0.0.0:1", "10.0.0.1:1"), (), 0),
-        (2, "cause 2", (), ("10.0.0.1:1",), its_slots),
-        (3, "cause 3", ("10.0.0.1:1",), (), its_slots),
-    ]
-
-
-def test_a_restart_within_one_view_shows_as_going_and_coming(watch: Watch) -> None:
-    watch.note_view(view_of(1, 5, 6), True)
-    watch.note_view(view_of(2, 5, 9), False)
-    change = watch.changes[-1]
-    assert (change.came, change.went, change.is_member) == (("10.0.0.1:1",), ("10.0.0.1:1",), False)
-
-
-def test_changes_are_bounded(watch: Watch) -> None:
-    for epoch in range(1, CHANGES_MAX + 11):
-        watch.note_view(view_of(epoch, 5), True)
-    assert [change.epoch for change in watch.changes] == list(range(11, CHANGES_MAX + 11))
 
 
 @pytest.mark.parametrize(("members", "missing"), [(1, 512), (2, 256), (3, 0), (4, 0)])

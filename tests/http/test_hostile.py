@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import pytest
 
-from app.http.server import CONNECTIONS_MAX, HEAD_MAX_BYTES
+from app.http.server import BACKLOG, CONNECTIONS_MAX, HEAD_MAX_BYTES
 from app.wire.protocol import IS_ALIVE, NO_ERR
 from tests.support import nodes
 from tests.support.nodes import Node
@@ -227,7 +227,7 @@ def test_a_reset_by_who_has_not_taken_its_answers(node: Node) -> None:
 
 
 def test_more_connections_than_are_served(node: Node) -> None:
-    socks = [connect(node) for _ in range(6 * CONNECTIONS_MAX)]
+    socks = [connect(node) for _ in range(CONNECTIONS_MAX + BACKLOG // 2)]
     for number, sock in enumerate(socks):
         (hang_up_harshly if number % 2 else socket.socket.close)(sock)
 

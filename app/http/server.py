@@ -110,7 +110,10 @@ class Site:
             return _NOT_FOUND
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _NOT_ALLOWED
-        return route()
+        try:
+            return route()
+        except OSError as error:  # gevent's handler would take it for the connection's
+            raise RuntimeError("the system refused a page what it needs") from error
 
     def _index(self) -> _Answer:
         return _Answer("200 OK", "text/html; charset=utf-8", self._page.html, self._page.headers)

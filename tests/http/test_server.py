@@ -196,6 +196,24 @@ def test_a_fault_is_that_requests_500_and_a_line_in_the_log(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_page_that_the_system_refuses_something_is_500_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not to be taken for a client that has hung up."""
+    monkeypatch.setattr(http_server, "_faults", limited_logger("http"))
+
+    def vitals(node: object) -> object:
+        raise ConnectionResetError(errno.ECONNRESET, "on purpose")
+
+    with running() as node:
+        monkeypatch.setattr("app.node.Node.vitals", vitals)
+        assert node.ask("/status.json").status == 500
+        assert node.ask("/health").status == 200
+    (record,) = [record for record in caplog.records if record.name == "http"]
+    assert (record.levelname, record.msg) == ("ERROR", "http.request_failed")
+    assert "on purpose" in record.fields["traceback"]  # type: ignore[attr-defined]
+
+
 def test_an_accept_that_fails_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -256,3 +256,32 @@ def test_who_was_expelled_holds_nothing() -> None:
     assert b.store.get(SLOT, KEY) is None
     assert b.replies.get(ID, crc32(ID)) is None
     assert b.core._shared.positions == [(0, 0)] * SLOT_COUNT
+
+
+def test_who_is_primary_no_longer_changes_nothing() -> None:
+    _, b = a_pair()
+    b.core.link_up("c", 1.0)
+    b.core.on_view(view(2, "c", "b"), True, 1.0)
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    assert b.store.get(SLOT, KEY) is None
+    assert b.core._follower.sessions == {}
+
+
+def test_a_question_counts_from_the_moment_in_which_the_link_was_there() -> None:
+    b = Machine("b")
+    b.core.on_view(view(1, "a", "b"), True, 1.0)
+    b.core.link_up("a", 5.0)
+    assert len(sent(b, frames.HAVE)) == 1
+    b.core.tick(5.0 + RETRY_S / 2)
+    assert sent(b, frames.HAVE) == []
+
+
+def test_a_question_of_an_earlier_view_is_asked_anew() -> None:
+    b = Machine("b")
+    b.core.link_up("a", 1.0)
+    b.core.on_view(view(1, "a", "b"), True, 1.0)
+    earlier = frames.decode_have(sent(b, frames.HAVE)[0])
+    b.core.on_view(view(2, "a", "b"), True, 1.0)
+    later = frames.decode_have(sent(b, frames.HAVE)[0])
+    assert (earlier[0], later[0]) == (1, 2)
+    assert later[2] != earlier[2]

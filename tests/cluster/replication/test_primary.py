@@ -176,3 +176,42 @@ def test_a_write_over_several_frames_arrives_whole() -> None:
     for body in ops:
         b.core.on_frame("a", frames.OPS, body, 1.0)
     assert all(b.store.get(slot_of(key), key) == bytes(9000) for key in keys)
+
+
+def test_a_write_that_nobody_is_required_to_have_is_answered_at_once() -> None:
+    a = Machine("a")
+    wires = Wires(a)
+    wires.enter(view(1, "a", learners="b"))  # which is not linked
+    assert a.put(b"v", b"m1") == NO_ERR
+    assert a.core.pending == 0
+    assert not a.core.unacked
+
+
+def test_a_follower_whose_link_ended_has_nothing_until_it_says_so() -> None:
+    a, b, c = Machine("a"), Machine("b"), Machine("c")
+    wires = Wires(a, b, c)
+    wires.held = {"a"}
+    wires.enter(view(1, "a", "bc"))
+    a.core.link_closed("b", 1.0)
+    wires.held = set()
+    a.core.tick(1.0)
+    wires.run()
+    assert a.core.followed[SLOT].progress["c"].acked == 0
+    assert a.core.routes[SLOT] == UNKNOWN
+
+
+def test_who_is_no_follower_any_more_is_sent_no_more_of_the_slot() -> None:
+    a = Machine("a")
+    Wires(a).enter(view(1, "a"))
+    for number in range(1000):
+        key = b"key%d" % number
+        a.store.put(slot_of(key), key, bytes(2000))
+    a.core.link_up("b", 1.0)
+    a.core.on_view(view(2, "a", learners="b"), True, 1.0)
+    rows = [(slot, frames.NOWHERE) for slot in range(256)]
+    a.core.on_frame("b", frames.HAVE, frames.encode_have(2, 0, 1, rows), 1.0)
+    assert any(kind == frames.ENTRIES for _, kind, _ in a.flush().frames)
+    a.core.on_view(view(3, "a", learners="c"), True, 1.0)
+    a.flush()
+    a.core.on_frame("b", frames.CREDIT, frames.encode_credit(1), 1.0)
+    assert not any(kind == frames.ENTRIES for _, kind, _ in a.flush().frames)

@@ -285,3 +285,27 @@ def test_a_question_of_an_earlier_view_is_asked_anew() -> None:
     later = frames.decode_have(sent(b, frames.HAVE)[0])
     assert (earlier[0], later[0]) == (1, 2)
     assert later[2] != earlier[2]
+
+
+def test_entries_and_replies_of_a_slot_that_was_not_begun_are_none_of_ours() -> None:
+    _, b = a_pair()
+    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, KEY, b"v"), 1.0)
+    b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)
+    b.core.link_closed("a", 1.0)
+    b.core.link_up("a", 1.0)  # no agreement at all
+    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, KEY, b"v"), 1.0)
+    b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)
+    assert b.store.get(SLOT, KEY) is None
+    assert b.replies.get(ID, crc32(ID)) is None
+    assert b.core.faults.get("bad frame", 0) == 0
+
+
+def test_what_hinders_a_learner_is_told_while_it_is_filled() -> None:
+    b = Machine("b", evict=False)
+    learning(b)
+    b.core.tick(1.1)
+    assert sent(b, frames.ACK) == []
+    while b.store.put(0, b"filler%d" % b.store.entries, bytes(9000)):
+        pass
+    b.core.tick(1.2)
+    assert [frames.decode_ack(body) for body in sent(b, frames.ACK)] == [(STORE_FULL, [])]

@@ -7,6 +7,7 @@ from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.core import IGNORED, PARKED
 from app.cluster.replication.primary import PENDING_MAX, WAITERS_MAX
+from app.storage.mutate import BUSY_WAIT_MS, REPLIES_FULL
 from app.wire.protocol import NO_ERR, SYS_OVERLOAD_ERR, slot_of
 from tests.cluster.replication.parts import KEY, SLOT, Machine, Wires, view
 
@@ -215,3 +216,31 @@ def test_who_is_no_follower_any_more_is_sent_no_more_of_the_slot() -> None:
     a.flush()
     a.core.on_frame("b", frames.CREDIT, frames.encode_credit(1), 1.0)
     assert not any(kind == frames.ENTRIES for _, kind, _ in a.flush().frames)
+
+
+def test_no_more_bytes_are_in_flight_than_the_bound() -> None:
+    a, b = Machine("a"), Machine("b")
+    a.core._pending_max_bytes = 1000
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    for turn in range(3):  # each time as much as the time before
+        number = 0
+        while (code := a.put(bytes(100), b"%d %d" % (turn, number), b"key%d" % number)) == PARKED:
+            number += 1
+        assert code == SYS_OVERLOAD_ERR
+        assert 1000 // 200 <= number <= 1000 // 100
+        wires.run()
+        assert a.core._primary.pending_bytes == 0
+
+
+def test_a_wipeout_is_refused_while_a_copy_can_remember_no_reply() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    a.store.put(SLOT, KEY, b"v")
+    a.core.on_frame("b", frames.ACK, frames.encode_ack(REPLIES_FULL, []), 1.0)
+    assert a.core.wipe(range(256), b"w", crc32(b"w"), "wiper") == SYS_OVERLOAD_ERR
+    assert a.core.wait_ms == BUSY_WAIT_MS
+    assert a.store.get(SLOT, KEY) == b"v"
+    a.core.on_frame("b", frames.ACK, frames.encode_ack(0, []), 1.0)
+    assert a.core.wipe(range(256), b"w", crc32(b"w"), "wiper") == PARKED

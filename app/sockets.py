@@ -46,7 +46,7 @@ class DatagramSocket:
     def __init__(self, sock: socket.socket) -> None:
         """`sock`: bound, non-blocking."""
         self._sock = sock
-        self._fd = sock.fileno()
+        self._fd = sock.fileno()  # -1 once it is closed: by then its number may be another's
         self._server: _Server | None = None
         self.family = sock.family
         self.age_s()  # from now on the kernel notes when datagrams come
@@ -75,6 +75,8 @@ class DatagramSocket:
 
     def age_s(self) -> float:
         """How long ago the datagram last received came; infinite if that is not known."""
+        if self._fd < 0:
+            return inf
         try:
             seconds, microseconds = _TIMEVAL.unpack(ioctl(self._fd, _SIOCGSTAMP, bytes(_TIMEVAL.size)))
         except OSError:
@@ -92,6 +94,7 @@ class DatagramSocket:
         if self._server is not None:
             self._server.stop()
         self._sock.close()
+        self._fd = -1
 
     # For people and tools.
 
@@ -160,7 +163,11 @@ class Sockets:
         self.datagrams = DatagramSocket(_datagram_socket(options.bind, options.port))
         # It listens before the node says anything and until the process ends: a refused connection means that it is
         # dead.
-        self.listener = listening_socket(options.bind, options.port, _BACKLOG, "--bind")
+        try:
+            self.listener = listening_socket(options.bind, options.port, _BACKLOG, "--bind")
+        except UsageError:
+            self.datagrams.stop()
+            raise
 
     def dialling(self) -> StreamSocket:
         """A new socket to dial a peer with. Raises OSError."""
@@ -193,8 +200,7 @@ def listening_socket(address: str, port: int, backlog: int, option: str) -> sock
     """A TCP socket, listening, non-blocking; `option` says where it is bound. Raises UsageError."""
     sock = _ListeningSocket(_family_of(address), socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the process before may linger
-    _bind(sock, address, port, "TCP", option)
-    sock.listen(backlog)
+    _bind(sock, address, port, "TCP", option, backlog)
     return sock
 
 
@@ -202,10 +208,12 @@ def _family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _bind(sock: socket.socket, address: str, port: int, protocol: str, option: str) -> None:
-    """Bind it, non-blocking. Raises UsageError."""
+def _bind(sock: socket.socket, address: str, port: int, protocol: str, option: str, backlog: int | None = None) -> None:
+    """Bind it, non-blocking; with a backlog, listen. Raises UsageError."""
     try:
         sock.bind((address, port))
+        if backlog is not None:  # here, too, a port can prove to be taken: by one that was bound at the same moment
+            sock.listen(backlog)
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:

@@ -230,6 +230,8 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--http", "65535", None),
         ("--http", "3331", "--http 3331 is also PORT"),
         ("--http-bind", "localhost", "isn't an IPv4 or IPv6 address"),
+        ("--http-bind", "[::1", "isn't an IPv4 or IPv6 address"),
+        ("--http-bind", "::1]", "isn't an IPv4 or IPv6 address"),
         ("--slow-ms", "60001", "isn't a number of milliseconds from 0 to 60000"),
         ("--slow-ms", "0.5", "isn't a number of milliseconds"),
         ("--reply-ttl", "59.999", None),
@@ -373,6 +375,8 @@ def test_the_manual_names_every_setting_with_its_variable_and_default(
         assert f"{setting.option} {setting.metavar}" in words
         assert f"[{setting.variable}]" in words
         assert f"Default: {setting.default_words}." in words
+        assert setting.default is None or f"Default: {setting.default}" in words
+    assert "-h, --help print this and leave" in words
     for heading in (
         "Memory:",
         "Network:",

@@ -421,8 +421,6 @@ def test_limits_of_the_secret(file: str, tmp_path: Path, size: int, is_taken: bo
 @pytest.mark.parametrize(
     ("ending", "is_taken"), [(b"\n", True), (b"\r\n", True), (b"\r\n\n", False), (b"\r\nx", False)]
 )
-    ("ending", "is_taken"), [(b"\n", True), (b"\r\n", True), (b"\r\n\n", False), (b"\r\nx", False)]
-)
 def test_a_line_end_does_not_count_against_the_secrets_limit(
     file: str, tmp_path: Path, ending: bytes, is_taken: bool
 ) -> None:

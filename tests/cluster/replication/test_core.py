@@ -5,7 +5,7 @@ from zlib import crc32
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication.core import PARKED
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
-from tests.cluster.replication.parts import KEY, SLOT, Machine, Wires, view
+from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
 
 
 def test_without_followers_there_is_nothing_to_do() -> None:

@@ -219,6 +219,7 @@ class TestCountableDead:
         self.account_for(state, "c", "d")
         wait(state, 1.0)
         die(state, "a")
+        state.of("a").heard_at = state.now  # whoever came after it
         assert state.countable_dead() == set()
         self.account_for(state, "a", "c", "d")
         assert state.countable_dead() == {"a", "c"}
@@ -233,7 +234,7 @@ class TestCountableDead:
             ((view.cluster_id + 1, 2, 1), False),  # another cluster's
         ]:
             state = self.survivors()
-            state.of("c").heard_at = state.of("d").heard_at = state.now
+            state.of("c").heard_at = state.of("d").heard_at = state.of("c").died_at
             state.of("d").view_key = key
             wait(state, 100.0)
             assert state.countable_dead() == (set() if forbids else {"c"})

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-if not __package__:
-    import _script_path  # noqa: F401
+if not __package__:  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ from tools.load import compare, processes, results
 from tools.load.faults import Faults, faults_of
 from tools.load.keys import LAWS, UNIFORM
 from tools.load.lanes import NobodyThere
-from tools.load.loop import TARGETS, TICK_S, Progress
+from tools.load.loop import PROGRESS_S, TARGETS, Progress
 from tools.load.plan import OPERATIONS, YCSB, Plan
 from tools.load.sizes import sizes_of
 
@@ -36,8 +36,8 @@ KEY_DIGITS: Final = 9
 CLOSED_CLIENTS: Final = 16
 OPEN_CLIENTS: Final = 4096
 
-# The rate shown is that of the last so many ticks: a second.
-TICKS_SHOWN: Final = round(1 / TICK_S)
+# The rate shown is that of the last so many times that progress was told: a second.
+PROGRESS_SHOWN: Final = round(1 / PROGRESS_S)
 
 DESCRIPTION = """\
 Load a node, or a cluster, and check every value that comes back.
@@ -76,6 +76,7 @@ exit status:
   0  no wrong or stale value, and something succeeded
   1  a wrong or stale value, or nothing succeeded
   2  wrong usage, or no node answers
+  130  interrupted before the first answer
 
 docs/load-testing.md tells more.
 """
@@ -96,21 +97,6 @@ def mix(text: str) -> dict[int, int]:
     if not any(weights.values()):
         raise ArgumentTypeError("a mix needs a weight above 0")
     return weights
-
-
-def number(what: str, low: float, high: float) -> Callable[[str], float]:
-    """The type of an argument that is a number from `low` to `high`, both included."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ArgumentTypeError(f"'{text}' is not a number of {what}") from None
-        if not low <= value <= high:
-            raise ArgumentTypeError(f"{text} {what} are not in {low:g} to {high:g}")
-        return value
-
-    return parse
 
 
 def value_size(text: str) -> str:
@@ -146,14 +132,18 @@ def parser() -> cli.Parser:
         help=f"requests in flight at once (default {CLOSED_CLIENTS}); with --rate: at most (default {OPEN_CLIENTS})",
     )
     pace.add_argument(
-        "--rate", type=number("operations a second", 0.01, 1e6), default=0.0, metavar="OPS", help="open loop: so many"
+        "--rate",
+        type=cli.number("operations a second", 0.01, 1e6),
+        default=0.0,
+        metavar="OPS",
+        help="open loop",
     )
     pace.add_argument(
-        "--seconds", "--duration", type=number("seconds", 1e-3, 1e6), default=5.0, metavar="S", help="default 5"
+        "--seconds", "--duration", type=cli.number("seconds", 1e-3, 1e6), default=5.0, metavar="S", help="default 5"
     )
     pace.add_argument(
         "--warmup",
-        type=number("seconds", 0, 1e6),
+        type=cli.number("seconds", 0, 1e6),
         default=0.0,
         metavar="S",
         help="before that, not counted (default 0)",
@@ -286,14 +276,14 @@ def check_outputs(arguments: Namespace) -> None:
 def progress_on_terminal(plan: Plan) -> tuple[Callable[[Progress], None], Callable[[], None]]:
     """Two functions: one shows progress on stderr, one takes the bar away."""
     bar = tqdm(total=plan.seconds, unit="s", leave=False, bar_format="{desc}{bar}| {n:.0f}/{total:.0f} s{postfix}")
-    ticks: deque[tuple[str, float, int]] = deque(maxlen=TICKS_SHOWN + 1)
+    told: deque[tuple[str, float, int]] = deque(maxlen=PROGRESS_SHOWN + 1)
 
     def show(now: Progress) -> None:
         clock = bar._time()
-        if ticks and ticks[-1][0] != now.phase:
-            ticks.clear()
-        ticks.append((now.phase, clock, now.finished))
-        _, since, before = ticks[0]
+        if told and told[-1][0] != now.phase:
+            told.clear()
+        told.append((now.phase, clock, now.finished))
+        _, since, before = told[0]
         rate = (now.finished - before) / (clock - since) if clock > since else 0.0
         bar.set_description_str("" if now.phase == "run" else f"{now.phase}: ", refresh=False)
         bar.set_postfix_str(f"{rate:,.0f} ops/s, p99 {now.p99_us / 1000:.2f} ms, {now.errors} errors", refresh=False)
@@ -353,6 +343,9 @@ def verdict(result: dict[str, Any]) -> int:
     if bad:
         cli.complain("flood.py", f"{bad} wrong or stale values were read")
         return cli.FAILED
+    if result["interrupted"] and not result["codes"]:
+        cli.complain("flood.py", "interrupted before the first answer")
+        return cli.INTERRUPTED
     if results.succeeded(result) <= 0:
         cli.complain("flood.py", "nothing succeeded")
         return cli.FAILED
@@ -379,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.FAILED
     except KeyboardInterrupt:
         cli.complain("flood.py", "interrupted before the run began")
-        return cli.FAILED
+        return cli.INTERRUPTED
     return verdict(result)
 
 

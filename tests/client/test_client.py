@@ -1,7 +1,7 @@
 """The client against a real socket, with a peer whose faults are scripted."""
 
+import os
 import random
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -38,6 +38,7 @@ from tests.client.peer import (
     lose_answer,
     overload,
 )
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -52,12 +53,6 @@ PATIENT = (5000,)
 plain = partial(Client, slot_aware=False)  # sends nothing but requests, so that scripts and counts are exact
 
 
-def unused_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_every_command(host: str) -> None:
     with Peer(host=host) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
@@ -70,7 +65,7 @@ def test_every_command(host: str) -> None:
         with pytest.raises(KeyNotFound, match="get of b'key': KEY_DNE_ERR"):
             client.get(b"key")
         assert client.is_alive()
-        assert client.get_pid() > 0
+        assert client.get_pid() == os.getpid(), "the peer is a thread"
         assert client.membership_count() == 1
         client.put(b"other", bytes(10_000), version=2**31 - 1)
         assert client.get(b"other") == (bytes(10_000), 2**31 - 1)
@@ -117,6 +112,15 @@ def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
             client.get_pid()
         with pytest.raises(BadAnswer):
             client.membership_count()
+
+
+@pytest.mark.parametrize(("told", "complaint"), [(b"nonsense", "status: not JSON"), (b"[1]", "status: not an object")])
+def test_a_status_that_is_no_object_is_a_bad_answer(told: bytes, complaint: str) -> None:
+    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+        assert client.status() == {"epoch": 1}
+        peer.status = told
+        with pytest.raises(BadAnswer, match=complaint):
+            client.status()
 
 
 @pytest.mark.parametrize("fault", [drop, lose_answer])
@@ -293,7 +297,7 @@ def test_no_ack_after_a_retry_since_an_earlier_try_may_still_be_under_way() -> N
 
 
 def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
-    nobody = f"127.0.0.1:{unused_port()}"
+    nobody = f"127.0.0.1:{free_port()}"
     with plain([nobody], give_up_when_refused=True) as client:
         with pytest.raises(Unreachable, match="connection refused"):
             client.put(b"key", b"value")
@@ -302,7 +306,7 @@ def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
 
 
 def test_where_nothing_listens_a_patient_client_uses_all_its_tries() -> None:
-    nobody = f"127.0.0.1:{unused_port()}"
+    nobody = f"127.0.0.1:{free_port()}"
     with plain([nobody], timeouts_ms=(5, 5)) as client:
         with pytest.raises(Timeout, match="connection refused"):
             client.put(b"key", b"value")
@@ -312,7 +316,7 @@ def test_where_nothing_listens_a_patient_client_uses_all_its_tries() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
     """The other server is asked as soon as the first one's machine refuses, whichever comes first."""
-    nobody = f"127.0.0.1:{unused_port()}"
+    nobody = f"127.0.0.1:{free_port()}"
     with Peer() as peer:
         servers = [nobody, peer.name]
         with plain(servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:
@@ -321,17 +325,37 @@ def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
 
 
 def test_a_client_that_is_in_a_call_refuses_another() -> None:
-    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+    """Called back in the middle of a call, through the source of the jitter that the caller has given."""
 
-        class Sneaky(random.Random):
-            def random(self) -> float:
+    class Sneaky(random.Random):
+        client: Client | None = None
+        asked = 0
+
+        def random(self) -> float:
+            if self.client is not None:
+                self.asked += 1
                 with pytest.raises(RuntimeError, match="in the middle of a call"):
-                    client.is_alive()
-                return 0.0
+                    self.client.is_alive()
+            return 0.0
 
-        peer.script = [overload(1)]
-        client._rng = Sneaky()
+    sneaky = Sneaky()
+    with Peer([overload(1)]) as peer, plain([peer.name], timeouts_ms=PATIENT, rng=sneaky) as client:
+        sneaky.client = client
         client.put(b"key", b"value")
+        assert sneaky.asked == 1
+        assert peer.store == {b"key": (b"value", 0)}
+        sneaky.client = None
+        assert client.is_alive()
+
+
+def test_a_client_gives_its_sockets_back() -> None:
+    with Peer() as peer:
+        with plain([peer.name], timeouts_ms=PATIENT) as client:
+            client.ping()
+            (opened,) = client._engine.sockets._sockets.values()
+            assert opened.fileno() >= 0
+        assert opened.fileno() == -1
+        client.close()
 
 
 @pytest.mark.parametrize("servers", [[], "127.0.0.1:3331"])

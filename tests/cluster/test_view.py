@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.cluster.membership.planner import Changes, first_view, holds_nothing, next_view
-from app.cluster.view import ADDRESS_MAX_BYTES, MEMBERS_MAX, BadView, Member, View, from_message, to_message
-from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT
+from app.cluster.view import MEMBERS_MAX, BadView, Member, View, from_message, to_message
+from app.wire.protocol import ADDRESS_MAX_BYTES, DATAGRAM_MAX_BYTES, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 
 

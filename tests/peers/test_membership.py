@@ -4,7 +4,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 from types import SimpleNamespace
@@ -42,15 +42,9 @@ from app.peers.links import Links
 from app.peers.membership import Membership, fresh_incarnation, now
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, TYPE_CLUSTER, VALUE_MAX_BYTES
 from proto_gen.message_pb2 import Msg
+from tests.support.polling import poll_in_loop as poll
 
 DEADLINE_S = 20.0
-
-
-def poll(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < deadline, "not in time"
-        gevent.sleep(0.002)
 
 
 class Node:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, SIZE_CLASSES, Arena
-from tests.parts import MIB, examples
+from tests.support.parts import MIB, examples
 
 _SYSTEM_PAGE = mmap.PAGESIZE
 
@@ -61,6 +61,21 @@ def test_records_of_every_size_read_back_from_the_smallest_chunk_that_holds_them
         handle = arena.store(b"k" * key_bytes, blob)
         assert arena.blob(handle) == blob
         assert arena.chunk_size(handle) == chunk_size(key_bytes, len(blob))
+
+
+@pytest.mark.parametrize("key_bytes", [1, 7, 14])
+@pytest.mark.parametrize("new_key_bytes", [1, 7, 14])
+def test_a_record_that_takes_anothers_place_touches_no_neighbour(key_bytes: int, new_key_bytes: int) -> None:
+    """Chunks of 16 bytes, full to the last one, whatever part of each is its key."""
+    arena = Arena(MIB, MIB)
+    handles = [arena.store(b"%c" % n * key_bytes, b"%c" % n * (15 - key_bytes)) for n in range(5)]
+    taken = arena.take_over(handles[2], b"k" * new_key_bytes, b"b" * (15 - new_key_bytes))
+    assert arena.page_of(taken) == arena.page_of(handles[2])
+    assert arena.blob(taken) == b"b" * (15 - new_key_bytes)
+    for n in (0, 1, 3, 4):
+        assert arena.blob(handles[n]) == b"%c" % n * (15 - key_bytes)
+    keys = arena.retire(arena.page_of(taken))
+    assert sorted(keys) == sorted([b"k" * new_key_bytes, *(b"%c" % n * key_bytes for n in (0, 1, 3, 4))])
 
 
 @pytest.mark.parametrize("size", [16, 120, 1024, RECORD_MAX_BYTES])

@@ -8,23 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.wire.codec import (
-    ALIVE,
     DecodeError,
-    encode_ack,
     encode_error,
     encode_response,
     encode_value,
     error_payload,
+    is_read,
+    is_refusal,
     match_ordinary,
     parse_msg,
     parse_request,
     varint,
 )
-from app.wire.protocol import ERROR_NAMES, TYPE_ACK, TYPE_RESPONSE, VALUE_MAX_BYTES
+from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES, GET, SYS_OVERLOAD_ERR, TYPE_RESPONSE, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from proto_gen.message_pb2 import Msg
-from tests.parts import examples
-from tests.wire.datagrams import ack, envelope, request
+from tests.support.parts import examples
+from tests.wire.datagrams import envelope, request
 from tests.wire.vectors import exchanges
 
 thorough = examples(200)
@@ -44,10 +43,6 @@ def test_a_varint_is_protobufs(number: int) -> None:
 @pytest.mark.parametrize("code", ERROR_NAMES)
 def test_an_error_payload_is_protobufs(code: int) -> None:
     assert error_payload(code) == KVResponse(errCode=code).SerializeToString()
-
-
-def test_alive_is_a_success_and_nothing_else() -> None:
-    assert KVResponse(errCode=0).SerializeToString() == ALIVE
 
 
 @thorough
@@ -93,11 +88,20 @@ def test_an_error_is_protobufs(code: int) -> None:
         assert encode_error(message_id, crc32(message_id), code) == expected
 
 
-@thorough
-@given(message_ids)
-def test_an_ack_is_protobufs(message_id: bytes) -> None:
-    assert encode_ack(message_id) == ack(message_id)
-    assert Msg.FromString(encode_ack(message_id)).type == TYPE_ACK
+@pytest.mark.parametrize("command", [*COMMAND_NAMES, 0, 99])
+def test_what_only_reads(command: int) -> None:
+    assert is_read(request(b"m" * 16, command=command, key=b"k")) is (command == GET)
+
+
+@pytest.mark.parametrize("code", ERROR_NAMES)
+def test_what_was_refused_for_now(code: int) -> None:
+    reply = encode_response(b"m", crc32(b"m"), error_payload(code, 5))
+    assert is_refusal(reply) is (code == SYS_OVERLOAD_ERR)
+
+
+@pytest.mark.parametrize("reply", [b"\xff" * 9, envelope(b"m", b"\xff" * 9, TYPE_RESPONSE)])
+def test_what_is_no_response_is_no_refusal(reply: bytes) -> None:
+    assert is_refusal(reply) is False
 
 
 def parses_or_is_refused(datagram: bytes) -> None:

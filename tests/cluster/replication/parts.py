@@ -6,6 +6,7 @@ from app.cluster.replication import frames
 from app.cluster.replication.state import Shared
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
+from app.storage.mutate import Mutations
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.protocol import NO_ERR, SLOT_COUNT
@@ -26,7 +27,8 @@ def a_shared(me: str, view: View | None = None, *, evict: bool = True, pages: in
     """A node's part of what both sides share: an empty store, and links to all others."""
     store = Store(Arena(64 * PAGE_BYTES, pages * PAGE_BYTES), evict=evict, on_allowance_used=lambda: None)
     store.allowance_bytes = 1 << 40
-    shared = Shared(me, store, ReplyMemory(6.0, 1 << 20, buckets=16), PAGE_BYTES, view, NOW, NOW + 1.0)
+    replies = ReplyMemory(6.0, 1 << 20, buckets=16)
+    shared = Shared(me, store, replies, Mutations(store, replies), PAGE_BYTES, view, NOW, NOW + 1.0)
     shared.links = set(links) - {me}
     return shared
 

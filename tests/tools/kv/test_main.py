@@ -1,0 +1,253 @@
+"""The command-line client: what it prints and which status it ends with."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.wire.protocol import NO_SPC_ERR
+from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from tests.client.peer import Peer
+from tests.support.nodes import REPOSITORY, run_python
+from tools.kv import __main__ as kv
+
+Captured = pytest.CaptureFixture[bytes]
+
+
+def run(peer: Peer, *arguments: str) -> int:
+    return kv.main(["-s", peer.name, *arguments])
+
+
+def status_of(*peers: Peer, **changes: object) -> bytes:
+    """What the first of these peers says of a cluster that is whole."""
+    rows = [[peer.name, "alive", 256] for peer in peers]
+    fields = {"address": peers[0].name, "origin": 1, "epoch": 3, "is_member": True, "lease_s": 0.5, "balanced": True}
+    return json.dumps(fields | {"columns": ["address", "state", "primary"], "members": rows} | changes).encode()
+
+
+def test_put_get_remove(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        assert run(peer, "put", "key", "value", "--version", "-5") == 0
+        assert run(peer, "get", "key") == 0
+        assert capfdbinary.readouterr() == (b"value", b"")
+        assert run(peer, "get", "-v", "key") == 0
+        assert capfdbinary.readouterr() == (b"value", b"version -5\n")
+        assert run(peer, "remove", "key") == 0
+        assert run(peer, "get", "key") == 1
+        assert capfdbinary.readouterr() == (b"", b"kv.py: get of b'key': KEY_DNE_ERR\n")
+        assert run(peer, "remove", "key") == 1
+
+
+def test_a_value_from_standard_input_comes_back_byte_for_byte(
+    capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = bytes(range(256)) * 39
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(value)))
+    with Peer() as peer:
+        assert run(peer, "put", "key", "-") == 0
+        assert run(peer, "get", "key") == 0
+    assert capfdbinary.readouterr().out == value
+
+
+def test_what_the_node_refuses_is_status_1(capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Peer):
+        def put(self, request: KVRequest) -> KVResponse:
+            return KVResponse(errCode=NO_SPC_ERR)
+
+    with Full() as peer:
+        assert run(peer, "put", "key", "value") == 1
+        assert run(peer, "put", "k" * 33, "value") == 1
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(1 << 20))))
+        assert run(peer, "put", "key", "-") == 1
+    assert capfdbinary.readouterr().err.count(b"\n") == 3
+
+
+def test_a_value_from_a_file(tmp_path: Path, capfdbinary: Captured) -> None:
+    path = tmp_path / "value"
+    path.write_bytes(b"\0\xff\n")
+    with Peer() as peer:
+        assert run(peer, "put", "key", "--file", str(path), "--version", "2") == 0
+        assert peer.store == {b"key": (b"\0\xff\n", 2)}
+        path.write_bytes(bytes(10_001))
+        assert run(peer, "put", "key", "-f", str(path)) == 1
+        assert run(peer, "put", "key", "-f", str(tmp_path / "none")) == 2
+    assert capfdbinary.readouterr().err.endswith(b"/none: No such file or directory\n")
+
+
+def test_json(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+
+        def printed(*arguments: str) -> Any:
+            assert run(peer, *arguments, "--json") == 0
+            return json.loads(capfdbinary.readouterr().out)
+
+        assert printed("put", "key", "välue", "--version", "7") == {"key": "key", "bytes": 6, "version": 7}
+        assert printed("get", "key") == {"key": "key", "value": "välue", "encoding": "utf-8", "version": 7}
+        peer.store[b"key"] = (b"\xff\0", 0)
+        assert printed("get", "key")["value"] == "/wA="
+        assert printed("get", "key")["encoding"] == "base64"
+        assert printed("remove", "key") == {"key": "key", "removed": True}
+        assert printed("pid") == {"pid": os.getpid()}
+        (answer,) = printed("ping")
+        assert (answer["server"], answer["alive"]) == (peer.name, True)
+        assert printed("members", "--count") == {"count": 1}
+        peer.status = status_of(peer)
+        assert printed("members")[0]["address"] == peer.name
+        assert printed("wait-ready")["ready"] is True
+        assert printed("wipe", "--yes") == {"nodes": [{"server": peer.name, "wiped": True}], "moved": False}
+        assert kv.main(["--json", "-s", peer.name, "shutdown"]) == 0
+        assert json.loads(capfdbinary.readouterr().out) == {"server": peer.name, "answered": True}
+
+
+def test_about_nodes(capfdbinary: Captured) -> None:
+    with Peer() as peer, Peer() as other:
+        both = ["-s", f"{peer.name},{other.name}"]
+        assert run(peer, "pid") == 0
+        assert run(peer, "members", "--count") == 0
+        assert capfdbinary.readouterr().out == b"%d\n1\n" % os.getpid()
+        assert kv.main([*both, "ping"]) == 0
+        assert kv.main(["ping", *both]) == 0
+        assert capfdbinary.readouterr().out.count(b" answers in ") == 4
+        assert run(peer, "shutdown") == 0
+
+
+def test_of_several_nodes_each_is_pinged(capfdbinary: Captured) -> None:
+    with Peer() as gone:
+        pass
+    with Peer() as peer:
+        assert kv.main(["ping", "-s", f"{gone.name},{peer.name}", "--json"]) == 3
+        first, second = json.loads(capfdbinary.readouterr().out)
+        assert (first["alive"], second["alive"]) == (False, True)
+
+
+def test_members(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        peer.status = status_of(peer)
+        assert run(peer, "members") == 0
+        heads, row, *_ = capfdbinary.readouterr().out.decode().splitlines()
+        assert heads.split() == ["ADDRESS", "STATE", "PRIMARY"]
+        assert row.split() == [peer.name, "alive", "256"]
+
+
+def test_status(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        assert run(peer, "status", "--json") == 0
+        assert json.loads(capfdbinary.readouterr().out) == {"epoch": 1}
+        peer.status = b'{"address":"10.0.0.1:3331","incarnation":7,"epoch":0}'
+        assert run(peer, "status") == 0
+        assert capfdbinary.readouterr().out.startswith(b"node 10.0.0.1:3331, incarnation 7\n")
+        for nonsense in (b"", b"{", b"[]"):
+            peer.status = nonsense
+            assert run(peer, "status") == 1
+            assert capfdbinary.readouterr().err.startswith(b"kv.py: status: not ")
+
+
+def test_slowlog(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        assert run(peer, "slowlog", "--json") == 0
+        assert json.loads(capfdbinary.readouterr().out) == {"threshold_ms": None}
+        assert run(peer, "slowlog") == 0
+        assert capfdbinary.readouterr().out.startswith(b"the node keeps no slow requests")
+        peer.slow = b"[]"
+        assert run(peer, "slowlog") == 1
+        assert capfdbinary.readouterr().err == b"kv.py: slowlog: not an object\n"
+
+
+def test_nobody_there_is_status_3_at_once(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        name = peer.name
+    assert kv.main(["-s", name, "ping"]) == 3
+    assert capfdbinary.readouterr().err == f"kv.py: no answer from {name}: connection refused\n".encode()
+
+
+def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Peer() as peer:
+        monkeypatch.setenv("KV_SERVER", peer.name)
+        assert kv.main(["ping"]) == 0
+    monkeypatch.setenv("KV_SERVER", "nonsense")
+    assert kv.main(["ping"]) == 2
+    assert b"KV_SERVER: 'nonsense' is not host:port" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frob"],
+        ["get"],
+        ["put", "key"],
+        ["put", "key", "value", "--file", "path"],
+        ["shutdown"],
+        ["-s", "127.0.0.1:1,127.0.0.1:2", "shutdown"],
+        ["wait-ready", "--members", "0"],
+        ["bench", "--seconds", "0"],
+        ["put", "key", "value", "--version", "2147483648"],
+        ["put", "key", "value", "--version", "x"],
+        ["-s", "nonsense", "ping"],
+        ["-s", "127.0.0.1:0", "ping"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], capfdbinary: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        kv.main(arguments)
+    assert stop.value.code == 2
+    printed = capfdbinary.readouterr()
+    assert printed.out == b""
+    assert printed.err.count(b"\n") == 1
+
+
+COMMANDS = [
+    "get",
+    "put",
+    "remove",
+    "ping",
+    "pid",
+    "status",
+    "slowlog",
+    "members",
+    "wait-ready",
+    "wipe",
+    "shutdown",
+    "bench",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        kv.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"examples:\n  python tools/kv.py {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["kv.py", "testclient.py", "flood.py"])
+def test_scripts_run_from_the_repository_root_and_explain_themselves(script: str) -> None:
+    done = run_python(f"tools/{script}", "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"python tools/{script}" in done.stdout
+    assert "exit status:" in done.stdout
+
+
+@pytest.mark.parametrize("how", [["tools/kv.py"], ["-P", "tools/kv.py"], ["-m", "tools.kv"]])
+def test_the_launcher_starts_the_package(how: list[str]) -> None:
+    with Peer() as peer:
+        done = run_python(*how, "-s", peer.name, "pid")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{os.getpid()}\n", "")
+
+
+def test_a_script_in_a_pipe_that_closes(tmp_path: Path) -> None:
+    with Peer() as peer:
+        peer.store[b"key"] = (b"value", 0)
+        command = [sys.executable, "tools/kv.py", "-s", peer.name, "get", "key"]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"value", b"")
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (1, b"")

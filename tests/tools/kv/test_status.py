@@ -1,0 +1,51 @@
+"""The status of a node as a table."""
+
+from tools.kv.status import table
+
+STATUS = {
+    "address": "10.0.0.1:3331",
+    "incarnation": 7,
+    "origin": 5,
+    "epoch": 12,
+    "is_member": True,
+    "coordinator": "10.0.0.1:3331",
+    "lease_s": 0.512,
+    "blocked": 0,
+    "balanced": True,
+    "columns": ["address", "incarnation", "state", "leaving", "primary", "backup", "learner"],
+    "members": [
+        ["10.0.0.1:3331", 7, "alive", False, 128, 128, 0],
+        ["kv2.example:3331", 12345, "suspect", True, 128, 128, 3],
+        ["10.0.0.3:3331", 0, "absent", False, 0, 0, 0],
+    ],
+}
+
+
+def test_a_member() -> None:
+    assert table(STATUS).splitlines() == [
+        "node 10.0.0.1:3331, incarnation 7",
+        "epoch 12 of cluster 5, coordinator 10.0.0.1:3331",
+        "a member of it, its lease for 0.51 s more",
+        "every slot is where it is wanted, with all its copies",
+        "",
+        "ADDRESS           INCARNATION  STATE    LEAVING  PRIMARY  BACKUP  LEARNER",
+        "10.0.0.1:3331               7  alive                 128     128        0",
+        "kv2.example:3331        12345  suspect      yes      128     128        3",
+        "10.0.0.3:3331               0  absent                  0       0        0",
+    ]
+
+
+def test_what_else_can_be() -> None:
+    text = table({**STATUS, "is_member": False, "lease_s": 0.0, "blocked": 3, "balanced": False, "cut": True})
+    assert "no member of it, without a lease: it serves nothing, 3 of its slots waiting for their last primary" in text
+    assert "not every slot is yet where" in text
+    assert text.endswith("(not all absent servers fit the answer)")
+    assert "its lease without end" in table({**STATUS, "lease_s": None})
+
+
+def test_a_node_that_knows_nothing_yet_or_another_kind_of_node() -> None:
+    assert table({"address": "10.0.0.1:3331", "incarnation": 7, "epoch": 0, "members": []}).splitlines() == [
+        "node 10.0.0.1:3331, incarnation 7",
+        "knows of no cluster yet",
+    ]
+    assert table({}).startswith("node ?")

@@ -1,0 +1,186 @@
+"""What kv.py does with a whole cluster: ask every member, wait until it is whole, wipe it.
+
+One node's word is not enough: a node that was just restarted or cut off is the one to ask about itself. So members are
+taken from the answers of the nodes given, and then asked each at its own address.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+from app.client import BadServer, Client, KVError, Timeout
+from tools import cli
+from tools.kv import status
+
+# How long one node is waited for (ms); it is asked again in the next round, if there is one.
+STATUS_TIMEOUTS_MS: Final = (150, 450, 1350)
+POLL_S: Final = 0.2
+
+
+@dataclass(slots=True)
+class Survey:
+    """What everyone said: the status of each node that answered, by the name it was asked at; why others did not."""
+
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+    def epochs(self) -> set[tuple[object, object]]:
+        return {(answer.get("origin"), answer.get("epoch")) for answer in self.answers.values()}
+
+
+class Fleet:
+    """Clients for single nodes, made as they are met."""
+
+    def __init__(self, servers: Sequence[str], given_only: bool) -> None:
+        """`given_only`: ask none but these."""
+        self._servers = servers
+        self._given_only = given_only
+        self._clients: dict[str, Client] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    def survey(self) -> Survey:
+        """Ask the servers given, then the members that they name and that have not answered yet."""
+        survey = Survey()
+        for name in self._servers:
+            self._ask(name, survey)
+        if not self._given_only:
+            found = {address for answer in survey.answers.values() for address in member_addresses(answer)}
+            # A server may be given by another name than its line in the servers file.
+            for address in sorted(found - {str(answer.get("address")) for answer in survey.answers.values()}):
+                if address not in survey.faults:
+                    self._ask(address, survey)
+        return survey
+
+    def _ask(self, name: str, survey: Survey) -> None:
+        try:
+            if name not in self._clients:
+                self._clients[name] = Client(
+                    [name], slot_aware=False, timeouts_ms=STATUS_TIMEOUTS_MS, give_up_when_refused=True
+                )
+            survey.answers[name] = self._clients[name].status()
+        except KVError as error:
+            survey.faults[name] = str(error)
+
+
+def member_addresses(answer: dict[str, Any]) -> list[str]:
+    """The members of the node's view; absent servers are none."""
+    return [str(row["address"]) for row in status.members(answer) if row.get("state") != "absent"]
+
+
+def faults(survey: Survey, members_min: int) -> list[str]:
+    """What keeps the cluster from being whole; nothing when it is."""
+    found = list(survey.faults.values())
+    for name, answer in survey.answers.items():
+        found += [f"{name}: {fault}" for fault in _faults_of(answer)]
+    if len(survey.epochs()) > 1:
+        found.append("the nodes go by different views")
+    for name, answer in survey.answers.items():
+        count = len(member_addresses(answer))
+        if count < members_min:
+            found.append(f"{name}: {count} of {members_min} members")
+    return found
+
+
+def _faults_of(answer: dict[str, Any]) -> list[str]:
+    """What keeps one node from being ready, by its own word."""
+    if not answer.get("epoch"):
+        return ["knows of no cluster yet"]
+    found = [] if answer.get("is_member") else ["is no member"]
+    if answer.get("lease_s") is not None and answer["lease_s"] <= 0:
+        found.append("has no lease")
+    if answer.get("blocked"):
+        found.append(f"{answer['blocked']} slots wait for their last primary")
+    for row in status.members(answer):
+        if row.get("state") not in ("alive", "absent"):
+            found.append(f"member {row.get('address')} is {row.get('state')}")
+        if row.get("leaving"):
+            found.append(f"member {row.get('address')} is leaving")
+    if answer.get("copies_missing"):
+        found.append(f"{answer['copies_missing']} copies missing")
+    elif not answer.get("balanced"):
+        found.append("not every slot is where it is wanted yet")
+    return found
+
+
+def wait_ready(fleet: Fleet, timeout_s: float, members_min: int, as_json: bool) -> int:
+    """Ask until the cluster is whole; the exit status. A change of what is missing is told on stderr meanwhile."""
+    started = time.monotonic()
+    told = ""
+    while True:
+        survey = fleet.survey()
+        missing = faults(survey, members_min)
+        waited_s = time.monotonic() - started
+        if not missing or waited_s >= timeout_s:
+            break
+        if missing[0] != told:
+            told = missing[0]
+            cli.complain("kv.py", f"waiting: {told}")
+        time.sleep(min(POLL_S, timeout_s - waited_s))
+    if as_json:
+        nodes = {name: {"epoch": answer.get("epoch")} for name, answer in survey.answers.items()}
+        cli.print_json({"ready": not missing, "waited_s": round(waited_s, 3), "missing": missing, "nodes": nodes})
+    if not missing:
+        if not as_json:
+            count = len(survey.answers)
+            print(f"ready: {count} node{'s' if count > 1 else ''}, every slot where it is wanted, with all its copies")
+        return cli.OK
+    for line in missing:
+        cli.complain("kv.py", f"not ready: {line}")
+    return cli.NOT_READY if survey.answers else cli.NO_ANSWER
+
+
+def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
+    """Have every member drop the keys it is primary for; the exit status."""
+    before = fleet.survey()
+    names = sorted(before.answers)
+    if not names:
+        for fault in before.faults.values():
+            cli.complain("kv.py", fault)
+        return cli.NO_ANSWER
+    if not is_sure:
+        if not sys.stdin.isatty():
+            cli.complain("kv.py", "wipe drops every key: say --yes, or answer at a terminal")
+            return cli.USAGE
+        print(f"Drop every key on {', '.join(names)}? Type yes: ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip() != "yes":
+            cli.complain("kv.py", "nothing done")
+            return cli.FAILED
+    outcomes: list[dict[str, object]] = []
+    codes = []
+    for name in (*names, *before.faults):
+        code, fault = _wipe_one(name)
+        codes.append(code)
+        outcomes.append({"server": name, "wiped": code == cli.OK} | ({"fault": fault} if fault else {}))
+        if fault:
+            cli.complain("kv.py", fault)
+        elif not as_json:
+            print(f"{name} wiped")
+    has_moved = fleet.survey().epochs() != before.epochs()
+    if has_moved:
+        cli.complain("kv.py", "slots moved meanwhile: some keys may be left; wipe again")
+    if as_json:
+        cli.print_json({"nodes": outcomes, "moved": has_moved})
+    return max([*codes, cli.FAILED if has_moved else cli.OK])
+
+
+def _wipe_one(name: str) -> tuple[int, str]:
+    """An exit status, and what went wrong. A call for each node: no retry of one may wipe another."""
+    try:
+        with Client([name], slot_aware=False, give_up_when_refused=True) as client:
+            client.wipeout()
+    except (Timeout, BadServer) as error:
+        return cli.NO_ANSWER, str(error)
+    except KVError as error:
+        return cli.FAILED, f"{name}: {error}"
+    return cli.OK, ""

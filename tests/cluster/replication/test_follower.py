@@ -7,6 +7,7 @@ from app.cluster.replication.follower import RETRY_S, Follower
 from app.cluster.replication.frames import NOWHERE
 from app.cluster.replication.state import Shared
 from app.cluster.view import View
+from app.storage.mutate import REPLIES_FULL
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR, SLOT_COUNT
 from tests.cluster.replication.parts import (
     NOW,
@@ -483,10 +484,10 @@ class TestFlags:
         rig.follower.tick()
         rig.follower.flush()
         assert take_frames(rig.shared) == []
-        monkeypatch.setattr(Shared, "flags", lambda shared: frames.REPLIES_FULL)
+        monkeypatch.setattr(Shared, "flags", lambda shared: REPLIES_FULL)
         rig.follower.tick()
         rig.follower.flush()
-        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(frames.REPLIES_FULL, []))]
+        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(REPLIES_FULL, []))]
         rig.follower.tick()
         rig.follower.flush()
         assert take_frames(rig.shared) == []
@@ -497,4 +498,4 @@ class TestFlags:
         rig.follower._unacknowledged.clear()
         rig.follower.tick()
         rig.follower.flush()
-        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(frames.REPLIES_FULL, []))]
+        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(REPLIES_FULL, []))]

@@ -8,6 +8,7 @@ from app.cluster.replication.led import Led, Op
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
 from app.cluster.view import View
+from app.storage.mutate import STORE_FULL
 from app.wire.protocol import NO_ERR
 from tests.cluster.replication.parts import (
     NOW,
@@ -242,11 +243,11 @@ class TestWrites:
         rig = Rig("b", "d")
         rig.have("b")
         rig.have("d", NOWHERE)
-        rig.primary.on_ack(peer, frames.encode_ack(frames.STORE_FULL, []))
-        assert rig.primary.refuses(rig.led) == (frames.STORE_FULL if refuses else 0)
+        rig.primary.on_ack(peer, frames.encode_ack(STORE_FULL, []))
+        assert rig.primary.refuses(rig.led) == (STORE_FULL if refuses else 0)
         rig.primary.on_ack(peer, frames.encode_ack(0, []))
         assert rig.primary.refuses(rig.led) == 0
-        rig.primary.on_ack(peer, frames.encode_ack(frames.STORE_FULL, []))
+        rig.primary.on_ack(peer, frames.encode_ack(STORE_FULL, []))
         rig.primary.link_up(peer)  # whoever is there now may have room
         assert rig.primary.refuses(rig.led) == 0
 

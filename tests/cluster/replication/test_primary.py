@@ -164,6 +164,12 @@ class TestWrites:
         assert not rig.primary.unreleased
         assert rig.led.committed == 21
 
+    def test_a_follower_that_has_not_said_where_it_is_is_sent_nothing(self) -> None:
+        rig = Rig("b", "c")
+        rig.agree("b")
+        rig.write(b"m1")
+        assert rig.sent_ops() == {"b": [21]}
+
     def test_an_acknowledgement_counts_for_all_before_it_and_never_backwards(self) -> None:
         rig = Rig("b")
         rig.agree("b")

@@ -70,8 +70,7 @@ def test_who_joined_another_leaves_nothing_to_the_next(net: Net) -> None:
     ]
 
 
-@pytest.mark.parametrize("by", ["front", "peer"])
-def test_who_was_let_go_is_a_new_request(net: Net, by: str) -> None:
+def test_who_was_let_go_is_a_new_request(net: Net) -> None:
     front = net["front"]
     asked = Request(front.clients, front.workers)
     front.clients._datagram, front.clients._client = put(ONE), CLIENT

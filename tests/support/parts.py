@@ -39,6 +39,7 @@ from app.storage.mutate import Mutations
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.protocol import SLOT_COUNT
+from tests.storage.contents import content, records
 from tests.support.loop import ManualLoop
 from tests.wire.datagrams import response
 
@@ -346,17 +347,11 @@ class Parts(Node):
 
     def content(self) -> dict[bytes, bytes]:
         """Every key with its blob."""
-        found = {}
-        for number in range(SLOT_COUNT):
-            for key in self.store.keys(number):
-                blob = self.store.peek(number, key)
-                assert blob is not None
-                found[key] = blob
-        return found
+        return content(self.store)
 
     def held(self) -> tuple[object, ...]:
         """All that a request can change in store and reply memory, to be compared."""
-        return self.content(), sorted(self.replies.scan(0, self.replies.bucket_count, (1 << SLOT_COUNT) - 1))
+        return self.content(), sorted(records(self.replies))
 
     def drops(self) -> dict[str, int]:
         """Dropped datagrams by reason."""

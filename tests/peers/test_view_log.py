@@ -1,30 +1,41 @@
-"""Changes of view, as people are told of them."""
+"""What people are shown of changes of view."""
 
+from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
-from app.peers.view_log import CHANGES_MAX, Change, ViewLog
-from app.wire.protocol import SLOT_COUNT
+from app.peers.view_log import CHANGES_MAX, ViewLog
 
 
-def view(epoch: int, primaries: tuple[str, ...], **incarnations: int) -> View:
-    members = tuple(Member(address, incarnation) for address, incarnation in incarnations.items())
-    homes = tuple((primary,) for primary in primaries)
-    return View(1, epoch, members, primaries, ((),) * SLOT_COUNT, homes, f"cause {epoch}")
+def view_of(epoch: int, *incarnations: int) -> View:
+    """Of nodes 10.0.0.0:1, 10.0.0.1:1, ... of these incarnations; 0: that one is no member."""
+    members = [Member(f"10.0.0.{place}:1", incarnation) for place, incarnation in enumerate(incarnations)]
+    view = first_view([member for member in members if member.incarnation], 7, 3, 1)
+    return View(7, epoch, view.members, view.primaries, view.backups, view.homes, f"cause {epoch}")
 
 
-def test_each_change_says_who_came_who_went_and_what_moved() -> None:
+def test_a_change_tells_who_came_and_went_and_how_much_moved() -> None:
     log = ViewLog()
-    log.note(view(1, ("a",) * SLOT_COUNT, a=1, b=2), True, 10.0)
-    log.note(view(2, ("a",) * 200 + ("c",) * 56, a=1, c=3), False, 11.0)
-    log.note(view(3, ("a",) * 200 + ("c",) * 56, a=1, c=4), True, 12.0)  # c was restarted
-    assert list(log.changes) == [
-        Change(10.0, 1, "cause 1", 2, True, ("a", "b"), (), 0),
-        Change(11.0, 2, "cause 2", 2, False, ("c",), ("b",), 56),
-        Change(12.0, 3, "cause 3", 2, True, ("c",), ("c",), 0),
+    first, second, third = view_of(1, 5, 6), view_of(2, 5, 0), view_of(3, 5, 8)
+    for view in (first, second, third):
+        log.note(view, True, 1000.0 + view.epoch)
+    told = [(change.unix_s, change.cause, change.came, change.went, change.moved) for change in log.changes]
+    its_slots = first.masks["10.0.0.1:1"].bit_count()
+    assert told == [
+        (1001.0, "cause 1", ("10.0.0.0:1", "10.0.0.1:1"), (), 0),
+        (1002.0, "cause 2", (), ("10.0.0.1:1",), its_slots),
+        (1003.0, "cause 3", ("10.0.0.1:1",), (), its_slots),
     ]
 
 
-def test_the_last_ones_are_kept() -> None:
+def test_a_restart_within_one_view_shows_as_going_and_coming() -> None:
     log = ViewLog()
-    for epoch in range(1, CHANGES_MAX + 3):
-        log.note(view(epoch, ("a",) * SLOT_COUNT, a=1), True, float(epoch))
-    assert [change.epoch for change in log.changes] == list(range(3, CHANGES_MAX + 3))
+    log.note(view_of(1, 5, 6), True, 0.0)
+    log.note(view_of(2, 5, 9), False, 0.0)
+    change = log.changes[-1]
+    assert (change.came, change.went, change.is_member) == (("10.0.0.1:1",), ("10.0.0.1:1",), False)
+
+
+def test_changes_are_bounded() -> None:
+    log = ViewLog()
+    for epoch in range(1, CHANGES_MAX + 11):
+        log.note(view_of(epoch, 5), True, 0.0)
+    assert [change.epoch for change in log.changes] == list(range(11, CHANGES_MAX + 11))

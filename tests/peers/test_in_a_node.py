@@ -34,12 +34,12 @@ class Rig:
         self.loop = ManualLoop()
         self.sockets = Sockets()
         self.node = Node(
-            Options(port=1001, servers=(ME, PEER), me=ME, bind="127.0.0.1", max_memory_bytes=1 << 30),
+            Options(port=1001, servers=(ME, PEER), me=ME, bind="127.0.0.1", max_memory_bytes=128 << 20),
             self.loop,
             self.sockets,
             incarnation=100,
             random_bytes=lambda size: b"\x07" * size,
-            resident_bytes=lambda: 100 << 20,
+            resident_bytes=lambda: 60 << 20,
             on_stopped=lambda: None,
         )
         self.node.start()

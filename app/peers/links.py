@@ -498,7 +498,9 @@ class Links:
             reason = "handshake_broken_off"
         except GreenletExit:  # it gave way, or the node stops: whoever ended it has closed the socket
             return
-        self._pending.pop(getcurrent(), None)  # type: ignore[call-overload]
+        if self._pending.pop(getcurrent(), None) is None:  # type: ignore[call-overload]
+            sock.close()  # the node stops: it is about to be told
+            return
         if not peer:
             sock.close()
             self._count_refused(reason, host, "accepted", is_fault=reason != "handshake_broken_off")

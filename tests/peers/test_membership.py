@@ -481,11 +481,13 @@ def test_a_datagram_as_it_leaves(rig: Rig) -> None:
     assert (msg.type, msg.payload, msg.messageID) == (TYPE_CLUSTER, b"body", bytes(8))
     assert msg.checkSum == crc32(msg.messageID + msg.payload)
     rig.takes = False
-    rig.core.script = [[Send(B, b"body")], [Send("stranger:1", b"body")]]
+    rig.core.script = [[Send(B, b"body"), Send(B, b"body"), Send("stranger:1", b"body"), Send("stranger:1", b"body")]]
     rig.membership.take(Tick())
+    assert (rig.membership.sent, rig.membership.send_errors) == (1, 4)
+    rig.takes = True
+    rig.core.script = [[Send(B, b"body")]]
     rig.membership.take(Tick())
-    counters = rig.membership
-    assert (counters.sent, counters.send_errors) == (1, 2)
+    assert (rig.membership.sent, rig.membership.send_errors) == (2, 4)
 
 
 def test_a_datagram_over_the_bound_is_our_own_fault(rig: Rig) -> None:

@@ -341,9 +341,7 @@ class Links:
             watcher.stop()
             watcher.close()
         link.sock.close()
-        link.sock = link.rest = None
-        link.parts.clear()
-        link.queued = 0
+        link.sock = None  # so nothing of what is queued is written any more
         del self._up[link.peer]
         self._handler.dialled_link_down(link.peer)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fcntl import ioctl
 from math import inf
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gevent.server import DatagramServer
 
@@ -29,6 +29,10 @@ _TIMEVAL: Final = Struct("@ll")
 # The kernel's queue of connections not accepted yet. When it is full the kernel drops requests and does not refuse
 # them, so a busy node is never taken for a dead one. The system's somaxconn bounds it.
 _BACKLOG: Final = 1024
+# getsockopt: an array of 32-bit numbers, of which the first is what the buffer holds, the second its size, the ninth
+# the datagrams lost for want of room in it (linux/sock_diag.h, SK_MEMINFO_*).
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = Struct("9I")
 _WILDCARDS: Final = ("0.0.0.0", "::")
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -38,6 +42,14 @@ _sendmmsg: Final = _libc.sendmmsg
 _sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 
 Address = tuple[str | int, ...]  # what `connect` and `sendto` take
+
+
+class ReceiveBuffer(NamedTuple):
+    """Where datagrams wait for the loop, and are lost when there are too many. Sizes as the kernel counts them."""
+
+    used_bytes: int
+    size_bytes: int
+    dropped: int  # datagrams since the socket was made
 
 
 class DatagramSocket:
@@ -109,9 +121,13 @@ class DatagramSocket:
         """As asked for and granted; the kernel counts twice as much, for its own book-keeping."""
         return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
-    def getsockopt(self, level: int, name: int, size: int) -> bytes:
-        """As Python's sockets."""
-        return self._sock.getsockopt(level, name, size)
+    def receive_buffer(self) -> ReceiveBuffer | None:
+        """As of now; None before Linux 4.12."""
+        numbers = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        if len(numbers) != _MEMINFO.size:
+            return None
+        used_bytes, size_bytes, *_, dropped = _MEMINFO.unpack(numbers)
+        return ReceiveBuffer(used_bytes, size_bytes, dropped)
 
 
 class _Server(DatagramServer):

@@ -173,6 +173,7 @@ class Front:
             start, end = batch.span(number)
             if allowed is not None and not allowed[batch.host(number)]:
                 self._commands.shut_out(request, batch.datagram(number))
+                request.release()
                 continue
             try:
                 reply = handle(request, buffer, start, end)

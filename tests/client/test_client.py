@@ -1,5 +1,6 @@
 """The client against a real socket, with a peer whose faults are scripted."""
 
+import os
 import random
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_every_command(host: str) -> None:
         with pytest.raises(KeyNotFound, match="get of b'key': KEY_DNE_ERR"):
             client.get(b"key")
         assert client.is_alive()
-        assert client.get_pid() > 0
+        assert client.get_pid() == os.getpid(), "the peer is a thread"
         assert client.membership_count() == 1
         client.put(b"other", bytes(10_000), version=2**31 - 1)
         assert client.get(b"other") == (bytes(10_000), 2**31 - 1)
@@ -345,6 +346,16 @@ def test_a_client_that_is_in_a_call_refuses_another() -> None:
         assert peer.store == {b"key": (b"value", 0)}
         sneaky.client = None
         assert client.is_alive()
+
+
+def test_a_client_gives_its_sockets_back() -> None:
+    with Peer() as peer:
+        with plain([peer.name], timeouts_ms=PATIENT) as client:
+            client.ping()
+            (opened,) = client._engine.sockets._sockets.values()
+            assert opened.fileno() >= 0
+        assert opened.fileno() == -1
+        client.close()
 
 
 @pytest.mark.parametrize("servers", [[], "127.0.0.1:3331"])

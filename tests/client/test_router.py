@@ -176,6 +176,18 @@ def test_however_much_is_wrong_the_table_is_asked_for_at_a_bounded_rate() -> Non
     assert asked <= 10 / REFRESH_MIN_S * 2 + 2
 
 
+def test_every_member_is_asked_for_the_table_in_its_turn() -> None:
+    router = a_router(A)
+    router.targets(0.0)
+    for member in (A, B, C):
+        router.learn(0 if member == A else index_of(router, member), table(member, [A, B, C]), 0.0)
+    asked: list[str] = []
+    for n in range(1, 7):
+        asked += probe(router, n * REFRESH_S)
+    assert set(asked[:3]) == {A, B, C}
+    assert asked[:3] == asked[3:]
+
+
 def test_a_server_given_twice_is_not_probed_for_ever() -> None:
     router = a_router(A, A)
     asked = 0

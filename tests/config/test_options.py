@@ -418,6 +418,20 @@ def test_limits_of_the_secret(file: str, tmp_path: Path, size: int, is_taken: bo
             assert "xxx" not in message
 
 
+@pytest.mark.parametrize(
+    ("ending", "is_taken"), [(b"\n", True), (b"\r\n", True), (b"\r\n\n", False), (b"\r\nx", False)]
+)
+def test_a_line_end_does_not_count_against_the_secrets_limit(
+    file: str, tmp_path: Path, ending: bytes, is_taken: bool
+) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"x" * 4096 + ending)
+    if is_taken:
+        assert parse(["3331", file], {"KV_CLUSTER_SECRET_FILE": str(path)}).cluster_secret == b"x" * 4096
+    else:
+        assert "it must have 1 to 4096 bytes" in refusal(["3331", file], {"KV_CLUSTER_SECRET_FILE": str(path)})
+
+
 def test_a_secret_file_that_is_not_there_is_told(file: str) -> None:
     message = refusal(["3331", file], {"KV_CLUSTER_SECRET_FILE": "no-such-file"})
     assert message == "KV_CLUSTER_SECRET_FILE: can't read it: No such file or directory"

@@ -178,6 +178,8 @@ class TestWhoProposes:
         assert rig.run() == []
         rig.promise("c", RANKS + 1)
         assert rig.run() == []
+        rig.set_state(a=FAILED)
+        assert {one.message.ballot for one in rig.run()} == {2 * RANKS + 1}
 
     def test_it_does_not_give_up_what_may_have_been_chosen(self) -> None:
         """Whoever has begun the second phase goes on with it."""
@@ -243,6 +245,15 @@ class TestWhen:
         assert rig.run() == []
         wait(rig.state, timing.ROUND_BACKOFF_S)
         assert {one.message.ballot for one in rig.run()} == {4 * RANKS}  # above the other's
+
+    def test_how_long_is_drawn_so_that_two_do_not_meet_again_and_again(self) -> None:
+        rig = Rig()
+        waits = []
+        for _ in range(200):
+            rig.coordinator._give_way(BALLOT)
+            waits.append(rig.coordinator._retry_at - NOW)
+        assert timing.ROUND_BACKOFF_S * 0.2 <= min(waits) < max(waits) <= timing.ROUND_BACKOFF_S * 1.0001
+        assert len(set(waits)) > 100
 
     @pytest.mark.parametrize("higher", [0, BALLOT, BALLOT_MAX])
     def test_a_reject_that_names_no_higher_ballot_changes_nothing(self, higher: int) -> None:
@@ -374,6 +385,20 @@ class TestRemovals:
         rig.state.leaving = True
         assert self.gone(rig) == {}
 
+    def test_of_two_the_coordinator_goes_like_anybody(self) -> None:
+        rig = Rig("a", "ab")
+        rig.state.leaving = True
+        leaving = following(rig.view, leaving={"a"})
+        rig.enter(following(leaving, synced={"b": ALL_SLOTS}))
+        assert self.gone(rig) == {"a": "left"}
+
+    def test_when_both_of_two_leave_neither_waits_for_the_other(self) -> None:
+        rig = Rig("a", "ab")
+        rig.state.leaving = True
+        rig.coordinator.leavers.add("b")
+        rig.run()
+        assert rig.the_grantor.denied == {"b"}
+
     def test_when_all_leave_each_goes_when_its_lease_is_over(self) -> None:
         rig = Rig("a", "abc")
         rig.state.leaving = True
@@ -405,6 +430,7 @@ class TestJoins:
             (timing.HEARD_S, 13, 0, False),  # it may be gone again
             (timing.HEARD_S - 0.01, 13, 0, True),
             (0.0, 0, 0, False),  # nothing is known of it
+            (0.0, 1, 0, True),
             (0.0, 13, 13, False),
             (0.0, 13, 12, True),
         ],
@@ -416,7 +442,7 @@ class TestJoins:
         hear(rig.state, "d", ago_s=ago_s)
         rig.state.of("d").incarnation, rig.state.of("d").dead = incarnation, dead
         rig.coordinator.joiners.add("d")
-        assert rig.coordinator._changes(False).joined == ({"d": 13} if joins else {})
+        assert rig.coordinator._changes(False).joined == ({"d": incarnation} if joins else {})
 
     def test_a_member_joins_only_as_a_new_process(self) -> None:
         rig = Rig()
@@ -431,6 +457,7 @@ class TestJoins:
         rig = Rig()
         join(rig)
         join(rig, "e")
+        rig.state.of("e").incarnation = 1
         rig.enter(following(rig.view, joined={"d": INCARNATIONS["d"]}))
         assert rig.coordinator.joiners == {"e"}
 
@@ -444,11 +471,16 @@ class TestJoins:
         rig = Rig()
         rig.coordinator.synced = {"b": 1}
         rig.coordinator.leavers = {"b"}
+        join(rig)
+        rig.run()  # the newcomer is given a moment
         rig.coordinator.renew = True
+        rig.coordinator._retry_at = NOW + 9.0
         rig.run()
         rig.enter(following(rig.view))
         assert (rig.coordinator.synced, rig.coordinator.leavers, rig.coordinator.renew) == ({}, set(), False)
-        assert rig.run() == []
+        wait(rig.state, timing.BATCH_S)
+        hear(rig.state, "d")
+        assert rig.run() == []  # and another one, in this view
         rig.coordinator.renew = True
         assert {one.message.ballot for one in rig.run()} == {BALLOT}  # ballots start again
 
@@ -464,10 +496,36 @@ class TestAgreement:
         assert kinds(accepts) == [("b", "ACCEPT"), ("c", "ACCEPT")]
         proposed = from_message(accepts[0].message.view)
         assert (proposed.epoch, proposed.addresses) == (2, ("a", "b", "c", "d"))
-        assert proposed.nonce
+        assert proposed.nonce >= 1 << 32
         assert rig.accepted("b") == []  # c seems up and is given a moment
         assert kinds(rig.accepted("c")) == [("b", "VIEW"), ("c", "VIEW"), ("d", "VIEW")]
         assert rig.installed == [proposed]
+
+    def test_whoever_is_a_quorum_alone_needs_no_answer(self) -> None:
+        rig = Rig("a", "a")
+        rig.coordinator.renew = True
+        rig.run()
+        assert [view.epoch for view in rig.installed] == [2]
+
+    def test_a_proposer_is_an_acceptor_like_the_others(self) -> None:
+        rig = Rig("b", "abcde")
+        rig.set_state(a=FAILED)
+        rig.run()
+        answer = rig.prepare("c", RANKS)
+        assert (answer.kind, answer.message.accepted_ballot) == ("REJECT", RANKS + 1)
+        rig.promise("c", RANKS + 1)
+        sent = rig.promise("d", RANKS + 1)
+        assert rig.coordinator._acceptor.accepted == from_message(sent[0].message.view)
+        assert rig.coordinator._acceptor.accepted_ballot == RANKS + 1
+
+    def test_the_moment_for_those_that_seem_up_is_each_proposals_own(self) -> None:
+        rig = Rig()
+        rig.coordinator._complete_at = NOW - 9.0  # of an earlier one
+        rig.coordinator.renew = True
+        rig.run()
+        rig.promise("b")
+        rig.accepted("b")
+        assert rig.installed == []
 
     def test_for_one_that_seems_up_it_waits_only_so_long(self) -> None:
         rig = Rig()
@@ -545,6 +603,7 @@ class TestAgreement:
         wait(rig.state, 1.0)
         rig.run()
         assert rig.prepare("c", 5 * RANKS + 2).kind == "PROMISE"
+        wait(rig.state, timing.PREPARE_RETRY_S)
         assert rig.run() == []
         assert rig.coordinator._proposal is None
         wait(rig.state, 1.0)
@@ -587,6 +646,17 @@ class TestReplacingTheCoordinator:
         wait(rig.state, 0.11)
         rig.promise("c", RANKS + 1, span_us=100_000)
         assert {one.kind for one in rig.promise("d", RANKS + 1)} == {"ACCEPT"}
+
+    def test_each_round_asks_anew_how_long_support_runs(self) -> None:
+        rig = Rig("b", "abcde")
+        rig.set_state(a=FAILED)
+        rig.run()
+        rig.promise("c", RANKS + 1)
+        rig.coordinator._give_way(RANKS + 2)
+        wait(rig.state, 1.0)
+        rig.run()
+        rig.promise("c", 2 * RANKS + 1, span_us=300_000)
+        assert rig.promise("d", 2 * RANKS + 1) == []
 
     def test_of_a_dead_one_nothing_is_waited_for(self) -> None:
         rig = Rig("b", "abcde")
@@ -699,10 +769,11 @@ class TestHelping:
     )
     def test_what_belongs_to_another_decree_is_dropped(self, fields: dict[str, int], reason: str) -> None:
         rig = Rig("b")
-        message = from_peer(rig.state, "a", pb.PREPARE, **({"ballot": BALLOT} | fields))
+        view = to_message(following(rig.view))
+        message = from_peer(rig.state, "a", pb.PREPARE, **({"ballot": BALLOT, "view": view} | fields))
         rig.coordinator.on_prepare("a", message)
-        assert bool(take_kinds(rig.state)) == (not reason)
         rig.coordinator.on_accept("a", message)
+        assert len(take_kinds(rig.state)) == (0 if reason else 2)
         rig.coordinator.on_promise("a", message)
         rig.coordinator.on_accepted("a", message)
         rig.coordinator.on_reject("a", message)

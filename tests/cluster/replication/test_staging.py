@@ -12,7 +12,8 @@ from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.store import Store
 from app.wire.protocol import NO_ERR, SLOT_COUNT, slot_of
-from tests.cluster.replication.parts import Machine, Wires, view
+from tests.cluster.replication.machines import Machine, Wires, view
+from tests.storage.contents import entries
 
 KEYS = [b"a", b"bb", b"ccc"]
 BLOBS = [b"", b"x", b"x" * 40]
@@ -84,7 +85,7 @@ def astray(machine: Machine) -> None:
 
 
 def entries_of(machine: Machine) -> list[dict[bytes, bytes]]:
-    return [dict(machine.store.items(slot)) for slot in range(SLOT_COUNT)]
+    return [entries(machine.store, slot) for slot in range(SLOT_COUNT)]
 
 
 def test_what_is_in_place_already_is_not_gathered_again() -> None:
@@ -175,4 +176,4 @@ def test_past_the_soft_bound_one_primary_at_a_time_gets_credit() -> None:
     assert max(held) == 1  # and one had to wait for the other
     assert not follower._owed
     for slot in range(SLOT_COUNT):
-        assert dict(b.store.items(slot)) == dict((a, c)[slot % 2].store.items(slot))
+        assert entries(b.store, slot) == entries((a, c)[slot % 2].store, slot)

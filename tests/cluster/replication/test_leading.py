@@ -245,3 +245,12 @@ def test_a_wipeout_is_refused_while_a_copy_can_remember_no_reply() -> None:
     assert a.store.get(SLOT, KEY) == b"v"
     a.core.on_frame("b", frames.ACK, frames.encode_ack(0, []), 1.0)
     assert a.core.wipe(range(256), b"w", crc32(b"w"), "wiper") == PARKED
+
+
+def test_a_follower_that_comes_back_by_a_link_of_its_own_is_asked_what_it_has() -> None:
+    a, b = Machine("a"), Machine("b")
+    Wires(a, b).enter(view(1, "a", "b"))
+    a.core.link_closed("b", 1.0)
+    a.core.link_up("b", 1.0)
+    (body,) = [body for peer, kind, body in a.flush().frames if kind == frames.QUERY]
+    assert frames.decode_query(body)[2] == bytes(range(256))

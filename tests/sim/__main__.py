@@ -9,9 +9,9 @@ import sys
 import time
 from collections import Counter
 
-from tests.sim.checks import Checks
+from tests.sim.core_checks import Checks
+from tests.sim.core_world import Options, World
 from tests.sim.pool import cores, run_all
-from tests.sim.world import Options, World
 
 
 def lossy(hours: float) -> int:

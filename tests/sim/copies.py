@@ -19,10 +19,10 @@ from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store, slot_of
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, SYS_OVERLOAD_ERR, WIPEOUT
-from tests.sim.checks import Violation
+from tests.sim.core_checks import Violation
+from tests.sim.core_world import Host, Options, Process, World
 from tests.sim.history import DONE, MISSING, Operation
 from tests.sim.ledger import Ledger
-from tests.sim.world import Host, Options, Process, World
 
 FORWARD = 1
 REQUEST_AGE_S = 1.4

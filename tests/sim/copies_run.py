@@ -8,12 +8,12 @@ from app.cluster.events import LOCAL
 from app.cluster.view import View
 from app.storage.store import slot_of
 from app.wire.protocol import GET
-from tests.sim.checks import Checks, Violation
 from tests.sim.copies import DataOptions, DataWorld
+from tests.sim.core_checks import Checks, Violation
+from tests.sim.core_nemesis import Nemesis, draw_options
+from tests.sim.core_run import Result
+from tests.sim.core_world import Host, Options
 from tests.sim.history import Operation, is_linearizable
-from tests.sim.nemesis import Nemesis, draw_options
-from tests.sim.run import Result
-from tests.sim.world import Host, Options
 
 CONVERGE_S = 20.0  # virtual seconds without faults until all copies are whole and the same
 LEAVE_S = 12.0

@@ -15,7 +15,7 @@ from app.cluster.replication import frames
 from app.cluster.replication.follower import Session
 from app.cluster.replication.frames import OpFields
 from app.cluster.replication.primary import Led, Op
-from tests.sim.checks import Violation
+from tests.sim.core_checks import Violation
 
 if TYPE_CHECKING:
     from tests.sim.copies import Node

@@ -8,9 +8,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 
-from tests.sim.checks import Violation
 from tests.sim.copies_run import run_copies
-from tests.sim.run import has_bursts, run_seed
+from tests.sim.core_checks import Violation
+from tests.sim.core_run import has_bursts, run_seed
 
 
 @dataclass

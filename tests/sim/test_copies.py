@@ -10,10 +10,10 @@ from app.cluster.replication.follower import Follower
 from app.cluster.replication.primary import Led, Primary
 from app.cluster.replication.state import Shared
 from app.wire.protocol import KEY_DNE_ERR
-from tests.sim.checks import Violation
 from tests.sim.copies import DataOptions, Node
 from tests.sim.copies_run import draw, run_copies
-from tests.sim.world import Options
+from tests.sim.core_checks import Violation
+from tests.sim.core_world import Options
 
 SEEDS_TRIED = 40
 

@@ -8,12 +8,12 @@ from app.cluster.membership import timing
 from app.cluster.slots import ALL_SLOTS
 from app.storage.store import slot_of
 from app.wire.protocol import NO_ERR, PUT
-from tests.sim.checks import Checks
 from tests.sim.copies import Client, DataOptions, DataWorld, Request, Waiting
 from tests.sim.copies_run import differs
-from tests.sim.nemesis import draw_options
-from tests.sim.run import run_seed
-from tests.sim.world import Host, Options
+from tests.sim.core_checks import Checks
+from tests.sim.core_nemesis import draw_options
+from tests.sim.core_run import run_seed
+from tests.sim.core_world import Host, Options
 
 APART_S = timing.SPLIT_S + 3.0  # within which a smaller side serves
 

@@ -6,10 +6,10 @@ import pytest
 
 from app.cluster.events import LeaveRequested
 from app.wire.protocol import GET, PUT
-from tests.sim.checks import Checks
 from tests.sim.copies import DataOptions, DataWorld
 from tests.sim.copies_run import check_histories, differs, read_all
-from tests.sim.world import Host, Options
+from tests.sim.core_checks import Checks
+from tests.sim.core_world import Host, Options
 
 
 class Site:

@@ -4,7 +4,7 @@ import random
 from math import inf
 
 from app.cluster.events import LeaveRequested
-from tests.sim.world import Host, Options, World
+from tests.sim.core_world import Host, Options, World
 
 
 def draw_options(rng: random.Random) -> Options:

@@ -6,7 +6,7 @@ from app.cluster.events import LOCAL, UNKNOWN, Reset, SlotsSynced, ViewInstalled
 from app.cluster.membership.core import ClusterCore
 from app.cluster.slots import ALL_SLOTS, slots_of
 from app.cluster.view import View, to_message
-from tests.sim.world import Process, World
+from tests.sim.core_world import Process, World
 
 
 class Violation(AssertionError):

@@ -5,9 +5,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.sim.checks import Checks, Violation
-from tests.sim.nemesis import Nemesis, draw_options
-from tests.sim.world import Options, World
+from tests.sim.core_checks import Checks, Violation
+from tests.sim.core_nemesis import Nemesis, draw_options
+from tests.sim.core_world import Options, World
 
 CONVERGE_S = 20.0  # virtual seconds without faults within which all must be well
 LEAVE_S = 12.0  # who was asked to leave may still be about to, and to come back

@@ -9,6 +9,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.node import Node
 
 _EXIT_USAGE = 2
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -26,12 +30,20 @@ def main(arguments: Sequence[str]) -> int:
         logs.configure(given.log_level, given.log_format)
         from app import node
 
-        return node.run(given)
+        return node.run(given, _start_http)
     except options.UsageError as error:
         line = " ".join(str(error).split())
         with suppress(OSError):  # nobody listens: the status still tells
             os.write(2, f"kv: {line}\n".encode(errors="backslashreplace"))
         return _EXIT_USAGE
+
+
+def _start_http(node: "Node") -> None:
+    """Serve status and metrics if that was asked for. Raises UsageError when the port can't be bound."""
+    if node.options.http_port is not None:
+        from app.http import server  # takes 11 MiB
+
+        server.start(node)
 
 
 def _use_system_allocator() -> None:

@@ -1,41 +1,51 @@
-"""One node: the parts put together, the signals, and the upkeep between requests.
+"""One node: the parts put together, who of them is told of what, the end of a turn, and the upkeep between requests.
 
-Signal handlers only set events; the loop acts on them.
+`run` is a process that is one node; the simulator (tests/sim) runs several nodes in one process, each with a loop and
+sockets of its making.
 """
 
-import errno
 import gc
-import json
 import os
 import signal
-import socket
 import time
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import gevent
-from gevent.event import Event
-from gevent.hub import get_hub
+from gevent.event import Event as Flag
 
-from app.cluster.membership.state import SERVERS_MAX, ClusterConfig
+from app.cluster.events import Event
+from app.cluster.membership.state import ClusterConfig
+from app.cluster.membership.timing import BOOTSTRAP_PATIENCE_S
 from app.cluster.replication.core import TICK_S, Replication
-from app.cluster.view import ADDRESS_MAX_BYTES
+from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
-from app.config.options import Options, UsageError
-from app.front import access
-from app.front.front import EXIT_INVARIANT, Front
+from app.config.options import Options
+from app.front.access import Administrators, clients
+from app.front.batch import DatagramBatch
+from app.front.front import BATCH_SIZE, Front, ServerSocket
+from app.loop import GeventLoop, Loop
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
-from app.peers.links import BACKLOG, Links
-from app.peers.membership import Membership, fresh_incarnation
+from app.peers.frames import ANSWER, Frame
+from app.peers.links import Links, StreamSockets
+from app.peers.membership import DatagramSender, Membership
+from app.peers.pairs import Pairs
+from app.peers.view_log import ViewLog
+from app.requests.answers import Answers
 from app.requests.commands import Commands
-from app.requests.forwarding import SWEEP_S, Forwarder
-from app.requests.replicator import Copies
+from app.requests.forwarding import SWEEP_S, Forwarding
+from app.requests.relayed import Relayed
+from app.requests.replicator import Replicator
+from app.requests.reports import Reports
 from app.requests.request import PATIENCE_S
 from app.requests.turn import Turn
+from app.requests.workers import Workers
+from app.sockets import Sockets
 from app.storage.arena import Arena
 from app.storage.governor import (
     MemoryGovernor,
@@ -44,277 +54,337 @@ from app.storage.governor import (
     replies_max_bytes,
     tune_allocators,
 )
+from app.storage.mutate import Mutations
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
-from app.wire.protocol import NO_SPC_ERR, SYS_OVERLOAD_ERR
-
-if TYPE_CHECKING:
-    from app.http.server import HttpServer
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
 _UPKEEP_S: Final = 0.1
-# Every how many upkeeps the C heap is trimmed, if it has grown.
-_TRIM_EVERY: Final = 20
+# How often the C heap is trimmed, if anything in it was freed.
+_TRIM_S: Final = 2.0
 # Entries of wiped slots that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
 _DRAIN_STEPS: Final = 10_000
 _DRAIN_TURN: Final = 500
-# What is asked for as the socket's receive buffer; the system gives what it allows (net.core.rmem_max).
-_RECEIVE_BUFFER_BYTES: Final = 16 << 20
-
-# A second signal so soon after the first says nothing new.
+# A second signal so soon after the first says nothing new: the same wish may come to the process and to its group.
 _SAME_SIGNAL_S: Final = 1.0
-
-# What ends the node, wherever in the loop it shows: what it holds can't be trusted, and a callback that broke off may
-# have left links that are never written to again. The others have the copies.
-_OUR_FAULTS: Final = (AssertionError, AttributeError, LookupError, NameError, TypeError)
-
-_WILDCARDS: Final = ("0.0.0.0", "::")
 
 _log = logs.logger("node")
 
 
-class Node:
-    """A running node: build it, `start` it, wait for `stopped`."""
+class NodeDatagrams(ServerSocket, DatagramSender, Protocol):
+    """What is asked of a node's UDP socket: see app/sockets.py."""
 
-    def __init__(self, options: Options) -> None:
-        """Raises UsageError when the address can't be bound, or the servers file is more than a cluster takes."""
-        _check_servers(options)
+    def serve(self, read: Callable[[], object]) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def address(self) -> tuple[str, int]: ...
+    @property
+    def receive_buffer_bytes(self) -> int: ...
+    def getsockopt(self, level: int, name: int, size: int) -> bytes: ...
+
+
+class NodeSockets(StreamSockets, Protocol):
+    """A node's sockets: see app/sockets.py."""
+
+    @property
+    def datagrams(self) -> NodeDatagrams: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What no option sets; the simulator sets it tighter."""
+
+    batch_size: int = BATCH_SIZE
+    founding_patience_s: float = BOOTSTRAP_PATIENCE_S
+    queue_max_bytes: int | None = None  # unread by one peer; None: see app/peers/links.py
+
+
+class Node:
+    """A node. Build it, then `start` it; `on_stopped()` is called once it has left or was stopped."""
+
+    def __init__(
+        self,
+        options: Options,
+        loop: Loop,
+        sockets: NodeSockets,
+        *,
+        incarnation: int,
+        random_bytes: Callable[[int], bytes],
+        resident_bytes: Callable[[], int],
+        on_stopped: Callable[[], object],
+        limits: Limits = Limits(),
+    ) -> None:
+        """`incarnation`: above that of every earlier process here, as a rule (the core copes where it is not)."""
         self.options = options
+        self.loop = loop
+        self.sockets = sockets
+        self._on_stopped = on_stopped
+        self._leaves_at_once_s: float | None = None
+        self._is_stopped = False
+        self._leave_timer = loop.timer()
+        is_alone = len(options.servers) == 1
+
+        # What it holds.
         evict = options.policy == "allkeys-lru"
         self.counters = Counters()
+        self.slow_log = SlowLog(options.slow_ms / 1000 or inf)
         self.arena = Arena(options.max_memory_bytes, options.max_memory_bytes)
         self.replies = ReplyMemory(options.reply_ttl_s, replies_max_bytes(options.max_memory_bytes))
-        self.store = Store(self.arena, evict=evict, on_allowance_used=lambda: self.governor.look())
+        self.store = Store(self.arena, evict=evict, on_allowance_used=self._look_at_memory)
         self.governor = MemoryGovernor(
             self.arena,
             self.store,
             self.replies,
             max_bytes=options.max_memory_bytes,
             evict=evict,
-            resident_bytes=ResidentSize(),
+            resident_bytes=resident_bytes,
         )
-        self.commands = Commands(
-            self.store,
-            self.replies,
-            self.counters,
-            pid=os.getpid(),
-            member_count=lambda: self.membership.core.member_count,
-            no_space_code=SYS_OVERLOAD_ERR if evict else NO_SPC_ERR,
-        )
-        self.socket = _bound_socket(options)
-        clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)  # membership's `now`, without a Python frame
-        self.front = Front(
-            self.socket,
-            self.commands,
-            self.counters,
-            max_in_flight=options.max_in_flight,
-            patience_s=PATIENCE_S if len(options.servers) > 1 else inf,
-            clock=clock,
-        )
-        peers = self.peers = Peers(options.me, options.servers, self.socket.family)
-        incarnation = fresh_incarnation()
+        mutations = Mutations(self.store, self.replies)
+
+        # Other nodes.
+        self.peers = Peers(options.me, options.servers, sockets.datagrams.family)
         self.links = Links(
-            _listening_socket(options.bind, options.port, BACKLOG, "--bind"),
-            peers,
+            loop,
+            sockets,
+            self.peers,
             options.cluster_secret,
-            incarnation=lambda: self.membership.core.incarnation,
-            source=None if options.bind in _WILDCARDS else options.bind,
+            random_bytes=random_bytes,
+            wake=self._wake,
+            queue_max_bytes=limits.queue_max_bytes,
         )
         self.membership = Membership(
+            loop,
             ClusterConfig(
                 str(options.me),
                 tuple(map(str, options.servers)),
                 options.replicas,
                 transfer=True,
+                bootstrap_patience_s=limits.founding_patience_s,
                 on_partition=options.on_partition,
             ),
-            peers,
+            self.peers,
             self.links,
-            self.socket,
+            sockets.datagrams,
             options.cluster_secret,
             incarnation=incarnation,
+            random_bytes=random_bytes,
         )
-        replication = Replication(
-            str(options.me), self.store, self.replies, pending_max_bytes=self.links.queue_max_bytes // 2
+        self.replication = Replication(
+            str(options.me), self.store, self.replies, mutations, pending_max_bytes=self.links.queue_max_bytes // 2
         )
-        turn = Turn(self.commands, self.membership.core, replication.routes, clock)
-        self.forwarder = Forwarder(
-            self.commands,
-            self.counters,
-            routes=replication.routes,
-            turn=turn,
-            send_frame=self.links.send,
-            send_frames=self.links.send_all,
-            answer_client=self.front.batch.send,
-            wake=self.links.wake,
-            client_in_hand=self.front.client_in_hand,
-            max_in_flight=options.max_in_flight,
+        self.pairs = Pairs(self.links, random_bytes)
+        self.view_log = ViewLog()
+
+        # A request's path, from the bottom up.
+        routes = self.replication.routes
+        self.turn = Turn(loop, self.membership.core, routes, on_stall=self.links.sever_incoming, end=self.end_turn)
+        self.workers = Workers(loop, options.max_in_flight)
+        self.batch = DatagramBatch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
+        self.answers = Answers(
+            self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, wake=self.turn.wake
         )
-        self.copies = Copies(
-            replication,
-            self.commands,
+        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links, routes=routes)
+        self.replicator = Replicator(
+            self.replication, self.turn, self.workers, self.counters, self.links, self.pairs, self.membership
+        )
+        self.commands = Commands(
+            loop,
+            self.turn,
+            self.store,
             self.replies,
+            mutations,
+            self.answers,
             self.counters,
-            membership=self.membership,
-            links=self.links,
-            forwarder=self.forwarder,
-            turn=turn,
-            datagram_in_hand=self.front.datagram_in_hand,
+            forwarding=self.forwarding,
+            replicator=self.replicator,
+            cluster=self.membership,
+            administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
+            reports=Reports(os.getpid(), self.membership, self.slow_log, self.vitals),
         )
-        self.front.open_turn = turn.open
-        self.front.may_serve = turn.may_serve
-        turn.on_stall.append(self.links.sever_incoming)
-        self.links.before_flush.append(self.front.batch.flush)
-        if len(options.servers) > 1:
-            self.front.wake = self.links.wake
-        self.links.on_frames = self.forwarder.on_frames
-        self.links.on_down.append(self.forwarder.link_closed)
-        self.membership.on_change.append(self.forwarder.sweep)
-        self.front.on_cluster = self.membership.handle_datagram
-        self.commands.status = self.membership.status_json
-        if options.allow is not None:
-            self.front.allowed = access.clients(options.allow, options.servers)
-        if options.admin_allow is not None:
-            self.commands.may_administer = access.administrators(options.admin_allow, self.forwarder.asking)
-        self.slow_log = self.front.slow_log = self.forwarder.slow_log = SlowLog(options.slow_ms / 1000 or inf)
-        self.commands.slow_requests = self.slow_log.as_json
-        self.commands.vitals = lambda: json.dumps(self.vitals()).encode()
-        self.started_unix_s = time.time()
-        self.http = self._http_server() if options.http_port else None
-        self.stopped = Event()
-        self._stopping_since_s: float | None = None
-        self._memory_pressed = False
+        self.relayed = Relayed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
+        self.front = Front(
+            loop,
+            sockets.datagrams,
+            self.batch,
+            self.turn,
+            self.workers,
+            self.answers,
+            self.commands,
+            self.counters,
+            self.slow_log,
+            patience_s=inf if is_alone else PATIENCE_S,
+            allowed=None if options.allow is None else clients(options.allow, options.servers),
+            shares_turns=not is_alone,
+        )
+        self.started_unix_s = loop.unix_s()
 
-    def _http_server(self) -> "HttpServer":
-        """Raises UsageError when its port can't be bound. Imported only where it is wanted: it takes 11 MiB."""
-        from app.http.server import BACKLOG as HTTP_BACKLOG
-        from app.http.server import HttpServer
+    def _wake(self) -> None:
+        self.turn.wake()
 
-        options = self.options
-        assert options.http_port is not None
-        listener = _listening_socket(options.http_bind, options.http_port, HTTP_BACKLOG, "--http-bind")
-        return HttpServer(listener, self)
+    def _look_at_memory(self) -> None:
+        self.governor.look()
+
+    # --- starting and stopping ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start serving; returns at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            gevent.signal_handler(number, self._on_stop_signal, signal.Signals(number).name)
-        gevent.signal_handler(signal.SIGUSR1, self.dump)
-        self.replies.advance(time.monotonic())
+        self.replies.advance(self.loop.now())
         self.governor.look()
-        # What lives as long as the process needs no collector: without this, each full collection would walk
-        # every slot's tables (35 to 80 ms over half a million entries).
-        gc.collect()
-        gc.freeze()
-        self.membership.start()
-        self.front.start()
-        gevent.spawn(self._upkeep)
-        gevent.spawn(self._sweep)
-        gevent.spawn(self._tick_copies)
-        if self.http is not None:
-            self.http.start()
-        host, port = self.socket.getsockname()[:2]
+        self.pairs.start(self.replicator)
+        self.links.start(self, lambda: self.membership.core.incarnation)
+        self.membership.start(self)
+        self.sockets.datagrams.serve(self.front.read)
+        self.loop.spawn(self._upkeep)
+        self.loop.spawn(self._sweep)
+        self.loop.spawn(self._tick_copies)
+        options = self.options
+        host, port = self.sockets.datagrams.address
         _log.info(
             "started",
             address=f"{host}:{port}",
-            advertise=str(self.options.me),
+            advertise=str(options.me),
             pid=os.getpid(),
-            servers=len(self.options.servers),
+            servers=len(options.servers),
             incarnation=self.membership.core.incarnation,
-            replicas=self.options.replicas,
-            allow=_shown(self.options.allow),
-            admin_allow=_shown(self.options.admin_allow),
-            authenticated=self.options.cluster_secret is not None,
-            max_memory_bytes=self.options.max_memory_bytes,
-            policy=self.options.policy,
-            receive_buffer_bytes=self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2,
+            replicas=options.replicas,
+            allow=_shown(options.allow),
+            admin_allow=_shown(options.admin_allow),
+            authenticated=options.cluster_secret is not None,
+            max_memory_bytes=options.max_memory_bytes,
+            policy=options.policy,
+            receive_buffer_bytes=self.sockets.datagrams.receive_buffer_bytes,
             resident_bytes=self.governor.resident_bytes,
         )
 
-    def _on_stop_signal(self, cause: str) -> None:
-        """The first one: hand over, then stop. A later one: stop at once."""
-        now_s = time.monotonic()
-        if self._stopping_since_s is not None:
-            # The same wish may come twice: to the process and to its group.
-            if now_s - self._stopping_since_s > _SAME_SIGNAL_S:
-                self._stop()
+    def leave(self) -> None:
+        """Hand over, then stop; stop at once when called again later than _SAME_SIGNAL_S."""
+        now_s = self.loop.now()
+        if self._leaves_at_once_s is not None:
+            if now_s > self._leaves_at_once_s:
+                self.stop()
             return
-        self._stopping_since_s = now_s
-        _log.info("stopping", cause=cause)
+        self._leaves_at_once_s = now_s + _SAME_SIGNAL_S
+        self._leave_timer.start(self.options.leave_timeout_s, self._leave_timed_out)
         self.membership.leave()
-        if self.membership.left.is_set():
-            self._stop()
-        else:
-            gevent.spawn(self._stop_when_left)
 
-    def _stop_when_left(self) -> None:
-        if not self.membership.left.wait(self.options.leave_timeout_s):
-            _log.warning("leave_timed_out", after_s=self.options.leave_timeout_s)
-        self._stop()
-
-    def _stop(self) -> None:
-        self.membership.stop()
-        self.front.stop()
-        self.links.stop()
-        if self.http is not None:
-            self.http.stop()
-        self.stopped.set()
-
-    def _upkeep(self) -> None:
-        turn = 0
-        loop = get_hub().loop
-        while not self.stopped.is_set():
-            loop.update_now()
-            due_s = time.monotonic() + _UPKEEP_S
-            gevent.sleep(_UPKEEP_S)
-            self.counters.loop_lag.add(max(0.0, time.monotonic() - due_s))
-            turn += 1
-            loop.update_now()
-            self.replies.advance(time.monotonic())
-            self.governor.look()
-            gevent.sleep(0)
-            self.governor.calibrate()
-            gevent.sleep(0)
-            for step in range(_DRAIN_STEPS):
-                if not self.store.drain_wiped():
-                    break
-                if step % _DRAIN_TURN == 0:
-                    gevent.sleep(0)
-            if turn % _TRIM_EVERY == 0:
-                gevent.sleep(0)
-                self.governor.trim()
-                # Tables that a wipe or a rebuild has made since: as long-lived as those frozen at start.
-                gc.freeze()
-            self._note_pressure()
-
-    def _sweep(self) -> None:
-        while not self.stopped.is_set():
-            gevent.sleep(SWEEP_S)
-            self.forwarder.sweep()
-            self.front.note_quiet()
-
-    def _tick_copies(self) -> None:
-        while not self.stopped.is_set():
-            gevent.sleep(TICK_S)
-            self.copies.tick()
-
-    def _note_pressure(self) -> None:
-        """One line when the store starts to evict, and when it has come to rest again."""
-        pressed = self.store.evictions > 0
-        if pressed and not self._memory_pressed:
-            self._memory_pressed = True
-            _log.info(
-                "evicting",
-                entries=self.store.entries,
-                store_bytes=self.arena.chunk_bytes,
-                limit_bytes=self.arena.limit_bytes,
-                resident_bytes=self.governor.resident_bytes,
-            )
+    def _leave_timed_out(self) -> None:
+        _log.warning("leave_timed_out", after_s=self.options.leave_timeout_s)
+        self.stop()
 
     @property
     def is_stopping(self) -> bool:
         """Whether it was told to stop, and hands its slots over."""
-        return self._stopping_since_s is not None
+        return self._leaves_at_once_s is not None
+
+    def stop(self) -> None:
+        """Serve no more: what was laid out still leaves."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        self._leave_timer.stop()
+        self.membership.stop()
+        self.end_turn()
+        self.links.stop()
+        self.sockets.datagrams.stop()
+        self._on_stopped()
+
+    # --- the end of a turn -------------------------------------------------------------------------------------------
+
+    def end_turn(self) -> None:
+        """Send what this turn of the loop has brought about, in this order. Turn.end calls it.
+
+        1. What replication wants: its frames are queued, requests that waited for copies go on (and lay out their
+           answers), slots open.
+        2. Requests that waited for a slot which has opened go on, too, and what they set off is carried out.
+        3. Answers for peers, if the lease under which this node has executed requests still runs.
+        4. Answers for clients, likewise.
+        5. Links write all that was queued for each peer.
+        """
+        while self.replicator.settle():
+            self.forwarding.sweep()
+        for_peers = self.answers.take_for_peers()
+        if for_peers and self.turn.lease_ran_out():
+            self.counters.unfenced += sum(map(len, for_peers.values()))
+        else:
+            for peer, replies in for_peers.items():
+                self.links.send_all(peer, ANSWER, replies)
+        self.batch.flush()
+        self.links.flush()
+
+    # --- what happens to links (app/peers/links.py) ------------------------------------------------------------------
+
+    def link_event(self, event: Event) -> None:
+        self.membership.take(event)
+
+    def dialled_link_up(self, peer: str) -> None:
+        self.pairs.dialled(peer)
+
+    def dialled_link_down(self, peer: str) -> None:
+        self.forwarding.link_closed(peer)
+        self.pairs.dialled_ended(peer)
+
+    def accepted_link_changed(self, peer: str) -> None:
+        self.pairs.incoming_changed(peer)
+
+    def frames(self, peer: str, frames: list[Frame]) -> None:
+        self.relayed.on_frames(peer, frames)
+
+    # --- what membership decides (app/peers/membership.py) -----------------------------------------------------------
+
+    def view_installed(self, view: View, is_member: bool) -> None:
+        self.view_log.note(view, is_member, self.loop.unix_s())
+        self.replicator.on_view(view, is_member)
+
+    def was_reset(self) -> None:
+        self.replicator.on_reset()
+
+    def stepped(self) -> None:
+        self.replicator.refresh(self.membership.core)
+
+    def routes_changed(self) -> None:
+        self._look_again()
+
+    def has_left(self) -> None:
+        self.loop.run_callback(self.stop)
+
+    # --- upkeep ------------------------------------------------------------------------------------------------------
+
+    def _look_again(self) -> None:
+        """Let requests go on that waited for what is there by now, and end the wait of those whose time is over."""
+        self.turn.open()
+        self.workers.expire(self.turn.now_s)
+        self.forwarding.sweep()
+        self.turn.wake()
+
+    def _sweep(self) -> None:
+        while not self._is_stopped:
+            self.loop.sleep(SWEEP_S)
+            self.loop.run_callback(self._look_again)
+            self.front.note_quiet()
+
+    def _tick_copies(self) -> None:
+        while not self._is_stopped:
+            self.loop.sleep(TICK_S)
+            self.replicator.tick()
+
+    def _upkeep(self) -> None:
+        loop = self.loop
+        while not self._is_stopped:
+            due_s = loop.now() + _UPKEEP_S
+            loop.sleep(_UPKEEP_S)
+            self.counters.loop_lag.add(max(0.0, loop.now() - due_s))
+            self.replies.advance(loop.now())
+            self.governor.look()
+            loop.sleep(0)
+            self.governor.calibrate()
+            loop.sleep(0)
+            for step in range(_DRAIN_STEPS):
+                if not self.store.drain_wiped():
+                    break
+                if step % _DRAIN_TURN == 0:
+                    loop.sleep(0)
+
+    # --- for people --------------------------------------------------------------------------------------------------
 
     @property
     def requests(self) -> int:
@@ -346,13 +416,13 @@ class Node:
         fields |= {
             "retries_answered": counters.retries_answered,
             "acks": counters.acks,
-            "send_errors": counters.send_errors,
+            "send_errors": self.batch.send_errors,
             "overloads": counters.by_code()["SYS_OVERLOAD_ERR"],
-            "unfenced": counters.unfenced,
-            "forwarded": self.forwarder.forwarded,
-            "forward_duplicates": self.forwarder.duplicates,
-            "forward_abandoned": self.forwarder.abandoned,
-            "in_flight": self.front.in_flight + self.forwarder.in_flight + self.copies.replication.pending,
+            "unfenced": counters.unfenced + self.batch.unfenced,
+            "forwarded": self.forwarding.forwarded,
+            "forward_duplicates": self.forwarding.duplicates,
+            "forward_abandoned": self.forwarding.abandoned,
+            "in_flight": self.workers.waiting,
             "entries": self.store.entries,
             "evictions": self.store.evictions,
             "moves": self.store.moves,
@@ -366,75 +436,61 @@ class Node:
             "resident_bytes": self.governor.resident_bytes,
             "peak_resident_bytes": peak_resident_bytes(),
         }
-        return fields | self.copies.snapshot() | self.membership.snapshot() | self.links.snapshot()
+        return fields | self.replicator.snapshot() | self.membership.snapshot() | self.links.snapshot()
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:
     return "everybody" if networks is None else show_networks(networks)
 
 
-def _check_servers(options: Options) -> None:
-    """What a cluster takes is less than what a servers file may say. Raises UsageError."""
-    if len(options.servers) > SERVERS_MAX:
-        raise UsageError(f"{len(options.servers)} servers are more than a cluster takes: at most {SERVERS_MAX}")
-    for server in options.servers:
-        if len(str(server)) > ADDRESS_MAX_BYTES:
-            raise UsageError(f"{server} is too long: write a name or address of at most {ADDRESS_MAX_BYTES} bytes")
+def fresh_incarnation() -> int:
+    """Above that of every earlier process here, unless the wall clock was set back (which the core copes with)."""
+    return time.time_ns() // 1000
 
 
-def _bound_socket(options: Options) -> socket.socket:
-    """The node's UDP socket, non-blocking, with as large a receive buffer as the system gives."""
-    family = socket.AF_INET6 if ":" in options.bind else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    so_rcvbufforce = 33
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, _RECEIVE_BUFFER_BYTES)  # past rmem_max, if allowed
-    except OSError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-    _bind(sock, options.bind, options.port, "UDP")
-    return sock
+def _keep_heap_small(loop: Loop, node: Node) -> None:
+    """The process's own upkeep, in a greenlet of its own."""
+    while True:
+        loop.sleep(_TRIM_S)
+        node.governor.trim()
+        # Tables that a wipe or a rebuild has made since: as long-lived as those frozen at start.
+        gc.freeze()
 
 
-def _listening_socket(address: str, port: int, backlog: int, option: str) -> socket.socket:
-    """A TCP socket; `option` says where it is bound.
+def run(options: Options, start_http: Callable[[Node], object] = lambda node: None) -> int:
+    """Run a node until it is told to stop; the exit status. Raises UsageError when it can't start.
 
-    That for links listens before the node says anything and until the process ends: a refused connection means that it
-    is dead.
+    `start_http(node)` is called before the node serves.
     """
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # links of the process before may linger
-    _bind(sock, address, port, "TCP", option)
-    sock.listen(backlog)
-    return sock
-
-
-def _bind(sock: socket.socket, address: str, port: int, protocol: str, option: str = "--bind") -> None:
-    """Bind it, non-blocking. Raises UsageError."""
-    try:
-        sock.bind((address, port))
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            hint = "another process uses it; stop that one or give this node another port"
-        elif error.errno == errno.EACCES:
-            hint = "ports below 1024 need privileges; use a higher one"
-        else:
-            hint = f"check {option}"
-        raise UsageError(f"can't bind {protocol} {address} port {port}: {error.strerror} ({hint})") from None
-    sock.setblocking(False)
-
-
-def run(options: Options) -> int:
-    """Run a node until it is told to stop; the exit status. Raises UsageError when it can't start."""
     tune_allocators()
-    node = Node(options)
-    hub = get_hub()
-    hub.SYSTEM_ERROR = (*hub.SYSTEM_ERROR, *_OUR_FAULTS)
+    loop = GeventLoop()
+    stopped = Flag()
+    node = Node(
+        options,
+        loop,
+        Sockets(options),
+        incarnation=fresh_incarnation(),
+        random_bytes=os.urandom,
+        resident_bytes=ResidentSize(),
+        on_stopped=stopped.set,
+    )
+    # Signal handlers only tell the loop.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, loop.run_callback, _on_stop_signal, node, signal.Signals(number).name)
+    gevent.signal_handler(signal.SIGUSR1, loop.run_callback, node.dump)
+    # What lives as long as the process needs no collector: without this, each full collection would walk every slot's
+    # tables (35 to 80 ms over half a million entries).
+    gc.collect()
+    gc.freeze()
+    start_http(node)
     node.start()
-    try:
-        node.stopped.wait()
-    except _OUR_FAULTS as error:
-        _log.exception("invariant_broken", error)
-        os._exit(EXIT_INVARIANT)
+    loop.spawn(_keep_heap_small, loop, node)
+    stopped.wait()
     _log.info("stopped")
     return 0
+
+
+def _on_stop_signal(node: Node, cause: str) -> None:
+    if not node.is_stopping:
+        _log.info("stopping", cause=cause)
+    node.leave()

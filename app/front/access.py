@@ -8,13 +8,13 @@ Nodes' own datagrams and links are not judged here: they have their secret, or t
 links.py).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from app.config.allowlist import Network, Verdicts, host_of, network_of
 from app.config.servers import Server
 from app.observe import logs
 from app.observe.slowlog import show_address
-from app.requests.request import Origin
+from app.requests.request import Request
 from app.wire.protocol import COMMAND_NAMES
 
 _faults = logs.limited_logger("access")
@@ -25,19 +25,15 @@ def clients(networks: Iterable[Network], servers: Iterable[Server]) -> Verdicts:
     return Verdicts((*networks, *(network_of(server.address) for server in servers)))
 
 
-def administrators(networks: Iterable[Network], asking: Callable[[], Origin]) -> Callable[[int], bool]:
-    """What `Commands.may_administer` is to be; `asking()` tells whose request is in hand.
+class Administrators:
+    """Who may have SHUTDOWN and WIPEOUT carried out: clients in these networks."""
 
-    A request that a peer relays is refused: what has no key is executed by the node that receives it, so none does.
-    """
-    verdicts = Verdicts(networks)
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._verdicts = Verdicts(networks)
 
-    def may_administer(command: int) -> bool:
-        origin = asking()
-        if origin.client and verdicts[host_of(origin.client)]:
+    def may(self, request: Request, command: int) -> bool:
+        """Whether whoever sent this request, a client, may have the command carried out; if not, that is logged."""
+        if self._verdicts[host_of(request.client)]:
             return True
-        sender = show_address(origin.client) if origin.client else origin.peer
-        _faults.warning("refused", command=COMMAND_NAMES[command], sender=sender)
+        _faults.warning("refused", command=COMMAND_NAMES[command], sender=show_address(request.client))
         return False
-
-    return may_administer

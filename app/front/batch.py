@@ -1,4 +1,4 @@
-"""Datagrams by the batch: recvmmsg and sendmmsg through ctypes.
+"""Datagrams by the batch: laid out as recvmmsg and sendmmsg take them (app/sockets.py makes the calls).
 
 The problem: a system call through Python's socket module costs more in the interpreter (allocating 16 KiB and
 shrinking it, making and parsing an address tuple, an exception when nothing is left) than in the kernel.
@@ -11,13 +11,12 @@ Linux only, as is the memory governor (/proc).
 """
 
 import ctypes
-import errno
 import socket
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 
-_MSG_DONTWAIT: Final = 0x40
 _SOCKADDR_BYTES: Final = 28  # sockaddr_in6, the longest; sockaddr_in takes 16
 _STRIDE_BYTES: Final = DATAGRAM_MAX_BYTES + 64  # one byte more than the longest legal datagram, aligned
 _ADDRESS_STRIDE_BYTES: Final = 32
@@ -55,17 +54,12 @@ _IOV_LENGTH_AT: Final = _IoVec.length.offset // 8
 
 assert ctypes.sizeof(ctypes.c_void_p) == 8, "the flat views below assume a 64-bit platform"
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-_recvmmsg: Final = _libc.recvmmsg
-_recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
-_sendmmsg: Final = _libc.sendmmsg
-_sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 
-
-class _Ring:
+class Ring:
     """A fixed array of message headers, each with a buffer and an address of its own."""
 
     def __init__(self, size: int) -> None:
+        self.size = size
         self.buffer = bytearray(size * _STRIDE_BYTES)
         self.addresses = bytearray(size * _ADDRESS_STRIDE_BYTES)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer))
@@ -88,17 +82,39 @@ class _Ring:
         self.header_quads = flat.cast("Q")
         self.vector_quads = memoryview(self._vectors).cast("B").cast("Q")
 
+    def header_at(self, place: int) -> int:
+        """The address in memory of a place's header."""
+        return self.headers_at + place * (_HEADER_INTS * 4)
+
+
+class BatchSocket(Protocol):
+    """What is asked of a UDP socket."""
+
+    family: socket.AddressFamily
+
+    def receive(self, ring: Ring) -> int:
+        """Receive into the ring's first places: how many datagrams; 0: nothing is there."""
+
+    def send(self, ring: Ring, start: int, count: int) -> int:
+        """Send `count` datagrams of the ring from place `start` on: how many were sent; 0: not even the first."""
+
 
 class DatagramBatch:
-    """Receives and answers datagrams of one non-blocking UDP socket, up to `size` of them at a time."""
+    """Receives and answers datagrams of one UDP socket, up to `size` of them at a time.
 
-    def __init__(self, sock: socket.socket, size: int) -> None:
-        """`sock` may be of either family; it must outlive this object."""
+    Whatever leaves was executed under a lease, or is taken for such: before each call of the system that sends, it is
+    looked at once more (`may_not_leave`), and if it has run out, what is laid out is dropped.
+    """
+
+    def __init__(self, sock: BatchSocket, size: int, may_not_leave: Callable[[], bool] = lambda: False) -> None:
+        """`sock` may be of either family."""
         self.size = size
         self.send_errors = 0
-        self._fd = sock.fileno()
-        self._in = _Ring(size)
-        self._out = _Ring(size)
+        self.unfenced = 0  # datagrams dropped, because they might no longer leave
+        self._sock = sock
+        self._may_not_leave = may_not_leave
+        self._in = Ring(size)
+        self._out = Ring(size)
         self.buffer = self._in.buffer  # what was received; overwritten by the next `receive`
         self._in_lengths = self._in.header_ints[_LENGTH_AT:]
         self._in_names = self._in.address_pointers
@@ -119,13 +135,17 @@ class DatagramBatch:
         """Receive what is there, at most `size` datagrams; how many (0: nothing there, or a passing error)."""
         if self._is_answering:
             self.flush()
-        count: int = _recvmmsg(self._fd, self._in.headers_at, self.size, _MSG_DONTWAIT, None)
-        return count if count > 0 else 0
+        return self._sock.receive(self._in)
 
     def span(self, number: int) -> tuple[int, int]:
         """Where in `buffer` datagram `number` starts and ends; longer than DATAGRAM_MAX_BYTES if the sender's was."""
         at = number * _STRIDE_BYTES
         return at, at + self._in_lengths[number * _HEADER_INTS]
+
+    def datagram(self, number: int) -> bytes:
+        """A copy of datagram `number`."""
+        start, end = self.span(number)
+        return bytes(self.buffer[start:end])
 
     def sender(self, number: int) -> bytes:
         """The address (sockaddr bytes) that datagram `number` came from, for a reply after this batch."""
@@ -166,30 +186,26 @@ class DatagramBatch:
         self._out_names[slot * _HEADER_QUADS] = self._out.address_pointers[slot]
         self._pending = slot + 1
 
-    def discard(self) -> int:
-        """Forget what is laid out; how many datagrams that were."""
-        count = self._pending
-        self._pending = 0
-        self._is_answering = False
-        return count
-
     @property
     def laid_out(self) -> int:
-        """Datagrams laid out so far and not discarded."""
+        """Datagrams laid out so far and not dropped."""
         return self._flushed + self._pending
 
     def flush(self) -> None:
         """Send what is laid out. An error costs at most the datagram it came with, and is counted."""
         total = self._pending
-        sent = 0
-        while sent < total:
-            at = self._out.headers_at + sent * (_HEADER_INTS * 4)
-            count: int = _sendmmsg(self._fd, at, total - sent, _MSG_DONTWAIT)
-            if count > 0:
-                sent += count
-            elif ctypes.get_errno() != errno.EINTR:
-                self.send_errors += 1
-                sent += 1
-        self._flushed += total
         self._pending = 0
         self._is_answering = False
+        if not total:
+            return
+        if self._may_not_leave():
+            self.unfenced += total
+            return
+        sent = 0
+        while sent < total:
+            count = self._sock.send(self._out, sent, total - sent)
+            if not count:
+                self.send_errors += 1
+                count = 1
+            sent += count
+        self._flushed += total

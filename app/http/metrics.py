@@ -227,7 +227,7 @@ class NodeCollector(Collector):
 
     def _receive_buffer(self) -> Iterator[Metric]:
         """Of the node's UDP socket: where requests wait for the loop, and are lost when there are too many."""
-        numbers = self._node.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        numbers = self._node.sockets.datagrams.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
         if len(numbers) != _MEMINFO.size:
             return  # a kernel before 4.12
         used, size, *_, dropped = _MEMINFO.unpack(numbers)

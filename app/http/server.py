@@ -24,6 +24,7 @@ from app.http.page import Page
 from app.http.status import StatusReport, not_ready_because
 from app.http.watch import Watch
 from app.observe import logs
+from app.sockets import listening_socket
 
 if TYPE_CHECKING:
     from app.node import Node
@@ -234,3 +235,12 @@ class HttpServer:
         """Close the port and every connection."""
         self._watch.stop()
         self._server.stop(timeout=0)
+
+
+def start(node: "Node") -> HttpServer:
+    """Serve a node's pages where its options say. Raises UsageError when the port can't be bound."""
+    options = node.options
+    assert options.http_port is not None
+    server = HttpServer(listening_socket(options.http_bind, options.http_port, BACKLOG, "--http-bind"), node)
+    server.start()
+    return server

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from app.cluster.events import Status
 from app.cluster.view import View
 from app.http.watch import SAMPLE_S, Answer, Watch
-from app.peers.membership import now
 from app.storage.governor import peak_resident_bytes
 from app.wire.protocol import SLOT_COUNT
 
@@ -30,7 +29,7 @@ def not_ready_because(node: "Node") -> list[str]:
         reasons.append("no view: it has found no cluster yet")
     elif not core.is_member:
         reasons.append("not a member: it is not in the view that it knows")
-    elif core.lease_until <= now():
+    elif core.lease_until <= node.loop.now():
         reasons.append("no lease: it has not heard from the cluster in time, and serves nothing")
     if node.is_stopping:
         reasons.append("stopping: it hands its slots over")
@@ -78,7 +77,7 @@ class StatusReport:
                 "rate": [round(rate, 1) for rate in self._watch.rates],
                 "p99_ms": [None if p99_s is None else round(p99_s * 1000, 3) for p99_s in self._watch.p99_s],
             },
-            "changes": [change._asdict() for change in reversed(self._watch.changes)],
+            "changes": [change._asdict() for change in reversed(self._node.view_log.changes)],
             "slow": {
                 "threshold_ms": None if node.slow_log.threshold_s == inf else node.slow_log.threshold_s * 1000,
                 "total": node.slow_log.total,

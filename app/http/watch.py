@@ -16,7 +16,6 @@ from zlib import crc32
 import gevent
 from gevent import socket
 
-from app.cluster.view import View
 from app.observe.histogram import REQUEST_EDGES_S, quantile_s
 from app.wire.codec import DecodeError, KVRequest, KVResponse, Msg, parse_msg
 from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_RESPONSE, VITALS
@@ -26,26 +25,12 @@ if TYPE_CHECKING:
 
 SAMPLE_S: Final = 1.0
 SAMPLES_MAX: Final = 180  # three minutes
-CHANGES_MAX: Final = 50
 ASK_EVERY_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 0.5
 # What a member said longer ago is not shown any more.
 ANSWER_STALE_S: Final = 5.0
 # Of what members say, what is shown, if it is a number.
 SHOWN: Final = ("resident_bytes", "peak_resident_bytes", "max_memory_bytes", "entries", "requests", "http_port")
-
-
-class Change(NamedTuple):
-    """A change of view, as this node saw it."""
-
-    unix_s: float
-    epoch: int
-    cause: str
-    members: int
-    is_member: bool
-    came: tuple[str, ...]
-    went: tuple[str, ...]
-    moved: int  # slots with another primary than before
 
 
 class Answer(NamedTuple):
@@ -63,12 +48,9 @@ class Watch:
         self._node = node
         self.rates: deque[float] = deque(maxlen=SAMPLES_MAX)  # requests a second
         self.p99_s: deque[float | None] = deque(maxlen=SAMPLES_MAX)
-        self.changes: deque[Change] = deque(maxlen=CHANGES_MAX)
         self.answers: dict[str, Answer] = {}
-        self._view: View | None = None
         self._asked_s = 0.0
         self._greenlets: list[gevent.Greenlet[..., None]] = []
-        node.membership.on_view.append(self.note_view)
 
     def start(self) -> None:
         """Sample from now on."""
@@ -79,24 +61,6 @@ class Watch:
             greenlet.kill(block=False)
 
     # --- this node -----------------------------------------------------------------------------------------------
-
-    def note_view(self, view: View, is_member: bool) -> None:
-        """Keep what this view changed."""
-        before, self._view = self._view, view
-        earlier = before.incarnations if before else {}
-        moved = sum(a != b for a, b in zip(before.primaries, view.primaries, strict=True)) if before else 0
-        self.changes.append(
-            Change(
-                time.time(),
-                view.epoch,
-                view.cause,
-                len(view.members),
-                is_member,
-                tuple(a for a, incarnation in view.incarnations.items() if earlier.get(a) != incarnation),
-                tuple(a for a, incarnation in earlier.items() if view.incarnations.get(a) != incarnation),
-                moved,
-            )
-        )
 
     def _sample(self) -> None:
         marks: deque[tuple[float, int, list[int]]] = deque([self._mark()], maxlen=2)

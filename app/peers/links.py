@@ -22,17 +22,14 @@ that it went down, and knows what was not acknowledged.
 
 import errno
 import os
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
-import gevent
-from gevent.hub import get_hub
-from gevent.socket import wait_read, wait_write
+from greenlet import GreenletExit, getcurrent
 
 from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
+from app.loop import READ, WRITE, Loop, Task, Watcher
 from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.frames import FRAME_MAX_BYTES, HEADER_BYTES, BadFrame, Frame, FrameReader, pack_header
@@ -44,9 +41,6 @@ DIAL_TIMEOUT_S: Final = 2.0
 HANDSHAKE_TIMEOUT_S: Final = 2.0  # for whoever connects; the other side of the same
 # Connections that have not proved themselves. The longest-waiting gives way to one more: a peer takes milliseconds.
 PENDING_MAX: Final = 64
-# The kernel's queue of connections not accepted yet. When it is full the kernel drops requests and does not refuse
-# them, so a busy node is never taken for a dead one. The system's somaxconn bounds it.
-BACKLOG: Final = 1024
 _ACCEPT_STEP: Final = 16  # connections accepted in one wake-up
 _ACCEPT_PAUSE_S: Final = 0.1  # after running out of descriptors
 assert _ACCEPT_STEP < PENDING_MAX, "whoever gives way must have begun, or it would not clean up"
@@ -58,15 +52,70 @@ READ_BYTES: Final = 16 * 1024
 _QUEUES_MAX_BYTES: Final = 8 << 20
 _QUEUE_MIN_BYTES: Final = 512 << 10
 assert _QUEUE_MIN_BYTES > FRAME_MAX_BYTES + HEADER_BYTES
-_READ: Final = 1  # libev's
-_WRITE: Final = 2
-
 _log = logs.logger("links")
 _faults = logs.limited_logger("links")
 
 
+class StreamSocket(Protocol):
+    """A TCP socket, non-blocking: as Python's own, where nothing else is said."""
+
+    def fileno(self) -> int: ...
+    def connect_ex(self, address: Any) -> int: ...
+    def send(self, data: bytes | memoryview) -> int: ...
+    def recv(self, count: int) -> bytes: ...
+    def recv_into(self, buffer: bytearray) -> int: ...
+    def close(self) -> None: ...
+    def error(self) -> int:
+        """What has become of the connection attempt: 0, or an errno."""
+
+    @property
+    def is_connected_to_itself(self) -> bool:
+        """The port that was dialled is free, and was given to this very socket."""
+
+
+class Listener(Protocol):
+    """A TCP socket that listens, non-blocking: as Python's own."""
+
+    def fileno(self) -> int: ...
+    def accept(self) -> tuple[Any, Any]: ...
+    def close(self) -> None: ...
+
+
+class StreamSockets(Protocol):
+    """Makes sockets."""
+
+    @property
+    def listener(self) -> Listener: ...
+    def dialling(self) -> StreamSocket:
+        """A new socket to dial a peer with. Raises OSError."""
+
+
+class LinkHandler(Protocol):
+    """Is told of what happens to links. Every call comes from the loop or from a link's own greenlet, and must not
+    wait."""
+
+    def link_event(self, event: Event) -> object:
+        """What the membership core wants to hear."""
+
+    def dialled_link_up(self, peer: str) -> object:
+        """A link that this node dialled is there: frames can be sent."""
+
+    def dialled_link_down(self, peer: str) -> object:
+        """It has ended: what was in it is lost."""
+
+    def accepted_link_changed(self, peer: str) -> object:
+        """A link that the peer dialled has begun, or ended."""
+
+    def frames(self, peer: str, frames: list[Frame]) -> object:
+        """What one read has brought, in order; called by the loop."""
+
+
 class _NobodyThere(Exception):
     """The machine refused the connection."""
+
+
+class _TimedOut(Exception):
+    """Dialling, or a handshake, has taken too long."""
 
 
 class _Outgoing:
@@ -74,13 +123,14 @@ class _Outgoing:
 
     __slots__ = ("dialling", "incarnation", "parts", "peer", "queued", "reader", "rest", "sock", "writer")
 
+    reader: Watcher  # once it is up
+    writer: Watcher
+
     def __init__(self, peer: str, incarnation: int) -> None:
         self.peer = peer
         self.incarnation = incarnation
-        self.dialling: gevent.Greenlet[..., None] | None = None
-        self.sock: socket.socket | None = None  # once it is up
-        self.reader: Any = None
-        self.writer: Any = None
+        self.dialling: Task | None = None
+        self.sock: StreamSocket | None = None  # once it is up
         self.parts: list[bytes] = []  # queued
         self.rest: memoryview | None = None  # of a write that the kernel took only part of
         self.queued = 0  # bytes in both; not 0: due to be flushed, or waiting for `writer`
@@ -91,7 +141,7 @@ class _Incoming:
 
     __slots__ = ("frames", "peer", "reader", "sock")
 
-    def __init__(self, peer: str, sock: socket.socket, reader: Any) -> None:
+    def __init__(self, peer: str, sock: StreamSocket, reader: Watcher) -> None:
         self.peer = peer
         self.sock = sock
         self.reader = reader
@@ -99,54 +149,51 @@ class _Incoming:
 
 
 class Links:
-    """One node's links.
-
-    `on_frames(peer, frames)` gets what one read has brought, in order, as (kind, body) pairs; it runs in the loop and
-    must not block. `on_up` and `on_down` are told of the links that this node dialled, `on_incoming` when one that a
-    peer dialled has begun or ended. `before_flush` is called at the end of a turn in which `wake` or `send` was, before
-    what the turn has queued is written. `report` takes the events that the cluster core wants to hear.
-    """
+    """One node's links. Build it, then `start` it with whoever is to be told of what happens."""
 
     def __init__(
         self,
-        listener: socket.socket,
+        loop: Loop,
+        sockets: StreamSockets,
         peers: Peers,
         secret: bytes | None,
         *,
-        incarnation: Callable[[], int],
-        source: str | None = None,
+        random_bytes: Callable[[int], bytes],
+        wake: Callable[[], object],
+        queue_max_bytes: int | None = None,
     ) -> None:
-        """`listener`: bound and listening, non-blocking. `source`: the address to dial from, if not the system's
-        choice."""
-        self.on_frames: Callable[[str, list[Frame]], object] = lambda peer, frames: None
-        self.on_up: list[Callable[[str], object]] = []
-        self.on_down: list[Callable[[str], object]] = []
-        self.on_incoming: list[Callable[[str], object]] = []
-        self.before_flush: list[Callable[[], object]] = []
-        self.report: Callable[[Event], object] = lambda event: None
+        """`wake()` has `flush` called when this turn of the loop ends. `queue_max_bytes`: what one peer may leave
+        unread; None: its share."""
         self.refused: Counter[str] = Counter()  # connections, by reason: by us, and of ours
         self.full = 0  # frames not taken because their peer had too much to read
         self.frames_received = 0
         self.bytes_received = 0
         self.bytes_sent = 0
-        self._listener = listener
+        self._loop = loop
+        self._sockets = sockets
+        self._listener = sockets.listener
         self._peers = peers
         self._handshake = Handshake(secret)
         self._goes_by_address = secret is None
-        self._incarnation = incarnation
-        self._source = source
-        self.queue_max_bytes = max(_QUEUE_MIN_BYTES, _QUEUES_MAX_BYTES // max(1, len(peers.names)))
-        self._hub = get_hub()
-        self._loop = self._hub.loop
+        self._random_bytes = random_bytes
+        self._wake = wake
+        self._handler: LinkHandler
+        self._incarnation: Callable[[], int]
+        self.queue_max_bytes = queue_max_bytes or max(_QUEUE_MIN_BYTES, _QUEUES_MAX_BYTES // max(1, len(peers.names)))
         self._outgoing: dict[str, _Outgoing] = {}
         self._up: dict[str, _Outgoing] = {}
         self._incoming: dict[str, _Incoming] = {}
-        self._pending: dict[gevent.Greenlet[..., None], socket.socket] = {}  # the longest-waiting first
+        self._pending: dict[Task, StreamSocket] = {}  # handshakes with those who dialled, the longest-waiting first
         self._dirty: list[_Outgoing] = []  # links to be flushed at the end of this turn
-        self._flush_is_due = False
         self._buffer = bytearray(READ_BYTES)
         self._buffer_view = memoryview(self._buffer)
-        self._acceptor: Any = self._loop.io(listener.fileno(), _READ)
+        self._acceptor = loop.watch(self._listener.fileno(), READ)
+        self._pause = loop.timer()
+
+    def start(self, handler: LinkHandler, incarnation: Callable[[], int]) -> None:
+        """Accept links from now on. `incarnation()`: this process's, as it tells its peers."""
+        self._handler = handler
+        self._incarnation = incarnation
         self._acceptor.start(self._accept)
 
     # --- sending -------------------------------------------------------------------------------------------------
@@ -167,7 +214,7 @@ class Links:
             return False
         if not link.queued:
             self._dirty.append(link)
-            self.wake()
+            self._wake()
         link.queued = queued
         link.parts += (pack_header(length, kind), head, body)
         return True
@@ -183,24 +230,15 @@ class Links:
             return False
         if not link.queued:
             self._dirty.append(link)
-            self.wake()
+            self._wake()
         link.queued = queued
         parts = link.parts
         for body in bodies:
             parts += (pack_header(len(body), kind), body)
         return True
 
-    def wake(self) -> None:
-        """Have `flush` called at the end of this turn."""
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            self._loop.run_callback(self.flush)
-
     def flush(self) -> None:
-        """Write what this turn has queued. Done at the end of the turn by itself; earlier if called."""
-        for told in self.before_flush:
-            told()
-        self._flush_is_due = False
+        """Write what this turn has queued."""
         dirty, self._dirty = self._dirty, []
         for link in dirty:
             if link.sock is not None:
@@ -247,7 +285,7 @@ class Links:
         """Dial the peer. What becomes of it is reported: LinkUp, LinkRefused with this incarnation, LinkFailed."""
         self._discard(self._outgoing.get(peer))
         link = self._outgoing[peer] = _Outgoing(peer, incarnation)
-        link.dialling = gevent.spawn(self._dial, link)
+        link.dialling = self._loop.spawn(self._dial, link)
 
     def close(self, peer: str) -> None:
         """End the link to the peer, or the dial. Not reported."""
@@ -270,7 +308,7 @@ class Links:
             return
         del self._outgoing[link.peer]
         if link.dialling is not None:
-            link.dialling.kill(block=False)
+            self._cancel(link.dialling)
         if link.sock is not None:
             self._take_down(link)
 
@@ -278,7 +316,7 @@ class Links:
         """The other end is gone."""
         del self._outgoing[link.peer]
         self._take_down(link)
-        self.report(LinkClosed(link.peer))
+        self._handler.link_event(LinkClosed(link.peer))
 
     def _take_down(self, link: _Outgoing) -> None:
         assert link.sock is not None
@@ -290,22 +328,25 @@ class Links:
         link.parts.clear()
         link.queued = 0
         del self._up[link.peer]
-        for told in self.on_down:
-            told(link.peer)
+        self._handler.dialled_link_down(link.peer)
+
+    def _cancel(self, task: Task) -> None:
+        """End a task; one that cancels itself goes on to its end."""
+        if task is not getcurrent():
+            self._loop.run_callback(task.cancel)
 
     def _dial(self, link: _Outgoing) -> None:
         """In a greenlet of its own: dial, shake hands, report."""
-        sock: socket.socket | None = None
+        sock: StreamSocket | None = None
         event: Event = LinkFailed(link.peer)
         try:
-            with gevent.Timeout(DIAL_TIMEOUT_S):
-                sock = self._dialled(link.peer)
+            sock = self._dialled(link.peer, self._loop.now() + DIAL_TIMEOUT_S)
             event = LinkUp(link.peer)
         except _NobodyThere:
             event = LinkRefused(link.peer, link.incarnation)
         except Refused as refused:
             self._count_refused(refused.reason, link.peer, "dialled")
-        except gevent.Timeout:
+        except _TimedOut:
             pass
         except (OSError, EOFError) as error:
             _faults.debug("dial_failed", peer=link.peer, error=error)
@@ -316,70 +357,77 @@ class Links:
         link.dialling = None
         if sock is None:
             del self._outgoing[link.peer]
-            self.report(event)
+            self._handler.link_event(event)
             return
         link.sock = sock
-        fd = sock.fileno()
-        link.reader = self._loop.io(fd, _READ)
-        link.writer = self._loop.io(fd, _WRITE)
+        descriptor = sock.fileno()
+        link.reader = self._loop.watch(descriptor, READ)
+        link.writer = self._loop.watch(descriptor, WRITE)
         link.reader.start(self._on_dialled_readable, link)
         self._up[link.peer] = link
-        self.report(event)
-        for told in self.on_up:
-            told(link.peer)
+        self._handler.link_event(event)
+        if self._up.get(link.peer) is link:  # else the event has led to its end
+            self._handler.dialled_link_up(link.peer)
 
-    def _dialled(self, peer: str) -> socket.socket:
+    def _dialled(self, peer: str, deadline_s: float) -> StreamSocket:
         """A connection that has shaken hands. Raises what `_dial` catches."""
         target = self._peers.target(peer)
         if target is None:
             raise OSError(errno.EHOSTUNREACH, "not in the servers file, or of another address family")
         try:
-            return self._introduced(target, peer)
+            return self._introduced(target, peer, deadline_s)
         except (ConnectionError, EOFError):
             # A dying process may have its link closed before its listener: then the next try is refused.
-            return self._introduced(target, peer)
+            return self._introduced(target, peer, deadline_s)
 
-    def _introduced(self, target: tuple[str | int, ...], peer: str) -> socket.socket:
-        with self._connected(target) as sock:
-            self._introduce(sock, peer)
-            return sock
-
-    @contextmanager
-    def _connected(self, target: tuple[str | int, ...]) -> "Iterator[socket.socket]":
-        """A connection, closed unless the block returns."""
-        sock = socket.socket(self._peers.family, socket.SOCK_STREAM)
-        kept = False
+    def _introduced(self, target: tuple[str | int, ...], peer: str, deadline_s: float) -> StreamSocket:
+        sock = self._sockets.dialling()
+        is_kept = False
         try:
-            sock.setblocking(False)
-            # Otherwise a node could not be restarted while the port it listens on is, by chance, ours here.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._source is not None:
-                sock.bind((self._source, 0))
-            code = sock.connect_ex(target)
-            if code == errno.EINPROGRESS:
-                wait_write(sock.fileno())
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code == errno.ECONNREFUSED:
-                raise _NobodyThere
-            if code:
-                raise OSError(code, os.strerror(code))
-            if sock.getsockname() == sock.getpeername():  # the port is free, and was given to this very socket
-                raise ConnectionAbortedError(errno.ECONNABORTED, "connected to itself")
-            yield sock
-            kept = True
+            self._connect(sock, target, deadline_s)
+            self._introduce(sock, peer, deadline_s)
+            is_kept = True
         finally:
-            if not kept:
+            if not is_kept:
                 sock.close()
+        return sock
 
-    def _introduce(self, sock: socket.socket, peer: str) -> None:
+    def _connect(self, sock: StreamSocket, target: tuple[str | int, ...], deadline_s: float) -> None:
+        code = sock.connect_ex(target)
+        if code == errno.EINPROGRESS:
+            if not self._loop.wait(sock.fileno(), WRITE, deadline_s - self._loop.now()):
+                raise _TimedOut
+            code = sock.error()
+        if code == errno.ECONNREFUSED:
+            raise _NobodyThere
+        if code:
+            raise OSError(code, os.strerror(code))
+        if sock.is_connected_to_itself:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "connected to itself")
+
+    def _introduce(self, sock: StreamSocket, peer: str, deadline_s: float) -> None:
         """The dialler's part of the handshake."""
         shake = self._handshake
-        hello = shake.hello(self._incarnation(), os.urandom(NONCE_BYTES), self._peers.me, peer)
+        hello = shake.hello(self._incarnation(), self._random_bytes(NONCE_BYTES), self._peers.me, peer)
         _send_all(sock, hello)
-        challenge = shake.check(_receive(sock, GREETING_BYTES)).data
+        challenge = shake.check(self._receive(sock, GREETING_BYTES, deadline_s)).data
         _send_all(sock, shake.proof("dialler", hello, challenge))
-        shake.check_proof("acceptor", hello, challenge, _receive(sock, PROOF_BYTES))
+        shake.check_proof("acceptor", hello, challenge, self._receive(sock, PROOF_BYTES, deadline_s))
+
+    def _receive(self, sock: StreamSocket, count: int, deadline_s: float) -> bytes:
+        """Exactly `count` bytes, waiting for them. Raises EOFError when the other end stops short, _TimedOut."""
+        data = b""
+        while len(data) < count:
+            try:
+                more = sock.recv(count - len(data))
+            except BlockingIOError:
+                if not self._loop.wait(sock.fileno(), READ, deadline_s - self._loop.now()):
+                    raise _TimedOut from None
+                continue
+            if not more:
+                raise EOFError
+            data += more
+        return data
 
     def _on_dialled_readable(self, link: _Outgoing) -> None:
         """Nothing is ever sent back on it, so this is its end."""
@@ -404,7 +452,7 @@ class Links:
             except OSError as error:
                 _faults.error("accept_failed", error=error)
                 self._acceptor.stop()
-                self._loop.timer(_ACCEPT_PAUSE_S).start(self._acceptor.start, self._accept)
+                self._pause.start(_ACCEPT_PAUSE_S, self._acceptor.start, self._accept)
                 return
             host = address[0]
             if self._goes_by_address and not self._peers.is_server_host(host):
@@ -412,48 +460,47 @@ class Links:
                 self._count_refused("unknown_source", host, "accepted")
                 continue
             if len(self._pending) >= PENDING_MAX:
-                longest = next(iter(self._pending))
-                del self._pending[longest]
-                longest.kill(_TooMany, block=False)
-            sock.setblocking(False)
-            self._pending[gevent.spawn(self._welcome, sock, host)] = sock
+                self._give_way(next(iter(self._pending)))
+            self._pending[self._loop.spawn(self._welcome, sock, host)] = sock
 
-    def _welcome(self, sock: socket.socket, host: str) -> None:
+    def _give_way(self, task: Task) -> None:
+        """End the handshake that has waited longest."""
+        _abandon(task, self._pending.pop(task))
+        self._count_refused("too_many", "", "accepted")
+
+    def _welcome(self, sock: StreamSocket, host: str) -> None:
         """In a greenlet of its own: shake hands with whoever has connected."""
         peer = reason = ""
         try:
-            with gevent.Timeout(HANDSHAKE_TIMEOUT_S):
-                peer = self._authenticated(sock)
+            peer = self._authenticated(sock, self._loop.now() + HANDSHAKE_TIMEOUT_S)
         except Refused as refused:
             reason = refused.reason
-        except gevent.Timeout:
+        except _TimedOut:
             reason = "handshake_timeout"
-        except _TooMany:
-            reason = "too_many"
         except (OSError, EOFError):
             reason = "handshake_broken_off"
-        finally:
-            self._pending.pop(gevent.getcurrent(), None)  # type: ignore[call-overload]
-            if not peer:
-                sock.close()
+        except GreenletExit:  # it gave way, or the node stops: whoever ended it has closed the socket
+            return
+        self._pending.pop(getcurrent(), None)  # type: ignore[call-overload]
         if not peer:
+            sock.close()
             self._count_refused(reason, host, "accepted", is_fault=reason != "handshake_broken_off")
             return
         self._end(self._incoming.get(peer))  # the peer has dialled anew, so it is done with that one
-        link = self._incoming[peer] = _Incoming(peer, sock, self._loop.io(sock.fileno(), _READ))
+        link = self._incoming[peer] = _Incoming(peer, sock, self._loop.watch(sock.fileno(), READ))
         link.reader.start(self._on_readable, link)
-        self._tell_incoming(peer)
+        self._handler.accepted_link_changed(peer)
 
-    def _authenticated(self, sock: socket.socket) -> str:
+    def _authenticated(self, sock: StreamSocket, deadline_s: float) -> str:
         """The acceptor's part of the handshake: who has connected."""
         shake = self._handshake
-        greeting = _receive(sock, GREETING_BYTES)
+        greeting = self._receive(sock, GREETING_BYTES, deadline_s)
         shake.check(greeting)
         hello = greeting
         names = []
         for _ in range(2):
-            length = _receive(sock, 1)
-            name = _receive(sock, length[0])
+            length = self._receive(sock, 1, deadline_s)
+            name = self._receive(sock, length[0], deadline_s)
             hello += length + name
             names.append(name.decode("utf-8", "replace"))
         dialler, acceptor = names
@@ -461,9 +508,9 @@ class Links:
             raise Refused("misdirected")
         if self._peers.target(dialler) is None:
             raise Refused("unknown_peer")
-        challenge = shake.greeting(self._incarnation(), os.urandom(NONCE_BYTES))
+        challenge = shake.greeting(self._incarnation(), self._random_bytes(NONCE_BYTES))
         _send_all(sock, challenge)
-        shake.check_proof("dialler", hello, challenge, _receive(sock, PROOF_BYTES))
+        shake.check_proof("dialler", hello, challenge, self._receive(sock, PROOF_BYTES, deadline_s))
         _send_all(sock, shake.proof("acceptor", hello, challenge))
         return dialler
 
@@ -486,7 +533,7 @@ class Links:
             return
         if frames:
             self.frames_received += len(frames)
-            self.on_frames(link.peer, frames)
+            self._handler.frames(link.peer, frames)
 
     def _end(self, link: _Incoming | None) -> None:
         if link is not None and self._incoming.get(link.peer) is link:
@@ -494,11 +541,7 @@ class Links:
             link.reader.stop()
             link.reader.close()
             link.sock.close()
-            self._tell_incoming(link.peer)
-
-    def _tell_incoming(self, peer: str) -> None:
-        for told in self.on_incoming:
-            told(peer)
+            self._handler.accepted_link_changed(link.peer)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
@@ -521,41 +564,39 @@ class Links:
         }
 
     def stop(self) -> None:
-        """End every link and listen no more. Nothing is reported."""
+        """Write what is queued, end every link and listen no more. Nothing is reported."""
         self.flush()
-        self.report = lambda event: None
-        self.before_flush.clear()
+        self._handler = _Nobody()
+        self._pause.stop()
         self._acceptor.stop()
         self._acceptor.close()
         self._listener.close()
-        for greenlet in list(self._pending):
-            greenlet.kill(block=False)
+        for task, sock in self._pending.items():
+            self._loop.run_callback(_abandon, task, sock)
+        self._pending.clear()
         for link in list(self._outgoing.values()):
             self._discard(link)
         for incoming in list(self._incoming.values()):
             self._end(incoming)
 
 
-class _TooMany(Exception):
-    """Thrown into a handshake that gives way to newer ones."""
+class _Nobody:
+    """Is told when the node has stopped."""
+
+    def link_event(self, event: Event) -> None: ...
+    def dialled_link_up(self, peer: str) -> None: ...
+    def dialled_link_down(self, peer: str) -> None: ...
+    def accepted_link_changed(self, peer: str) -> None: ...
+    def frames(self, peer: str, frames: list[Frame]) -> None: ...
 
 
-def _send_all(sock: socket.socket, data: bytes) -> None:
+def _abandon(task: Task, sock: StreamSocket) -> None:
+    """End a handshake; to be called by the loop."""
+    task.cancel()
+    sock.close()
+
+
+def _send_all(sock: StreamSocket, data: bytes) -> None:
     """A message of the handshake: what is on its way never fills a socket's buffer."""
     if sock.send(data) < len(data):
         raise ConnectionAbortedError(errno.ECONNABORTED, "the socket's buffer is full")
-
-
-def _receive(sock: socket.socket, count: int) -> bytes:
-    """Exactly `count` bytes, waiting for them. Raises EOFError when the other end stops short."""
-    data = b""
-    while len(data) < count:
-        try:
-            more = sock.recv(count - len(data))
-        except BlockingIOError:
-            wait_read(sock.fileno())
-            continue
-        if not more:
-            raise EOFError
-        data += more
-    return data

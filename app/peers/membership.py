@@ -9,22 +9,16 @@ wait for the lease to be looked at, which these keep up. Who sent one is told, w
 and without one by the address it came from: a peer's very address and port. So nothing that a client sends reaches
 the core.
 
-The clock is CLOCK_BOOTTIME, which goes on while the machine is suspended: a lease must not outlive a sleep.
+The loop's clock goes on while the machine is suspended: a lease must not outlive a sleep.
 """
 
 import json
-import os
 import random
-import socket
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
-from typing import Any, Final
+from typing import Final, Protocol
 from zlib import crc32
-
-from gevent.event import Event as Flag
-from gevent.hub import get_hub
 
 from app.cluster.events import (
     CloseLink,
@@ -44,10 +38,10 @@ from app.cluster.events import (
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import ADDRESS_MAX_BYTES, MEMBERS_MAX, View
+from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import BadSeal, Seals
-from app.peers.links import Links
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
     PLACE_DIGITS,
@@ -59,7 +53,6 @@ from app.wire.protocol import (
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
-_EXIT_SOFTWARE: Final = 70  # sysexits: internal software error
 
 # What STATUS takes at most (bytes): a member's row beside its address (quotes, brackets, commas, and an incarnation of
 # 64 bits, "suspect", false, and three counts up to 256), and the rest.
@@ -72,69 +65,85 @@ _log = logs.logger("cluster")
 _faults = logs.limited_logger("cluster")
 
 
-def now() -> float:
-    """Seconds of the clock that leases are measured by."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+class DatagramSender(Protocol):
+    """The node's UDP socket."""
+
+    def send_to(self, data: bytes, target: tuple[str | int, ...]) -> bool:
+        """Send one datagram; False if the system did not take it."""
 
 
-def fresh_incarnation() -> int:
-    """Above that of every earlier process here, unless the wall clock was set back (which the core copes with)."""
-    return time.time_ns() // 1000
+class Dialler(Protocol):
+    """Opens and closes links."""
+
+    def open(self, peer: str, incarnation: int) -> None: ...
+    def close(self, peer: str) -> None: ...
+
+
+class MembershipHandler(Protocol):
+    """Is told of what membership decides; nothing here may wait.
+
+    `view_installed` and `was_reset` are called before anything else happens, perhaps between two requests of one batch,
+    `stepped` after each step of the core and its effects, `routes_changed` by the loop at the end of a turn in which a
+    route has changed, or whether the lease runs.
+    """
+
+    def view_installed(self, view: View, is_member: bool) -> object:
+        """This node goes by this view from now on."""
+
+    def was_reset(self) -> object:
+        """Everything that the node holds is to be dropped."""
+
+    def stepped(self) -> object: ...
+    def routes_changed(self) -> object: ...
+    def has_left(self) -> object:
+        """Everything is handed over: the node may exit."""
 
 
 class Membership:
-    """One node's membership, running. Build it, wire it, `start` it.
+    """One node's membership, running. Build it, then `start` it with whoever is to be told.
 
-    `core` is what the hot path reads (`routes`, `lease_until`, `member_count`; see cluster.events.Membership), by the
-    clock `now`. Callbacks, none of which may block: `on_view` gets each view this node goes by, and whether it is a
-    member, and `on_reset` is called when everything the node holds is to be dropped, both before anything else happens
-    (perhaps between two requests of one batch); `on_step` is called after each step of the core and its effects,
-    `on_change` when a route has changed, or whether the lease runs, at the end of the loop's turn. `left` is set once
-    the node may exit after `leave`.
+    `core` is what the hot path reads (`routes`, `lease_until`, `member_count`), by the loop's clock.
     """
 
     def __init__(
         self,
+        loop: Loop,
         config: ClusterConfig,
         peers: Peers,
-        links: Links,
-        sock: socket.socket,
+        links: Dialler,
+        sock: DatagramSender,
         secret: bytes | None,
         *,
         incarnation: int,
-        on_exit: Callable[[int], object] = os._exit,
+        random_bytes: Callable[[int], bytes],
     ) -> None:
-        """`sock`: the node's UDP socket. `on_exit(status)` ends the process when an invariant is broken."""
-        self.core = ClusterCore(config, incarnation, now(), random.Random(os.urandom(16)))
-        self.on_view: list[Callable[[View, bool], object]] = []
-        self.on_change: list[Callable[[], object]] = []
-        self.on_reset: list[Callable[[], object]] = []
-        self.on_step: list[Callable[[], object]] = []
-        self.left = Flag()
+        self.core = ClusterCore(config, incarnation, loop.now(), random.Random(random_bytes(16)))
         self.refused: Counter[str] = Counter()  # datagrams, by reason
         self.received = 0
         self.sent = 0
         self.send_errors = 0
         self.views = 0  # installed
+        self._handler: MembershipHandler
+        self._loop = loop
         self._config = config
         self._peers = peers
         self._links = links
         self._seals = Seals(secret, config.address, peers.names, incarnation) if secret else None
         self._socket = sock
-        self._on_exit = on_exit
+        self._random_bytes = random_bytes
         self._events: deque[Event] = deque()
         self._is_stepping = False
         self._is_stopped = False
-        self._timer: Any = get_hub().loop.timer(0.0)
+        self._timer = loop.timer()
         self._armed_at = 0.0
         self._routes = list(self.core.routes)
         self._had_lease = False
         self._change_is_due = False
         self._described = ""  # the last view, as the core's own log line has it
-        links.report = self.take
 
-    def start(self) -> None:
+    def start(self, handler: MembershipHandler) -> None:
         """Take the first step. A cluster of one has its view when this returns."""
+        self._handler = handler
         if self._peers.unreachable:
             _log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause="IPv6, but bound to IPv4")
         self.take(Tick())
@@ -145,7 +154,7 @@ class Membership:
         self._is_stopped = True
 
     def leave(self) -> None:
-        """Hand everything over and leave; `left` is set when that is done."""
+        """Hand everything over and leave; `has_left` is called when that is done."""
         self.take(LeaveRequested())
 
     def synced(self, learner: str, slots: int, epoch: int) -> None:
@@ -165,14 +174,12 @@ class Membership:
         try:
             while self._events:
                 while self._events:
-                    for effect in self.core.step(self._events.popleft(), now()):
+                    for effect in self.core.step(self._events.popleft(), self._loop.now()):
                         self._carry_out(effect)
-                    for told in self.on_step:
-                        told()
+                    self._handler.stepped()
                 self._note_changes()
-        except Exception as error:  # noqa: BLE001 - the boundary: a node whose membership fails must not serve
-            _log.exception("invariant_broken", error)
-            self._on_exit(_EXIT_SOFTWARE)
+        except Exception as error:  # noqa: BLE001 - a node whose membership fails must not serve, whatever request brought it up
+            self._loop.fail(error)
         finally:
             self._is_stepping = False
         self._arm()
@@ -180,10 +187,7 @@ class Membership:
     def _arm(self) -> None:
         if self.core.wake_at != self._armed_at:
             self._armed_at = self.core.wake_at
-            self._timer.stop()
-            self._timer.close()
-            self._timer = get_hub().loop.timer(max(0.0, self._armed_at - now()))
-            self._timer.start(self._on_timer, update=True)
+            self._timer.start(max(0.0, self._armed_at - self._loop.now()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._armed_at = 0.0
@@ -201,10 +205,9 @@ class Membership:
                 self._installed(effect.view, effect.is_member)
             case Reset():
                 _log.warning("reset", incarnation=effect.incarnation)
-                for told in self.on_reset:
-                    told()
+                self._handler.was_reset()
             case Left():
-                self.left.set()
+                self._handler.has_left()
             case Log():
                 if effect.text != self._described:
                     (_faults.warning if effect.level == "warning" else _log.info)("note", text=effect.text)
@@ -220,23 +223,21 @@ class Membership:
             primaries=" ".join(f"{address}={view.masks[address].bit_count()}" for address in view.addresses),
             cause=view.cause,
         )
-        for told in self.on_view:
-            told(view, is_member)
+        self._handler.view_installed(view, is_member)
 
     def _note_changes(self) -> None:
-        has_lease = self.core.lease_until > now()
+        has_lease = self.core.lease_until > self._loop.now()
         if has_lease == self._had_lease and self._routes == self.core.routes:
             return
         self._had_lease = has_lease
         self._routes[:] = self.core.routes
         if not self._change_is_due:
             self._change_is_due = True
-            get_hub().loop.run_callback(self._tell_change)
+            self._loop.run_callback(self._tell_change)
 
     def _tell_change(self) -> None:
         self._change_is_due = False
-        for told in self.on_change:
-            told()
+        self._handler.routes_changed()
 
     # --- datagrams -----------------------------------------------------------------------------------------------
 
@@ -249,7 +250,7 @@ class Membership:
             self.send_errors += 1
 
     def _send(self, peer: str, payload: bytes) -> None:
-        message_id = os.urandom(_MESSAGE_ID_BYTES)
+        message_id = self._random_bytes(_MESSAGE_ID_BYTES)
         data = Msg(
             messageID=message_id,
             payload=payload,
@@ -261,10 +262,9 @@ class Membership:
         if target is None:
             self.send_errors += 1
             return
-        try:
-            self._socket.sendto(data, target)
+        if self._socket.send_to(data, target):
             self.sent += 1
-        except OSError:  # no room, or no way there: as good as lost on the way
+        else:  # no room, or no way there: as good as lost on the way
             self.send_errors += 1
 
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
@@ -277,7 +277,7 @@ class Membership:
             body = payload
         else:
             try:
-                opened = self._seals.open(payload, now())
+                opened = self._seals.open(payload, self._loop.now())
             except BadSeal as fault:
                 self._refuse(fault.reason, address)
                 return
@@ -295,6 +295,10 @@ class Membership:
         _faults.warning("refused", reason=reason, sender=address)
 
     # --- for people ----------------------------------------------------------------------------------------------
+
+    def member_count(self) -> int:
+        """Live members as this node sees them."""
+        return self.core.member_count
 
     def status_json(self) -> bytes:
         """The status as compact JSON, at most VALUE_MAX_BYTES.

@@ -14,10 +14,9 @@ Rejected: one connection for both directions, whose two ends would have to agree
 connection would prove less about (app/cluster/membership/links.py).
 """
 
-import os
 from collections.abc import Callable
 from struct import Struct
-from typing import Final
+from typing import Final, Protocol
 
 from app.peers.frames import PAIR, BadFrame
 
@@ -33,21 +32,31 @@ class _Pair:
         self.is_up = False
 
 
-class Pairs:
-    """The links with all peers. `on_up(peer)` and `on_down(peer)` are called in turn."""
+class Frames(Protocol):
+    """Sends frames over the connections that this node dialled."""
 
-    def __init__(
-        self,
-        send_frame: Callable[..., bool],
-        *,
-        on_up: Callable[[str], object],
-        on_down: Callable[[str], object],
-    ) -> None:
-        """`send_frame(peer, kind, body)` queues a frame and returns whether the connection took it."""
-        self._send_frame = send_frame
-        self._on_up = on_up
-        self._on_down = on_down
+    def send(self, peer: str, kind: int, body: bytes, head: bytes = b"") -> bool: ...
+
+
+class PairHandler(Protocol):
+    """Is told, in turn, that a link is up and that it is down."""
+
+    def link_up(self, peer: str) -> object: ...
+    def link_down(self, peer: str) -> object: ...
+
+
+class Pairs:
+    """The links with all peers. Build it, then `start` it with whoever is to be told."""
+
+    def __init__(self, connections: Frames, random_bytes: Callable[[int], bytes]) -> None:
+        self._connections = connections
+        self._random_bytes = random_bytes
+        self._handler: PairHandler
         self._pairs: dict[str, _Pair] = {}
+
+    def start(self, handler: PairHandler) -> None:
+        """Before any connection is there."""
+        self._handler = handler
 
     def is_up(self, peer: str) -> bool:
         """Whether frames of this link may be sent to the peer, and taken from it."""
@@ -69,7 +78,7 @@ class Pairs:
         """Our connection to the peer is there."""
         pair = self._of(peer)
         self._down(peer, pair)
-        pair.mine = int.from_bytes(os.urandom(8), "little") | 1
+        pair.mine = int.from_bytes(self._random_bytes(8), "little") | 1
         self._tell(peer, pair)
 
     def dialled_ended(self, peer: str) -> None:
@@ -97,12 +106,12 @@ class Pairs:
                 self._tell(peer, pair)
         if pair.mine and mine == pair.mine and not pair.is_up:
             pair.is_up = True
-            self._on_up(peer)
+            self._handler.link_up(peer)
 
     def _tell(self, peer: str, pair: _Pair) -> None:
-        self._send_frame(peer, PAIR, _PAIR.pack(pair.mine, pair.theirs))
+        self._connections.send(peer, PAIR, _PAIR.pack(pair.mine, pair.theirs))
 
     def _down(self, peer: str, pair: _Pair) -> None:
         if pair.is_up:
             pair.is_up = False
-            self._on_down(peer)
+            self._handler.link_down(peer)

@@ -1,17 +1,29 @@
-"""What a node does with one datagram: check, decode, execute, encode. No sockets, no waiting.
+"""From a request's bytes to the bytes that answer it, downwards: checked, decoded, seen to, answered.
 
-    datagram -> Msg -> KVRequest -> store and reply memory -> KVResponse -> Msg -> datagram
+`handle` is where every request comes in: a client's from the front, another client's that a peer has forwarded, one
+that waited. What is most common takes a short way: a GET, or a PUT of a small value, in the encoding that nearly all
+requests have, is taken apart by a recognizer, and if the slot is served here and no copies are to be waited for, it is
+answered on the spot. Everything else goes through protobuf and `_see_to`, which may wait: for the slot's primary, for
+its answer, for copies.
 
-This is the hot path. A datagram of the ordinary form (app/wire/codec.py) takes the short way through `handle`, all
-others the general one; both end in the same few methods that touch the store.
+A fault in one request is that request's INTERNAL_ERR (app/loop.py has the whole policy).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 from zlib import crc32
 
+from app.cluster.events import LOCAL
+from app.loop import Loop
+from app.observe import logs
 from app.observe.counters import Counters
+from app.requests.answers import Answers
+from app.requests.forwarding import EXPIRED_WAIT_MS, HERE, Forwarding
+from app.requests.replicator import LOOK_AGAIN, NO_ANSWER, REFUSED, Replicator
+from app.requests.request import Request
+from app.requests.turn import Turn
+from app.storage.mutate import Mutations
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.codec import (
@@ -40,7 +52,6 @@ from app.wire.protocol import (
     KEY_MAX_BYTES,
     MESSAGE_ID_MAX_BYTES,
     NO_ERR,
-    NO_SPC_ERR,
     PUT,
     REMOVE,
     SHUTDOWN,
@@ -62,9 +73,7 @@ _GET_HIT: Final = GET * 8 + NO_ERR
 _GET_MISS: Final = GET * 8 + KEY_DNE_ERR
 _SLOT_MASK: Final = SLOT_COUNT - 1
 
-# How long a client is asked to wait when a PUT found no room although entries may be evicted or have been wiped (the
-# store was busy giving memory back, which it does in steps of a few ms).
-ROOM_WAIT_MS: Final = 50
+_faults = logs.limited_logger("requests")
 
 
 class Shutdown(Exception):
@@ -75,96 +84,115 @@ class Shutdown(Exception):
         self.reply = reply
 
 
-def _nowhere(slot: int, message_id: bytes, datagram: bytes) -> bytes | None:
-    raise AssertionError(f"slot {slot} is routed elsewhere, and nothing forwards")
+class ClusterDatagrams(Protocol):
+    """Takes what nodes say to each other about membership."""
+
+    def handle_datagram(self, payload: bytes, address: bytes) -> object: ...
 
 
-def _alone(*arguments: object) -> bytes | None:
-    raise AssertionError(f"copies are kept, and nothing replicates: {arguments}")
+class Administrators(Protocol):
+    """Who may have SHUTDOWN and WIPEOUT carried out."""
+
+    def may(self, request: Request, command: int) -> bool: ...
+
+
+class Reports(Protocol):
+    """What a node tells of itself; the JSON ones take at most VALUE_MAX_BYTES."""
+
+    pid: int
+
+    def member_count(self) -> int: ...
+    def status(self) -> bytes: ...
+    def slow_requests(self) -> bytes: ...
+    def vitals(self) -> bytes: ...
 
 
 class Commands:
-    """Answers datagrams from one store and one reply memory."""
+    """Answers one node's requests."""
 
     def __init__(
         self,
+        loop: Loop,
+        turn: Turn,
         store: Store,
         replies: ReplyMemory,
+        mutations: Mutations,
+        answers: Answers,
         counters: Counters,
         *,
-        pid: int,
-        member_count: Callable[[], int],
-        no_space_code: int = NO_SPC_ERR,
+        forwarding: Forwarding,
+        replicator: Replicator,
+        cluster: ClusterDatagrams,
+        administrators: Administrators | None,
+        reports: Reports,
     ) -> None:
-        """`no_space_code`: what a PUT that finds no room is answered: NO_SPC_ERR, or SYS_OVERLOAD_ERR where
-        entries may be evicted, so that room comes with time."""
+        """`administrators`: None: everybody is."""
+        self._loop = loop
+        self._turn = turn
         self._store = store
         self._replies = replies
+        self._mutate = mutations.execute
+        self._mutations = mutations
+        self._answer = answers
         self._counters = counters
-        self._answers = counters.answers
-        self._pid = pid
-        self._member_count = member_count
-        self._no_space_code = no_space_code
-        # By slot: empty, it is served here; else `forward(slot, message_id, datagram)` must see to it, and may
-        # answer later by itself. The list is shared with whoever decides, and changed in place.
-        self.routes: list[str] = [""] * SLOT_COUNT
-        self.forward: Callable[[int, bytes, bytes], bytes | None] = _nowhere
-        # By slot: not None where other nodes keep copies, so that `replicate(message_id, id_crc, command, slot, key,
-        # blob)` must execute what changes it. `unacked` has the keys whose latest write is not on all of them yet:
-        # `hold(slot, key, reply)` sees to it that what was read is not told before. Either may answer later by itself.
-        self.followed: Sequence[object] = [None] * SLOT_COUNT
-        self.unacked: Mapping[bytes, object] = {}
-        self.replicate: Callable[[bytes, int, int, int, bytes, bytes], bytes | None] = _alone
-        self.hold: Callable[[int, bytes, bytes], bytes | None] = _alone
-        # WIPEOUT goes there.
-        self.wipe_out: Callable[[bytes, int], bytes | None] = self._wipe_out
-        # Whether whoever sent the request in hand may have SHUTDOWN and WIPEOUT (the command is named) carried out.
-        self.may_administer: Callable[[int], bool] = lambda command: True
-        # What nodes say to each other goes there, as the payload of a sound Msg of their type.
-        self.on_cluster: Callable[[bytes], object] = lambda payload: None
-        # What STATUS, SLOWLOG and VITALS answer: JSON, at most VALUE_MAX_BYTES.
-        self.status: Callable[[], bytes] = lambda: b"{}"
-        self.slow_requests: Callable[[], bytes] = lambda: b"{}"
-        self.vitals: Callable[[], bytes] = lambda: b"{}"
+        self._counts = counters.answers
+        self._forwarding = forwarding
+        self._replicator = replicator
+        self._cluster = cluster
+        self._administrators = administrators
+        self._reports = reports
+        # By slot: not None where other nodes keep copies. By key: where a write is not on all of them yet. Both are
+        # changed in place by their owner.
+        self._followed: Sequence[object] = replicator.followed
+        self._unacked: Mapping[bytes, object] = replicator.unacked
 
-    def is_local(self, slot: int, command: int) -> bool:
-        """Whether such a request is answered at once: neither by another node, nor when copies have it."""
-        return not self.routes[slot] and (command == GET or self.followed[slot] is None)
+    def is_answered_at_once(self, slot: int, command: int) -> bool:
+        """Whether such a request is: neither by another node, nor when copies have it."""
+        return self._turn.routes[slot] == LOCAL and (command == GET or self._followed[slot] is None)
 
-    def handle(self, buffer: bytes | bytearray, start: int, end: int) -> bytes | None:
-        """The datagram that answers the client's datagram `buffer[start:end]`; None when nothing is answered.
+    def handle(self, request: Request, buffer: bytes | bytearray, start: int, end: int) -> bytes | None:
+        """The datagram that answers the request in `buffer[start:end]`; None when nothing is to be answered.
 
-        Raises Shutdown when the datagram asks for it.
+        It may wait; the buffer need not outlast that. Raises Shutdown when the request asks for it.
         """
-        match = match_ordinary(buffer, start, end)
-        if match is not None:
-            message_id, length, payload, command, key_length, rest, checksum = match.groups()
-            key_bytes = key_length[0]
-            if length[0] == len(payload) < 0x80 and 0 < key_bytes <= KEY_MAX_BYTES:
-                id_crc = crc32(message_id)
-                if crc32(payload, id_crc).to_bytes(8, "little") == checksum:
-                    if command == b"\x02":
-                        if len(rest) == key_bytes:
-                            slot = crc32(rest) & _SLOT_MASK
-                            if self.routes[slot]:
-                                return self.forward(slot, message_id, bytes(buffer[start:end]))
-                            return self._get(message_id, id_crc, slot, rest)
-                    # key, value with its length, version of one byte: but for its tag, what the store keeps
-                    elif (
-                        len(rest) >= key_bytes + 4
-                        and rest[key_bytes] == 0x1A
-                        and rest[key_bytes + 1] == len(rest) - key_bytes - 4
-                        and rest[-2] == 0x20
-                        and rest[-1] < 0x80
-                    ):
-                        key = rest[:key_bytes]
-                        slot = crc32(key) & _SLOT_MASK
-                        if self.routes[slot]:
-                            return self.forward(slot, message_id, bytes(buffer[start:end]))
-                        return self._mutate(message_id, id_crc, PUT, slot, key, b"\x12" + rest[key_bytes + 1 :])
-        return self.handle_any(bytes(buffer[start:end]))
+        try:
+            match = match_ordinary(buffer, start, end)
+            if match is not None:
+                message_id, length, payload, command, key_length, rest, checksum = match.groups()
+                key_bytes = key_length[0]
+                if length[0] == len(payload) < 0x80 and 0 < key_bytes <= KEY_MAX_BYTES:
+                    id_crc = crc32(message_id)
+                    if crc32(payload, id_crc).to_bytes(8, "little") == checksum:
+                        if command == b"\x02":
+                            if len(rest) == key_bytes:
+                                slot = crc32(rest) & _SLOT_MASK
+                                if not self._turn.routes[slot] and not (self._unacked and rest in self._unacked):
+                                    return self._get(message_id, id_crc, slot, rest)
+                                return self._see_to(request, GET, message_id, id_crc, slot, rest, b"")
+                        # key, value with its length, version of one byte: but for its tag, what the store keeps
+                        elif (
+                            len(rest) >= key_bytes + 4
+                            and rest[key_bytes] == 0x1A
+                            and rest[key_bytes + 1] == len(rest) - key_bytes - 4
+                            and rest[-2] == 0x20
+                            and rest[-1] < 0x80
+                        ):
+                            key = rest[:key_bytes]
+                            slot = crc32(key) & _SLOT_MASK
+                            blob = b"\x12" + rest[key_bytes + 1 :]
+                            if not self._turn.routes[slot] and self._followed[slot] is None:
+                                return self._mutate_alone(request, PUT, message_id, id_crc, slot, key, blob)
+                            return self._see_to(request, PUT, message_id, id_crc, slot, key, blob)
+            return self._handle_any(request, bytes(buffer[start:end]))
+        except Shutdown:
+            raise
+        except AssertionError as error:
+            self._loop.fail(error)
+        except Exception as error:  # noqa: BLE001 - the boundary: one request fails, the node goes on
+            _faults.exception("request_failed", error)
+            return self._failed(request.datagram if request.has_waited else bytes(buffer[start:end]))
 
-    def handle_any(self, data: bytes) -> bytes | None:
+    def _handle_any(self, request: Request, data: bytes) -> bytes | None:
         """As `handle`, for every encoding and every command."""
         if len(data) > DATAGRAM_MAX_BYTES:
             self._drop("oversized")
@@ -182,28 +210,23 @@ class Commands:
                 self._counters.acks += self._replies.forget(message_id, id_crc)
                 return None
             if msg.type == TYPE_CLUSTER:
-                self.on_cluster(payload)
+                self._hand_to_cluster(request, payload)
                 return None
-            request = parse_request(payload)
+            asked = parse_request(payload)
         except DecodeError:
             self._drop("unparsable")
             return None
-        command = request.command
+        command = asked.command
         if command not in (PUT, GET, REMOVE):
-            return self._handle_keyless(command, message_id, id_crc)
-        key = request.key
+            return self._handle_keyless(request, command, message_id, id_crc)
+        key = asked.key
         if not 0 < len(key) <= KEY_MAX_BYTES:
-            return self.answer(command, message_id, id_crc, INVALID_KEY_ERR)
-        value = request.value
-        if command == PUT and (len(value) > VALUE_MAX_BYTES or (not value and not request.HasField("value"))):
-            return self.answer(command, message_id, id_crc, INVALID_VAL_ERR)
-        slot = crc32(key) & _SLOT_MASK
-        if self.routes[slot]:
-            return self.forward(slot, message_id, data)
-        if command == GET:
-            return self._get(message_id, id_crc, slot, key)
-        blob = encode_value(value, request.version) if command == PUT else b""
-        return self._mutate(message_id, id_crc, command, slot, key, blob)
+            return self._answer.code(command, message_id, id_crc, INVALID_KEY_ERR)
+        value = asked.value
+        if command == PUT and (len(value) > VALUE_MAX_BYTES or (not value and not asked.HasField("value"))):
+            return self._answer.code(command, message_id, id_crc, INVALID_VAL_ERR)
+        blob = encode_value(value, asked.version) if command == PUT else b""
+        return self._see_to(request, command, message_id, id_crc, crc32(key) & _SLOT_MASK, key, blob)
 
     def _check(self, msg: Msg, message_id: bytes, payload: bytes, id_crc: int) -> str | None:
         """Why a Msg must be dropped; None when it is sound."""
@@ -219,98 +242,118 @@ class Commands:
             return "unexpected_type"
         return None if payload or msg.HasField("payload") else "no_payload"
 
-    # --- reading and changing the store: slots are served here, keys and values are valid ------------------------
+    def _hand_to_cluster(self, request: Request, payload: bytes) -> None:
+        """What a node says of membership comes by itself, never as a request that a peer forwards."""
+        request.keep()
+        if request.client:
+            self._cluster.handle_datagram(payload, request.client)
+        else:
+            self._drop("unexpected_type")
 
-    def _get(self, message_id: bytes, id_crc: int, slot: int, key: bytes) -> bytes | None:
+    # --- requests with a key: key and value are valid ------------------------------------------------------------
+
+    def _see_to(
+        self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes
+    ) -> bytes | None:
+        """Answer the request where its slot is served: there, or here, and anew when what it waited for has changed.
+
+        Whoever waits is not executed past its deadline.
+        """
+        while True:
+            if self._turn.routes[slot] != LOCAL:
+                reply = self._forwarding.relay(request, command, message_id, id_crc, slot)
+                if reply is not HERE:
+                    return reply
+            if request.has_waited and self._turn.read_clock() >= request.deadline_s:
+                return self._answer.refusal(request, command, message_id, id_crc, EXPIRED_WAIT_MS)
+            if command == GET:
+                reply = self._get(message_id, id_crc, slot, key)
+                if key not in self._unacked:
+                    return reply
+                # What was read may still be undone: it is told once all copies have it.
+                code = self._replicator.await_write(request, key)
+                if code == NO_ERR:
+                    return reply
+            elif self._followed[slot] is None:
+                return self._mutate_alone(request, command, message_id, id_crc, slot, key, blob)
+            else:
+                code = self._replicator.mutate(request, command, message_id, id_crc, slot, key, blob)
+            if code != LOOK_AGAIN:
+                return self._told(request, command, message_id, id_crc, code)
+
+    def _told(self, request: Request, command: int, message_id: bytes, id_crc: int, code: int) -> bytes | None:
+        """The answer by what the replicator said."""
+        if code == NO_ANSWER:
+            return None
+        if code == REFUSED:
+            return self._answer.refusal(request, command, message_id, id_crc, self._replicator.wait_ms)
+        return self._answer.code(command, message_id, id_crc, code)
+
+    def _get(self, message_id: bytes, id_crc: int, slot: int, key: bytes) -> bytes:
         blob = self._store.get(slot, key)
         if blob is None:
-            self._answers[_GET_MISS] += 1
-            reply = encode_error(message_id, id_crc, KEY_DNE_ERR)
-        else:
-            self._answers[_GET_HIT] += 1
-            reply = encode_response(message_id, id_crc, _OK + blob)
-        if self.unacked and key in self.unacked:
-            return self.hold(slot, key, reply)
-        return reply
+            self._counts[_GET_MISS] += 1
+            return encode_error(message_id, id_crc, KEY_DNE_ERR)
+        self._counts[_GET_HIT] += 1
+        return encode_response(message_id, id_crc, _OK + blob)
 
-    def _mutate(self, message_id: bytes, id_crc: int, command: int, slot: int, key: bytes, blob: bytes) -> bytes | None:
-        """Execute PUT, REMOVE or WIPEOUT, unless this messageID has been executed: then answer as it was."""
-        if self.followed[slot] is not None:
-            return self.replicate(message_id, id_crc, command, slot, key, blob)
-        replies = self._replies
-        code = replies.get(message_id, id_crc)
-        if code is not None:
+    def _mutate_alone(
+        self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes
+    ) -> bytes | None:
+        """PUT or REMOVE where nobody else keeps a copy."""
+        code = self._mutate(command, slot, key, blob, message_id, id_crc)
+        if code < 0:
+            code = ~code
             self._counters.retries_answered += 1
-        elif replies.full:
-            return self.overloaded(command, message_id, id_crc, replies.wait_ms)
-        else:
-            if command == PUT:
-                if self._store.put(slot, key, blob):
-                    code = NO_ERR
-                elif self._no_space_code == SYS_OVERLOAD_ERR or self._store.wiping:
-                    return self.overloaded(command, message_id, id_crc, ROOM_WAIT_MS)
-                else:
-                    code = NO_SPC_ERR
-            elif command == REMOVE:
-                code = NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
-            else:
-                self._store.wipe(range(SLOT_COUNT))
-                code = NO_ERR
-            replies.add(message_id, id_crc, slot, code)
-        self._answers[command * 8 + code] += 1
+        elif code == SYS_OVERLOAD_ERR:
+            return self._answer.refusal(request, command, message_id, id_crc, self._mutations.wait_ms)
+        self._counts[command * 8 + code] += 1
         return encode_error(message_id, id_crc, code)
 
-    def _wipe_out(self, message_id: bytes, id_crc: int) -> bytes | None:
-        """WIPEOUT where all slots are this node's, and no others keep copies."""
-        return self._mutate(message_id, id_crc, WIPEOUT, 0, b"", b"")
+    # --- requests without a key ----------------------------------------------------------------------------------
 
-    # --- the rest ------------------------------------------------------------------------------------------------
-
-    def _handle_keyless(self, command: int, message_id: bytes, id_crc: int) -> bytes | None:
-        if command in (SHUTDOWN, WIPEOUT) and not self.may_administer(command):
+    def _handle_keyless(self, request: Request, command: int, message_id: bytes, id_crc: int) -> bytes | None:
+        if command in (SHUTDOWN, WIPEOUT) and not self._may_administer(request, command):
             self._drop("admin_not_allowed")
             return None
         if command == WIPEOUT:
-            return self.wipe_out(message_id, id_crc)
+            return self._wipe_out(request, message_id, id_crc)
+        reports = self._reports
         if command == GET_PID:
-            payload = KVResponse(errCode=NO_ERR, pid=self._pid).SerializeToString()
+            payload = KVResponse(errCode=NO_ERR, pid=reports.pid).SerializeToString()
         elif command == GET_MEMBERSHIP_CNT:
-            payload = KVResponse(errCode=NO_ERR, membershipCount=self._member_count()).SerializeToString()
+            payload = KVResponse(errCode=NO_ERR, membershipCount=reports.member_count()).SerializeToString()
         elif command in (STATUS, SLOWLOG, VITALS):
-            tell = self.status if command == STATUS else self.slow_requests if command == SLOWLOG else self.vitals
+            tell = {STATUS: reports.status, SLOWLOG: reports.slow_requests, VITALS: reports.vitals}[command]
             payload = KVResponse(errCode=NO_ERR, value=tell()).SerializeToString()
         elif command in (IS_ALIVE, SHUTDOWN):
-            reply = self.answer(command, message_id, id_crc, NO_ERR)
+            reply = self._answer.code(command, message_id, id_crc, NO_ERR)
             if command == SHUTDOWN:
                 raise Shutdown(reply)
             return reply
         else:
-            return self.answer(0, message_id, id_crc, UNKNOWN_CMD_ERR)
-        self._answers[command * 8 + NO_ERR] += 1
+            return self._answer.code(0, message_id, id_crc, UNKNOWN_CMD_ERR)
+        self._counts[command * 8 + NO_ERR] += 1
         return encode_response(message_id, id_crc, payload)
 
-    def answer(self, command: int, message_id: bytes, id_crc: int, code: int) -> bytes:
-        """Count and encode an answer that is an error code and nothing else."""
-        self._answers[command * 8 + code] += 1
-        return encode_error(message_id, id_crc, code)
+    def _may_administer(self, request: Request, command: int) -> bool:
+        """What has no key is executed by the node that receives it: no sound node forwards it."""
+        request.keep()
+        if not request.client:
+            return False
+        return self._administrators is None or self._administrators.may(request, command)
 
-    def overloaded(self, command: int, message_id: bytes, id_crc: int, wait_ms: int) -> bytes:
-        """Count and encode a refusal for now, nothing done."""
-        self._answers[command * 8 + SYS_OVERLOAD_ERR] += 1
-        return encode_response(message_id, id_crc, error_payload(SYS_OVERLOAD_ERR, wait_ms))
+    def _wipe_out(self, request: Request, message_id: bytes, id_crc: int) -> bytes | None:
+        while True:
+            code = self._replicator.wipe_out(request, message_id, id_crc)
+            if code != LOOK_AGAIN:
+                return self._told(request, WIPEOUT, message_id, id_crc, code)
+            if self._turn.read_clock() >= request.deadline_s:
+                return None
 
-    def refuse(self, data: bytes, wait_ms: int) -> bytes | None:
-        """The datagram that refuses a request for now, nothing done; None when it is not a sound request.
+    # --- what is not executed ------------------------------------------------------------------------------------
 
-        What a node says is not refused: a cluster must not lose a member for being busy.
-        """
-        return self._answer_unexecuted(data, error_payload(SYS_OVERLOAD_ERR, wait_ms), self.on_cluster)
-
-    def fail(self, data: bytes) -> bytes | None:
-        """The datagram that says that a request broke the node's code; None when it is not a sound request."""
-        return self._answer_unexecuted(data, error_payload(INTERNAL_ERR), lambda payload: None)
-
-    def shut_out(self, data: bytes) -> None:
+    def shut_out(self, request: Request, data: bytes) -> None:
         """Take a datagram from where no requests are allowed from: only what a node says is heard, and must prove
         itself; the rest is dropped."""
         with suppress(DecodeError):
@@ -318,33 +361,22 @@ class Commands:
                 msg = parse_msg(data)
                 message_id, payload = msg.messageID, msg.payload
                 if msg.type == TYPE_CLUSTER and self._check(msg, message_id, payload, crc32(message_id)) is None:
-                    self.on_cluster(payload)
+                    self._hand_to_cluster(request, payload)
                     return
         self._drop("not_allowed")
 
-    def _answer_unexecuted(self, data: bytes, answer: bytes, on_cluster: Callable[[bytes], object]) -> bytes | None:
-        if len(data) > DATAGRAM_MAX_BYTES:
-            self._drop("oversized")
-            return None
+    def _failed(self, data: bytes) -> bytes | None:
+        """The datagram that says that a request broke the node's code; None when it is not a sound request."""
         try:
             msg = parse_msg(data)
-            payload = msg.payload
-            message_id = msg.messageID
-            id_crc = crc32(message_id)
-            verdict = self._check(msg, message_id, payload, id_crc)
-            if verdict is None and msg.type != TYPE_REQUEST:
-                if msg.type == TYPE_CLUSTER:
-                    on_cluster(payload)
+            if msg.type != TYPE_REQUEST:
                 return None
-            request = parse_request(payload)
+            command = parse_request(msg.payload).command
         except DecodeError:
-            verdict = "unparsable"
-        if verdict is not None:
-            self._drop(verdict)
             return None
-        command = request.command if request.command in COMMAND_NAMES else 0
-        self._answers[command * 8 + answer[1]] += 1
-        return encode_response(message_id, id_crc, answer)
+        return self._answer.code(
+            command if command in COMMAND_NAMES else 0, msg.messageID, crc32(msg.messageID), INTERNAL_ERR
+        )
 
     def _drop(self, reason: str) -> None:
         self._counters.drops[reason] += 1

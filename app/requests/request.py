@@ -1,15 +1,27 @@
-"""Who waits for an answer, and how long its request may still be executed.
+"""One request on its way through the node: who asked, how long it may still be executed, and the greenlet it runs in.
 
-Replies are remembered for 6 s, and a client's last try leaves 4.45 s after its first. A request that is executed later
-than the difference after it was sent could be one whose reply has been forgotten, or undo what its client has done
-since. So each request has a deadline from the moment it may have arrived (what waited in a socket while the process was
-stopped counts as old), it travels with the request from node to node, and past it nobody executes it.
+**Age.** Replies are remembered for 6 s, and a client's last try leaves 4.45 s after its first. A request that is
+executed later than the difference after it was sent could be one whose reply has been forgotten, or undo what its
+client has done since. So each has a deadline, counted from the moment it may have arrived (what waited in a socket
+while the process was stopped counts as old); the time left travels with it from node to node, and past it nobody
+executes it.
+
+**Waiting.** A request that must wait, for another node's answer or for copies to have a write, parks its greenlet:
+`wait` returns what whoever wakes it has to say, and the code goes on where it was. Until then everything about it lies
+in a buffer that the next batch overwrites, so a request that is answered at once costs no copy; `keep` takes along what
+is needed later.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from greenlet import getcurrent, greenlet
 
 from app.config.options import REPLY_TTL_MIN_S
+from app.observe.counters import LOCAL
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
+
+if TYPE_CHECKING:
+    from app.requests.workers import Workers
 
 # How long a request may wait for a primary or for its answer. The next view is there within 1 s as a rule; a client
 # that is still waiting tries again.
@@ -22,14 +34,33 @@ assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 + PATIENCE_S + STALL_S < REPLY_TTL_MI
 )
 
 
-class Origin:
-    """A client's request, or one that a node relays for a client: who waits for the answer, and where it stands."""
+class Source(Protocol):
+    """Where requests come from: the front's batch of datagrams, or the frames that a peer has sent."""
+
+    def is_left(self) -> bool:
+        """Whether there is another request to be executed now."""
+
+    def work(self) -> None:
+        """Execute requests, in a worker's greenlet, until none is left or one that had to wait has been answered."""
+
+    def fill(self, request: "Request") -> None:
+        """Set what the source knows of the request that is being executed: datagram, who asked, deadline."""
+
+
+class Request:
+    """See the module. One that never waits is used for one request after the other; one that waits is not."""
 
     __slots__ = (
+        "_greenlet",
+        "_source",
+        "_workers",
         "client",
+        "command",
         "datagram",
         "deadline_s",
+        "has_waited",
         "hops",
+        "how",
         "is_uncertain",
         "peer",
         "received_s",
@@ -39,17 +70,56 @@ class Origin:
         "was_sent",
     )
 
-    # Only of one that is forwarded:
+    _greenlet: greenlet
+    # Set by `keep`:
+    client: bytes  # the socket address of the client to answer; empty: `peer` is to be answered
+    peer: str
+    deadline_s: float  # not to be executed from then on
+    received_s: float  # out of the socket: what its answer took counts from then on
+    hops: int  # forwardings so far
+    # While it is relayed (forwarding.py):
+    command: int
     slot: int
-    sent_to: str  # the peer it was last forwarded to; empty while it waits
+    sent_to: str  # the peer it was last forwarded to; empty: it is not under way
     sent_s: float
 
-    def __init__(self, client: bytes, peer: str, hops: int, deadline_s: float, received_s: float = 0.0) -> None:
-        self.client = client  # its socket address; empty: it is a node
-        self.peer = peer
-        self.hops = hops  # forwardings so far
-        self.deadline_s = deadline_s  # not to be executed from then on
-        self.received_s = received_s  # from the client, out of the socket: what its answer took counts from then on
-        self.datagram = b""  # the request, where somebody may have to see to it again
+    def __init__(self, source: Source, workers: "Workers") -> None:
+        self._source = source
+        self._workers = workers
+        self.datagram = b""  # once it is kept
+        self.has_waited = False
+        self.was_sent = False  # to another node, at least once
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
-        self.was_sent = False
+        self.how = LOCAL  # it came to its answer: see app/observe/counters.py
+
+    def keep(self) -> None:
+        """Take along what the source knows of it. To be called while it is being executed for the first time."""
+        if not self.datagram:
+            self._source.fill(self)
+
+    def release(self) -> None:
+        """It was answered without waiting: the object serves for the next one."""
+        if self.datagram:
+            self.datagram = b""
+            self.was_sent = self.is_uncertain = False
+            self.how = LOCAL
+
+    def wait(self) -> Any:
+        """Park this greenlet until somebody wakes the request: what `wake` was given.
+
+        To be called only if the workers have room for one more (Workers.full).
+        """
+        self.keep()
+        self.has_waited = True
+        self._greenlet = getcurrent()
+        return self._workers.park(self)
+
+    def wake(self, value: object) -> None:
+        """Let it go on with this value, if it is waiting. To be called by the loop, never by another request."""
+        if self._workers.unpark(self):
+            self._greenlet.switch(value)
+
+    def answer_to(self, retry: "Request") -> None:
+        """Whoever sent the retry is to get the answer: the one who asked first may have given up, or moved."""
+        self.client, self.peer, self.hops = retry.client, retry.peer, retry.hops
+        self.deadline_s, self.received_s = retry.deadline_s, retry.received_s

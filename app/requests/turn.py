@@ -1,60 +1,94 @@
-"""The present turn of the loop: its time, whether this node may serve in it, and whether it stalled before.
+"""The present turn of the loop: its time, whether this node may serve in it, and that it comes to an end.
 
 A node serves a slot only while its lease runs. The clock is read once when a turn's input is there (`open`), which
-decides where requests go, and once more when they have been executed (`may_serve`), which decides whether the replies
-leave: a process that was stopped in between, and wakes up when others serve its slots, answers nothing.
+decides where requests go, and once more before what was executed leaves (`lease_ran_out`): a process that was stopped
+in between, and wakes up when others serve its slots, answers nothing.
+
+What a turn has to say leaves at its end, in one order that is written down in one place, Node.end_turn: requests from
+the socket and from links, and what came of them, share its system calls.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-from app.cluster.events import UNKNOWN, Membership
-from app.requests.commands import Commands
+from app.cluster.events import UNKNOWN
+from app.loop import Loop
 from app.requests.request import STALL_S
 from app.wire.protocol import SLOT_COUNT
 
 _NOBODY: Final = [UNKNOWN] * SLOT_COUNT
 
 
+class Lease(Protocol):
+    """What a turn asks of membership."""
+
+    lease_until: float  # by the loop's clock
+
+    @property
+    def is_member(self) -> bool: ...
+
+
 class Turn:
-    """See the module. All times are seconds of `clock`, which membership's `now` is by."""
+    """See the module. All times are seconds of the loop's clock."""
 
     def __init__(
-        self, commands: Commands, membership: Membership, routes: list[str], clock: Callable[[], float]
+        self,
+        loop: Loop,
+        lease: Lease,
+        routes: list[str],
+        *,
+        on_stall: Callable[[], object],
+        end: Callable[[], object],
     ) -> None:
-        """`routes`: by slot, changed in place: where requests go while the lease runs."""
-        self._commands = commands
-        self._membership = membership
-        self._routes = routes
-        self._clock = clock
-        self.now_s = clock()
+        """`routes`: by slot, changed in place by their owner: where requests go while the lease runs. `on_stall()` is
+        called when a turn begins STALL_S or more after the one before, so that what waits in sockets may be old;
+        `end()` at the end of each turn in which `wake` was."""
+        self._run_callback = loop.run_callback
+        self._lease = lease
+        self._granted = routes
+        self._on_stall = on_stall
+        self._end = end
+        self._is_ending = False
+        self._owes_lease = False  # something was executed under a lease, and has not left yet
+        self.read_clock = loop.now  # the time now, which may be later than the turn's
+        self.now_s = loop.now()
         self.stalls = 0
+        self.serving = False
+        self.routes = _NOBODY  # by slot: where requests go in this turn
         # Whether the routes can be trusted for other nodes' slots: a member without a lease may be the one that is cut
         # off. An outsider has no lease by right; it relays by the view that it observes.
         self.may_forward = False
-        # Called when a turn begins STALL_S or more after the one before: what waits in sockets may be old.
-        self.on_stall: list[Callable[[], object]] = []
 
     def open(self) -> bool:
-        """Begin with a turn's input; whether the lease runs. Also to be called several times a second if there is none.
-
-        If it does, and it does not any more after the execution (`may_serve`), no reply may be sent.
-        """
-        now = self._clock()
+        """Begin with a turn's input; False after a stall. Also to be called several times a second if there is none."""
+        now = self.read_clock()
         since, self.now_s = self.now_s, now
-        if now - since >= STALL_S:
-            self.stalls += 1
-            for told in self.on_stall:
-                told()
-        serving = now < self._membership.lease_until
-        self.may_forward = serving or not self._membership.is_member
-        self._commands.routes = self._routes if serving else _NOBODY
-        return serving
+        serving = self.serving = now < self._lease.lease_until
+        self._owes_lease = serving or (self._is_ending and self._owes_lease)
+        self.may_forward = serving or not self._lease.is_member
+        self.routes = self._granted if serving else _NOBODY
+        if now - since < STALL_S:
+            return True
+        self.stalls += 1
+        self._on_stall()
+        return False
 
-    def read_clock(self) -> float:
-        """The time now, which may be later than the turn's."""
-        return self._clock()
+    def lease_ran_out(self) -> bool:
+        """Whether what this turn has executed must not leave: the lease has ended since, others may serve our slots."""
+        return self._owes_lease and self.read_clock() >= self._lease.lease_until
 
-    def may_serve(self) -> bool:
-        """Whether the lease runs."""
-        return self._clock() < self._membership.lease_until
+    def wake(self) -> None:
+        """Have the turn's end come: something is to be sent, or to be carried out."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._run_callback(self._come_to_end)
+
+    def _come_to_end(self) -> None:
+        """The loop's call. Those who go on now go by a fresh look at clock and lease."""
+        self.open()
+        self._is_ending = False  # what wakes it meanwhile has it come once more
+        self._end()
+
+    def end(self) -> None:
+        """Carry out the end at once, where nobody waits for it."""
+        self._end()

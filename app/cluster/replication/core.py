@@ -23,14 +23,16 @@ from typing import Any, Final
 from app.cluster.events import LOCAL, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.follower import Follower
-from app.cluster.replication.primary import ORIGINS_MAX, PENDING_MAX, PENDING_MAX_BYTES, Joint, Led, Primary
+from app.cluster.replication.primary import ORIGINS_MAX, PENDING_MAX, PENDING_MAX_BYTES, Joint, Led, Op, Primary
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
-from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR
+from app.storage.mutate import BUSY, NOTE, SET, WIPE, Mutations, change_of
+from app.wire.protocol import NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
 
 TICK_S: Final = 0.1
-PARKED: Final = -1  # the answer comes with `released`, or the origin with `dropped`
+PARKED: Final = -100  # the answer comes with `released`, or the request with `dropped`
+IGNORED: Final = -101  # so many wait for the answer already that this one gets none
 
 
 class Replication:
@@ -41,15 +43,17 @@ class Replication:
         address: str,
         store: CopyStore,
         replies: CopyReplies,
+        mutations: Mutations,
         *,
         reserve_bytes: int = 1 << 20,
         pending_max_bytes: int = PENDING_MAX_BYTES,
     ) -> None:
         """`reserve_bytes`: a store that may not evict takes no more PUTs as a primary when it has less room than
         this, so that there is room for what is in flight to it as a backup. `pending_max_bytes`: writes in flight."""
-        shared = self._shared = Shared(address, store, replies, reserve_bytes)
-        self._store = store
+        shared = self._shared = Shared(address, store, replies, mutations, reserve_bytes)
         self._replies = replies
+        self._mutations = mutations
+        self.wait_ms = 0  # after a refusal: how long its client is to wait
         self._pending_max_bytes = min(pending_max_bytes, PENDING_MAX_BYTES)
         self._primary = Primary(shared)
         self._follower = Follower(shared)
@@ -124,7 +128,7 @@ class Replication:
         """Forget the copies that are not ours to hold any more."""
         positions = self._shared.positions
         gone = [slot for slot in range(SLOT_COUNT) if slot not in slots and positions[slot] != (0, 0)]
-        self._store.wipe(gone)
+        self._shared.store.wipe(gone)
         self._replies.forget_slots(sum(1 << slot for slot in gone))
         for slot in gone:
             positions[slot] = (0, 0)
@@ -135,7 +139,7 @@ class Replication:
         shared.view = None
         self._primary.entered(None, set())
         self._follower.entered(set())
-        self._store.wipe(range(SLOT_COUNT))
+        self._shared.store.wipe(range(SLOT_COUNT))
         self._replies.forget_slots(ALL_SLOTS)
         shared.positions[:] = [(0, 0)] * SLOT_COUNT
         self.followed[:] = [None] * SLOT_COUNT
@@ -238,52 +242,62 @@ class Replication:
     # Requests; the caller has seen that the slot's route is LOCAL and that the lease runs.
 
     def execute(
-        self, command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, id_crc: int, origin: Any
+        self,
+        command: int,
+        slot: int,
+        key: bytes,
+        blob: bytes,
+        message_id: bytes,
+        id_crc: int,
+        origin: Any,
+        *,
+        may_wait: bool = True,
     ) -> int:
-        """PUT or REMOVE in a slot with followers: the code to answer with, or PARKED.
+        """PUT or REMOVE in a slot with followers: the code to answer with; below 0: PARKED, IGNORED, or `~code` of
+        one that was executed before.
 
-        SYS_OVERLOAD_ERR: nothing was done, and nothing is remembered.
+        SYS_OVERLOAD_ERR: nothing was done, and nothing is remembered; `wait_ms` says how long the client is to wait.
+        `may_wait`: whether the origin may have to wait for its answer.
         """
         primary = self._primary
         waiting = primary.unreleased.get(message_id)
         if waiting is not None:
-            if len(waiting.origins) < ORIGINS_MAX:
-                waiting.origins.append(origin)
-            return PARKED
-        code = self._replies.get(message_id, id_crc)
-        if code is not None:
-            return code
+            return self._joins(waiting, origin) if may_wait else IGNORED
         led = self.followed[slot]
         assert led is not None, f"slot {slot} has no followers"
         assert led.is_open, f"slot {slot} is not open"
-        flags = primary.refuses(led)
-        if (
-            flags & frames.REPLIES_FULL
-            or primary.pending >= PENDING_MAX
-            or primary.pending_bytes >= self._pending_max_bytes
-        ):
-            return SYS_OVERLOAD_ERR
-        kind, code = frames.PUT_OP, NO_ERR
-        if command == PUT:
-            if flags & frames.STORE_FULL or not self._store.put(slot, key, blob):
-                if self._store.evicts:
-                    return SYS_OVERLOAD_ERR
-                kind, code = frames.NOTE_OP, NO_SPC_ERR
-        else:
-            assert command == REMOVE, command
-            # Sent on also when there was nothing: what was evicted here may be there still.
-            kind, code = self._remove(slot, key)
-        self._replies.add(message_id, id_crc, slot, code)
-        noted = kind == frames.NOTE_OP
-        op = primary.order(led, kind, b"" if noted else key, blob if kind == frames.PUT_OP else b"", message_id, code)
+        hindrances = primary.refuses(led) | self._busy(may_wait)
+        code = self._mutations.execute(command, slot, key, blob, message_id, id_crc, hindrances)
+        if code < 0:
+            return code
+        if code == SYS_OVERLOAD_ERR:
+            return self._refused(self._mutations.wait_ms)
+        change = change_of(command, code)
+        op = primary.order(
+            led, change, b"" if change == NOTE else key, blob if change == SET else b"", message_id, code
+        )
         if op is None:
             return code
         primary.unreleased[message_id] = op
         op.origins.append(origin)
         return PARKED
 
-    def _remove(self, slot: int, key: bytes) -> tuple[int, int]:
-        return frames.REMOVE_OP, NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
+    def _joins(self, waiting: Op | Joint, origin: Any) -> int:
+        """A retry of a write that copies have not acknowledged yet."""
+        if len(waiting.origins) >= ORIGINS_MAX:
+            return IGNORED
+        waiting.origins.append(origin)
+        return PARKED
+
+    def _busy(self, may_wait: bool) -> int:
+        """BUSY if nothing more may wait for acknowledgements."""
+        primary = self._primary
+        room = primary.pending < PENDING_MAX and primary.pending_bytes < self._pending_max_bytes
+        return 0 if may_wait and room else BUSY
+
+    def _refused(self, wait_ms: int) -> int:
+        self.wait_ms = wait_ms
+        return SYS_OVERLOAD_ERR
 
     def hold_read(self, key: bytes, origin: Any) -> bool:
         """Let what was read of a key in `unacked` wait for its write; False: it can't be held, refuse it for now.
@@ -296,29 +310,28 @@ class Replication:
         op.readers.append(origin)
         return True
 
-    def wipe(self, slots: Iterable[int], message_id: bytes, id_crc: int, origin: Any) -> int:
+    def wipe(self, slots: Iterable[int], message_id: bytes, id_crc: int, origin: Any, *, may_wait: bool = True) -> int:
         """WIPEOUT of these slots, all served here: as `execute`. Until all copies have it, its slots are closed."""
         primary = self._primary
         waiting = primary.unreleased.get(message_id)
         if waiting is not None:
-            if len(waiting.origins) < ORIGINS_MAX:
-                waiting.origins.append(origin)
-            return PARKED
-        code = self._replies.get(message_id, id_crc)
-        if code is not None:
-            return code
+            return self._joins(waiting, origin) if may_wait else IGNORED
         mine = list(slots)
         followed = [led for slot in mine if (led := self.followed[slot]) is not None]
-        if self._replies.full or any(primary.refuses(led) & frames.REPLIES_FULL for led in followed):
-            return SYS_OVERLOAD_ERR
-        self._store.wipe(mine)
         anchor = followed[0].slot if followed else (mine[0] if mine else 0)
-        self._replies.add(message_id, id_crc, anchor, NO_ERR)
+        hindrances = 0 if may_wait else BUSY
+        for led in followed:
+            hindrances |= primary.refuses(led)
+        code = self._mutations.wipe(mine, message_id, id_crc, anchor, hindrances)
+        if code < 0:
+            return code
+        if code == SYS_OVERLOAD_ERR:
+            return self._refused(self._mutations.wait_ms)
         joint = Joint(origin)
         for led in followed:
             # The reply is remembered with one slot: a retry finds it wherever that one is led from.
             anchors = led.slot == anchor
-            op = primary.order(led, frames.WIPE_OP, b"", b"", message_id if anchors else b"", NO_ERR)
+            op = primary.order(led, WIPE, b"", b"", message_id if anchors else b"", NO_ERR)
             if op is not None:
                 op.joint, op.message_id = joint, message_id
                 joint.left += 1

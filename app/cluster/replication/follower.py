@@ -23,6 +23,7 @@ from app.cluster.replication.frames import NOWHERE, OpFields, Position
 from app.cluster.replication.staging import Staging
 from app.cluster.replication.state import Shared
 from app.cluster.slots import slots_of
+from app.storage.mutate import SET
 from app.wire.protocol import SLOT_COUNT
 
 # How long an unanswered question stands before it is asked again; the answer may be late because the primary is
@@ -208,27 +209,13 @@ class Follower:
         if (staging := session.staging) is not None:
             self.staged_bytes += staging.apply(op)
             return True
-        if op.kind == frames.PUT_OP:
-            if not self._put(op.slot, op.key, op.blob):
-                return False
-        elif op.kind == frames.REMOVE_OP:
-            self._remove(op.slot, op.key)
-        elif op.kind == frames.WIPE_OP:
-            self._shared.store.wipe((op.slot,))
+        if not self._shared.mutations.apply(op.kind, op.slot, op.key, op.blob):
+            return False
         self._remember(op.message_id, op.slot, op.code)
         return True
 
-    def _remove(self, slot: int, key: bytes) -> None:
-        self._shared.store.remove(slot, key)
-
     def _put(self, slot: int, key: bytes, blob: bytes) -> bool:
-        store = self._shared.store
-        if store.put(slot, key, blob):
-            return True
-        if not store.evicts:
-            return False
-        store.remove(slot, key)  # a miss is what eviction may leave; the value before is not
-        return True
+        return self._shared.mutations.apply(SET, slot, key, blob)
 
     def _remember(self, message_id: bytes, slot: int, code: int) -> None:
         if message_id:

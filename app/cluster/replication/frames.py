@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
+from app.storage.mutate import DELETE, HINDRANCES, NOTE, SET, WIPE
 from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES, SLOT_COUNT, VALUE_MAX_BYTES
 
 HAVE: Final = 16  # follower: epoch, mark, number of the question; rows: slot, and its position
@@ -27,13 +28,11 @@ CREDIT: Final = 25  # follower: how many ENTRIES and REPLIES it took from this l
 
 KINDS: Final = range(HAVE, CREDIT + 1)
 
-PUT_OP: Final = 1
-REMOVE_OP: Final = 2
-WIPE_OP: Final = 3
-NOTE_OP: Final = 4  # nothing but a reply to be remembered
-
-STORE_FULL: Final = 1  # flags of an ACK
-REPLIES_FULL: Final = 2
+# The kind of an op is the change that it makes (app/storage/mutate.py).
+PUT_OP: Final = SET
+REMOVE_OP: Final = DELETE
+WIPE_OP: Final = WIPE
+NOTE_OP: Final = NOTE
 
 BLOB_MAX_BYTES: Final = VALUE_MAX_BYTES + 14  # what the wire layer adds to a value: tags, length, version
 # A sender closes a frame once it has this much; a single op or entry may take it over by its own size.
@@ -52,6 +51,7 @@ _REPLY: Final = Struct("<BBB")
 
 assert _VIEW.size + _NUMBER.size + SLOT_COUNT * _START.size <= FRAME_MAX_BYTES
 assert BLOB_MAX_BYTES < 1 << 16
+assert (PUT_OP, REMOVE_OP, WIPE_OP, NOTE_OP) == (1, 2, 3, 4), "decode_ops checks the range"
 
 Position = tuple[int, int]  # term and seq of the last op in a copy; (0, 0): nothing was ever written
 NOWHERE: Final = (0xFFFFFFFF, 0xFFFFFFFF)  # in place of a position: the copy is not whole
@@ -129,8 +129,8 @@ def encode_ack(flags: int, rows: Iterable[tuple[int, int, int]]) -> bytes:
 
 
 def decode_ack(body: bytes) -> tuple[int, list[tuple[int, ...]]]:
-    """Flags, and rows of slot, term and seq."""
-    if not body or body[0] > STORE_FULL | REPLIES_FULL:
+    """What hinders mutations there (flags of app/storage/mutate.py), and rows of slot, term and seq."""
+    if not body or body[0] & ~HINDRANCES:
         raise BadFrame("ACK without sound flags")
     return body[0], _rows(_POSITION, body, 1)
 

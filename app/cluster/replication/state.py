@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.cluster.replication import frames
 from app.cluster.replication.frames import Position
 from app.cluster.view import View
+from app.storage.mutate import Mutations
 from app.wire.protocol import SLOT_COUNT
 
 
@@ -21,6 +21,8 @@ class CopyStore(Protocol):
 
     @property
     def evicts(self) -> bool: ...
+    @property
+    def wiping(self) -> bool: ...
     @property
     def room_bytes(self) -> int: ...
     def peek(self, number: int, key: bytes) -> bytes | None: ...
@@ -36,6 +38,8 @@ class CopyReplies(Protocol):
 
     full: bool
 
+    @property
+    def wait_ms(self) -> int: ...
     @property
     def bucket_count(self) -> int: ...
     def __len__(self) -> int: ...
@@ -65,6 +69,7 @@ class Shared:
     address: str
     store: CopyStore
     replies: CopyReplies
+    mutations: Mutations
     reserve_bytes: int  # see Replication
     view: View | None = None  # that this node is a member of
     now: float = 0.0
@@ -84,13 +89,9 @@ class Shared:
         if peer in self.links:
             self.out.frames.append((peer, kind, body))
 
-    def is_full(self) -> bool:
-        """Whether no further PUT should be admitted: only a store that may not evict ever says so."""
-        return not self.store.evicts and self.store.room_bytes < self.reserve_bytes
-
     def flags(self) -> int:
         """What primaries must know of this node before they admit a write."""
-        return frames.STORE_FULL * self.is_full() | frames.REPLIES_FULL * self.replies.full
+        return self.mutations.hindrances(self.reserve_bytes)
 
     def primary(self, slot: int) -> str | None:
         return self.view.primaries[slot] if self.view else None

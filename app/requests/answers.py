@@ -1,0 +1,93 @@
+"""Answers: made, counted, and brought to whoever asked.
+
+Nothing leaves at once: what a turn of the loop has to say is laid out here and sent when the turn ends, if the lease
+under which it was executed still runs then (turn.py).
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from app.observe.counters import Counters
+from app.observe.slowlog import SlowLog
+from app.requests.request import Request
+from app.wire.codec import encode_error, encode_response, error_payload
+from app.wire.protocol import SYS_OVERLOAD_ERR
+
+_REFUSAL: Final = SYS_OVERLOAD_ERR
+
+
+class Outbox(Protocol):
+    """Where datagrams to clients are laid out."""
+
+    def send(self, address: bytes, data: bytes) -> None: ...
+
+
+class Answers:
+    """One node's."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        counters: Counters,
+        slow_log: SlowLog,
+        *,
+        now: Callable[[], float],
+        unix_s: Callable[[], float],
+        wake: Callable[[], object],
+    ) -> None:
+        """`wake()` has the turn's end come."""
+        self._outbox = outbox
+        self._counts = counters.answers
+        self._latency = counters.latency
+        self._slow_log = slow_log
+        self._now = now
+        self._unix_s = unix_s
+        self._wake = wake
+        self._for_peers: dict[str, list[bytes]] = {}
+
+    # --- making and counting -------------------------------------------------------------------------------------
+
+    def code(self, command: int, message_id: bytes, id_crc: int, code: int) -> bytes:
+        """The answer that is an error code (which may be 0) and nothing else."""
+        self._counts[command * 8 + code] += 1
+        return encode_error(message_id, id_crc, code)
+
+    def refusal(self, request: Request, command: int, message_id: bytes, id_crc: int, wait_ms: int) -> bytes | None:
+        """The answer that nothing was done, and that the client may try again after a wait.
+
+        None where that may be untrue: a write that may have taken effect is left to its client's next try.
+        """
+        if request.is_uncertain:
+            return None
+        self._counts[command * 8 + _REFUSAL] += 1
+        return encode_response(message_id, id_crc, error_payload(SYS_OVERLOAD_ERR, wait_ms))
+
+    # --- delivering ----------------------------------------------------------------------------------------------
+
+    def deliver(self, request: Request, reply: bytes) -> None:
+        """Bring the answer to a request that has waited to whoever asked, when the turn ends."""
+        if not request.client:
+            self.to_peer(request.peer, reply)
+            return
+        self._outbox.send(request.client, reply)
+        duration_s = self._now() - request.received_s
+        latency = self._latency[request.how]
+        latency.counts[bisect_left(latency.edges_s, duration_s)] += 1
+        latency.total_s += duration_s
+        if duration_s >= self._slow_log.threshold_s:
+            self._slow_log.note(request.datagram, request.client, duration_s, request.how, unix_s=self._unix_s())
+        self._wake()
+
+    def to_peer(self, peer: str, reply: bytes) -> None:
+        """Bring the answer to a request that a peer has forwarded back to it, when the turn ends."""
+        replies = self._for_peers.get(peer)
+        if replies is None:
+            replies = self._for_peers[peer] = []
+        replies.append(reply)
+        self._wake()
+
+    def take_for_peers(self) -> dict[str, list[bytes]]:
+        """What is to be sent to peers; it is theirs from now on."""
+        taken, self._for_peers = self._for_peers, {}
+        return taken

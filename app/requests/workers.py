@@ -1,0 +1,82 @@
+"""The greenlets that requests run in: made once, used again and again, and bounded in number.
+
+A request may wait anywhere, so each runs in a greenlet; but a greenlet is not made, nor even switched to, for each. A
+worker goes on to the next request of its source as long as they are answered without waiting, and only when one waits
+does another worker take over the rest. The one left behind, once its request is answered, joins the idle. (A new
+greenlet costs 9 to 12 µs on CPython 3.11, a switch to one 0.3.)
+
+How many may wait at once is bounded (`--max-in-flight`), for all of them together: clients' requests and peers', those
+that are forwarded and those whose writes or reads wait for copies. Beyond it, a request that would have to wait is
+refused; one that need not is served as ever. A waiting request keeps WAITING_BYTES at most.
+"""
+
+from typing import Any, Final
+
+from greenlet import greenlet
+
+from app.loop import Loop
+from app.requests.request import Request, Source
+from app.wire.protocol import DATAGRAM_MAX_BYTES
+
+# What a parked greenlet keeps (measured over 1,000 of them: docs/memory.md): the interpreter's frames, the part of the
+# C stack that lies under them, and the request itself; and the datagram, and what was read for it.
+GREENLET_BYTES: Final = 12 * 1024
+WAITING_BYTES: Final = GREENLET_BYTES + 2 * DATAGRAM_MAX_BYTES
+
+# Given to requests that wait, in place of an answer.
+EXPIRED: Final = object()  # the deadline is over
+AGAIN: Final = object()  # what it waited for has changed: look again
+
+
+class Workers:
+    """One node's workers."""
+
+    def __init__(self, loop: Loop, max_waiting: int) -> None:
+        self._loop = loop
+        self._hub = loop.hub
+        self._max_waiting = max_waiting
+        self._idle: list[greenlet] = []
+        self._waiting: dict[Request, None] = {}  # the longest-waiting first
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether no other request may wait: one that would have to is to be refused."""
+        return len(self._waiting) >= self._max_waiting
+
+    def run(self, source: Source) -> None:
+        """Execute the requests of a source, all but those that wait. To be called by the loop."""
+        idle = self._idle
+        while source.is_left():
+            worker = idle.pop() if idle else greenlet(self._work, self._hub)
+            worker.switch(source)
+
+    def _work(self, source: Source) -> None:
+        """A worker."""
+        me = greenlet.getcurrent()
+        while True:
+            source.work()
+            self._idle.append(me)
+            source = self._hub.switch()
+
+    def park(self, request: Request) -> Any:
+        """See Request.wait."""
+        assert not self.full, f"{len(self._waiting)} requests wait already"
+        self._waiting[request] = None
+        return self._hub.switch()
+
+    def unpark(self, request: Request) -> bool:
+        """Whether the request was waiting; from now on it is not."""
+        if request in self._waiting:
+            del self._waiting[request]
+            return True
+        return False
+
+    def expire(self, now_s: float) -> None:
+        """Wake whatever has waited until its deadline. To be called by the loop several times a second."""
+        for request in [one for one in self._waiting if now_s >= one.deadline_s]:
+            request.wake(EXPIRED)

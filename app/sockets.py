@@ -1,0 +1,209 @@
+"""A node's sockets: how they are made, and the system's calls on them.
+
+Whatever a node says to the world, and whatever it hears, goes through what is made here: the UDP socket of clients and
+membership (app/front/batch.py says what is asked of it), the listening TCP socket and the connections to peers
+(app/peers/links.py). The simulator (tests/sim) gives the same node sockets of its own making.
+"""
+
+import ctypes
+import errno
+import socket
+import time
+from collections.abc import Callable
+from fcntl import ioctl
+from math import inf
+from struct import Struct
+from typing import Final
+
+from gevent.server import DatagramServer
+
+from app.config.options import Options, UsageError
+from app.front.batch import Ring
+
+# What is asked for as the socket's receive buffer; the system gives what it allows (net.core.rmem_max).
+_RECEIVE_BUFFER_BYTES: Final = 16 << 20
+_SO_RCVBUFFORCE: Final = 33
+_MSG_DONTWAIT: Final = 0x40
+_SIOCGSTAMP: Final = 0x8906  # when the datagram last received came: a struct timeval of the wall clock
+_TIMEVAL: Final = Struct("@ll")
+# The kernel's queue of connections not accepted yet. When it is full the kernel drops requests and does not refuse
+# them, so a busy node is never taken for a dead one. The system's somaxconn bounds it.
+_BACKLOG: Final = 1024
+_WILDCARDS: Final = ("0.0.0.0", "::")
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_recvmmsg: Final = _libc.recvmmsg
+_recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+_sendmmsg: Final = _libc.sendmmsg
+_sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+
+Address = tuple[str | int, ...]  # what `connect` and `sendto` take
+
+
+class DatagramSocket:
+    """The node's UDP socket. Its requests are served by gevent's DatagramServer."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """`sock`: bound, non-blocking."""
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._server: _Server | None = None
+        self.family = sock.family
+        self.age_s()  # from now on the kernel notes when datagrams come
+
+    def receive(self, ring: Ring) -> int:
+        """Receive what is there into the ring's first places: how many datagrams; 0: none, or a passing error."""
+        count: int = _recvmmsg(self._fd, ring.headers_at, ring.size, _MSG_DONTWAIT, None)
+        return count if count > 0 else 0
+
+    def send(self, ring: Ring, start: int, count: int) -> int:
+        """Send `count` datagrams of the ring from place `start` on: how many were sent; 0: not even the first."""
+        while True:
+            sent: int = _sendmmsg(self._fd, ring.header_at(start), count, _MSG_DONTWAIT)
+            if sent > 0:
+                return sent
+            if ctypes.get_errno() != errno.EINTR:
+                return 0
+
+    def send_to(self, data: bytes, target: Address) -> bool:
+        """Send one datagram; False when the system does not take it: as good as lost on the way."""
+        try:
+            self._sock.sendto(data, target)
+        except OSError:
+            return False
+        return True
+
+    def age_s(self) -> float:
+        """How long ago the datagram last received came; infinite if that is not known."""
+        try:
+            seconds, microseconds = _TIMEVAL.unpack(ioctl(self._fd, _SIOCGSTAMP, bytes(_TIMEVAL.size)))
+        except OSError:
+            return inf
+        age_s: float = time.time() - seconds - microseconds / 1e6
+        return max(0.0, age_s)
+
+    def serve(self, read: Callable[[], object]) -> None:
+        """Have `read` called once in each turn of the loop that finds datagrams here."""
+        self._server = _Server(self._sock, read)
+        self._server.start()
+
+    def stop(self) -> None:
+        """Serve no more, and close."""
+        if self._server is not None:
+            self._server.stop()
+        self._sock.close()
+
+    # For people and tools.
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it is bound."""
+        host, port = self._sock.getsockname()[:2]
+        return host, port
+
+    @property
+    def receive_buffer_bytes(self) -> int:
+        """As asked for and granted; the kernel counts twice as much, for its own book-keeping."""
+        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+    def getsockopt(self, level: int, name: int, size: int) -> bytes:
+        """As Python's sockets."""
+        return self._sock.getsockopt(level, name, size)
+
+
+class _Server(DatagramServer):
+    """gevent's server, which calls once a turn; greenlets for the requests are made, and recycled, by `read`."""
+
+    max_accept = 1
+
+    def __init__(self, sock: socket.socket, read: Callable[[], object]) -> None:
+        super().__init__(sock, handle=self._never)
+        self._read = read
+
+    def do_read(self) -> None:  # type: ignore[override]
+        self._read()
+
+    def _never(self, *arguments: object) -> None:
+        """What gevent would call for each datagram that `do_read` returned; it returns none."""
+        raise AssertionError(f"not to be called: {arguments}")
+
+
+class StreamSocket(socket.socket):
+    """A TCP socket to a peer, non-blocking."""
+
+    def error(self) -> int:
+        """What has become of the connection attempt: 0, or an errno."""
+        return self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    @property
+    def is_connected_to_itself(self) -> bool:
+        """The port that was dialled is free, and was given to this very socket."""
+        return bool(self.getsockname() == self.getpeername())
+
+
+class Sockets:
+    """One node's."""
+
+    def __init__(self, options: Options) -> None:
+        """Bind them. Raises UsageError."""
+        self._source = None if options.bind in _WILDCARDS else options.bind
+        self._family = _family_of(options.bind)
+        self.datagrams = DatagramSocket(_datagram_socket(options.bind, options.port))
+        # It listens before the node says anything and until the process ends: a refused connection means that it is
+        # dead.
+        self.listener = listening_socket(options.bind, options.port, _BACKLOG, "--bind")
+
+    def dialling(self) -> StreamSocket:
+        """A new socket to dial a peer with. Raises OSError."""
+        sock = StreamSocket(self._family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            # Otherwise a node could not be restarted while the port it listens on is, by chance, ours here.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._source is not None:
+                sock.bind((self._source, 0))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+
+def _datagram_socket(address: str, port: int) -> socket.socket:
+    """A UDP socket with as large a receive buffer as the system gives. Raises UsageError."""
+    sock = socket.socket(_family_of(address), socket.SOCK_DGRAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)  # past rmem_max, if allowed
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    _bind(sock, address, port, "UDP", "--bind")
+    return sock
+
+
+def listening_socket(address: str, port: int, backlog: int, option: str) -> socket.socket:
+    """A TCP socket, listening, non-blocking; `option` says where it is bound. Raises UsageError."""
+    sock = socket.socket(_family_of(address), socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the process before may linger
+    _bind(sock, address, port, "TCP", option)
+    sock.listen(backlog)
+    return sock
+
+
+def _family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _bind(sock: socket.socket, address: str, port: int, protocol: str, option: str) -> None:
+    """Bind it, non-blocking. Raises UsageError."""
+    try:
+        sock.bind((address, port))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            hint = "another process uses it; stop that one or give this node another port"
+        elif error.errno == errno.EACCES:
+            hint = "ports below 1024 need privileges; use a higher one"
+        else:
+            hint = f"check {option}"
+        raise UsageError(f"can't bind {protocol} {address} port {port}: {error.strerror} ({hint})") from None
+    sock.setblocking(False)

@@ -99,7 +99,7 @@ class Client:
         self.until = 0.0
         self.current: Call | None = None
         self.history: dict[bytes, list[Operation]] = {}
-        self.recent: list[tuple[float, bytes, int, bytes]] = []  # answered writes: when, messageID, code, key
+        self.recent: list[tuple[float, bytes, int, bytes]] = []  # answered writes: when called, messageID, code, key
         self.servers: list[int] | None = None  # those that it asks, by number; None: all
         self.is_served_from = inf  # what it asks from then on must be answered
         self._count = 0
@@ -214,7 +214,7 @@ class Client:
             Operation(_NAMES[call.command], seen, call.called, returned, result)
         )
         if code is not None and call.command != GET:
-            self.recent.append((now, call.message_id, code, call.key))
+            self.recent.append((call.called, call.message_id, code, call.key))
 
 
 class Load:

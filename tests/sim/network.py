@@ -429,7 +429,7 @@ class Stream:
             return
         self._wait_s = 0.0
         queue = self._queue
-        while queue and queue[0][0] <= world.now:
+        while queue and queue[0][0] <= world.now and (is_heard or self._unacknowledged < _UNACKNOWLEDGED_BYTES):
             _, part = queue.popleft()
             if part is not None:
                 self._queued_bytes -= len(part)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.config import options as node_options
 from app.config.servers import Server
-from app.node import Node
+from app.node import Limits, Node
 from app.storage import governor
 from app.storage.arena import PAGE_BYTES
 from tests.sim.loop import SimLoop
@@ -98,7 +98,7 @@ class Process:
             policy="allkeys-lru" if options.evict else "noeviction",
             bind=self.host.ip,
             replicas=options.replicas,
-            cluster_secret=options.secret,
+            secret=options.secret,
             on_partition=options.on_partition,
             reply_ttl_s=options.reply_ttl_s,
             max_in_flight=options.max_in_flight,
@@ -113,14 +113,11 @@ class Process:
             random_bytes=self._rng.randbytes,
             resident_bytes=self.resident_bytes,
             on_stopped=self._stopped,
-            patience_s=options.patience_s,
-            batch_size=options.batch_size,
+            limits=Limits(options.batch_size, options.patience_s, options.queue_max_bytes or None),
         )
         if options.pages:
             node.replies.max_bytes = REPLIES_BYTES
             node.replication._shared.reserve_bytes = PAGE_BYTES
-        if options.queue_max_bytes:
-            node.links.queue_max_bytes = options.queue_max_bytes
         if options.staging_bytes[1]:
             follower = node.replication._follower
             follower.staging_soft_bytes, follower.staging_max_bytes = options.staging_bytes

@@ -16,6 +16,7 @@ from tests.sim.history import Operation, is_linearizable
 from tests.sim.nemesis import Nemesis
 from tests.sim.network import NetworkOptions
 from tests.sim.process import NodeOptions
+from tests.sim.world import trace_logs
 
 CONVERGE_S = 20.0  # virtual seconds without faults within which all copies are whole and the same
 LEAVE_S = 12.0  # who was asked to leave may still be about to, and to come back
@@ -125,6 +126,7 @@ def run(seed: int, plan: Plan | None = None) -> Result:
     plan = plan or draw(seed)
     cluster = Cluster(seed, plan.options)
     world = cluster.world
+    trace_logs(world)
     try:
         _play(cluster, plan)
     except Exception as error:
@@ -132,6 +134,8 @@ def run(seed: int, plan: Plan | None = None) -> Result:
             f"{world.story(60)}\nseed {seed} at {world.now:.6f}: {error!r}\n{plan}\n"
             f"python -m tests.sim --seeds 1 --start {seed}"
         ) from error
+    finally:
+        trace_logs(None)
     epoch = max((process.core.epoch for process in cluster.processes()), default=0)
     for process in cluster.processes():
         for name, count in process.node.replication.faults.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.front import batch
 from app.front.batch import Ring
 from app.loop import READ, WRITE
 from tests.sim.loop import Crashed, SimLoop
@@ -182,7 +183,7 @@ class TestLoop:
 class TestStreams:
     def test_bytes_arrive_in_order_and_the_end_after_them(self) -> None:
         site = Site(jitter_s=0.1)
-        one, other = site.connect_slowly() if hasattr(site, "connect_slowly") else connect_within(site, 1.0)
+        one, other = connect_within(site, 1.0)
         for part in (b"a", b"b", b"c"):
             one.send(part)
         one.close()
@@ -302,8 +303,6 @@ class TestDatagrams:
             count = program.sockets.datagrams.receive(ring)
             stride = len(ring.buffer) // size
             ints = len(ring.header_ints) // size
-            from app.front import batch
-
             return [
                 bytes(ring.buffer[n * stride : n * stride + ring.header_ints[n * ints + batch._LENGTH_AT]])
                 for n in range(count)

@@ -1,6 +1,7 @@
 """Virtual time, and the machines in it: each has an address, clocks of its own, and at most one process."""
 
 import heapq
+import logging
 import random
 from collections import deque
 from collections.abc import Callable
@@ -102,3 +103,28 @@ class World:
         """The end of the trace."""
         last = list(self.trace)[-lines:]
         return "\n".join(f"{event[0]:10.6f}  {' '.join(str(part) for part in event[1:])}" for event in last)
+
+
+class _TraceHandler(logging.Handler):
+    """Puts what nodes log into the trace of the world that runs."""
+
+    world: World | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.world is not None:
+            fields = getattr(record, "fields", {})
+            self.world.note("log", record.getMessage(), fields.get("traceback") or fields)
+
+
+_handler = _TraceHandler(logging.WARNING)
+
+
+def trace_logs(world: World | None) -> None:
+    """From now on nodes' warnings are lines of this world's trace, and go nowhere else; None: no world runs."""
+    _handler.world = world
+    logger = logging.getLogger("kv")
+    logger.propagate = world is None
+    if world is None:
+        logger.removeHandler(_handler)
+    elif _handler not in logger.handlers:
+        logger.addHandler(_handler)

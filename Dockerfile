@@ -26,8 +26,8 @@ RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 COPY app/ app/
 COPY proto_gen/ proto_gen/
 # Of the tools only the one that asks a node, for the health check and for `docker exec`.
-COPY tools/__init__.py tools/_script_path.py tools/cli.py tools/kv.py tools/kv_bench.py tools/kv_cluster.py \
-    tools/slowlog.py tools/status.py tools/
+COPY tools/__init__.py tools/cli.py tools/kv.py tools/
+COPY tools/kv/ tools/kv/
 COPY servers.txt ./
 # The node runs as a user who owns nothing: compiled here, where it can be written, and readable whatever the
 # umask of the checkout was.

@@ -52,7 +52,7 @@ SEEDS ?= 100
 sim: $(DEV_READY)  ## simulate clusters under faults: make sim [SEEDS=100] [ARGS="--start 7"]
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) $(ARGS)
 
-lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/
+lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/ and tools/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -61,9 +61,9 @@ proto: $(DEV_READY)  ## regenerate proto_gen/ from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto_gen --pyi_out=proto_gen proto/*.proto
 
 bench: $(DEV_READY)  ## measure the handler, a node under load, and memory under churn (2 minutes)
-	$(BIN)/python tools/bench_handler.py
-	$(BIN)/python tools/bench_node.py
-	$(BIN)/python tools/bench_memory.py 10000,64,10000,random,64
+	$(BIN)/python -m tools.bench.handler
+	$(BIN)/python -m tools.bench.node
+	$(BIN)/python -m tools.bench.memory 10000,64,10000,random,64
 
 clean:  ## remove the virtual environment and what tools leave behind
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

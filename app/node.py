@@ -19,7 +19,7 @@ from gevent.event import Event as Flag
 from app.cluster.events import Event
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.membership.timing import BOOTSTRAP_PATIENCE_S
-from app.cluster.replication.core import TICK_S, Replication
+from app.cluster.replication.core import REPLICATION_TICK_S, Replication
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
@@ -364,7 +364,7 @@ class Node:
 
     def _tick_copies(self) -> None:
         while not self._is_stopped:
-            self.loop.sleep(TICK_S)
+            self.loop.sleep(REPLICATION_TICK_S)
             self.replicator.tick()
 
     def _upkeep(self) -> None:

@@ -55,24 +55,24 @@ class Member(_message.Message):
     def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., leaving: _Optional[bool] = ...) -> None: ...
 
 class View(_message.Message):
-    __slots__ = ("origin", "epoch", "members", "primaries", "backups", "homes", "cause", "mark")
-    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("cluster_id", "epoch", "members", "primaries", "backups", "homes", "cause", "nonce")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     PRIMARIES_FIELD_NUMBER: _ClassVar[int]
     BACKUPS_FIELD_NUMBER: _ClassVar[int]
     HOMES_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
-    MARK_FIELD_NUMBER: _ClassVar[int]
-    origin: int
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: int
     epoch: int
     members: _containers.RepeatedCompositeFieldContainer[Member]
     primaries: bytes
     backups: bytes
     homes: bytes
     cause: str
-    mark: int
-    def __init__(self, origin: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., primaries: _Optional[bytes] = ..., backups: _Optional[bytes] = ..., homes: _Optional[bytes] = ..., cause: _Optional[str] = ..., mark: _Optional[int] = ...) -> None: ...
+    nonce: int
+    def __init__(self, cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., primaries: _Optional[bytes] = ..., backups: _Optional[bytes] = ..., homes: _Optional[bytes] = ..., cause: _Optional[str] = ..., nonce: _Optional[int] = ...) -> None: ...
 
 class Death(_message.Message):
     __slots__ = ("address", "incarnation")
@@ -91,17 +91,17 @@ class Synced(_message.Message):
     def __init__(self, address: _Optional[str] = ..., slots: _Optional[bytes] = ...) -> None: ...
 
 class ClusterMessage(_message.Message):
-    __slots__ = ("kind", "incarnation", "to_incarnation", "stamp_us", "echo_us", "origin", "epoch", "mark", "mandate", "fenced", "deaths", "target", "target_incarnation", "number", "ballot", "accepted_ballot", "view", "span_us", "blocked", "settled", "leaving", "synced")
+    __slots__ = ("kind", "incarnation", "to_incarnation", "stamp_us", "echo_us", "cluster_id", "epoch", "nonce", "supports", "support_withdrawn", "deaths", "target", "target_incarnation", "number", "ballot", "accepted_ballot", "view", "span_us", "blocked", "settled", "leaving", "synced")
     KIND_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     TO_INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STAMP_US_FIELD_NUMBER: _ClassVar[int]
     ECHO_US_FIELD_NUMBER: _ClassVar[int]
-    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
-    MARK_FIELD_NUMBER: _ClassVar[int]
-    MANDATE_FIELD_NUMBER: _ClassVar[int]
-    FENCED_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTS_FIELD_NUMBER: _ClassVar[int]
+    SUPPORT_WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
     DEATHS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     TARGET_INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -119,11 +119,11 @@ class ClusterMessage(_message.Message):
     to_incarnation: int
     stamp_us: int
     echo_us: int
-    origin: int
+    cluster_id: int
     epoch: int
-    mark: int
-    mandate: bool
-    fenced: bool
+    nonce: int
+    supports: bool
+    support_withdrawn: bool
     deaths: _containers.RepeatedCompositeFieldContainer[Death]
     target: str
     target_incarnation: int
@@ -136,4 +136,4 @@ class ClusterMessage(_message.Message):
     settled: bool
     leaving: bool
     synced: _containers.RepeatedCompositeFieldContainer[Synced]
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ..., stamp_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., origin: _Optional[int] = ..., epoch: _Optional[int] = ..., mark: _Optional[int] = ..., mandate: _Optional[bool] = ..., fenced: _Optional[bool] = ..., deaths: _Optional[_Iterable[_Union[Death, _Mapping]]] = ..., target: _Optional[str] = ..., target_incarnation: _Optional[int] = ..., number: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., span_us: _Optional[int] = ..., blocked: _Optional[bytes] = ..., settled: _Optional[bool] = ..., leaving: _Optional[bool] = ..., synced: _Optional[_Iterable[_Union[Synced, _Mapping]]] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ..., stamp_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., nonce: _Optional[int] = ..., supports: _Optional[bool] = ..., support_withdrawn: _Optional[bool] = ..., deaths: _Optional[_Iterable[_Union[Death, _Mapping]]] = ..., target: _Optional[str] = ..., target_incarnation: _Optional[int] = ..., number: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., span_us: _Optional[int] = ..., blocked: _Optional[bytes] = ..., settled: _Optional[bool] = ..., leaving: _Optional[bool] = ..., synced: _Optional[_Iterable[_Union[Synced, _Mapping]]] = ...) -> None: ...

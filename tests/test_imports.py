@@ -168,7 +168,7 @@ def test_what_runs_without_a_node_needs_no_gevent(module: str) -> None:
         ("app.cluster.membership.core", "from app.node import Node"),
         ("app.client.client", "from app.storage.store import Store"),
         ("app.requests.commands", "from app.front import front"),
-        ("app.observe.counters", "import tests.parts"),
+        ("app.observe.counters", "import tests.support.parts"),
     ],
 )
 def test_a_wrong_arrow_is_found(module: str, source: str) -> None:

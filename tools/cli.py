@@ -6,8 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Final, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn
 
 from app.client import BadServer
 from app.client.address import split_host_port
@@ -24,9 +25,9 @@ DEFAULT_SERVER: Final = "127.0.0.1:3331"
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line, with status 2, and keeps the layout of its help."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message} (--help tells more)\n")
@@ -40,6 +41,16 @@ def complain(tool: str, message: object) -> None:
 def print_json(content: object) -> None:
     """A result for a program, on stdout."""
     print(json.dumps(content, indent=2))
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Whoever reads our standard output may have seen enough (`| head`): the block ends then, without a complaint."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Nothing more is said, not even while the interpreter closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def default_server() -> str:
@@ -81,3 +92,21 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def number(what: str, low: float, high: float) -> Callable[[str], float]:
+    """The type of an argument that is a number from `low` to `high`, both included."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number of {what}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} {what} are not in {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+port: Final = whole_number(1, 65_535)

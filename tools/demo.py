@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-if not __package__:
-    import _script_path  # noqa: F401
+if not __package__:  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools import cli, cluster, kv_cluster
+from tools import cli
+from tools.kv.cluster import Fleet, faults
+from tools.nodes import HOST, READY_S, ShownNodes, say, servers_file, wishes_to_stop
 
-HOST: Final = "127.0.0.1"
 FLOOD: Final = Path(__file__).parent / "flood.py"
 # Few enough that all stay stored, enough that every slot has some.
 KEYS: Final = 5000
-READY_S: Final = 30.0
 # A node that was killed is started again after so long: enough to see that it is missed.
 RESTART_S: Final = 10.0
 # How long the flood takes at most to end when it is told to: its last requests' timeouts. Then it is killed.
@@ -94,31 +94,32 @@ class Demo:
         self._names = [f"{HOST}:{port}" for port in self._ports]
         self._due: dict[int, float] = {}  # when a node is started again, by port
         self._flood: subprocess.Popen[bytes] | None = None
-        self.nodes = cluster.Nodes(servers, self._ports, self._options)
+        self.nodes = ShownNodes(servers, self._ports, self._options)
 
     def _options(self, port: int) -> list[str]:
         return ["--bind", HOST, "--http", str(self._http_ports[port])]
 
     def run(self) -> int:
         """All of it, to its end; the exit status."""
-        try:
-            code = self._watch() if self._get_ready() else cli.OK if self._wishes else cli.FAILED
-        finally:
-            flood_is_fine = self._stop_flood()
-            self.nodes.failed = False  # those that were killed were meant to be
-            self._wishes[:] = [time.monotonic()]
-            cluster.watch_until_ended(self.nodes, self._wishes)
+        with self.nodes:
+            try:
+                code = self._watch() if self._get_ready() else cli.OK if self._wishes else cli.FAILED
+            finally:
+                flood_is_fine = self._stop_flood()
+                self.nodes.failed = False  # those that were killed were meant to be
+                self._wishes[:] = [time.monotonic()]
+                self.nodes.watch_until_ended(self._wishes)
         return code if flood_is_fine and not self.nodes.failed else cli.FAILED
 
     def _get_ready(self) -> bool:
         """Wait for the cluster to be whole; False when it does not get so, or we are to stop."""
         deadline = time.monotonic() + READY_S
         missing = ["nobody was asked yet"]
-        with kv_cluster.Fleet(self._names, given_only=True) as fleet:
+        with Fleet(self._names, given_only=True) as fleet:
             while not self._wishes:
                 if self.nodes.statuses:
                     return False  # it has said why
-                missing = kv_cluster.faults(fleet.survey(), len(self._names))
+                missing = faults(fleet.survey(), len(self._names))
                 if not missing:
                     return True
                 if time.monotonic() > deadline:
@@ -168,7 +169,7 @@ class Demo:
             if status != 0 and now >= self._due.setdefault(port, now + RESTART_S):
                 del self._due[port]
                 self.nodes.start(port)
-                cluster.say(port, f"-- started again, pid {self.nodes.pid(port)}")
+                say(port, f"-- started again, pid {self.nodes.pid(port)}")
 
     def _stop_flood(self) -> bool:
         """End it while the nodes still serve, so that it counts no failures; whether it was content."""
@@ -178,20 +179,21 @@ class Demo:
         if flood.poll() is None:
             flood.send_signal(signal.SIGINT)
         deadline = time.monotonic() + FLOOD_STOP_S
-        while flood.poll() is None and time.monotonic() < deadline:
-            self.nodes.watch(0.1)
-        if flood.poll() is None:
-            flood.kill()
+        try:
+            while flood.poll() is None and time.monotonic() < deadline:
+                self.nodes.watch(0.1)
+        finally:
+            if flood.poll() is None:
+                flood.kill()
         return flood.wait() == 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(prog="demo.py", usage="python tools/demo.py [options]", description=DESCRIPTION, epilog=EPILOG)
-    port = cli.whole_number(1, 65535)
     parser.add_argument("--nodes", type=cli.whole_number(2, 16), default=3, metavar="N", help="how many (default 3)")
-    parser.add_argument("--port", type=port, default=3331, metavar="PORT", help="the first one's (default 3331)")
+    parser.add_argument("--port", type=cli.port, default=3331, metavar="PORT", help="the first one's (default 3331)")
     parser.add_argument(
-        "--http-port", type=port, default=9331, metavar="PORT", help="of the first one's status page (default 9331)"
+        "--http-port", type=cli.port, default=9331, metavar="PORT", help="of the first one's status page (default 9331)"
     )
     parser.add_argument(
         "--rate", type=cli.whole_number(1, 100_000), default=200, metavar="OPS", help="requests a second (default 200)"
@@ -210,9 +212,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if taken:
         cli.complain("demo.py", taken)
         return cli.USAGE
-    wishes = cluster.wishes_to_stop()
-    with cluster.servers_file(ports) as servers:
+    wishes = wishes_to_stop()
+    with cli.reader_may_leave(), servers_file(ports) as servers:
         return Demo(given, servers, wishes).run()
+    return cli.FAILED
 
 
 if __name__ == "__main__":

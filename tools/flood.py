@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-if not __package__:
-    import _script_path  # noqa: F401
+if not __package__:  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
@@ -98,21 +98,6 @@ def mix(text: str) -> dict[int, int]:
     return weights
 
 
-def number(what: str, low: float, high: float) -> Callable[[str], float]:
-    """The type of an argument that is a number from `low` to `high`, both included."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ArgumentTypeError(f"'{text}' is not a number of {what}") from None
-        if not low <= value <= high:
-            raise ArgumentTypeError(f"{text} {what} are not in {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
 def value_size(text: str) -> str:
     """An argument that tools/load/sizes.py understands."""
     try:
@@ -146,14 +131,18 @@ def parser() -> cli.Parser:
         help=f"requests in flight at once (default {CLOSED_CLIENTS}); with --rate: at most (default {OPEN_CLIENTS})",
     )
     pace.add_argument(
-        "--rate", type=number("operations a second", 0.01, 1e6), default=0.0, metavar="OPS", help="open loop: so many"
+        "--rate",
+        type=cli.number("operations a second", 0.01, 1e6),
+        default=0.0,
+        metavar="OPS",
+        help="open loop",
     )
     pace.add_argument(
-        "--seconds", "--duration", type=number("seconds", 1e-3, 1e6), default=5.0, metavar="S", help="default 5"
+        "--seconds", "--duration", type=cli.number("seconds", 1e-3, 1e6), default=5.0, metavar="S", help="default 5"
     )
     pace.add_argument(
         "--warmup",
-        type=number("seconds", 0, 1e6),
+        type=cli.number("seconds", 0, 1e6),
         default=0.0,
         metavar="S",
         help="before that, not counted (default 0)",

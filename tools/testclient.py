@@ -3,9 +3,10 @@
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from pathlib import Path
 
-if not __package__:
-    import _script_path  # noqa: F401
+if not __package__:  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.client import Client, KVError
 from tools import cli

@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeAlias
 from app.cluster.view import View
 
 # In `routes`, in place of an address:
-LOCAL: Final = ""  # this node is the primary, as long as its lease runs
+SELF: Final = ""  # this node is the primary, as long as its lease runs
 UNKNOWN: Final = "?"  # nobody may serve the slot for now: wait for the next change
 
 
@@ -134,7 +134,7 @@ class Status:
 
     address: str
     incarnation: int
-    origin: int
+    cluster_id: int
     epoch: int
     is_member: bool
     coordinator: str
@@ -158,10 +158,10 @@ class MemberStatus:
     learner_slots: int
 
 
-class Membership(Protocol):
+class MembershipService(Protocol):
     """What the rest of a node needs from membership; an external coordination service could stand behind it.
 
-    The attributes are read on the hot path: a request for slot s is served here if `routes[s]` is LOCAL and
+    The attributes are read on the hot path: a request for slot s is served here if `routes[s]` is SELF and
     now < `lease_until`; it is forwarded if `routes[s]` is an address; else it waits for a change.
     """
 

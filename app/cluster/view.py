@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import Final
 
 from app.cluster.slots import Homes
-from app.wire.protocol import SLOT_COUNT
+from app.wire.protocol import ADDRESS_MAX_BYTES, SERVERS_MAX, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 
-MEMBERS_MAX: Final = 64
+MEMBERS_MAX: Final = SERVERS_MAX
 COPIES_MAX: Final = 8  # of a slot, and of nodes named for it in one table
-ADDRESS_MAX_BYTES: Final = 80
 CAUSE_MAX_BYTES: Final = 200
 # The largest view must travel in one datagram, with room for envelope and headers: per slot a primary and two
 # counted lists, per member its address, incarnation and framing.
@@ -38,21 +37,21 @@ class Member:
 
 @dataclass(frozen=True)
 class View:
-    """Epoch, members in order of seniority, and the slot tables. `origin` names the cluster's first view."""
+    """Epoch, members in order of seniority, and the slot tables. `cluster_id` names the cluster's first view."""
 
-    origin: int
+    cluster_id: int
     epoch: int
     members: tuple[Member, ...]
     primaries: tuple[str, ...]
     backups: tuple[tuple[str, ...], ...]  # in sync with the primary
     homes: Homes
     cause: str = ""
-    mark: int = 0  # random: tells apart two views of one epoch, should they ever arise
+    nonce: int = 0  # random: tells apart two views of one epoch, should they ever arise
 
     @property
     def key(self) -> tuple[int, int, int]:
         """What names this view and no other."""
-        return (self.origin, self.epoch, self.mark)
+        return (self.cluster_id, self.epoch, self.nonce)
 
     @cached_property
     def incarnations(self) -> dict[str, int]:
@@ -102,8 +101,8 @@ class View:
         known = set(self.addresses)
         if not 1 <= len(self.members) <= MEMBERS_MAX or len(known) != len(self.members):
             raise BadView(f"members: {self.addresses}")
-        if not (self.origin and self.epoch and all(member.incarnation for member in self.members)):
-            raise BadView(f"origin {self.origin}, epoch {self.epoch}, members {self.members}")
+        if not (self.cluster_id and self.epoch and all(member.incarnation for member in self.members)):
+            raise BadView(f"cluster_id {self.cluster_id}, epoch {self.epoch}, members {self.members}")
         if not len(self.primaries) == len(self.backups) == len(self.homes) == SLOT_COUNT:
             raise BadView("a table is not of 256 slots")
         # Each list of nodes once: a table has few different ones.
@@ -153,7 +152,7 @@ def to_message(view: View) -> pb.View:
     """The view in its wire form."""
     place = {address: index for index, address in enumerate(view.addresses)}
     return pb.View(
-        origin=view.origin,
+        cluster_id=view.cluster_id,
         epoch=view.epoch,
         members=[
             pb.Member(address=member.address, incarnation=member.incarnation, leaving=member.leaving)
@@ -163,7 +162,7 @@ def to_message(view: View) -> pb.View:
         backups=_pack(view.backups, place),
         homes=_pack(view.homes, place),
         cause=view.cause,
-        mark=view.mark,
+        nonce=view.nonce,
     )
 
 
@@ -180,14 +179,14 @@ def from_message(message: pb.View) -> View:
     if max(message.primaries) >= len(addresses):
         raise BadView("a primary is no member")
     view = View(
-        message.origin,
+        message.cluster_id,
         message.epoch,
         members,
         tuple(addresses[place] for place in message.primaries),
         _unpack(message.backups, addresses),
         _unpack(message.homes, addresses),
         message.cause,
-        message.mark,
+        message.nonce,
     )
     view.check()
     return view

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from app.front.batch import BatchSocket, DatagramBatch
 from app.loop import Loop
-from app.observe.counters import LOCAL, Counters
+from app.observe.counters import IN_TURN, Counters
 from app.observe.slowlog import SlowLog
 from app.requests.answers import Answers
 from app.requests.commands import Commands, Shutdown
@@ -75,7 +75,7 @@ class Front:
         self._patience_s = patience_s
         self._allowed = allowed
         self._shares_turns = shares_turns
-        self._local_latency = counters.latency[LOCAL]
+        self._local_latency = counters.latency[IN_TURN]
         self._spare: Request | None = None
         self._empty_s = self._quiet_s = self._now()  # what is in the socket came after the former
         self._is_backlogged = False

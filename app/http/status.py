@@ -86,7 +86,7 @@ class StatusReport:
 
     def _cluster(self, status: Status, view: View | None) -> dict[str, Any]:
         return {
-            "origin": str(status.origin),  # 64 bits: more than a JSON number is sure to keep
+            "origin": str(status.cluster_id),  # 64 bits: more than a JSON number is sure to keep
             "epoch": status.epoch,
             "is_member": status.is_member,
             "coordinator": status.coordinator,

@@ -15,7 +15,7 @@ _ROWS: Final = max(COMMAND_NAMES) + 1
 assert _CODES == 8, "the table is indexed by command * 8 + code"
 
 # How a request came to its answer.
-LOCAL: Final = "local"  # in the turn that received it, from this node's memory
+IN_TURN: Final = "local"  # in the turn that received it, from this node's memory
 FORWARDED: Final = "forwarded"  # by the slot's primary, another node
 REPLICATED: Final = "replicated"  # by this node, a write, once all copies had it
 WAITED: Final = "waited"  # by this node, after it had waited for something else: a primary, a write of its key
@@ -46,7 +46,7 @@ class Counters:
         self.unfenced = 0  # replies not sent because the lease had run out meanwhile
         # From a request's receipt to its answer, by how it came to it ; the time that it lay in the
         # socket's buffer before is not in it.
-        self.latency = {how: Histogram(REQUEST_EDGES_S) for how in (LOCAL, FORWARDED, REPLICATED, WAITED)}
+        self.latency = {how: Histogram(REQUEST_EDGES_S) for how in (IN_TURN, FORWARDED, REPLICATED, WAITED)}
         self.loop_lag = Histogram(LAG_EDGES_S)  # how late the upkeep's timer fired
 
     def by_command(self) -> dict[str, int]:

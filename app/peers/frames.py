@@ -10,6 +10,8 @@ store records that are passed on as they are, and framing them anew would copy e
 from struct import Struct
 from typing import Final
 
+from app.cluster.replication.frames import BadFrame
+
 # Kinds. 0 is no kind, so that a link which carries zeros is told apart.
 FORWARD: Final = 1  # a client's request, for the primary of its slot
 ANSWER: Final = 2  # the answer to one
@@ -26,10 +28,6 @@ pack_header: Final = _HEADER.pack  # (bytes of the body, kind)
 _unpack_header: Final = _HEADER.unpack_from
 
 Frame = tuple[int, bytes]  # kind and body
-
-
-class BadFrame(ValueError):
-    """A peer sent what is no frame: the link can't be read any further."""
 
 
 class FrameReader:

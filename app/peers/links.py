@@ -29,10 +29,11 @@ from typing import Any, Final, Protocol
 from greenlet import GreenletExit, getcurrent
 
 from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
+from app.cluster.replication.frames import BadFrame
 from app.loop import READ, WRITE, Loop, Task, Watcher
 from app.observe import logs
 from app.peers.addresses import Peers
-from app.peers.frames import FRAME_MAX_BYTES, HEADER_BYTES, BadFrame, Frame, FrameReader, pack_header
+from app.peers.frames import FRAME_MAX_BYTES, HEADER_BYTES, Frame, FrameReader, pack_header
 from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake, Refused
 
 # Connect and handshake together. Longer: a stopped peer is noticed later to be back; shorter: on a crowded machine

@@ -37,12 +37,13 @@ from app.cluster.events import (
 )
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.view import ADDRESS_MAX_BYTES, MEMBERS_MAX, View
+from app.cluster.view import MEMBERS_MAX, View
 from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import BadSeal, Seals
 from app.wire.protocol import (
+    ADDRESS_MAX_BYTES,
     DATAGRAM_MAX_BYTES,
     PLACE_DIGITS,
     PLACE_NOBODY,
@@ -324,7 +325,7 @@ class Membership:
         fields: dict[str, object] = {
             "address": status.address,
             "incarnation": status.incarnation,
-            "origin": status.origin,
+            "origin": status.cluster_id,
             "epoch": status.epoch,
             "is_member": status.is_member,
             "coordinator": status.coordinator,

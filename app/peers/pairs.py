@@ -18,7 +18,8 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, Protocol
 
-from app.peers.frames import PAIR, BadFrame
+from app.cluster.replication.frames import BadFrame
+from app.peers.frames import PAIR
 
 _PAIR: Final = Struct("<QQ")  # the number of the sender's connection; of the receiver's, as the sender knows it
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 from zlib import crc32
 
-from app.cluster.events import LOCAL
+from app.cluster.events import SELF
 from app.loop import Loop
 from app.observe import logs
 from app.observe.counters import Counters
@@ -148,7 +148,7 @@ class Commands:
 
     def is_answered_at_once(self, slot: int, command: int) -> bool:
         """Whether such a request is: neither by another node, nor when copies have it."""
-        return self._turn.routes[slot] == LOCAL and (command == GET or self._followed[slot] is None)
+        return self._turn.routes[slot] == SELF and (command == GET or self._followed[slot] is None)
 
     def handle(self, request: Request, buffer: bytes | bytearray, start: int, end: int) -> bytes | None:
         """The datagram that answers the request in `buffer[start:end]`; None when nothing is to be answered.
@@ -260,7 +260,7 @@ class Commands:
         Whoever waits is not executed past its deadline.
         """
         while True:
-            if self._turn.routes[slot] != LOCAL:
+            if self._turn.routes[slot] != SELF:
                 reply = self._forwarding.relay(request, command, message_id, id_crc, slot)
                 if reply is not HERE:
                     return reply

@@ -20,7 +20,7 @@ The request's greenlet waits for the answer in `relay`. What else it may wait fo
 from struct import Struct
 from typing import Final, Protocol
 
-from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.events import SELF, UNKNOWN
 from app.observe.counters import FORWARDED, WAITED
 from app.peers.frames import FORWARD
 from app.requests.answers import Answers
@@ -119,7 +119,7 @@ class Forwarding:
         return HERE
 
     def _may_go_on_here(self, request: Request) -> bool:
-        return self._turn.serving and self._routes[request.slot] == LOCAL
+        return self._turn.serving and self._routes[request.slot] == SELF
 
     def _join(self, first: Request, retry: Request) -> None:
         """A retry of a request in flight: the answer goes to whoever asked last."""
@@ -133,7 +133,7 @@ class Forwarding:
     def _send(self, request: Request) -> None:
         """Forward a request to its slot's primary, or let it wait when there is none or its link is down."""
         route = self._routes[request.slot]
-        if route != LOCAL and route != UNKNOWN and self._turn.may_forward:
+        if route != SELF and route != UNKNOWN and self._turn.may_forward:
             now = self._turn.now_s
             left_ms = int((request.deadline_s - now) * 1000)
             header = _pack_header(request.hops + 1, left_ms if left_ms > 0 else 0)
@@ -183,5 +183,5 @@ class Forwarding:
         """
         for request in list(self._requests.values()):
             route = self._routes[request.slot]
-            if self._turn.serving if route == LOCAL else route != UNKNOWN and request.sent_to != route:
+            if self._turn.serving if route == SELF else route != UNKNOWN and request.sent_to != route:
                 request.wake(AGAIN)

@@ -9,12 +9,12 @@ who waited go on.
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from app.cluster.events import LOCAL
+from app.cluster.events import SELF
 from app.cluster.replication.core import IGNORED, PARKED, Replication
-from app.cluster.replication.frames import KINDS
+from app.cluster.replication.frames import KINDS, BadFrame
 from app.cluster.view import View
 from app.observe.counters import REPLICATED, WAITED, Counters
-from app.peers.frames import PAIR, BadFrame
+from app.peers.frames import PAIR
 from app.peers.pairs import Pairs
 from app.requests.forwarding import FULL_WAIT_MS
 from app.requests.request import Request
@@ -76,7 +76,7 @@ class Replicator:
         self.unacked: Mapping[bytes, object] = replication.unacked  # by key: its latest write is not on all of them
         self.wait_ms = 0  # after REFUSED
 
-    # --- requests, each in its greenlet; the slot's route is LOCAL and the lease runs --------------------------------
+    # --- requests, each in its greenlet; the slot's route is SELF and the lease runs --------------------------------
 
     def mutate(
         self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes
@@ -92,7 +92,7 @@ class Replicator:
         """Wipe all slots that this node leads, or none: not while one of them is closed, or without a lease."""
         request.keep()
         replication = self._replication
-        slots = [slot for slot, route in enumerate(self._turn.routes) if route == LOCAL]
+        slots = [slot for slot, route in enumerate(self._turn.routes) if route == SELF]
         if len(slots) < replication.leading and not replication.knows(message_id, id_crc):
             return self._refused(_CLOSED_WAIT_MS)
         code = replication.wipe(slots, message_id, id_crc, request, may_wait=not self._workers.full)
@@ -168,7 +168,7 @@ class Replicator:
         self._wake()
 
     def tick(self) -> None:
-        """To be called every app.cluster.replication.core.TICK_S."""
+        """To be called every app.cluster.replication.core.REPLICATION_TICK_S."""
         self._replication.tick(self._turn.read_clock())
         self._wake()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from greenlet import getcurrent, greenlet
 
 from app.config.options import REPLY_TTL_MIN_S
-from app.observe.counters import LOCAL
+from app.observe.counters import IN_TURN
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Request:
         self.has_waited = False
         self.was_sent = False  # to another node, at least once
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
-        self.how = LOCAL  # it came to its answer: see app/observe/counters.py
+        self.how = IN_TURN  # it came to its answer: see app/observe/counters.py
 
     def keep(self) -> None:
         """Take along what the source knows of it. To be called while it is being executed for the first time."""
@@ -102,7 +102,7 @@ class Request:
         if self.datagram:
             self.datagram = b""
             self.was_sent = self.is_uncertain = False
-            self.how = LOCAL
+            self.how = IN_TURN
 
     def wait(self) -> Any:
         """Park this greenlet until somebody wakes the request: what `wake` was given.

@@ -1,7 +1,6 @@
 """The client against a real socket, with a peer whose faults are scripted."""
 
 import random
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -38,6 +37,7 @@ from tests.client.peer import (
     lose_answer,
     overload,
 )
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -50,12 +50,6 @@ PATIENT = (5000,)
 
 
 plain = partial(Client, slot_aware=False)  # sends nothing but requests, so that scripts and counts are exact
-
-
-def unused_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -293,7 +287,7 @@ def test_no_ack_after_a_retry_since_an_earlier_try_may_still_be_under_way() -> N
 
 
 def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
-    nobody = f"127.0.0.1:{unused_port()}"
+    nobody = f"127.0.0.1:{free_port()}"
     with plain([nobody], give_up_when_refused=True) as client:
         with pytest.raises(Unreachable, match="connection refused"):
             client.put(b"key", b"value")
@@ -302,7 +296,7 @@ def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
 
 
 def test_where_nothing_listens_a_patient_client_uses_all_its_tries() -> None:
-    nobody = f"127.0.0.1:{unused_port()}"
+    nobody = f"127.0.0.1:{free_port()}"
     with plain([nobody], timeouts_ms=(5, 5)) as client:
         with pytest.raises(Timeout, match="connection refused"):
             client.put(b"key", b"value")
@@ -312,7 +306,7 @@ def test_where_nothing_listens_a_patient_client_uses_all_its_tries() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
     """The other server is asked as soon as the first one's machine refuses, whichever comes first."""
-    nobody = f"127.0.0.1:{unused_port()}"
+    nobody = f"127.0.0.1:{free_port()}"
     with Peer() as peer:
         servers = [nobody, peer.name]
         with plain(servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:

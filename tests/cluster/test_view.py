@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.cluster.membership.planner import Changes, first_view, holds_nothing, next_view
-from app.cluster.view import ADDRESS_MAX_BYTES, MEMBERS_MAX, BadView, Member, View, from_message, to_message
-from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT
+from app.cluster.view import MEMBERS_MAX, BadView, Member, View, from_message, to_message
+from app.wire.protocol import ADDRESS_MAX_BYTES, DATAGRAM_MAX_BYTES, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 
 
@@ -37,7 +37,7 @@ def test_the_largest_view_fits_a_datagram() -> None:
     [
         lambda message: message.ClearField("members"),
         lambda message: message.members.add(address="x", incarnation=1) and setattr(message, "epoch", 0),
-        lambda message: setattr(message, "origin", 0),
+        lambda message: setattr(message, "cluster_id", 0),
         lambda message: setattr(message, "primaries", message.primaries[:-1]),
         lambda message: setattr(message, "primaries", b"\xff" * SLOT_COUNT),
         lambda message: setattr(message, "backups", message.backups[:-1]),

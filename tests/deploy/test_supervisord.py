@@ -5,77 +5,31 @@ others, so that the test disturbs nobody.
 """
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
-import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
 from app.config import servers
-from app.wire.protocol import GET_PID, IS_ALIVE, NO_ERR, SHUTDOWN, TYPE_RESPONSE
-from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from proto_gen.message_pb2 import Msg
+from app.wire.protocol import GET_PID, IS_ALIVE, NO_ERR, SHUTDOWN
+from tests.support.nodes import REPOSITORY, ask, environment
+from tests.support.polling import DEADLINE_S, poll
+from tests.support.ports import adjacent_ports
 
-REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
 SHIPPED_PORTS = range(3331, 3336)
-DEADLINE_S = 30.0  # generous: what is waited for takes 1 to 3 s on an idle machine
-POLL_S = 0.02
-
-
-def until(what: str, condition: Callable[[], bool]) -> None:
-    """Poll until the condition holds; fail with `what` at the deadline."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {DEADLINE_S:g} s: {what}"
-        time.sleep(POLL_S)
-
-
-def ask(port: int, command: int) -> KVResponse | None:
-    """One try of a command at the node of this machine; None when no answer comes."""
-    message_id = os.urandom(16)
-    payload = KVRequest(command=command).SerializeToString()
-    request = Msg(messageID=message_id, payload=payload, checkSum=crc32(message_id + payload))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0.5)
-        sock.connect(("127.0.0.1", port))
-        try:
-            sock.send(request.SerializeToString())
-            answer = Msg.FromString(sock.recv(1 << 16))
-        except OSError:
-            return None
-    assert (answer.type, answer.messageID) == (TYPE_RESPONSE, message_id)
-    return KVResponse.FromString(answer.payload)
 
 
 def is_alive(port: int) -> bool:
     answer = ask(port, IS_ALIVE)
     return answer is not None and answer.errCode == NO_ERR
-
-
-def free_ports(count: int) -> range:
-    """Consecutive ports that nothing uses, below those that the kernel gives out by itself."""
-    for _ in range(100):
-        first = random.randrange(20000, 32000)
-        with ExitStack() as taken:
-            try:
-                for port in range(first, first + count):
-                    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                        taken.enter_context(socket.socket(socket.AF_INET, kind)).bind(("", port))
-            except OSError:
-                continue
-            return range(first, first + count)
-    raise AssertionError("no free ports")
 
 
 def replaced(text: str, old: str, new: str, count: int) -> str:
@@ -94,7 +48,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={name: value for name, value in os.environ.items() if not name.startswith("KV_")},
+            env=environment(),
         )
 
     @property
@@ -126,7 +80,7 @@ class Supervisor:
         """Whether the node counts as started and the process that answers is supervisord's own child."""
         info = self.node(port)
         assert info["statename"] != "FATAL", self.log()
-        answer = ask(port, GET_PID) if info["statename"] == "RUNNING" else None
+        answer = ask(port, GET_PID, patience_s=2.0) if info["statename"] == "RUNNING" else None
         return answer is not None and answer.pid == info["pid"]
 
     def stop(self) -> None:
@@ -150,7 +104,7 @@ class Supervisor:
 def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
     here = tmp_path_factory.mktemp("kv")  # short: a socket's path has 107 bytes at most
     (here / "run").mkdir()
-    ports = free_ports(len(SHIPPED_PORTS))
+    ports = adjacent_ports(len(SHIPPED_PORTS))
     conf = (DEPLOY / "supervisord.conf").read_text()
     conf = replaced(conf, "\nnumprocs_start=3331\n", f"\nnumprocs_start={ports[0]}\n", 1)
     conf = replaced(conf, "%(here)s/../.venv/bin/python", sys.executable, 1)
@@ -163,9 +117,9 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
 
     supervisor = Supervisor(here, ports)
     try:
-        until("supervisord answers", supervisor.is_up)
+        poll(supervisor.is_up, complaint="supervisord answers")
         for port in ports:
-            until(f"node {port} serves", lambda port=port: supervisor.serves(port))  # type: ignore[misc]
+            poll(lambda port=port: supervisor.serves(port), complaint=f"node {port} serves")  # type: ignore[misc]
         yield supervisor
     finally:
         supervisor.stop()
@@ -191,14 +145,14 @@ def test_a_killed_node_comes_back_and_one_that_was_shut_down_stays_down(supervis
     told, killed, stopped = supervisor.ports[:3]
 
     ask(told, SHUTDOWN)
-    until("the node that was told SHUTDOWN exits", lambda: supervisor.state(told) == "EXITED")
+    poll(lambda: supervisor.state(told) == "EXITED", complaint="the node that was told SHUTDOWN exits")
     exited = supervisor.node(told)
     assert exited["exitstatus"] == 0
 
     old_pid = supervisor.node(killed)["pid"]
     os.kill(old_pid, signal.SIGKILL)
-    until("the killed node is noticed", lambda: supervisor.node(killed)["pid"] != old_pid)
-    until("the killed node serves again", lambda: supervisor.serves(killed))
+    poll(lambda: supervisor.node(killed)["pid"] != old_pid, complaint="the killed node is noticed")
+    poll(lambda: supervisor.serves(killed), complaint="the killed node serves again")
 
     supervisor.rpc.stopProcess(f"kv:{stopped}")
     halted = supervisor.node(stopped)
@@ -215,6 +169,6 @@ def test_a_killed_node_comes_back_and_one_that_was_shut_down_stays_down(supervis
 def test_a_node_that_was_shut_down_can_be_started_again(supervisor: Supervisor) -> None:
     port = supervisor.ports[4]
     ask(port, SHUTDOWN)
-    until("the node exits", lambda: supervisor.state(port) == "EXITED")
+    poll(lambda: supervisor.state(port) == "EXITED", complaint="the node exits")
     supervisor.rpc.startProcess(f"kv:{port}")
-    until("the node serves again", lambda: supervisor.serves(port))
+    poll(lambda: supervisor.serves(port), complaint="the node serves again")

@@ -9,11 +9,11 @@ from typing import Any
 import gevent
 from gevent import socket as gevent_socket
 
-from app.cluster.events import LOCAL
+from app.cluster.events import SELF
 from app.config.options import Options
 from app.config.servers import Server
 from app.node import Node
-from tests.integration.nodes import free_port
+from tests.support.ports import free_port
 
 DEADLINE_S = 20.0
 HOST = "127.0.0.1"
@@ -50,7 +50,7 @@ class Running:
 
     def serve(self) -> None:
         """Return once it serves its slots; only for one that is alone in its cluster."""
-        while any(route != LOCAL for route in self.node.copies.replication.routes):
+        while any(route != SELF for route in self.node.copies.replication.routes):
             gevent.sleep(0.01)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Nodes of tests/integration/cluster_nodes.py that show themselves over HTTP."""
+"""Nodes of tests/support/nodes.py that show themselves over HTTP."""
 
 import json
 import urllib.request
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from tests.integration.cluster_nodes import Node, await_count, cluster, free_ports, poll
+from tests.support.nodes import Node, await_count, cluster
+from tests.support.polling import poll
+from tests.support.ports import free_port
 
 START_S = 20.0
 
@@ -44,11 +46,8 @@ def is_settled(node: Node) -> bool:
 def watched_cluster(directory: Path, count: int, arguments: Sequence[str] = ()) -> Iterator[list[Node]]:
     """Running nodes, each with an HTTP port of its own, that have found each other."""
     with cluster(directory, count, arguments=("--bind", "127.0.0.1", *arguments)) as nodes:
-        # Ports of the nodes themselves are not bound yet: none of them must be given out again.
-        taken = {node.port for node in nodes}
-        ports = [port for port in free_ports(2 * count) if port not in taken]
-        for node, port in zip(nodes, ports, strict=False):
-            node.environment["KV_HTTP"] = str(port)
+        for node in nodes:
+            node.environment["KV_HTTP"] = str(free_port())
             node.start()
         await_count(nodes, count, START_S)
         poll(lambda: all(fetch(node, "/ready")[0] == 200 for node in nodes), START_S)

@@ -11,7 +11,8 @@ import pytest
 from app.client import codec
 from app.wire.protocol import GET, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PUT, SHUTDOWN, WIPEOUT
 from proto_gen.key_value_pb2 import KVRequest
-from tests.integration.cluster_nodes import Node, await_count, cluster, poll
+from tests.support.nodes import Node, await_count, cluster
+from tests.support.polling import poll
 
 DEADLINE_S = 30.0
 CLIENT, ADMIN, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.4"
@@ -51,8 +52,8 @@ def test_addresses_decide(tmp_path: Path, secret: str) -> None:
             send(client, GET, key=b"k")  # comes after them, and is the first that is answered
             assert codec.decode_response(client.recv(65536))[1].value == b"v"
             counters = nodes[0].counters()
-            assert (counters["dropped_not_allowed"], counters["dropped_admin_not_allowed"]) == ("5", "2")
-            log = nodes[0].log.read_text()
+            assert (counters["dropped_not_allowed"], counters["dropped_admin_not_allowed"]) == (5, 2)
+            log = nodes[0].log
             host, port = client.getsockname()
             assert f"access.refused command=WIPEOUT sender={host}:{port}\n" in log
             assert f"allow={CLIENT},{ADMIN} admin_allow={ADMIN} " in log
@@ -61,7 +62,6 @@ def test_addresses_decide(tmp_path: Path, secret: str) -> None:
                     poll(lambda other=other: code(other, WIPEOUT) == NO_ERR, DEADLINE_S)  # type: ignore[misc]
             assert code(client, GET, key=b"k") == KEY_DNE_ERR
             assert code(admin, SHUTDOWN) == NO_ERR
-            assert nodes[0].process is not None
             assert nodes[0].process.wait(DEADLINE_S) == 0
             stranger.setblocking(False)
             with pytest.raises((BlockingIOError, ConnectionRefusedError)):

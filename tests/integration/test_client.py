@@ -9,8 +9,9 @@ import pytest
 from app.client import Client
 from app.client.router import NOWHERE
 from app.wire.protocol import SLOT_COUNT
-from tests.integration.cluster_nodes import Node, cluster, poll
-from tools import kv
+from tests.support.nodes import Node, cluster
+from tests.support.polling import poll
+from tools.kv import __main__ as kv
 
 DEADLINE_S = 30.0
 ITEMS = {b"key %d" % n: b"value %d" % n for n in range(1000)}
@@ -34,7 +35,7 @@ def learned(client: Client) -> bool:
 
 
 def forwarded(nodes: list[Node]) -> int:
-    return sum(int(node.counters()["forwarded"]) for node in nodes)
+    return sum(node.counters()["forwarded"] for node in nodes)
 
 
 def test_a_client_that_knows_one_node_goes_straight_to_all_of_them(three: list[Node]) -> None:
@@ -82,7 +83,6 @@ def test_restarting_each_node_when_wait_ready_says_so_loses_nothing(three: list[
         client.put_many(ITEMS)
         for node in three:
             node.send_signal(number)
-            assert node.process is not None
             node.process.wait(DEADLINE_S)
             client.put_many({key: value for key, value in ITEMS.items() if key.endswith(b"7")})
             node.start()

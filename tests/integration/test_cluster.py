@@ -20,7 +20,8 @@ from app.peers.datagram_auth import Seals
 from app.wire.protocol import TYPE_CLUSTER
 from proto_gen import cluster_pb2 as pb
 from proto_gen.message_pb2 import Msg
-from tests.integration.cluster_nodes import Node, await_count, cluster, poll
+from tests.support.nodes import Node, await_count, cluster
+from tests.support.polling import poll
 
 DEADLINE_S = 20.0
 SECRET = "correct horse battery staple"
@@ -62,7 +63,7 @@ def test_nodes_started_together_agree(tmp_path: Path, capsys: pytest.CaptureFixt
         assert {member["primary"] for member in members} == {51, 52}
         assert sum(member["backup"] for member in members) == 512
         assert status["coordinator"] == members[0]["address"]
-        resident = [round(node.resident_bytes() / (1 << 20), 1) for node in nodes]
+        resident = [round(node.status_field_bytes("VmRSS") / (1 << 20), 1) for node in nodes]
         with capsys.disabled():
             print(f"\nfive nodes agree {took_s * 1000:.0f} ms after the last one answers; {max(resident)} MiB resident")
 
@@ -98,7 +99,7 @@ def test_a_stopped_node_is_out_within_a_second_and_comes_back(
     with capsys.disabled():
         print(f"\nstopped: out after {out_s * 1000:.0f} ms; continued: back after {back_s * 1000:.0f} ms")
     poll(lambda: is_whole(five, epoch + 1), DEADLINE_S)
-    assert "cluster.reset" in victim.log.read_text()
+    assert "cluster.reset" in victim.log
 
 
 def test_a_node_restarted_at_once_is_a_new_incarnation(five: list[Node]) -> None:
@@ -119,13 +120,12 @@ def test_a_node_restarted_at_once_is_a_new_incarnation(five: list[Node]) -> None
 def test_a_node_that_is_told_to_stop_leaves(five: list[Node]) -> None:
     *others, leaver = five
     leaver.send_signal(signal.SIGTERM)
-    assert leaver.process is not None
     assert leaver.process.wait(DEADLINE_S) == 0
     await_count(others, 4, DEADLINE_S)
-    log = leaver.log.read_text()
+    log = leaver.log
     assert "node.stopped" in log
     assert "leave_timed_out" not in log
-    poll(lambda: f"{leaver.name} left" in others[0].log.read_text(), DEADLINE_S)
+    poll(lambda: f"{leaver.name} left" in others[0].log, DEADLINE_S)
 
 
 def test_all_leave_one_after_the_other(tmp_path: Path) -> None:
@@ -136,7 +136,6 @@ def test_all_leave_one_after_the_other(tmp_path: Path) -> None:
         for node in nodes:
             node.send_signal(signal.SIGTERM)
         for node in nodes:
-            assert node.process is not None
             assert node.process.wait(DEADLINE_S) == 0
 
 
@@ -149,7 +148,6 @@ def test_a_cluster_of_one_serves_and_stops_at_once(tmp_path: Path) -> None:
         assert status["lease_s"] is None
         started = time.monotonic()
         node.send_signal(signal.SIGTERM)
-        assert node.process is not None
         assert node.process.wait(DEADLINE_S) == 0
         assert time.monotonic() - started < 5
 
@@ -171,8 +169,8 @@ def test_nodes_with_one_secret_agree_and_one_with_another_stays_out(tmp_path: Pa
         def is_counted() -> bool:
             counters = insiders[0].counters()
             return (
-                int(counters.get("cluster_refused_wrong_secret", 0)) > 0
-                and int(counters.get("links_refused_wrong_secret", 0)) > 0
+                counters.get("cluster_refused_wrong_secret", 0) > 0
+                and counters.get("links_refused_wrong_secret", 0) > 0
             )
 
         poll(is_counted, DEADLINE_S)
@@ -235,7 +233,7 @@ def test_nothing_that_a_client_sends_changes_views(tmp_path: Path, secret: str) 
 
         def refused() -> int:
             counters = target.counters()
-            return sum(int(count) for name, count in counters.items() if name.startswith("cluster_refused_"))
+            return sum(count for name, count in counters.items() if name.startswith("cluster_refused_"))
 
         poll(lambda: refused() >= 400, DEADLINE_S)
         after = [node.status() for node in nodes]
@@ -261,8 +259,8 @@ def test_whoever_connects_without_the_secret_is_refused(tmp_path: Path) -> None:
                     connection.shutdown(socket.SHUT_WR)
                     assert connection.recv(1000) == b""
         counters = nodes[0].counters()
-        assert int(counters["links_refused_malformed"]) == 1
-        assert int(counters["links_refused_handshake_broken_off"]) >= 1
+        assert counters["links_refused_malformed"] == 1
+        assert counters["links_refused_handshake_broken_off"] >= 1
         assert nodes[0].member_count() == 2
 
 
@@ -280,6 +278,6 @@ def test_any_node_answers_for_any_key(tmp_path: Path) -> None:
             with Client([address]) as client:
                 for n in range(300):
                     assert client.get(b"key %d" % n) == (b"value %d" % n, n)
-        entries = [int(node.counters()["entries"]) for node in nodes]
+        entries = [node.counters()["entries"] for node in nodes]
         assert entries == [300] * 3, "each holds a copy"
-        assert all(int(node.counters()["forwarded"]) > 0 for node in nodes)
+        assert all(node.counters()["forwarded"] > 0 for node in nodes)

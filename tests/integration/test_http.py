@@ -1,21 +1,18 @@
 """What real nodes show over HTTP: readiness, metrics under load, each other's numbers, slow requests."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.storage.store import slot_of
-from app.wire.protocol import NO_ERR, PUT
-from proto_gen.key_value_pb2 import KVRequest
-from tests.integration.cluster_nodes import REPOSITORY, Node, poll
+from app.wire.protocol import NO_ERR, PUT, slot_of
 from tests.integration.http_nodes import fetch, status, watched_cluster
+from tests.support.nodes import Node, run_python, run_to_its_end
+from tests.support.polling import poll
+from tools.nodes import write_servers
 
 DEADLINE_S = 20.0
 MIB = 1 << 20
@@ -39,7 +36,7 @@ def put(node: Node, key: bytes) -> None:
     """Until it is answered; a slow machine may take more than one try."""
 
     def is_done() -> bool:
-        answer = node.ask(KVRequest(command=PUT, key=key, value=b"v"))
+        answer = node.ask(PUT, key=key, value=b"v")
         return answer is not None and answer.errCode == NO_ERR
 
     poll(is_done, DEADLINE_S)
@@ -82,14 +79,8 @@ def test_each_node_shows_what_the_others_say_of_themselves(nodes: list[Node]) ->
 
 def test_slow_requests_are_read_by_the_command_line_client(nodes: list[Node]) -> None:
     """Which requests take 1 ms depends on the machine; that all three ways agree does not."""
-    done = subprocess.run(
-        [sys.executable, "tools/kv.py", "-s", nodes[1].name, "slowlog", "--json"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run_python("tools/kv.py", "-s", nodes[1].name, "slowlog", "--json")
+    assert done.returncode == 0, done.stderr
     told, by_http = json.loads(done.stdout), json.loads(fetch(nodes[1], "/slowlog")[1])
     assert told["threshold_ms"] == by_http["threshold_ms"] == 1.0
     assert told["columns"] == by_http["columns"]
@@ -111,27 +102,18 @@ def test_a_node_that_stops_is_not_ready(nodes: list[Node]) -> None:
 
     def is_gone() -> bool:
         heard.append(fetch(node, "/ready")[0])
-        return node.process is not None and node.process.poll() is not None
+        return node.process.poll() is not None
 
     poll(is_gone, DEADLINE_S)
-    assert node.process is not None
     assert node.process.returncode == 0
     assert 200 not in heard[heard.index(503) :] if 503 in heard else heard[-1] == 0
 
 
 def test_a_taken_port_is_one_line_and_status_2(nodes: list[Node], tmp_path: Path) -> None:
-    servers = tmp_path / "servers.txt"
-    port = str(nodes[2].port)  # it has left
-    servers.write_text(f"127.0.0.1:{port}\n")
-    done = subprocess.run(
-        [sys.executable, "app/main.py", port, str(servers), "--bind", "127.0.0.1"],
-        cwd=REPOSITORY,
-        env={**os.environ, "KV_HTTP": nodes[0].environment["KV_HTTP"]},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    port = nodes[2].port  # it has left
+    servers = write_servers(tmp_path, [port])
+    taken = nodes[0].environment["KV_HTTP"]
+    done = run_to_its_end(str(port), str(servers), "--bind", "127.0.0.1", KV_HTTP=taken)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert f"can't bind TCP 127.0.0.1 port {nodes[0].environment['KV_HTTP']}" in done.stderr
+    assert f"can't bind TCP 127.0.0.1 port {taken}" in done.stderr

@@ -14,7 +14,7 @@ from zlib import crc32
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, SYS_OVERLOAD_ERR
 from proto_gen.key_value_pb2 import KVResponse
 from proto_gen.message_pb2 import Msg
-from tests.integration.nodes import Node, running
+from tests.support.nodes import Node, running
 from tests.wire.datagrams import request
 from tools.load.values import value_of
 

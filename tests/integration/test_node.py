@@ -4,25 +4,15 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from app.wire.protocol import GET_PID, IS_ALIVE, NO_ERR, PUT, SHUTDOWN, VALUE_MAX_BYTES
-from tests.integration.nodes import (
-    DEADLINE_S,
-    HOST,
-    REPOSITORY,
-    Node,
-    environment,
-    free_port,
-    run_to_its_end,
-    running,
-    until,
-)
+from tests.support.nodes import REPOSITORY, Node, run_python, run_to_its_end, running
+from tests.support.polling import DEADLINE_S
+from tests.support.ports import HOST, free_port, occupied
 from tests.wire.datagrams import ack, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 
@@ -40,19 +30,6 @@ def own_node(tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
-def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=REPOSITORY,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE_S,
-        check=False,
-    )
-
-
 def test_the_golden_vectors_over_the_wire(own_node: Node) -> None:
     """On a fresh node, in order, byte for byte; where nothing is answered, the next answer is the next one's."""
     assert own_node.code(PUT, key=EMPTY_KEY, value=b"") == NO_ERR
@@ -67,13 +44,13 @@ def test_the_golden_vectors_over_the_wire(own_node: Node) -> None:
 
 
 def test_the_test_client_passes_it(node: Node) -> None:
-    done = run_tool("tools/testclient.py", HOST, str(node.port))
+    done = run_python("tools/testclient.py", HOST, str(node.port))
     assert "FAIL" not in done.stdout, done.stdout
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_test_client_passes_its_end_too(own_node: Node) -> None:
-    done = run_tool("tools/testclient.py", HOST, str(own_node.port), "--destructive", "-q")
+    done = run_python("tools/testclient.py", HOST, str(own_node.port), "--destructive", "-q")
     assert "FAIL" not in done.stdout, done.stdout
     assert done.returncode == 0
     assert own_node.process.wait(timeout=DEADLINE_S) == 0  # SHUTDOWN
@@ -81,7 +58,7 @@ def test_the_test_client_passes_its_end_too(own_node: Node) -> None:
 
 def test_a_short_flood_reads_back_what_it_wrote(node: Node) -> None:
     load = ("--clients", "16", "--seconds", "2", "--keys", "500", "--json")
-    done = run_tool("tools/flood.py", HOST, str(node.port), *load)
+    done = run_python("tools/flood.py", HOST, str(node.port), *load)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout)
     assert result["ops_per_s"] > 50
@@ -91,7 +68,7 @@ def test_a_short_flood_reads_back_what_it_wrote(node: Node) -> None:
 
 
 def test_its_pid_is_its_own(node: Node) -> None:
-    answer = node.ask(GET_PID)
+    answer = node.ask(GET_PID, patience_s=DEADLINE_S)
     assert answer is not None
     assert answer.pid == node.process.pid
 
@@ -125,13 +102,6 @@ def test_signals_stop_it_cleanly(tmp_path: Path, number: signal.Signals) -> None
         assert "Traceback" not in node.log
 
 
-def counters_of(node: Node) -> dict[str, int]:
-    """What SIGUSR1 makes the node write to its log; the newest, if it has written several."""
-    lines = node.log.splitlines()
-    dumps = [line for line in lines if " node.counters " in line]
-    return {name: int(value) for name, value in re.findall(r" (\w+)=(\d+)", dumps[-1])} if dumps else {}
-
-
 def test_sigusr1_dumps_the_counters(own_node: Node) -> None:
     with own_node.socket() as sock:
         for n in range(3):
@@ -143,9 +113,7 @@ def test_sigusr1_dumps_the_counters(own_node: Node) -> None:
         sock.send(ack(b"p1"))
         sock.send(request(b"a", command=IS_ALIVE))
         sock.recv(65_535)
-    own_node.process.send_signal(signal.SIGUSR1)
-    until("the counters are in the log", lambda: bool(counters_of(own_node)))
-    counters = counters_of(own_node)
+    counters = own_node.counters()
     expected = {
         "requests_PUT": 4,
         "retries_answered": 1,
@@ -204,11 +172,8 @@ def servers(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["UDP", "TCP"])
 def test_a_port_that_is_taken(servers: Path, kind: socket.SocketKind) -> None:
-    with socket.socket(socket.AF_INET, kind) as taken:
-        port = free_port()
-        taken.bind((HOST, port))
-        if kind == socket.SOCK_STREAM:
-            taken.listen()
+    port = free_port()
+    with occupied(port, kind):
         servers.write_text(f"{HOST}:{port}\n")
         assert str(port) in refusal(str(port), str(servers), "--bind", HOST)
 
@@ -253,13 +218,7 @@ def test_a_broken_invariant_ends_the_node_wherever_in_the_loop_it_shows(tmp_path
     servers = tmp_path / "servers.txt"
     port = free_port()
     servers.write_text(f"127.0.0.1:{port}\n")
-    done = subprocess.run(
-        [sys.executable, "-c", BROKEN, str(port), str(servers)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_python("-c", BROKEN, str(port), str(servers))
     assert done.returncode == 70
     assert "node.invariant_broken" in done.stderr
     assert "seven is not eight" in done.stderr
@@ -268,10 +227,7 @@ def test_a_broken_invariant_ends_the_node_wherever_in_the_loop_it_shows(tmp_path
 def test_every_counter_is_documented(own_node: Node) -> None:
     text = (REPOSITORY / "docs" / "logs-and-counters.md").read_text()
     documented = {name for row in re.findall(r"^\| ([a-z_*, ]+) \|", text, re.MULTILINE) for name in row.split(", ")}
-    own_node.process.send_signal(signal.SIGUSR1)
-    until("the counters are written", lambda: " node.counters " in own_node.log and own_node.log.endswith("\n"))
-    (line,) = [line for line in own_node.log.splitlines() if " node.counters " in line]
-    names = [word.partition("=")[0] for word in line.split()[3:]]
+    names = list(own_node.counters())
     assert len(names) > 50
     families = tuple(name.removesuffix("*") for name in documented if name.endswith("_*"))
     assert [name for name in names if name not in documented and not name.startswith(families)] == []

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.nodes import REPOSITORY
+from tests.support.nodes import REPOSITORY
 
 
 def test_proto_gen_is_what_protoc_makes_of_proto(tmp_path: Path) -> None:

@@ -16,11 +16,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from app.storage.store import slot_of
-from app.wire.protocol import PUT
-from proto_gen.key_value_pb2 import KVRequest
-from tests.integration.cluster_nodes import Node, poll
+from app.wire.protocol import PUT, slot_of
 from tests.integration.http_nodes import is_settled, status, url, watched_cluster
+from tests.support.nodes import Node
+from tests.support.polling import poll
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 # The page asks each second, and a killed node is out of the view within a fraction of one; a crowded machine may
@@ -167,7 +166,7 @@ def test_it_refreshes_by_itself_and_can_be_held(page: Browser, nodes: list[Node]
     me = next(place for place, member in enumerate(told["members"]) if member["me"])
     keys = [key for key in (b"%d" % n for n in range(2000)) if told["slots"]["primary"][slot_of(key)] == me][:25]
     for key in keys:
-        poll(lambda key=key: nodes[0].ask(KVRequest(command=PUT, key=key, value=b"v")) is not None, SHOWN_S)  # type: ignore[misc]
+        poll(lambda key=key: nodes[0].ask(PUT, key=key, value=b"v") is not None, SHOWN_S)  # type: ignore[misc]
     page.until("the entries", lambda: page.text("#memory-parts dd:nth-of-type(3)") == str(before + len(keys)))
     page.driver.find_element(By.ID, "pause").click()
     assert page.text("#pause") == "Go on"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.observe.histogram import LAG_EDGES_S, REQUEST_EDGES_S, Histogram, quantile_s
-from tests.parts import examples
+from tests.support.parts import examples
 
 EDGES_S = (0.1, 0.2, 0.4)
 

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, HEADER_BYTES, BadFrame, Frame, FrameReader, pack_header
+from app.cluster.replication.frames import BadFrame
+from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, HEADER_BYTES, Frame, FrameReader, pack_header
 
 
 def packed(*frames: Frame) -> bytes:

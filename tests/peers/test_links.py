@@ -2,8 +2,7 @@
 
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import gevent
@@ -16,16 +15,7 @@ from app.peers.addresses import Peers
 from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, Frame, pack_header
 from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
 from app.peers.links import PENDING_MAX, Links
-
-DEADLINE_S = 20.0
-
-
-def poll(what: Callable[[], object]) -> None:
-    """Let the loop turn until it is so."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < deadline, "not in time"
-        gevent.sleep(0.001)
+from tests.support.polling import poll_in_loop as poll
 
 
 class End:

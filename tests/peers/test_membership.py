@@ -4,7 +4,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ import pytest
 from gevent.hub import get_hub
 
 from app.cluster.events import (
-    LOCAL,
+    SELF,
     CloseLink,
     Effect,
     Event,
@@ -42,15 +42,9 @@ from app.peers.links import Links
 from app.peers.membership import Membership, fresh_incarnation, now
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, TYPE_CLUSTER, VALUE_MAX_BYTES
 from proto_gen.message_pb2 import Msg
+from tests.support.polling import poll_in_loop as poll
 
 DEADLINE_S = 20.0
-
-
-def poll(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < deadline, "not in time"
-        gevent.sleep(0.002)
 
 
 class Node:
@@ -140,7 +134,7 @@ def test_a_cluster_of_one_serves_when_start_returns_and_leaves_at_once() -> None
         views: list[tuple[View, bool]] = []
         node.membership.on_view.append(lambda view, is_member: views.append((view, is_member)))
         node.membership.start()
-        assert node.core.routes == [LOCAL] * SLOT_COUNT
+        assert node.core.routes == [SELF] * SLOT_COUNT
         assert node.core.lease_until == inf
         assert [(view.addresses, is_member) for view, is_member in views] == [((node.name,), True)]
         node.membership.leave()

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.peers.frames import PAIR, BadFrame
+from app.cluster.replication.frames import BadFrame
+from app.peers.frames import PAIR
 from app.peers.pairs import Pairs
-from tests.parts import examples
+from tests.support.parts import examples
 
 DATA = 99
 

@@ -7,7 +7,6 @@ import pytest
 
 from app.observe.counters import DROP_REASONS
 from app.requests.commands import Shutdown
-from app.storage.store import slot_of
 from app.wire.protocol import (
     COMMAND_NAMES,
     DATAGRAM_MAX_BYTES,
@@ -38,10 +37,11 @@ from app.wire.protocol import (
     VALUE_MAX_BYTES,
     VITALS,
     WIPEOUT,
+    slot_of,
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
-from tests.parts import PID, Parts, make_parts
+from tests.support.parts import PID, Parts, make_parts
 from tests.wire.datagrams import ack, envelope, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.events import SELF, UNKNOWN
 from app.observe.counters import FORWARDED, WAITED
 from app.observe.slowlog import SlowLog
 from app.peers.frames import ANSWER, FORWARD
@@ -22,7 +22,7 @@ from app.wire.protocol import (
     SLOT_COUNT,
     SYS_OVERLOAD_ERR,
 )
-from tests.parts import make_parts
+from tests.support.parts import make_parts
 from tests.wire.datagrams import request, response
 
 CLIENT = b"client's address"
@@ -101,7 +101,7 @@ class FakeNode:
 
 
 def test_a_request_goes_to_its_primary_and_the_answer_to_the_client() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front, owner = net.nodes["front"], net.nodes["owner"]
     datagram = request(b"1" * 16, command=PUT, key=KEY, value=b"v")
     assert front.take(datagram) is None
@@ -114,7 +114,7 @@ def test_a_request_goes_to_its_primary_and_the_answer_to_the_client() -> None:
 
 
 def test_a_retry_joins_the_request_in_flight_and_takes_effect_once() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front = net.nodes["front"]
     owner = net.nodes["owner"]
     assert owner.take(request(b"0" * 16, command=PUT, key=KEY, value=b"v")) is not None
@@ -132,7 +132,7 @@ def test_a_retry_joins_the_request_in_flight_and_takes_effect_once() -> None:
 
 
 def test_a_retry_through_another_node_gets_the_first_answer() -> None:
-    net = Net(front="owner", other="owner", owner=LOCAL)
+    net = Net(front="owner", other="owner", owner=SELF)
     net.nodes["owner"].take(request(b"0" * 16, command=PUT, key=KEY, value=b"v"))
     for name in ("front", "other"):
         net.nodes[name].take(request(b"1" * 16, command=REMOVE, key=KEY))
@@ -142,7 +142,7 @@ def test_a_retry_through_another_node_gets_the_first_answer() -> None:
 
 @pytest.mark.parametrize("cause", ["nobody", "link"])
 def test_a_request_waits_for_its_primary(cause: str) -> None:
-    net = Net(front=UNKNOWN if cause == "nobody" else "owner", owner=LOCAL)
+    net = Net(front=UNKNOWN if cause == "nobody" else "owner", owner=SELF)
     if cause == "link":
         net.down.add("owner")
     front = net.nodes["front"]
@@ -161,14 +161,14 @@ def test_a_request_that_waited_is_executed_here_once_this_node_is_in_charge() ->
     net = Net(front=UNKNOWN)
     front = net.nodes["front"]
     front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
-    front.membership.routes[:] = [LOCAL] * SLOT_COUNT
+    front.membership.routes[:] = [SELF] * SLOT_COUNT
     front.forwarder.sweep()
     assert front.answer(b"1" * 16) == NO_ERR
     assert len(front.parts.store) == 1
 
 
 def test_what_was_sent_over_a_broken_link_is_sent_again() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front = net.nodes["front"]
     front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
     net.queue.clear()
@@ -192,7 +192,7 @@ def test_a_request_waits_for_a_bounded_time() -> None:
 
 
 def test_a_read_without_an_answer_is_refused() -> None:
-    net = Net(front="silent", silent=LOCAL)
+    net = Net(front="silent", silent=SELF)
     front = net.nodes["front"]
     front.take(request(b"1" * 16, command=GET, key=KEY))
     net.wait(PATIENCE_S)
@@ -202,7 +202,7 @@ def test_a_read_without_an_answer_is_refused() -> None:
 
 def test_a_member_without_a_lease_forwards_nothing() -> None:
     """It may be the one who is cut off; an outsider has no lease by right."""
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front = net.nodes["front"]
     front.membership.lease_until = -1.0
     front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
@@ -217,7 +217,7 @@ def test_a_member_without_a_lease_forwards_nothing() -> None:
 
 
 def test_too_many_in_flight_are_refused() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front = net.nodes["front"]
     for n in range(3):
         assert front.take(request(b"%016d" % n, command=GET, key=KEY)) is None
@@ -236,13 +236,13 @@ def test_tables_that_disagree_send_a_request_round_no_more_than_so_often() -> No
         frame = net.queue.pop(0)
         net.nodes[frame[1]].forwarder.on_frames(frame[0], [(frame[2], frame[3])])
     assert forwards <= HOPS_MAX
-    a.membership.routes[:] = [LOCAL] * SLOT_COUNT
+    a.membership.routes[:] = [SELF] * SLOT_COUNT
     a.forwarder.sweep()
     assert a.answer(b"1" * 16) == KEY_DNE_ERR
 
 
 def test_nothing_is_answered_from_memory_that_the_lease_does_not_cover() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front, owner = net.nodes["front"], net.nodes["owner"]
     owner.membership.lease_until = 1.0
     net.wait(2.0)
@@ -266,13 +266,13 @@ def test_a_request_takes_along_how_long_it_may_still_wait() -> None:
     net.deliver()
     assert owner.forwarder.in_flight == 1
     net.wait(PATIENCE_S / 2)
-    owner.membership.routes[:] = [LOCAL] * SLOT_COUNT
+    owner.membership.routes[:] = [SELF] * SLOT_COUNT
     owner.forwarder.sweep()
     assert len(owner.parts.store) == 0, "executed when its reply might be forgotten before its last retry"
 
 
 def test_what_a_stopped_process_finds_in_its_links_is_not_executed() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front, owner = net.nodes["front"], net.nodes["owner"]
     severed: list[bool] = []
     owner.turn.on_stall.append(lambda: severed.append(True))
@@ -285,7 +285,7 @@ def test_what_a_stopped_process_finds_in_its_links_is_not_executed() -> None:
 
 def test_what_may_have_taken_effect_is_not_refused() -> None:
     """SYS_OVERLOAD_ERR says that nothing was done."""
-    net = Net(front="gone", gone=LOCAL, owner=UNKNOWN)
+    net = Net(front="gone", gone=SELF, owner=UNKNOWN)
     front = net.nodes["front"]
     front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
     net.deliver()
@@ -304,7 +304,7 @@ def test_what_may_have_taken_effect_is_not_refused() -> None:
 
 
 def test_a_reply_is_held_back_when_the_lease_runs_out_during_the_work() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front, owner = net.nodes["front"], net.nodes["owner"]
     handle = owner.parts.commands.handle
 
@@ -322,7 +322,7 @@ def test_a_reply_is_held_back_when_the_lease_runs_out_during_the_work() -> None:
 
 def test_a_request_that_breaks_the_code_takes_nothing_along() -> None:
     """What follows it on the link may be writes that must not be missed."""
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front, owner = net.nodes["front"], net.nodes["owner"]
     handle = owner.parts.commands.handle
 
@@ -344,7 +344,7 @@ def test_a_request_that_breaks_the_code_takes_nothing_along() -> None:
 
 
 def test_junk_between_nodes_changes_nothing() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     owner = net.nodes["owner"]
     owner.forwarder.on_frames(
         "front", [(FORWARD, b""), (FORWARD, b"12345"), (ANSWER, b"1234"), (99, b"x"), (ANSWER, b"")]
@@ -357,7 +357,7 @@ def test_junk_between_nodes_changes_nothing() -> None:
 
 
 def test_latency_is_counted_where_the_client_asked_and_by_how_it_was_answered() -> None:
-    net = Net(front="owner", owner=LOCAL)
+    net = Net(front="owner", owner=SELF)
     front, owner = net.nodes["front"], net.nodes["owner"]
     front.forwarder.slow_log = SlowLog(0.2)
     net.wait(5.0)
@@ -378,7 +378,7 @@ def test_what_waited_for_this_node_to_become_primary_has_waited() -> None:
     net.wait(5.0)
     front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
     net.wait(0.5)
-    front.membership.routes[:] = [LOCAL] * SLOT_COUNT
+    front.membership.routes[:] = [SELF] * SLOT_COUNT
     front.forwarder.sweep()
     latency = front.parts.counters.latency
     assert (latency[WAITED].count, latency[FORWARDED].count) == (1, 0)

@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from app.cluster.events import LOCAL
+from app.cluster.events import SELF
 from app.cluster.membership.planner import first_view
 from app.cluster.replication.core import Replication
 from app.cluster.view import Member
+from app.peers.frames import PAIR
 from app.requests.forwarding import Forwarder
 from app.requests.replicator import Copies
 from app.requests.request import PATIENCE_S, Origin
 from app.requests.turn import Turn
-from app.storage.store import slot_of
-from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR, WIPEOUT
-from tests.parts import make_parts
+from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR, WIPEOUT, slot_of
+from tests.support.parts import make_parts
 from tests.wire.datagrams import request, response
 
 CLIENT = b"client's address"
@@ -56,7 +56,7 @@ class FakeLinks:
 
 class FakeCore:
     def __init__(self, name: str) -> None:
-        self.routes = [LOCAL if primary == name else primary for primary in VIEW.primaries]
+        self.routes = [SELF if primary == name else primary for primary in VIEW.primaries]
         self.lease_until = 1e9
         self.is_member = True
 
@@ -230,6 +230,12 @@ def test_frames_of_a_link_that_is_no_more_are_not_taken(net: Net) -> None:
         told("a")
     net.deliver_from(a)
     assert len(b.parts.store) == 0
+
+
+def test_a_malformed_pair_ends_the_link_it_came_over(net: Net) -> None:
+    a = net.nodes["a"]
+    a.forwarder.on_frames("b", [(PAIR, b"short")])
+    assert a.links.severed == ["b"]
 
 
 def test_a_peer_that_is_too_far_behind_is_cut_off(net: Net) -> None:

@@ -1,6 +1,6 @@
 """`python -m tests.sim --seeds N [--start S] [--jobs J]`: run N seeds from S on (a fresh start if none is given).
 
-Each seed is run twice: membership alone, and with data. The first one that fails prints the end of its trace.
+The first one that fails prints the end of its trace.
 """
 
 import argparse

@@ -4,7 +4,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from app.cluster.events import LOCAL, UNKNOWN, Reset, SlotsSynced, ViewInstalled
+from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
 from app.cluster.slots import ALL_SLOTS, slots_of
 from app.cluster.view import View, to_message
 from app.storage.store import slot_of
@@ -58,7 +58,7 @@ class Checks:
     def _reported(self, process: "Process", event: SlotsSynced) -> None:
         view = process.core.view
         if view is not None and view.epoch == event.epoch:
-            learners = self._synced.setdefault((view.origin, view.epoch), {})
+            learners = self._synced.setdefault((view.cluster_id, view.epoch), {})
             learners[event.learner] = learners.get(event.learner, 0) | event.slots
 
     def _installed(self, process: "Process", effect: ViewInstalled) -> None:
@@ -66,7 +66,7 @@ class Checks:
         view.check()
         self._world.note(process.host, "installs", view.describe(), effect.is_member)
         self._installs.setdefault(process, set()).add(view.key)
-        key = (view.origin, view.epoch)
+        key = (view.cluster_id, view.epoch)
         encoded = to_message(view).SerializeToString(deterministic=True)
         if self._encoded.setdefault(key, encoded) != encoded:
             first = self._views[key]
@@ -79,11 +79,11 @@ class Checks:
             self.forgotten += 1
             self._views[key], self._encoded[key] = view, encoded
         self._views.setdefault(key, view)
-        life = (process.address, process.core.incarnation, view.origin)
+        life = (process.address, process.core.incarnation, view.cluster_id)
         if self._epochs.get(life, 0) >= view.epoch:
             raise Violation(f"{process.address} went from epoch {self._epochs[life]} to {view.epoch}")
         self._epochs[life] = view.epoch
-        if (before := self._views.get((view.origin, view.epoch - 1))) is not None:
+        if (before := self._views.get((view.cluster_id, view.epoch - 1))) is not None:
             self._follows(before, view)
         elif self._views.keys() - {key}:  # another cluster's, or nobody is left who had the one before
             self.lost = ALL_SLOTS
@@ -96,7 +96,7 @@ class Checks:
     def _follows(self, before: View, view: View) -> None:
         """Whoever holds a slot held it before, or was reported in sync; unless no holder is left."""
         stayed = {member.address for member in before.members if view.has(member.address, member.incarnation)}
-        synced = self._synced.get((before.origin, before.epoch), {})
+        synced = self._synced.get((before.cluster_id, before.epoch), {})
         for slot in range(len(view.primaries)):
             able = {node for node in before.holders(slot) if node in stayed}
             if not able:
@@ -122,7 +122,7 @@ class Checks:
         if routes != seen or served != core.served:
             self._seen_routes[process] = (list(routes), core.served)
             for slot, route in enumerate(routes):
-                if route == LOCAL and not core.served >> slot & 1:
+                if route == SELF and not core.served >> slot & 1:
                     raise Violation(f"slot {slot} is open at {process.address}, which may not serve it")
         self._bounds(process)
 
@@ -150,7 +150,7 @@ class Checks:
     def _are_apart(self, one: "Process", other: "Process") -> bool:
         """Whether they are of two sides that both go on, as they were told to."""
         views = (one.core.view, other.core.view)
-        return one.options.on_partition == "serve" and len({view.origin for view in views if view}) == 2
+        return one.options.on_partition == "serve" and len({view.cluster_id for view in views if view}) == 2
 
     def _bounds(self, process: "Process") -> None:
         """What a node may hold."""
@@ -170,7 +170,7 @@ class Checks:
         one that looks at the lease.
         """
         core = process.core
-        if process.node.replication.routes[slot] == LOCAL and process.host.clock.local(process.time) >= core.lease_until:
+        if process.node.replication.routes[slot] == SELF and process.host.clock.local(process.time) >= core.lease_until:
             raise Violation(f"slot {slot}: {process.address} answers without a lease")
 
     # In the end.
@@ -204,7 +204,7 @@ class Checks:
                 return f"{process.address} has no lease"
             if core.routes.count(UNKNOWN):
                 return f"{process.address} has {core.routes.count(UNKNOWN)} slots without a route"
-            if core.routes.count(LOCAL) != core.served.bit_count() or served & core.served:
+            if core.routes.count(SELF) != core.served.bit_count() or served & core.served:
                 return f"{process.address} overlaps"
             served |= core.served
         return "" if served == ALL_SLOTS else "not all slots are served"
@@ -218,7 +218,7 @@ class Checks:
             replication = process.node.replication
             if replication.pending:
                 return f"{process.address} has {replication.pending} writes in flight"
-            if replication.routes.count(LOCAL) != process.core.served.bit_count():
+            if replication.routes.count(SELF) != process.core.served.bit_count():
                 return f"{process.address} has slots that are not open"
         by_address = {process.address: process for process in processes}
         view = processes[0].core.view

@@ -10,7 +10,7 @@ from zlib import crc32
 from google.protobuf.message import DecodeError
 
 from app.storage.store import slot_of
-from app.wire.codec import KVRequest, KVResponse, Msg, encode_ack, parse_msg
+from app.wire.codec import KVRequest, KVResponse, Msg, parse_msg
 from app.wire.protocol import (
     CLIENT_TIMEOUTS_MS,
     GET,
@@ -21,6 +21,7 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     SYS_OVERLOAD_ERR,
+    TYPE_ACK,
     TYPE_RESPONSE,
     WIPEOUT,
 )
@@ -159,6 +160,7 @@ class Client:
             self._server = rng.choice(self.servers or range(1, len(self.cluster.hosts) + 1))
         target = sockaddr(f"10.0.0.{self._server}", PORT)
         world = self.cluster.world
+        world.note("client", call.message_id, _NAMES[call.command], call.key, "asks", self._server)
         self.cluster.network.send(self._address, self.ip, target, call.datagram, world.now)
         world.after(options.timeouts_s[call.tries], self._try, call)
         call.tries += 1
@@ -180,7 +182,9 @@ class Client:
         if call is None or msg.messageID != call.message_id or response.errCode == SYS_OVERLOAD_ERR:
             return
         if self.options.acknowledges and call.tries == 1 and call.command != GET:
-            cluster.network.send(self._address, self.ip, source, encode_ack(call.message_id), cluster.world.now)
+            cluster.network.send(
+                self._address, self.ip, source, sealed(call.message_id, b"", TYPE_ACK), cluster.world.now
+            )
         self._finish(call, response.errCode, response.value.decode().rstrip("."))
 
     def _finish(self, call: Call, code: int | None, value: str) -> None:
@@ -190,6 +194,7 @@ class Client:
             self._server = 0
             if call.called >= self.is_served_from:
                 raise Violation(f"{call.message_id!r} is not answered by those who can")
+        cluster.world.note("client", call.message_id, "has", code, value)
         cluster.count("unanswered" if code is None else f"{_NAMES[call.command]} {code}")
         self._record(call, code, value)
         cluster.world.after(self.rng.expovariate(1 / self.options.think_s), self._next)
@@ -261,5 +266,3 @@ def make_keys(count: int) -> list[bytes]:
             by_slot[slot_of(key)] += 1
             keys.append(key)
     return keys
-
-

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from app.cluster.events import LOCAL, UNKNOWN, Reset, SlotsSynced, ViewInstalled
+from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
 from app.cluster.membership.core import ClusterCore
 from app.cluster.slots import ALL_SLOTS, slots_of
 from app.cluster.view import View, to_message
@@ -53,7 +53,7 @@ class Checks:
     def _are_apart(self, core: ClusterCore, other: Process) -> bool:
         """Whether they are of two sides that both go on, as they were told to."""
         views = (core.view, other.core.view)
-        return self._world.options.on_partition == "serve" and len({view.origin for view in views if view}) == 2
+        return self._world.options.on_partition == "serve" and len({view.cluster_id for view in views if view}) == 2
 
     def after_effect(self, process: Process, effect: object) -> None:
         if isinstance(effect, ViewInstalled):
@@ -64,14 +64,14 @@ class Checks:
         elif isinstance(effect, SlotsSynced):
             view = process.core.view
             assert view is not None
-            learners = self._synced.setdefault((view.origin, view.epoch), {})
+            learners = self._synced.setdefault((view.cluster_id, view.epoch), {})
             learners[effect.learner] = learners.get(effect.learner, 0) | effect.slots
 
     def _installed(self, process: Process, effect: ViewInstalled) -> None:
         view = effect.view
         view.check()
         self._installs.setdefault(process, set()).add(view.key)
-        key = (view.origin, view.epoch)
+        key = (view.cluster_id, view.epoch)
         encoded = to_message(view).SerializeToString(deterministic=True)
         if self._encoded.setdefault(key, encoded) != encoded:
             first = self._views[key]
@@ -84,11 +84,11 @@ class Checks:
             self.forgotten += 1
             self._views[key], self._encoded[key] = view, encoded
         self._views.setdefault(key, view)
-        life = (process.address, process.core.incarnation, view.origin)
+        life = (process.address, process.core.incarnation, view.cluster_id)
         if self._epochs.get(life, 0) >= view.epoch:
             raise Violation(f"{process.address} went from epoch {self._epochs[life]} to {view.epoch}")
         self._epochs[life] = view.epoch
-        if (before := self._views.get((view.origin, view.epoch - 1))) is not None:
+        if (before := self._views.get((view.cluster_id, view.epoch - 1))) is not None:
             self._follows(before, view)
         elif self._views.keys() - {key}:  # another cluster's, or nobody is left who had the one before
             self.lost = ALL_SLOTS
@@ -101,7 +101,7 @@ class Checks:
     def _follows(self, before: View, view: View) -> None:
         """Whoever holds a slot held it before, or was reported in sync; unless no holder is left."""
         stayed = {member.address for member in before.members if view.has(member.address, member.incarnation)}
-        synced = self._synced.get((before.origin, before.epoch), {})
+        synced = self._synced.get((before.cluster_id, before.epoch), {})
         for slot in range(len(view.primaries)):
             able = {node for node in before.holders(slot) if node in stayed}
             if not able:
@@ -142,7 +142,7 @@ class Checks:
                 return f"{process.address} has no lease"
             if core.routes.count(UNKNOWN):
                 return f"{process.address} has {core.routes.count(UNKNOWN)} slots without a route"
-            if core.routes.count(LOCAL) != core.served.bit_count() or served & core.served:
+            if core.routes.count(SELF) != core.served.bit_count() or served & core.served:
                 return f"{process.address} overlaps"
             served |= core.served
         return "" if served == ALL_SLOTS else "not all slots are served"

@@ -268,11 +268,11 @@ class World:
             for some in (part, slots & ~part):
                 if some:
                     took = self.rng.uniform(0, self.options.sync_s)
-                    self.after(took, self._synced, process, learner, some, view.origin, view.epoch)
+                    self.after(took, self._synced, process, learner, some, view.cluster_id, view.epoch)
 
-    def _synced(self, process: Process, learner: str, slots: int, origin: int, epoch: int) -> None:
+    def _synced(self, process: Process, learner: str, slots: int, cluster_id: int, epoch: int) -> None:
         view = process.core.view
-        if view is not None and (view.origin, view.epoch) == (origin, epoch) and process.core.is_member:
+        if view is not None and (view.cluster_id, view.epoch) == (cluster_id, epoch) and process.core.is_member:
             event = SlotsSynced(learner, slots, epoch)
             self.on_effect(process, event)
             self.give(process, event)

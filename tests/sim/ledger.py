@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from app.cluster.replication import frames
 from app.cluster.replication.follower import Session
 from app.cluster.replication.frames import OpFields
-from app.cluster.replication.primary import Led, Op
+from app.cluster.replication.led import Led, Op
 from app.cluster.view import View
 from tests.sim.checks import Violation
 
@@ -81,16 +81,16 @@ class Ledger:
 
         def applied(session: Session, op: OpFields) -> bool:
             done: bool = apply(session, op)
-            if done and session.live:
+            if done and session.is_whole:
                 self._applied(process, session, op)
             return done
 
         def ended(peer: str, body: bytes) -> None:
-            before = {slot for slot, session in follower.sessions.items() if not session.live}
+            before = {slot for slot, session in follower.sessions.items() if not session.is_whole}
             on_end(peer, body)
             for slot in self._slots & before:
                 session = follower.sessions.get(slot)
-                if session is not None and session.live:
+                if session is not None and session.is_whole:
                     self._whole(process, slot, session)
 
         def viewed(view: View, is_member: bool, now: float) -> None:
@@ -104,7 +104,7 @@ class Ledger:
 
         def added(message_id: bytes, crc: int, slot: int, code: int) -> None:
             led = primary.led.get(slot)
-            if led is not None and not led.links and message_id not in self.wipes:
+            if led is not None and not led.progress and message_id not in self.wipes:
                 self._take_effect(process, slot, message_id)  # a write that only this node has
             add(message_id, crc, slot, code)
 
@@ -114,7 +114,7 @@ class Ledger:
 
     def _chapter(self, process: "Process", slot: int, term: int) -> Chapter | None:
         view = process.node.replication._shared.view
-        return self._chapters.get((view.origin, slot, term)) if view is not None else None
+        return self._chapters.get((view.cluster_id, slot, term)) if view is not None else None
 
     def _viewed(self, process: "Process", partial: set[int]) -> None:
         """The node has gone over to another view; `partial`: slots of which it had a part only before."""
@@ -128,7 +128,7 @@ class Ledger:
             if led is None:
                 continue
             assert shared.view is not None
-            name = (shared.view.origin, slot, led.term)
+            name = (shared.view.cluster_id, slot, led.term)
             known = self._chapters.get(name)
             # All who knew of the same epoch's other view are dead: it never was.
             if known is None or known.author is not process:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.cluster.view import View
 from app.storage.arena import PAGE_BYTES
-from app.wire.codec import encode_ack
-from app.wire.protocol import TYPE_CLUSTER, TYPE_RESPONSE
+from app.wire.protocol import TYPE_ACK, TYPE_CLUSTER, TYPE_RESPONSE
 from tests.sim.clients import request, sealed
 from tests.sim.network import Path, Stream, sockaddr
 from tests.sim.process import PORT, Process
@@ -292,7 +291,9 @@ class Nemesis:
     def _babble_on(self, stranger: Stream) -> None:
         rng = self._rng
         if stranger.is_up and not stranger.has_vanished and not stranger.code:
-            stranger.send(rng.choice((b"KVLK\x01\x00" + rng.randbytes(24), rng.randbytes(60), b"GET / HTTP/1.1\r\n\r\n" * 3)))
+            stranger.send(
+                rng.choice((b"KVLK\x01\x00" + rng.randbytes(24), rng.randbytes(60), b"GET / HTTP/1.1\r\n\r\n" * 3))
+            )
             if rng.random() < 0.5:
                 self._world.after(rng.choice((0.01, 3.0)), stranger.close)
 
@@ -342,5 +343,5 @@ def babbled(rng: Random) -> list[bytes]:
         request(32, name),
         request(33, name),
         request(34, name),
-        encode_ack(name),
+        sealed(name, b"", TYPE_ACK),
     ]

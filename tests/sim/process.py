@@ -1,6 +1,5 @@
 """A node's program, running on a simulated machine: the real Node over a loop, a clock and sockets of ours."""
 
-
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
@@ -212,5 +211,3 @@ class Process:
 def server(host: Host) -> Server:
     """A machine's line in the servers file."""
     return Server(host.ip, PORT, host.ip)
-
-

@@ -1,5 +1,6 @@
 """One seed from start to end: faults, then none; copies, histories and replies must be as promised."""
 
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tests.sim.network import NetworkOptions
 from tests.sim.process import NodeOptions
 from tests.sim.world import trace_logs
 
+STORY_LINES = int(os.environ.get("SIM_STORY_LINES", "100"))  # of the trace, when a run fails
 CONVERGE_S = 20.0  # virtual seconds without faults within which all copies are whole and the same
 LEAVE_S = 12.0  # who was asked to leave may still be about to, and to come back
 LASTING_S = 8.0  # within which the others serve all slots again when some are gone for good
@@ -131,7 +133,7 @@ def run(seed: int, plan: Plan | None = None) -> Result:
         _play(cluster, plan)
     except Exception as error:
         raise Violation(
-            f"{world.story(60)}\nseed {seed} at {world.now:.6f}: {error!r}\n{plan}\n"
+            f"{world.story(STORY_LINES)}\nseed {seed} at {world.now:.6f}: {error!r}\n{plan}\n"
             f"python -m tests.sim --seeds 1 --start {seed}"
         ) from error
     finally:
@@ -225,11 +227,7 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
         elif kind in ("crash", "power"):
             cluster.crash(host, power=kind == "power")
         else:
-            paths = [
-                path
-                for path in cluster.paths_of(host)
-                if kind == "isolate" or path[kind == "deaf"] == host.ip
-            ]
+            paths = [path for path in cluster.paths_of(host) if kind == "isolate" or path[kind == "deaf"] == host.ip]
             cluster.network.cut(paths, datagrams=True, streams=True)
     for client in cluster.clients:
         client.servers = [host.number for host in staying]

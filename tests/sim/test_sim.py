@@ -202,9 +202,9 @@ class TestFounding:
         assert larger.core.view is not None
         assert larger.core.member_count == 2
         world.blocked.clear()
-        origin = larger.core.view.origin
+        cluster_id = larger.core.view.cluster_id
         until(world, lambda: not checks.is_converged(), 5.0)
-        assert larger.core.view.origin == origin
+        assert larger.core.view.cluster_id == cluster_id
 
 
 class TestNoFalseRemoval:
@@ -263,7 +263,7 @@ class TestItBites:
         assert finds_a_violation(5)
 
     def test_the_members_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Coordinator, "_word_left_s", lambda self: 0.0)
+        monkeypatch.setattr(Coordinator, "_support_left_s", lambda self: 0.0)
         monkeypatch.setattr(timing, "SUSPICION_MIN_S", 0.01)
         monkeypatch.setattr(timing, "SUSPICION_MAX_S", 0.02)
         assert finds_a_violation(5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, SIZE_CLASSES, Arena
-from tests.parts import MIB, examples
+from tests.support.parts import MIB, examples
 
 _SYSTEM_PAGE = mmap.PAGESIZE
 

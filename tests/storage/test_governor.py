@@ -14,11 +14,11 @@ from app.storage.governor import (
     replies_max_bytes,
 )
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
-from app.wire.protocol import SLOT_COUNT
-from tests.parts import MIB
+from app.storage.store import Store
+from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.storage.test_arena import check_books
 from tests.storage.test_store import content, handles
+from tests.support.parts import MIB
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BOUND = 64 * MIB

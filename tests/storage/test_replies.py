@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.storage.replies import ReplyMemory
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
-from tests.parts import MIB, PLENTY, examples
+from tests.support.parts import MIB, PLENTY, examples
 
 TTL_S = 6.0
 # The longest that a call of `advance` believes in, and so how far past its time a generation may live.

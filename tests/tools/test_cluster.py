@@ -1,21 +1,24 @@
 """A cluster on this machine: it starts, its lines are told apart, and Ctrl-C ends it cleanly."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
-from tests.integration.cluster_nodes import REPOSITORY, adjacent_ports, free_ports
+from tests.support.nodes import REPOSITORY, run_python
+from tests.support.polling import DEADLINE_S
+from tests.support.ports import adjacent_ports, free_port
 from tools import cluster
-
-DEADLINE_S = 30.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nodes_start_and_leave(number: signal.Signals) -> None:
-    port = adjacent_ports(2)
+    port = adjacent_ports(2)[0]
     with subprocess.Popen(
         [sys.executable, "tools/cluster.py", "2", "--port", str(port), "--", "--replicas", "2"],
         cwd=REPOSITORY,
@@ -37,14 +40,34 @@ def test_nodes_start_and_leave(number: signal.Signals) -> None:
             process.kill()
 
 
-def test_a_node_that_can_not_start_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "tools/cluster.py", "1", "--port", str(free_ports(1)[0]), "--", "--policy", "none"],
+def test_nothing_is_left_when_nobody_reads_any_more() -> None:
+    """As with `| head`: the node is killed with the first line that can't be passed on."""
+    with subprocess.Popen(
+        [sys.executable, "tools/cluster.py", "1", "--port", str(free_port())],
         cwd=REPOSITORY,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=DEADLINE_S,
-    )
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        started = next(line for line in process.stdout if " node.started " in line)
+        (pid,) = re.findall(r" pid=([0-9]+) ", started)
+        process.stdout.close()
+        os.kill(int(pid), signal.SIGUSR1)  # it writes its counters
+        try:
+            assert process.wait(DEADLINE_S) == 1
+            assert process.stderr.read() == ""
+            with pytest.raises(ProcessLookupError):
+                os.kill(int(pid), 0)
+        finally:
+            process.kill()
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_node_that_can_not_start_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    done = run_python("tools/cluster.py", "1", "--port", str(free_port()), "--", "--policy", "none")
     assert done.returncode == 1
     assert "isn't one of allkeys-lru, noeviction" in done.stdout
     assert "-- ended with status 2" in done.stdout

@@ -6,14 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.cluster_nodes import REPOSITORY, adjacent_ports
+from tests.support.nodes import REPOSITORY, environment
+from tests.support.polling import poll
+from tests.support.ports import adjacent_ports, occupied
 from tools import demo
 
 DEADLINE_S = 60.0
@@ -25,14 +26,14 @@ class Running:
     """A demonstration of three nodes, and what it has printed so far."""
 
     def __init__(self, *arguments: str) -> None:
-        self.port = adjacent_ports(6)
+        self.port = adjacent_ports(6)[0]
         self.http_port = self.port + 3
         self.text = ""
         ports = ("--port", str(self.port), "--http-port", str(self.http_port))
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *ports, *arguments],
             cwd=REPOSITORY,
-            env={name: value for name, value in os.environ.items() if not name.startswith("KV_")},
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -46,10 +47,13 @@ class Running:
         return self.text
 
     def until(self, what: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not what():
-            assert time.monotonic() < deadline, self.text
-            time.sleep(0.05)
+        def is_so() -> bool:
+            if what():
+                return True
+            assert self.process.poll() is None, f"it has ended:\n{self.read()}"
+            return False
+
+        poll(is_so, DEADLINE_S, lambda: self.text)
 
     def node_pids(self) -> list[int]:
         return [int(pid) for pid in re.findall(r" node\.started .* pid=([0-9]+) ", self.read())]
@@ -126,11 +130,8 @@ def test_it_can_be_ended_before_it_is_ready() -> None:
 def test_a_port_in_use_is_told_in_one_line(
     kind: socket.SocketKind, at: int, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = adjacent_ports(6)
-    with socket.socket(socket.AF_INET, kind) as taken:
-        taken.bind(("127.0.0.1", port + at))
-        if kind == socket.SOCK_STREAM:
-            taken.listen()
+    port = adjacent_ports(6)[0]
+    with occupied(port + at, kind):
         assert demo.main(["--port", str(port), "--http-port", str(port + 3)]) == 2
     name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
     expected = f"demo.py: {name} port {port + at} can't be had (Address already in use): name other ports by {option}\n"

@@ -16,10 +16,9 @@ import pytest
 from app.wire.protocol import GET, IS_ALIVE, NO_ERR, PUT
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer
-from tests.integration.nodes import until
+from tests.support.nodes import REPOSITORY, run_python
+from tests.support.polling import poll
 from tools import flood
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class Corrupts(Peer):
@@ -56,7 +55,7 @@ def test_a_progress_bar_on_a_terminal() -> None:
     termios.tcsetwinsize(its_end, (24, 100))
     with Peer() as peer:
         command = [sys.executable, "tools/flood.py", "127.0.0.1", str(peer.port), "--seconds", "0.5"]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=its_end, timeout=60)
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=its_end, timeout=60)
     os.close(its_end)
     shown = os.read(terminal, 65536).decode()
     os.close(terminal)
@@ -179,17 +178,7 @@ def test_a_gentle_flood_in_the_open_loop(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_two_processes_by_the_command_line() -> None:
     with Corrupts() as peer:
-        command = [
-            sys.executable,
-            "tools/flood.py",
-            "127.0.0.1",
-            str(peer.port),
-            "--processes",
-            "2",
-            "--seconds",
-            "0.3",
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = run_python("tools/flood.py", "127.0.0.1", str(peer.port), "--processes", "2", "--seconds", "0.3")
     assert done.returncode == 1
     assert "in 2 processes" in done.stdout
     assert "wrong or stale values were read" in done.stderr
@@ -200,10 +189,10 @@ def test_ctrl_c_ends_a_run_of_processes_with_its_result() -> None:
         command = [sys.executable, "tools/flood.py", "127.0.0.1", str(peer.port), "--processes", "2", "--json"]
         command += ["--seconds", "1000", "--rate", "100"]
         with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as process:
             # The keys are all the two processes': both have begun when both have put or read something.
-            until("requests of both arrive", lambda: len({sender for _, sender in list(peer.received)}) > 4)
+            poll(lambda: len({sender for _, sender in list(peer.received)}) > 4, complaint="requests of both arrive")
             for _ in range(2):  # timeout(1) sends two
                 os.killpg(process.pid, signal.SIGINT)
             out, err = process.communicate(timeout=60)

@@ -1,6 +1,5 @@
 """The functional test client: it passes a right node, and fails a node with any one of these bugs by name."""
 
-import socket
 from zlib import crc32
 
 import pytest
@@ -9,6 +8,7 @@ from app.wire.protocol import GET, INVALID_VAL_ERR, KEY_DNE_ERR, NO_ERR, TYPE_AC
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.client.peer import Peer, drop
+from tests.support.ports import free_port
 from tools import checks, testclient
 
 
@@ -194,9 +194,7 @@ def test_a_node_that_dies_ends_the_run(capsys: pytest.CaptureFixture[str], monke
 
 
 def test_nobody_there_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     assert testclient.main(["127.0.0.1", str(port)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -17,7 +17,7 @@ from app.wire.codec import match_ordinary
 from app.wire.protocol import GET, PUT
 from proto_gen.key_value_pb2 import KVRequest
 from proto_gen.message_pb2 import Msg
-from tests.parts import examples
+from tests.support.parts import examples
 from tests.wire.datagrams import ack, envelope, request
 from tests.wire.vectors import exchanges
 

@@ -35,7 +35,7 @@ class Bootstrap:
         """Begin anew, as a fresh incarnation."""
         self._refused.clear()
         self._newcomers.clear()
-        self._since = self._state.attention
+        self._since = self._state.awake_s
 
     def refused(self, server: str) -> None:
         """No process listens at the server's address."""
@@ -57,7 +57,7 @@ class Bootstrap:
             server
             for server in state.config.servers
             if server == state.address
-            or (server in self._newcomers and state.attention - state.of(server).heard_attention < timing.HEARD_S)
+            or (server in self._newcomers and state.awake_s - state.of(server).heard_awake_s < timing.HEARD_S)
         ]
 
     def has_quorum(self, answered: Collection[str]) -> bool:
@@ -65,13 +65,13 @@ class Bootstrap:
         servers = self._state.config.servers
         if all(server in answered or server in self._refused for server in servers):
             return True
-        waited = self._state.attention - self._since
+        waited = self._state.awake_s - self._since
         return waited >= self._state.config.bootstrap_patience_s and has_quorum(servers, answered, ())
 
     def may_found(self) -> bool:
         """Whether it is our turn to propose the first view."""
         servers = self._state.config.servers
-        if len(servers) > 1 and self._state.attention - self._since < timing.SETTLE_S:
+        if len(servers) > 1 and self._state.awake_s - self._since < timing.SETTLE_S:
             return False
         present = self.present()
         return present[0] == self._state.address and self.has_quorum(present)
@@ -99,7 +99,7 @@ class Bootstrap:
 
 
 def _rank(view: View) -> tuple[int, int, int, int]:
-    return (len(view.members), -view.origin, view.epoch, view.mark)
+    return (len(view.members), -view.cluster_id, view.epoch, view.nonce)
 
 
 def outranks(other: View, mine: View) -> bool:

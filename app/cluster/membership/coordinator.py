@@ -42,7 +42,7 @@ class Coordinator:
         self.grantor: Grantor | None = None  # while we are the coordinator of the view
         self._acceptor = Acceptor()
         self._proposal: Proposal | None = None
-        self._words_over: dict[str, float] = {}  # when the word of an acceptor that promised has run out
+        self._support_ends: dict[str, float] = {}  # when the word of an acceptor that promised has run out
         self._ballot_seen = 0
         self._retry_at = -inf
         self._resend_at = -inf
@@ -92,9 +92,9 @@ class Coordinator:
         state = self._state
         if state.view is None or not state.is_coordinator:
             return True
-        self._condemn_leavers(state.view)
-        changes = self._changes(words_over=False)
-        if self.renew or state.fenced or any(why != "left" for why in changes.gone.values()):
+        self._deny_leavers(state.view)
+        changes = self._changes(is_support_over=False)
+        if self.renew or state.support_withdrawn or any(why != "left" for why in changes.gone.values()):
             return True
         if not changes:
             self._gather_until = inf
@@ -102,16 +102,16 @@ class Coordinator:
         self._gather_until = min(self._gather_until, state.now + timing.BATCH_S)
         return state.now >= self._gather_until
 
-    def _condemn_leavers(self, view: View) -> None:
+    def _deny_leavers(self, view: View) -> None:
         # When all leave at once there is nobody to hand over to: their leases run out, then they may go.
         if self.grantor and len(view.members) > 1 and everybody_leaves(view, self._all_leavers()):
-            self.grantor.condemned.update(self._state.others())
+            self.grantor.denied.update(self._state.others())
 
     def _all_leavers(self) -> set[str]:
         return self.leavers | ({self._state.address} if self._state.leaving else set())
 
-    def _changes(self, words_over: bool) -> Changes:
-        """What the next view would change. `words_over`: all leases of this view are over."""
+    def _changes(self, is_support_over: bool) -> Changes:
+        """What the next view would change. `is_support_over`: all leases of this view are over."""
         state = self._state
         view = state.view
         assert view is not None
@@ -119,13 +119,13 @@ class Coordinator:
         leavers = self._all_leavers()
         for member in view.members:
             address = member.address
-            if why := self._removal(view, address, words_over, member.leaving or address in leavers):
+            if why := self._removal(view, address, is_support_over, member.leaving or address in leavers):
                 changes.gone[address] = why
             elif address in leavers and not member.leaving:
                 changes.leaving.add(address)
         for address in self.joiners:
             known = state.of(address)
-            fresh = state.attention - known.heard_attention < timing.HEARD_S
+            fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
             newer = view.incarnations.get(address, 0) < known.incarnation
             if fresh and newer and known.incarnation > known.dead and address != state.address:
                 changes.joined[address] = known.incarnation
@@ -133,7 +133,7 @@ class Coordinator:
         changes.synced = {node: slots for node, slots in self.synced.items() if node in live}
         return changes
 
-    def _removal(self, view: View, address: str, words_over: bool, leaving: bool) -> str:
+    def _removal(self, view: View, address: str, is_support_over: bool, leaving: bool) -> str:
         """Why the member is to be removed, or nothing."""
         state = self._state
         grantor = self.grantor
@@ -143,25 +143,25 @@ class Coordinator:
         if address in state.dead:
             return "died" if state.of(address).incarnation == view.incarnations[address] else "was restarted"
         if self._detector.state_of(address) == FAILED:
-            return "is silent" if self._is_lapsed(address, words_over) else ""
+            return "is silent" if self._is_lapsed(address, is_support_over) else ""
         if grantor is None:
             return ""
         if leaving:
             done = address in grantor.acknowledged and holds_nothing(view, address)
-            lapsed = address in grantor.condemned and grantor.is_lapsed(address, state.now)
+            lapsed = address in grantor.denied and grantor.is_lapsed(address, state.now)
             return "left" if done or lapsed else ""
-        silent_s = state.attention - max(state.of(address).heard_attention, self._installed_attention)
-        if silent_s > timing.EVICT_SILENCE_S and grantor.is_lapsed(address, state.now):
+        silent_s = state.awake_s - max(state.of(address).heard_awake_s, self._installed_awake_s)
+        if silent_s > timing.REMOVE_SILENCE_S and grantor.is_lapsed(address, state.now):
             return "is unreachable"
         return ""
 
-    _installed_attention = 0.0
+    _installed_awake_s = 0.0
 
     def entered(self, grantor: Grantor | None) -> None:
-        """A view was installed; `grantor`: its books, if we are its coordinator."""
+        """A view was installed; `grantor`: its table, if we are its coordinator."""
         self.reset()
         self.grantor = grantor
-        self._installed_attention = self._state.attention
+        self._installed_awake_s = self._state.awake_s
         view = self._state.view
         if view is not None:
             self.joiners = {
@@ -170,7 +170,7 @@ class Coordinator:
                 if view.incarnations.get(address, 0) < self._state.of(address).incarnation
             }
 
-    def _is_lapsed(self, address: str, words_over: bool) -> bool:
+    def _is_lapsed(self, address: str, is_support_over: bool) -> bool:
         """Whether the lease of a silent member is over for certain."""
         state = self._state
         assert state.view is not None
@@ -180,7 +180,7 @@ class Coordinator:
         if coordinator in state.dead:
             since = max(state.of(coordinator).died_at, state.installed_at)
             return state.now >= since + timing.LAPSE_S
-        return words_over
+        return is_support_over
 
     def _start(self) -> None:
         state = self._state
@@ -188,12 +188,12 @@ class Coordinator:
         above = max(self._ballot_seen, self._acceptor.promised)
         proposal = Proposal(next_ballot(above, acceptors.index(state.address)), acceptors)
         self._proposal = proposal
-        self._words_over = {}
+        self._support_ends = {}
         self._ballot_seen = proposal.ballot
-        self._fence(state.address, proposal.ballot)
+        self._withdraw_support(state.address, proposal.ballot)
         self._acceptor.prepare(proposal.ballot)
         proposal.promised(state.address, self._acceptor.accepted_ballot, self._acceptor.accepted)
-        self._words_over[state.address] = state.now + self._word_left_s()
+        self._support_ends[state.address] = state.now + self._support_left_s()
         self._send(proposal)
         self._advance(proposal)
 
@@ -226,7 +226,7 @@ class Coordinator:
             if value is not None:
                 if self.grantor is not None and state.view is not None:
                     # Whatever becomes of the proposal, those it removes get no more leases from us.
-                    self.grantor.condemned.update(set(state.view.addresses) - set(value.addresses))
+                    self.grantor.denied.update(set(state.view.addresses) - set(value.addresses))
                 proposal.propose(value)
                 self._complete_at = inf
                 self._acceptor.accept(proposal.ballot, value)
@@ -260,18 +260,18 @@ class Coordinator:
     def _value(self, proposal: Proposal) -> View | None:
         """The view to propose; None: not yet."""
         state = self._state
-        mark = state.rng.getrandbits(63) | 1
+        nonce = state.rng.getrandbits(63) | 1
         if state.view is None:
             members = self._bootstrap.members()
-            return first_view(members, state.incarnation, state.config.replicas, mark)
-        words_over = False
+            return first_view(members, state.incarnation, state.config.replicas, nonce)
+        is_support_over = False
         if self.grantor is None and state.view.coordinator not in state.dead:
-            over = {node for node, until in self._words_over.items() if until <= state.now}
+            over = {node for node, until in self._support_ends.items() if until <= state.now}
             probe = Proposal(proposal.ballot, proposal.acceptors, answered=over)
             if not probe.has_quorum(state.countable_dead()):
                 return None
-            words_over = True
-        return next_view(state.view, self._changes(words_over), state.config.replicas, mark)
+            is_support_over = True
+        return next_view(state.view, self._changes(is_support_over), state.config.replicas, nonce)
 
     def _chosen(self, view: View) -> None:
         state = self._state
@@ -284,11 +284,11 @@ class Coordinator:
 
     # Accepting.
 
-    def _word_left_s(self) -> float:
+    def _support_left_s(self) -> float:
         """How long what we promised the coordinator of the view still runs, by our clock."""
         if self.grantor is not None:
             return max([0.0, *(until - self._state.now for until in self.grantor.granted_until.values())])
-        return max(0.0, self._state.word_until - self._state.now)
+        return max(0.0, self._state.support_until - self._state.now)
 
     def _may_help(self, proposer: str) -> bool:
         """Whether we may promise to, or accept from, this proposer."""
@@ -304,16 +304,16 @@ class Coordinator:
             return self._lease.until <= state.now
         return not (self._detector.state_of(view.coordinator) == "alive" and state.coordinator_is_fresh())
 
-    def _fence(self, proposer: str, ballot: int) -> None:
+    def _withdraw_support(self, proposer: str, ballot: int) -> None:
         state = self._state
         self._ballot_seen = max(self._ballot_seen, ballot)
         if state.view is not None and proposer != state.view.coordinator:
-            state.fenced = True
+            state.support_withdrawn = True
 
     def _is_ballot(self, message: pb.ClusterMessage) -> bool:
         """Whether the message belongs to our decree, and is sane; else it is dropped."""
         state = self._state
-        if (message.origin, message.epoch, message.mark) != state.view_key:
+        if (message.cluster_id, message.epoch, message.nonce) != state.view_key:
             state.dropped["stale view"] += 1
             return False
         if not 0 < message.ballot < BALLOT_MAX:
@@ -332,7 +332,7 @@ class Coordinator:
         if not self._acceptor.prepare(message.ballot):
             state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)
             return
-        self._fence(peer, message.ballot)
+        self._withdraw_support(peer, message.ballot)
         accepted = self._acceptor.accepted
         state.post(
             peer,
@@ -340,7 +340,7 @@ class Coordinator:
             ballot=message.ballot,
             accepted_ballot=self._acceptor.accepted_ballot,
             view=to_message(accepted) if accepted else None,
-            span_us=round(self._word_left_s() * 1e6) + 1,
+            span_us=round(self._support_left_s() * 1e6) + 1,
         )
 
     def on_accept(self, peer: str, message: pb.ClusterMessage) -> None:
@@ -357,7 +357,7 @@ class Coordinator:
         if not self._may_help(peer):
             state.post(peer, pb.REJECT, ballot=message.ballot)
         elif self._acceptor.accept(message.ballot, view):
-            self._fence(peer, message.ballot)
+            self._withdraw_support(peer, message.ballot)
             state.post(peer, pb.ACCEPTED, ballot=message.ballot)
         else:
             state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)
@@ -374,7 +374,7 @@ class Coordinator:
             return
         proposal.promised(peer, message.accepted_ballot, accepted)
         left_s = message.span_us / 1e6 / timing.SAFE_SHARE
-        self._words_over.setdefault(peer, self._state.now + left_s)
+        self._support_ends.setdefault(peer, self._state.now + left_s)
         self._advance(proposal)
 
     def on_accepted(self, peer: str, message: pb.ClusterMessage) -> None:

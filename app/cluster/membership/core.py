@@ -29,10 +29,10 @@ from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap, outranks
 from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import Detector
+from app.cluster.membership.dialling import Dialler
 from app.cluster.membership.heartbeat import Heartbeat
 from app.cluster.membership.inbox import Handler, Inbox
 from app.cluster.membership.leases import USABLE_S, Grantor, Lease
-from app.cluster.membership.links import Links
 from app.cluster.membership.routing import Routing
 from app.cluster.membership.split import Split
 from app.cluster.membership.state import ClusterConfig, NodeState
@@ -52,7 +52,7 @@ class ClusterCore:
         assert incarnation > 0, incarnation
         state = self._state = NodeState(config, rng, incarnation, now)
         self._detector = Detector(state)
-        self._links = Links(state)
+        self._dialler = Dialler(state)
         self._lease = Lease()
         self._bootstrap = Bootstrap(state)
         self._coordinator = Coordinator(state, self._detector, self._lease, self._bootstrap, self._install)
@@ -69,10 +69,10 @@ class ClusterCore:
             lambda above: self._start_anew(None, above),
         )
         self._hello_at = -inf
-        self._greet_at = -inf
+        self._non_members_pinged_at = -inf
         self._outside_since = 0.0  # attention
         self._has_left = False
-        self._farewell: set[str] = set()  # who does not know yet that we are out
+        self._final_view_to: set[str] = set()  # who does not know yet that we are out
         self.routes = self._routing.routes
         self.lease_until = -inf
         self.wake_at = now
@@ -119,7 +119,7 @@ class ClusterCore:
 
     @property
     def served(self) -> int:
-        """Mask of the slots that are LOCAL in `routes`."""
+        """Mask of the slots that are SELF in `routes`."""
         return self._routing.served
 
     @property
@@ -137,22 +137,22 @@ class ClusterCore:
         """Take one event; `now` never falls. The effects are to be carried out in order."""
         state = self._state
         now = round(now * 1e6) / 1e6  # what a stamp can say, so that an echo compares equal
-        state.attention += min(max(0.0, now - state.now), timing.ATTENTION_S)
+        state.awake_s += min(max(0.0, now - state.now), timing.STEP_AWAKE_MAX_S)
         state.now = max(state.now, now)
         match event:
             case Datagram():
                 if not self._has_left:
                     self._inbox.take(event.peer, event.payload)
             case LinkRefused():
-                self._links.is_down(event.peer)
+                self._dialler.failed(event.peer)
                 self._bootstrap.refused(event.peer)
                 state.of(event.peer).refused_at = now
                 if event.incarnation:
                     self._died(event.peer, event.incarnation)
             case LinkClosed():
-                self._links.closed(event.peer)
+                self._dialler.closed(event.peer)
             case LinkFailed():
-                self._links.is_down(event.peer)
+                self._dialler.failed(event.peer)
             case SlotsSynced():
                 if event.epoch == state.epoch:
                     self._heartbeat.synced(event.learner, event.slots)
@@ -164,11 +164,11 @@ class ClusterCore:
         is_tick = now >= self.wake_at
         if is_tick:
             self._tick()
-            self.wake_at = now + timing.TICK_S
+            self.wake_at = now + timing.MEMBERSHIP_TICK_S
         if not self._has_left:
             self._coordinator.run(is_tick)
             if is_tick and (view := self._split.due(self._lease.until)) is not None:
-                self._part(view)
+                self._split_off(view)
             self._heartbeat.refresh()
             self._leave_if_alone()
         self.lease_until = self._lease.until if state.is_member else -inf
@@ -180,18 +180,18 @@ class ClusterCore:
         state = self._state
         if self._has_left:
             return
-        if self._farewell:
-            self._say_farewell()
+        if self._final_view_to:
+            self._broadcast_final_view()
         elif not state.is_member:
-            self._knock()
+            self._request_to_join()
         elif state.is_coordinator:
             self._detector.tick(state.others())
-            self._greet_strangers()
+            self._ping_non_members()
         else:
             assert state.view is not None
             self._detector.tick([state.view.coordinator])
             self._heartbeat.tick()
-        self._links.tick()
+        self._dialler.tick()
         if state.is_member:
             self._ask_for_newer_views()
 
@@ -199,7 +199,7 @@ class ClusterCore:
         state = self._state
         if not state.leaving:
             return
-        said = not self._farewell
+        said = not self._final_view_to
         alone = state.is_member and state.view is not None and len(state.view.members) == 1
         if alone or (not state.is_member and said):
             self._leave()
@@ -207,10 +207,10 @@ class ClusterCore:
     def _leave(self) -> None:
         self._has_left = True
         self._lease.drop()
-        self._links.want(())
+        self._dialler.want(())
         self._state.effects.append(Left())
 
-    def _bid_farewell(self, view: View) -> None:
+    def _enter_final_view(self, view: View) -> None:
         """We are out; whoever decided so without the others tells them before it goes."""
         state = self._state
         state.view, state.is_member = view, False
@@ -218,25 +218,25 @@ class ClusterCore:
         state.installed_at = state.now
         self._lease.drop()
         self._detector.set_members(())
-        self._farewell = set(view.addresses) if self._coordinator.grantor is not None else set()
+        self._final_view_to = set(view.addresses) if self._coordinator.grantor is not None else set()
         self._coordinator.entered(None)
         state.effects.append(ViewInstalled(view, False))
 
-    def _say_farewell(self) -> None:
+    def _broadcast_final_view(self) -> None:
         state = self._state
         assert state.view is not None
-        if state.now - state.installed_at >= timing.FAREWELL_S:
-            self._farewell.clear()
-        self._farewell = {node for node in self._farewell if state.of(node).view_key != state.view_key}
-        for node in sorted(self._farewell):
+        if state.now - state.installed_at >= timing.FINAL_VIEW_S:
+            self._final_view_to.clear()
+        self._final_view_to = {node for node in self._final_view_to if state.of(node).view_key != state.view_key}
+        for node in sorted(self._final_view_to):
             state.post(node, pb.VIEW, view=to_message(state.view))
 
     # Outside.
 
-    def _knock(self) -> None:
+    def _request_to_join(self) -> None:
         state = self._state
-        view_heard = max(self._outside_since, state.view_heard_attention())
-        if state.view is not None and state.attention - view_heard > timing.OBSERVED_STALE_S:
+        view_heard = max(self._outside_since, state.view_heard_awake_s())
+        if state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
         crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
         interval_s = min(timing.HELLO_S * crowd, timing.HELLO_MAX_S)
@@ -246,11 +246,11 @@ class ClusterCore:
                 if server != state.address:
                     state.post(server, pb.HELLO)
 
-    def _greet_strangers(self) -> None:
+    def _ping_non_members(self) -> None:
         state = self._state
-        if state.now - self._greet_at >= timing.GREET_S:
-            self._greet_at = state.now
-            for server in state.strangers():
+        if state.now - self._non_members_pinged_at >= timing.NON_MEMBER_PING_S:
+            self._non_members_pinged_at = state.now
+            for server in state.non_members():
                 state.post(server, pb.PING)
 
     def _start_anew(self, view: View | None, above: int = 0) -> None:
@@ -260,13 +260,13 @@ class ClusterCore:
         state.incarnation = max(state.incarnation, above) + 1 + state.rng.getrandbits(20)
         state.is_member = False
         state.view = view
-        state.fenced = False
-        state.word_until = -inf
+        state.support_withdrawn = False
+        state.support_until = -inf
         self._lease.drop()
         self._detector.set_members(())
         self._bootstrap.restart()
         self._coordinator.entered(None)
-        self._outside_since = state.attention
+        self._outside_since = state.awake_s
         self._hello_at = -inf
         state.note_dead()
         self._want_links()
@@ -279,20 +279,20 @@ class ClusterCore:
         """Go by this view: of our cluster and newer, or of one that we join."""
         state = self._state
         before = state.view
-        direct = before is not None and (before.origin, before.epoch + 1) == (view.origin, view.epoch)
+        direct = before is not None and (before.cluster_id, before.epoch + 1) == (view.cluster_id, view.epoch)
         was_member, had_grantor = state.is_member, self._coordinator.grantor
         is_member = view.has(state.address, state.incarnation)
         if was_member and not is_member:
             if state.leaving:
-                self._bid_farewell(view)
+                self._enter_final_view(view)
                 return
             self._start_anew(view)
         state.view, state.is_member = view, is_member
         state.installed_at = state.now
-        self._meet(view)
+        self._note_members(view)
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
-        state.word_until = state.now + timing.MANDATE_S
-        state.fenced = False
+        state.support_until = state.now + timing.SUPPORT_S
+        state.support_withdrawn = False
         same_coordinator = direct and before is not None and before.members[0] == view.members[0]
         retained = 0
         if direct and was_member and is_member and before is not None:
@@ -300,9 +300,9 @@ class ClusterCore:
         settled = self._lease.settled
         grantor = None
         if state.is_coordinator:
-            books = had_grantor if same_coordinator else None
+            previous = had_grantor if same_coordinator else None
             grantor = Grantor.succeed(
-                view, state.address, before if direct else None, books, settled and was_member, state.now
+                view, state.address, before if direct else None, previous, settled and was_member, state.now
             )
         if is_member:
             self._detector.set_members(
@@ -317,22 +317,22 @@ class ClusterCore:
         state.log(view.describe())
         self._heartbeat.entered(view)
 
-    def _part(self, view: View) -> None:
+    def _split_off(self, view: View) -> None:
         """Go on without those whom we can't reach: see split.py."""
         state = self._state
         assert state.view is not None
         state.log(f"parting from epoch {state.view.epoch}: too few members are left for a quorum", "warning")
-        self._split.note(state.view)
+        self._split.note_split_from(state.view)
         self._install(view)
         for node in state.others():
             state.post(node, pb.VIEW, view=to_message(view))
 
-    def _meet(self, view: View) -> None:
+    def _note_members(self, view: View) -> None:
         """Note the processes of whose life the view tells; their predecessors are gone."""
         for member in view.members:
             known = self._state.of(member.address)
             if member.incarnation > known.incarnation:
-                known.meet(member.incarnation)
+                known.note_new_process(member.incarnation)
                 known.dead = max(known.dead, member.incarnation - 1)  # not news: no death of this view
         self._state.note_dead()
 
@@ -345,7 +345,7 @@ class ClusterCore:
             state.log(f"bad view from {peer}: {fault}", "warning")
             return
         mine = state.view
-        if mine is not None and view.origin == mine.origin and view.epoch != mine.epoch:
+        if mine is not None and view.cluster_id == mine.cluster_id and view.epoch != mine.epoch:
             if view.epoch > mine.epoch:
                 self._install(view)
             else:
@@ -355,17 +355,17 @@ class ClusterCore:
             return
         # Another cluster's. It must be alive now: it has us in it, or the sender, who has just heard us.
         known = state.of(peer)
-        is_fresh = state.attention - known.heard_attention < timing.HEARD_S
+        is_fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.dropped["unproven view"] += 1
         elif self._split.is_behind(view):
             state.dropped["stale view"] += 1
-        elif mine is not None and self._split.parts(view, self._lease.until):
-            self._split.note(mine)
+        elif mine is not None and self._split.is_of_our_side(view, self._lease.until):
+            self._split.note_split_from(mine)
             self._install(view)
         elif mine is None or outranks(view, mine):
             if state.is_member:
-                state.log(f"cluster {view.origin} has {len(view.members)} members: joining it", "warning")
+                state.log(f"cluster {view.cluster_id} has {len(view.members)} members: joining it", "warning")
                 self._start_anew(view)
             self._install(view)
 
@@ -377,26 +377,26 @@ class ClusterCore:
         known = state.of(address)
         if incarnation <= known.dead or address == state.address:
             return
-        known.dead, known.died_at, known.died_attention = incarnation, state.now, state.attention
+        known.dead, known.died_at, known.died_awake_s = incarnation, state.now, state.awake_s
         state.note_dead()
         if self._detector.died(address, incarnation):
             state.log(f"{address} is dead")
             # Survivors may have to account for every server: see NodeState.countable_dead.
             self._want_links()
-            self._links.dial_all()
+            self._dialler.dial_all()
 
     def _want_links(self) -> None:
         state = self._state
         if state.view is None or state.dead:
-            self._links.want((*(state.view.addresses if state.view else ()), *state.config.servers))
+            self._dialler.want((*(state.view.addresses if state.view else ()), *state.config.servers))
         else:
-            self._links.want(state.view.addresses)
+            self._dialler.want(state.view.addresses)
 
     def _ask_for_newer_views(self) -> None:
         """While a member is dead, ask those outside the view what they know."""
         state = self._state
         if state.dead:
-            for server in (*state.strangers(), *sorted(state.dead)):
+            for server in (*state.non_members(), *sorted(state.dead)):
                 state.post(server, pb.PING)
 
     # Small handlers.

@@ -44,7 +44,7 @@ class Probe:
     """A question under way. Dates are by the clock, deadlines by attention."""
 
     started_at: float
-    started_attention: float
+    started_awake_s: float
     own: bool  # on our own account: its failure makes a suspicion
     asked_others: bool = False
     nacks: int = 0
@@ -55,9 +55,9 @@ class Probe:
 @dataclass(slots=True)
 class Suspicion:
     started_at: float
-    started_attention: float
+    started_awake_s: float
     confirmed_by: set[str] = field(default_factory=set)
-    reprobed_attention: float = -inf
+    reprobed_awake_s: float = -inf
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class Watched:
     incarnation: int
     state: str = ALIVE
     heard_at: float = -inf  # latest proof of life, own or vouched for, by our clock
-    heard_attention: float = -inf
+    heard_awake_s: float = -inf
     refutation: int = 0
     probe: Probe | None = None
     suspicion: Suspicion | None = None
@@ -81,7 +81,7 @@ class Detector:
         self._state = state
         self._members: dict[str, Watched] = {}
         self._round: list[str] = []
-        self._next_probe_attention = 0.0
+        self._next_probe_awake_s = 0.0
         self._refutation = 0
         self.health = 0  # 0: fine; up to HEALTH_MAX: we may be the one who is ill
 
@@ -92,8 +92,8 @@ class Detector:
         for address, incarnation in incarnations:
             watched = before.get(address)
             if watched is None or watched.incarnation != incarnation:
-                now, attention = self._state.now, self._state.attention
-                watched = Watched(incarnation, heard_at=now, heard_attention=attention)
+                now, awake_s = self._state.now, self._state.awake_s
+                watched = Watched(incarnation, heard_at=now, heard_awake_s=awake_s)
             self._members[address] = watched
             if incarnation <= self._state.of(address).dead:
                 watched.state = DEAD
@@ -117,7 +117,7 @@ class Detector:
             return
         if dated > watched.heard_at:
             watched.heard_at = dated
-            watched.heard_attention = self._state.attention
+            watched.heard_awake_s = self._state.awake_s
         probe = watched.probe
         if probe is not None and dated >= probe.started_at:
             watched.probe = None
@@ -141,7 +141,7 @@ class Detector:
         if probe.own:
             self.health = max(0, self.health - 1)
         # An answer through others may have taken the longer way, and a stall of ours is no round trip.
-        took = min(state.now - probe.started_at, state.attention - probe.started_attention)
+        took = min(state.now - probe.started_at, state.awake_s - probe.started_awake_s)
         state.round_trip_s = max(took, state.round_trip_s * timing.ROUND_TRIP_DECAY)
         for requester, stamp in probe.waiting.items():
             self._vouch(requester, address, stamp)
@@ -159,20 +159,20 @@ class Detector:
 
     def probe_timeout_s(self) -> float:
         """How long a direct probe may take, given the round trips of late and our own health."""
-        fitted = max(timing.PROBE_TIMEOUT_S, timing.ROUND_TRIP_SHARE * self._state.round_trip_s)
+        fitted = max(timing.PROBE_TIMEOUT_MIN_S, timing.ROUND_TRIP_SHARE * self._state.round_trip_s)
         return min(fitted, timing.PROBE_TIMEOUT_MAX_S) * (1 + self.health)
 
     def tick(self, partners: Iterable[str]) -> None:
         """Probe, give up, suspect, fail, as far as it is time. `partners`: who owes us a heartbeat."""
-        attention = self._state.attention
-        if attention >= self._next_probe_attention:
-            self._next_probe_attention = attention + timing.PROBE_INTERVAL_S
+        awake_s = self._state.awake_s
+        if awake_s >= self._next_probe_awake_s:
+            self._next_probe_awake_s = awake_s + timing.PROBE_INTERVAL_S
             self._probe_next()
         for address in partners:
             watched = self._members.get(address)
             if watched is None or watched.state != ALIVE or watched.probe is not None:
                 continue
-            if attention - watched.heard_attention > timing.SILENCE_S + self._state.round_trip_s:
+            if awake_s - watched.heard_awake_s > timing.SILENCE_S + self._state.round_trip_s:
                 self._start_probe(address, watched, own=True)
         timeout = self.probe_timeout_s()
         for address, watched in self._members.items():
@@ -195,7 +195,7 @@ class Detector:
                 return
 
     def _start_probe(self, address: str, watched: Watched, own: bool) -> Probe:
-        watched.probe = Probe(self._state.now, self._state.attention, own)
+        watched.probe = Probe(self._state.now, self._state.awake_s, own)
         self._ping(address)
         return watched.probe
 
@@ -203,7 +203,7 @@ class Detector:
         self._state.post(address, pb.PING)
 
     def _check_probe(self, address: str, watched: Watched, probe: Probe, timeout: float) -> None:
-        age = self._state.attention - probe.started_attention
+        age = self._state.awake_s - probe.started_awake_s
         if age >= timeout and not probe.asked_others:
             probe.asked_others = True
             if probe.own:
@@ -231,7 +231,7 @@ class Detector:
 
     def _suspect(self, address: str, watched: Watched, since: float) -> Suspicion:
         watched.state = SUSPECTED
-        watched.suspicion = Suspicion(since, self._state.attention)
+        watched.suspicion = Suspicion(since, self._state.awake_s)
         return watched.suspicion
 
     def _tell_suspicion(self, other: str, address: str, watched: Watched) -> None:
@@ -244,15 +244,15 @@ class Detector:
         )
 
     def _check_suspicion(self, address: str, watched: Watched, suspicion: Suspicion, timeout: float) -> None:
-        attention = self._state.attention
-        stretch = timeout / timing.PROBE_TIMEOUT_S  # slow answers and ill health stretch this as well
+        awake_s = self._state.awake_s
+        stretch = timeout / timing.PROBE_TIMEOUT_MIN_S  # slow answers and ill health stretch this as well
         lasts = suspicion_s(len(suspicion.confirmed_by), len(self._members) - 1) * stretch
-        if attention - suspicion.started_attention >= lasts:
+        if awake_s - suspicion.started_awake_s >= lasts:
             watched.state, watched.suspicion = FAILED, None
             watched.failed_at = self._state.now
             self._state.log(f"{address} is silent", "warning")
-        elif attention - suspicion.reprobed_attention >= timing.REPROBE_S:
-            suspicion.reprobed_attention = attention
+        elif awake_s - suspicion.reprobed_awake_s >= timing.REPROBE_S:
+            suspicion.reprobed_awake_s = awake_s
             self._ping(address)
 
     # What others say.
@@ -291,7 +291,7 @@ class Detector:
             return
         if message.number < watched.refutation or watched.state == DEAD:
             return  # refuted since
-        silent_s = state.attention - watched.heard_attention
+        silent_s = state.awake_s - watched.heard_awake_s
         if watched.suspicion is None and watched.state == ALIVE and silent_s > timing.SILENCE_S:
             self._suspect(message.target, watched, state.now)
         if watched.suspicion is not None:
@@ -307,6 +307,6 @@ class Detector:
             watched.refutation = number
             if watched.state in (SUSPECTED, FAILED):
                 watched.heard_at = self._state.now
-                watched.heard_attention = self._state.attention
+                watched.heard_awake_s = self._state.awake_s
                 watched.probe = None
                 self._clear(address, watched)

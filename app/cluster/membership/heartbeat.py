@@ -78,7 +78,7 @@ class Heartbeat:
             return
         self._answered = True
         if message.span_us:
-            span = min(message.span_us / 1e6, timing.MANDATE_S)
+            span = min(message.span_us / 1e6, timing.SUPPORT_S)
             blocked = slots_from_bytes(message.blocked)
             self._lease.granted(message.echo_us / 1e6, span, blocked, message.settled)
 
@@ -111,8 +111,8 @@ class Heartbeat:
         assert grantor is not None
         span = 0.0
         # To one who does not hear us no lease is granted: it could not use it, and it would never lapse.
-        if not state.fenced and state.attention - state.of(peer).heard_attention < timing.HEARD_S:
-            span = grantor.grant(peer, grantor.mandate_end(state.countable_dead()), state.now)
+        if not state.support_withdrawn and state.awake_s - state.of(peer).heard_awake_s < timing.HEARD_S:
+            span = grantor.grant(peer, grantor.leader_lease_end(state.countable_dead()), state.now)
         state.post(
             peer,
             pb.GRANT,
@@ -130,16 +130,16 @@ class Heartbeat:
                     self._grant(node)
 
     def refresh(self) -> None:
-        """After every step: the coordinator's own lease follows from its books."""
+        """After every step: the coordinator's own lease follows from its table."""
         state, lease, grantor = self._state, self._lease, self._coordinator.grantor
         if grantor is None or not state.is_member:
             return
-        freed = grantor.expire(state.dead, state.now) if grantor.holds else 0
-        if not state.fenced:
-            mandate_end = grantor.mandate_end(state.countable_dead())
-            lease.until = max(lease.until, mandate_end)
-            if mandate_end > state.now and grantor.waiting:
-                for node in sorted(grantor.waiting - grantor.condemned):
+        freed = grantor.expire(state.dead, state.now) if grantor.may_still_serve else 0
+        if not state.support_withdrawn:
+            leader_lease_end = grantor.leader_lease_end(state.countable_dead())
+            lease.until = max(lease.until, leader_lease_end)
+            if leader_lease_end > state.now and grantor.waiting:
+                for node in sorted(grantor.waiting - grantor.denied):
                     self._grant(node)
         lease.blocked = grantor.blocked()
         lease.settled = grantor.is_settled(state.dead)

@@ -83,17 +83,17 @@ class Inbox:
             # An earlier process here had a higher incarnation: the wall clock was set back.
             self._raise_incarnation(message.to_incarnation)
         if message.incarnation < known.incarnation or message.incarnation <= known.dead:
-            if state.now - known.cured_at >= timing.CURE_S:
-                known.cured_at = state.now
+            if state.now - known.anti_entropy_at >= timing.ANTI_ENTROPY_S:
+                known.anti_entropy_at = state.now
                 state.post(peer, pb.ACK)  # tells it the incarnation that we know of
             return False
         if message.incarnation > known.incarnation:
             if known.incarnation > known.dead and not self._lived_after(known, message):
-                if state.now - known.cured_at >= timing.CURE_S:
-                    known.cured_at = state.now
+                if state.now - known.anti_entropy_at >= timing.ANTI_ENTROPY_S:
+                    known.anti_entropy_at = state.now
                     state.post(peer, pb.PING, to=(message.incarnation, message.stamp_us))  # its answer shows it
                 return False
-            known.meet(message.incarnation)
+            known.note_new_process(message.incarnation)
             self._died(peer, message.incarnation - 1)  # whatever was there before is gone
         return True
 
@@ -112,13 +112,13 @@ class Inbox:
         state, known = self._state, self._state.of(peer)
         if message.stamp_us >= known.stamp_us:
             known.stamp_us = message.stamp_us
-            known.view_key = (message.origin, message.epoch, message.mark)
+            known.view_key = (message.cluster_id, message.epoch, message.nonce)
         self._bootstrap.heard(peer, message.epoch)
         echo = message.echo_us / 1e6
         is_proof = message.to_incarnation == state.incarnation and 0 < echo <= state.now
         if is_proof:
             if echo > known.heard_at:
-                known.heard_at, known.heard_attention = echo, state.attention
+                known.heard_at, known.heard_awake_s = echo, state.awake_s
             self._detector.heard(peer, message.incarnation, echo)
         for death in message.deaths:
             in_view = state.view is not None and state.view.has(death.address, death.incarnation)
@@ -126,19 +126,19 @@ class Inbox:
                 self._died(death.address, death.incarnation)
         grantor = self._coordinator.grantor
         if grantor is not None and state.goes_by_our_view(peer, message):
-            if message.fenced:
+            if message.support_withdrawn:
                 self._coordinator.renew = True
-            elif message.mandate and is_proof:
-                grantor.word(peer, echo)
+            elif message.supports and is_proof:
+                grantor.add_support(peer, echo)
 
     def _compare_views(self, peer: str, message: pb.ClusterMessage) -> None:
         state, known = self._state, self._state.of(peer)
         mine = state.view
-        theirs = (message.origin, message.epoch, message.mark)
-        if theirs == state.view_key or state.now - known.cured_at < timing.CURE_S:
+        theirs = (message.cluster_id, message.epoch, message.nonce)
+        if theirs == state.view_key or state.now - known.anti_entropy_at < timing.ANTI_ENTROPY_S:
             return
-        known.cured_at = state.now
-        if mine is not None and (theirs[0] != mine.origin or theirs[1] <= mine.epoch):
+        known.anti_entropy_at = state.now
+        if mine is not None and (theirs[0] != mine.cluster_id or theirs[1] <= mine.epoch):
             state.post(peer, pb.VIEW, view=to_message(mine))
         elif message.kind != pb.ACK:
             state.post(peer, pb.ACK)

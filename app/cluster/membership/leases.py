@@ -4,7 +4,7 @@ Three spans of time, each inside the next, whatever the network does and whichev
 
     lease of a member   <   mandate of its coordinator   <   the members' words to the coordinator
 
-A member gives its word with messages to the coordinator of its view: for MANDATE_S it will help no other
+A member gives its word with messages to the coordinator of its view: for SUPPORT_S it will help no other
 node to replace that view (unless the coordinator is dead for certain). Words of a quorum make the
 coordinator's mandate; it ends with the word that would break the quorum. Within it the coordinator grants
 leases. Each span is counted from a stamp of the one who benefits, sent before the one who gives did give,
@@ -27,7 +27,7 @@ from app.cluster.membership.agreement import has_quorum
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
 
-USABLE_S = timing.MANDATE_S * timing.SAFE_SHARE  # of a mandate, on the clock of the one who benefits
+USABLE_S = timing.SUPPORT_S * timing.SAFE_SHARE  # of a mandate, on the clock of the one who benefits
 
 
 @dataclass(slots=True)
@@ -62,73 +62,73 @@ class Lease:
 
 @dataclass(slots=True)
 class Grantor:
-    """The coordinator's books of one view."""
+    """The coordinator's table of one view."""
 
     view: View
     address: str
-    words: dict[str, float] = field(default_factory=dict)  # until when a member's word is usable, by our clock
+    support_until: dict[str, float] = field(default_factory=dict)  # of each member that supports us, by our clock
     granted_until: dict[str, float] = field(default_factory=dict)  # each member's lease is over then
-    condemned: set[str] = field(default_factory=set)  # to be replaced by what we propose: no more leases
+    denied: set[str] = field(default_factory=set)  # to be replaced by what we propose: no more leases
     acknowledged: set[str] = field(default_factory=set)  # members known to be in this view
     waiting: set[str] = field(default_factory=set)  # asked when there was no mandate
-    holds: dict[str, int] = field(default_factory=dict)  # slots a member may serve by an earlier view
+    may_still_serve: dict[str, int] = field(default_factory=dict)  # slots a member may serve by an earlier view
 
     @classmethod
     def succeed(
-        cls, view: View, address: str, before: View | None, books: "Grantor | None", settled: bool, now: float
+        cls, view: View, address: str, before: View | None, previous: "Grantor | None", settled: bool, now: float
     ) -> "Grantor":
-        """Books for a view just installed. `books`: ours of the view directly before, if we kept them.
+        """Books for a view just installed. `table`: ours of the view directly before, if we kept them.
 
         Without, nothing is known of leases that run: all are taken to run for LAPSE_S from now. `before` is
         the view directly before, or None; `settled`: all were known to be in it.
         """
         grantor = cls(view, address)
         others = [node for node in view.addresses if node != address]
-        if books is not None and before is not None:
-            grantor.granted_until = {node: books.granted_until.get(node, -inf) for node in others}
-            grantor.holds = {node: books.holds.get(node, 0) for node in others}
+        if previous is not None and before is not None:
+            grantor.granted_until = {node: previous.granted_until.get(node, -inf) for node in others}
+            grantor.may_still_serve = {node: previous.may_still_serve.get(node, 0) for node in others}
             moved = True
         else:
             grantor.granted_until = dict.fromkeys(others, now + timing.LAPSE_S)
             moved = settled and before is not None
             if not moved:
-                grantor.holds = dict.fromkeys(others, ALL_SLOTS)
+                grantor.may_still_serve = dict.fromkeys(others, ALL_SLOTS)
         if moved and before is not None:
             for node in others:
-                grantor.holds[node] = grantor.holds.get(node, 0) | before.masks.get(node, 0)
+                grantor.may_still_serve[node] = grantor.may_still_serve.get(node, 0) | before.masks.get(node, 0)
         for node in others:
-            grantor.holds[node] &= ~view.masks[node]  # what is its own it may serve
-        grantor.holds = {node: slots for node, slots in grantor.holds.items() if slots}
+            grantor.may_still_serve[node] &= ~view.masks[node]  # what is its own it may serve
+        grantor.may_still_serve = {node: slots for node, slots in grantor.may_still_serve.items() if slots}
         return grantor
 
     def others(self) -> list[str]:
         return [node for node in self.view.addresses if node != self.address]
 
-    def mandate_end(self, dead: Iterable[str]) -> float:
+    def leader_lease_end(self, dead: Iterable[str]) -> float:
         """Until when we may grant and serve, by our clock: -inf without a mandate, inf if we are a quorum."""
         gone = set(dead)
         if not gone:  # nearly always: half will do, as we are the longest-standing
             others = (len(self.view.members) + 1) // 2 - 1
-            if len(self.words) < others:
+            if len(self.support_until) < others:
                 return -inf
-            return sorted(self.words.values())[-others] if others else inf
+            return sorted(self.support_until.values())[-others] if others else inf
         backing = {self.address}
         if has_quorum(self.view.addresses, backing, gone):
             return inf
-        for node, until in sorted(self.words.items(), key=lambda word: -word[1]):
+        for node, until in sorted(self.support_until.items(), key=lambda entry: -entry[1]):
             backing.add(node)
             if has_quorum(self.view.addresses, backing, gone):
                 return until
         return -inf
 
-    def word(self, node: str, echo: float) -> None:
+    def add_support(self, node: str, echo: float) -> None:
         """A member gave its word in answer to what we sent when our clock showed `echo`."""
-        self.words[node] = max(self.words.get(node, -inf), echo + USABLE_S)
+        self.support_until[node] = max(self.support_until.get(node, -inf), echo + USABLE_S)
 
-    def grant(self, node: str, mandate_end: float, now: float) -> float:
-        """The span of a lease for the member, 0 if it can't have one now; it is entered in the books."""
-        span = min(USABLE_S, mandate_end - now)
-        if span <= 0 or node in self.condemned:
+    def grant(self, node: str, leader_lease_end: float, now: float) -> float:
+        """The span of a lease for the member, 0 if it can't have one now; it is entered in the table."""
+        span = min(USABLE_S, leader_lease_end - now)
+        if span <= 0 or node in self.denied:
             self.waiting.add(node)
             return 0.0
         self.waiting.discard(node)
@@ -142,7 +142,7 @@ class Grantor:
     def blocked(self) -> int:
         """Slots that somebody may serve by an earlier view."""
         blocked = 0
-        for slots in self.holds.values():
+        for slots in self.may_still_serve.values():
             blocked |= slots
         return blocked
 
@@ -156,14 +156,14 @@ class Grantor:
         gone = set(dead)
         freed = 0
         # A lease that was granted in this view does not count: it came after an acknowledgement.
-        for node in list(self.holds):
+        for node in list(self.may_still_serve):
             if node in gone or self.is_lapsed(node, now):
                 freed |= self._release(node)
         return freed
 
     def _release(self, node: str) -> int:
         before = self.blocked()
-        self.holds.pop(node, None)
+        self.may_still_serve.pop(node, None)
         return before & ~self.blocked()
 
     def is_settled(self, dead: Iterable[str]) -> bool:

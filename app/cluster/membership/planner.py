@@ -26,24 +26,24 @@ class Changes:
         return bool(self.gone or self.joined or self.leaving or self.synced)
 
 
-def first_view(members: Sequence[Member], origin: int, replicas: int, mark: int = 0) -> View:
+def first_view(members: Sequence[Member], cluster_id: int, replicas: int, nonce: int = 0) -> View:
     """The first view of a cluster: nobody holds anything, so everybody is in sync."""
     homes = rebalance(None, [member.address for member in members], replicas)
     view = View(
-        origin,
+        cluster_id,
         1,
         tuple(members),
         tuple(home[0] for home in homes),
         tuple(home[1:] for home in homes),
         homes,
         "first view",
-        mark,
+        nonce,
     )
     view.check()
     return view
 
 
-def next_view(view: View, changes: Changes, replicas: int, mark: int = 0) -> View | None:
+def next_view(view: View, changes: Changes, replicas: int, nonce: int = 0) -> View | None:
     """The view after `view`, or None if nobody would be left. No changes: the same tables, one epoch on."""
     members = [
         replace(member, leaving=member.leaving or member.address in changes.leaving)
@@ -72,14 +72,14 @@ def next_view(view: View, changes: Changes, replicas: int, mark: int = 0) -> Vie
         primaries.append(primary)
         backups.append(tuple(others))
     following = View(
-        view.origin,
+        view.cluster_id,
         view.epoch + 1,
         tuple(members),
         tuple(primaries),
         tuple(backups),
         homes,
         _cause(changes, joined)[:CAUSE_MAX_BYTES],
-        mark,
+        nonce,
     )
     following.check()
     return following

@@ -1,6 +1,6 @@
 """What the rest of the node reads on every request: for each slot, whether to serve, forward or wait."""
 
-from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.events import SELF, UNKNOWN
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.state import NodeState
 from app.cluster.view import View
@@ -15,7 +15,7 @@ class Routing:
         self._detector = detector
         self._made_from: tuple[View | None, int, int] = (None, 0, 0)
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT
-        self.served = 0  # mask of the slots that are LOCAL
+        self.served = 0  # mask of the slots that are SELF
         self.member_count = 1
 
     def update(self, blocked: int) -> None:
@@ -41,7 +41,7 @@ class Routing:
 
     def _route(self, view: View | None, slot: int, served: int, gone: int) -> str:
         if served >> slot & 1:
-            return LOCAL
+            return SELF
         if view is None or gone >> slot & 1 or view.primaries[slot] == self._state.address:
             return UNKNOWN
         return view.primaries[slot]

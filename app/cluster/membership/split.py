@@ -2,7 +2,7 @@
 
 By default such a side refuses (leases.py sees to that), and nothing acknowledged is ever lost. Where answering matters
 more, its members, once they have held too many others for silent or dead for SPLIT_S, part from the view: the first
-of them makes the next one of those that are left, under a new `origin`. That makes it another cluster, whose epochs
+of them makes the next one of those that are left, under a new `cluster_id`. That makes it another cluster, whose epochs
 clash with nobody's; holders that are left keep their copies, and slots without any start empty. When the sides meet,
 the rule for two clusters holds (bootstrap.outranks): the larger one prevails, the other's nodes drop what they hold and
 join it. So a slot has two primaries meanwhile, and what the smaller side acknowledged is lost.
@@ -29,7 +29,7 @@ class Split:
         self._detector = detector
         self._since = inf  # attention: without a quorum from then on
         self._key = (0, 0, 0)  # of the view that this goes for
-        self._parted_from = (0, 0)  # origin and epoch
+        self._split_from = (0, 0)  # cluster_id and epoch
 
     def due(self, lease_until: float) -> View | None:
         """The view to go over to now, if it is time; to be asked at every tick."""
@@ -39,8 +39,8 @@ class Split:
         left = [node for node in view.addresses if node == state.address or self._is_with_us(node, view)]
         if view.key != self._key or has_quorum(view.addresses, left, state.countable_dead()):
             self._key, self._since = view.key, inf
-        self._since = min(self._since, state.attention)
-        if state.attention - self._since < timing.SPLIT_S or left[0] != state.address or lease_until > state.now:
+        self._since = min(self._since, state.awake_s)
+        if state.awake_s - self._since < timing.SPLIT_S or left[0] != state.address or lease_until > state.now:
             return None
         why = {DEAD: "died", FAILED: "is cut off"}
         gone = {
@@ -48,14 +48,14 @@ class Split:
         }
         following = next_view(view, Changes(gone=gone), state.config.replicas, state.rng.getrandbits(63) | 1)
         assert following is not None
-        # Above the origin that we part from: of two sides of one size the one that kept it prevails.
-        return replace(following, origin=max(view.origin, state.incarnation) + 1 + state.rng.getrandbits(32))
+        # Above the cluster_id that we part from: of two sides of one size the one that kept it prevails.
+        return replace(following, cluster_id=max(view.cluster_id, state.incarnation) + 1 + state.rng.getrandbits(32))
 
     def _is_with_us(self, node: str, view: View) -> bool:
         """Whether the member is up, and has not parted from our cluster: then it never helps it again."""
-        return self._detector.is_up(node) and self._state.of(node).view_key[0] in (0, view.origin)
+        return self._detector.is_up(node) and self._state.of(node).view_key[0] in (0, view.cluster_id)
 
-    def parts(self, view: View, lease_until: float) -> bool:
+    def is_of_our_side(self, view: View, lease_until: float) -> bool:
         """Whether another cluster's view is one that others of our side parted into, with us.
 
         No other cluster's view has this very process in it.
@@ -70,11 +70,11 @@ class Split:
             and lease_until <= state.now
         )
 
-    def note(self, before: View) -> None:
+    def note_split_from(self, before: View) -> None:
         """We part from this view."""
-        self._parted_from = (before.origin, before.epoch)
+        self._split_from = (before.cluster_id, before.epoch)
 
     def is_behind(self, view: View) -> bool:
         """Whether it is the view that we parted from, or an earlier one: it says nothing of what lives now."""
-        origin, epoch = self._parted_from
-        return view.origin == origin and view.epoch <= epoch
+        cluster_id, epoch = self._split_from
+        return view.cluster_id == cluster_id and view.epoch <= epoch

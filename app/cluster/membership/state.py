@@ -15,11 +15,10 @@ from typing import Any, Final
 from app.cluster.events import Effect, Log, Send
 from app.cluster.membership import timing
 from app.cluster.view import View
-from app.wire.protocol import SLOT_COUNT
+from app.wire.protocol import SERVERS_MAX, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 
 SLOTS_BYTES: Final = SLOT_COUNT // 8
-SERVERS_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +50,18 @@ class Known:
     incarnation: int = 0  # the highest heard of
     dead: int = 0  # its incarnations up to this one are dead for certain
     died_at: float = -inf  # when we learned that
-    died_attention: float = -inf  # the same, by our attention
+    died_awake_s: float = -inf  # the same, by our attention
     stamp_us: int = 0  # its latest stamp, to be echoed
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
     refused_at: float = -inf  # when its machine last said that no process is there
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
-    heard_attention: float = -inf  # the same, by our attention
-    cured_at: float = -inf  # when it was last answered for an old view or incarnation
+    heard_awake_s: float = -inf  # the same, by our attention
+    anti_entropy_at: float = -inf  # when it was last answered for an old view or incarnation
 
-    def meet(self, incarnation: int) -> None:
+    def note_new_process(self, incarnation: int) -> None:
         """A new process at the address."""
         self.incarnation, self.stamp_us, self.view_key = incarnation, 0, (0, 0, 0)
-        self.heard_at = self.heard_attention = -inf
+        self.heard_at = self.heard_awake_s = -inf
 
 
 @dataclass(slots=True)
@@ -73,7 +72,7 @@ class NodeState:
     rng: random.Random
     incarnation: int
     now: float
-    attention: float = 0.0  # seconds in which this node was awake: see timing.ATTENTION_S
+    awake_s: float = 0.0  # seconds in which this node was awake: see timing.STEP_AWAKE_MAX_S
     view: View | None = None
     is_member: bool = False
     installed_at: float = -inf
@@ -81,8 +80,8 @@ class NodeState:
     leaving: bool = False
     dead: set[str] = field(default_factory=set)  # members of the view that are dead for certain
     # Our word to the coordinator of the view (see leases.py): none but it may replace the view until then.
-    word_until: float = -inf
-    fenced: bool = False  # we have promised a ballot to another than the coordinator: no more words to it
+    support_until: float = -inf
+    support_withdrawn: bool = False  # we have promised a ballot to another than the coordinator: no more words to it
     known: dict[str, Known] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -123,11 +122,11 @@ class NodeState:
         return (
             self.is_member
             and view is not None
-            and (message.origin, message.epoch, message.mark) == view.key
+            and (message.cluster_id, message.epoch, message.nonce) == view.key
             and view.has(peer, message.incarnation)
         )
 
-    def strangers(self) -> list[str]:
+    def non_members(self) -> list[str]:
         """The servers of the file that are not in the view."""
         members = self.view.incarnations if self.view else {}
         return [server for server in self.config.servers if server not in members]
@@ -143,9 +142,9 @@ class NodeState:
         if not self.dead or self.view is None:
             return self.dead
         since = max(self.of(address).died_at for address in self.dead)
-        waited = self.attention - max(self.of(address).died_attention for address in self.dead)
+        waited = self.awake_s - max(self.of(address).died_awake_s for address in self.dead)
         is_patient = waited < self.config.bootstrap_patience_s
-        for server in (*self.strangers(), *self.dead):
+        for server in (*self.non_members(), *self.dead):
             known = self.of(server)
             theirs, ours = known.view_key, self.view.key
             if known.heard_at >= since and theirs != ours and theirs[0] == ours[0] and theirs[1] >= ours[1]:
@@ -162,24 +161,24 @@ class NodeState:
         """Whether there is recent proof that the view's coordinator lives and hears us."""
         assert self.view is not None
         heard_at = max(self.of(self.view.coordinator).heard_at, self.installed_at)
-        return self.now - heard_at <= timing.MANDATE_FRESH_S + 2 * self.round_trip_s
+        return self.now - heard_at <= timing.COORDINATOR_FRESH_S + 2 * self.round_trip_s
 
-    def view_heard_attention(self) -> float:
+    def view_heard_awake_s(self) -> float:
         """When a member of the view that we observe was last heard, one that has not parted from it (split.py)."""
         dates = [-inf]
         for member in self.view.members if self.view else ():
             known = self.of(member.address)
             if known.incarnation == member.incarnation and known.view_key[0] in (0, self.view_key[0]):
-                dates.append(known.heard_attention)
+                dates.append(known.heard_awake_s)
         return max(dates)
 
-    def _gives_word(self, peer: str) -> bool:
+    def _supports(self, peer: str) -> bool:
         view = self.view
         return (
             self.is_member
             and view is not None
             and peer == view.coordinator
-            and not self.fenced
+            and not self.support_withdrawn
             and peer not in self.dead
             and self.coordinator_is_fresh()
         )
@@ -191,9 +190,9 @@ class NodeState:
         """
         view = self.view
         known = self.of(peer)
-        mandate = self._gives_word(peer)
-        if mandate:
-            self.word_until = max(self.word_until, self.now + timing.MANDATE_S)
+        supports = self._supports(peer)
+        if supports:
+            self.support_until = max(self.support_until, self.now + timing.SUPPORT_S)
         to_incarnation, echo_us = to or (known.incarnation, known.stamp_us)
         message = pb.ClusterMessage(
             kind=kind,
@@ -201,11 +200,11 @@ class NodeState:
             to_incarnation=to_incarnation,
             stamp_us=round(self.now * 1e6),
             echo_us=echo_us,
-            origin=view.origin if view else 0,
+            cluster_id=view.cluster_id if view else 0,
             epoch=view.epoch if view else 0,
-            mark=view.mark if view else 0,
-            mandate=mandate,
-            fenced=self.fenced,
+            nonce=view.nonce if view else 0,
+            supports=supports,
+            support_withdrawn=self.support_withdrawn,
             **fields,
         )
         if view and self.is_member:

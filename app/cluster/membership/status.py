@@ -19,7 +19,7 @@ def snapshot(state: NodeState, detector: Detector, served: int, lease_until: flo
     return Status(
         state.address,
         state.incarnation,
-        view.origin if view else 0,
+        view.cluster_id if view else 0,
         state.epoch,
         state.is_member,
         view.coordinator if view else "",

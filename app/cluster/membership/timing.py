@@ -7,25 +7,25 @@ machine, must not look like a death. All are seconds of a monotonic clock.
 
 from typing import Final
 
-TICK_S: Final = 0.025  # the timer's grain; lower costs a wake-up of about 20 us each
+MEMBERSHIP_TICK_S: Final = 0.025  # the timer's grain; lower costs a wake-up of about 20 us each
 HEARTBEAT_S: Final = 0.1  # between a member's lease requests while they are answered
 ASK_RETRY_S: Final = 0.05  # after a request that stays unanswered
 
 # A member's word to its coordinator: "for so long I help no other to replace you". Leases live inside it.
 # Raising it bridges longer loss and queueing, and delays the takeover from a silent coordinator by as much.
-MANDATE_S: Final = 0.6
+SUPPORT_S: Final = 0.6
 
 # How far the rate of any node's clock may be off; real ones stay within 0.0002. Costs 2 % of each lease.
 CLOCK_DRIFT: Final = 0.01
 # What may be used of a span that another clock measures out: both clocks err, in opposite directions.
 SAFE_SHARE: Final = (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
-# How long to wait until a span of MANDATE_S on another clock has passed for certain.
-LAPSE_S: Final = MANDATE_S / SAFE_SHARE
+# How long to wait until a span of SUPPORT_S on another clock has passed for certain.
+LAPSE_S: Final = SUPPORT_S / SAFE_SHARE
 
 # Failure detection (SWIM). One probe an interval; no answer within the timeout: ask others to probe as well;
 # none at DEADLINE_SHARE timeouts: suspect.
 PROBE_INTERVAL_S: Final = 0.1
-PROBE_TIMEOUT_S: Final = 0.06  # the floor: the timeout follows the worst recent round trip
+PROBE_TIMEOUT_MIN_S: Final = 0.06  # the floor: the timeout follows the worst recent round trip
 PROBE_TIMEOUT_MAX_S: Final = 0.5
 ROUND_TRIP_SHARE: Final = 3.0  # timeout = this times the worst recent round trip
 ROUND_TRIP_DECAY: Final = 0.95  # per answered probe
@@ -40,16 +40,16 @@ SUSPICION_MAX_S: Final = 0.35
 HEALTH_MAX: Final = 8  # a node that doubts itself waits up to 1 + this times as long
 # Between two steps at most this much counts as time in which others could have answered: a stall of our own
 # (a stopped process, a paused machine, a long collection) is nobody else's silence.
-ATTENTION_S: Final = 0.1
+STEP_AWAKE_MAX_S: Final = 0.1
 
 # A member keeps vouching for its coordinator while it has word from it this recent (plus round trips).
-MANDATE_FRESH_S: Final = 0.2
+COORDINATOR_FRESH_S: Final = 0.2
 
 PREPARE_RETRY_S: Final = 0.05  # resending in a round of agreement
 ACCEPT_GRACE_S: Final = 0.1  # a proposer that has its quorum gives the others that seem up so long
 ROUND_BACKOFF_S: Final = 0.1  # at most, before a new round after losing one
 BATCH_S: Final = 0.05  # joins and caught-up learners are gathered this long into one view
-EVICT_SILENCE_S: Final = 3.0  # without a heartbeat, though others reach it: of no use as a member
+REMOVE_SILENCE_S: Final = 3.0  # without a heartbeat, though others reach it: of no use as a member
 
 HELLO_S: Final = 0.1  # between an outsider's knocks
 # Knocks and their answers grow with the square of the servers (0.2 ms of processor time each, both sides together): in
@@ -59,30 +59,32 @@ HELLO_MAX_S: Final = 0.4
 HEARD_S: Final = 1.0  # a server counts as present this long after it was heard
 SETTLE_S: Final = 0.2  # from the start to the first view: servers started together meet in it
 DIAL_S: Final = 0.25  # between tries to open a link
-GREET_S: Final = 1.0  # a coordinator greets the servers outside its view this often: split clusters find each other
+NON_MEMBER_PING_S: Final = (
+    1.0  # a coordinator greets the servers outside its view this often: split clusters find each other
+)
 OBSERVED_STALE_S: Final = 2.0  # an outsider forgets a view none of whose members answers
-FAREWELL_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
+FINAL_VIEW_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
 # With --on-partition serve: a side that has held too many members for silent this long goes on by itself. Lower, and a
 # short break costs the smaller side's writes; they are lost when the sides meet.
 SPLIT_S: Final = 3.0
-CURE_S: Final = 0.02  # a peer that is behind gets the view at most this often
+ANTI_ENTROPY_S: Final = 0.02  # a peer that is behind gets the view at most this often
 
 BOOTSTRAP_PATIENCE_S: Final = 30.0  # the default: see bootstrap.py
 
 # Whoever knocks counts as present from one knock to the next, and when one is lost in between.
 assert HELLO_S <= HELLO_MAX_S < HEARD_S / 2
-assert 2 * TICK_S <= ASK_RETRY_S < HEARTBEAT_S
+assert 2 * MEMBERSHIP_TICK_S <= ASK_RETRY_S < HEARTBEAT_S
 # A lease (mandate, less a heartbeat of lag) outlives three lost heartbeats.
-assert MANDATE_S * SAFE_SHARE - HEARTBEAT_S > 3 * HEARTBEAT_S
+assert SUPPORT_S * SAFE_SHARE - HEARTBEAT_S > 3 * HEARTBEAT_S
 # The heartbeat's echo is up to one interval old when all is well; that is no silence.
-assert HEARTBEAT_S + 2 * TICK_S < MANDATE_FRESH_S < SILENCE_S
+assert HEARTBEAT_S + 2 * MEMBERSHIP_TICK_S < COORDINATOR_FRESH_S < SILENCE_S
 # A silent member is found, and its lease is over, within 1 s, each step rounded up to a tick.
-FOUND_S: Final = SILENCE_S + DEADLINE_SHARE * PROBE_TIMEOUT_S + SUSPICION_MAX_S + 3 * TICK_S
+FOUND_S: Final = SILENCE_S + DEADLINE_SHARE * PROBE_TIMEOUT_MIN_S + SUSPICION_MAX_S + 3 * MEMBERSHIP_TICK_S
 assert FOUND_S < 0.9
 # So is a silent coordinator, whose members first let their word to it run out.
-assert MANDATE_FRESH_S + LAPSE_S + 2 * TICK_S < 0.9
+assert COORDINATOR_FRESH_S + LAPSE_S + 2 * MEMBERSHIP_TICK_S < 0.9
 # One pause of any length is short of a suspicion, let alone of one that runs out.
-assert min(DEADLINE_SHARE * PROBE_TIMEOUT_S, SUSPICION_MIN_S) > ATTENTION_S
-assert EVICT_SILENCE_S > 4 * LAPSE_S
+assert min(DEADLINE_SHARE * PROBE_TIMEOUT_MIN_S, SUSPICION_MIN_S) > STEP_AWAKE_MAX_S
+assert REMOVE_SILENCE_S > 4 * LAPSE_S
 # Whoever was cut off has been removed by the side with a quorum, and all leases of before are over, when a side parts.
 assert SPLIT_S > FOUND_S + 2 * LAPSE_S

@@ -1,6 +1,6 @@
 """Copies of the slots: one node's part, driven by frames and views; the contract with the shell.
 
-Whatever happens to a request for a slot of ours is decided in one place: `routes` says LOCAL where this node may
+Whatever happens to a request for a slot of ours is decided in one place: `routes` says SELF where this node may
 serve (the membership core's word, less the slots that are not open yet); `followed[slot]` is None where nobody
 follows, and the plain way through store and reply memory is all there is: one list look-up is what a single node pays.
 
@@ -9,7 +9,7 @@ follows, and the plain way through store and reply memory is all there is: one l
     replication.on_view(view, ...)         for each ViewInstalled
     replication.reset()                    for each Reset
     replication.refresh(routes, lease)     after each step of the membership core
-    replication.tick(now)                  every TICK_S
+    replication.tick(now)                  every REPLICATION_TICK_S
     replication.execute / hold_read / wipe on the path of requests
     replication.flush(now)                 once per loop turn: the output to carry out
 
@@ -20,17 +20,18 @@ copy on every write).
 from collections.abc import Iterable
 from typing import Any, Final
 
-from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.follower import Follower
-from app.cluster.replication.primary import ORIGINS_MAX, PENDING_MAX, PENDING_MAX_BYTES, Joint, Led, Op, Primary
+from app.cluster.replication.led import Joint, Led, Op
+from app.cluster.replication.primary import PENDING_MAX, PENDING_MAX_BYTES, WAITERS_MAX, Primary
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
 from app.storage.mutate import BUSY, NOTE, SET, WIPE, Mutations, change_of
 from app.wire.protocol import NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
 
-TICK_S: Final = 0.1
+REPLICATION_TICK_S: Final = 0.1
 PARKED: Final = -100  # the answer comes with `released`, or the request with `dropped`
 IGNORED: Final = -101  # so many wait for the answer already that this one gets none
 
@@ -109,7 +110,7 @@ class Replication:
         self._drop_all_but(lead | follow)
         for slot in range(SLOT_COUNT):
             led = self._primary.led.get(slot)
-            self.followed[slot] = led if led is not None and led.links else None
+            self.followed[slot] = led if led is not None and led.progress else None
         self._primary.changed.update(range(SLOT_COUNT))
         self._update_routes()
 
@@ -160,9 +161,9 @@ class Replication:
             return
         for slot in changed:
             route = self._core_routes[slot]
-            if route == LOCAL and not self._is_open(slot):
+            if route == SELF and not self._is_open(slot):
                 route = UNKNOWN
-            if route == LOCAL and self.routes[slot] != LOCAL:
+            if route == SELF and self.routes[slot] != SELF:
                 self._shared.out.opened = True
             self.routes[slot] = route
         changed.clear()
@@ -206,8 +207,8 @@ class Replication:
             self._primary.on_ack(peer, body)
         elif kind == frames.HAVE:
             self._primary.on_have(peer, body)
-        elif kind == frames.ASK:
-            self._follower.on_ask(peer, body)
+        elif kind == frames.QUERY:
+            self._follower.on_query(peer, body)
         elif kind == frames.GO:
             self._follower.on_go(peer, body)
         elif kind == frames.BEGIN:
@@ -224,7 +225,7 @@ class Replication:
             raise frames.BadFrame(f"kind {kind}")
 
     def tick(self, now: float) -> None:
-        """To be called every TICK_S."""
+        """To be called every REPLICATION_TICK_S."""
         self._shared.now = now
         self._primary.tick()
         self._follower.tick()
@@ -239,7 +240,7 @@ class Replication:
         out, shared.out = shared.out, Output()
         return out
 
-    # Requests; the caller has seen that the slot's route is LOCAL and that the lease runs.
+    # Requests; the caller has seen that the slot's route is SELF and that the lease runs.
 
     def execute(
         self,
@@ -279,14 +280,14 @@ class Replication:
         if op is None:
             return code
         primary.unreleased[message_id] = op
-        op.origins.append(origin)
+        op.waiters.append(origin)
         return PARKED
 
     def _joins(self, waiting: Op | Joint, origin: Any) -> int:
         """A retry of a write that copies have not acknowledged yet."""
-        if len(waiting.origins) >= ORIGINS_MAX:
+        if len(waiting.waiters) >= WAITERS_MAX:
             return IGNORED
-        waiting.origins.append(origin)
+        waiting.waiters.append(origin)
         return PARKED
 
     def _busy(self, may_wait: bool) -> int:

@@ -46,7 +46,7 @@ class Session:
     term: int
     base: Position  # where it began
     seq: int
-    live: bool  # the copy in the store is whole and at (base or) seq
+    is_whole: bool  # the copy in the store is whole and at (base or) seq
     staging: Staging | None = None
 
     @property
@@ -61,7 +61,7 @@ class Follower:
         self._shared = shared
         self.sessions: dict[int, Session] = {}
         self._mine: set[int] = set()  # slots we are backup or learner of
-        self._asked: dict[int, tuple[int, float]] = {}  # slot: number and time of our question
+        self._reported: dict[int, tuple[int, float]] = {}  # slot: number and time of our question
         self._number = 0
         self._unacknowledged: dict[str, dict[int, None]] = {}
         self._credit: dict[str, int] = {}  # chunks taken, by link
@@ -79,8 +79,8 @@ class Follower:
         for slot, session in list(self.sessions.items()):
             if slot not in mine or not self._shared.leads(session.primary, slot):
                 self._end(slot)
-        self._asked.clear()
-        self.question(mine - self.sessions.keys())
+        self._reported.clear()
+        self.report(mine - self.sessions.keys())
 
     def link_up(self, peer: str) -> None:
         self._credit[peer] = 0
@@ -88,8 +88,8 @@ class Follower:
         self._told.pop(peer, None)
         mine = {slot for slot in self._mine if self._shared.leads(peer, slot)}
         for slot in mine:
-            self._asked.pop(slot, None)
-        self.question(mine)
+            self._reported.pop(slot, None)
+        self.report(mine)
 
     def link_closed(self, peer: str) -> None:
         self._owed.discard(peer)
@@ -100,7 +100,7 @@ class Follower:
     def _end(self, slot: int) -> None:
         session = self.sessions.pop(slot)
         self._unstage(session)
-        self._asked.pop(slot, None)
+        self._reported.pop(slot, None)
         self._unacknowledged.get(session.primary, {}).pop(slot, None)
 
     def _unstage(self, session: Session) -> Staging | None:
@@ -109,24 +109,24 @@ class Follower:
             self.staged_bytes -= staging.size_bytes
         return staging
 
-    def question(self, slots: set[int]) -> None:
+    def report(self, slots: set[int]) -> None:
         """Tell the primaries what we have of these slots; whatever was agreed on before is void.
 
         A question that is asked again keeps its number: the primary that has taken it takes it once.
         """
         shared = self._shared
         self._number = self._number % 0xFFFFFFFF + 1
-        by_question: dict[tuple[str, int], list[int]] = {}
+        by_report: dict[tuple[str, int], list[int]] = {}
         for slot in sorted(slots):
             primary = shared.primary(slot)
             if primary in shared.links:
                 assert primary is not None
                 if slot in self.sessions:
                     self._end(slot)
-                number, _ = self._asked.get(slot, (self._number, 0.0))
-                self._asked[slot] = (number, shared.now)
-                by_question.setdefault((primary, number), []).append(slot)
-        for (primary, number), some in by_question.items():
+                number, _ = self._reported.get(slot, (self._number, 0.0))
+                self._reported[slot] = (number, shared.now)
+                by_report.setdefault((primary, number), []).append(slot)
+        for (primary, number), some in by_report.items():
             rows = [(slot, shared.positions[slot] or NOWHERE) for slot in some]
             shared.send(primary, frames.HAVE, frames.encode_have(*shared.view_name, number, rows))
 
@@ -136,9 +136,9 @@ class Follower:
         due = {
             slot
             for slot in self._mine - self.sessions.keys()
-            if slot not in self._asked or shared.now - self._asked[slot][1] >= RETRY_S
+            if slot not in self._reported or shared.now - self._reported[slot][1] >= RETRY_S
         }
-        self.question(due)
+        self.report(due)
         self._give_credit()  # those who had it may have gone
         flags = shared.flags()
         for peer in sorted({session.primary for session in self.sessions.values()}):
@@ -147,17 +147,17 @@ class Follower:
 
     # Frames.
 
-    def on_ask(self, peer: str, body: bytes) -> None:
-        epoch, mark, slots = frames.decode_ask(body)
-        if (epoch, mark) == self._shared.view_name:
-            self.question({slot for slot in slots if slot in self._mine and self._shared.leads(peer, slot)})
+    def on_query(self, peer: str, body: bytes) -> None:
+        epoch, nonce, slots = frames.decode_query(body)
+        if (epoch, nonce) == self._shared.view_name:
+            self.report({slot for slot in slots if slot in self._mine and self._shared.leads(peer, slot)})
 
     def on_go(self, peer: str, body: bytes) -> None:
         number, rows = frames.decode_start(body)
         for slot, term, position in rows:
             if self._answers(peer, slot, number) and self._shared.positions[slot] == position:
-                del self._asked[slot]
-                self.sessions[slot] = Session(peer, term, position, position[1], live=True)
+                del self._reported[slot]
+                self.sessions[slot] = Session(peer, term, position, position[1], is_whole=True)
                 self._note(peer, slot)
 
     def on_begin(self, peer: str, body: bytes) -> None:
@@ -167,8 +167,8 @@ class Follower:
         for slot, term, position in rows:
             if not self._answers(peer, slot, number):
                 continue
-            del self._asked[slot]
-            session = Session(peer, term, position, position[1], live=False)
+            del self._reported[slot]
+            session = Session(peer, term, position, position[1], is_whole=False)
             self.sessions[slot] = session
             if shared.positions[slot] in (None, (0, 0)):
                 shared.positions[slot] = None
@@ -180,7 +180,7 @@ class Follower:
 
     def _answers(self, peer: str, slot: int, number: int) -> bool:
         """Whether this is the primary's answer to our latest question."""
-        asked = self._asked.get(slot)
+        asked = self._reported.get(slot)
         return asked is not None and asked[0] == number and self._shared.leads(peer, slot)
 
     def on_ops(self, peer: str, body: bytes) -> None:
@@ -195,13 +195,13 @@ class Follower:
                 gaps.add(op.slot)
             elif self._apply(session, op):
                 session.seq = op.seq
-                if session.live:
+                if session.is_whole:
                     self._shared.positions[op.slot] = session.position
                     self._note(peer, op.slot)
             else:
                 self._end(op.slot)  # no room: asked again by the next tick, when there may be
                 self._shared.faults["no room"] += 1
-        self.question({slot for slot in gaps if slot in self.sessions})
+        self.report({slot for slot in gaps if slot in self.sessions})
         self._bound_staging()
 
     def _apply(self, session: Session, op: OpFields) -> bool:
@@ -248,7 +248,7 @@ class Follower:
 
     def _filling(self, peer: str, slot: int) -> Session | None:
         session = self.sessions.get(slot)
-        return session if session and session.primary == peer and not session.live else None
+        return session if session and session.primary == peer and not session.is_whole else None
 
     def _took(self, peer: str) -> None:
         self._bound_staging()
@@ -308,7 +308,7 @@ class Follower:
                 shared.faults["no room"] += 1
                 continue
             self._unstage(session)
-            session.live = True
+            session.is_whole = True
             shared.positions[slot] = session.position
             self._note(peer, slot)
         self._give_credit()

@@ -15,8 +15,8 @@ from typing import Final
 from app.storage.mutate import DELETE, HINDRANCES, NOTE, SET, WIPE
 from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES, SLOT_COUNT, VALUE_MAX_BYTES
 
-HAVE: Final = 16  # follower: epoch, mark, number of the question; rows: slot, and its position
-ASK: Final = 17  # primary: epoch, mark, slots (a byte each): say what you have of these
+HAVE: Final = 16  # follower: epoch, nonce, number of the question; rows: slot, and its position
+QUERY: Final = 17  # primary: epoch, nonce, slots (a byte each): say what you have of these
 GO: Final = 18  # primary: number of the question; rows: slot, term, position: go on from there
 BEGIN: Final = 19  # as GO: forget what you have; everything follows
 OPS: Final = 20  # primary: writes in order
@@ -37,9 +37,9 @@ NOTE_OP: Final = NOTE
 BLOB_MAX_BYTES: Final = VALUE_MAX_BYTES + 14  # what the wire layer adds to a value: tags, length, version
 # A sender closes a frame once it has this much; a single op or entry may take it over by its own size.
 FRAME_FILL_BYTES: Final = 32 * 1024
-FRAME_MAX_BYTES: Final = FRAME_FILL_BYTES + BLOB_MAX_BYTES + KEY_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 64
+BODY_MAX_BYTES: Final = FRAME_FILL_BYTES + BLOB_MAX_BYTES + KEY_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 64
 
-_VIEW: Final = Struct("<QQ")  # epoch, mark
+_VIEW: Final = Struct("<QQ")  # epoch, nonce
 _NUMBER: Final = Struct("<I")
 # A seq never starts again while a slot has a copy, and one hot slot sees 2**32 writes in two or three days.
 _POSITION: Final = Struct("<BIQ")
@@ -49,7 +49,7 @@ _OP: Final = Struct("<BBBBBIQH")
 _ENTRY: Final = Struct("<BBH")
 _REPLY: Final = Struct("<BBB")
 
-assert _VIEW.size + _NUMBER.size + SLOT_COUNT * _START.size <= FRAME_MAX_BYTES
+assert _VIEW.size + _NUMBER.size + SLOT_COUNT * _START.size <= BODY_MAX_BYTES
 assert BLOB_MAX_BYTES < 1 << 16
 assert (PUT_OP, REMOVE_OP, WIPE_OP, NOTE_OP) == (1, 2, 3, 4), "decode_ops checks the range"
 
@@ -58,7 +58,10 @@ NOWHERE: Final = (0xFFFFFFFF, 0xFFFFFFFF)  # in place of a position: the copy is
 
 
 class BadFrame(ValueError):
-    """A peer sent what no sound node sends."""
+    """A peer sent what no sound node sends: a frame of any kind whose length or content breaks a rule.
+
+    The link it came over can't be trusted any further: whoever reads it catches this, and ends it.
+    """
 
 
 @dataclass(slots=True)
@@ -82,32 +85,32 @@ def _rows(layout: Struct, body: bytes, start: int) -> list[tuple[int, ...]]:
     return list(layout.iter_unpack(memoryview(body)[start:]))
 
 
-def encode_have(epoch: int, mark: int, number: int, rows: Iterable[tuple[int, Position]]) -> bytes:
+def encode_have(epoch: int, nonce: int, number: int, rows: Iterable[tuple[int, Position]]) -> bytes:
     """What a follower has, in answer to the view."""
     table = b"".join(_POSITION.pack(slot, term, seq) for slot, (term, seq) in rows)
-    return _VIEW.pack(epoch, mark) + _NUMBER.pack(number) + table
+    return _VIEW.pack(epoch, nonce) + _NUMBER.pack(number) + table
 
 
 def decode_have(body: bytes) -> tuple[int, int, int, list[tuple[int, Position]]]:
-    """Epoch, mark, number of the question, and slots with positions."""
+    """Epoch, nonce, number of the question, and slots with positions."""
     if len(body) < _VIEW.size + _NUMBER.size:
         raise BadFrame(f"HAVE of {len(body)} bytes")
-    epoch, mark = _VIEW.unpack_from(body)
+    epoch, nonce = _VIEW.unpack_from(body)
     (number,) = _NUMBER.unpack_from(body, _VIEW.size)
     rows = _rows(_POSITION, body, _VIEW.size + _NUMBER.size)
-    return epoch, mark, number, [(slot, (term, seq)) for slot, term, seq in rows]
+    return epoch, nonce, number, [(slot, (term, seq)) for slot, term, seq in rows]
 
 
-def encode_ask(epoch: int, mark: int, slots: Iterable[int]) -> bytes:
-    return _VIEW.pack(epoch, mark) + bytes(slots)
+def encode_query(epoch: int, nonce: int, slots: Iterable[int]) -> bytes:
+    return _VIEW.pack(epoch, nonce) + bytes(slots)
 
 
-def decode_ask(body: bytes) -> tuple[int, int, bytes]:
-    """Epoch and mark of the asker's view, and the slots."""
+def decode_query(body: bytes) -> tuple[int, int, bytes]:
+    """Epoch and nonce of the asker's view, and the slots."""
     if not _VIEW.size <= len(body) <= _VIEW.size + SLOT_COUNT:
-        raise BadFrame(f"ASK of {len(body)} bytes")
-    epoch, mark = _VIEW.unpack_from(body)
-    return epoch, mark, body[_VIEW.size :]
+        raise BadFrame(f"QUERY of {len(body)} bytes")
+    epoch, nonce = _VIEW.unpack_from(body)
+    return epoch, nonce, body[_VIEW.size :]
 
 
 def encode_start(number: int, rows: Iterable[tuple[int, int, Position]]) -> bytes:
@@ -167,7 +170,7 @@ def decode_ops(body: bytes) -> list[OpFields]:
     """The ops of a frame, in order."""
     ops = []
     at, end = 0, len(body)
-    if end > FRAME_MAX_BYTES:
+    if end > BODY_MAX_BYTES:
         raise BadFrame(f"ops of {end} bytes")
     while at < end:
         if end - at < _OP.size:
@@ -199,7 +202,7 @@ def decode_entries(body: bytes) -> list[tuple[int, bytes, bytes]]:
     """Slot, key and blob of each entry."""
     entries = []
     at, end = 0, len(body)
-    if end > FRAME_MAX_BYTES:
+    if end > BODY_MAX_BYTES:
         raise BadFrame(f"entries of {end} bytes")
     while at < end:
         if end - at < _ENTRY.size:
@@ -221,7 +224,7 @@ def decode_replies(body: bytes) -> list[tuple[int, int, bytes]]:
     """Slot, code and messageID of each reply."""
     replies = []
     at, end = 0, len(body)
-    if end > FRAME_MAX_BYTES:
+    if end > BODY_MAX_BYTES:
         raise BadFrame(f"replies of {end} bytes")
     while at < end:
         if end - at < _REPLY.size:

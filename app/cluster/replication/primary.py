@@ -9,11 +9,10 @@ show them, and die, they would vanish again. So the slot is closed until all req
 What a dead primary had not acknowledged therefore survives if the one chosen as its successor had it, and else not.
 """
 
-from collections import deque
 from typing import Any, Final
 
 from app.cluster.replication import frames
-from app.cluster.replication.frames import Position
+from app.cluster.replication.led import Joint, Led, Op, Progress
 from app.cluster.replication.state import Shared
 from app.cluster.replication.transfer import Transfer
 from app.cluster.view import View
@@ -22,72 +21,7 @@ from app.cluster.view import View
 PENDING_MAX: Final = 4096
 PENDING_MAX_BYTES: Final = 4 * 1024 * 1024
 # Origins that wait for one write or one key: a client that repeats itself faster than we answer gains nothing.
-ORIGINS_MAX: Final = 8
-
-
-class Joint:
-    """One reply that takes several writes, one a slot."""
-
-    __slots__ = ("dropped", "left", "origins")
-
-    def __init__(self, origin: Any) -> None:
-        self.left = 0
-        self.dropped = False
-        self.origins = [origin]
-
-
-class Op:
-    """A write that some required follower has not acknowledged, as far as we know."""
-
-    __slots__ = ("code", "data", "joint", "key", "message_id", "origins", "readers", "seq", "wipes")
-
-    def __init__(self, seq: int, code: int, message_id: bytes, key: bytes, data: bytes, wipes: bool) -> None:
-        self.seq = seq
-        self.code = code
-        self.message_id = message_id
-        self.key = key
-        self.data = data
-        self.wipes = wipes
-        self.origins: list[Any] = []
-        self.readers: list[Any] = []
-        self.joint: Joint | None = None
-
-
-class Link:
-    """One follower of one slot. `acked`: what it has in this term, or -1."""
-
-    __slots__ = ("acked", "number", "streams")
-
-    def __init__(self) -> None:
-        self.acked = -1
-        self.streams = False  # it is sent every op
-        self.number = 0  # of its latest question; 0: it has not said what it has
-
-
-class Led:
-    """One slot that this node is primary of, with followers or without."""
-
-    __slots__ = ("base", "committed", "is_open", "links", "log", "required", "seq", "slot", "term", "wipes")
-
-    def __init__(self, slot: int, term: int, base: Position) -> None:
-        self.slot = slot
-        self.term = term
-        self.base = base
-        self.seq = base[1]
-        self.committed = base[1]
-        self.log: deque[Op] = deque()  # not acknowledged by all required, oldest first
-        self.links: dict[str, Link] = {}
-        self.required: set[str] = set()
-        self.is_open = False
-        self.wipes = 0  # in the log
-
-    def position_at(self, seq: int) -> Position:
-        return self.base if seq == self.base[1] else (self.term, seq)
-
-    def follows(self, position: Position) -> bool:
-        """Whether a copy at this position lacks nothing but what the log still has."""
-        first = self.log[0].seq if self.log else self.seq + 1
-        return first - 1 <= position[1] <= self.seq and self.position_at(position[1]) == position
+WAITERS_MAX: Final = 8
 
 
 class Primary:
@@ -106,7 +40,7 @@ class Primary:
         self._full: dict[str, int] = {}  # flags by follower
         self._all_known = True  # every follower has said what it has
         self._epoch = 0
-        self._origin = 0
+        self._cluster_id = 0
         self.transfer.before_chunk = self.flush_peer
         self.changed: set[int] = set()  # slots that may have opened or closed
 
@@ -114,13 +48,13 @@ class Primary:
 
     def entered(self, view: View | None, mine: set[int]) -> None:
         """A view was installed in which these slots are ours to lead."""
-        direct = view is not None and (view.origin, view.epoch) == (self._origin, self._epoch + 1)
-        self._origin, self._epoch = (view.origin, view.epoch) if view else (0, 0)
+        direct = view is not None and (view.cluster_id, view.epoch) == (self._cluster_id, self._epoch + 1)
+        self._cluster_id, self._epoch = (view.cluster_id, view.epoch) if view else (0, 0)
         self._synced.clear()
         for slot, led in list(self.led.items()):
             if slot not in mine or not direct:
                 self._give_up(led)
-                if slot in mine and not led.links:  # nobody else has it, or can have led it meanwhile
+                if slot in mine and not led.progress:  # nobody else has it, or can have led it meanwhile
                     assert view is not None
                     self._shared.positions[slot] = (view.epoch, 0)
         if view is None:
@@ -128,12 +62,12 @@ class Primary:
         self._all_known = False
         for slot in mine:
             self._lead(slot, view)
-        self._ask()
+        self._query()
 
     def _give_up(self, led: Led) -> None:
         """Its writes in flight are for the next primary to decide on; our position says that we have them."""
         del self.led[led.slot]
-        self._shared.positions[led.slot] = led.position_at(led.seq) if led.links else None
+        self._shared.positions[led.slot] = led.position_at(led.seq) if led.progress else None
         self.transfer.forget(led.slot)
         while led.log:
             self._finish(led, led.log.popleft(), released=False)
@@ -150,50 +84,50 @@ class Primary:
                 base = (view.epoch, 0)
             led = self.led[slot] = Led(slot, view.epoch, base)
             shared.positions[slot] = base
-        elif not led.links and followers:
+        elif not led.progress and followers:
             # Writes without followers are not counted: no copy that was made before may pass for this one.
             led = self.led[slot] = Led(slot, view.epoch, (view.epoch, 0))
             shared.positions[slot] = led.base
             led.is_open = True
-        for peer in list(led.links):
+        for peer in list(led.progress):
             if peer not in followers:
-                del led.links[peer]
+                del led.progress[peer]
                 self.transfer.forget(slot, peer)
         for peer in followers:
-            led.links.setdefault(peer, Link())
+            led.progress.setdefault(peer, Progress())
         led.required = set(view.backups[slot])
         self._advance(led)
-        for peer in led.links:
+        for peer in led.progress:
             self._consider(led, peer)
 
-    def _ask(self) -> None:
+    def _query(self) -> None:
         """Have those say what they have that follow without our knowing from where."""
         if self._all_known:
             return
         shared = self._shared
         missing: dict[str, list[int]] = {}
         for slot, led in self.led.items():
-            for peer, link in led.links.items():
-                if not link.number:
+            for peer, progress in led.progress.items():
+                if not progress.report:
                     missing.setdefault(peer, []).append(slot)
         self._all_known = not missing
         for peer, slots in missing.items():
-            shared.send(peer, frames.ASK, frames.encode_ask(*shared.view_name, slots))
+            shared.send(peer, frames.QUERY, frames.encode_query(*shared.view_name, slots))
 
     def link_up(self, peer: str) -> None:
         self._full.pop(peer, None)
-        self._ask()
+        self._query()
 
     def link_closed(self, peer: str) -> None:
         self._buffers.pop(peer, None)
         self.transfer.link_closed(peer)
         for led in self.led.values():
-            if (link := led.links.get(peer)) is not None:
-                link.streams, link.acked, link.number = False, -1, 0
+            if (progress := led.progress.get(peer)) is not None:
+                progress.is_streaming, progress.acked, progress.report = False, -1, 0
                 self._all_known = False
 
     def tick(self) -> None:
-        self._ask()
+        self._query()
         self.transfer.pump_all()
 
     # Writes.
@@ -210,8 +144,8 @@ class Primary:
         led.seq += 1
         data = frames.encode_op(kind, led.slot, code, message_id, key, led.term, led.seq, blob)
         self._shared.positions[led.slot] = (led.term, led.seq)
-        for peer, link in led.links.items():
-            if link.streams:
+        for peer, progress in led.progress.items():
+            if progress.is_streaming:
                 self._buffers.setdefault(peer, []).append(data)
         if not self._waits(led):
             led.committed = led.seq
@@ -235,25 +169,25 @@ class Primary:
     def on_have(self, peer: str, body: bytes) -> None:
         """What a follower has: let it go on from there, or give it the slot again."""
         shared = self._shared
-        epoch, mark, number, rows = frames.decode_have(body)
-        if (epoch, mark) != shared.view_name:
+        epoch, nonce, number, rows = frames.decode_have(body)
+        if (epoch, nonce) != shared.view_name:
             return  # the one who is behind says or asks again once it is in the view
         starts = []
         backlog: list[bytes] = []
         for slot, position in rows:
             led = self.led.get(slot)
-            link = led.links.get(peer) if led else None
-            if led is None or link is None or link.number == number:
+            progress = led.progress.get(peer) if led else None
+            if led is None or progress is None or progress.report == number:
                 continue
             self.transfer.forget(slot, peer)
             self.flush_peer(peer)  # what was sent under the earlier agreement stays before GO
-            link.number = number
-            if led.follows(position):
+            progress.report = number
+            if led.can_resume_from(position):
                 starts.append((slot, led.term, position))
-                link.streams, link.acked = True, position[1]
+                progress.is_streaming, progress.acked = True, position[1]
                 backlog += [op.data for op in led.log if op.seq > position[1]]
             else:
-                link.streams, link.acked = False, -1
+                progress.is_streaming, progress.acked = False, -1
                 self.transfer.queue(slot, peer)
         if starts:
             shared.send(peer, frames.GO, frames.encode_start(number, starts))
@@ -269,20 +203,20 @@ class Primary:
         self._full[peer] = flags
         for slot, term, seq in rows:
             led = self.led.get(slot)
-            link = led.links.get(peer) if led else None
-            if led is None or link is None or led.term != term or not link.streams:
+            progress = led.progress.get(peer) if led else None
+            if led is None or progress is None or led.term != term or not progress.is_streaming:
                 continue
             if seq > led.seq:
                 raise frames.BadFrame(f"slot {slot}: has {seq} of {led.seq}")
             if self.transfer.is_filling(slot, peer):
                 continue  # said of what it had before
-            link.acked = max(link.acked, seq)
+            progress.acked = max(progress.acked, seq)
             self._advance(led)
             self._consider(led, peer)
 
     def _advance(self, led: Led) -> None:
         """Release what every required follower has."""
-        acked = min((led.links[peer].acked for peer in led.required), default=led.seq)
+        acked = min((led.progress[peer].acked for peer in led.required), default=led.seq)
         opens = False
         if not led.is_open and acked >= led.base[1]:
             led.is_open = True
@@ -294,13 +228,13 @@ class Primary:
         while log and log[0].seq <= acked:
             self._finish(led, log.popleft(), released=True)
         if opens:
-            for peer in led.links:
+            for peer in led.progress:
                 self._consider(led, peer)
 
     def _consider(self, led: Led, peer: str) -> None:
         """A learner that has all that was released is in sync; from now on every release waits for it too."""
-        link = led.links[peer]
-        if peer not in led.required and link.streams and link.acked >= led.committed and led.is_open:
+        progress = led.progress[peer]
+        if peer not in led.required and progress.is_streaming and progress.acked >= led.committed and led.is_open:
             led.required.add(peer)
             self._synced[peer] = self._synced.get(peer, 0) | 1 << led.slot
 
@@ -323,16 +257,16 @@ class Primary:
             joint.dropped |= not released
             if not joint.left:
                 self.unreleased.pop(op.message_id, None)
-                self._answer(joint.origins, op.code, not joint.dropped)
-        self._answer(op.origins, op.code, released)
+                self._answer(joint.waiters, op.code, not joint.dropped)
+        self._answer(op.waiters, op.code, released)
         self._answer(op.readers, None, released)
 
-    def _answer(self, origins: list[Any], code: int | None, released: bool) -> None:
+    def _answer(self, waiters: list[Any], code: int | None, released: bool) -> None:
         out = self._shared.out
         if released:
-            out.released.extend((origin, code) for origin in origins)
+            out.released.extend((waiter, code) for waiter in waiters)
         else:
-            out.dropped.extend(origins)
+            out.dropped.extend(waiters)
 
     # Sending.
 

@@ -55,8 +55,8 @@ class Output:
     """What the shell is to carry out, each list in order; see Replication.flush."""
 
     frames: list[tuple[str, int, bytes]] = field(default_factory=list)  # peer, kind, body
-    released: list[tuple[Any, int | None]] = field(default_factory=list)  # origin, code; None: a read that waited
-    dropped: list[Any] = field(default_factory=list)  # origins that this node can't answer: ask the new primary
+    released: list[tuple[Any, int | None]] = field(default_factory=list)  # waiter, code; None: a read that waited
+    dropped: list[Any] = field(default_factory=list)  # waiters that this node can't answer: ask the new primary
     synced: list[tuple[str, int, int]] = field(default_factory=list)  # learner, slots, epoch: SlotsSynced
     closed: list[str] = field(default_factory=list)  # peers that sent what they may not: end their links
     opened: bool = False  # routes have changed to the better: requests that wait may go on
@@ -82,8 +82,8 @@ class Shared:
 
     @property
     def view_name(self) -> tuple[int, int]:
-        """Epoch and mark of the view."""
-        return (self.view.epoch, self.view.mark) if self.view else (0, 0)
+        """Epoch and nonce of the view."""
+        return (self.view.epoch, self.view.nonce) if self.view else (0, 0)
 
     def send(self, peer: str, kind: int, body: bytes) -> None:
         if peer in self.links:

@@ -11,13 +11,11 @@ which would hold up every write behind it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from app.cluster.replication import frames
+from app.cluster.replication.led import Led
 from app.cluster.replication.state import Shared
-
-if TYPE_CHECKING:
-    from app.cluster.replication.primary import Led
 
 # More: fewer walks over the remembered replies (0.1 s of processor time at 300,000), fewer views; but more to do again
 # when a link breaks, and more slots that change hands at one moment.
@@ -54,7 +52,7 @@ class Stream:
 class Transfer:
     """See the module."""
 
-    def __init__(self, shared: Shared, led: "dict[int, Led]") -> None:
+    def __init__(self, shared: Shared, led: dict[int, Led]) -> None:
         self._shared = shared
         self._led = led
         self._streams: dict[str, Stream] = {}
@@ -116,7 +114,8 @@ class Transfer:
         self._filled_at = self._shared.now
 
     def _begin(self, peer: str, stream: Stream) -> bool:
-        slots = [slot for slot in stream.queued if slot in self._led and peer in self._led[slot].links][:SLOTS_AT_ONCE]
+        wanted = [slot for slot in stream.queued if slot in self._led and peer in self._led[slot].progress]
+        slots = wanted[:SLOTS_AT_ONCE]
         if not slots:
             stream.queued.clear()
             return False
@@ -125,9 +124,9 @@ class Transfer:
         for slot in slots:
             del stream.queued[slot]
             stream.filling.add(slot)
-            link = self._led[slot].links[peer]
-            link.streams, link.acked = True, -1
-            by_number.setdefault(link.number, []).append(slot)
+            progress = self._led[slot].progress[peer]
+            progress.is_streaming, progress.acked = True, -1
+            by_number.setdefault(progress.report, []).append(slot)
         for number, some in by_number.items():
             rows = [(slot, led.term, led.position_at(led.seq)) for slot in some if (led := self._led[slot])]
             self._shared.send(peer, frames.BEGIN, frames.encode_start(number, rows))

@@ -83,7 +83,7 @@ def test_one_value_at_most_is_chosen(seed: int, count: int, proposers: int) -> N
             if acceptor.accept(proposal.ballot, proposal.value):
                 proposal.accepted(node)
             if proposal.has_quorum(()):
-                chosen.add(proposal.value.mark)
+                chosen.add(proposal.value.nonce)
     assert len(chosen) <= 1
 
 

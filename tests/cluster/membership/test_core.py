@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cluster.events import LOCAL, UNKNOWN, Datagram, LinkRefused, OpenLink, Send, Tick
+from app.cluster.events import SELF, UNKNOWN, Datagram, LinkRefused, OpenLink, Send, Tick
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
 from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT
@@ -38,7 +38,7 @@ def test_it_imports_nothing_that_does_io_or_tells_time() -> None:
 def test_a_cluster_of_one_serves_in_its_first_step() -> None:
     core = a_core("a:1")
     core.step(Tick(), 5.0)
-    assert core.routes == [LOCAL] * SLOT_COUNT
+    assert core.routes == [SELF] * SLOT_COUNT
     assert core.lease_until > 1e9
     assert (core.member_count, core.epoch) == (1, 1)
 
@@ -52,7 +52,7 @@ def test_refused_by_all_others_it_founds_alone_after_settling() -> None:
     assert core.routes == [UNKNOWN] * SLOT_COUNT
     for tick in range(1, 12):
         core.step(Tick(), 5.0 + 0.025 * tick)
-    assert core.routes == [LOCAL] * SLOT_COUNT
+    assert core.routes == [SELF] * SLOT_COUNT
 
 
 def dropped(core: ClusterCore) -> dict[str, int]:
@@ -107,10 +107,10 @@ fields = st.fixed_dictionaries(
         "to_incarnation": st.sampled_from([0, 1000]),
         "stamp_us": st.integers(0, 2**64 - 1),
         "echo_us": st.integers(0, 2_000_000),
-        "origin": st.sampled_from([0, 1000, 7]),
+        "cluster_id": st.sampled_from([0, 1000, 7]),
         "epoch": st.integers(0, 3),
-        "mandate": st.booleans(),
-        "fenced": st.booleans(),
+        "supports": st.booleans(),
+        "support_withdrawn": st.booleans(),
         "target": st.sampled_from(["", "a:1", "b:1", "x"]),
         "target_incarnation": st.integers(0, 2000),
         "number": st.integers(0, 2**64 - 1),

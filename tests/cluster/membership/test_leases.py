@@ -22,20 +22,20 @@ def views(count: int) -> tuple[View, View]:
 
 class TestMandate:
     def test_one_alone_has_it_for_ever(self) -> None:
-        assert Grantor(views(1)[0], "a").mandate_end(()) == inf
-        assert Grantor(views(2)[0], "a").mandate_end(()) == inf  # half, with the longest-standing
+        assert Grantor(views(1)[0], "a").leader_lease_end(()) == inf
+        assert Grantor(views(2)[0], "a").leader_lease_end(()) == inf  # half, with the longest-standing
 
     def test_it_ends_with_the_word_that_makes_the_quorum(self) -> None:
         grantor = Grantor(views(5)[0], "a")
-        assert grantor.mandate_end(()) == -inf
-        grantor.word("b", 10.0)
-        assert grantor.mandate_end(()) == -inf
-        grantor.word("c", 10.2)
-        assert grantor.mandate_end(()) == pytest.approx(10.0 + USABLE_S)
-        grantor.word("d", 10.1)
-        assert grantor.mandate_end(()) == pytest.approx(10.1 + USABLE_S)
-        grantor.word("d", 9.0)  # a late word takes nothing back
-        assert grantor.mandate_end(()) == pytest.approx(10.1 + USABLE_S)
+        assert grantor.leader_lease_end(()) == -inf
+        grantor.add_support("b", 10.0)
+        assert grantor.leader_lease_end(()) == -inf
+        grantor.add_support("c", 10.2)
+        assert grantor.leader_lease_end(()) == pytest.approx(10.0 + USABLE_S)
+        grantor.add_support("d", 10.1)
+        assert grantor.leader_lease_end(()) == pytest.approx(10.1 + USABLE_S)
+        grantor.add_support("d", 9.0)  # a late word takes nothing back
+        assert grantor.leader_lease_end(()) == pytest.approx(10.1 + USABLE_S)
 
     def test_a_lease_ends_before_the_mandate_and_is_in_the_books(self) -> None:
         grantor = Grantor(views(3)[0], "a")
@@ -49,7 +49,7 @@ class TestMandate:
 
     def test_the_condemned_get_nothing(self) -> None:
         grantor = Grantor(views(3)[0], "a")
-        grantor.condemned.add("c")
+        grantor.denied.add("c")
         assert grantor.grant("c", inf, 10.0) == 0
         assert grantor.is_lapsed("c", 10.0)
 
@@ -57,9 +57,9 @@ class TestMandate:
 class TestBlocked:
     def test_a_moved_slot_waits_for_its_last_primary(self) -> None:
         before, view = views(3)
-        books = Grantor(before, "c")
-        books.granted_until["a"] = 5.5
-        grantor = Grantor.succeed(view, "c", before, books, True, 5.0)
+        previous = Grantor(before, "c")
+        previous.granted_until["a"] = 5.5
+        grantor = Grantor.succeed(view, "c", before, previous, True, 5.0)
         assert grantor.blocked() == 1
         assert grantor.expire((), 5.4) == 0
         assert grantor.acknowledge("a") == 1
@@ -68,9 +68,9 @@ class TestBlocked:
     def test_or_for_its_lease_or_death(self) -> None:
         before, view = views(3)
         for dead, now in (({"a"}, 5.0), (set[str](), 5.5)):
-            books = Grantor(before, "c")
-            books.granted_until["a"] = 5.5
-            grantor = Grantor.succeed(view, "c", before, books, True, 5.0)
+            previous = Grantor(before, "c")
+            previous.granted_until["a"] = 5.5
+            grantor = Grantor.succeed(view, "c", before, previous, True, 5.0)
             assert grantor.expire(dead, now) == 1
 
     def test_a_new_coordinator_that_knows_nothing_blocks_all_but_their_own(self) -> None:

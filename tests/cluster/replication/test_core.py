@@ -2,14 +2,14 @@
 
 from zlib import crc32
 
-from app.cluster.events import LOCAL, UNKNOWN
+from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication.core import PARKED, Replication
 from app.cluster.replication.state import Output
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
-from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT
+from app.storage.store import Store
+from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT, slot_of
 
 KEY = b"key"
 SLOT = slot_of(KEY)
@@ -57,7 +57,7 @@ class Wires:
     def enter(self, view: View) -> None:
         for address, machine in self.machines.items():
             machine.core.on_view(view, address in view.addresses, 1.0)
-            routes = [LOCAL if view.primaries[slot] == address else view.primaries[slot] for slot in range(SLOT_COUNT)]
+            routes = [SELF if view.primaries[slot] == address else view.primaries[slot] for slot in range(SLOT_COUNT)]
             machine.core.refresh(routes, 100.0)
         self.run()
 
@@ -83,7 +83,7 @@ def test_without_followers_there_is_nothing_to_do() -> None:
     a = Machine("a")
     Wires(a).enter(view(1, "a"))
     assert a.core.followed[SLOT] is None
-    assert a.core.routes[SLOT] == LOCAL
+    assert a.core.routes[SLOT] == SELF
 
 
 def test_a_write_is_answered_when_all_backups_have_it() -> None:
@@ -164,7 +164,7 @@ def test_a_backup_ahead_of_the_new_primary_is_set_back_and_the_slot_closed_until
     for one, other in ((b, "c"), (c, "b")):
         one.core.link_up(other, 1.0)
     wires.run()
-    assert b.core.routes[SLOT] == LOCAL
+    assert b.core.routes[SLOT] == SELF
     assert c.store.get(SLOT, KEY) == b"kept"
     assert c.replies.get(b"m2", crc32(b"m2")) is None
     assert c.replies.get(b"m1", crc32(b"m1")) == NO_ERR
@@ -227,7 +227,7 @@ def test_wipeout_closes_until_all_have_it() -> None:
     assert a.core.routes[SLOT] == UNKNOWN
     assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "again") == PARKED
     wires.run()
-    assert a.core.routes[SLOT] == LOCAL
+    assert a.core.routes[SLOT] == SELF
     assert a.released[-2:] == [("wiper", NO_ERR), ("again", NO_ERR)]
     assert b.store.get(SLOT, KEY) is None
     assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "later") == NO_ERR

@@ -22,7 +22,7 @@ SOUND: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "replies": (frames.decode_replies, REPLY),
     "end": (frames.decode_end, frames.encode_end([(0, 1), (255, 2)])),
     "credit": (frames.decode_credit, frames.encode_credit(17)),
-    "ask": (frames.decode_ask, frames.encode_ask(1, 2, [])),
+    "ask": (frames.decode_query, frames.encode_query(1, 2, [])),
 }
 
 
@@ -32,7 +32,7 @@ def test_there_and_back() -> None:
     assert frames.decode_ack(SOUND["ack"][1]) == (3, [(0, 1, 2)])
     assert frames.decode_end(SOUND["end"][1]) == [(0, 1), (255, 2)]
     assert frames.decode_credit(SOUND["credit"][1]) == 17
-    assert frames.decode_ask(frames.encode_ask(1, 2, [4, 255])) == (1, 2, bytes([4, 255]))
+    assert frames.decode_query(frames.encode_query(1, 2, [4, 255])) == (1, 2, bytes([4, 255]))
     assert frames.decode_entries(ENTRY + ENTRY) == [(7, b"key", b"blob")] * 2
     assert frames.decode_replies(REPLY + REPLY) == [(7, 1, b"id")] * 2
     wipe = frames.encode_op(frames.WIPE_OP, 255, 0, b"", b"", 1, 2, b"")
@@ -72,7 +72,7 @@ def test_trailing_byte(name: str) -> None:
         (frames.decode_ops, frames.encode_op(frames.WIPE_OP, 0, 0, b"m", b"k", 1, 1, b"")),
         (frames.decode_ops, frames.encode_op(frames.REMOVE_OP, 0, 0, b"m", b"k", 1, 1, b"v")),
         (frames.decode_ops, frames.encode_op(9, 0, 0, b"m", b"k", 1, 1, b"")),
-        (frames.decode_ops, bytes(frames.FRAME_MAX_BYTES + 1)),
+        (frames.decode_ops, bytes(frames.BODY_MAX_BYTES + 1)),
         (frames.decode_entries, frames.encode_entry(0, b"k" * (KEY_MAX_BYTES + 1), b"")),
         (frames.decode_entries, frames.encode_entry(0, b"k", bytes(frames.BLOB_MAX_BYTES + 1))),
         (frames.decode_entries, frames.encode_entry(0, b"", b"")),

@@ -10,8 +10,8 @@ from app.cluster.replication.frames import OpFields
 from app.cluster.replication.staging import ENTRY_BYTES, REPLY_BYTES, Staging
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
-from app.storage.store import Store, slot_of
-from app.wire.protocol import NO_ERR, SLOT_COUNT
+from app.storage.store import Store
+from app.wire.protocol import NO_ERR, SLOT_COUNT, slot_of
 from tests.cluster.replication.test_core import Machine, Wires, view
 
 KEYS = [b"a", b"bb", b"ccc"]

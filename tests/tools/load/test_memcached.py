@@ -19,7 +19,8 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
 )
-from tests.integration.nodes import free_port, until
+from tests.support.polling import poll
+from tests.support.ports import free_port
 from tests.tools.load.runs import MANY_TRIES
 from tools.load.faults import faults_of
 from tools.load.loop import Flood
@@ -144,7 +145,7 @@ def port() -> Iterator[int]:
                     except OSError:
                         return False
 
-                until("memcached answers", answers)
+                poll(answers, complaint="memcached answers")
             yield port
         finally:
             process.terminate()

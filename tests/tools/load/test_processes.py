@@ -8,7 +8,8 @@ import pytest
 
 from app.client import BadServer
 from tests.client.peer import Peer
-from tests.integration.nodes import HOST, Node, running
+from tests.support.nodes import Node, running
+from tests.support.ports import HOST
 from tests.tools.load.runs import plan_for
 from tools.load import processes
 from tools.load.lanes import NobodyThere

@@ -1,4 +1,4 @@
-"""What a node holds under its memory bound: python tools/bench_memory.py 10000,64,random [--seconds S] [--rate N]
+"""What a node holds under its memory bound: python -m tools.bench.memory 10000,64,random [--seconds S] [--rate N]
 
 Fills a store, with its governor and reply memory, as a node has them, with values of one size after the other,
 always new keys, and a third as many reads; prints after each size what is held and the process's peak. A size is
@@ -6,18 +6,12 @@ a number of bytes or `random` (0 to 10,000). For each size, `held at first` is w
 began to evict: run with one size to learn it, then with pairs to see what churn costs.
 """
 
-import _script_path  # noqa: F401  isort: skip
 import argparse
 import gc
 import os
 import random
-import sys
 import time
 import zlib
-
-if os.environ.get("PYTHONMALLOC") != "malloc":  # as app/main.py does
-    os.environ["PYTHONMALLOC"] = "malloc"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
 from app.storage.arena import Arena
@@ -30,12 +24,14 @@ from app.storage.governor import (
     tune_allocators,
 )
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
+from app.storage.store import Store
 from app.wire.codec import encode_value
+from app.wire.protocol import VALUE_MAX_BYTES, slot_of
+from tools.bench.allocator import use_system_allocator
 
 _MAX_BYTES = 128 * MIB
 _UPKEEP_S = 0.1
-_VALUE = os.urandom(10_000)
+_VALUE = os.urandom(VALUE_MAX_BYTES)
 
 
 class _Bench:
@@ -67,7 +63,7 @@ class _Bench:
         slowest = 0.0
         first = ""
         while True:
-            value = _VALUE[: self._rng.randrange(10_001) if size == "random" else int(size)]
+            value = _VALUE[: self._rng.randrange(VALUE_MAX_BYTES + 1) if size == "random" else int(size)]
             key = os.urandom(16)
             slot = slot_of(key)
             before = time.thread_time()
@@ -114,15 +110,25 @@ class _Bench:
         return slowest
 
 
+def _sizes(text: str) -> list[str]:
+    """Sizes of values, or `random`, separated by commas."""
+    for part in text.split(","):
+        if part != "random" and int(part) not in range(VALUE_MAX_BYTES + 1):
+            raise argparse.ArgumentTypeError(f"a value has at most {VALUE_MAX_BYTES} bytes")
+    return text.split(",")
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sizes", help="value sizes in order, e.g. 10000,64,random")
+    use_system_allocator()
+    # argparse alone, not tools/cli.py: what else is imported counts against the bound.
+    parser = argparse.ArgumentParser(prog="tools.bench.memory", description=__doc__.splitlines()[0])
+    parser.add_argument("sizes", type=_sizes, help="value sizes in order, e.g. 10000,64,random")
     parser.add_argument("--seconds", type=float, default=15.0, help="how long each size flows at least (default 15)")
     parser.add_argument("--rate", type=float, default=20_000, help="PUTs a second; 0: as fast as it goes")
     given = parser.parse_args()
     bench = _Bench(given.rate)
-    for size in given.sizes.split(","):
+    for size in given.sizes:
         print(bench.fill(size, given.seconds), flush=True)
 
 

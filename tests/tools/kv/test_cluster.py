@@ -11,9 +11,9 @@ import pytest
 from app.wire.protocol import INTERNAL_ERR, WIPEOUT
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer
-from tests.tools.test_kv import status_of
-from tools import kv
-from tools.kv_cluster import Survey, faults
+from tests.tools.kv.test_main import status_of
+from tools.kv import __main__ as kv
+from tools.kv.cluster import Survey, faults
 
 Captured = pytest.CaptureFixture[str]
 

@@ -1,6 +1,6 @@
 """The status of a node as a table."""
 
-from tools.status import table
+from tools.kv.status import table
 
 STATUS = {
     "address": "10.0.0.1:3331",

@@ -87,25 +87,25 @@ def measure(client: Client, seconds: float, keys: int, value_size: int, batch_si
     try:
         phases["put"].run(seconds / 2, batches, put)
         phases["get"].run(seconds / 2, batches, get)
-        requests, direct, sent = (now - then for now, then in zip(_counts(client), before, strict=True))
+        counted = {name: count - before[name] for name, count in _counts(client).items()}
     finally:
         _failures(lambda: client.remove_many(names))
-    stats = client.stats
     return {
         **{name: phase.summary() for name, phase in phases.items()},
         "keys_a_call": batch_size,
         "value_bytes": value_size,
         "missing": missing,
         "wrong": wrong,
-        "direct_share": round(direct / requests, 4),
-        "datagrams_an_operation": round(sent / requests, 4),
-        "retries": stats.retries,
-        "overloads": stats.overloads,
+        "direct_share": round(counted["direct"] / counted["requests"], 4),
+        "datagrams_an_operation": round(counted["sent"] / counted["requests"], 4),
+        "retries": counted["retries"],
+        "overloads": counted["overloads"],
     }
 
 
-def _counts(client: Client) -> tuple[int, int, int]:
-    return client.stats.requests, client.stats.direct, client.stats.sent
+def _counts(client: Client) -> dict[str, int]:
+    """What the client has counted since it was made."""
+    return {name: getattr(client.stats, name) for name in ("requests", "direct", "sent", "retries", "overloads")}
 
 
 def value_of(n: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The links we dial: one to each other member (to each server, while we know of no view).
+"""The links that we dial: one to each other member (to each server, while we know of no view).
 
 Links carry data between nodes, in order. Here they matter for what their ends prove: a process keeps its port
 open for as long as it lives, and opens it before it says anything; so a refused connection means that every
@@ -16,52 +16,52 @@ from app.cluster.membership.state import NodeState
 
 
 @dataclass(slots=True)
-class Link:
+class Dial:
     busy: bool = False  # up, or being dialled
     dialled_at: float = -inf
 
 
-class Links:
+class Dialler:
     """Which links are wanted, and when to dial."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
-        self._links: dict[str, Link] = {}
+        self._dials: dict[str, Dial] = {}
 
     def want(self, peers: Iterable[str]) -> None:
         """Have links to these peers and no others."""
         wanted = dict.fromkeys(peer for peer in peers if peer != self._state.address)
-        for peer in [peer for peer in self._links if peer not in wanted]:
-            del self._links[peer]
+        for peer in [peer for peer in self._dials if peer not in wanted]:
+            del self._dials[peer]
             self._state.effects.append(CloseLink(peer))
         for peer in wanted:
-            if peer not in self._links:
-                self._links[peer] = Link()
+            if peer not in self._dials:
+                self._dials[peer] = Dial()
                 self._dial(peer)
 
     def tick(self) -> None:
         """Dial what is down, now and then."""
-        for peer, link in self._links.items():
-            if not link.busy and self._state.now - link.dialled_at >= timing.DIAL_S:
+        for peer, dial in self._dials.items():
+            if not dial.busy and self._state.now - dial.dialled_at >= timing.DIAL_S:
                 self._dial(peer)
 
     def dial_all(self) -> None:
         """Dial all that is down now."""
-        for peer, link in self._links.items():
-            if not link.busy:
+        for peer, dial in self._dials.items():
+            if not dial.busy:
                 self._dial(peer)
 
     def closed(self, peer: str) -> None:
         """The link, or the process at its end, is gone: dial at once to learn which."""
-        if peer in self._links:
+        if peer in self._dials:
             self._dial(peer)
 
-    def is_down(self, peer: str) -> None:
+    def failed(self, peer: str) -> None:
         """The dial came to nothing."""
-        if peer in self._links:
-            self._links[peer].busy = False
+        if peer in self._dials:
+            self._dials[peer].busy = False
 
     def _dial(self, peer: str) -> None:
-        link = self._links[peer]
-        link.busy, link.dialled_at = True, self._state.now
+        dial = self._dials[peer]
+        dial.busy, dial.dialled_at = True, self._state.now
         self._state.effects.append(OpenLink(peer, self._state.of(peer).incarnation))

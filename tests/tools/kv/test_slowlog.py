@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.slowlog import table
+from tools.kv.slowlog import table
 
 SLOW = {
     "threshold_ms": 5.0,

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from app.client import BadServer, Client, KVError, Timeout
-from tools import cli, status
+from tools import cli
+from tools.kv import status
 
 # How long one node is waited for (ms); it is asked again in the next round, if there is one.
 STATUS_TIMEOUTS_MS: Final = (150, 450, 1350)

@@ -6,9 +6,9 @@ import pytest
 
 from app.wire.protocol import VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from tests.client.peer import Peer
-from tools import kv
-from tools.kv_bench import value_of
+from tests.client.peer import Peer, overload
+from tools.kv import __main__ as kv
+from tools.kv.bench import value_of
 
 Captured = pytest.CaptureFixture[str]
 
@@ -40,6 +40,13 @@ def test_a_wrong_value_is_a_failure(capsys: Captured) -> None:
     with Liar() as peer:
         assert kv.main(["-s", peer.name, "bench", "--seconds", "1", "--keys", "10"]) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def test_only_what_is_measured_is_counted(capsys: Captured) -> None:
+    with Peer([overload(1)]) as peer:  # the first request comes before the first measured call
+        assert kv.main(["-s", peer.name, "bench", "--plain", "--seconds", "1", "--keys", "10", "--json"]) == 0
+        assert len(peer.received) > 1
+    assert json.loads(capsys.readouterr().out)["overloads"] == 0
 
 
 def test_nobody_there_is_status_3() -> None:

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from tools.status import grid
+from tools.kv.status import grid
 
 
 def table(slow: dict[str, Any]) -> str:

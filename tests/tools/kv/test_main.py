@@ -13,9 +13,8 @@ import pytest
 from app.wire.protocol import NO_SPC_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer
-from tools import kv
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.nodes import REPOSITORY, run_python
+from tools.kv import __main__ as kv
 
 Captured = pytest.CaptureFixture[bytes]
 
@@ -209,6 +208,7 @@ COMMANDS = [
     "ping",
     "pid",
     "status",
+    "slowlog",
     "members",
     "wait-ready",
     "wipe",
@@ -227,9 +227,7 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
 
 @pytest.mark.parametrize("script", ["kv.py", "testclient.py", "flood.py"])
 def test_scripts_run_from_the_repository_root_and_explain_themselves(script: str) -> None:
-    done = subprocess.run(
-        [sys.executable, f"tools/{script}", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = run_python(f"tools/{script}", "--help")
     assert done.returncode == 0, done.stderr
     assert f"python tools/{script}" in done.stdout
     assert "exit status:" in done.stdout
@@ -239,10 +237,10 @@ def test_a_script_in_a_pipe_that_closes(tmp_path: Path) -> None:
     with Peer() as peer:
         peer.store[b"key"] = (b"value", 0)
         command = [sys.executable, "tools/kv.py", "-s", peer.name, "get", "key"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60)
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"value", b"")
         reading, writing = os.pipe()
         os.close(reading)
-        done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, timeout=60)
         os.close(writing)
         assert (done.returncode, done.stderr) == (1, b"")

@@ -1,0 +1,57 @@
+"""A command-line client of the store. `python tools/kv.py --help` explains it."""
+
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+
+from app.client import BadServer, Client, KVError, Timeout
+from tools import cli
+from tools.kv import arguments
+
+
+def misuse(given: Namespace) -> str | None:
+    """What is wrong with arguments that are right each by itself."""
+    if given.command == "shutdown" and len(given.server or ()) != 1:
+        return "shutdown is for one server at a time, named by -s"
+    if given.command == "put" and (given.value is None) == (given.file is None):
+        return "put takes either a VALUE or --file"
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    reads = arguments.parser()
+    given = reads.parse_args(argv)
+    wrong = misuse(given)
+    if wrong is not None:
+        reads.error(wrong)
+    try:
+        servers = given.server or cli.servers(cli.default_server())
+    except ArgumentTypeError as error:
+        cli.complain("kv.py", f"KV_SERVER: {error}")
+        return cli.USAGE
+    # One request needs no table of slots.
+    slot_aware = given.command == "bench" and not given.plain
+    try:
+        with cli.reader_may_leave(), Client(servers, slot_aware=slot_aware, give_up_when_refused=True) as client:
+            return int(given.run(client, given))
+        return cli.FAILED
+    except BadServer as error:
+        cli.complain("kv.py", error)
+        return cli.USAGE
+    except Timeout as error:
+        cli.complain("kv.py", error)
+        return cli.NO_ANSWER
+    except KVError as error:
+        cli.complain("kv.py", error)
+        return cli.FAILED
+    except OSError as error:
+        if getattr(given, "file", None) is None:
+            raise
+        cli.complain("kv.py", f"{error.filename}: {error.strerror}")
+        return cli.USAGE
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

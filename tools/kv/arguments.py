@@ -1,0 +1,245 @@
+"""The arguments of the command-line client: what its commands are called, take, and say of themselves."""
+
+import argparse
+import os
+from argparse import Namespace
+from collections.abc import Callable
+
+from app.client import Client
+from app.wire.protocol import VALUE_MAX_BYTES
+from tools import cli
+from tools.kv import commands
+
+DESCRIPTION = """\
+Talk to the store from the command line.
+
+  python tools/kv.py put greeting 'hello, world'       store a value
+  python tools/kv.py get greeting                      print it, byte for byte, with no newline added
+  python tools/kv.py -s 10.0.0.7:3331 status           the cluster as that node sees it
+  python tools/kv.py put --help                        examples and options of one command
+"""
+
+EPILOG = """\
+servers:
+  -s takes one node or several, separated by commas: host:port, or [::1]:port for IPv6. Any node answers
+  for the whole store; with several, the next one is tried when one does not answer. Without -s, the
+  environment variable KV_SERVER is used, else 127.0.0.1:3331. -s and --json may also follow the command.
+
+limits:
+  a key has 1 to 32 bytes, a value 0 to 10,000, a version is a signed 32-bit number.
+
+exit status:
+  0  done (get: the key was there)
+  1  the node refused: key not found, key or value invalid, store full, overloaded, ...
+  2  wrong usage
+  3  no answer: no node at that address, or none that answers within 6.5 s
+  4  wait-ready: nodes answer, and the cluster is not whole in time
+"""
+
+Command = Callable[[Client, Namespace], int]
+
+
+def parser() -> cli.Parser:
+    main = cli.Parser(prog="kv.py", description=DESCRIPTION, epilog=EPILOG)
+    _add_shared(main, None, False)
+    shared = cli.Parser(add_help=False)
+    _add_shared(shared, argparse.SUPPRESS, argparse.SUPPRESS)  # so that their defaults don't undo main's
+    added_to = main.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+
+    def command(name: str, run: Command, summary: str, more: str) -> cli.Parser:
+        added = added_to.add_parser(
+            name, parents=[shared], help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more
+        )
+        assert isinstance(added, cli.Parser)
+        added.set_defaults(run=run)
+        return added
+
+    _add_store(command)
+    _add_nodes(command)
+    return main
+
+
+def _add_shared(to: cli.Parser, server: object, as_json: object) -> None:
+    to.add_argument(
+        "-s", "--server", type=cli.servers, default=server, metavar="HOST:PORT[,...]", help="the node or nodes to ask"
+    )
+    to.add_argument("--json", action="store_true", default=as_json, help="print JSON, for programs")
+
+
+def _add_store(command: Callable[..., cli.Parser]) -> None:
+    get = command(
+        "get",
+        commands.run_get,
+        "print the value stored under KEY",
+        """\
+examples:
+  python tools/kv.py get page > page.html       byte for byte: nothing is added
+  python tools/kv.py get -v page                the version, too, on standard error
+  python tools/kv.py get page --json            {"key": ..., "value": ..., "encoding": "utf-8", "version": 0}
+                                                encoding is "base64" for a value that is not UTF-8 text
+""",
+    )
+    get.add_argument("key", type=os.fsencode, metavar="KEY")
+    get.add_argument("-v", "--show-version", action="store_true", help="print the version too, on stderr")
+    put = command(
+        "put",
+        commands.run_put,
+        "store a value under KEY",
+        """\
+examples:
+  python tools/kv.py put greeting 'hello, world'
+  python tools/kv.py put page --file page.html          the value from a file
+  date | python tools/kv.py put now -                   the value from standard input
+  python tools/kv.py put counter 17 --version 3         with a number of yours, which get returns
+""",
+    )
+    put.add_argument("key", type=os.fsencode, metavar="KEY")
+    put.add_argument("value", type=os.fsencode, nargs="?", metavar="VALUE", help="the value; - reads standard input")
+    put.add_argument("-f", "--file", metavar="PATH", help="take the value from this file")
+    put.add_argument(
+        "--version",
+        type=cli.whole_number(-(2**31), 2**31 - 1),
+        default=0,
+        metavar="N",
+        help="a number to keep with the value (default 0)",
+    )
+    remove = command(
+        "remove",
+        commands.run_remove,
+        "take KEY out of the store",
+        """\
+examples:
+  python tools/kv.py remove greeting            status 1 if it was not there
+""",
+    )
+    remove.add_argument("key", type=os.fsencode, metavar="KEY")
+    measured = command(
+        "bench",
+        commands.run_bench,
+        "measure put and get for a few seconds, with this client, on keys of its own",
+        """\
+A closed loop: the next call leaves when the last one has been answered. So the rate is what one client
+gets, not what the cluster can do (tools/flood.py measures that). Latencies are those of a call, retries
+and waits included; with --batch, of a whole put_many or get_many. The values read are compared with those
+written; a wrong one is status 1. The keys are removed at the end.
+
+examples:
+  python tools/kv.py bench                              one request at a time, straight to the primaries
+  python tools/kv.py bench --batch 100                  100 keys a call, many requests in flight
+  python tools/kv.py bench --plain                      through whichever node is asked first
+""",
+    )
+    measured.add_argument(
+        "--seconds", type=cli.whole_number(1, 300), default=5, metavar="S", help="for all of it (default 5)"
+    )
+    measured.add_argument("--batch", type=cli.whole_number(1, 10_000), default=1, metavar="N", help="keys a call")
+    measured.add_argument(
+        "--value-size",
+        type=cli.whole_number(0, VALUE_MAX_BYTES),
+        default=64,
+        metavar="BYTES",
+        help="of each value (default 64)",
+    )
+    measured.add_argument(
+        "--keys", type=cli.whole_number(1, 1_000_000), default=1000, metavar="N", help="different keys (default 1000)"
+    )
+    measured.add_argument("--plain", action="store_true", help="do not send straight to each key's primary")
+
+
+def _add_nodes(command: Callable[..., cli.Parser]) -> None:
+    command(
+        "ping",
+        commands.run_ping,
+        "ask each node given whether it is alive, and say how long the answer took",
+        """\
+examples:
+  python tools/kv.py ping -s 10.0.0.7:3331,10.0.0.8:3331        status 3 unless all of them answer
+""",
+    )
+    command(
+        "pid", commands.run_pid, "print the node's process id", "examples:\n  python tools/kv.py pid -s 10.0.0.7:3331\n"
+    )
+    command(
+        "status",
+        commands.run_status,
+        "print the cluster as the node sees it: members, who holds how many slots, its lease",
+        """\
+examples:
+  python tools/kv.py status
+  python tools/kv.py status --json              as the node says it: docs/protocol.md, STATUS
+""",
+    )
+    command(
+        "slowlog",
+        commands.run_slowlog,
+        "print the slow requests that the node remembers, newest first",
+        """\
+A node keeps the last ones that took --slow-ms (an option of the node) or more: docs/monitoring.md.
+
+examples:
+  python tools/kv.py slowlog -s 10.0.0.7:3331
+""",
+    )
+    members = command(
+        "members",
+        commands.run_members,
+        "print one line for each member: its state, and of how many slots it is primary, backup and learner",
+        """\
+examples:
+  python tools/kv.py members
+  python tools/kv.py members --count            only how many live members the node sees
+""",
+    )
+    members.add_argument("--count", action="store_true", help="print only the number of live members")
+    ready = command(
+        "wait-ready",
+        commands.run_wait_ready,
+        "wait until the cluster is whole: every slot where it is wanted, with all its copies",
+        """\
+All members that the nodes know of are asked, each at its own address, and all must agree. This is the
+"safe to go on" of a rolling restart. A server that is down and out of the cluster is not waited for: say
+with --members how many there must be.
+
+examples:
+  python tools/kv.py wait-ready --members 5 --timeout 60        then restart the next node
+  python tools/kv.py wait-ready --timeout 0                     look once
+
+exit status: 4 if it is not whole in time, 3 if nobody answers, 2 for wrong usage
+""",
+    )
+    ready.add_argument(
+        "--timeout", type=cli.whole_number(0, 86_400), default=60, metavar="S", help="seconds to wait (default 60)"
+    )
+    ready.add_argument("--members", type=cli.whole_number(1, 64), default=1, metavar="N", help="and this many members")
+    wipe = command(
+        "wipe",
+        commands.run_wipe,
+        "drop every key of the store, on all nodes",
+        """\
+A node drops the keys it is primary for; so every member is asked, with a request of its own.
+
+examples:
+  python tools/kv.py wipe                       asks before it does it
+  python tools/kv.py wipe --yes                 does not
+
+exit status: 3 if a node did not answer (its keys may be there still), 1 if one refused, or if slots moved meanwhile
+""",
+    )
+    wipe.add_argument("--yes", action="store_true", help="do not ask")
+    for asks_all in (ready, wipe):
+        asks_all.add_argument(
+            "--given-only",
+            action="store_true",
+            help="ask only the servers given by -s: where the members' own addresses can't be reached",
+        )
+    command(
+        "shutdown",
+        commands.run_shutdown,
+        "make one node exit at once, without handing anything over",
+        """\
+It stands for a crash. To stop a node properly, send it SIGTERM: it hands its slots over first.
+
+examples:
+  python tools/kv.py shutdown -s 10.0.0.7:3331          -s is needed: there is no default for this
+""",
+    )

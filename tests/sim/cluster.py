@@ -114,10 +114,12 @@ class Cluster:
         if process is not None and not process.is_stopped:
             self.world.note(host, "stops for", round(seconds, 3))
             process.is_stopped = True
-            self.world.after(seconds, self.resume, process)
+            process.stops += 1
+            self.world.after(seconds, self.resume, process, process.stops)
 
-    def resume(self, process: Process) -> None:
-        if process.is_stopped and not process.is_over:
+    def resume(self, process: Process, stop: int = 0) -> None:
+        """Let it go on. `stop`: only after that one of its stops."""
+        if process.is_stopped and not process.is_over and stop in (0, process.stops):
             self.world.note(process.host, "goes on")
             process.is_stopped = False
             process.loop.resume()

@@ -1,14 +1,15 @@
 """What goes wrong, and when: all of it drawn from the seed of the run."""
 
+from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.cluster.view import View
 from app.storage.arena import PAGE_BYTES
 from app.wire.protocol import TYPE_ACK, TYPE_CLUSTER, TYPE_RESPONSE
 from tests.sim.clients import request, sealed
 from tests.sim.network import Path, Stream, sockaddr
-from tests.sim.process import PORT, Process
+from tests.sim.process import PORT
 from tests.sim.world import Host
 
 if TYPE_CHECKING:
@@ -59,9 +60,18 @@ class Nemesis:
         self._until = until
         self._pace_s = pace_s or self._rng.choice(PACES_S)
         self._faults = faults or tuple(fault for fault in FAULTS if self._rng.random() < 0.6) or FAULTS
-        self._world.after(self._rng.uniform(0.1, 2.0), self._next)
+        self._is_over = False
+        self._later(self._rng.uniform(0.1, 2.0), self._next)
         if bursts:
-            self._world.after(self._rng.uniform(0.5, 2.0), self._burst)
+            self._later(self._rng.uniform(0.5, 2.0), self._burst)
+
+    def _later(self, delay_s: float, action: Callable[..., object], *args: Any) -> None:
+        """Do something later, unless the faults have stopped by then."""
+        self._world.after(delay_s, self._unless_over, action, args)
+
+    def _unless_over(self, action: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if not self._is_over:
+            action(*args)
 
     def start_all(self) -> None:
         """Servers start in any order, together or seconds apart."""
@@ -74,7 +84,7 @@ class Nemesis:
             fault = self._rng.choice(self._faults)
             self._cluster.count(f"fault {fault}")
             getattr(self, fault)()
-            self._world.after(self._rng.expovariate(1 / self._pace_s), self._next)
+            self._later(self._rng.expovariate(1 / self._pace_s), self._next)
 
     def _some(self) -> Host:
         return self._rng.choice(self._cluster.hosts)
@@ -118,23 +128,23 @@ class Nemesis:
     def crash(self) -> None:
         host = self._victim()
         self._end(host)
-        self._world.after(self._for_a_while(), self._cluster.start, host)
+        self._later(self._for_a_while(), self._cluster.start, host)
 
     def crash_two(self) -> None:
         """The second when, or just before or after, others have taken over from the first."""
         self.crash()
-        self._world.after(self._rng.uniform(0.05, 0.6), self.crash)
+        self._later(self._rng.uniform(0.05, 0.6), self.crash)
 
     def bounce(self) -> None:
         """A restart faster than any timeout."""
         host = self._victim()
         self._end(host)
-        self._world.after(self._rng.uniform(0, 0.01), self._cluster.start, host)
+        self._later(self._rng.uniform(0, 0.01), self._cluster.start, host)
 
     def lose_power(self) -> None:
         host = self._victim()
         self._end(host, power=True)
-        self._world.after(self._for_a_while(), self._cluster.start, host)
+        self._later(self._for_a_while(), self._cluster.start, host)
 
     def pause(self) -> None:
         self._cluster.pause(self._some(), self._for_a_while())
@@ -158,12 +168,7 @@ class Nemesis:
         process = host.process
         if process is not None:
             self._cluster.leave(host)
-            self._world.after(10.0, self._end_leaver, process)
-            self._world.after(10.0 + self._for_a_while(), self._cluster.start, host)
-
-    def _end_leaver(self, process: Process) -> None:
-        if process.host.process is process:
-            self._end(process.host)
+            self._later(10.0 + self._for_a_while(), self._cluster.start, host)
 
     def _burst(self) -> None:
         """Many come, or go, at one moment."""
@@ -180,8 +185,8 @@ class Nemesis:
                 self._end(host)
             together = rng.choice((0.0, 0.01, 0.5))
             for host in cluster.hosts:  # those that were down before, too
-                self._world.after(together + rng.uniform(0, 0.01), cluster.start, host)
-        self._world.after(rng.expovariate(1 / 2.0), self._burst)
+                self._later(together + rng.uniform(0, 0.01), cluster.start, host)
+        self._later(rng.expovariate(1 / 2.0), self._burst)
 
     # The network.
 
@@ -217,7 +222,7 @@ class Nemesis:
                 paths.append((other, one))
         self._world.note("network", "cut for", kinds, paths)
         self._cluster.network.cut(paths, datagrams=kinds != "streams", streams=kinds != "datagrams")
-        self._world.after(seconds or self._for_a_while(), self._mend, paths)
+        self._later(seconds or self._for_a_while(), self._mend, paths)
 
     def _mend(self, paths: list[Path]) -> None:
         self._world.note("network", "mended", paths)
@@ -237,7 +242,7 @@ class Nemesis:
         network.cut(paths, datagrams=True, streams=False)
         for stream in list(network._streams):
             stream.broken(104)
-        self._world.after(4.0, self._mend_refusing, paths)
+        self._later(4.0, self._mend_refusing, paths)
 
     def _mend_refusing(self, paths: list[Path]) -> None:
         self._cluster.network.refusing.clear()
@@ -251,7 +256,7 @@ class Nemesis:
             return
         host = self._some()
         rate = host.clock.set_rate(self._world.now, 0.0)
-        self._world.after(self._rng.uniform(0.0, 0.004), self._go_on, host, rate)
+        self._later(self._rng.uniform(0.0, 0.004), self._go_on, host, rate)
 
     def _go_on(self, host: Host, rate: float) -> None:
         if rate:
@@ -286,7 +291,7 @@ class Nemesis:
             return
         stranger = Stream(self._cluster.network, None, rng.choice(("10.2.0.1", self._some().ip)), 40000)
         stranger.connect_ex((host.ip, PORT))
-        self._world.after(0.05, self._babble_on, stranger)
+        self._later(0.05, self._babble_on, stranger)
 
     def _babble_on(self, stranger: Stream) -> None:
         rng = self._rng
@@ -295,13 +300,13 @@ class Nemesis:
                 rng.choice((b"KVLK\x01\x00" + rng.randbytes(24), rng.randbytes(60), b"GET / HTTP/1.1\r\n\r\n" * 3))
             )
             if rng.random() < 0.5:
-                self._world.after(rng.choice((0.01, 3.0)), stranger.close)
+                self._later(rng.choice((0.01, 3.0)), stranger.close)
 
     def make_well(self) -> None:
         """The faults stop: whole network, everybody up and running."""
         cluster = self._cluster
         self._world.note("faults stop")
-        self._until = self._world.now
+        self._is_over = True
         cluster.network.mend()
         options = cluster.network.options
         options.loss = min(options.loss, 0.05)

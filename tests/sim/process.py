@@ -60,6 +60,7 @@ class Process:
         self.options = cluster.options
         self.is_over = False  # nothing of it runs any more
         self.is_stopped = False  # SIGSTOP
+        self.stops = 0
         self.exit_status: int | None = None
         self.sockets: SimSockets
         self._base_bytes = INTERPRETER_BYTES

@@ -21,7 +21,6 @@ from tests.sim.world import trace_logs
 
 STORY_LINES = int(os.environ.get("SIM_STORY_LINES", "100"))  # of the trace, when a run fails
 CONVERGE_S = 20.0  # virtual seconds without faults within which all copies are whole and the same
-LEAVE_S = 12.0  # who was asked to leave may still be about to, and to come back
 LASTING_S = 8.0  # within which the others serve all slots again when some are gone for good
 
 
@@ -63,7 +62,7 @@ def draw(seed: int) -> Plan:
         reply_ttl_s=12.0 if slow else 2.2,
         max_in_flight=rng.choice((8, 1024)),
         batch_size=rng.choice((4, 8, 16)),
-        queue_max_bytes=rng.choice((0, 0, 40_000)),
+        queue_max_bytes=rng.choice((0, 0, 320_000)),
         pages=rng.choice((3, 6)) if pressure else 0,
         lag_s=0.03 if busy else rng.choice((0.0001, 0.001)),
         turn_s=0.01 if busy else rng.choice((0.0, 0.0005)),
@@ -172,9 +171,8 @@ def converge(cluster: Cluster) -> None:
         if world.now >= began + CONVERGE_S:
             raise Violation(f"after {CONVERGE_S} s without faults: {missing}")
         world.run(world.now + 0.1)
-        if world.now >= began + LEAVE_S:
-            for host in cluster.hosts:
-                cluster.start(host)
+        for host in cluster.hosts:  # whoever has left comes back
+            cluster.start(host)
 
 
 def read_all(cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fcntl import ioctl
 from math import inf
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 from gevent.server import DatagramServer
 
@@ -141,6 +141,15 @@ class StreamSocket(socket.socket):
         return bool(self.getsockname() == self.getpeername())
 
 
+class _ListeningSocket(socket.socket):
+    """A TCP socket that listens; what it accepts is non-blocking, as it is."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        sock, address = super().accept()
+        sock.setblocking(False)
+        return sock, address
+
+
 class Sockets:
     """One node's."""
 
@@ -182,7 +191,7 @@ def _datagram_socket(address: str, port: int) -> socket.socket:
 
 def listening_socket(address: str, port: int, backlog: int, option: str) -> socket.socket:
     """A TCP socket, listening, non-blocking; `option` says where it is bound. Raises UsageError."""
-    sock = socket.socket(_family_of(address), socket.SOCK_STREAM)
+    sock = _ListeningSocket(_family_of(address), socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the process before may linger
     _bind(sock, address, port, "TCP", option)
     sock.listen(backlog)

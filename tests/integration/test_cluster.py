@@ -199,7 +199,7 @@ def forged(member: Node, target: Node) -> pb.ClusterMessage:
         incarnation=next(row[1] for row in rows if row[0] == member.name) + 1_000_000,
         to_incarnation=next(row[1] for row in rows if row[0] == target.name),
         stamp_us=1,
-        origin=status["origin"],
+        cluster_id=status["origin"],
         epoch=status["epoch"] + 100,
         deaths=[pb.Death(address=row[0], incarnation=row[1]) for row in rows],
     )
@@ -275,7 +275,7 @@ def test_any_node_answers_for_any_key(tmp_path: Path) -> None:
             for n in range(300):
                 client.put(b"key %d" % n, b"value %d" % n, version=n)
         for address in addresses:
-            with Client([address]) as client:
+            with Client([address], slot_aware=False) as client:
                 for n in range(300):
                     assert client.get(b"key %d" % n) == (b"value %d" % n, n)
         entries = [node.counters()["entries"] for node in nodes]

@@ -201,27 +201,47 @@ def test_an_impossible_memory_size(servers: Path, size: str) -> None:
 
 
 BROKEN = """
-import sys
-from app.config import options
-from app.requests import replicator as copies
+import struct, sys
 from app import node
+from app.main import main
+from app.cluster.membership.core import ClusterCore
+from app.requests.replicator import Replicator
+from app.storage.governor import MemoryGovernor
 
-def tick(self):
-    raise AssertionError("seven is not eight")
+def broken(*arguments):
+    raise {fault}("seven is not eight")
 
-copies.Copies.tick = tick
-sys.exit(node.run(options.parse(sys.argv[1:], {})))
+{place} = broken
+sys.exit(main(sys.argv[1:]))
 """
+PLACES = {
+    "the upkeep": "MemoryGovernor.calibrate",
+    "the sweep": "node.Forwarding.sweep",
+    "the copies' clock": "Replicator.tick",
+    "the end of a turn": "node.Node.end_turn",
+    "membership": "ClusterCore.step",
+}
 
 
-def test_a_broken_invariant_ends_the_node_wherever_in_the_loop_it_shows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        *((place, fault) for place in PLACES for fault in ("ValueError", "struct.error")),
+        *(("the upkeep", fault) for fault in ("AssertionError", "OSError", "RuntimeError")),
+    ],
+)
+def test_a_fault_of_any_type_ends_the_node_wherever_in_the_loop_it_shows(
+    place: str, fault: str, tmp_path: Path
+) -> None:
     servers = tmp_path / "servers.txt"
     port = free_port()
     servers.write_text(f"127.0.0.1:{port}\n")
-    done = run_python("-c", BROKEN, str(port), str(servers))
+    program = BROKEN.format(place=PLACES[place], fault=fault)
+    done = run_python("-c", program, str(port), str(servers), KV_LOG_FORMAT="json")
     assert done.returncode == 70
-    assert "node.invariant_broken" in done.stderr
-    assert "seven is not eight" in done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]  # nothing but the log writes there
+    (told,) = [line for line in lines if line["event"] == "node.fault"]
+    assert "seven is not eight" in told["error"]
 
 
 def test_every_counter_is_documented(own_node: Node) -> None:

@@ -51,6 +51,7 @@ class Checks:
                 elif isinstance(effect, Reset):
                     # A fresh process in all but name: an outsider, say, forgets a view none of whose members answers.
                     self._installs.pop(process, None)
+            self._note_serving(process)
             return effects
 
         core.step = step
@@ -106,18 +107,20 @@ class Checks:
             if not able >= set(view.holders(slot)):
                 raise Violation(f"epoch {view.epoch}, slot {slot}: {view.holders(slot)} of {able}")
 
-    # After every turn.
+    # Who serves what.
 
-    def turned(self, process: "Process") -> None:
+    def _note_serving(self, process: "Process") -> None:
         """No slot may be served by two processes at one (true) time, stopped ones included."""
         core = process.core
-        now_serving = (core.served, core.lease_until)
-        if self._serving.get(process) != now_serving:
-            if process.time > self._world.now:
-                self._world.at(process.time, self._serves, process, now_serving)
-            else:
-                self._serves(process, now_serving)
-        node = process.node
+        serving = (core.served, core.lease_until)
+        if process.time > self._world.now:  # it has been stopped inside this turn
+            self._world.at(process.time, self._serves, process, serving)
+        elif self._serving.get(process) != serving:
+            self._serves(process, serving)
+
+    def turned(self, process: "Process") -> None:
+        """Look at a process after a turn of its loop."""
+        core, node = process.core, process.node
         routes, (seen, served) = node.replication.routes, self._seen_routes.get(process, ([], -1))
         if routes != seen or served != core.served:
             self._seen_routes[process] = (list(routes), core.served)

@@ -67,7 +67,7 @@ class Call:
     datagram: bytes
     called: float
     tries: int = 0
-    server: int = 0
+    refusals: int = 0
 
 
 def request(command: int, message_id: bytes, key: bytes = b"", value: bytes | None = None, version: int = 0) -> bytes:
@@ -179,7 +179,11 @@ class Client:
             raise Violation(f"{source!r} answers {data!r}")
         if response.errCode == INTERNAL_ERR:
             raise Violation(f"INTERNAL_ERR, answered to {msg.messageID!r}")
-        if call is None or msg.messageID != call.message_id or response.errCode == SYS_OVERLOAD_ERR:
+        if call is None or msg.messageID != call.message_id:
+            return
+        if response.errCode == SYS_OVERLOAD_ERR:
+            call.refusals += 1
+            cluster.count(f"{_NAMES[call.command]} refused")
             return
         if self.options.acknowledges and call.tries == 1 and call.command != GET:
             cluster.network.send(
@@ -192,7 +196,7 @@ class Client:
         self.current = None
         if code is None:
             self._server = 0
-            if call.called >= self.is_served_from:
+            if call.called >= self.is_served_from and not call.refusals:
                 raise Violation(f"{call.message_id!r} is not answered by those who can")
         cluster.world.note("client", call.message_id, "has", code, value)
         cluster.count("unanswered" if code is None else f"{_NAMES[call.command]} {code}")

@@ -181,9 +181,9 @@ class Process:
 
     def turned(self) -> None:
         """A turn of its loop is over."""
+        self.cluster.turned(self)
         if self.options.turn_s:
             self._ahead_s = self.time + self._rng.random() * self.options.turn_s
-        self.cluster.turned(self)
 
     def sends(self, data: bytes, target: bytes) -> None:
         """A datagram is about to leave."""

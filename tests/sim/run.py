@@ -236,6 +236,7 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
         if world.now >= deadline:
             raise Violation(f"{LASTING_S} s after {gone} were gone ({kind}): {missing}")
         world.run(world.now + 0.05)
+    cluster.network.options.loss = 0.0
     for client in cluster.clients:
         client.is_served_from = world.now
     world.run(world.now + 1.0)

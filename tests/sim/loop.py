@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from greenlet import GreenletExit, getcurrent
 
 from app.loop import Loop, Task
+from tests.sim.checks import Violation
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -85,6 +86,8 @@ class SimLoop(Loop):
         raise Ended
 
     def fail(self, error: BaseException) -> NoReturn:
+        if isinstance(error, Violation):
+            raise error
         raise Crashed(f"{self._process.host} fails: {error!r}") from error
 
     # What the world calls.

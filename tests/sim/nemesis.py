@@ -248,6 +248,11 @@ class Nemesis:
         self._cluster.network.refusing.clear()
         self._mend(paths)
 
+    def stall_for_long(self) -> None:
+        """Streams stall for seconds, and deliver then what was sent before; datagrams pass."""
+        one, other = self._rng.sample([host.ip for host in self._cluster.hosts], 2)
+        self._cut([(one, other)], kinds="streams", seconds=self._rng.uniform(2.0, 6.0))
+
     # Machines.
 
     def stand_still(self) -> None:
@@ -255,14 +260,21 @@ class Nemesis:
         if not self._cluster.all_options.stands_still:
             return
         host = self._some()
-        rate = host.clock.set_rate(self._world.now, 0.0)
-        self._later(self._rng.uniform(0.0, 0.004), self._go_on, host, rate)
+        host.clock.set_rate(self._world.now, 0.0)
+        self._later(self._rng.uniform(0.0, 0.004), self._go_on, host)
 
-    def _go_on(self, host: Host, rate: float) -> None:
-        if rate:
-            host.clock.set_rate(self._world.now, rate)
-            if host.process is not None:
-                host.process.loop.arm()
+    def stand_still_for_long(self) -> None:
+        """A virtual machine is stopped, and its clock with it: when it goes on it takes its lease for a running one."""
+        host = self._some()
+        seconds = self._rng.uniform(1.0, 3.0)
+        host.clock.set_rate(self._world.now, 0.0)
+        self._cluster.pause(host, seconds)
+        self._later(seconds, self._go_on, host)
+
+    def _go_on(self, host: Host) -> None:
+        host.clock.set_rate(self._world.now, host.clock.nominal_rate)
+        if host.process is not None:
+            host.process.loop.arm()
 
     def step_wall_clock(self) -> None:
         """Somebody sets the clock that leases do not go by."""
@@ -313,6 +325,8 @@ class Nemesis:
         options.large_loss = 0.0
         options.slow_share = 0.0
         cluster.options.stop_share = 0.0
+        for host in cluster.hosts:
+            self._go_on(host)
         for process in cluster.processes():
             process.heap_bytes = 0
             process.stop_soon(1 << 60, 0.0)

@@ -104,6 +104,12 @@ class Network:
                 if stream.peer is not None and frozenset((stream.ip, stream.peer.ip)) in ended:
                     stream.broken(errno.ECONNRESET)
 
+    def lose_flows(self, paths: list[Path]) -> None:
+        """Something on the way forgets the connections between these machines, and drops what belongs to them."""
+        for stream in list(self._streams):
+            if stream.peer is not None and (stream.ip, stream.peer.ip) in paths:
+                stream.is_dropped = True
+
     def is_cut(self, source: str, target: str) -> bool:
         """Whether a stream's bytes can't go this way."""
         if (source, target) in self.stream_cuts:
@@ -282,6 +288,7 @@ class Stream:
         self.peer: Stream | None = None
         self.is_up = False
         self.is_closed = False  # by its process
+        self.is_dropped = False  # what it sends gets nowhere any more
         self.has_vanished = False  # its machine knows nothing of it any more
         self.inbox = bytearray()
         self.is_at_end = False
@@ -422,7 +429,7 @@ class Stream:
         is_heard = not network.is_cut(peer.ip, self.ip)
         if is_heard:
             self._unacknowledged = 0
-        if network.is_cut(self.ip, peer.ip) or self._unacknowledged >= _UNACKNOWLEDGED_BYTES:
+        if self.is_dropped or network.is_cut(self.ip, peer.ip) or self._unacknowledged >= _UNACKNOWLEDGED_BYTES:
             self._wait_s = min(_RETRANSMIT_MAX_S, max(_RETRANSMIT_S, 2 * self._wait_s))
             self._is_due = True
             world.after(self._wait_s, self._deliver)

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
-from typing import Any
 
 from app.storage.store import slot_of
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, GET
@@ -17,7 +16,7 @@ from tests.sim.history import Operation, is_linearizable
 from tests.sim.nemesis import Nemesis
 from tests.sim.network import NetworkOptions
 from tests.sim.process import NodeOptions
-from tests.sim.world import trace_logs
+from tests.sim.world import Host, trace_logs
 
 STORY_LINES = int(os.environ.get("SIM_STORY_LINES", "100"))  # of the trace, when a run fails
 CONVERGE_S = 20.0  # virtual seconds without faults within which all copies are whole and the same
@@ -212,21 +211,10 @@ def check_histories(cluster: Cluster) -> None:
 
 
 def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
-    """A minority is gone and stays so: the others serve every slot, and every request of theirs is answered."""
-    world, rng = cluster.world, Random(cluster.world.rng.getrandbits(32))
-    gone = rng.sample(cluster.hosts, rng.randint(1, (len(cluster.hosts) - 1) // 2))
-    if cluster.options.replicas <= len(gone):
-        gone = gone[:1]
-    world.note("for good", kind, gone)
+    """A fault comes and stays: whoever it leaves with a majority serves every slot, and answers every request."""
+    world = cluster.world
+    gone = _strike(cluster, kind)
     staying = [host for host in cluster.hosts if host not in gone]
-    for host in gone:
-        if kind == "pause":
-            cluster.pause(host, 1000.0)
-        elif kind in ("crash", "power"):
-            cluster.crash(host, power=kind == "power")
-        else:
-            paths = [path for path in cluster.paths_of(host) if kind == "isolate" or path[kind == "deaf"] == host.ip]
-            cluster.network.cut(paths, datagrams=True, streams=True)
     for client in cluster.clients:
         client.servers = [host.number for host in staying]
         client.start(world.now, inf)
@@ -250,16 +238,32 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
     check_histories(cluster)
 
 
-def asked(plan: Plan, **changes: Any) -> Plan:
-    """The plan, with other values for fields of its options, by name: `node_replicas=1` is options.node.replicas."""
-    for name, value in changes.items():
-        part, _, field_name = name.partition("_")
-        target: Any = {"node": plan.options.node, "network": plan.options.network, "clients": plan.options.clients}.get(
-            part, plan
-        )
-        if target is plan:
-            field_name = name
-            target = plan if hasattr(plan, name) else plan.options
-        assert hasattr(target, field_name), name
-        setattr(target, field_name, value)
-    return plan
+def _strike(cluster: Cluster, kind: str) -> list[Host]:
+    """Have the fault come; who is gone by it, a minority."""
+    world, network, hosts = cluster.world, cluster.network, cluster.hosts
+    rng = Random(world.rng.getrandbits(32))
+    if kind in ("cable", "flow", "streams"):  # everybody can be reached by clients, and by the coordinator
+        coordinator = cluster.processes()[0].core.view.coordinator
+        one, other = [host.ip for host in hosts if host.address != coordinator][:2]
+        world.note("for good", kind, one, other)
+        paths = [(one, other), (other, one)]
+        if kind == "streams":
+            paths = [(a.ip, b.ip) for a in hosts for b in hosts if a is not b]
+        if kind == "flow":
+            network.lose_flows(paths)
+        else:
+            network.cut(paths, datagrams=kind == "cable", streams=True)
+        return []
+    gone = rng.sample(hosts, rng.randint(1, (len(hosts) - 1) // 2))
+    if cluster.options.replicas <= len(gone):
+        gone = gone[:1]
+    world.note("for good", kind, gone)
+    for host in gone:
+        if kind == "pause":
+            cluster.pause(host, 1000.0)
+        elif kind in ("crash", "power"):
+            cluster.crash(host, power=kind == "power")
+        else:
+            paths = [path for path in cluster.paths_of(host) if kind == "isolate" or path[kind == "deaf"] == host.ip]
+            network.cut(paths, datagrams=True, streams=True)
+    return gone

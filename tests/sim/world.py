@@ -16,7 +16,7 @@ class Clock:
     """A machine's clocks: the one that leases are measured by (CLOCK_BOOTTIME), and the wall clock."""
 
     def __init__(self, rate: float, offset_s: float, unix_s: float) -> None:
-        self._rate = rate
+        self.nominal_rate = self._rate = rate
         self._since = 0.0  # true time from which on `_rate` holds
         self._base = offset_s  # what was shown then
         self._unix_offset_s = unix_s - offset_s

@@ -52,6 +52,14 @@ SEEDS ?= 100
 sim: $(DEV_READY)  ## simulate clusters under faults: make sim [SEEDS=100] [ARGS="--start 7"]
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) $(ARGS)
 
+.PHONY: mutants
+SEED ?=
+COUNT ?= 120
+PATHS ?= app
+
+mutants: $(DEV_READY)  ## would the tests notice a change? make mutants [SEED=n] [COUNT=120] [PATHS="app/peers app/client"]
+	$(BIN)/python -m tests.mutants $(if $(SEED),--seed $(SEED)) --count $(COUNT) $(ARGS) $(PATHS)
+
 lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/ and tools/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -158,6 +158,7 @@ class GeventLoop(Loop):
         return watcher
 
     def exit(self, status: int) -> NoReturn:
+        logs.finish()  # the line that says why must not be lost with the process
         os._exit(status)
 
     def _unhandled(self, context: object, type: Any, value: Any, tb: object) -> None:

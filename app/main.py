@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from app.node import Node
+    from app.http.observed import ObservedNode
 
 _EXIT_USAGE = 2
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         return _EXIT_USAGE
 
 
-def _start_http(node: "Node") -> None:
+def _start_http(node: "ObservedNode") -> None:
     """Serve status and metrics if that was asked for. Raises UsageError when the port can't be bound."""
     if node.options.http_port is not None:
         from app.http import server  # takes 11 MiB

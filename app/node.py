@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import gevent
 from gevent.event import Event as Flag
 
-from app.cluster.events import Event
+from app.cluster.events import Event, Status
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.membership.timing import BOOTSTRAP_PATIENCE_S
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
@@ -45,7 +45,7 @@ from app.requests.reports import Reports
 from app.requests.request import PATIENCE_S
 from app.requests.turn import Turn
 from app.requests.workers import Workers
-from app.sockets import Sockets
+from app.sockets import ReceiveBuffer, Sockets
 from app.storage.arena import Arena
 from app.storage.governor import (
     MemoryGovernor,
@@ -80,7 +80,7 @@ class NodeDatagrams(ServerSocket, DatagramSender, Protocol):
     def address(self) -> tuple[str, int]: ...
     @property
     def receive_buffer_bytes(self) -> int: ...
-    def getsockopt(self, level: int, name: int, size: int) -> bytes: ...
+    def receive_buffer(self) -> ReceiveBuffer | None: ...
 
 
 class NodeSockets(StreamSockets, Protocol):
@@ -324,7 +324,7 @@ class Node:
         self.pairs.dialled_ended(peer)
 
     def accepted_link_changed(self, peer: str) -> None:
-        self.pairs.incoming_changed(peer)
+        self.pairs.accepted_changed(peer)
 
     def frames(self, peer: str, frames: list[Frame]) -> None:
         self.relayed.on_frames(peer, frames)
@@ -423,6 +423,12 @@ class Node:
             "forward_duplicates": self.forwarding.duplicates,
             "forward_abandoned": self.forwarding.abandoned,
             "in_flight": self.workers.waiting,
+        }
+        return fields | self.memory() | self.replicator.snapshot() | self.membership.snapshot() | self.links.snapshot()
+
+    def memory(self) -> dict[str, int]:
+        """Of these counters those of store, reply memory and process."""
+        return {
             "entries": self.store.entries,
             "evictions": self.store.evictions,
             "moves": self.store.moves,
@@ -433,10 +439,33 @@ class Node:
             "entry_heap_bytes": self.store.entry_heap_bytes,
             "replies_remembered": len(self.replies),
             "replies_bytes": self.replies.used_bytes,
+            "replies_limit_bytes": self.replies.max_bytes,
             "resident_bytes": self.governor.resident_bytes,
             "peak_resident_bytes": peak_resident_bytes(),
         }
-        return fields | self.replicator.snapshot() | self.membership.snapshot() | self.links.snapshot()
+
+    def receive_buffer(self) -> ReceiveBuffer | None:
+        """Of the UDP socket; None where the system does not tell."""
+        return self.sockets.datagrams.receive_buffer()
+
+    @property
+    def view(self) -> View | None:
+        """The one that it goes by; None: it has found no cluster yet."""
+        return self.membership.core.view
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is a member of its view."""
+        return self.membership.core.is_member
+
+    @property
+    def lease_s(self) -> float:
+        """How long its lease runs on (inf: without end); 0 or less: it serves nothing."""
+        return self.membership.core.lease_until - self.loop.now()
+
+    def status(self) -> Status:
+        """What it knows of the cluster."""
+        return self.membership.core.status()
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:

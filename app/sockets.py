@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fcntl import ioctl
 from math import inf
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gevent.server import DatagramServer
 
@@ -29,6 +29,10 @@ _TIMEVAL: Final = Struct("@ll")
 # The kernel's queue of connections not accepted yet. When it is full the kernel drops requests and does not refuse
 # them, so a busy node is never taken for a dead one. The system's somaxconn bounds it.
 _BACKLOG: Final = 1024
+# getsockopt: an array of 32-bit numbers, of which the first is what the buffer holds, the second its size, the ninth
+# the datagrams lost for want of room in it (linux/sock_diag.h, SK_MEMINFO_*).
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = Struct("9I")
 _WILDCARDS: Final = ("0.0.0.0", "::")
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -40,13 +44,21 @@ _sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
 Address = tuple[str | int, ...]  # what `connect` and `sendto` take
 
 
+class ReceiveBuffer(NamedTuple):
+    """Where datagrams wait for the loop, and are lost when there are too many. Sizes as the kernel counts them."""
+
+    used_bytes: int
+    size_bytes: int
+    dropped: int  # datagrams since the socket was made
+
+
 class DatagramSocket:
     """The node's UDP socket. Its requests are served by gevent's DatagramServer."""
 
     def __init__(self, sock: socket.socket) -> None:
         """`sock`: bound, non-blocking."""
         self._sock = sock
-        self._fd = sock.fileno()
+        self._fd = sock.fileno()  # -1 once it is closed: by then its number may be another's
         self._server: _Server | None = None
         self.family = sock.family
         self.age_s()  # from now on the kernel notes when datagrams come
@@ -75,6 +87,8 @@ class DatagramSocket:
 
     def age_s(self) -> float:
         """How long ago the datagram last received came; infinite if that is not known."""
+        if self._fd < 0:
+            return inf
         try:
             seconds, microseconds = _TIMEVAL.unpack(ioctl(self._fd, _SIOCGSTAMP, bytes(_TIMEVAL.size)))
         except OSError:
@@ -92,6 +106,7 @@ class DatagramSocket:
         if self._server is not None:
             self._server.stop()
         self._sock.close()
+        self._fd = -1
 
     # For people and tools.
 
@@ -106,9 +121,13 @@ class DatagramSocket:
         """As asked for and granted; the kernel counts twice as much, for its own book-keeping."""
         return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
-    def getsockopt(self, level: int, name: int, size: int) -> bytes:
-        """As Python's sockets."""
-        return self._sock.getsockopt(level, name, size)
+    def receive_buffer(self) -> ReceiveBuffer | None:
+        """As of now; None before Linux 4.12."""
+        numbers = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        if len(numbers) != _MEMINFO.size:
+            return None
+        used_bytes, size_bytes, *_, dropped = _MEMINFO.unpack(numbers)
+        return ReceiveBuffer(used_bytes, size_bytes, dropped)
 
 
 class _Server(DatagramServer):
@@ -160,7 +179,11 @@ class Sockets:
         self.datagrams = DatagramSocket(_datagram_socket(options.bind, options.port))
         # It listens before the node says anything and until the process ends: a refused connection means that it is
         # dead.
-        self.listener = listening_socket(options.bind, options.port, _BACKLOG, "--bind")
+        try:
+            self.listener = listening_socket(options.bind, options.port, _BACKLOG, "--bind")
+        except UsageError:
+            self.datagrams.stop()
+            raise
 
     def dialling(self) -> StreamSocket:
         """A new socket to dial a peer with. Raises OSError."""
@@ -193,8 +216,7 @@ def listening_socket(address: str, port: int, backlog: int, option: str) -> sock
     """A TCP socket, listening, non-blocking; `option` says where it is bound. Raises UsageError."""
     sock = _ListeningSocket(_family_of(address), socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the process before may linger
-    _bind(sock, address, port, "TCP", option)
-    sock.listen(backlog)
+    _bind(sock, address, port, "TCP", option, backlog)
     return sock
 
 
@@ -202,10 +224,12 @@ def _family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _bind(sock: socket.socket, address: str, port: int, protocol: str, option: str) -> None:
-    """Bind it, non-blocking. Raises UsageError."""
+def _bind(sock: socket.socket, address: str, port: int, protocol: str, option: str, backlog: int | None = None) -> None:
+    """Bind it, non-blocking; with a backlog, listen. Raises UsageError."""
     try:
         sock.bind((address, port))
+        if backlog is not None:  # here, too, a port can prove to be taken: by one that was bound at the same moment
+            sock.listen(backlog)
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:

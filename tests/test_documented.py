@@ -15,6 +15,11 @@ REPOSITORY = Path(__file__).parent.parent
 LEVELS = ("debug", "info", "warning", "error", "exception")
 # What the log says by itself.
 OF_THE_LOG = {"logs.dropped", "logs.unprintable", "process.uncaught", "process.thread_died", "process.unraisable"}
+DOCUMENTS = (
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+)
 LOGS = (REPOSITORY / "docs" / "logs-and-counters.md").read_text()
 
 
@@ -60,8 +65,7 @@ def test_every_reason_to_drop_is_documented(reason: str) -> None:
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
-    documents = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-    for document in documents:
+    for document in DOCUMENTS:
         for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", document.read_text()):
             if "://" in target:
                 continue
@@ -71,6 +75,18 @@ def test_links_between_the_documents_lead_somewhere() -> None:
                 headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
                 anchors = [re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings]
                 assert anchor in anchors, f"{document.name}: {target}#{anchor}"
+
+
+def test_the_files_and_programs_that_documents_name_exist() -> None:
+    named: dict[str, str] = {}
+    for document in (*DOCUMENTS, REPOSITORY / "Makefile", REPOSITORY / "Dockerfile"):
+        text = document.read_text()
+        found = re.findall(r"(?<![\w/.])((?:app|tests|tools|deploy|docs|\.ci)/[\w./-]*\w/?)", text)
+        found += [name.replace(".", "/") for name in re.findall(r"-m ((?:app|tests|tools)[\w.]*)", text)]
+        named |= dict.fromkeys(found, document.name)
+    assert {"tools/kv.py", "tools/bench/node", "app/main.py"} <= named.keys()
+    missing = [name for name in named if not (REPOSITORY / name).exists() and not (REPOSITORY / f"{name}.py").exists()]
+    assert {name: named[name] for name in missing} == {}
 
 
 def test_the_options_that_documents_name_exist() -> None:

@@ -26,8 +26,8 @@ ALLOWED = {
     "app.requests": ("app.cluster", "app.config", "app.observe", "app.peers", "app.storage", "app.wire"),
     "app.front": ("app.config", "app.observe", "app.requests", "app.wire"),
     "app.node": ("app",),
-    "app.http": ("app.cluster", "app.node", "app.observe", "app.peers", "app.storage", "app.wire"),
-    "app.main": ("app.config", "app.node", "app.observe"),
+    "app.http": ("app.cluster", "app.observe", "app.peers", "app.sockets", "app.wire"),
+    "app.main": ("app.config", "app.http", "app.node", "app.observe"),
 }
 
 # Modules that import nothing of their own package either.

@@ -26,7 +26,7 @@ def started_with(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     """A stand-in for the node that stops at once with status 7, and the options it was run with."""
     runs: list[Options] = []
 
-    def run(given: Options) -> int:
+    def run(given: Options, start_http: object) -> int:
         runs.append(given)
         return 7
 
@@ -73,7 +73,7 @@ def test_a_usage_error_is_one_line_and_status_2(started_with: list[Options], cap
 def test_a_usage_error_of_the_node_is_told_alike(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def run(_: Options) -> int:
+    def run(_: Options, start_http: object) -> int:
         raise UsageError("port 3331 is\ntaken")
 
     put_in_place(monkeypatch, run)

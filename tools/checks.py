@@ -110,7 +110,7 @@ def fresh_id(length: int = 16) -> bytes:
 ALIVE_PAYLOAD: Final = KVRequest(command=IS_ALIVE).SerializeToString()
 
 
-class Wire:
+class BareSocket:
     """A bare UDP socket to the node, that sends anything and hides nothing of what comes back.
 
     Except late or doubled answers to requests that are done with: networks may do that, and another check
@@ -197,7 +197,7 @@ class Suite:
         # Two, for two local ports. Both give up when nothing listens: a node that dies is reported at once.
         self.client = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS, give_up_when_refused=True)
         self.other = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS, give_up_when_refused=True)
-        self.wire = Wire(server)
+        self.bare = BareSocket(server)
         self.passed = 0
         self.failed = 0
         self._out = out
@@ -208,7 +208,7 @@ class Suite:
     def close(self) -> None:
         self.client.close()
         self.other.close()
-        self.wire.close()
+        self.bare.close()
 
     def key(self) -> bytes:
         """A key that nobody has used."""
@@ -250,7 +250,7 @@ class Suite:
 
     def silence(self, what: str, *datagrams: bytes) -> None:
         """Check that nothing is answered to these, and that the node answers the next request."""
-        came_back = self.wire.after(list(datagrams))
+        came_back = self.bare.after(list(datagrams))
         if came_back is None:
             self.check(what, "silence, then alive", "no answer to anything afterwards")
             raise NodeGone("IS_ALIVE is not answered any more")
@@ -367,7 +367,7 @@ def at_most_once(suite: Suite) -> None:
 def burst_of_retries(suite: Suite, key: bytes) -> None:
     """One REMOVE, three times without waiting: whatever is answered is answered alike, and at least once."""
     payload = KVRequest(command=REMOVE, key=key).SerializeToString()
-    came_back = suite.wire.after([pack(fresh_id(), payload)] * 3)
+    came_back = suite.bare.after([pack(fresh_id(), payload)] * 3)
     seen = sorted({tell_datagram(datagram) for datagram in came_back or []})
     suite.check("one REMOVE sent three times at once", "NO_ERR", " and ".join(seen) or "no answer")
 
@@ -412,7 +412,7 @@ def explicit_presence(suite: Suite) -> None:
     ]
     for what, request, more in steps:
         message_id = fresh_id()
-        answer = suite.wire.exchange(pack(message_id, request.SerializeToString()))
+        answer = suite.bare.exchange(pack(message_id, request.SerializeToString()))
         expected = f"messageID+payload+checkSum type={TYPE_RESPONSE} with errCode{more}"
         suite.check(f"fields in the answer to {what}", expected, fields_of(answer))
         echoed = "no answer" if answer is None else str(message_id_of(answer) == message_id)
@@ -423,14 +423,14 @@ def explicit_presence(suite: Suite) -> None:
 
 def kinds_of_envelope(suite: Suite) -> None:
     for name, kind in (("absent", None), ("0, explicit", TYPE_REQUEST)):
-        answer = suite.wire.exchange(pack(fresh_id(), ALIVE_PAYLOAD, kind))
+        answer = suite.bare.exchange(pack(fresh_id(), ALIVE_PAYLOAD, kind))
         seen = "no answer" if answer is None else tell_datagram(answer)
         suite.check(f"request with type {name}", "NO_ERR", seen)
     # A field that this version of the protocol does not know (number 15) must not disturb.
-    answer = suite.wire.exchange(pack(fresh_id(), ALIVE_PAYLOAD) + bytes([15 << 3, 1]))
+    answer = suite.bare.exchange(pack(fresh_id(), ALIVE_PAYLOAD) + bytes([15 << 3, 1]))
     seen = "no answer" if answer is None else tell_datagram(answer)
     suite.check("request with an unknown field in its envelope", "NO_ERR", seen)
-    came_back = suite.wire.after([pack(fresh_id(), ALIVE_PAYLOAD)])
+    came_back = suite.bare.after([pack(fresh_id(), ALIVE_PAYLOAD)])
     count = "nothing" if came_back is None else str(len(came_back))
     suite.check("answers to one request", "1", count)
 
@@ -486,8 +486,8 @@ def wipeout(suite: Suite) -> None:
 def shutdown(suite: Suite) -> None:
     """The last one: there is no node after it."""
     suite.check(COMMAND_NAMES[SHUTDOWN], "NO_ERR", suite.ask(SHUTDOWN))
-    suite.wire.send(pack(fresh_id(), ALIVE_PAYLOAD))
-    answer = suite.wire.receive(time.monotonic() + 0.5)
+    suite.bare.send(pack(fresh_id(), ALIVE_PAYLOAD))
+    answer = suite.bare.receive(time.monotonic() + 0.5)
     seen = "silence" if answer is None else tell_datagram(answer)
     suite.check("IS_ALIVE after SHUTDOWN", "silence", seen)
 

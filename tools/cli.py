@@ -18,6 +18,7 @@ FAILED: Final = 1  # the work was done, and the outcome is bad
 USAGE: Final = 2  # the work was not begun: wrong arguments, or nobody there to work with
 NO_ANSWER: Final = 3  # kv.py: nobody answers
 NOT_READY: Final = 4  # kv.py: the cluster is not whole in time
+INTERRUPTED: Final = 130  # by Ctrl-C, before there was anything to tell; shells use it for that
 
 DEFAULT_SERVER: Final = "127.0.0.1:3331"
 

@@ -25,7 +25,7 @@ from tools.load import compare, processes, results
 from tools.load.faults import Faults, faults_of
 from tools.load.keys import LAWS, UNIFORM
 from tools.load.lanes import NobodyThere
-from tools.load.loop import TARGETS, TICK_S, Progress
+from tools.load.loop import PROGRESS_S, TARGETS, Progress
 from tools.load.plan import OPERATIONS, YCSB, Plan
 from tools.load.sizes import sizes_of
 
@@ -36,8 +36,8 @@ KEY_DIGITS: Final = 9
 CLOSED_CLIENTS: Final = 16
 OPEN_CLIENTS: Final = 4096
 
-# The rate shown is that of the last so many ticks: a second.
-TICKS_SHOWN: Final = round(1 / TICK_S)
+# The rate shown is that of the last so many times that progress was told: a second.
+PROGRESS_SHOWN: Final = round(1 / PROGRESS_S)
 
 DESCRIPTION = """\
 Load a node, or a cluster, and check every value that comes back.
@@ -76,6 +76,7 @@ exit status:
   0  no wrong or stale value, and something succeeded
   1  a wrong or stale value, or nothing succeeded
   2  wrong usage, or no node answers
+  130  interrupted before the first answer
 
 docs/load-testing.md tells more.
 """
@@ -275,14 +276,14 @@ def check_outputs(arguments: Namespace) -> None:
 def progress_on_terminal(plan: Plan) -> tuple[Callable[[Progress], None], Callable[[], None]]:
     """Two functions: one shows progress on stderr, one takes the bar away."""
     bar = tqdm(total=plan.seconds, unit="s", leave=False, bar_format="{desc}{bar}| {n:.0f}/{total:.0f} s{postfix}")
-    ticks: deque[tuple[str, float, int]] = deque(maxlen=TICKS_SHOWN + 1)
+    told: deque[tuple[str, float, int]] = deque(maxlen=PROGRESS_SHOWN + 1)
 
     def show(now: Progress) -> None:
         clock = bar._time()
-        if ticks and ticks[-1][0] != now.phase:
-            ticks.clear()
-        ticks.append((now.phase, clock, now.finished))
-        _, since, before = ticks[0]
+        if told and told[-1][0] != now.phase:
+            told.clear()
+        told.append((now.phase, clock, now.finished))
+        _, since, before = told[0]
         rate = (now.finished - before) / (clock - since) if clock > since else 0.0
         bar.set_description_str("" if now.phase == "run" else f"{now.phase}: ", refresh=False)
         bar.set_postfix_str(f"{rate:,.0f} ops/s, p99 {now.p99_us / 1000:.2f} ms, {now.errors} errors", refresh=False)
@@ -342,6 +343,9 @@ def verdict(result: dict[str, Any]) -> int:
     if bad:
         cli.complain("flood.py", f"{bad} wrong or stale values were read")
         return cli.FAILED
+    if result["interrupted"] and not result["codes"]:
+        cli.complain("flood.py", "interrupted before the first answer")
+        return cli.INTERRUPTED
     if results.succeeded(result) <= 0:
         cli.complain("flood.py", "nothing succeeded")
         return cli.FAILED
@@ -368,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.FAILED
     except KeyboardInterrupt:
         cli.complain("flood.py", "interrupted before the run began")
-        return cli.FAILED
+        return cli.INTERRUPTED
     return verdict(result)
 
 

@@ -1,7 +1,7 @@
 """Processes of nodes on this machine: started, watched, and none left behind.
 
 Two kinds of use. A benchmark or a test wants single nodes, each with its log in a file, that it starts, asks and kills
-as it likes (`Node`). cluster.py and demo.py show to a person what all nodes write, as it comes (`ShownNodes`).
+as it likes (`NodeProcess`). cluster.py and demo.py show to a person what all nodes write, as it comes (`ShownNodes`).
 """
 
 import os
@@ -44,7 +44,7 @@ def write_servers(directory: Path, ports: Sequence[int]) -> Path:
     return servers
 
 
-class Node:
+class NodeProcess:
     """One node's process, started anew as often as wanted; its log is a file beside the servers file."""
 
     def __init__(
@@ -124,11 +124,11 @@ class Node:
 
 
 @contextmanager
-def running(ports: Sequence[int], options: Sequence[str] = ()) -> Iterator[list[Node]]:
+def running(ports: Sequence[int], options: Sequence[str] = ()) -> Iterator[list[NodeProcess]]:
     """A cluster that is whole, for the time of the block. NotReady."""
     with tempfile.TemporaryDirectory(prefix="kv-") as directory:
         servers = write_servers(Path(directory), ports)
-        nodes = [Node(port, servers, options) for port in ports]
+        nodes = [NodeProcess(port, servers, options) for port in ports]
         try:
             for node in nodes:
                 node.start()
@@ -143,7 +143,7 @@ def running(ports: Sequence[int], options: Sequence[str] = ()) -> Iterator[list[
                 node.close()
 
 
-def await_ready(nodes: Sequence[Node]) -> None:
+def await_ready(nodes: Sequence[NodeProcess]) -> None:
     """Wait until all are members of one whole cluster. NotReady."""
     deadline = time.monotonic() + READY_S
     with Fleet([node.name for node in nodes], given_only=True) as fleet:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from app.client import codec
-from app.client.address import Server, resolve
+from app.client.address import Endpoint, resolve
 from app.client.engine import Engine, Exchange
 from app.client.errors import (
     BadAnswer,
@@ -94,7 +94,7 @@ class Client:
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
         rng = rng or random.Random()
-        self.servers: tuple[Server, ...] = tuple(resolve(text) for text in servers)
+        self.servers: tuple[Endpoint, ...] = tuple(resolve(text) for text in servers)
         self.stats = Stats()
         self._ack = ack
         self._router = Router(self.servers, slot_aware=slot_aware, current=rng.randrange(len(self.servers)))

@@ -128,7 +128,6 @@ class Engine:
         now = time.monotonic()
         exchange = Exchange(message_id, datagram, asked, Attempts(now, (int(wait_s * 1000),)), now)
         exchange.only = exchange.is_impatient = exchange.is_probe = True
-        exchange.waits_out_overload = False
         self._stats.probes += 1
         self._begin(exchange)
         return exchange

@@ -111,8 +111,6 @@ class Attempts:
         if due > self._give_up or (self.unanswered and due > self._window_start + SAFE_RETRY_S):
             return False
         self._waiting = True
-        if not self.unanswered:
-            self._step = 0
         self.due = due
         return True
 

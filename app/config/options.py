@@ -25,7 +25,7 @@ from app.config.allowlist import Network
 from app.config.numbers import number
 from app.config.servers import PORT_MAX, Server, ServersError, split_host_port
 from app.observe import logs
-from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES
+from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
 
 _MIB: Final = 1 << 20
 # Of the whole process. The interpreter with everything imported takes 29 MiB and remembered replies their
@@ -34,19 +34,23 @@ MEMORY_MIN_BYTES: Final = 48 * _MIB
 # With --http: its server and the metrics library are 11 MiB more (docs/monitoring.md).
 MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
 
-# A reply must be remembered until the client's last try has arrived: it leaves this long after the first.
+# How long after a client's first try its last one leaves (s).
 _LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000
+# A reply must be remembered until the last try has arrived, or that would take effect once more: 1.5 s are for the way
+# and for queues.
 REPLY_TTL_MIN_S: Final = 6.0
 # Replies are never forgotten early, so a longer life means fewer writes a second before clients are told to
 # wait.
 REPLY_TTL_MAX_S: Final = 60.0
 assert _LAST_TRY_S < REPLY_TTL_MIN_S
 
-REPLICAS_MAX: Final = 8
+# Past these a number was not meant so: nobody waits an hour for a node to stop, no request takes a minute (clients give
+# up after 7 s), and a file of more than 4 KiB is no secret.
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
 SLOW_MAX_MS: Final = 60_000
-SECRET_MAX_BYTES: Final = 4096  # any file of more was not meant as one
+SECRET_MAX_BYTES: Final = 4096
 
+# Requests that may wait at once. The most could hold 1 GiB; by default it is 16 MiB.
 IN_FLIGHT_MAX: Final = 65536
 _IN_FLIGHT_DEFAULT: Final = 1024
 
@@ -58,6 +62,7 @@ def _in_flight_bytes(count: int) -> int:
 
 assert _in_flight_bytes(_IN_FLIGHT_DEFAULT) <= MEMORY_MIN_BYTES // 2
 
+# What may follow a size's number, in lower case; and a size: its number, decimals, unit.
 _UNITS: Final = {
     "": 1,
     "b": 1,
@@ -313,12 +318,12 @@ class Options:
     )
     replicas: int = _setting(
         "--replicas",
-        number(int, 1, REPLICAS_MAX),
+        number(int, 1, COPIES_MAX),
         "NUMBER",
         default="3",
         group="Cluster",
         help=f"""
-            Copies of each slot, the primary's included, as far as there are nodes: 1 to {REPLICAS_MAX}. The
+            Copies of each slot, the primary's included, as far as there are nodes: 1 to {COPIES_MAX}. The
             same on every node.""",
     )
     on_partition: str = _setting(
@@ -520,6 +525,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
 
+# What --help says before the options, and after them.
 _DESCRIPTION: Final = """\
 One node of a distributed key-value store that keeps everything in memory, and
 that memory within a bound. Clients reach any node by UDP on PORT."""

@@ -30,6 +30,8 @@ _port: Final = number(int, 1, PORT_MAX, what="a port: a number")
 _HOST_MAX_CHARS: Final = 253  # of a host name (RFC 1035, 2.3.4)
 assert 10 * SERVERS_MAX * (ADDRESS_MAX_BYTES + len("\r\n")) <= FILE_MAX_BYTES
 
+# What a host name looks like: labels of at most 63 characters (RFC 1035, and the _ that people use); what can only be
+# an IPv4 address; and what may follow the % of an IPv6 one, the name of an interface.
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _DOTTED_NUMBERS: Final = re.compile(r"[0-9.]+", re.ASCII)

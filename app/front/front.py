@@ -5,8 +5,9 @@ received, its requests are executed by recycled greenlets (app/requests/workers.
 then the loop turns, so that timers, links and other greenlets have their share however hard the flood.
 
 In a cluster a request must not be executed long after it arrived (app/requests/request.py), and a datagram does not say
-when it did. But each came after the socket was last seen empty. After a full batch, which leaves that open, the kernel
-is asked when the last one in it came: what is still in the socket is younger.
+when it did. But each came after the socket was last seen empty: by the clock as it was read before that look, since the
+process may be stopped between the two. After a full batch, which leaves that open, the kernel is asked when the last
+one in it came: what is still in the socket is younger.
 """
 
 from bisect import bisect_left
@@ -79,6 +80,7 @@ class Front:
         self._spare: Request | None = None
         self._empty_s = self._quiet_s = self._now()  # what is in the socket came after the former
         self._is_backlogged = False
+        self._asked_s = self._empty_s  # when the socket was last looked into
         self._turns_without_polls = 0
         # The batch in hand:
         self._received_s = 0.0
@@ -94,6 +96,7 @@ class Front:
     def read(self) -> None:
         """Receive, handle and answer datagrams until none is there or it is time for the loop to turn."""
         batch = self._batch
+        self._asked_s = self._now()
         handled = self._count = batch.receive()
         while self._count:
             self._handle_batch()
@@ -140,7 +143,7 @@ class Front:
         if answered and duration_s >= self._slow_log.threshold_s:
             self._note_slow_batch(duration_s)
         self._is_backlogged = self._count == batch.size
-        came_s = self._now() - self._sock.age_s() if self._is_backlogged else now_s
+        came_s = self._now() - self._sock.age_s() if self._is_backlogged else self._asked_s
         self._empty_s = max(self._empty_s, came_s)
 
     def _note_slow_batch(self, duration_s: float) -> None:
@@ -170,6 +173,7 @@ class Front:
             start, end = batch.span(number)
             if allowed is not None and not allowed[batch.host(number)]:
                 self._commands.shut_out(request, batch.datagram(number))
+                request.release()
                 continue
             try:
                 reply = handle(request, buffer, start, end)

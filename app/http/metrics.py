@@ -9,13 +9,11 @@ tables PLAIN and LABELLED name the field of Node.snapshot() that a metric shows;
 neither, so a counter added to the node is added here.
 """
 
-import socket
-import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import gevent
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -30,12 +28,10 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from app.cluster.events import Status
+from app.http.observed import ObservedNode
 from app.http.status import ABSENT, copies_missing, not_ready_because
 from app.observe.histogram import Histogram
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
-
-if TYPE_CHECKING:
-    from app.node import Node
 
 METRICS_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -64,6 +60,7 @@ PLAIN: Final[Mapping[str, tuple[type[Metric], str, str]]] = {
     "rebuilds": (_COUNTER, "kv_store_rebuilds", "Hash tables copied because they had grown too large."),
     "replies_remembered": (_GAUGE, "kv_replies_remembered", "Replies kept for retries."),
     "replies_bytes": (_GAUGE, "kv_replies_bytes", "Bytes of the reply memory in use."),
+    "replies_limit_bytes": (_GAUGE, "kv_replies_limit_bytes", "Bytes that the reply memory may have."),
     "resident_bytes": (_GAUGE, "kv_memory_resident_bytes", "Resident memory of the process at the governor's look."),
     "peak_resident_bytes": (_GAUGE, "kv_memory_peak_bytes", "Peak resident memory of the process (VmHWM)."),
     # copies
@@ -98,16 +95,11 @@ LABELLED: Final[Mapping[str, tuple[str, str, str]]] = {
 # Fields that are shown in another way: requests by command and code at once, links by peer.
 SHOWN_OTHERWISE: Final = ("requests_", "replies_", "overloads", "links_up", "links_bytes_queued")
 
-# getsockopt: an array of 32-bit numbers, of which the first is what the buffer holds, the second its size, the ninth
-# the datagrams lost for want of room in it (linux/sock_diag.h, SK_MEMINFO_*).
-_SO_MEMINFO: Final = 55
-_MEMINFO: Final = struct.Struct("9I")
-
 
 class Exposition:
     """One node's metrics as text."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: ObservedNode) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(NodeCollector(node))
         ProcessCollector(registry=self._registry)
@@ -120,7 +112,7 @@ class Exposition:
 class NodeCollector(Collector):
     """Reads a node's counters."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: ObservedNode) -> None:
         self._node = node
         self._info = {
             "address": str(node.options.me),
@@ -154,7 +146,8 @@ class NodeCollector(Collector):
                 if field.startswith(prefix) and field not in SHOWN_OTHERWISE:
                     family.add_metric((field.removeprefix(prefix),), value)
             yield family
-        yield from self._bounds()
+        limit_bytes = self._node.options.max_memory_bytes
+        yield _one(_GAUGE, "kv_memory_limit_bytes", "What the whole process stays under (--max-memory).", limit_bytes)
         yield from self._cluster()
         yield from self._links()
         yield from self._receive_buffer()
@@ -182,16 +175,10 @@ class NodeCollector(Collector):
             family.add_metric((how,), _buckets(histogram), histogram.total_s)
         return family
 
-    def _bounds(self) -> Iterator[Metric]:
-        node = self._node
-        limit = node.options.max_memory_bytes
-        yield _one(_GAUGE, "kv_memory_limit_bytes", "What the whole process stays under (--max-memory).", limit)
-        yield _one(_GAUGE, "kv_replies_limit_bytes", "Bytes that the reply memory may have.", node.replies.max_bytes)
-
     def _cluster(self) -> Iterator[Metric]:
         node = self._node
-        core = node.membership.core
-        status = core.status()
+        view = node.view
+        status = node.status()
         gauge = partial(_one, _GAUGE)
         yield gauge("kv_ready", "1 if this node serves: see /ready.", int(not not_ready_because(node)))
         yield gauge(
@@ -200,7 +187,7 @@ class NodeCollector(Collector):
             max(0.0, status.lease_s),
         )
         yield gauge("kv_cluster_slots_blocked", "Own slots that wait for their last primary.", status.blocked)
-        missing = copies_missing(core.view, node.options.replicas) if core.view else 0
+        missing = copies_missing(view, node.options.replicas) if view else 0
         yield gauge("kv_cluster_copies_missing", "Copies of slots short of --replicas, over all slots.", missing)
         yield self._slots(status)
         states = GaugeMetricFamily("kv_cluster_servers", "Servers of the file, by state.", labels=("state",))
@@ -227,12 +214,12 @@ class NodeCollector(Collector):
 
     def _receive_buffer(self) -> Iterator[Metric]:
         """Of the node's UDP socket: where requests wait for the loop, and are lost when there are too many."""
-        numbers = self._node.sockets.datagrams.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-        if len(numbers) != _MEMINFO.size:
-            return  # a kernel before 4.12
-        used, size, *_, dropped = _MEMINFO.unpack(numbers)
-        yield _one(_GAUGE, "kv_receive_buffer_used_bytes", "What waits in the socket's receive buffer.", used)
-        yield _one(_GAUGE, "kv_receive_buffer_bytes", "Size of the socket's receive buffer.", size)
+        buffer = self._node.receive_buffer()
+        if buffer is None:
+            return
+        used_bytes, size_bytes, dropped = buffer
+        yield _one(_GAUGE, "kv_receive_buffer_used_bytes", "What waits in the socket's receive buffer.", used_bytes)
+        yield _one(_GAUGE, "kv_receive_buffer_bytes", "Size of the socket's receive buffer.", size_bytes)
         help_text = "Datagrams that the receive buffer had no room for."
         yield _one(_COUNTER, "kv_receive_buffer_dropped_datagrams", help_text, dropped)
 

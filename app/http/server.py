@@ -5,6 +5,11 @@ request's head is bounded before it is parsed (the standard library would take 1
 is refused unread, and a connection that makes no request in time, or does not take its answer, is closed. It only
 reads; every answer but the page is made afresh. Its log is silent: a scrape every few seconds is no change of state.
 
+Whatever reaches gevent's hub unhandled ends the process (app/loop.py), and gevent's server lets much reach it: a client
+that hangs up before it is refused, an `accept` that fails for want of descriptors. Nothing that happens to a request
+or a connection here is worth a node, which the pages only read. So all of it ends in one of two ways, of any type: a
+client's fault or its hanging up is a debug line, a fault of ours is that request's 500 and a line with its traceback.
+
 Whoever reaches the port sees what is there, keys in the slow log included: bind it to a private address.
 """
 
@@ -12,7 +17,9 @@ import gzip
 import json
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from contextlib import suppress
+from http.client import HTTPException
+from typing import Any, Final, NamedTuple
 
 import gevent
 from gevent import socket as gevent_socket
@@ -20,14 +27,12 @@ from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from app.http.metrics import METRICS_TYPE, Exposition
+from app.http.observed import ObservedNode
 from app.http.page import Page
 from app.http.status import StatusReport, not_ready_because
 from app.http.watch import Watch
 from app.observe import logs
 from app.sockets import listening_socket
-
-if TYPE_CHECKING:
-    from app.node import Node
 
 # Connections at once; the next ones wait in the system's queue. Each holds at most HEAD_MAX_BYTES and its answer
 # (about 60 KB), so all of them 2 MB.
@@ -58,13 +63,17 @@ _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
 _NOT_FOUND: Final = _Answer("404 Not Found", _TEXT, b"Here are: / /status.json /metrics /health /ready /slowlog\n")
 _NOT_ALLOWED: Final = _Answer("405 Method Not Allowed", _TEXT, b"only to be read\n", (("Allow", "GET, HEAD"),))
-_BROKEN: Final = _Answer("500 Internal Server Error", _TEXT, b"a fault in the node; its log tells more\n")
+# As it goes over the wire: where it is sent, gevent's handler may be in any state.
+_BROKEN: Final = (
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"a fault in the node; its log tells more\n"
+)
 
 
 class Site:
     """The WSGI application: a node's pages."""
 
-    def __init__(self, node: "Node", watch: Watch) -> None:
+    def __init__(self, node: ObservedNode, watch: Watch) -> None:
         self._node = node
         self._exposition = Exposition(node)
         self._report = StatusReport(node, watch)
@@ -103,9 +112,8 @@ class Site:
             return _NOT_ALLOWED
         try:
             return route()
-        except Exception as error:  # noqa: BLE001 - the boundary: a page fails, the node goes on
-            _faults.exception("request_failed", error)
-            return _BROKEN
+        except OSError as error:  # gevent's handler would take it for the connection's
+            raise RuntimeError("the system refused a page what it needs") from error
 
     def _index(self) -> _Answer:
         return _Answer("200 OK", "text/html; charset=utf-8", self._page.html, self._page.headers)
@@ -170,10 +178,20 @@ class _Handler(WSGIHandler):
         self.rfile: Any = _BoundedReader(sock)
 
     def handle_one_request(self) -> Any:
-        """Bounded in time; None, which closes the connection, when it takes too long."""
+        """Bounded in time, its refusal included; None, which closes the connection, when it takes too long."""
         self.rfile.left = HEAD_MAX_BYTES
+        self.response_length = 0
         with gevent.Timeout(REQUEST_TIMEOUT_S, False):  # type: ignore[arg-type]
-            return super().handle_one_request()
+            try:
+                result = super().handle_one_request()
+                if result is None or result is True:
+                    return result
+                _, refusal = result
+                self.socket.sendall(refusal)
+            except OSError as error:
+                self._hung_up(error)
+            except Exception as error:  # noqa: BLE001 - the boundary: a request fails, the node goes on
+                self._failed(error)
         return None
 
     def read_request(self, raw_requestline: str) -> Any:
@@ -183,13 +201,37 @@ class _Handler(WSGIHandler):
             raise ValueError("a request with a body")
         return read
 
-    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
-        """The answer could not be sent, or not in time (our application raises nothing): hang up, and say so quietly.
+    def _check_http_version(self) -> bool:
+        """Whether it is one; gevent's takes for granted that it has two numbers."""
+        return "." in str(self.request_version) and super()._check_http_version()  # type: ignore[misc]
 
-        gevent's would print a trace, and try to send another answer to who does not read.
-        """
+    def _handle_client_error(self, ex: Exception) -> Any:
+        """What to answer when the request could not be read. gevent's prints a trace for more than ValueErrors."""
+        if isinstance(ex, HTTPException):  # too many headers
+            ex = ValueError(*ex.args)
+        if isinstance(ex, ValueError):
+            return super()._handle_client_error(ex)  # type: ignore[misc]
+        raise ex  # `handle_one_request` knows what to do
+
+    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        """What came up while the request was answered. gevent's would report it to the hub."""
+        if isinstance(v, Exception) and not isinstance(v, OSError):
+            self._failed(v)
+        else:  # the client is gone, or does not read; or its time is over, or the server's
+            self._hung_up(v)
+
+    def _hung_up(self, error: BaseException) -> None:
+        """The answer could not be sent, or not in time: hang up as well, and say so quietly."""
         self.close_connection = True
-        _faults.debug("not_answered", client=self.client_address, error=repr(v))
+        _faults.debug("not_answered", client=self.client_address, error=repr(error))
+
+    def _failed(self, error: Exception) -> None:
+        """A fault of ours: say so to the log, and to the client if nothing was said to it yet."""
+        self.close_connection = True
+        _faults.exception("request_failed", error)
+        if not self.response_length:
+            with suppress(OSError):
+                self.socket.sendall(_BROKEN)
 
     def log_request(self) -> None:
         """Scrapes and polls are nothing to be logged."""
@@ -199,25 +241,55 @@ class _Handler(WSGIHandler):
         _faults.debug("bad_request", client=self.client_address, error=msg % args if args else msg)
 
 
+class _Server(WSGIServer):
+    """gevent's server, of whose faults the hub hears nothing."""
+
+    def __init__(self, listener: Any, site: Site, connections: Pool, environ: dict[str, str]) -> None:
+        super().__init__(
+            listener, site, spawn=connections, log=None, error_log=None, handler_class=_Handler, environ=environ
+        )
+        self.loop: Any = _LoggingLoop(self.loop)
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """A connection, in a greenlet of its own."""
+        try:
+            super().handle(sock, address)
+        except OSError as error:
+            _faults.debug("not_answered", client=address, error=error)
+        except Exception as error:  # noqa: BLE001 - the boundary: a connection fails, the node goes on
+            _faults.exception("connection_failed", error)
+
+    def is_fatal_error(self, ex: BaseException) -> bool:
+        """No: gevent's would end the server for one, with a line of its own on standard error."""
+        return False
+
+
+class _LoggingLoop:
+    """gevent's loop, as its server uses it; what that would report as a fault to the hub goes to the log."""
+
+    def __init__(self, loop: Any) -> None:
+        self.io = loop.io
+        self.timer = loop.timer
+
+    def handle_error(self, context: object, type: object, value: BaseException, tb: object) -> None:
+        """The server could not take a connection; it pauses, at most a second, and tries again."""
+        if isinstance(value, OSError):  # out of descriptors
+            _faults.warning("accept_failed", error=value)
+        else:
+            _faults.exception("accept_failed", value)
+
+
 class HttpServer:
     """A node's HTTP server, with what it watches. `start` it once the node runs."""
 
-    def __init__(self, listener: socket.socket, node: "Node") -> None:
+    def __init__(self, listener: socket.socket, node: ObservedNode) -> None:
         """`listener`: bound, listening, non-blocking."""
         self._listener = gevent_socket.socket(listener.family, listener.type, listener.proto, listener.detach())
         self._watch = Watch(node)
         # The name is given: the server would look it up, which may take seconds.
         environ = {"SERVER_NAME": node.options.http_bind}
         self._connections = Pool(CONNECTIONS_MAX)
-        self._server: Any = WSGIServer(
-            self._listener,
-            Site(node, self._watch),
-            spawn=self._connections,
-            log=None,
-            error_log=None,
-            handler_class=_Handler,
-            environ=environ,
-        )
+        self._server: Any = _Server(self._listener, Site(node, self._watch), self._connections, environ)
 
     @property
     def connections(self) -> int:
@@ -237,7 +309,7 @@ class HttpServer:
         self._server.stop(timeout=0)
 
 
-def start(node: "Node") -> HttpServer:
+def start(node: ObservedNode) -> HttpServer:
     """Serve a node's pages where its options say. Raises UsageError when the port can't be bound."""
     options = node.options
     assert options.http_port is not None

@@ -7,29 +7,25 @@ import os
 import time
 from collections.abc import Iterable
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from app.cluster.events import Status
 from app.cluster.view import View
+from app.http.observed import ObservedNode
 from app.http.watch import SAMPLE_S, Answer, Watch
-from app.storage.governor import peak_resident_bytes
 from app.wire.protocol import SLOT_COUNT
-
-if TYPE_CHECKING:
-    from app.node import Node
 
 ABSENT: Final = "absent"  # a server of the file that is in no view
 
 
-def not_ready_because(node: "Node") -> list[str]:
+def not_ready_because(node: ObservedNode) -> list[str]:
     """Why clients should rather ask another node; empty when it is ready."""
-    core = node.membership.core
     reasons = []
-    if core.view is None:
+    if node.view is None:
         reasons.append("no view: it has found no cluster yet")
-    elif not core.is_member:
+    elif not node.is_member:
         reasons.append("not a member: it is not in the view that it knows")
-    elif core.lease_until <= node.loop.now():
+    elif node.lease_s <= 0:
         reasons.append("no lease: it has not heard from the cluster in time, and serves nothing")
     if node.is_stopping:
         reasons.append("stopping: it hands its slots over")
@@ -44,7 +40,7 @@ def copies_missing(view: View, replicas: int) -> int:
 class StatusReport:
     """Makes /status.json; what each field means is in docs/monitoring.md."""
 
-    def __init__(self, node: "Node", watch: Watch) -> None:
+    def __init__(self, node: ObservedNode, watch: Watch) -> None:
         self._node = node
         self._watch = watch
         self._process = {
@@ -59,8 +55,8 @@ class StatusReport:
         """The whole, fit for JSON."""
         node = self._node
         reasons = not_ready_because(node)
-        view = node.membership.core.view
-        status = node.membership.core.status()
+        view = node.view
+        status = node.status()
         members = self._members(status, self._watch.members())
         place = {member["address"]: number for number, member in enumerate(members)}
         return {
@@ -77,7 +73,7 @@ class StatusReport:
                 "rate": [round(rate, 1) for rate in self._watch.rates],
                 "p99_ms": [None if p99_s is None else round(p99_s * 1000, 3) for p99_s in self._watch.p99_s],
             },
-            "changes": [change._asdict() for change in reversed(self._node.view_log.changes)],
+            "changes": [change._asdict() for change in reversed(node.view_log.changes)],
             "slow": {
                 "threshold_ms": None if node.slow_log.threshold_s == inf else node.slow_log.threshold_s * 1000,
                 "total": node.slow_log.total,
@@ -132,18 +128,18 @@ class StatusReport:
         return round(self._watch.rates[-1], 1) if self._watch.rates else None
 
     def _memory(self) -> dict[str, int]:
-        node = self._node
+        memory = self._node.memory()
         return {
-            "resident_bytes": node.governor.resident_bytes,
-            "peak_bytes": peak_resident_bytes(),
-            "limit_bytes": node.options.max_memory_bytes,
-            "store_bytes": node.arena.chunk_bytes,
-            "store_limit_bytes": node.arena.limit_bytes,
-            "entries": node.store.entries,
-            "evictions": node.store.evictions,
-            "replies": len(node.replies),
-            "replies_bytes": node.replies.used_bytes,
-            "replies_limit_bytes": node.replies.max_bytes,
+            "resident_bytes": memory["resident_bytes"],
+            "peak_bytes": memory["peak_resident_bytes"],
+            "limit_bytes": self._node.options.max_memory_bytes,
+            "store_bytes": memory["store_bytes"],
+            "store_limit_bytes": memory["arena_limit_bytes"],
+            "entries": memory["entries"],
+            "evictions": memory["evictions"],
+            "replies": memory["replies_remembered"],
+            "replies_bytes": memory["replies_bytes"],
+            "replies_limit_bytes": memory["replies_limit_bytes"],
         }
 
 

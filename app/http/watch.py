@@ -3,25 +3,27 @@
 A node knows only its own memory and rate. The others' it asks for, as any client could: a VITALS to each member over
 UDP. That needs no new word between nodes, no convention about HTTP ports, and no trust (the numbers are shown, nothing
 is decided by them). It is done only while somebody looks at the page.
+
+Both run in greenlets of their own, whose faults would end the node if they left them (app/loop.py). What they make is
+only looked at: a sample that fails is missing from the curve, a round of questions that fails leaves the members' last
+answers until they are too old, and either way the log tells.
 """
 
 import json
 import os
 import time
 from collections import deque
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import gevent
 from gevent import socket
 
+from app.http.observed import ObservedNode
+from app.observe import logs
 from app.observe.histogram import REQUEST_EDGES_S, quantile_s
 from app.wire.codec import DecodeError, KVRequest, KVResponse, Msg, parse_msg
 from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_RESPONSE, VITALS
-
-if TYPE_CHECKING:
-    from app.node import Node
 
 SAMPLE_S: Final = 1.0
 SAMPLES_MAX: Final = 180  # three minutes
@@ -29,8 +31,20 @@ ASK_EVERY_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 0.5
 # What a member said longer ago is not shown any more.
 ANSWER_STALE_S: Final = 5.0
-# Of what members say, what is shown, if it is a number.
+# Of what members say, what is shown, if it is a number of at most so many bits: anybody may have said it.
+_NUMBER_BITS: Final = 63
 SHOWN: Final = ("resident_bytes", "peak_resident_bytes", "max_memory_bytes", "entries", "requests", "http_port")
+
+
+_faults = logs.limited_logger("http")
+
+
+class _Totals(NamedTuple):
+    """What had been counted at some time."""
+
+    at_s: float  # time.monotonic
+    requests: int
+    durations: list[int]  # by bucket of the latency histogram
 
 
 class Answer(NamedTuple):
@@ -44,17 +58,18 @@ class Answer(NamedTuple):
 class Watch:
     """One node's."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: ObservedNode) -> None:
         self._node = node
         self.rates: deque[float] = deque(maxlen=SAMPLES_MAX)  # requests a second
         self.p99_s: deque[float | None] = deque(maxlen=SAMPLES_MAX)
         self.answers: dict[str, Answer] = {}
+        self._last: _Totals | None = None  # at the last sample
         self._asked_s = 0.0
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def start(self) -> None:
         """Sample from now on."""
-        self._greenlets.append(gevent.spawn(self._sample))
+        self._greenlets.append(gevent.spawn(self._keep_sampling))
 
     def stop(self) -> None:
         for greenlet in self._greenlets:
@@ -62,21 +77,30 @@ class Watch:
 
     # --- this node -----------------------------------------------------------------------------------------------
 
-    def _sample(self) -> None:
-        marks: deque[tuple[float, int, list[int]]] = deque([self._mark()], maxlen=2)
+    def _keep_sampling(self) -> None:
         while True:
+            try:
+                self.sample()
+            except Exception as error:  # noqa: BLE001 - the boundary: see the module
+                _faults.exception("sample_failed", error)
             gevent.sleep(SAMPLE_S)
-            marks.append(self._mark())
-            ((then_s, had, counted), (now_s, has, counts)) = next(pairwise(marks))
-            self.rates.append((has - had) / (now_s - then_s))
-            recent = [new - old for new, old in zip(counts, counted, strict=True)]
-            self.p99_s.append(quantile_s(REQUEST_EDGES_S, recent, 0.99))
 
-    def _mark(self) -> tuple[float, int, list[int]]:
-        """Now, the requests so far, and their durations."""
-        counters = self._node.counters
-        counts = [sum(column) for column in zip(*(h.counts for h in counters.latency.values()), strict=True)]
-        return time.monotonic(), self._node.requests, counts
+    def sample(self) -> None:
+        """Add the rate, and the 99th percentile of durations, since the last sample; the first only begins."""
+        before, now = self._last, self._totals()
+        self._last = now
+        if before is None:
+            return
+        rate = (now.requests - before.requests) / (now.at_s - before.at_s)
+        recent = [new - old for new, old in zip(now.durations, before.durations, strict=True)]
+        p99_s = quantile_s(REQUEST_EDGES_S, recent, 0.99)
+        self.rates.append(rate)
+        self.p99_s.append(p99_s)  # as many as rates, whatever fails
+
+    def _totals(self) -> _Totals:
+        histograms = self._node.counters.latency.values()
+        durations = [sum(column) for column in zip(*(one.counts for one in histograms), strict=True)]
+        return _Totals(time.monotonic(), self._node.requests, durations)
 
     # --- the other members ---------------------------------------------------------------------------------------
 
@@ -90,9 +114,17 @@ class Watch:
         return {name: answer for name, answer in self.answers.items() if now_s - answer.at_s < ANSWER_STALE_S}
 
     def _ask(self) -> None:
+        try:
+            self._ask_members()
+        except OSError as error:  # out of descriptors
+            _faults.warning("ask_failed", error=error)
+        except Exception as error:  # noqa: BLE001 - the boundary: see the module
+            _faults.exception("ask_failed", error)
+
+    def _ask_members(self) -> None:
         """One VITALS to each other member of the view, and what has come back in time."""
         peers = self._node.peers
-        view = self._node.membership.core.view
+        view = self._node.view
         asked: dict[bytes, str] = {}
         with socket.socket(peers.family, socket.SOCK_DGRAM) as sock, gevent.Timeout(ASK_TIMEOUT_S, False):  # type: ignore[arg-type]
             for name in view.addresses if view else ():
@@ -121,12 +153,16 @@ class Watch:
 
     def _note_answer(self, name: str, said: dict[str, Any]) -> None:
         now_s = time.monotonic()
-        vitals = {field: said[field] for field in SHOWN if type(said.get(field)) is int}
+        vitals = {field: said[field] for field in SHOWN if _is_number(said.get(field))}
         before = self.answers.get(name)
         rate = None
-        if before and "requests" in vitals and "requests" in before.vitals:
+        if before and now_s > before.at_s and "requests" in vitals and "requests" in before.vitals:
             rate = max(0.0, (vitals["requests"] - before.vitals["requests"]) / (now_s - before.at_s))
         self.answers[name] = Answer(now_s, vitals, rate)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << _NUMBER_BITS
 
 
 def _request(message_id: bytes) -> bytes:

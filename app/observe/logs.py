@@ -38,12 +38,14 @@ from collections.abc import Callable
 from select import POLLOUT, poll
 from typing import Final
 
+# As --log-level names them.
 LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+# As --log-format names them.
 FORMATS: Final = ("text", "json")
 
 # A write of at most this many bytes to a pipe that polls as writable doesn't block: a pipe is writable as

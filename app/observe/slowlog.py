@@ -20,9 +20,12 @@ from app.observe.counters import IN_TURN
 from app.wire.codec import DecodeError, parse_msg, parse_request
 from app.wire.protocol import COMMAND_NAMES, TYPE_REQUEST, VALUE_MAX_BYTES, slot_of
 
-ENTRIES_MAX: Final = 128  # about 300 bytes each
+# Requests kept: the last so many that were slow. About 300 bytes each.
+ENTRIES_MAX: Final = 128
+# Of one slow batch, so that a single pause does not push out all that was slow before.
 BATCH_MAX: Final = 8
 
+# What each of the rows that tools are told has, in this order.
 COLUMNS: Final = ("time", "command", "key", "slot", "duration_ms", "how", "client", "shared_by")
 
 

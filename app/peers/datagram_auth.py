@@ -1,19 +1,39 @@
-"""Sealed datagrams: what nodes that share a secret say of membership, proof against forgery and replay.
+"""Authenticated datagrams: what nodes that share a secret say of membership, proof against forgery and replay.
 
-    u8 1 | u8 length of sender | u64 sender's life | u64 receiver's life | u64 number | sender | body | 16 bytes HMAC
+    u8 1 | u8 length of sender | u64 sender's incarnation | u64 receiver's incarnation | u64 number | sender | body |
+    16 bytes HMAC
 
 The HMAC (SHA-256, cut to 16 bytes) is over all of this and the receiver's name, so a datagram is good for one receiver
-only. A *life* is one process: the microsecond it started in, by the wall clock. A datagram is taken only if it names
-the receiver's present life, so whatever was recorded before the receiver started is dead; if its sender's life is not
-older than the one last heard, so an earlier process's datagrams are dead too; and once, by its number, in any order
-within a window of 64.
+only. An *incarnation* is one process: the microsecond it started in, by the wall clock. A datagram is taken
 
-A sender learns the receiver's life from an *introduction*, a datagram without a body: whoever gets a datagram for
-another life answers with one that names the life it was addressed by. It is taken like any other, so it can't be a
-replay either. First contact therefore takes one round trip more, after which the first body is sent again.
+- only if it names the receiver's present incarnation: whatever was recorded before the receiver started is refused;
+- only if its sender's incarnation is not older than the one last heard: so is what an earlier process has sent;
+- once, by its number, in any order within a window of 64.
 
-If the wall clock was set back between two processes, the later one is told so (the receiver's life in what it gets is
-above its own) and raises its life. Timestamps instead of lives were rejected: they need clocks that agree.
+A sender learns the receiver's incarnation from an *introduction*, a datagram without a body: whoever gets a datagram
+for another incarnation answers with one that names the incarnation it was addressed by. It is verified like any other,
+so it can't be a replay either. First contact therefore takes one round trip more, after which the body is sent again.
+
+An example. Node a started at 100 (µs, by its wall clock), b at 200; one way takes 1 ms. (a 100 -> b 0, #1) stands for
+a's first datagram, which says that a is incarnation 100 and b, for all that a knows, incarnation 0.
+
+      0 ms  a has something to say to b, of which it has heard nothing: (a 100 -> b 0, #1, "hello"). It keeps "hello".
+      1 ms  b checks the HMAC: genuine, but 0 is not its incarnation, so "hello" is not taken: it could be years old.
+            b introduces itself: (b 200 -> a 100, #1, no body). Of a it still believes nothing.
+      2 ms  a finds its own incarnation in it, so it was made after a had started: b is 200. It says again what it
+            kept: (a 100 -> b 200, #2, "hello").
+      3 ms  b finds its own incarnation in it and takes "hello": a is 100, and #2 was taken.
+      9 ms  Somebody who has listened sends #2 to b once more. That number was taken: refused as replayed.
+    500 ms  b is restarted, as 250, and somebody sends #2 once more. It is for 200, so it is not taken. b introduces
+            itself: (b 250 -> a 100). a knows of the restart; what it says next is taken, and b has heard 100.
+    600 ms  a is restarted, as 50: its wall clock was set back. It says (a 50 -> b 0, #1), is introduced to b 250 and
+            says (a 50 -> b 250, #2). b has heard 100, so this could be a record of an earlier process: not taken.
+    700 ms  The same with #3, and as the last introduction was more than 20 ms ago, b answers (b 250 -> a 100). a finds
+            an incarnation above its own there, so a process was here by a later clock. It takes 101 and introduces
+            itself: (a 101 -> b 250). b hears it from now on.
+
+Timestamps instead of incarnations were rejected: they need clocks that agree. Membership has incarnations of its own
+(an expelled process takes a new one); both begin at the same number, and need not stay equal.
 
 Not protected: secrecy (anyone on the path can read), and traffic that is held back or dropped.
 """
@@ -26,7 +46,7 @@ from typing import Final
 
 from app.peers.mac import Mac
 
-_VERSION: Final = 1  # in the place of a protobuf tag that can't occur: tells sealed from plain
+_VERSION: Final = 1  # in the place of a protobuf tag that can't occur: tells authenticated from plain
 _HEAD: Final = Struct("<BBQQQ")
 _MAC_BYTES: Final = 16
 _KEY_LABEL: Final = b"kv datagrams 1"
@@ -36,11 +56,11 @@ _WINDOW_MASK: Final = (1 << _WINDOW) - 1
 _INTRODUCE_S: Final = 0.02
 _NAME_MAX_BYTES: Final = 255
 
-# What sealing adds to a body at most.
+# What is added to a body at most.
 OVERHEAD_BYTES: Final = _HEAD.size + _NAME_MAX_BYTES + _MAC_BYTES
 
 
-class BadSeal(ValueError):
+class BadDatagram(ValueError):
     """A datagram that is not to be taken; the reason is one word for a counter."""
 
     def __init__(self, reason: str) -> None:
@@ -52,12 +72,12 @@ class BadSeal(ValueError):
 class _Peer:
     """What is known of one peer."""
 
-    life: int = 0  # whose datagrams are taken; 0: none heard yet
+    incarnation: int = 0  # whose datagrams are taken; 0: none heard yet
     sent: int = 0  # number of the last datagram to it
-    received: int = 0  # the highest number taken in its life
+    received: int = 0  # the highest number taken in its incarnation
     taken: int = 0  # bit n: number `received - n` was taken
-    unheard: bytes = b""  # the last body sent while its life was not known
-    introduced_at: float = -inf
+    unheard: bytes = b""  # the last body sent while its incarnation was not known
+    introduced_s: float = -inf  # when this node last introduced itself to it
 
     def take(self, number: int) -> bool:
         """Note a number; False if it was taken before, or is too old to tell."""
@@ -73,82 +93,86 @@ class _Peer:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class Verified:
     """A genuine datagram: its body if it is to be taken, and what to send to its sender at once."""
 
     sender: str
     body: bytes  # empty: there is nothing in it for us
     answers: list[bytes]
-    fault: str = ""  # why the body is not taken, in a word for a counter: other_life, stale_sender
+    fault: str = ""  # why the body is not taken, in a word for a counter: other_incarnation, stale_sender
 
 
-class Seals:
-    """Seals and opens the datagrams between one node and its peers."""
+class DatagramAuth:
+    """Signs and verifies the datagrams between one node and its peers."""
 
-    def __init__(self, secret: bytes, me: str, peers: Iterable[str], life: int) -> None:
-        """`life`: above that of every earlier process at this address, as a rule; 1 to 2**64 - 1."""
-        assert life > 0, life
-        self.life = life
+    def __init__(self, secret: bytes, me: str, peers: Iterable[str], incarnation: int) -> None:
+        """`incarnation`: above that of every earlier process at this address, as a rule; 1 to 2**64 - 1."""
+        assert incarnation > 0, incarnation
+        self.incarnation = incarnation
         self._mac = Mac(secret, _KEY_LABEL)
         self._me = me
         self._me_bytes = me.encode()
         assert len(self._me_bytes) <= _NAME_MAX_BYTES, me
         self._peers = {peer: _Peer() for peer in peers}
 
-    def seal(self, peer: str, body: bytes) -> bytes:
+    def sign(self, peer: str, body: bytes) -> bytes:
         """The payload that brings `body` to the peer."""
         known = self._peers[peer]
-        if not known.life:
+        if not known.incarnation:
             known.unheard = body
-        return self._seal(peer, known, known.life, body)
+        return self._sign(peer, known, known.incarnation, body)
 
-    def _seal(self, peer: str, known: _Peer, life: int, body: bytes) -> bytes:
+    def _sign(self, peer: str, known: _Peer, incarnation: int, body: bytes) -> bytes:
         known.sent += 1
-        head = _HEAD.pack(_VERSION, len(self._me_bytes), self.life, life, known.sent)
-        sealed = head + self._me_bytes + body
-        return sealed + self._mac.of(_for(peer, sealed), _MAC_BYTES)
+        head = _HEAD.pack(_VERSION, len(self._me_bytes), self.incarnation, incarnation, known.sent)
+        signed = head + self._me_bytes + body
+        return signed + self._mac.of(_for(peer, signed), _MAC_BYTES)
 
-    def open(self, payload: bytes, now: float) -> Opened:
-        """What is in a payload. Raises BadSeal: not_sealed, malformed, unknown_sender, wrong_secret, replayed."""
+    def verify(self, payload: bytes, now_s: float) -> Verified:
+        """What is in a payload. Raises BadDatagram: not_signed, malformed, unknown_sender, wrong_secret, replayed."""
         if not payload or payload[0] != _VERSION:
-            raise BadSeal("not_sealed")
+            raise BadDatagram("not_signed")
         if len(payload) < _HEAD.size + _MAC_BYTES:
-            raise BadSeal("malformed")
-        _, name_bytes, sender_life, receiver_life, number = _HEAD.unpack_from(payload)
+            raise BadDatagram("malformed")
+        _, name_bytes, sender_incarnation, receiver_incarnation, number = _HEAD.unpack_from(payload)
         start, end = _HEAD.size + name_bytes, len(payload) - _MAC_BYTES
-        if start > end or not sender_life:
-            raise BadSeal("malformed")
+        if start > end or not sender_incarnation:
+            raise BadDatagram("malformed")
         sender = payload[_HEAD.size : start].decode("utf-8", "replace")
         known = self._peers.get(sender)
         if known is None:
-            raise BadSeal("unknown_sender")
+            raise BadDatagram("unknown_sender")
         if not self._mac.fits(_for(self._me, payload[:end]), payload[end:]):
-            raise BadSeal("wrong_secret")
-        if receiver_life != self.life:
-            if receiver_life > self.life and sender_life == known.life and known.take(number):
-                self.life = receiver_life + 1  # there was a process here by a later clock
-            return Opened(sender, b"", self._introduce(sender, known, sender_life, now), "other_life")
-        if sender_life < known.life:
+            raise BadDatagram("wrong_secret")
+        if receiver_incarnation != self.incarnation:
+            if (
+                receiver_incarnation > self.incarnation
+                and sender_incarnation == known.incarnation
+                and known.take(number)
+            ):
+                self.incarnation = receiver_incarnation + 1  # there was a process here by a later clock
+            return Verified(sender, b"", self._introduce(sender, known, sender_incarnation, now_s), "other_incarnation")
+        if sender_incarnation < known.incarnation:
             # Either a replay, or the peer's clock was set back: then this tells it.
-            return Opened(sender, b"", self._introduce(sender, known, known.life, now), "stale_sender")
+            return Verified(sender, b"", self._introduce(sender, known, known.incarnation, now_s), "stale_sender")
         answers: list[bytes] = []
-        if sender_life > known.life:
-            known.life, known.received, known.taken = sender_life, 0, 0
+        if sender_incarnation > known.incarnation:
+            known.incarnation, known.received, known.taken = sender_incarnation, 0, 0
             if known.unheard:
-                answers.append(self._seal(sender, known, sender_life, known.unheard))
+                answers.append(self._sign(sender, known, sender_incarnation, known.unheard))
                 known.unheard = b""
         if not known.take(number):
-            raise BadSeal("replayed")
-        return Opened(sender, payload[start:end], answers)
+            raise BadDatagram("replayed")
+        return Verified(sender, payload[start:end], answers)
 
-    def _introduce(self, peer: str, known: _Peer, life: int, now: float) -> list[bytes]:
-        if now - known.introduced_at < _INTRODUCE_S:
+    def _introduce(self, peer: str, known: _Peer, incarnation: int, now_s: float) -> list[bytes]:
+        if now_s - known.introduced_s < _INTRODUCE_S:
             return []
-        known.introduced_at = now
-        return [self._seal(peer, known, life, b"")]
+        known.introduced_s = now_s
+        return [self._sign(peer, known, incarnation, b"")]
 
 
-def _for(receiver: str, sealed: bytes) -> bytes:
+def _for(receiver: str, signed: bytes) -> bytes:
     """What the HMAC is made of."""
     name = receiver.encode()
-    return b"%c%b%b" % (len(name), name, sealed)
+    return b"%c%b%b" % (len(name), name, signed)

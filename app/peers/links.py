@@ -11,13 +11,29 @@ only dialling and the handshake, which are rare and wait several times, run in g
 
 A dialled link carries nothing back after the handshake, and is watched for its end all the same: the kernel closes a
 dead process's sockets, which is the fastest word of its death there is. The cluster core then dials again, and a
-refused connection proves it (app/cluster/membership/links.py). What refuses in a living node's place (a firewall that
-rejects with a reset, a port forwarder without its backend) would prove it wrongly: let such things drop packets
+refused connection proves it (app/cluster/membership/dialling.py). What refuses in a living node's place (a firewall
+that rejects with a reset, a port forwarder without its backend) would prove it wrongly: let such things drop packets
 instead.
 
 Who may connect: with a secret, whoever proves to have it (handshake.py); without, connections from the addresses in
 the servers file, which is as good as the network is trusted. Frames lost with a link are lost: the sender is told
 that it went down, and knows what was not acknowledged.
+
+An example, with one way of 0.1 ms.
+
+      0 ms  Node a is to open a link to b, of which it has heard as incarnation 5. It connects.
+    0.2 ms  b's kernel has connected them. a says HELLO, b CHALLENGE, a its PROOF (handshake.py).
+    0.5 ms  b knows that it is a: from now on it reads frames from this link, and says its PROOF.
+    0.6 ms  a knows that it is b: LinkUp. What it has for b goes over this link, what b has for a over another, which b
+            dials.
+     10 ms  A turn of a's loop has 40 frames for b: one write at its end, one read at b.
+    500 ms  b is killed. Its kernel closes the link, a notices 0.1 ms later: LinkClosed, dialled_link_down. Whoever
+            waits for an answer knows that it may be lost. The core has a dial again at once; b's machine refuses:
+            LinkRefused with incarnation 5. That process, and any before it, is dead for certain.
+
+Had b been stopped at 500 ms and not killed, a would notice nothing here: the kernel takes what fits its buffers, then
+the queue fills up to `queue_max_bytes`, then `send` says False. A new dial is connected by b's kernel and gets no
+CHALLENGE: LinkFailed after DIAL_TIMEOUT_S, which proves nothing.
 """
 
 import errno
@@ -376,17 +392,17 @@ class Links:
         if target is None:
             raise OSError(errno.EHOSTUNREACH, "not in the servers file, or of another address family")
         try:
-            return self._introduced(target, peer, deadline_s)
+            return self._connected(target, peer, deadline_s)
         except (ConnectionError, EOFError):
             # A dying process may have its link closed before its listener: then the next try is refused.
-            return self._introduced(target, peer, deadline_s)
+            return self._connected(target, peer, deadline_s)
 
-    def _introduced(self, target: tuple[str | int, ...], peer: str, deadline_s: float) -> StreamSocket:
+    def _connected(self, target: tuple[str | int, ...], peer: str, deadline_s: float) -> StreamSocket:
         sock = self._sockets.dialling()
         is_kept = False
         try:
             self._connect(sock, target, deadline_s)
-            self._introduce(sock, peer, deadline_s)
+            self._shake_hands(sock, peer, deadline_s)
             is_kept = True
         finally:
             if not is_kept:
@@ -406,7 +422,7 @@ class Links:
         if sock.is_connected_to_itself:
             raise ConnectionAbortedError(errno.ECONNABORTED, "connected to itself")
 
-    def _introduce(self, sock: StreamSocket, peer: str, deadline_s: float) -> None:
+    def _shake_hands(self, sock: StreamSocket, peer: str, deadline_s: float) -> None:
         """The dialler's part of the handshake."""
         shake = self._handshake
         hello = shake.hello(self._incarnation(), self._random_bytes(NONCE_BYTES), self._peers.me, peer)

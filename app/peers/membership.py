@@ -5,9 +5,9 @@ effects are carried out, in order. One step runs at a time: what an effect sets 
 synced, a link that breaks) waits until the step's effects are done.
 
 Its datagrams are Msgs of type TYPE_CLUSTER through the node's own UDP socket, but past the front's batches: those
-wait for the lease to be looked at, which these keep up. Who sent one is told, with a secret, by its seal (seals.py),
-and without one by the address it came from: a peer's very address and port. So nothing that a client sends reaches
-the core.
+wait for the lease to be looked at, which these keep up. Who sent one is told, with a secret, by its HMAC
+(datagram_auth.py), and without one by the address it came from: a peer's very address and port. So nothing that a
+client sends reaches the core.
 
 The loop's clock goes on while the machine is suspended: a lease must not outlive a sleep.
 """
@@ -41,7 +41,7 @@ from app.cluster.view import MEMBERS_MAX, View
 from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
-from app.peers.datagram_auth import BadSeal, Seals
+from app.peers.datagram_auth import BadDatagram, DatagramAuth
 from app.wire.protocol import (
     ADDRESS_MAX_BYTES,
     DATAGRAM_MAX_BYTES,
@@ -129,7 +129,7 @@ class Membership:
         self._config = config
         self._peers = peers
         self._links = links
-        self._seals = Seals(secret, config.address, peers.names, incarnation) if secret else None
+        self._auth = DatagramAuth(secret, config.address, peers.names, incarnation) if secret else None
         self._socket = sock
         self._random_bytes = random_bytes
         self._events: deque[Event] = deque()
@@ -243,10 +243,10 @@ class Membership:
     # --- datagrams -----------------------------------------------------------------------------------------------
 
     def _post(self, peer: str, body: bytes) -> None:
-        if self._seals is None:
+        if self._auth is None:
             self._send(peer, body)
         elif peer in self._peers.names:
-            self._send(peer, self._seals.seal(peer, body))
+            self._send(peer, self._auth.sign(peer, body))
         else:
             self.send_errors += 1
 
@@ -270,7 +270,7 @@ class Membership:
 
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
         """The payload of a Msg of type TYPE_CLUSTER, and the kernel's bytes of the address it came from."""
-        if self._seals is None:
+        if self._auth is None:
             peer = self._peers.by_datagram_address.get(address)
             if peer is None:
                 self._refuse("unknown_sender", address)
@@ -278,15 +278,15 @@ class Membership:
             body = payload
         else:
             try:
-                opened = self._seals.open(payload, self._loop.now())
-            except BadSeal as fault:
+                verified = self._auth.verify(payload, self._loop.now())
+            except BadDatagram as fault:
                 self._refuse(fault.reason, address)
                 return
-            peer, body = opened.sender, opened.body
-            for answer in opened.answers:
+            peer, body = verified.sender, verified.body
+            for answer in verified.answers:
                 self._send(peer, answer)
-            if opened.fault:
-                self.refused[opened.fault] += 1
+            if verified.fault:
+                self.refused[verified.fault] += 1
         if body:
             self.received += 1
             self.take(Datagram(peer, body))

@@ -317,7 +317,8 @@ class Commands:
             self._drop("admin_not_allowed")
             return None
         if command == WIPEOUT:
-            return self._wipe_out(request, message_id, id_crc)
+            code = self._replicator.wipe_out(request, message_id, id_crc)
+            return self._told(request, WIPEOUT, message_id, id_crc, code)
         reports = self._reports
         if command == GET_PID:
             payload = KVResponse(errCode=NO_ERR, pid=reports.pid).SerializeToString()
@@ -342,14 +343,6 @@ class Commands:
         if not request.client:
             return False
         return self._administrators is None or self._administrators.may(request, command)
-
-    def _wipe_out(self, request: Request, message_id: bytes, id_crc: int) -> bytes | None:
-        while True:
-            code = self._replicator.wipe_out(request, message_id, id_crc)
-            if code != LOOK_AGAIN:
-                return self._told(request, WIPEOUT, message_id, id_crc, code)
-            if self._turn.read_clock() >= request.deadline_s:
-                return None
 
     # --- what is not executed ------------------------------------------------------------------------------------
 

@@ -89,15 +89,23 @@ class Replicator:
         return self._outcome(request, code)
 
     def wipe_out(self, request: Request, message_id: bytes, id_crc: int) -> int:
-        """Wipe all slots that this node leads, or none: not while one of them is closed, or without a lease."""
+        """Wipe all slots that this node leads, or none, and wait until all copies are wiped: as `mutate`.
+
+        Not while one of them is closed, or without a lease: nor is it told then that it was done before, for a copy of
+        the closed one may not have heard of it.
+        """
         request.keep()
         replication = self._replication
         slots = [slot for slot, route in enumerate(self._turn.routes) if route == SELF]
-        if len(slots) < replication.leading and not replication.knows(message_id, id_crc):
+        if len(slots) < replication.leading and not replication.is_under_way(message_id):
+            if replication.remembers(message_id, id_crc):
+                return NO_ANSWER
             return self._refused(_CLOSED_WAIT_MS)
         code = replication.wipe(slots, message_id, id_crc, request, may_wait=not self._workers.full)
         self._wake()
-        return self._outcome(request, code)
+        outcome = self._outcome(request, code)
+        # What was not acknowledged is the next primaries' to decide on, and there may be several.
+        return NO_ANSWER if outcome == LOOK_AGAIN else outcome
 
     def _outcome(self, request: Request, code: int) -> int:
         if code == SYS_OVERLOAD_ERR:

@@ -22,12 +22,9 @@ retry that sat in the socket's buffer while the process was stopped for a minute
 """
 
 from array import array
-from collections.abc import Iterator
 from typing import Final
 
-from app.wire.protocol import SLOT_COUNT
-
-ALL_SLOTS: Final = (1 << SLOT_COUNT) - 1
+from app.wire.protocol import ALL_SLOTS, SLOT_COUNT
 
 _BUCKETS: Final = 16_384  # more: fewer bytes to search, but about 80 bytes for each one used, per generation
 
@@ -53,6 +50,11 @@ _RECORD_BYTES: Final = 4
 _Buckets = list[bytearray | None]
 
 
+def _none_by_slot() -> "array[int]":
+    """A count for each slot, all zero."""
+    return array("L", [0]) * SLOT_COUNT
+
+
 class ReplyMemory:
     """Error codes by messageID, for at least `ttl_s`, within `max_bytes`."""
 
@@ -61,8 +63,8 @@ class ReplyMemory:
         assert buckets & (buckets - 1) == 0, buckets
         self._buckets = buckets
         self._mask = buckets - 1
-        self._newest_of = array("L", bytes(8 * SLOT_COUNT))  # records by slot
-        self._oldest_of = array("L", bytes(8 * SLOT_COUNT))
+        self._newest_of = _none_by_slot()  # records by slot
+        self._oldest_of = _none_by_slot()
         self._eras = bytearray(SLOT_COUNT)  # by slot
         self.ttl_s = ttl_s
         self.max_bytes = max_bytes
@@ -153,8 +155,8 @@ class ReplyMemory:
         self._expired += self._newest
         self._newest = [None] * self._buckets
         self._oldest = [None] * self._buckets
-        self._newest_of = array("L", bytes(8 * SLOT_COUNT))
-        self._oldest_of = array("L", bytes(8 * SLOT_COUNT))
+        self._newest_of = _none_by_slot()
+        self._oldest_of = _none_by_slot()
         self._newest_count = self._oldest_count = 0
         self._newest_bytes = self._oldest_bytes = 0
         self._check()
@@ -170,7 +172,7 @@ class ReplyMemory:
             self._expired += self._oldest
             self._oldest = self._newest
             self._newest = [None] * self._buckets
-            self._oldest_of, self._newest_of = self._newest_of, array("L", bytes(8 * SLOT_COUNT))
+            self._oldest_of, self._newest_of = self._newest_of, _none_by_slot()
             self._oldest_count, self._newest_count = self._newest_count, 0
             self._oldest_bytes, self._newest_bytes = self._newest_bytes, 0
             self._check()
@@ -199,10 +201,6 @@ class ReplyMemory:
     def __len__(self) -> int:
         return self._newest_count + self._oldest_count
 
-    def records(self) -> Iterator[tuple[bytes, int, int]]:
-        """Every remembered reply as (messageID, slot, error code), oldest generation first."""
-        yield from self.scan(0, self._buckets, ALL_SLOTS)
-
     # By slot: what copies of a slot need.
 
     @property
@@ -215,9 +213,10 @@ class ReplyMemory:
         return bool(self._newest_of[slot] or self._oldest_of[slot])
 
     def scan(self, start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]:
-        """The records of these slots (a mask) in `count` buckets from `start` on.
+        """The records of these slots (a mask) in `count` buckets from `start` on: messageID, slot, error code.
 
-        To see everything, go from bucket 0 to `bucket_count`; what is added meanwhile may be missed or not.
+        Those of the older generation come first. To see everything, go from bucket 0 to `bucket_count`; what is added
+        meanwhile may be missed or not.
         """
         found = []
         eras = self._eras

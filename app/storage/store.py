@@ -18,7 +18,7 @@ is used up, the store asks the governor to look at the process's real size befor
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from copy import copy
 from sys import maxsize
 from typing import Final
@@ -210,12 +210,6 @@ class Store:
     def wiping(self) -> bool:
         """Whether records of wiped slots still take room, which comes with time."""
         return bool(self._wiped_records)
-
-    def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
-        """Key and blob of each entry of a slot, in no order; the slot must not change meanwhile."""
-        slot = self._slots[number]
-        for key in slot:
-            yield key, self._arena.blob(_peek(slot, key))
 
     def __len__(self) -> int:
         return self.entries

@@ -52,6 +52,7 @@ assert VALUE_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 60 <= DATAGRAM_MAX_BYTES
 # The slots that the keyspace is divided into. A client that sends requests straight to a slot's primary computes them
 # as well (`slot_of`), so their number is part of the protocol.
 SLOT_COUNT: Final = 256
+ALL_SLOTS: Final = (1 << SLOT_COUNT) - 1  # as a set of slots is written: an int whose bit s is slot s
 _SLOT_MASK: Final = SLOT_COUNT - 1
 assert SLOT_COUNT & _SLOT_MASK == 0, "a power of two: a slot is some of the bits of a checksum"
 
@@ -72,6 +73,8 @@ SERVERS_MAX: Final = len(PLACE_DIGITS)
 # Of a server's name, "host:port" as its line in the servers file has it (bytes). A view has each member's name, and
 # travels in one datagram (app/cluster/view.py has the sum).
 ADDRESS_MAX_BYTES: Final = 80
+# Copies of a slot, the primary's included. Each takes a byte a slot of a view; and a write waits for all of them.
+COPIES_MAX: Final = 8
 
 # How the clients in the field retry: after each of these silences (ms) the same datagram goes out again; the
 # last one ends in giving up. The last try leaves 4.45 s after the first.

@@ -1,5 +1,6 @@
 """The client against a real socket, with a peer whose faults are scripted."""
 
+import os
 import random
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_every_command(host: str) -> None:
         with pytest.raises(KeyNotFound, match="get of b'key': KEY_DNE_ERR"):
             client.get(b"key")
         assert client.is_alive()
-        assert client.get_pid() > 0
+        assert client.get_pid() == os.getpid(), "the peer is a thread"
         assert client.membership_count() == 1
         client.put(b"other", bytes(10_000), version=2**31 - 1)
         assert client.get(b"other") == (bytes(10_000), 2**31 - 1)
@@ -111,6 +112,15 @@ def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
             client.get_pid()
         with pytest.raises(BadAnswer):
             client.membership_count()
+
+
+@pytest.mark.parametrize(("told", "complaint"), [(b"nonsense", "status: not JSON"), (b"[1]", "status: not an object")])
+def test_a_status_that_is_no_object_is_a_bad_answer(told: bytes, complaint: str) -> None:
+    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+        assert client.status() == {"epoch": 1}
+        peer.status = told
+        with pytest.raises(BadAnswer, match=complaint):
+            client.status()
 
 
 @pytest.mark.parametrize("fault", [drop, lose_answer])
@@ -315,17 +325,37 @@ def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
 
 
 def test_a_client_that_is_in_a_call_refuses_another() -> None:
-    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+    """Called back in the middle of a call, through the source of the jitter that the caller has given."""
 
-        class Sneaky(random.Random):
-            def random(self) -> float:
+    class Sneaky(random.Random):
+        client: Client | None = None
+        asked = 0
+
+        def random(self) -> float:
+            if self.client is not None:
+                self.asked += 1
                 with pytest.raises(RuntimeError, match="in the middle of a call"):
-                    client.is_alive()
-                return 0.0
+                    self.client.is_alive()
+            return 0.0
 
-        peer.script = [overload(1)]
-        client._rng = Sneaky()
+    sneaky = Sneaky()
+    with Peer([overload(1)]) as peer, plain([peer.name], timeouts_ms=PATIENT, rng=sneaky) as client:
+        sneaky.client = client
         client.put(b"key", b"value")
+        assert sneaky.asked == 1
+        assert peer.store == {b"key": (b"value", 0)}
+        sneaky.client = None
+        assert client.is_alive()
+
+
+def test_a_client_gives_its_sockets_back() -> None:
+    with Peer() as peer:
+        with plain([peer.name], timeouts_ms=PATIENT) as client:
+            client.ping()
+            (opened,) = client._engine.sockets._sockets.values()
+            assert opened.fileno() >= 0
+        assert opened.fileno() == -1
+        client.close()
 
 
 @pytest.mark.parametrize("servers", [[], "127.0.0.1:3331"])

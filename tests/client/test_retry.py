@@ -87,6 +87,15 @@ def test_after_an_overload_without_silence_the_schedule_starts_anew() -> None:
     assert attempts.tries == 6
 
 
+def test_after_an_overload_that_follows_a_silence_the_schedule_goes_on() -> None:
+    attempts = Attempts(0.0, rng=NoJitter())
+    assert attempts.again(0.15)
+    assert attempts.overloaded(0.2, 100)
+    assert attempts.again(attempts.due)
+    assert send_times(attempts, 0.3) == pytest.approx([0.3, 0.75, 2.1, 4.6])
+    assert attempts.tries == 6
+
+
 def test_overload_ends_with_patience() -> None:
     attempts = Attempts(0.0, rng=NoJitter())
     now = 0.0

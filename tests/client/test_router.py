@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Callable
 
+import pytest
+
 from app.client.address import resolve
 from app.client.router import (
     LOOKUP_AGAIN_S,
@@ -131,6 +133,20 @@ def test_who_does_not_answer_loses_its_slots_until_it_does() -> None:
     assert router.others() == [0, b]
 
 
+def test_a_failure_hints_at_an_old_table_if_it_is_of_a_member_or_of_a_server_that_the_caller_named() -> None:
+    router = a_router(A, B)
+    now = 0.0
+    while router.wake_at <= now + 5:  # B, which is given, and C, which is in the table, are asked ever less often
+        now = max(now, router.wake_at)
+        router.targets(now)
+        router.learn(0, table(A, [A, C]), now)
+    later = now + 1
+    router.failed(index_of(router, C), later)
+    assert router.wake_at > now + 5
+    router.failed(1, later)
+    assert router.wake_at == later
+
+
 def test_probes_without_an_answer_become_rare() -> None:
     router = a_router(A)
     probe(router, 0.0)
@@ -143,9 +159,8 @@ def test_probes_without_an_answer_become_rare() -> None:
         router.learn(0, table(A, [A, B]), now)
         now = max(router.wake_at, now + 0.01)
     waits = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
-    assert waits[0] >= PROBE_MIN_S
-    assert PROBE_MAX_S <= waits[-1] <= PROBE_MAX_S + REFRESH_S
-    assert len(asked_at) < 20
+    assert waits[:8] == [min(PROBE_MIN_S * 2**n, PROBE_MAX_S) for n in range(8)]
+    assert set(waits[8:]) <= {PROBE_MAX_S}
 
 
 def test_however_much_is_wrong_the_table_is_asked_for_at_a_bounded_rate() -> None:
@@ -159,6 +174,18 @@ def test_however_much_is_wrong_the_table_is_asked_for_at_a_bounded_rate() -> Non
             asked += len(router.targets(now))
             router.learn(0, table(A, [A]), now)
     assert asked <= 10 / REFRESH_MIN_S * 2 + 2
+
+
+def test_every_member_is_asked_for_the_table_in_its_turn() -> None:
+    router = a_router(A)
+    router.targets(0.0)
+    for member in (A, B, C):
+        router.learn(0 if member == A else index_of(router, member), table(member, [A, B, C]), 0.0)
+    asked: list[str] = []
+    for n in range(1, 7):
+        asked += probe(router, n * REFRESH_S)
+    assert set(asked[:3]) == {A, B, C}
+    assert asked[:3] == asked[3:]
 
 
 def test_a_server_given_twice_is_not_probed_for_ever() -> None:
@@ -204,6 +231,16 @@ def test_names_are_looked_up_aside_and_not_again_at_once() -> None:
     assert waiting == []
     router.learn(0, table(A, members), LOOKUP_AGAIN_S)
     assert len(waiting) == 1
+
+
+def test_a_name_that_was_found_is_remembered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is ever learned is bounded; a name counts as looked up, then as learned, and never as both."""
+    monkeypatch.setattr("app.client.router.LEARNED_MAX", 3)
+    router = a_router(A)
+    router.learn(0, table(A, [A, "localhost:1"]), 0.0)
+    router.targets(1.0)
+    router.learn(0, table(A, [A, "localhost:1", B, C], epoch=2), 1.0)
+    assert [server.name for server in router.servers] == [A, "localhost:1", B]
 
 
 def test_a_retry_goes_to_another_server_if_there_is_one() -> None:

@@ -230,6 +230,8 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--http", "65535", None),
         ("--http", "3331", "--http 3331 is also PORT"),
         ("--http-bind", "localhost", "isn't an IPv4 or IPv6 address"),
+        ("--http-bind", "[::1", "isn't an IPv4 or IPv6 address"),
+        ("--http-bind", "::1]", "isn't an IPv4 or IPv6 address"),
         ("--slow-ms", "60001", "isn't a number of milliseconds from 0 to 60000"),
         ("--slow-ms", "0.5", "isn't a number of milliseconds"),
         ("--reply-ttl", "59.999", None),
@@ -373,6 +375,8 @@ def test_the_manual_names_every_setting_with_its_variable_and_default(
         assert f"{setting.option} {setting.metavar}" in words
         assert f"[{setting.variable}]" in words
         assert f"Default: {setting.default_words}." in words
+        assert setting.default is None or f"Default: {setting.default}" in words
+    assert "-h, --help print this and leave" in words
     for heading in (
         "Memory:",
         "Network:",
@@ -412,6 +416,20 @@ def test_limits_of_the_secret(file: str, tmp_path: Path, size: int, is_taken: bo
             message = refusal(["3331", file], {variable: text})
             assert message.startswith(f"{variable}: ")
             assert "xxx" not in message
+
+
+@pytest.mark.parametrize(
+    ("ending", "is_taken"), [(b"\n", True), (b"\r\n", True), (b"\r\n\n", False), (b"\r\nx", False)]
+)
+def test_a_line_end_does_not_count_against_the_secrets_limit(
+    file: str, tmp_path: Path, ending: bytes, is_taken: bool
+) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"x" * 4096 + ending)
+    if is_taken:
+        assert parse(["3331", file], {"KV_CLUSTER_SECRET_FILE": str(path)}).cluster_secret == b"x" * 4096
+    else:
+        assert "it must have 1 to 4096 bytes" in refusal(["3331", file], {"KV_CLUSTER_SECRET_FILE": str(path)})
 
 
 def test_a_secret_file_that_is_not_there_is_told(file: str) -> None:

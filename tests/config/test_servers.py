@@ -1,5 +1,6 @@
 """The servers file: what is accepted, what is refused and on which line, and how a node finds itself."""
 
+import re
 import socket
 from pathlib import Path
 
@@ -301,10 +302,29 @@ def test_a_node_that_cannot_find_itself_says_why(
     assert str(caught.value).startswith(complaint)
 
 
-def test_long_lists_are_cut_short_in_messages() -> None:
-    many = tuple(Server("a", port, "10.0.0.1") for port in range(1, 200))
-    with pytest.raises(ServersError, match=r"\(it has 1, 2, 3, 4, 5, 6, 7, 8, \.\.\.\)"):
+@pytest.mark.parametrize(("count", "listed"), [(8, "1, 2, 3, 4, 5, 6, 7, 8"), (9, "1, 2, 3, 4, 5, 6, 7, 8, ...")])
+def test_a_long_list_of_ports_is_cut_short_in_messages(count: int, listed: str) -> None:
+    many = tuple(Server("a", port, "10.0.0.1") for port in range(1, count + 1))
+    with pytest.raises(ServersError, match=re.escape(f"(it has {listed})")):
         find_me(many, 1000, name="f")
+
+
+@pytest.mark.parametrize(("count", "listed"), [(4, "a0:1, a1:1, a2:1, a3:1"), (5, "a0:1, a1:1, a2:1, a3:1, ...")])
+def test_a_long_list_of_servers_is_cut_short_in_messages(count: int, listed: str) -> None:
+    many = tuple(Server(f"a{n}", 1, f"10.0.0.{n}") for n in range(count))
+    with pytest.raises(ServersError, match=re.escape(f"no address of this machine among {listed} (add it")):
+        find_me(many, 1, name="f", local=lambda address: False)
+    with pytest.raises(ServersError, match=r"^a0:1 and a1:1 and a2:1 and a3:1 in f are all this machine"):
+        find_me(many, 1, name="f", local=lambda address: True)
+
+
+@pytest.mark.parametrize("length", [79, 80, 81, 200])
+def test_a_long_entry_is_quoted_in_part(length: int) -> None:
+    entry = "x" * length
+    with pytest.raises(ServersError) as caught:
+        parse(entry.encode(), "f")
+    shown = entry if length <= 80 else "x" * 80 + "..."
+    assert str(caught.value) == f"f:1: '{shown}': the port is missing: write host:port"
 
 
 def test_servers_are_named_as_the_file_names_them() -> None:

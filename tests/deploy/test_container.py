@@ -16,8 +16,8 @@ import pytest
 
 from app.config import servers
 from app.config.options import parse_size, settings
+from tests.support.nodes import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent.parent
 DEPLOY = REPOSITORY / "deploy"
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 

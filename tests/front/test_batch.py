@@ -1,29 +1,24 @@
-"""Datagrams by the batch, over real loopback sockets of both families."""
+"""Datagrams by the batch: over real loopback sockets of both families, and what is asked of a socket, call by call."""
 
+import ctypes
 import errno
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 
 import pytest
 
 from app.config.allowlist import host_of
-from app.front.batch import DatagramBatch
+from app.front.batch import DatagramBatch, Ring, _IoVec, _MMsgHdr
+from app.sockets import DatagramSocket
 from app.wire.protocol import DATAGRAM_MAX_BYTES
+from tests.support.machine import has_ipv6
 
 SIZE = 8
 DEADLINE_S = 10.0
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 class Wire:
@@ -37,7 +32,8 @@ class Wire:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.sock.bind((self.host, 0))
         self.sock.setblocking(False)
-        self.batch = DatagramBatch(self.sock, SIZE)
+        self.datagrams = DatagramSocket(self.sock)
+        self.batch = DatagramBatch(self.datagrams, SIZE)
 
     def client(self) -> socket.socket:
         client = self.stack.enter_context(socket.socket(self.family, socket.SOCK_DGRAM))
@@ -53,7 +49,9 @@ class Wire:
 
     def datagram(self, number: int) -> bytes:
         start, end = self.batch.span(number)
-        return bytes(self.batch.buffer[start:end])
+        data = bytes(self.batch.buffer[start:end])
+        assert self.batch.datagram(number) == data
+        return data
 
     def is_readable(self) -> bool:
         return bool(select.select([self.sock], [], [], 0)[0])
@@ -233,8 +231,169 @@ def test_a_closed_socket_receives_nothing_and_loses_what_is_sent(wire: Wire) -> 
     client = wire.client()
     client.send(b"request")
     wire.receive()
-    wire.sock.close()
+    wire.datagrams.stop()
     wire.batch.reply(0, b"lost")
     wire.batch.flush()
     assert wire.batch.send_errors == 1
     assert wire.batch.receive() == 0
+
+
+# --- what is asked of a socket ---------------------------------------------------------------------------------------
+
+
+class Recording:
+    """A socket that takes what a script says, and reads the ring as the kernel would."""
+
+    family = socket.AF_INET
+
+    def __init__(self, *takes: int) -> None:
+        self.takes = list(takes)  # how many each call sends at most; then all; 0: an error
+        self.calls: list[tuple[int, int]] = []
+        self.sent: list[bytes] = []
+        self.arriving = 0
+        self.log: list[str] = []
+
+    def receive(self, ring: Ring) -> int:
+        self.log.append("receive")
+        return self.arriving
+
+    def send(self, ring: Ring, start: int, count: int) -> int:
+        self.log.append("send")
+        self.calls.append((start, count))
+        taken = min(count, self.takes.pop(0)) if self.takes else count
+        for place in range(start, start + taken):
+            header = _MMsgHdr.from_address(ring.header_at(place)).header
+            vector = _IoVec.from_address(header.iov)
+            assert header.name_length == 16
+            self.sent.append(ctypes.string_at(vector.base, vector.length))
+        return taken
+
+
+ADDRESS = b"\x02\x00\x0d\x03\x7f\x00\x00\x01" + bytes(8)
+
+
+def laid_out(sock: Recording, count: int, may_not_leave: Callable[[], bool] = lambda: False) -> DatagramBatch:
+    """A batch with so many datagrams laid out."""
+    batch = DatagramBatch(sock, SIZE, may_not_leave)
+    for number in range(count):
+        batch.send(ADDRESS, b"%d" % number)
+    return batch
+
+
+def numbers(*given: int) -> list[bytes]:
+    return [b"%d" % number for number in given]
+
+
+@pytest.mark.parametrize(
+    ("takes", "calls", "lost"),
+    [
+        ((), [(0, 6)], ()),
+        ((2, 3), [(0, 6), (2, 4), (5, 1)], ()),  # a call that sends only part
+        ((0,), [(0, 6), (1, 5)], (0,)),  # an error costs the first that has not left
+        ((2, 0, 0), [(0, 6), (2, 4), (3, 3), (4, 2)], (2, 3)),
+        ((5, 0), [(0, 6), (5, 1)], (5,)),
+        ((0,) * 6, [(n, 6 - n) for n in range(6)], range(6)),
+    ],
+)
+def test_what_a_call_leaves_is_sent_by_the_next_and_an_error_costs_one(
+    takes: tuple[int, ...], calls: list[tuple[int, int]], lost: Sequence[int]
+) -> None:
+    sock = Recording(*takes)
+    batch = laid_out(sock, 6)
+    assert batch.laid_out == 6
+    batch.flush()
+    assert sock.calls == calls
+    assert sock.sent == numbers(*(n for n in range(6) if n not in lost))
+    assert (batch.send_errors, batch.unfenced, batch.laid_out) == (len(lost), 0, 6)
+    batch.flush()
+    assert sock.calls == calls
+
+
+def test_without_anything_laid_out_nothing_is_asked() -> None:
+    asked: list[bool] = []
+    sock = Recording()
+    laid_out(sock, 0, lambda: bool(asked.append(True))).flush()
+    assert (sock.calls, asked) == ([], [])
+
+
+def test_the_lease_is_looked_at_before_anything_leaves() -> None:
+    sock = Recording()
+    answers = iter((False, True, False))
+
+    def may_not_leave() -> bool:
+        sock.log.append("look")
+        return next(answers)
+
+    batch = laid_out(sock, 3, may_not_leave)
+    batch.flush()
+    assert sock.log == ["look", "send"]
+    batch.send(ADDRESS, b"dropped")
+    batch.send(ADDRESS, b"dropped, too")
+    assert batch.laid_out == 5
+    batch.flush()
+    assert sock.log == ["look", "send", "look"]
+    assert (batch.unfenced, batch.laid_out) == (2, 3)
+    batch.flush()  # they do not come back
+    batch.send(ADDRESS, b"3")
+    batch.flush()
+    assert sock.sent == numbers(0, 1, 2, 3)
+    assert (batch.unfenced, batch.send_errors, batch.laid_out) == (2, 0, 4)
+
+
+@pytest.mark.parametrize("way", ["reply", "send"])
+def test_the_lease_is_looked_at_when_the_ring_is_full_in_the_middle_of_a_batch(way: str) -> None:
+    """What would leave then was executed before it ran out, and may not leave any more."""
+    sock = Recording()
+    has_run_out = False
+    batch = DatagramBatch(sock, SIZE, lambda: has_run_out)
+
+    def lay_out(count: int) -> None:
+        for number in range(count):
+            batch.reply(0, b"%d" % number) if way == "reply" else batch.send(ADDRESS, b"%d" % number)
+
+    lay_out(SIZE)
+    assert sock.calls == []
+    has_run_out = True
+    lay_out(1)
+    assert (sock.calls, batch.unfenced, batch.laid_out) == ([], SIZE, 1)
+    has_run_out = False
+    lay_out(SIZE)  # and once more it is full
+    assert sock.calls == [(0, SIZE)]
+    assert sock.sent == numbers(0, *range(SIZE - 1))
+    batch.flush()
+    assert sock.sent[SIZE:] == numbers(SIZE - 1)
+
+
+def test_replies_leave_before_their_senders_addresses_are_overwritten() -> None:
+    sock = Recording()
+    batch = DatagramBatch(sock, SIZE)
+    batch.send(ADDRESS, b"0")  # its address is its own: it may wait
+    batch.receive()
+    assert sock.log == ["receive"]
+    batch.reply(0, b"1")
+    batch.receive()
+    assert sock.log == ["receive", "send", "receive"]
+    assert sock.sent == numbers(0, 1)
+    batch.send(ADDRESS, b"2")
+    batch.receive()
+    assert sock.sent == numbers(0, 1), "nothing refers to that batch any more"
+
+
+def test_what_was_received_is_how_many_the_socket_says() -> None:
+    sock = Recording()
+    sock.arriving = 3
+    assert DatagramBatch(sock, SIZE).receive() == 3
+
+
+def test_a_place_of_the_ring() -> None:
+    ring = Ring(3)
+    assert ring.size == 3
+    places = [_MMsgHdr.from_address(ring.header_at(place)).header for place in range(3)]
+    vectors = [_IoVec.from_address(header.iov) for header in places]
+    assert [vector.length for vector in vectors] == [DATAGRAM_MAX_BYTES + 1] * 3, "one more than is legal"
+    assert [header.iov_length for header in places] == [1] * 3
+    assert [header.name for header in places] == ring.address_pointers
+    starts = [vector.base for vector in vectors]
+    assert starts[0] == ctypes.addressof(ctypes.c_char.from_buffer(ring.buffer))
+    assert all(later - earlier > DATAGRAM_MAX_BYTES + 1 for earlier, later in pairwise(starts))
+    assert ring.header_at(0) == ring.headers_at

@@ -1,10 +1,11 @@
 """A node with its HTTP server in the tests' own process, alone in its cluster and without signal handlers."""
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 from gevent import socket as gevent_socket
@@ -12,7 +13,13 @@ from gevent import socket as gevent_socket
 from app.cluster.events import SELF
 from app.config.options import Options
 from app.config.servers import Server
-from app.node import Node
+from app.http import server as http_server
+from app.http.server import HttpServer
+from app.loop import GeventLoop
+from app.node import Node, fresh_incarnation
+from app.sockets import Sockets
+from app.storage.governor import ResidentSize
+from tests.support.polling import poll_in_loop
 from tests.support.ports import free_port
 
 DEADLINE_S = 20.0
@@ -21,46 +28,73 @@ HOST = "127.0.0.1"
 MEMORY_BYTES = 1 << 30
 
 
+class TestsLoop(GeventLoop):
+    """gevent's, in a process that is not the node's to end: what would end it fails the test instead."""
+
+    def __init__(self) -> None:
+        hub = gevent.get_hub()
+        self._hub_attributes = hub.__dict__
+        self._before = hub.__dict__.get("handle_error")
+        super().__init__()
+
+    def exit(self, status: int) -> NoReturn:
+        gevent.get_hub().parent.throw(AssertionError(f"the node has ended its process with status {status}"))
+        raise AssertionError("nobody comes back here")
+
+    def close(self) -> None:
+        """Give the faults that reach gevent's hub back to whoever had them before."""
+        if self._before is None:
+            del self._hub_attributes["handle_error"]
+        else:
+            self._hub_attributes["handle_error"] = self._before
+
+
 class Running:
     """The node, and what its HTTP server answers."""
+
+    http: HttpServer
 
     def __init__(self, *, others: int = 0, **options: Any) -> None:
         """`others`: so many servers of its file are not there."""
         me, *absent = (Server(HOST, free_port(), HOST) for _ in range(1 + others))
         self.http_port = free_port()
+        given = Options(
+            port=me.port,
+            servers=(me, *absent),
+            me=me,
+            bind=HOST,
+            http_port=self.http_port,
+            max_memory_bytes=MEMORY_BYTES,
+            **options,
+        )
+        self._loop = TestsLoop()
         self.node = Node(
-            Options(
-                port=me.port,
-                servers=(me, *absent),
-                me=me,
-                bind=HOST,
-                http_port=self.http_port,
-                max_memory_bytes=MEMORY_BYTES,
-                **options,
-            )
+            given,
+            self._loop,
+            Sockets(given),
+            incarnation=fresh_incarnation(),
+            random_bytes=os.urandom,
+            resident_bytes=ResidentSize(),
+            on_stopped=lambda: None,
         )
 
+    def start_http(self) -> None:
+        self.http = http_server.start(self.node)
+
     def start(self) -> None:
-        self.node.membership.start()
-        self.node.front.start()
-        for duty in (self.node._upkeep, self.node._sweep, self.node._tick_copies):
-            gevent.spawn(duty)
-        assert self.node.http is not None
-        self.node.http.start()
+        """As `run` of app/node.py does: the pages come first."""
+        self.start_http()
+        self.node.start()
 
     def serve(self) -> None:
         """Return once it serves its slots; only for one that is alone in its cluster."""
-        while any(route != SELF for route in self.node.copies.replication.routes):
-            gevent.sleep(0.01)
+        poll_in_loop(lambda: all(route == SELF for route in self.node.replication.routes))
 
     def close(self) -> None:
-        self.node.stopped.set()
-        self.node.membership.stop()
-        self.node.front.stop()
-        self.node.links.stop()
-        assert self.node.http is not None
-        self.node.http.stop()
-        self.node.socket.close()
+        self.node.stop()
+        self.node.sockets.listener.close()
+        self.http.stop()
+        self._loop.close()
 
     def connect(self) -> socket.socket:
         sock = gevent_socket.create_connection((HOST, self.http_port))

@@ -1,5 +1,6 @@
 """The HTTP server over real sockets: what is where, and that nothing sent to it takes more than its bound."""
 
+import errno
 import gzip
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from app.config.options import UsageError
 from app.http import server as http_server
 from app.http.server import CONNECTIONS_MAX, HEAD_MAX_BYTES
+from app.observe.logs import limited_logger
 from app.wire.protocol import PUT, slot_of
 from tests.http.running import Answer, Running, everything, running
 from tests.wire.datagrams import request
@@ -124,16 +126,15 @@ def test_who_does_not_take_its_answers_in_time_is_hung_up_on(
 ) -> None:
     monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.2)
     with running() as node, node.connect() as sock:
-        assert node.node.http is not None
 
         def ask_for_more_than_any_buffer_takes() -> None:
             with suppress(ConnectionError):
                 sock.sendall(b"GET / HTTP/1.1\r\n\r\n" * 2000)
 
         asking = gevent.spawn(ask_for_more_than_any_buffer_takes)
-        while not node.node.http.connections:
+        while not node.http.connections:
             gevent.sleep(0)
-        while node.node.http.connections:  # by the time limit of `running`
+        while node.http.connections:  # by the time limit of `running`
             gevent.sleep(0.01)
         asking.kill()
         assert node.ask("/health").status == 200
@@ -156,11 +157,84 @@ def test_connections_are_bounded_and_the_next_one_waits_its_turn(node: Running) 
         sock.close()
 
 
-def test_a_page_that_fails_is_500_and_the_node_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+# --- faults of ours --------------------------------------------------------------------------------------------------
+
+
+def broken(*arguments: object, **named: object) -> object:
+    raise AssertionError("on purpose")  # of the types that end a node elsewhere
+
+
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [
+        ("app.http.server._Handler.read_requestline", 500),
+        ("app.http.server._Handler.read_request", 500),
+        ("app.http.server._Handler.get_environ", 500),
+        ("app.node.Node.vitals", 500),  # the page
+        ("app.http.server.gzip.compress", 500),
+        ("app.http.server._Handler.log_request", 200),  # the answer has left
+        ("app.http.server._Handler.handle", 0),  # none
+        ("app.http.server._Handler.__init__", 0),
+    ],
+)
+def test_a_fault_is_that_requests_500_and_a_line_in_the_log(
+    part: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(http_server, "_faults", limited_logger("http"))  # with its limit not reached
     with running() as node:
-        monkeypatch.setattr(node.node, "vitals", lambda: 1 // 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(part, broken)
+            assert node.ask("/status.json", "GET", "Accept-Encoding: gzip").status == status
+        (record,) = [record for record in caplog.records if record.name == "http"]
+        assert record.levelname == "ERROR"
+        assert "AssertionError: on purpose" in record.fields["error"]  # type: ignore[attr-defined]
+        assert node.ask("/health").status == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_page_that_the_system_refuses_something_is_500_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not to be taken for a client that has hung up."""
+    monkeypatch.setattr(http_server, "_faults", limited_logger("http"))
+
+    def vitals(node: object) -> object:
+        raise ConnectionResetError(errno.ECONNRESET, "on purpose")
+
+    with running() as node:
+        monkeypatch.setattr("app.node.Node.vitals", vitals)
         assert node.ask("/status.json").status == 500
         assert node.ask("/health").status == 200
+    (record,) = [record for record in caplog.records if record.name == "http"]
+    assert (record.levelname, record.msg) == ("ERROR", "http.request_failed")
+    assert "on purpose" in record.fields["traceback"]  # type: ignore[attr-defined]
+
+
+def test_an_accept_that_fails_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(http_server, "_faults", limited_logger("http"))
+    errors = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EBADF, "Bad"), ValueError("on purpose")]
+    accept = http_server._Server.do_read
+
+    def do_read(server: object) -> object:
+        if errors:
+            raise errors.pop(0)
+        return accept(server)
+
+    with running() as node:
+        monkeypatch.setattr(http_server._Server, "do_read", do_read)
+        assert node.ask("/health").status == 200
+    assert [(record.msg, record.levelname) for record in caplog.records if record.name == "http"] == [
+        ("http.accept_failed", "WARNING"),
+        ("http.accept_failed", "WARNING"),
+        ("http.accept_failed", "ERROR"),
+    ]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_told() -> None:
@@ -169,7 +243,7 @@ def test_a_port_that_is_taken_is_told() -> None:
         with pytest.raises(
             UsageError, match=f"can't bind TCP 127.0.0.1 port {options.http_port}: .*another process uses it"
         ):
-            first.node._http_server()
+            http_server.start(first.node)
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
@@ -177,8 +251,7 @@ def test_a_port_that_is_taken_is_told() -> None:
 
 def test_ready_says_why_it_is_not() -> None:
     node = Running()
-    assert node.node.http is not None
-    node.node.http.start()
+    node.start_http()
     try:
         answer = node.ask("/ready")
         assert (answer.status, answer.json()) == (
@@ -187,8 +260,7 @@ def test_ready_says_why_it_is_not() -> None:
         )
         assert node.ask("/health").json() == {"status": "alive"}
         assert node.ask("/status.json").json()["slots"] is None
-        node.node.membership.start()
-        node.node.front.start()
+        node.node.start()
         assert node.ask("/ready").json() == {"ready": True, "reasons": []}
         node.node.membership.core.lease_until = 0.0
         assert node.ask("/ready").json()["reasons"] == [

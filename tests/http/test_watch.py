@@ -1,6 +1,8 @@
-"""What the page shows besides the present: changes of view, the last minutes, and what other members say."""
+"""What the page shows besides the present: the last minutes, and what other members say."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import Any
 
 import pytest
 
@@ -8,12 +10,14 @@ from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 from app.http import watch as watching
 from app.http.status import copies_missing
-from app.http.watch import ANSWER_STALE_S, CHANGES_MAX, SHOWN, Watch
+from app.http.watch import ANSWER_STALE_S, SHOWN, Watch
 from app.observe.counters import FORWARDED, IN_TURN
+from app.observe.logs import limited_logger
 from app.wire.protocol import NO_ERR, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.http.running import Running, running
+from tests.support.polling import poll_in_loop
 from tests.wire.datagrams import envelope
 
 
@@ -26,41 +30,13 @@ def node() -> Iterator[Running]:
 @pytest.fixture
 def watch(node: Running) -> Watch:
     """A fresh one, that watches by itself nothing."""
-    watch = Watch(node.node)
-    node.node.membership.on_view.remove(watch.note_view)
-    return watch
+    return Watch(node.node)
 
 
 def view_of(epoch: int, *incarnations: int) -> View:
     members = [Member(f"10.0.0.{place}:1", incarnation) for place, incarnation in enumerate(incarnations)]
     view = first_view([member for member in members if member.incarnation], 7, 3, 1)
     return View(7, epoch, view.members, view.primaries, view.backups, view.homes, f"cause {epoch}")
-
-
-def test_a_change_tells_who_came_and_went_and_how_much_moved(watch: Watch) -> None:
-    first, second, third = view_of(1, 5, 6), view_of(2, 5, 0), view_of(3, 5, 8)
-    for view in (first, second, third):
-        watch.note_view(view, True)
-    told = [(change.epoch, change.cause, change.came, change.went, change.moved) for change in watch.changes]
-    its_slots = first.masks["10.0.0.1:1"].bit_count()
-    assert told == [
-        (1, "cause 1", ("10.0.0.0:1", "10.0.0.1:1"), (), 0),
-        (2, "cause 2", (), ("10.0.0.1:1",), its_slots),
-        (3, "cause 3", ("10.0.0.1:1",), (), its_slots),
-    ]
-
-
-def test_a_restart_within_one_view_shows_as_going_and_coming(watch: Watch) -> None:
-    watch.note_view(view_of(1, 5, 6), True)
-    watch.note_view(view_of(2, 5, 9), False)
-    change = watch.changes[-1]
-    assert (change.came, change.went, change.is_member) == (("10.0.0.1:1",), ("10.0.0.1:1",), False)
-
-
-def test_changes_are_bounded(watch: Watch) -> None:
-    for epoch in range(1, CHANGES_MAX + 11):
-        watch.note_view(view_of(epoch, 5), True)
-    assert [change.epoch for change in watch.changes] == list(range(11, CHANGES_MAX + 11))
 
 
 @pytest.mark.parametrize(("members", "missing"), [(1, 512), (2, 256), (3, 0), (4, 0)])
@@ -71,31 +47,72 @@ def test_copies_missing_are_those_short_of_what_is_wanted(members: int, missing:
 def test_a_sample_is_the_rate_and_the_99th_percentile_since_the_last_one(
     watch: Watch, node: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Enough(Exception):
-        pass
-
-    counters, now_s, naps = node.node.counters, 100.0, 0
-
-    def nap(duration_s: float) -> None:
-        """Two seconds with requests, two without, and no more."""
-        nonlocal now_s, naps
-        naps += 1
-        now_s += 2.0
-        if naps == 3:
-            raise Enough
-        if naps == 1:
-            counters.answers[PUT * 8 + NO_ERR] += 98
-            counters.latency[IN_TURN].add(0.0001, 98)
-            counters.latency[FORWARDED].add(0.04, 2)
-
-    monkeypatch.setattr(watching.gevent, "sleep", nap)
+    now_s = 100.0
     monkeypatch.setattr(watching.time, "monotonic", lambda: now_s)
-    with pytest.raises(Enough):
-        watch._sample()
+    counters = node.node.counters
+    watch.sample()
+    assert list(watch.rates) == [], "there is nothing yet that it could be compared with"
+    counters.answers[PUT * 8 + NO_ERR] += 98
+    counters.latency[IN_TURN].add(0.0001, 98)
+    counters.latency[FORWARDED].add(0.04, 2)
+    for _ in range(2):  # two seconds with requests, two without
+        now_s += 2.0
+        watch.sample()
     assert list(watch.rates) == [50.0, 0.0]
     p99_s, none = watch.p99_s
     assert p99_s == pytest.approx(0.0375)  # halfway in its bucket, 25 to 50 ms
     assert none is None
+
+
+# --- what goes wrong in it -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
+    """What is logged of faults from now on: level and event."""
+    monkeypatch.setattr(watching, "_faults", limited_logger("http"))  # with its limit not reached
+    return lambda: [(record.levelname, record.msg) for record in caplog.records if record.name == "http"]
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, target: str, error: Exception) -> None:
+    whole = attrgetter(target)(watching)
+    errors = [error]
+
+    def fail_or_do(*arguments: Any, **named: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(f"app.http.watch.{target}", fail_or_do)
+
+
+def test_a_sample_that_fails_is_logged_and_the_next_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[tuple[str, str]]]
+) -> None:
+    monkeypatch.setattr(watching, "SAMPLE_S", 0.001)
+    fail_once(monkeypatch, "quantile_s", AssertionError("on purpose"))
+    with running() as node:  # in which a fault that reaches the hub fails the test
+        poll_in_loop(lambda: node.ask("/status.json").json()["history"]["rate"])
+    assert logged() == [("ERROR", "http.sample_failed")]
+
+
+@pytest.mark.parametrize(
+    ("error", "level"), [(OSError(24, "Too many open files"), "WARNING"), (AssertionError("on purpose"), "ERROR")]
+)
+def test_asking_that_fails_is_logged_and_tried_again(
+    error: Exception,
+    level: str,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], list[tuple[str, str]]],
+) -> None:
+    monkeypatch.setattr(watching, "ASK_EVERY_S", 0.0)
+    fail_once(monkeypatch, "Watch._ask_members", error)
+    with running() as node:
+        node.ask("/status.json")
+        poll_in_loop(logged)
+        node.ask("/status.json")
+        assert node.ask("/health").status == 200
+    assert logged() == [(level, "http.ask_failed")]
 
 
 # --- the other members -----------------------------------------------------------------------------------------------
@@ -146,9 +163,14 @@ def test_of_an_answer_only_numbers_are_kept_and_it_ages(watch: Watch, monkeypatc
     now_s += 2.0
     watch._note_answer("a:1", {"requests": 300})
     assert watch.members()["a:1"].rate == 100.0
+    watch._note_answer("a:1", {"requests": 400})  # in the same instant
+    assert watch.members()["a:1"].rate is None
     now_s += 1.0
     watch._note_answer("a:1", {"requests": 5})  # it has restarted
     assert watch.members()["a:1"].rate == 0.0
+    now_s += 1.0
+    watch._note_answer("a:1", {"requests": 10**400, "entries": -1})  # what no node says
+    assert (watch.members()["a:1"].vitals, watch.members()["a:1"].rate) == ({}, None)
     now_s += ANSWER_STALE_S
     assert watch.members() == {}
 

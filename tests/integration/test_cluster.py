@@ -16,7 +16,7 @@ from zlib import crc32
 import pytest
 
 from app.client import Client
-from app.peers.datagram_auth import Seals
+from app.peers.datagram_auth import DatagramAuth
 from app.wire.protocol import TYPE_CLUSTER
 from proto_gen import cluster_pb2 as pb
 from proto_gen.message_pb2 import Msg
@@ -179,7 +179,7 @@ def test_nodes_with_one_secret_agree_and_one_with_another_stays_out(tmp_path: Pa
 
 
 def test_a_secret_that_comes_back_anew_is_recognized(tmp_path: Path) -> None:
-    """With a secret a restarted node's datagrams are those of a new life, and its old ones are dead."""
+    """With a secret a restarted node's datagrams are those of a new incarnation, and its old ones are refused."""
     with cluster(tmp_path, 3, environment={"KV_CLUSTER_SECRET": SECRET}) as nodes:
         for node in nodes:
             node.start()
@@ -224,10 +224,10 @@ def test_nothing_that_a_client_sends_changes_views(tmp_path: Path, secret: str) 
             client.connect(("127.0.0.1", target.port))
             for member in (nodes[0], nodes[2]):
                 body = forged(member, target).SerializeToString()
-                seals = Seals(b"not the secret", member.name, [target.name], time.time_ns() // 1000)
+                auth = DatagramAuth(b"not the secret", member.name, [target.name], time.time_ns() // 1000)
                 for _ in range(50):
                     client.send(datagram(body))
-                    client.send(datagram(seals.seal(target.name, body)))
+                    client.send(datagram(auth.sign(target.name, body)))
                     client.send(datagram(b""))
                     client.send(datagram(os.urandom(100)))
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -173,7 +174,9 @@ def test_levels(pipe: Pipe, level: str, logged: list[str]) -> None:
     log = logs.logger("node")
     for write in (log.debug, log.info, log.warning, log.error):
         write("happened")
-    assert [line.split()[1] for line in pipe.lines()] == logged
+    lines = [line.split() for line in pipe.lines()]
+    assert [words[1] for words in lines] == logged
+    assert {words[2] for words in lines} == {"node.happened"}
 
 
 def test_what_is_off_is_not_even_formatted(pipe: Pipe) -> None:
@@ -262,6 +265,15 @@ def test_a_limited_logger_lets_n_lines_a_second_through_and_counts_the_rest(pipe
     assert burst(1) == ["junk n=0 suppressed=1"]
     clock.now_s += 1
     assert burst(2) == ["junk n=0", "junk n=1"]
+
+
+def test_what_others_can_provoke_is_logged_five_times_a_second(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    log = logs.limited_logger("peer")
+    log._now = Clock()
+    for _ in range(9):
+        log.warning("junk")
+    assert len(pipe.lines()) == 5
 
 
 def test_each_event_has_its_own_limit(pipe: Pipe) -> None:
@@ -388,7 +400,81 @@ def test_a_very_long_traceback_is_cut_in_the_middle(pipe: Pipe) -> None:
     for text in (fields["error"], fields["traceback"]):
         assert "x\n...\nx" in text
         assert text.endswith("xe")
+    assert len(fields["error"]) == len("ValueError: \n...\n") + logs._CUT_CHARS
     assert len(line) < logs.ERRORS_MAX_BYTES
+
+
+class SlowReader:
+    """In place of a handler's poll: a reader that reads only while the log waits for it, and time that passes then."""
+
+    def __init__(self, pipe: Pipe, *, reads_after_ms: float) -> None:
+        self.pipe = pipe
+        self.reads_after_ms = reads_after_ms
+        self.waited_ms = 0.0
+        self.output = ""
+        self._poll = select.poll()
+        self._poll.register(pipe.writer, select.POLLOUT)
+
+    def monotonic(self) -> float:
+        return self.waited_ms / 1000
+
+    def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+        ready = self._poll.poll(0)
+        if not ready and timeout_ms > 0:
+            self.waited_ms += min(timeout_ms, self.reads_after_ms)
+            if timeout_ms >= self.reads_after_ms:
+                self.output += self.pipe.read()
+        return self._poll.poll(0)
+
+
+@pytest.mark.parametrize(("reads_after_ms", "arrives"), [(10.0, True), (90.0, True), (201.0, False)])
+def test_the_end_waits_for_a_slow_reader_and_no_longer_than_it_may(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, reads_after_ms: float, arrives: bool
+) -> None:
+    logs.configure("info", "text", pipe.writer)
+    reader = SlowReader(pipe, reads_after_ms=reads_after_ms)
+    monkeypatch.setattr(own_handler(), "_poll", reader)
+    monkeypatch.setattr(logs.time, "monotonic", reader.monotonic)
+    log = logs.logger("node")
+    for number in range(1500):
+        log.info("happened", n=number, filling="x" * 60)
+    assert reader.waited_ms == 0, "nothing but the end waits"
+    log.exception("fault", ValueError("the last word"))
+    assert own_handler()._pending
+    logs.finish()
+    output = reader.output + pipe.read()
+    assert ("the last word" in output) is arrives
+    assert reader.waited_ms <= logs.LAST_WAIT_S * 1000 + 1e-6
+
+
+class Bare(logging.Formatter):
+    """The event and nothing else."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(record.msg)
+
+
+@pytest.mark.parametrize(
+    ("level", "kept"), [(logging.WARNING, logs.PENDING_MAX_BYTES), (logging.ERROR, 3 * logs.PENDING_MAX_BYTES // 2)]
+)
+def test_what_is_kept_for_a_slow_reader_is_bounded_to_the_byte(pipe: Pipe, level: int, kept: int) -> None:
+    handler = logs.DescriptorHandler(pipe.writer)
+    handler.setFormatter(Bare())
+    os.set_blocking(pipe.writer, False)
+    os.write(pipe.writer, bytes(1 << 20))  # fills the pipe
+    os.set_blocking(pipe.writer, True)
+
+    def emit(length: int) -> None:
+        handler.emit(logging.makeLogRecord({"msg": "x" * length, "levelno": level}))
+
+    for _ in range(kept // 64 - 1):
+        emit(63)  # and the line's end
+    assert len(handler._pending) == kept - 64
+    emit(64)
+    assert (len(handler._pending), handler._dropped) == (kept - 64, 1)
+    handler._dropped = 0  # no line about it
+    emit(63)
+    assert (len(handler._pending), handler._dropped) == (kept, 0)
 
 
 def test_the_line_of_a_fault_finds_room_where_others_are_dropped(pipe: Pipe) -> None:

@@ -123,6 +123,21 @@ def test_an_answer_fits_and_has_the_newest(max_bytes: int) -> None:
     assert max_bytes - len(text) < 400, "another one would have fit"
 
 
+def test_an_answer_takes_no_byte_too_many_and_leaves_out_no_row_that_fits() -> None:
+    log = SlowLog(0.0)
+    for n in range(5):
+        note(log, b"%d" % n)
+    whole = len(log.as_json())
+    lengths = {}
+    for max_bytes in range(whole - 200, whole + 10):
+        text = log.as_json(max_bytes)
+        told = json.loads(text)
+        assert len(text) <= max_bytes
+        assert told["cut"] is (len(told["entries"]) < 5)
+        lengths.setdefault(len(told["entries"]), max_bytes)
+    assert lengths[5] - whole in (0, 1), "room is kept for the longer of true and false"
+
+
 @pytest.mark.parametrize(
     ("host", "shown"),
     [("192.0.2.7", "192.0.2.7:99"), ("2001:db8::1", "[2001:db8::1]:99"), ("::ffff:192.0.2.7", "192.0.2.7:99")],

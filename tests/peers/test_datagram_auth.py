@@ -1,4 +1,4 @@
-"""Sealed datagrams: who is believed, and what is not believed twice."""
+"""Authenticated datagrams: who is believed, and what is not believed twice."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.peers.datagram_auth import OVERHEAD_BYTES, BadSeal, Seals
+from app.peers.datagram_auth import OVERHEAD_BYTES, BadDatagram, DatagramAuth, Verified
 
 SECRET = b"a secret"
 
@@ -16,24 +16,26 @@ class Network:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.nodes: dict[str, Seals] = {}
+        self.nodes: dict[str, DatagramAuth] = {}
         self.record: list[tuple[str, bytes]] = []  # receiver and payload
 
-    def start(self, name: str, life: int, secret: bytes = SECRET) -> Seals:
-        self.nodes[name] = Seals(secret, name, [other for other in ("a", "b", "c") if other != name], life)
+    def start(self, name: str, incarnation: int, secret: bytes = SECRET) -> DatagramAuth:
+        self.nodes[name] = DatagramAuth(
+            secret, name, [other for other in ("a", "b", "c") if other != name], incarnation
+        )
         return self.nodes[name]
 
     def send(self, sender: str, receiver: str, body: bytes) -> list[bytes]:
         """The bodies that the receiver takes, of this and of what it sets off."""
-        return self.deliver(receiver, self.nodes[sender].seal(receiver, body))
+        return self.deliver(receiver, self.nodes[sender].sign(receiver, body))
 
     def deliver(self, receiver: str, payload: bytes) -> list[bytes]:
         self.now += 1
         self.record.append((receiver, payload))
-        opened = self.nodes[receiver].open(payload, self.now)
-        taken = [opened.body] if opened.body else []
-        for answer in opened.answers:
-            taken += self.deliver(opened.sender, answer)
+        verified = self.nodes[receiver].verify(payload, self.now)
+        taken = [verified.body] if verified.body else []
+        for answer in verified.answers:
+            taken += self.deliver(verified.sender, answer)
         return taken
 
 
@@ -45,14 +47,14 @@ def network() -> Network:
     return network
 
 
-def fault(seals: Seals, payload: bytes, now: float = 1e6) -> str:
+def fault(auth: DatagramAuth, payload: bytes, now: float = 1e6) -> str:
     """Why a payload is not taken; nothing if it is."""
     try:
-        opened = seals.open(payload, now)
-    except BadSeal as bad:
+        verified = auth.verify(payload, now)
+    except BadDatagram as bad:
         return bad.reason
-    assert bool(opened.body) != bool(opened.fault)
-    return opened.fault
+    assert bool(verified.body) != bool(verified.fault)
+    return verified.fault
 
 
 def test_the_first_word_arrives_after_an_introduction(network: Network) -> None:
@@ -63,55 +65,83 @@ def test_the_first_word_arrives_after_an_introduction(network: Network) -> None:
     assert len(network.record) == 5
 
 
+def test_the_example_of_the_module() -> None:
+    """As its docstring tells it, datagram by datagram."""
+    a, b = DatagramAuth(SECRET, "a", ["b"], 100), DatagramAuth(SECRET, "b", ["a"], 200)
+    first = a.sign("b", b"hello")
+    at_b = b.verify(first, 0.001)
+    assert (at_b.body, at_b.fault) == (b"", "other_incarnation")
+    at_a = a.verify(at_b.answers[0], 0.002)
+    assert (at_a.body, at_a.fault) == (b"", "")
+    (second,) = at_a.answers
+    assert b.verify(second, 0.003) == Verified("a", b"hello", [])
+    assert fault(b, second, 0.009) == "replayed"
+    b = DatagramAuth(SECRET, "b", ["a"], 250)
+    at_b = b.verify(second, 0.5)
+    assert (at_b.body, at_b.fault) == (b"", "other_incarnation")
+    assert a.verify(at_b.answers[0], 0.501) == Verified("b", b"", [])
+    assert b.verify(a.sign("b", b"on"), 0.55) == Verified("a", b"on", [])
+    a = DatagramAuth(SECRET, "a", ["b"], 50)
+    at_b = b.verify(a.sign("b", b"set back"), 0.6)
+    (again,) = a.verify(at_b.answers[0], 0.601).answers
+    assert b.verify(again, 0.602) == Verified("a", b"", [], "stale_sender")
+    at_b = b.verify(a.sign("b", b"still set back"), 0.7)
+    assert (at_b.body, at_b.fault) == (b"", "stale_sender")
+    at_a = a.verify(at_b.answers[0], 0.701)
+    assert a.incarnation == 101
+    assert b.verify(at_a.answers[0], 0.702) == Verified("a", b"", [])
+    assert b.verify(a.sign("b", b"heard"), 0.703) == Verified("a", b"heard", [])
+
+
 def test_overhead(network: Network) -> None:
-    assert len(network.nodes["a"].seal("b", b"")) <= OVERHEAD_BYTES
+    assert len(network.nodes["a"].sign("b", b"")) <= OVERHEAD_BYTES
 
 
 def test_a_wrong_secret_is_refused(network: Network) -> None:
-    other = Seals(b"another", "a", ["b"], 101)
-    assert fault(network.nodes["b"], other.seal("b", b"x")) == "wrong_secret"
+    other = DatagramAuth(b"another", "a", ["b"], 101)
+    assert fault(network.nodes["b"], other.sign("b", b"x")) == "wrong_secret"
 
 
 def test_every_bit_counts(network: Network) -> None:
     network.send("a", "b", b"hello")
-    payload = network.nodes["a"].seal("b", b"body")
+    payload = network.nodes["a"].sign("b", b"body")
     for at in range(len(payload) * 8):
         forged = bytearray(payload)
         forged[at // 8] ^= 1 << at % 8
-        with pytest.raises(BadSeal):
-            network.nodes["b"].open(bytes(forged), 1e6)
+        with pytest.raises(BadDatagram):
+            network.nodes["b"].verify(bytes(forged), 1e6)
     assert fault(network.nodes["b"], payload) == ""
 
 
 @given(st.binary(max_size=200))
 def test_junk_is_refused(junk: bytes) -> None:
     for data in (junk, b"\x01" + junk, b"\x01\x01" + junk):
-        with pytest.raises(BadSeal):
-            Seals(SECRET, "b", ["a"], 1).open(data, 0.0)
+        with pytest.raises(BadDatagram):
+            DatagramAuth(SECRET, "b", ["a"], 1).verify(data, 0.0)
 
 
 @pytest.mark.parametrize(
     ("payload", "reason"),
-    [(b"", "not_sealed"), (b"\x08\x01", "not_sealed"), (b"\x01", "malformed"), (b"\x01\xff" + bytes(60), "malformed")],
+    [(b"", "not_signed"), (b"\x08\x01", "not_signed"), (b"\x01", "malformed"), (b"\x01\xff" + bytes(60), "malformed")],
 )
 def test_reasons(network: Network, payload: bytes, reason: str) -> None:
     assert fault(network.nodes["b"], payload) == reason
 
 
 def test_a_sender_not_in_the_file_is_refused(network: Network) -> None:
-    stranger = Seals(SECRET, "z", ["b"], 5)
-    assert fault(network.nodes["b"], stranger.seal("b", b"x")) == "unknown_sender"
+    stranger = DatagramAuth(SECRET, "z", ["b"], 5)
+    assert fault(network.nodes["b"], stranger.sign("b", b"x")) == "unknown_sender"
 
 
 def test_what_was_meant_for_another_is_refused(network: Network) -> None:
     network.start("c", 300)
     network.send("a", "b", b"x")
-    assert fault(network.nodes["c"], network.nodes["a"].seal("b", b"x")) == "wrong_secret"
+    assert fault(network.nodes["c"], network.nodes["a"].sign("b", b"x")) == "wrong_secret"
 
 
 def test_a_replay_is_refused(network: Network) -> None:
     network.send("a", "b", b"x")
-    payload = network.nodes["a"].seal("b", b"once")
+    payload = network.nodes["a"].sign("b", b"once")
     assert fault(network.nodes["b"], payload) == ""
     assert fault(network.nodes["b"], payload) == "replayed"
 
@@ -122,7 +152,7 @@ def test_the_order_does_not_matter_within_the_window(order: list[int]) -> None:
     network.start("a", 100)
     network.start("b", 200)
     network.send("a", "b", b"x")
-    payloads = [network.nodes["a"].seal("b", b"%d" % n) for n in range(64)]
+    payloads = [network.nodes["a"].sign("b", b"%d" % n) for n in range(64)]
     for n in order:
         assert fault(network.nodes["b"], payloads[n]) == ""
     for n in order:
@@ -132,9 +162,9 @@ def test_the_order_does_not_matter_within_the_window(order: list[int]) -> None:
 @pytest.mark.parametrize(("later", "reason"), [(63, ""), (64, "replayed"), (1000, "replayed")])
 def test_what_is_older_than_the_window_is_refused(network: Network, later: int, reason: str) -> None:
     network.send("a", "b", b"x")
-    payload = network.nodes["a"].seal("b", b"late")
+    payload = network.nodes["a"].sign("b", b"late")
     for _ in range(later):
-        last = network.nodes["a"].seal("b", b"y")
+        last = network.nodes["a"].sign("b", b"y")
     assert fault(network.nodes["b"], last) == ""
     assert fault(network.nodes["b"], payload) == reason
 
@@ -144,7 +174,7 @@ def replays(network: Network, receiver: str) -> Iterator[list[bytes]]:
         if to == receiver:
             try:
                 yield network.deliver(receiver, payload)
-            except BadSeal:
+            except BadDatagram:
                 yield []
 
 
@@ -163,9 +193,9 @@ def test_nothing_recorded_is_good_for_a_receiver_that_was_started_anew(network: 
 def test_nothing_of_an_earlier_process_of_the_sender_is_good(network: Network) -> None:
     for n in range(5):
         network.send("a", "b", b"%d" % n)
-    held_back = network.nodes["a"].seal("b", b"held back")
+    held_back = network.nodes["a"].sign("b", b"held back")
     network.start("a", 150)
-    assert network.send("a", "b", b"new life") == [b"new life"]
+    assert network.send("a", "b", b"new process") == [b"new process"]
     assert fault(network.nodes["b"], held_back) == "stale_sender"
     assert all(taken == [] for taken in replays(network, "b"))
     assert network.send("a", "b", b"still") == [b"still"]
@@ -177,13 +207,13 @@ def test_a_sender_whose_clock_was_set_back_is_heard_in_the_end(network: Network)
     network.start("a", 50)
     taken = [body for n in range(5) for body in network.send("a", "b", b"%d" % n)]
     assert b"4" in taken
-    assert network.nodes["a"].life > 100
+    assert network.nodes["a"].incarnation > 100
     assert network.send("b", "a", b"back") == [b"back"]
 
 
 def test_introductions_are_few(network: Network) -> None:
-    junk = [network.nodes["a"].seal("b", b"x") for _ in range(100)]
-    answers = [len(network.nodes["b"].open(payload, 5.0 + n / 1000).answers) for n, payload in enumerate(junk)]
+    junk = [network.nodes["a"].sign("b", b"x") for _ in range(100)]
+    answers = [len(network.nodes["b"].verify(payload, 5.0 + n / 1000).answers) for n, payload in enumerate(junk)]
     assert 1 <= sum(answers) <= 6
 
 

@@ -1,12 +1,19 @@
 """What is answered to each datagram: every command, code, limit, drop and retry, without a socket."""
 
 import dataclasses
+import struct
+from typing import Any
 from zlib import crc32
 
 import pytest
 
+from app.cluster.events import SELF
 from app.observe.counters import DROP_REASONS
+from app.peers.frames import FORWARD
 from app.requests.commands import Shutdown
+from app.requests.forwarding import HEADER_BYTES
+from app.requests.request import Request
+from app.storage.store import Store
 from app.wire.protocol import (
     COMMAND_NAMES,
     DATAGRAM_MAX_BYTES,
@@ -41,7 +48,8 @@ from app.wire.protocol import (
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
-from tests.support.parts import PID, Parts, make_parts
+from tests.support.loop import Exited
+from tests.support.parts import CLIENT, PID, Net, Parts
 from tests.wire.datagrams import ack, envelope, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 
@@ -86,17 +94,24 @@ class Asker:
         return answer.value, answer.version
 
     def drops(self) -> dict[str, int]:
-        return {reason: count for reason, count in self.parts.counters.drops.items() if count}
+        return self.parts.drops()
+
+    def shut_out(self, datagram: bytes) -> bytes | None:
+        """It comes from where no requests are allowed from."""
+        commands = self.parts.commands
+        return self.parts.handle_by(
+            lambda asked, buffer, start, end: commands.shut_out(asked, bytes(buffer[start:end])), datagram
+        )
 
 
 @pytest.fixture
 def node() -> Asker:
-    return Asker(make_parts(members=3))
+    return Asker(Parts(members=3))
 
 
-def full_node(**more: int) -> Asker:
+def full_node() -> Asker:
     """One that may not evict and has no room for another value of 9,000 bytes."""
-    node = Asker(make_parts(arena_bytes=512 * 1024, evict=False, **more))
+    node = Asker(Parts(arena_bytes=512 * 1024, evict=False))
     for n in range(100):
         if node.code(PUT, key=b"%d" % n, value=bytes(9_000)) != NO_ERR:
             return node
@@ -105,7 +120,7 @@ def full_node(**more: int) -> Asker:
 
 def test_the_golden_vectors() -> None:
     """Byte for byte, on a node that is alone."""
-    node = Asker(make_parts(members=1))
+    node = Asker(Parts(members=1))
     assert node.code(PUT, key=EMPTY_KEY, value=b"") == NO_ERR
     for exchange in exchanges():
         assert node.send(exchange.request) == exchange.response, exchange.name
@@ -268,10 +283,10 @@ DROPPED = [
 
 @pytest.mark.parametrize(("reason", "datagram"), DROPPED)
 def test_unsound_datagrams_are_dropped_and_counted_by_reason(node: Asker, reason: str, datagram: bytes) -> None:
-    before = node.parts.state()[:2]
+    before = node.parts.held()
     assert node.send(datagram) is None
     assert node.drops() == {reason: 1}
-    assert node.parts.state()[:2] == before
+    assert node.parts.held() == before
     assert not any(node.parts.counters.answers)
 
 
@@ -280,59 +295,78 @@ def test_every_reason_is_tried_above() -> None:
     assert {reason for reason, _ in DROPPED} == set(DROP_REASONS) - elsewhere
 
 
-@pytest.mark.parametrize(("reason", "datagram"), DROPPED)
-def test_unsound_datagrams_are_not_refused_but_dropped_too(node: Asker, reason: str, datagram: bytes) -> None:
-    assert node.parts.commands.refuse(datagram, 20) is None
-    assert node.parts.commands.fail(datagram) is None
-    assert node.drops() == {reason: 2}
+def test_what_is_dropped_keeps_nothing_from_the_next_request(node: Asker) -> None:
+    for _, datagram in DROPPED:
+        node.send(datagram)
+    assert node.code(PUT, key=KEY, value=VALUE) == NO_ERR
+    assert node.holds() == (VALUE, 0)
 
 
 # --- who may send what ----------------------------------------------------------------------------------------------
 
 
+class Administrators:
+    """Those commands that whoever asks may have carried out."""
+
+    def __init__(self, *allowed: int) -> None:
+        self.allowed = allowed
+        self.asked: list[tuple[bytes, int]] = []
+
+    def may(self, request: Request, command: int) -> bool:
+        self.asked.append((request.client, command))
+        return command in self.allowed
+
+
 @pytest.mark.parametrize("command", COMMAND_NAMES)
-def test_only_administrators_stop_and_wipe(node: Asker, command: int) -> None:
-    asked: list[int] = []
-
-    def nobody(command: int) -> bool:
-        asked.append(command)
-        return False
-
+def test_only_administrators_stop_and_wipe(command: int) -> None:
+    administrators = Administrators()
+    node = Asker(Parts(administrators=administrators))
     node.code(PUT, key=KEY, value=VALUE)
-    before = node.parts.state()[:2]
-    node.parts.commands.may_administer = nobody
+    before = node.parts.held()
     reply = node.send(request(b"x" * 16, command=command, key=b"other"))
     if command in (SHUTDOWN, WIPEOUT):
         assert reply is None
-        assert (asked, node.drops()) == ([command], {"admin_not_allowed": 1})
-        assert node.parts.state()[:2] == before
+        assert (administrators.asked, node.drops()) == ([(CLIENT, command)], {"admin_not_allowed": 1})
+        assert node.parts.held() == before
     else:
         assert reply is not None
-        assert (asked, node.drops()) == ([], {})
-    node.parts.commands.may_administer = lambda command: command == WIPEOUT
+        assert (administrators.asked, node.drops()) == ([], {})
+    administrators.allowed = (WIPEOUT,)
     assert node.code(WIPEOUT) == NO_ERR
     assert node.holds() is None
 
 
+@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT])
+def test_a_peer_that_forwards_is_no_administrator(command: int) -> None:
+    """What has no key is executed by the node that receives it: no sound node forwards it."""
+    net = Net(names=("front", "owner"))
+    owner = net["owner"]
+    owner.handle(request(FIRST, command=PUT, key=KEY, value=VALUE))
+    net.queue.append(("front", "owner", FORWARD, b"\x01\xff\x00" + request(b"x" * 16, command=command)))
+    net.deliver()
+    assert owner.drops() == {"admin_not_allowed": 1}
+    assert len(owner.store) == 1
+    assert net.queue == []
+
+
 def test_who_is_shut_out_gets_no_answer_and_changes_nothing(node: Asker) -> None:
-    told: list[bytes] = []
-    node.parts.commands.on_cluster = told.append
     assert node.code(PUT, FIRST, key=KEY, value=VALUE) == NO_ERR
-    before = node.parts.state()[:2]
+    before = node.parts.held()
     datagrams = [request(b"x" * 16, command=command, key=KEY, value=b"y") for command in (0, *COMMAND_NAMES)]
     datagrams += [ack(FIRST), *(datagram for _, datagram in DROPPED)]
     for datagram in datagrams:
-        node.parts.commands.shut_out(datagram)
-    assert node.parts.state()[:2] == before
+        assert node.shut_out(datagram) is None
+    assert node.parts.held() == before
     assert node.drops() == {"not_allowed": len(datagrams)}
-    assert told == []
+    assert node.parts.membership.heard == []
 
 
 @pytest.mark.parametrize("length", [1, 16, MESSAGE_ID_MAX_BYTES])
 def test_only_what_is_read_makes_an_answer_larger_than_the_question(node: Asker, length: int) -> None:
     """What a forged sender could have sent to its victim: docs/security.md."""
     node.code(PUT, key=b"k", value=bytes(VALUE_MAX_BYTES))
-    node.parts.commands.status = lambda: bytes(VALUE_MAX_BYTES)
+    node.parts.membership.status = bytes(VALUE_MAX_BYTES)
+    answers, no_request = node.parts.answers, Request(node.parts.clients, node.parts.workers)
     gains: dict[str, int] = {}
     for command, name in (*COMMAND_NAMES.items(), (99, "unknown")):
         key = {"key": b"k"} if command in (PUT, GET, REMOVE) else {}
@@ -343,17 +377,24 @@ def test_only_what_is_read_makes_an_answer_larger_than_the_question(node: Asker,
             reply = shutdown.reply
         assert reply is not None
         gains[name] = len(reply) - len(datagram)
-        assert len(node.parts.commands.refuse(datagram, 60_000) or b"") <= len(datagram) + 6, name
+        refusal = answers.refusal(no_request, command % 99, bytes(length), crc32(bytes(length)), 60_000)
+        assert refusal is not None
+        assert len(refusal) <= len(datagram) + 6, name
     for name in ("GET", "STATUS"):
         assert VALUE_MAX_BYTES <= gains.pop(name) <= VALUE_MAX_BYTES + 8
-    assert max(gains.values()) <= 6, gains  # of SLOWLOG and VITALS, when there is nothing to tell
+    assert gains.pop("VITALS") <= 20
+    assert gains.pop("SLOWLOG") <= 150
+    assert max(gains.values()) <= 6, gains
 
 
 def test_nodes_are_heard_from_wherever_they_are(node: Asker) -> None:
-    told: list[bytes] = []
-    node.parts.commands.on_cluster = told.append
-    node.parts.commands.shut_out(envelope(b"m" * 8, b"sealed", TYPE_CLUSTER))
-    assert (told, node.drops()) == ([b"sealed"], {})
+    node.shut_out(envelope(b"m" * 8, b"sealed", TYPE_CLUSTER))
+    assert (node.parts.membership.heard, node.drops()) == ([(b"sealed", CLIENT)], {})
+    longest = envelope(b"m" * 8, bytes(DATAGRAM_MAX_BYTES - 24), TYPE_CLUSTER)
+    assert len(longest) == DATAGRAM_MAX_BYTES
+    node.shut_out(longest)
+    node.shut_out(envelope(b"m" * 8, bytes(DATAGRAM_MAX_BYTES - 23), TYPE_CLUSTER))
+    assert (len(node.parts.membership.heard), node.drops()) == (2, {"not_allowed": 1})
 
 
 # --- at most once ---------------------------------------------------------------------------------------------------
@@ -463,7 +504,7 @@ def test_a_wipeout_makes_room_on_a_full_node() -> None:
 
 def test_a_store_that_is_still_wiping_is_overloaded_not_full() -> None:
     """Half of it is wiped: more than one PUT may clear away, and in every page records of the other half are left."""
-    node = Asker(make_parts(arena_bytes=2 << 20, evict=False))
+    node = Asker(Parts(arena_bytes=2 << 20, evict=False))
     keys = iter(range(1 << 30))
     while node.parts.store.put(slot_of(key := b"%07d" % next(keys)), key, bytes(30)):
         pass
@@ -476,7 +517,7 @@ def test_a_store_that_is_still_wiping_is_overloaded_not_full() -> None:
 
 
 def test_where_room_comes_with_time_a_full_store_is_an_overload_and_not_remembered() -> None:
-    node = Asker(make_parts(no_space_code=SYS_OVERLOAD_ERR))
+    node = Asker(Parts(evict=True))
     node.parts.arena.limit_bytes = 0
     answer = node.ask(PUT, FIRST, key=KEY, value=VALUE)
     assert answer == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=answer.overloadWaitTime)
@@ -487,7 +528,7 @@ def test_where_room_comes_with_time_a_full_store_is_an_overload_and_not_remember
 
 
 def test_a_full_reply_memory_refuses_what_must_be_remembered_and_nothing_else() -> None:
-    node = Asker(make_parts(replies_bytes=20_000))
+    node = Asker(Parts(replies_bytes=20_000))
     node.parts.replies.advance(0.0)
     known = []
     while not node.parts.replies.full:
@@ -513,82 +554,126 @@ def test_a_full_reply_memory_refuses_what_must_be_remembered_and_nothing_else() 
     assert node.holds() == (b"new", 0)
 
 
-# --- refusals for the front -------------------------------------------------------------------------------------------
+# --- faults of ours -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [*COMMAND_NAMES, 77])
-def test_refusing_and_failing_answer_without_doing_anything(node: Asker, command: int) -> None:
-    datagram = request(FIRST, command=command, key=KEY, value=VALUE)
-    refused = response(node.parts.commands.refuse(datagram, 20), FIRST)
-    assert refused == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=20)
-    assert response(node.parts.commands.fail(datagram), FIRST) == KVResponse(errCode=INTERNAL_ERR)
-    assert node.parts.content() == {}
-    assert len(node.parts.replies) == 0
-    counts = node.parts.counters.by_command()
-    assert counts[COMMAND_NAMES.get(command, "unknown")] == 2
-    assert node.parts.counters.by_code()["INTERNAL_ERR"] == 1
-    assert node.parts.counters.by_code()["SYS_OVERLOAD_ERR"] == 1
+class Broken:
+    """Raises whatever is asked of it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, *arguments: object) -> Any:
+        raise self.error
 
 
-def test_acks_are_never_answered_not_even_when_refused(node: Asker) -> None:
-    assert node.parts.commands.refuse(ack(FIRST), 20) is None
-    assert node.parts.commands.fail(ack(FIRST)) is None
-    assert node.drops() == {}
+# By command: where a store, or what the node tells of itself, may break.
+BREAKS = {
+    GET: "store.get",
+    PUT: "store.put",
+    REMOVE: "store.remove",
+    WIPEOUT: "store.wipe",
+    GET_MEMBERSHIP_CNT: "reports.member_count",
+    STATUS: "reports.status",
+    SLOWLOG: "reports.slow_requests",
+    VITALS: "reports.vitals",
+}
+
+
+def broken_node(command: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Asker:
+    """One in which this command, and no other, raises."""
+    node = Asker(Parts())
+    part, name = BREAKS[command].split(".")
+    target = Store if part == "store" else node.parts.commands._reports
+    monkeypatch.setattr(target, name, Broken(error))
+    return node
+
+
+@pytest.mark.parametrize("value", [b"short", bytes(500)])
+@pytest.mark.parametrize("error", [ValueError("x"), OSError(5), RuntimeError("x"), KeyError(1), struct.error("x")])
+@pytest.mark.parametrize("command", BREAKS)
+def test_a_fault_in_one_request_is_its_internal_error(
+    command: int, error: Exception, value: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = broken_node(command, error, monkeypatch)
+    assert node.code(command, FIRST, key=KEY, value=value) == INTERNAL_ERR
+    assert len(node.parts.replies) == 0, "nothing is remembered"
+    counters = node.parts.counters
+    assert counters.by_command() == dict.fromkeys(counters.by_command(), 0) | {COMMAND_NAMES[command]: 1}
+    assert counters.by_code()["INTERNAL_ERR"] == sum(counters.by_code().values()) == 1
+    others = {PUT: NO_ERR, GET: KEY_DNE_ERR, REMOVE: KEY_DNE_ERR}
+    for other, code in others.items():
+        if other != command:
+            assert node.code(other, key=b"%d" % other, value=value) == code
+
+
+def test_a_fault_over_what_is_no_request_is_not_answered(node: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node.parts.commands, "_replies", None)
+    assert node.send(ack(FIRST)) is None
+    monkeypatch.setattr(node.parts.commands, "_handle_any", Broken(ValueError()))
+    assert node.send(b"\xff\xff") is None
+    assert node.send(envelope(b"m" * 16, b"\xff\xff")) is None
+    assert node.code(77) == INTERNAL_ERR
+    assert node.parts.counters.by_command()["unknown"] == 1
+
+
+@pytest.mark.parametrize("command", BREAKS)
+def test_a_broken_assertion_ends_the_process(command: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the node holds can't be trusted any more."""
+    node = broken_node(command, AssertionError("inconsistent"), monkeypatch)
+    with pytest.raises(Exited) as ended:
+        node.ask(command, key=KEY, value=VALUE)
+    assert ended.value.status == 70
 
 
 # --- more than one node ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [b"short", bytes(500)])
-def test_what_another_node_serves_is_forwarded_whole(node: Asker, value: bytes) -> None:
+def test_what_another_node_serves_is_forwarded_whole(value: bytes) -> None:
     """By the short way and by the general one, and not a trace of it stays here."""
-    forwarded = []
-
-    def forward(slot: int, message_id: bytes, datagram: bytes) -> bytes | None:
-        forwarded.append((slot, message_id, datagram))
-        return b"relayed" if len(forwarded) == 1 else None
-
-    node.parts.commands.forward = forward
-    node.parts.commands.routes[slot_of(KEY)] = "elsewhere:1"
+    net = Net(names=("me", "elsewhere"))
+    node = Asker(net["me"])
+    slot = slot_of(KEY)
+    node.parts.set_routes(*("elsewhere" if number == slot else SELF for number in range(SLOT_COUNT)))
     datagrams = [
-        request(FIRST + b"m", command=PUT, key=KEY, value=value, version=1),
-        request(FIRST + b"m", command=GET, key=KEY),
-        request(FIRST + b"m", command=REMOVE, key=KEY),
+        request(FIRST + b"p", command=PUT, key=KEY, value=value, version=1),
+        request(FIRST + b"g", command=GET, key=KEY),
+        request(FIRST + b"r", command=REMOVE, key=KEY),
     ]
-    assert [node.send(datagram) for datagram in datagrams] == [b"relayed", None, None]
-    assert forwarded == [(slot_of(KEY), FIRST + b"m", datagram) for datagram in datagrams]
+    assert [node.send(datagram) for datagram in datagrams] == [None] * 3
+    assert [(receiver, body[HEADER_BYTES:]) for _, receiver, _, body in net.queue] == [
+        ("elsewhere", datagram) for datagram in datagrams
+    ]
     assert node.parts.content() == {}
     assert len(node.parts.replies) == 0
-    other = next(b"%d" % n for n in range(999) if slot_of(b"%d" % n) != slot_of(KEY))
+    other = next(b"%d" % n for n in range(999) if slot_of(b"%d" % n) != slot)
     assert node.code(PUT, key=other, value=value) == NO_ERR
-    assert len(forwarded) == 3
+    assert len(net.queue) == 3
 
 
 @pytest.mark.parametrize("fields", [{"key": b""}, {"key": bytes(33)}])
-def test_what_is_invalid_is_refused_here(node: Asker, fields: dict[str, object]) -> None:
-    node.parts.commands.routes[:] = ["elsewhere:1"] * SLOT_COUNT
+def test_what_is_invalid_is_refused_here(fields: dict[str, object]) -> None:
+    node = Asker(Net(names=("me", "elsewhere"))["me"])
+    node.parts.set_routes("elsewhere")
     assert node.code(GET, **fields) == INVALID_KEY_ERR
     assert node.code(PUT, key=KEY) == INVALID_VAL_ERR
 
 
-def test_what_nodes_say_to_each_other_is_passed_on_and_never_answered_nor_refused(node: Asker) -> None:
-    heard: list[bytes] = []
-    node.parts.commands.on_cluster = heard.append
-    said = envelope(b"m" * 16, b"anything", TYPE_CLUSTER)
-    assert node.send(said) is None
-    assert node.parts.commands.refuse(said, 20) is None
-    assert heard == [b"anything"] * 2
-    assert node.parts.commands.fail(said) is None
+def test_what_nodes_say_to_each_other_is_passed_on_and_never_answered(node: Asker) -> None:
+    assert node.send(envelope(b"m" * 16, b"anything", TYPE_CLUSTER)) is None
+    assert node.parts.membership.heard == [(b"anything", CLIENT)]
     assert node.send(envelope(b"m" * 16, b"anything", TYPE_CLUSTER, flip=1)) is None
-    assert len(heard) == 2
+    assert len(node.parts.membership.heard) == 1
     assert node.drops() == {"wrong_checksum": 1}
 
 
-def test_what_a_node_tells_of_itself(node: Asker) -> None:
-    commands = node.parts.commands
-    commands.status, commands.slow_requests, commands.vitals = lambda: b"{1}", lambda: b"{2}", lambda: b"{3}"
-    for command, value in ((STATUS, b"{1}"), (SLOWLOG, b"{2}"), (VITALS, b"{3}")):
-        assert node.ask(command) == KVResponse(errCode=NO_ERR, value=value)
+def test_what_a_node_tells_of_itself() -> None:
+    node = Asker(Parts(vitals=lambda: {"pid": 3, "http_port": None}))
+    node.parts.slow_log.threshold_s = 0.25
+    assert node.ask(STATUS) == KVResponse(errCode=NO_ERR, value=node.parts.membership.status)
+    assert node.ask(SLOWLOG) == KVResponse(errCode=NO_ERR, value=node.parts.slow_log.as_json())
+    assert node.ask(VITALS) == KVResponse(errCode=NO_ERR, value=b'{"pid": 3, "http_port": null}')
 
 
 # --- counters -------------------------------------------------------------------------------------------------------

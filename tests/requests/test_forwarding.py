@@ -1,16 +1,16 @@
-"""Forwarding between two or three nodes' insides, their links and clocks replaced by lists and a number."""
+"""Requests for slots that other nodes serve: two or three nodes' request paths, linked by a list of frames."""
 
 import json
+from struct import unpack_from
 
 import pytest
 
 from app.cluster.events import SELF, UNKNOWN
 from app.observe.counters import FORWARDED, WAITED
-from app.observe.slowlog import SlowLog
 from app.peers.frames import ANSWER, FORWARD
-from app.requests.forwarding import HEADER_BYTES, HOPS_MAX, RESEND_S, Forwarder
-from app.requests.request import PATIENCE_S, STALL_S, Origin
-from app.requests.turn import Turn
+from app.requests.forwarding import FULL_WAIT_MS, HEADER_BYTES, HOPS_MAX, RESEND_S
+from app.requests.request import PATIENCE_S, STALL_S
+from app.storage.store import Store
 from app.wire.protocol import (
     GET,
     INTERNAL_ERR,
@@ -18,368 +18,658 @@ from app.wire.protocol import (
     NO_ERR,
     PUT,
     REMOVE,
-    SHUTDOWN,
     SLOT_COUNT,
     SYS_OVERLOAD_ERR,
+    TYPE_CLUSTER,
+    slot_of,
 )
-from tests.support.parts import make_parts
-from tests.wire.datagrams import request, response
+from proto_gen.key_value_pb2 import KVResponse
+from tests.support.parts import CLIENT, OTHER_CLIENT, Net, Parts
+from tests.wire.datagrams import ack, envelope, request, response
 
-CLIENT = b"client's address"
-LATER = b"another address "
 KEY = b"key"
+ONE, TWO = b"1" * 16, b"2" * 16
 
 
-class FakeMembership:
-    def __init__(self, route: str) -> None:
-        self.routes = [route] * SLOT_COUNT
-        self.lease_until = 1e9
-        self.is_member = True
+def nodes(max_waiting: int = 8, **routes: str) -> Net:
+    """Nodes by name, each with the one route that it has for all slots."""
+    net = Net(names=routes, max_waiting=max_waiting)
+    for name, route in routes.items():
+        net[name].set_routes(route)
+    return net
 
 
-class Net:
-    """Nodes by name; frames wait in `queue` until `deliver`."""
-
-    def __init__(self, **routes: str) -> None:
-        self.now = 0.0
-        self.queue: list[tuple[str, str, int, bytes]] = []
-        self.down: set[str] = set()
-        self.nodes = {name: FakeNode(self, name, route) for name, route in routes.items()}
-
-    def deliver(self) -> None:
-        while self.queue:
-            sender, receiver, kind, body = self.queue.pop(0)
-            self.nodes[receiver].forwarder.on_frames(sender, [(kind, body)])
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass while every node's loop turns."""
-        until = self.now + seconds
-        while self.now < until:
-            self.now = min(until, self.now + STALL_S / 2)
-            for node in self.nodes.values():
-                node.turn.open()
+def put(message_id: bytes = ONE, value: bytes = b"v") -> bytes:
+    return request(message_id, command=PUT, key=KEY, value=value)
 
 
-class FakeNode:
-    def __init__(self, net: Net, name: str, route: str, max_in_flight: int = 3) -> None:
-        self.parts = make_parts()
-        self.membership = FakeMembership(route)
-        self.client = CLIENT
-        self.answers: list[tuple[bytes, bytes]] = []
+def get(message_id: bytes = ONE) -> bytes:
+    return request(message_id, command=GET, key=KEY)
 
-        def send_frame(peer: str, kind: int, body: bytes, head: bytes = b"") -> bool:
-            if peer in net.down:
-                return False
-            net.queue.append((name, peer, kind, head + body))
-            return True
 
-        self.turn = Turn(self.parts.commands, self.membership, self.membership.routes, lambda: net.now)  # type: ignore[arg-type]
-        self.forwarder = Forwarder(
-            self.parts.commands,
-            self.parts.counters,
-            routes=self.membership.routes,
-            turn=self.turn,
-            send_frame=send_frame,
-            send_frames=lambda peer, kind, bodies: all(send_frame(peer, kind, body) for body in bodies),
-            answer_client=lambda address, reply: self.answers.append((address, reply)),
-            wake=lambda: None,
-            client_in_hand=lambda: Origin(self.client, "", 0, net.now + PATIENCE_S, net.now),
-            max_in_flight=max_in_flight,
-        )
+def fill_replies(node: Parts) -> None:
+    """No further mutation is taken: a refusal, for a while."""
+    node.replies.full = True
 
-    def take(self, datagram: bytes) -> bytes | None:
-        """A client's datagram arrives; what is answered at once."""
-        self.turn.open()
-        return self.parts.handle(datagram)
 
-    def answer(self, message_id: bytes) -> int:
-        """The error code of the one answer that a client got later."""
-        ((address, reply),) = self.answers
-        assert address == self.client
-        self.answers.clear()
-        return response(reply, message_id).errCode
+def header(body: bytes) -> tuple[int, int]:
+    """Hops and milliseconds that are left, of a frame FORWARD."""
+    hops, left_ms = unpack_from("<BH", body)
+    return hops, left_ms
+
+
+# --- there and back -------------------------------------------------------------------------------------------------
 
 
 def test_a_request_goes_to_its_primary_and_the_answer_to_the_client() -> None:
-    net = Net(front="owner", owner=SELF)
-    front, owner = net.nodes["front"], net.nodes["owner"]
-    datagram = request(b"1" * 16, command=PUT, key=KEY, value=b"v")
-    assert front.take(datagram) is None
-    ((_, _, kind, body),) = net.queue
-    assert (kind, body[HEADER_BYTES:]) == (FORWARD, datagram), "the client's datagram travels as it came"
+    net = nodes(front="owner", owner=SELF)
+    front, owner = net["front"], net["owner"]
+    assert front.take(put()) is None
+    ((sender, receiver, kind, body),) = net.queue
+    assert (sender, receiver, kind) == ("front", "owner", FORWARD)
+    assert body[HEADER_BYTES:] == put(), "the client's datagram travels as it came"
+    assert header(body) == (1, pytest.approx(PATIENCE_S * 1000, abs=1))
     net.deliver()
-    assert front.answer(b"1" * 16) == NO_ERR
-    assert len(owner.parts.store) == 1
-    assert len(front.parts.store) == front.forwarder.in_flight == 0
+    assert front.code(ONE) == NO_ERR
+    assert len(owner.store) == 1
+    assert len(front.store) == front.forwarding.in_flight == front.workers.waiting == 0
+    assert (front.forwarding.forwarded, front.forwarding.duplicates, front.forwarding.abandoned) == (1, 0, 0)
+    assert owner.counters.by_command()["PUT"] == 1
+    assert not any(front.counters.answers), "counted where it was executed"
+
+
+@pytest.mark.parametrize("length", [1, 15, 17, 64])
+def test_message_ids_of_other_lengths_find_their_request(length: int) -> None:
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    ids = [bytes([n]) * length for n in range(1, 4)]
+    for message_id in ids:
+        front.take(put(message_id))
+    net.deliver()
+    assert [response(reply, message_id).errCode for (_, reply), message_id in zip(front.told(), ids, strict=True)] == [
+        NO_ERR
+    ] * 3
+
+
+def test_a_request_passes_several_nodes() -> None:
+    net = nodes(front="middle", middle="owner", owner=SELF)
+    front = net["front"]
+    front.take(put())
+    net.deliver_from("front")
+    ((_, _, _, body),) = net.queue
+    assert header(body)[0] == 2
+    assert body[HEADER_BYTES:] == put()
+    net.deliver()
+    assert front.code(ONE) == NO_ERR
+    assert len(net["owner"].store) == 1
+    assert not net["middle"].told()
+
+
+def test_answers_for_several_clients_find_them_in_any_order() -> None:
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    front.take(put(ONE), CLIENT)
+    front.take(get(TWO), OTHER_CLIENT)
+    net.deliver_from("front")
+    net.queue.reverse()
+    net.deliver()
+    assert {address: response(reply, ONE if address == CLIENT else TWO).errCode for address, reply in front.told()} == {
+        CLIENT: NO_ERR,
+        OTHER_CLIENT: NO_ERR,
+    }
+
+
+def test_answers_nobody_waits_for_are_ignored() -> None:
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    front.take(put())
+    net.deliver_from("front")
+    net.queue *= 2
+    net.deliver()
+    assert front.code(ONE) == NO_ERR
+    front.take(get(TWO))
+    net.queue = [("owner", "front", ANSWER, answer) for answer in (b"", b"\xff\xff", b"\n\x10short", b"\n\x10" + ONE)]
+    net.deliver()
+    assert front.told() == []
+    assert front.forwarding.in_flight == 1
+
+
+# --- retries --------------------------------------------------------------------------------------------------------
 
 
 def test_a_retry_joins_the_request_in_flight_and_takes_effect_once() -> None:
-    net = Net(front="owner", owner=SELF)
-    front = net.nodes["front"]
-    owner = net.nodes["owner"]
-    assert owner.take(request(b"0" * 16, command=PUT, key=KEY, value=b"v")) is not None
-    remove = request(b"1" * 16, command=REMOVE, key=KEY)
+    net = nodes(front="owner", owner=SELF)
+    front, owner = net["front"], net["owner"]
+    assert owner.take(put(TWO)) is not None
+    remove = request(ONE, command=REMOVE, key=KEY)
     front.take(remove)
-    front.client = LATER
-    front.take(remove)
+    net.wait(RESEND_S - 0.01)
+    assert front.take(remove, OTHER_CLIENT) is None
     assert len(net.queue) == 1
-    net.wait(RESEND_S)
-    front.take(remove)
+    net.wait(0.01)
+    front.take(remove, OTHER_CLIENT)
     assert len(net.queue) == 2, "an answer may have been lost"
+    assert front.forwarding.duplicates == 2
     net.deliver()
-    assert front.answer(b"1" * 16) == NO_ERR
-    assert owner.parts.counters.retries_answered == 1
+    assert front.code(ONE, OTHER_CLIENT) == NO_ERR, "to whoever asked last, once"
+    assert owner.counters.retries_answered == 1
+
+
+def test_a_retry_renews_how_long_the_request_may_wait() -> None:
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
+    front.take(get())
+    net.wait(PATIENCE_S / 2, sweep=True)
+    front.take(get(), OTHER_CLIENT)
+    net.wait(PATIENCE_S * 0.75, sweep=True)
+    assert front.told() == []
+    net.wait(PATIENCE_S / 4, sweep=True)
+    assert front.code(ONE, OTHER_CLIENT) == SYS_OVERLOAD_ERR
+
+
+def test_a_retry_of_what_waits_for_a_primary_is_not_sent_anywhere() -> None:
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
+    front.take(put())
+    net.wait(2 * RESEND_S)
+    front.take(put())
+    assert net.queue == []
+    front.set_routes(SELF)
+    front.sweep()
+    assert front.code(ONE) == NO_ERR
 
 
 def test_a_retry_through_another_node_gets_the_first_answer() -> None:
-    net = Net(front="owner", other="owner", owner=SELF)
-    net.nodes["owner"].take(request(b"0" * 16, command=PUT, key=KEY, value=b"v"))
+    net = nodes(front="owner", other="owner", owner=SELF)
+    net["owner"].take(put(TWO))
     for name in ("front", "other"):
-        net.nodes[name].take(request(b"1" * 16, command=REMOVE, key=KEY))
+        net[name].take(request(ONE, command=REMOVE, key=KEY))
         net.deliver()
-        assert net.nodes[name].answer(b"1" * 16) == NO_ERR
+        assert net[name].code(ONE) == NO_ERR
+
+
+def test_a_request_that_comes_back_in_a_circle_takes_no_answer_from_the_first() -> None:
+    net = nodes(a="b", b="a")
+    a = net["a"]
+    a.take(get())
+    net.deliver()
+    assert a.forwarding.duplicates == 1
+    a.set_routes(SELF)
+    a.sweep()
+    assert a.code(ONE) == KEY_DNE_ERR
+
+
+def test_tables_that_disagree_send_a_request_round_no_more_than_so_often() -> None:
+    """Several nodes may be in a circle, and a request comes to one of them twice."""
+    net = Net(names=[f"n{number}" for number in range(6)])
+    for number in range(6):
+        net[f"n{number}"].set_routes(f"n{(number + 1) % 6}")
+    first = net["n0"]
+    first.take(put())
+    hops = []
+    while net.queue:
+        sender, _, kind, body = net.queue[0]
+        if kind == FORWARD:
+            hops.append(header(body)[0])
+        net.deliver_from(sender)
+    assert hops == list(range(1, HOPS_MAX + 1))
+    ((address, reply),) = first.told()
+    assert address == CLIENT
+    assert response(reply, ONE) == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=50)
+
+
+# --- waiting for a way ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cause", ["nobody", "link"])
 def test_a_request_waits_for_its_primary(cause: str) -> None:
-    net = Net(front=UNKNOWN if cause == "nobody" else "owner", owner=SELF)
+    net = nodes(front=UNKNOWN if cause == "nobody" else "owner", owner=SELF)
+    front = net["front"]
     if cause == "link":
-        net.down.add("owner")
-    front = net.nodes["front"]
-    assert front.take(request(b"1" * 16, command=GET, key=KEY)) is None
-    front.forwarder.sweep()
+        net.down.add(frozenset(("front", "owner")))
+    assert front.take(get()) is None
+    front.sweep()
     assert not net.queue
-    assert not front.answers
+    assert front.forwarding.forwarded == 0
+    assert front.told() == []
     net.down.clear()
-    front.membership.routes[:] = ["owner"] * SLOT_COUNT
-    front.forwarder.sweep()
+    front.set_routes("owner")
+    front.sweep()
     net.deliver()
-    assert front.answer(b"1" * 16) == KEY_DNE_ERR
+    assert front.code(ONE) == KEY_DNE_ERR
 
 
 def test_a_request_that_waited_is_executed_here_once_this_node_is_in_charge() -> None:
-    net = Net(front=UNKNOWN)
-    front = net.nodes["front"]
-    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
-    front.membership.routes[:] = [SELF] * SLOT_COUNT
-    front.forwarder.sweep()
-    assert front.answer(b"1" * 16) == NO_ERR
-    assert len(front.parts.store) == 1
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
+    front.take(put())
+    front.set_routes(SELF)
+    front.sweep()
+    assert front.code(ONE) == NO_ERR
+    assert len(front.store) == 1
+    assert front.forwarding.in_flight == 0
 
 
 def test_what_was_sent_over_a_broken_link_is_sent_again() -> None:
-    net = Net(front="owner", owner=SELF)
-    front = net.nodes["front"]
-    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
-    net.queue.clear()
-    front.forwarder.link_closed("owner")
-    front.forwarder.sweep()
+    net = nodes(front="owner", other="owner", owner=SELF)
+    front = net["front"]
+    front.take(put())
+    front.dialled_link_down("other")
+    front.sweep()
+    assert len(net.queue) == 1, "another link's end is nothing to it"
+    net.cut("front", "owner")
+    assert net.queue == []
+    front.sweep()
     net.deliver()
-    assert front.answer(b"1" * 16) == NO_ERR
+    assert front.code(ONE) == NO_ERR
 
 
-def test_a_request_waits_for_a_bounded_time() -> None:
-    net = Net(front=UNKNOWN)
-    front = net.nodes["front"]
-    front.take(request(b"1" * 16, command=GET, key=KEY))
-    net.wait(PATIENCE_S - 0.01)
-    front.forwarder.sweep()
-    assert not front.answers
-    net.wait(0.02)
-    front.forwarder.sweep()
-    assert front.answer(b"1" * 16) == SYS_OVERLOAD_ERR
-    assert front.forwarder.in_flight == 0
+def test_what_was_sent_is_not_sent_again_by_each_sweep() -> None:
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    front.take(put())
+    net.wait(PATIENCE_S / 2, sweep=True)
+    assert len(net.queue) == 1
+    assert front.forwarding.forwarded == 1
 
 
-def test_a_read_without_an_answer_is_refused() -> None:
-    net = Net(front="silent", silent=SELF)
-    front = net.nodes["front"]
-    front.take(request(b"1" * 16, command=GET, key=KEY))
-    net.wait(PATIENCE_S)
-    front.forwarder.sweep()
-    assert front.answer(b"1" * 16) == SYS_OVERLOAD_ERR
+def test_what_was_sent_to_a_node_that_is_not_primary_any_more_goes_to_the_new_one() -> None:
+    net = nodes(front="old", old=SELF, new=SELF)
+    front = net["front"]
+    front.take(put())
+    front.set_routes("new")
+    front.sweep()
+    assert [receiver for _, receiver, _, _ in net.queue] == ["old", "new"]
+    front.set_routes(UNKNOWN)
+    front.sweep()
+    assert len(net.queue) == 2
 
 
 def test_a_member_without_a_lease_forwards_nothing() -> None:
     """It may be the one who is cut off; an outsider has no lease by right."""
-    net = Net(front="owner", owner=SELF)
-    front = net.nodes["front"]
-    front.membership.lease_until = -1.0
-    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    front.set_lease(-1.0)
+    front.take(put())
+    front.sweep()
     assert not net.queue
-    net.wait(PATIENCE_S)
-    front.forwarder.sweep()
-    assert front.answer(b"1" * 16) == SYS_OVERLOAD_ERR
+    net.wait(PATIENCE_S, sweep=True)
+    assert front.code(ONE) == SYS_OVERLOAD_ERR
     front.membership.is_member = False
-    front.take(request(b"2" * 16, command=PUT, key=KEY, value=b"v"))
+    front.take(put(TWO))
     net.deliver()
-    assert front.answer(b"2" * 16) == NO_ERR
-
-
-def test_too_many_in_flight_are_refused() -> None:
-    net = Net(front="owner", owner=SELF)
-    front = net.nodes["front"]
-    for n in range(3):
-        assert front.take(request(b"%016d" % n, command=GET, key=KEY)) is None
-    refused = response(front.take(request(b"x" * 16, command=GET, key=KEY)), b"x" * 16)
-    assert refused.errCode == SYS_OVERLOAD_ERR
-    assert refused.overloadWaitTime > 0
-
-
-def test_tables_that_disagree_send_a_request_round_no_more_than_so_often() -> None:
-    net = Net(a="b", b="a")
-    a = net.nodes["a"]
-    a.take(request(b"1" * 16, command=GET, key=KEY))
-    forwards = 0
-    while net.queue:
-        forwards += net.queue[0][2] == FORWARD
-        frame = net.queue.pop(0)
-        net.nodes[frame[1]].forwarder.on_frames(frame[0], [(frame[2], frame[3])])
-    assert forwards <= HOPS_MAX
-    a.membership.routes[:] = [SELF] * SLOT_COUNT
-    a.forwarder.sweep()
-    assert a.answer(b"1" * 16) == KEY_DNE_ERR
+    assert front.code(TWO) == NO_ERR
 
 
 def test_nothing_is_answered_from_memory_that_the_lease_does_not_cover() -> None:
-    net = Net(front="owner", owner=SELF)
-    front, owner = net.nodes["front"], net.nodes["owner"]
-    owner.membership.lease_until = 1.0
-    net.wait(2.0)
-    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
+    net = nodes(front="owner", owner=SELF)
+    front, owner = net["front"], net["owner"]
+    owner.set_lease(net.loop.now_s + 0.25)
+    net.wait(0.25)
+    front.take(put())
     net.deliver()
-    assert not front.answers
-    assert len(owner.parts.store) == 0
-    owner.membership.lease_until = 9.0
-    owner.forwarder.sweep()
+    owner.sweep()
     net.deliver()
-    assert front.answer(b"1" * 16) == NO_ERR
+    assert front.told() == []
+    assert len(owner.store) == 0
+    owner.set_lease(net.loop.now_s + 1)
+    owner.sweep()
+    net.deliver()
+    assert front.code(ONE) == NO_ERR
+
+
+# --- for how long ---------------------------------------------------------------------------------------------------
+
+
+def test_a_request_waits_for_a_bounded_time() -> None:
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
+    front.take(get())
+    net.wait(PATIENCE_S - 0.01, sweep=True)
+    assert front.told() == []
+    assert front.forwarding.abandoned == 0
+    net.wait(0.01, sweep=True)
+    ((address, reply),) = front.told()
+    assert address == CLIENT
+    assert response(reply, ONE) == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=50)
+    assert front.forwarding.in_flight == front.workers.waiting == 0
+    assert front.forwarding.abandoned == 1
+
+
+def test_a_write_that_was_not_sent_anywhere_is_refused() -> None:
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
+    front.take(put())
+    net.wait(PATIENCE_S, sweep=True)
+    assert front.code(ONE) == SYS_OVERLOAD_ERR
+
+
+def test_a_read_without_an_answer_is_refused() -> None:
+    net = nodes(front="silent", silent=SELF)
+    front = net["front"]
+    front.take(get())
+    net.wait(PATIENCE_S, sweep=True)
+    assert front.code(ONE) == SYS_OVERLOAD_ERR
+
+
+def test_a_write_without_an_answer_is_left_to_its_client() -> None:
+    net = nodes(front="silent", silent=SELF)
+    front = net["front"]
+    front.take(put())
+    net.wait(PATIENCE_S, sweep=True)
+    assert front.told() == []
+    assert front.forwarding.in_flight == front.workers.waiting == 0
+    assert front.forwarding.abandoned == 1
 
 
 def test_a_request_takes_along_how_long_it_may_still_wait() -> None:
-    net = Net(front=UNKNOWN, owner=UNKNOWN)
-    front, owner = net.nodes["front"], net.nodes["owner"]
-    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
+    net = nodes(front=UNKNOWN, owner=UNKNOWN)
+    front, owner = net["front"], net["owner"]
+    front.take(put())
     net.wait(PATIENCE_S / 2)
-    front.membership.routes[:] = ["owner"] * SLOT_COUNT
-    front.forwarder.sweep()
+    front.set_routes("owner")
+    front.sweep()
+    ((_, _, _, body),) = net.queue
+    assert header(body) == (1, pytest.approx(PATIENCE_S * 1000 / 2, abs=1))
     net.deliver()
-    assert owner.forwarder.in_flight == 1
-    net.wait(PATIENCE_S / 2)
-    owner.membership.routes[:] = [SELF] * SLOT_COUNT
-    owner.forwarder.sweep()
-    assert len(owner.parts.store) == 0, "executed when its reply might be forgotten before its last retry"
+    assert owner.forwarding.in_flight == 1
+    net.wait(PATIENCE_S / 2 - 0.01)
+    owner.sweep()
+    assert owner.forwarding.in_flight == 1
+    net.wait(0.01)
+    owner.set_routes(SELF)
+    owner.sweep()
+    assert len(owner.store) == 0, "executed when its reply might be forgotten before its last retry"
+
+
+def test_a_peer_can_not_have_a_request_wait_for_longer_than_a_client_can() -> None:
+    net = nodes(front="owner", owner=UNKNOWN)
+    owner = net["owner"]
+    net.queue.append(("front", "owner", FORWARD, b"\x01\xff\xff" + get()))
+    net.deliver()
+    net.wait(PATIENCE_S - 0.01, sweep=True)
+    assert owner.forwarding.in_flight == 1
+    net.wait(0.01, sweep=True)
+    assert owner.forwarding.in_flight == 0
+
+
+def test_what_is_sent_on_past_its_time_says_that_nothing_is_left() -> None:
+    """A retry that has passed more nodes does not renew it."""
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    front.take(put())
+    net.wait(PATIENCE_S + 0.1)
+    net.queue[:] = [("owner", "front", FORWARD, b"\x02\xff\x00" + put())]
+    net.deliver_from("owner")
+    ((_, _, _, body),) = net.queue
+    assert header(body) == (1, 0)
+
+
+@pytest.mark.parametrize("command", [PUT, GET])
+def test_what_waited_past_its_deadline_is_not_executed(command: int) -> None:
+    """Its slot opens before anybody has looked at the time."""
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
+    front.take(put() if command == PUT else get())
+    net.wait(PATIENCE_S)
+    front.set_routes(SELF)
+    assert front.code(ONE) == SYS_OVERLOAD_ERR
+    assert len(front.store) == len(front.replies) == 0
 
 
 def test_what_a_stopped_process_finds_in_its_links_is_not_executed() -> None:
-    net = Net(front="owner", owner=SELF)
-    front, owner = net.nodes["front"], net.nodes["owner"]
-    severed: list[bool] = []
-    owner.turn.on_stall.append(lambda: severed.append(True))
-    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
-    net.now += STALL_S
+    net = nodes(front="owner", owner=SELF)
+    front, owner = net["front"], net["owner"]
+    front.take(put())
+    net.loop.now_s += STALL_S
     net.deliver()
-    assert severed == [True]
-    assert len(owner.parts.store) == 0
+    assert owner.links.stalls == 1
+    assert len(owner.store) == 0
+    front.take(put(TWO))
+    net.deliver()
+    assert len(owner.store) == 1
+
+
+# --- what may have taken effect -------------------------------------------------------------------------------------
 
 
 def test_what_may_have_taken_effect_is_not_refused() -> None:
     """SYS_OVERLOAD_ERR says that nothing was done."""
-    net = Net(front="gone", gone=SELF, owner=UNKNOWN)
-    front = net.nodes["front"]
-    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
-    net.deliver()
-    front.answers.clear()
-    front.take(request(b"2" * 16, command=PUT, key=KEY, value=b"w"))
+    net = nodes(front="gone", gone=SELF, owner=UNKNOWN)
+    front = net["front"]
+    front.take(put())
     net.queue.clear()  # it may have been executed before its node died
-    front.membership.routes[:] = ["owner"] * SLOT_COUNT
-    front.forwarder.sweep()
+    front.set_routes("owner")
+    front.sweep()
     net.deliver()
+    net.wait(PATIENCE_S, sweep=True)
+    net.deliver()
+    assert front.told() == []
+    assert front.forwarding.in_flight == net["owner"].forwarding.in_flight == 0
+
+
+@pytest.mark.parametrize("command", [PUT, REMOVE])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_refusal_proves_something_only_of_what_was_sent_once(times: int, command: int) -> None:
+    net = nodes(front="gone", gone=SELF, owner=SELF)
+    front = net["front"]
+    fill_replies(net["owner"])
+    front.set_routes("owner" if times == 1 else "gone")
+    front.take(request(ONE, command=command, key=KEY, value=b"v"))
+    if times == 2:
+        net.queue.clear()
+        front.set_routes("owner")
+        front.sweep()
+    net.deliver()
+    if times == 1:
+        assert front.code(ONE) == SYS_OVERLOAD_ERR
+    assert front.told() == []
+    assert front.forwarding.in_flight == 0
+
+
+def test_a_read_that_was_sent_twice_may_be_refused() -> None:
+    net = nodes(front="gone", gone=SELF, owner=UNKNOWN)
+    front = net["front"]
+    front.take(get())
+    net.queue.clear()
+    front.set_routes("owner")
+    front.sweep()
+    net.deliver()
+    net.wait(PATIENCE_S - 0.05)
+    net["owner"].workers.expire(net.loop.now_s + 1)
+    net.deliver()
+    assert front.code(ONE) == SYS_OVERLOAD_ERR
+
+
+@pytest.mark.parametrize("was_sent", [True, False])
+def test_what_was_sent_and_is_then_executed_here_is_not_refused(was_sent: bool) -> None:
+    net = nodes(front="gone", gone=SELF)
+    front = net["front"]
+    if not was_sent:
+        front.set_routes(UNKNOWN)
+    front.take(put())
+    net.queue.clear()
+    fill_replies(front)
+    front.set_routes(SELF)
+    front.sweep()
+    assert front.forwarding.in_flight == 0
+    if not was_sent:
+        assert front.code(ONE) == SYS_OVERLOAD_ERR
+    assert front.told() == []
+
+
+def test_a_read_that_was_sent_and_is_then_too_late_here_may_be_refused() -> None:
+    net = nodes(front="gone", gone=SELF)
+    front = net["front"]
+    front.take(get())
     net.wait(PATIENCE_S)
-    net.nodes["owner"].forwarder.sweep()
+    front.set_routes(SELF)
+    assert front.code(ONE) == SYS_OVERLOAD_ERR
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def test_beyond_the_bound_what_would_have_to_wait_is_refused_and_nothing_else() -> None:
+    net = nodes(front="owner", owner=SELF, max_waiting=3)
+    front = net["front"]
+    front.set_routes(*("owner" if slot % 2 else SELF for slot in range(SLOT_COUNT)))
+    away = [key for n in range(99) if front.turn.routes[slot_of(key := b"%d" % n)] != SELF]
+    here = next(key for n in range(99) if front.turn.routes[slot_of(key := b"%d" % n)] == SELF)
+    first = request(b"f" * 16, command=PUT, key=here, value=b"first")
+    assert response(front.take(first), b"f" * 16).errCode == NO_ERR
+    waiting = [request(b"%016d" % n, command=GET, key=away[n]) for n in range(3)]
+    assert [front.take(datagram) for datagram in waiting] == [None] * 3
+    assert front.workers.full
+    refused = response(front.take(request(b"x" * 16, command=GET, key=away[3])), b"x" * 16)
+    assert refused == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=FULL_WAIT_MS)
+    assert front.take(waiting[0], OTHER_CLIENT) is None, "it joins one that waits already"
+    assert response(front.take(first), b"f" * 16).errCode == NO_ERR
+    assert response(front.take(request(b"g" * 16, command=GET, key=here)), b"g" * 16).value == b"first"
+    assert response(front.take(request(b"d" * 16, command=REMOVE, key=here)), b"d" * 16).errCode == NO_ERR
     net.deliver()
-    front.forwarder.sweep()
-    assert front.forwarder.in_flight == net.nodes["owner"].forwarder.in_flight == 0
-    assert not front.answers
+    assert len(front.told()) == 3
+    assert front.take(request(b"x" * 16, command=GET, key=away[3])) is None
 
 
-def test_a_reply_is_held_back_when_the_lease_runs_out_during_the_work() -> None:
-    net = Net(front="owner", owner=SELF)
-    front, owner = net.nodes["front"], net.nodes["owner"]
-    handle = owner.parts.commands.handle
-
-    def slow(buffer: bytes, start: int, end: int) -> bytes | None:
-        reply = handle(buffer, start, end)
-        owner.membership.lease_until = -1.0
-        return reply
-
-    owner.parts.commands.handle = slow  # type: ignore[method-assign]
-    front.take(request(b"1" * 16, command=GET, key=KEY))
+def test_peers_requests_count_as_well() -> None:
+    net = nodes(front="owner", owner=UNKNOWN, max_waiting=1)
+    front, owner = net["front"], net["owner"]
+    owner.take(get(TWO))
+    front.take(get())
     net.deliver()
-    assert not front.answers
-    assert owner.parts.counters.unfenced == 1
+    assert front.code(ONE) == SYS_OVERLOAD_ERR
 
 
-def test_a_request_that_breaks_the_code_takes_nothing_along() -> None:
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [PUT, GET])
+def test_a_reply_is_held_back_when_the_lease_runs_out_during_the_work(command: int) -> None:
+    net = nodes(front="owner", owner=SELF)
+    front, owner = net["front"], net["owner"]
+    front.take(request(ONE, command=command, key=KEY, value=b"v"))
+    front.take(request(TWO, command=command, key=KEY, value=b"v"))
+    frames = [(kind, body) for _, _, kind, body in net.queue]
+    net.queue.clear()
+    owner.frames("front", frames)  # executed; the turn has not come to its end
+    owner.membership.lease_until = net.loop.now_s
+    net.loop.turn()
+    assert net.queue == []
+    assert owner.counters.unfenced == 2
+    assert owner.answers.take_for_peers() == {}
+    assert front.told() == []
+
+
+def test_a_request_that_breaks_the_code_takes_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows it on the link may be writes that must not be missed."""
-    net = Net(front="owner", owner=SELF)
-    front, owner = net.nodes["front"], net.nodes["owner"]
-    handle = owner.parts.commands.handle
-
-    def broken(buffer: bytes, start: int, end: int) -> bytes | None:
-        if b"break" in buffer:
-            raise ValueError("broken")
-        return handle(buffer, start, end)
-
-    owner.parts.commands.handle = broken  # type: ignore[method-assign]
-    datagrams = [request(b"1" * 16, command=GET, key=b"break"), request(b"2" * 16, command=PUT, key=KEY, value=b"v")]
-    frames = [(FORWARD, b"\x01\xff\x00" + datagram) for datagram in datagrams]
-    owner.forwarder.on_frames("front", [*frames, (FORWARD, b"\x01\xff\x00" + request(b"3" * 16, command=SHUTDOWN))])
-    assert len(owner.parts.store) == 1
-    codes = [
-        response(body, number * 16).errCode for (_, _, _, body), number in zip(net.queue, (b"1", b"2"), strict=True)
-    ]
+    net = nodes(front="owner", owner=SELF)
+    owner = net["owner"]
+    _break_reads(monkeypatch)
+    datagrams = [get(), put(TWO)]
+    owner.frames("front", [(FORWARD, b"\x01\xff\x00" + datagram) for datagram in datagrams])
+    net.loop.turn()
+    assert len(owner.store) == 1
+    codes = [response(body, number).errCode for (_, _, _, body), number in zip(net.queue, (ONE, TWO), strict=True)]
     assert codes == [INTERNAL_ERR, NO_ERR]
-    assert not front.answers
+
+
+def test_one_that_has_waited_takes_nothing_along_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
+    front.take(get(), CLIENT)
+    front.take(put(TWO), OTHER_CLIENT)
+    _break_reads(monkeypatch)
+    front.set_routes(SELF)
+    (one, broken), (other, reply) = front.told()
+    assert (one, response(broken, ONE).errCode) == (CLIENT, INTERNAL_ERR)
+    assert (other, response(reply, TWO).errCode) == (OTHER_CLIENT, NO_ERR)
+    assert front.workers.waiting == front.forwarding.in_flight == 0
+
+
+def _break_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Store, number: int, key: bytes) -> bytes | None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(Store, "get", broken)
 
 
 def test_junk_between_nodes_changes_nothing() -> None:
-    net = Net(front="owner", owner=SELF)
-    owner = net.nodes["owner"]
-    owner.forwarder.on_frames(
-        "front", [(FORWARD, b""), (FORWARD, b"12345"), (ANSWER, b"1234"), (99, b"x"), (ANSWER, b"")]
-    )
+    net = nodes(front="owner", owner=SELF)
+    owner = net["owner"]
+    before = owner.held()
+    owner.frames("front", [(FORWARD, b""), (FORWARD, b"12345"), (ANSWER, b"1234"), (99, b"x"), (ANSWER, b"")])
+    net.loop.turn()
     assert not net.queue
-    assert not owner.answers
+    assert owner.told() == []
+    assert owner.held() == before
+
+
+def test_what_nodes_say_of_membership_is_never_taken_from_a_forwarded_request() -> None:
+    """It would be ascribed to somebody who has not said it."""
+    net = nodes(front="owner", owner=SELF)
+    owner = net["owner"]
+    owner.take(get())
+    said = envelope(b"m" * 16, b"anything", TYPE_CLUSTER)
+    owner.frames("front", [(FORWARD, b"\x01\xff\x00" + said)])
+    net.loop.turn()
+    assert owner.membership.heard == []
+    assert owner.drops() == {"unexpected_type": 1}
+    assert not net.queue
+
+
+def test_an_ack_that_a_peer_forwards_is_taken() -> None:
+    net = nodes(front="owner", owner=SELF)
+    owner = net["owner"]
+    owner.take(put())
+    owner.frames("front", [(FORWARD, b"\x01\xff\x00" + ack(ONE))])
+    net.loop.turn()
+    assert owner.counters.acks == 1
+    assert net.queue == []
 
 
 # --- how long requests took -----------------------------------------------------------------------------------------
 
 
 def test_latency_is_counted_where_the_client_asked_and_by_how_it_was_answered() -> None:
-    net = Net(front="owner", owner=SELF)
-    front, owner = net.nodes["front"], net.nodes["owner"]
-    front.forwarder.slow_log = SlowLog(0.2)
+    net = nodes(front="owner", owner=SELF)
+    front, owner = net["front"], net["owner"]
+    front.slow_log.threshold_s = 0.2
     net.wait(5.0)
-    for message_id, command, wait_s in ((b"1" * 16, PUT, 0.2), (b"2" * 16, GET, 0.1)):
+    for message_id, command, wait_s in ((ONE, PUT, 0.25), (TWO, GET, 0.125)):
         front.take(request(message_id, command=command, key=KEY, value=b"v"))
         net.wait(wait_s)
         net.deliver()
-    latency = front.parts.counters.latency
+    latency = front.counters.latency
     assert latency[FORWARDED].count == 2
-    assert latency[FORWARDED].total_s == pytest.approx(0.3)
-    assert [row[1] for row in json.loads(front.forwarder.slow_log.as_json())["entries"]] == ["PUT"]
-    assert all(histogram.count == 0 for histogram in owner.parts.counters.latency.values())
+    assert latency[FORWARDED].total_s == pytest.approx(0.375)
+    assert [row[1] for row in json.loads(front.slow_log.as_json())["entries"]] == ["PUT"]
+    assert all(histogram.count == 0 for histogram in owner.counters.latency.values())
 
 
-def test_what_waited_for_this_node_to_become_primary_has_waited() -> None:
-    net = Net(front=UNKNOWN)
-    front = net.nodes["front"]
+@pytest.mark.parametrize("outcome", ["executed", "expired"])
+def test_what_waited_for_this_node_to_become_primary_has_waited(outcome: str) -> None:
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
     net.wait(5.0)
-    front.take(request(b"1" * 16, command=PUT, key=KEY, value=b"v"))
-    net.wait(0.5)
-    front.membership.routes[:] = [SELF] * SLOT_COUNT
-    front.forwarder.sweep()
-    latency = front.parts.counters.latency
+    front.take(put())
+    wait_s = 0.5 if outcome == "executed" else PATIENCE_S
+    net.wait(wait_s)
+    if outcome == "executed":
+        front.set_routes(SELF)
+    front.sweep()
+    latency = front.counters.latency
     assert (latency[WAITED].count, latency[FORWARDED].count) == (1, 0)
-    assert latency[WAITED].total_s == pytest.approx(0.5)
+    assert latency[WAITED].total_s == pytest.approx(wait_s)
+
+
+def test_the_present_turn_is_the_one_that_a_wait_ends_in() -> None:
+    """What goes on when a turn ends goes by the clock and the lease of then, not of when it began to wait."""
+    net = nodes(front=UNKNOWN)
+    front = net["front"]
+    front.take(put())
+    front.set_lease(-1.0)
+    front.set_routes(SELF)
+    front.sweep()
+    assert front.told() == []
+    assert len(front.store) == 0

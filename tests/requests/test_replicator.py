@@ -1,283 +1,654 @@
-"""The shell around replication: two nodes' insides, their links and clocks replaced by lists and a number."""
+"""Requests that have to do with copies: two or three nodes' request paths over real replication, linked by a list."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from app.cluster.events import SELF
-from app.cluster.membership.planner import first_view
-from app.cluster.replication.core import Replication
-from app.cluster.view import Member
-from app.peers.frames import PAIR
-from app.requests.forwarding import Forwarder
-from app.requests.replicator import Copies
-from app.requests.request import PATIENCE_S, Origin
-from app.requests.turn import Turn
-from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR, WIPEOUT, slot_of
-from tests.support.parts import make_parts
+from app.cluster.events import UNKNOWN
+from app.cluster.membership.planner import Changes, first_view, next_view
+from app.cluster.replication.frames import ACK, OPS
+from app.cluster.replication.primary import WAITERS_MAX
+from app.cluster.view import Member, View
+from app.observe.counters import FORWARDED, REPLICATED, WAITED
+from app.peers.frames import ANSWER, FORWARD, PAIR
+from app.requests.forwarding import FULL_WAIT_MS
+from app.requests.request import PATIENCE_S, Request
+from app.storage.mutate import BUSY_WAIT_MS, ROOM_WAIT_MS
+from app.wire.protocol import (
+    GET,
+    KEY_DNE_ERR,
+    NO_ERR,
+    PUT,
+    REMOVE,
+    SLOT_COUNT,
+    SYS_OVERLOAD_ERR,
+    WIPEOUT,
+    slot_of,
+)
+from proto_gen.key_value_pb2 import KVResponse
+from tests.support.parts import CLIENT, OTHER_CLIENT, Net, Parts
 from tests.wire.datagrams import request, response
 
-CLIENT = b"client's address"
 VIEW = first_view((Member("a", 1), Member("b", 2)), 7, 2)
+# The same, but b leads every slot and a follows.
+LED_BY_B_VIEW = replace(
+    VIEW,
+    epoch=2,
+    primaries=("b",) * SLOT_COUNT,
+    backups=(("a",),) * SLOT_COUNT,
+    homes=(("b", "a"),) * SLOT_COUNT,
+)
 LED_BY_A, LED_BY_B = (
     [key for n in range(99) if VIEW.primaries[slot_of(key := b"%d" % n)] == name] for name in ("a", "b")
 )
 KEY = LED_BY_A[0]
-
-
-class FakeLinks:
-    """What Copies sees of Links; frames wait in `queue` until the net delivers them."""
-
-    def __init__(self) -> None:
-        self.on_up: list[Callable[[str], object]] = []
-        self.on_down: list[Callable[[str], object]] = []
-        self.on_incoming: list[Callable[[str], object]] = []
-        self.before_flush: list[Callable[[], object]] = []
-        self.queue: list[tuple[int, bytes]] = []
-        self.severed: list[str] = []
-        self.is_full = False
-
-    def wake(self) -> None:
-        """The net flushes by itself."""
-
-    def send(self, peer: str, kind: int, body: bytes, head: bytes = b"") -> bool:
-        if not self.is_full:
-            self.queue.append((kind, head + body))
-        return not self.is_full
-
-    def send_all(self, peer: str, kind: int, bodies: list[bytes]) -> bool:
-        return all(self.send(peer, kind, body) for body in bodies)
-
-    def sever(self, peer: str) -> None:
-        self.severed.append(peer)
-        for told in self.on_down:
-            told(peer)
-
-
-class FakeCore:
-    def __init__(self, name: str) -> None:
-        self.routes = [SELF if primary == name else primary for primary in VIEW.primaries]
-        self.lease_until = 1e9
-        self.is_member = True
-
-
-class FakeMembership:
-    def __init__(self, name: str) -> None:
-        self.core = FakeCore(name)
-        self.on_view: list[Callable[..., object]] = []
-        self.on_reset: list[Callable[[], object]] = []
-        self.on_step: list[Callable[[], object]] = []
-        self.synced_slots: list[tuple[str, int, int]] = []
-
-    def synced(self, learner: str, slots: int, epoch: int) -> None:
-        self.synced_slots.append((learner, slots, epoch))
-
-
-class Node:
-    def __init__(self, net: "Net", name: str) -> None:
-        self.name = name
-        self.peer = "b" if name == "a" else "a"
-        self.parts = parts = make_parts()
-        self.links = FakeLinks()
-        self.membership = FakeMembership(name)
-        self.answers: list[bytes] = []
-        self.in_hand = b""
-        replication = Replication(name, parts.store, parts.replies)
-        core = self.membership.core
-        self.turn = Turn(parts.commands, core, replication.routes, lambda: net.now)  # type: ignore[arg-type]
-        self.forwarder = Forwarder(
-            parts.commands,
-            parts.counters,
-            routes=replication.routes,
-            turn=self.turn,
-            send_frame=self.links.send,
-            send_frames=self.links.send_all,
-            answer_client=lambda address, reply: self.answers.append(reply),
-            wake=lambda: None,
-            client_in_hand=lambda: Origin(CLIENT, "", 0, net.now + PATIENCE_S, net.now),
-            max_in_flight=10,
-        )
-        self.copies = Copies(
-            replication,
-            parts.commands,
-            parts.replies,
-            parts.counters,
-            membership=self.membership,  # type: ignore[arg-type]
-            links=self.links,  # type: ignore[arg-type]
-            forwarder=self.forwarder,
-            turn=self.turn,
-            datagram_in_hand=lambda: self.in_hand,
-        )
-
-    def install(self) -> None:
-        for told in self.membership.on_view:
-            told(VIEW, True)
-        for step in self.membership.on_step:
-            step()
-
-    def take(self, datagram: bytes) -> bytes | None:
-        """A client's datagram arrives; what is answered at once."""
-        self.turn.open()
-        self.in_hand = datagram
-        reply = self.parts.handle(datagram)
-        self.end_turn()
-        return reply
-
-    def end_turn(self) -> None:
-        for told in self.links.before_flush:
-            told()
-
-    def code(self, message_id: bytes) -> int:
-        """The code of the one answer that a client got later."""
-        (reply,) = self.answers
-        self.answers.clear()
-        return response(reply, message_id).errCode
-
-
-class Net:
-    """Two nodes in one view, linked, all slots open."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.nodes = {name: Node(self, name) for name in "ab"}
-        for node in self.nodes.values():
-            node.install()
-            for told in node.links.on_up:
-                told(node.peer)
-        self.deliver()
-
-    def deliver_from(self, node: Node) -> None:
-        node.end_turn()
-        frames, node.links.queue = node.links.queue, []
-        if frames:
-            other = self.nodes[node.peer]
-            other.forwarder.on_frames(node.name, frames)
-            other.end_turn()
-
-    def deliver(self) -> None:
-        for _ in range(20):
-            for node in self.nodes.values():
-                self.deliver_from(node)
-        assert not any(node.links.queue for node in self.nodes.values())
+READ = b"r" * 16
 
 
 @pytest.fixture
 def net() -> Net:
-    return Net()
+    return Net(VIEW)
 
 
-def put(number: int, value: bytes = b"v") -> bytes:
-    return request(b"%016d" % number, command=PUT, key=KEY, value=value)
+def ident(number: int) -> bytes:
+    return b"%016d" % number
+
+
+def put(number: int, value: bytes = b"v", key: bytes = KEY) -> bytes:
+    return request(ident(number), command=PUT, key=key, value=value)
+
+
+def get(message_id: bytes = READ, key: bytes = KEY) -> bytes:
+    return request(message_id, command=GET, key=key)
+
+
+def refusal(wait_ms: int) -> KVResponse:
+    return KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=wait_ms)
+
+
+def install(net: Net, view: View, *names: str) -> None:
+    """These nodes go by this view from now on."""
+    for name in names:
+        net[name].install(view)
+
+
+# --- writes ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_write_is_answered_when_the_copy_has_it(net: Net) -> None:
-    a, b = net.nodes["a"], net.nodes["b"]
+    a, b = net["a"], net["b"]
     assert a.take(put(1)) is None
-    assert not a.answers
-    net.deliver_from(a)
-    assert len(b.parts.store) == 1
-    assert not a.answers, "its acknowledgement is under way"
+    assert a.told() == []
+    net.deliver_from("a")
+    assert len(b.store) == 1
+    assert a.told() == [], "its acknowledgement is under way"
+    net.loop.now_s += 0.125
     net.deliver()
-    assert a.code(b"%016d" % 1) == NO_ERR
-    assert a.parts.counters.by_command()["PUT"] == 1
+    assert a.code(ident(1)) == NO_ERR
+    assert a.counters.by_command()["PUT"] == 1
+    assert a.counters.latency[REPLICATED].count == 1
+    assert a.counters.latency[REPLICATED].total_s == 0.125
+    assert a.workers.waiting == 0
 
 
 def test_a_read_of_what_not_all_copies_have_waits_too(net: Net) -> None:
-    a = net.nodes["a"]
+    a = net["a"]
     a.take(put(1))
-    assert a.take(request(b"r" * 16, command=GET, key=KEY)) is None
-    unwritten = a.take(request(b"s" * 16, command=GET, key=LED_BY_A[1]))
-    assert response(unwritten, b"s" * 16).errCode == KEY_DNE_ERR, "others do not wait"
+    assert a.take(get()) is None
+    assert response(a.take(get(b"s" * 16, LED_BY_A[1])), b"s" * 16).errCode == KEY_DNE_ERR, "others do not wait"
     net.deliver()
-    write, read = a.answers
-    assert response(write, b"%016d" % 1).errCode == NO_ERR
-    assert response(read, b"r" * 16).errCode == NO_ERR
+    (_, write), (_, read) = a.told()
+    assert response(write, ident(1)).errCode == NO_ERR
+    assert response(read, READ).value == b"v"
+    assert a.counters.latency[WAITED].count == 1
+    assert response(a.take(get()), READ).value == b"v"
 
 
 def test_a_retry_joins_the_write_and_a_later_one_is_answered_from_memory(net: Net) -> None:
-    a, b = net.nodes["a"], net.nodes["b"]
+    a, b = net["a"], net["b"]
     a.take(put(1))
-    assert a.take(put(1)) is None
+    assert a.take(put(1), OTHER_CLIENT) is None
     net.deliver()
-    assert len(a.answers) == 2
-    assert response(a.take(put(1)), b"%016d" % 1).errCode == NO_ERR
-    assert len(b.parts.replies) == 1
+    assert [address for address, _ in a.told()] == [CLIENT, OTHER_CLIENT]
+    assert response(a.take(put(1)), ident(1)).errCode == NO_ERR
+    assert a.counters.retries_answered == 1
+    assert len(b.replies) == 1
+
+
+def test_a_client_that_repeats_itself_gets_no_more_answers_than_so_many(net: Net) -> None:
+    a = net["a"]
+    for _ in range(WAITERS_MAX):
+        assert a.take(put(1)) is None
+    waiting = a.workers.waiting
+    assert a.take(put(1), OTHER_CLIENT) is None
+    assert a.workers.waiting == waiting
+    net.deliver()
+    assert [address for address, _ in a.told()] == [CLIENT] * WAITERS_MAX
 
 
 def test_a_relayed_write_is_answered_to_the_node_that_relays(net: Net) -> None:
-    b = net.nodes["b"]
+    a, b = net["a"], net["b"]
     assert b.take(put(1)) is None
     net.deliver()
-    assert b.code(b"%016d" % 1) == NO_ERR
-    assert len(net.nodes["a"].parts.store) == len(b.parts.store) == 1
-
-
-def test_without_a_lease_nothing_is_released(net: Net) -> None:
-    a = net.nodes["a"]
-    a.take(put(1))
-    a.membership.core.lease_until = -1.0
-    for step in a.membership.on_step:
-        step()
-    net.deliver()
-    assert not a.answers
-
-
-def test_frames_of_a_link_that_is_no_more_are_not_taken(net: Net) -> None:
-    a, b = net.nodes["a"], net.nodes["b"]
-    a.take(put(1))
-    a.end_turn()
-    for told in b.links.on_incoming:
-        told("a")
-    net.deliver_from(a)
-    assert len(b.parts.store) == 0
-
-
-def test_a_malformed_pair_ends_the_link_it_came_over(net: Net) -> None:
-    a = net.nodes["a"]
-    a.forwarder.on_frames("b", [(PAIR, b"short")])
-    assert a.links.severed == ["b"]
-
-
-def test_a_peer_that_is_too_far_behind_is_cut_off(net: Net) -> None:
-    a = net.nodes["a"]
-    a.links.is_full = True
-    a.take(put(1))
-    assert a.links.severed == ["b"]
-    assert a.links.queue == []
-
-
-def test_a_wipeout_wipes_the_copies_of_what_this_node_leads(net: Net) -> None:
-    a, b = net.nodes["a"], net.nodes["b"]
-    a.take(put(1))
-    net.deliver()
-    a.answers.clear()
-    other = LED_BY_B[0]
-    b.take(request(b"o" * 16, command=PUT, key=other, value=b"v"))
-    net.deliver()
-    assert a.take(request(b"w" * 16, command=WIPEOUT)) is None
-    refused = a.take(request(b"x" * 16, command=WIPEOUT))
-    assert response(refused, b"x" * 16).errCode == SYS_OVERLOAD_ERR, "until all copies have it its slots are closed"
-    net.deliver()
-    assert a.code(b"w" * 16) == NO_ERR
-    assert set(a.parts.content()) == set(b.parts.content()) == {other}
-    assert response(a.take(request(b"w" * 16, command=WIPEOUT)), b"w" * 16).errCode == NO_ERR
-
-
-def test_a_wipeout_without_a_lease_is_refused(net: Net) -> None:
-    a = net.nodes["a"]
-    a.membership.core.lease_until = -1.0
-    assert response(a.take(request(b"w" * 16, command=WIPEOUT)), b"w" * 16).errCode == SYS_OVERLOAD_ERR
+    assert b.code(ident(1)) == NO_ERR
+    assert len(a.store) == len(b.store) == 1
+    assert b.counters.latency[FORWARDED].count == 1
+    assert a.counters.latency[REPLICATED].count == 0, "counted where the client asked"
 
 
 def test_a_remove_of_what_is_not_here_goes_to_the_copies(net: Net) -> None:
     """They may still have what was evicted here."""
-    a, b = net.nodes["a"], net.nodes["b"]
+    a, b = net["a"], net["b"]
     a.take(put(1))
     net.deliver()
-    a.answers.clear()
-    slot = slot_of(KEY)
-    assert a.parts.store.remove(slot, KEY)
+    a.told()
+    assert a.store.remove(slot_of(KEY), KEY)
     assert a.take(request(b"d" * 16, command=REMOVE, key=KEY)) is None
     net.deliver()
     assert a.code(b"d" * 16) == KEY_DNE_ERR
-    assert len(b.parts.store) == 0
+    assert len(b.store) == 0
+
+
+# --- bounds and expiry ----------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_has_waited_too_long_is_not_answered_and_stale_wake_ups_are_ignored(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    net.deliver_from("a")
+    net.wait(PATIENCE_S - 0.01, sweep=True)
+    assert a.workers.waiting == 1
+    net.wait(0.01, sweep=True)
+    assert a.workers.waiting == 0
+    assert a.told() == []
+    net.deliver()
+    assert a.told() == [], "its acknowledgement comes too late"
+    assert response(a.take(put(1)), ident(1)).errCode == NO_ERR, "but what was done is remembered"
+
+
+def test_a_read_that_has_waited_too_long_is_refused(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    a.take(get(), OTHER_CLIENT)
+    net.wait(PATIENCE_S, sweep=True)
+    ((address, reply),) = a.told()
+    assert (address, response(reply, READ)) == (OTHER_CLIENT, refusal(FULL_WAIT_MS))
+    net.deliver()
+    assert a.told() == []
+
+
+def full_net() -> Net:
+    """The first node has one write in flight, and no other request may wait."""
+    net = Net(VIEW, max_waiting=1)
+    net["a"].take(put(9, key=LED_BY_A[9]))
+    net.deliver()
+    net["a"].told()
+    net["a"].take(put(1))
+    assert net["a"].workers.full
+    return net
+
+
+@pytest.mark.parametrize("command", [PUT, REMOVE])
+def test_a_mutation_that_would_have_to_wait_is_refused_when_no_more_may(command: int) -> None:
+    net = full_net()
+    a, b = net["a"], net["b"]
+    before = a.held()
+    datagram = request(ident(2), command=command, key=LED_BY_A[9], value=b"w")
+    assert response(a.take(datagram), ident(2)) == refusal(BUSY_WAIT_MS)
+    assert a.held() == before, "nothing is done, and nothing remembered"
+    net.deliver()
+    assert a.code(ident(1)) == NO_ERR
+    assert a.take(datagram) is None
+    net.deliver()
+    assert a.code(ident(2)) == NO_ERR
+    assert b.held() == a.held()
+
+
+def test_a_wipeout_that_would_have_to_wait_is_refused_when_no_more_may() -> None:
+    net = full_net()
+    a = net["a"]
+    before = a.held()
+    assert response(a.take(request(ident(2), command=WIPEOUT)), ident(2)) == refusal(BUSY_WAIT_MS)
+    assert a.held() == before
+
+
+def test_a_read_that_would_have_to_wait_is_refused_when_no_more_may() -> None:
+    net = full_net()
+    a = net["a"]
+    assert response(a.take(get()), READ) == refusal(FULL_WAIT_MS)
+    assert response(a.take(get(key=LED_BY_A[9])), READ).value == b"v", "another need not wait"
+
+
+def test_a_retry_is_answered_from_memory_when_no_more_may_wait() -> None:
+    net = full_net()
+    a = net["a"]
+    assert response(a.take(put(9, key=LED_BY_A[9])), ident(9)).errCode == NO_ERR
+    assert a.take(put(1)) is None, "this one would have to wait; it is left to its next try"
+    net.deliver()
+    assert a.code(ident(1)) == NO_ERR
+
+
+def test_more_reads_than_may_wait_for_a_write_are_refused(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cluster.replication.core.PENDING_MAX", 2)
+    a = net["a"]
+    a.take(put(1))
+    reads = [get(bytes([n]) * 16) for n in range(3)]
+    assert [a.take(read) for read in reads[:2]] == [None, None]
+    assert response(a.take(reads[2]), b"\2" * 16) == refusal(FULL_WAIT_MS)
+
+
+def test_a_retry_whose_answer_nobody_can_wait_for_gets_none_and_keeps_nothing(net: Net) -> None:
+    a = net["a"]
+    for _ in range(WAITERS_MAX + 1):
+        a.take(put(1))
+    net.deliver()
+    assert a.workers.waiting == 0
+    assert a.forwarding.in_flight == 0
+
+
+# --- leases ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_lease_nothing_is_released_and_with_a_new_one_it_is(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    a.take(get(), OTHER_CLIENT)
+    a.set_lease(-1.0)
+    net.deliver()
+    assert a.told() == []
+    assert a.workers.waiting == 2, "they wait for the next lease"
+    a.set_lease(1e9)
+    a.sweep()
+    codes = {address: response(reply, ident(1) if address == CLIENT else READ).errCode for address, reply in a.told()}
+    assert codes == {CLIENT: NO_ERR, OTHER_CLIENT: NO_ERR}
+    assert a.counters.latency[WAITED].count == 2
+
+
+def test_answers_that_are_laid_out_do_not_leave_when_the_lease_runs_out(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Released while it ran, and looked at once more before they leave."""
+    a = net["a"]
+    a.take(put(1))
+    deliver = a.answers.deliver
+
+    def slowly(asked: Request, reply: bytes) -> None:
+        deliver(asked, reply)
+        net.loop.now_s = a.membership.lease_until = net.loop.now_s + 1
+
+    monkeypatch.setattr(a.answers, "deliver", slowly)
+    net.deliver()
+    assert a.workers.waiting == 0
+    assert a.told() == []
+    assert a.batch.unfenced == 1
+
+
+# --- a change of primary --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("had_it", [True, False])
+def test_a_write_in_flight_is_handed_on_to_the_next_primary(net: Net, had_it: bool) -> None:
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    if had_it:
+        net.deliver_from("a")
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "b", "a")
+    net.deliver()
+    assert a.code(ident(1)) == NO_ERR
+    assert b.content() == {KEY: b"\x12\x01v\x20\x00"}
+    assert b.counters.retries_answered == had_it
+    assert a.counters.latency[FORWARDED].count == 1
+
+
+def test_a_write_in_flight_at_a_change_of_primary_is_never_refused(net: Net) -> None:
+    """The next primary does not know it and is overloaded; but a copy may have it."""
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "b", "a")
+    b.replies.full = True
+    net.deliver()
+    assert a.told() == []
+    assert a.workers.waiting == 0
+
+
+def test_a_write_in_flight_that_finds_no_primary_is_never_refused(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "a")
+    a.set_routes(UNKNOWN)
+    assert a.workers.waiting == 1
+    net.wait(PATIENCE_S, sweep=True)
+    assert a.told() == []
+    assert a.forwarding.abandoned == 1
+
+
+def test_a_write_in_flight_for_a_peer_is_the_peers_to_hand_on(net: Net) -> None:
+    a, b = net["a"], net["b"]
+    b.take(put(1))
+    net.deliver_from("b")
+    assert a.workers.waiting == 1
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "a")
+    assert a.workers.waiting == 0
+    assert [kind for _, _, kind, _ in net.queue if kind in (ANSWER, FORWARD)] == []
+    install(net, LED_BY_B_VIEW, "b")
+    b.sweep()
+    net.deliver()
+    assert b.code(ident(1)) == NO_ERR
+
+
+def test_a_read_in_flight_goes_to_the_next_primary(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    a.take(get(), OTHER_CLIENT)
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "b", "a")
+    net.deliver()
+    answers = dict(a.told())
+    assert response(answers[OTHER_CLIENT], READ).errCode in (NO_ERR, KEY_DNE_ERR)
+    assert a.counters.latency[FORWARDED].count == 2
+
+
+def test_a_read_in_flight_for_a_peer_is_the_peers_to_send_again(net: Net) -> None:
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    b.take(get())
+    net.deliver_from("b")
+    assert a.workers.waiting == 2
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "a")
+    assert a.workers.waiting == 1, "the write is this node's client's, and waits for the next primary"
+
+
+def test_a_retry_that_joins_another_in_the_table_keeps_that_it_may_have_taken_effect(net: Net) -> None:
+    a = net["a"]
+    a.set_lease(-1.0)
+    a.take(put(1), CLIENT)  # it waits for a lease
+    a.set_lease(1e9)
+    a.take(put(1), OTHER_CLIENT)  # executed
+    assert (a.forwarding.in_flight, a.replication.pending) == (1, 1)
+    net.down.add(frozenset("ab"))
+    install(net, LED_BY_B_VIEW, "a")
+    assert a.forwarding.duplicates == 1, "the second joins the first"
+    net.wait(PATIENCE_S, sweep=True)
+    assert a.workers.waiting == 0
+    assert a.told() == [], "refused, although it was executed here"
+
+
+def test_a_node_that_was_expelled_hands_on_what_waits(net: Net) -> None:
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    net.deliver_from("a")
+    net.queue.clear()
+    alone = next_view(VIEW, Changes(gone={"a": "silent"}), 2)
+    assert alone is not None
+    install(net, alone, "b")
+    a.was_reset()
+    a.membership.is_member = False
+    a.set_routes("b")
+    a.sweep()
+    net.deliver()
+    assert a.code(ident(1)) == NO_ERR
+    assert (len(a.store), len(a.replies)) == (0, 0)
+    assert len(b.store) == 1
+
+
+# --- wiping ---------------------------------------------------------------------------------------------------------
+
+
+def wipe(message_id: bytes = b"w" * 16) -> bytes:
+    return request(message_id, command=WIPEOUT)
+
+
+def test_a_wipeout_wipes_the_copies_of_what_this_node_leads(net: Net) -> None:
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    net.deliver()
+    a.told()
+    other = LED_BY_B[0]
+    b.take(put(2, key=other))
+    net.deliver()
+    assert a.take(wipe()) is None
+    refused = a.take(wipe(b"x" * 16))
+    assert response(refused, b"x" * 16) == refusal(50), "until all copies have it its slots are closed"
+    assert a.take(wipe(), OTHER_CLIENT) is None, "a retry joins it"
+    net.deliver()
+    assert [(address, response(reply, b"w" * 16).errCode) for address, reply in a.told()] == [
+        (CLIENT, NO_ERR),
+        (OTHER_CLIENT, NO_ERR),
+    ]
+    assert set(a.content()) == set(b.content()) == {other}
+    assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
+    assert a.counters.retries_answered == 1
+
+
+def test_a_request_for_a_slot_that_is_being_wiped_waits_and_goes_on(net: Net) -> None:
+    a = net["a"]
+    a.take(wipe(), OTHER_CLIENT)
+    assert a.take(put(1)) is None
+    assert a.forwarding.in_flight == 1
+    net.deliver()
+    assert [
+        (address, response(reply, b"w" * 16 if address == OTHER_CLIENT else ident(1)).errCode)
+        for address, reply in a.told()
+    ] == [
+        (OTHER_CLIENT, NO_ERR),
+        (CLIENT, NO_ERR),
+    ]
+
+
+def test_a_wipeout_without_a_lease_is_refused_unless_it_was_executed(net: Net) -> None:
+    """Then it gets no answer: a refusal says that nothing was done."""
+    a = net["a"]
+    a.take(wipe())
+    net.deliver()
+    a.told()
+    a.take(put(1))
+    net.deliver()
+    a.told()
+    a.set_lease(-1.0)
+    assert response(a.take(wipe(b"x" * 16)), b"x" * 16) == refusal(50)
+    assert a.take(wipe()) is None
+    assert len(a.store) == 1
+    a.set_lease(1e9)
+    assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
+    assert len(a.store) == 1
+
+
+def test_a_wipeout_waits_no_longer_than_others(net: Net) -> None:
+    a = net["a"]
+    a.take(wipe())
+    net.wait(PATIENCE_S, sweep=True)
+    assert a.told() == []
+    assert a.workers.waiting == 0
+    net.deliver()
+    assert a.told() == []
+    assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
+
+
+def test_a_wipeout_is_not_told_while_a_copy_may_lack_it(net: Net) -> None:
+    """It leads as before, but all is closed until the copies hold exactly what it holds: were it to die before, what
+    was wiped would be back."""
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    net.deliver()
+    a.told()
+    a.take(wipe())
+    net.queue.clear()
+    second = replace(VIEW, epoch=3)
+    install(net, second, "a")
+    a.sweep()
+    assert a.take(wipe()) is None, "nor is a retry"
+    assert a.told() == []
+    assert a.workers.waiting == 0
+    assert len(b.store) == 1
+    net.cut("a", "b")
+    install(net, second, "b")
+    for name, peer in (("a", "b"), ("b", "a")):
+        net[name].dialled_link_up(peer)
+    net.deliver()
+    assert len(b.store) == 0
+    assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
+
+
+def test_a_wipeout_in_flight_at_a_change_of_primary_is_left_to_its_client(net: Net) -> None:
+    """Whoever leads the slots now may have wiped them or not."""
+    a = net["a"]
+    a.take(wipe())
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "a")
+    assert a.told() == []
+    assert a.workers.waiting == 0
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def test_frames_of_a_link_that_is_no_more_are_not_taken(net: Net) -> None:
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    b.accepted_link_changed("a")
+    net.deliver_from("a")
+    assert len(b.store) == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"short", bytes(15), bytes(17)])
+def test_a_malformed_pair_ends_the_link_it_came_over_and_not_the_reader(net: Net, body: bytes) -> None:
+    a = net["a"]
+    key = LED_BY_A[3]
+    a.take(put(1))
+    net.deliver()
+    a.told()
+    a.frames("b", [(PAIR, body), (FORWARD, b"\x01\xff\x00" + get(key=key))])
+    assert a.links.severed == ["b"]
+    assert a.pairs.up == 0
+    net.loop.turn()
+    ((_, receiver, kind, reply),) = net.queue
+    assert (receiver, kind, response(reply, READ).errCode) == ("b", ANSWER, KEY_DNE_ERR)
+    net.queue.clear()
+    for name, peer in (("a", "b"), ("b", "a")):
+        net[name].dialled_link_up(peer)
+    net.deliver()
+    assert a.pairs.up == 1
+    a.take(put(2))
+    net.deliver()
+    assert a.code(ident(2)) == NO_ERR
+
+
+def test_what_a_severed_link_brought_besides_is_not_taken(net: Net) -> None:
+    a, b = net["a"], net["b"]
+    a.take(put(1))
+    frames = [(kind, body) for _, _, kind, body in net.queue]
+    assert [kind for kind, _ in frames] == [OPS]
+    b.frames("a", [(PAIR, b"short"), *frames])
+    net.loop.turn()
+    assert len(b.store) == 0
+
+
+def test_a_frame_that_is_no_ones_business_changes_nothing(net: Net) -> None:
+    a = net["a"]
+    before = a.held()
+    a.frames("b", [(kind, b"anything") for kind in (4, 15, 26, 200)])
+    net.loop.turn()
+    assert a.links.severed == []
+    assert a.held() == before
+    assert a.replication.faults == {}
+
+
+def test_a_peer_that_sends_unsound_frames_is_cut_off(net: Net) -> None:
+    a = net["a"]
+    a.frames("b", [(ACK, b"x"), (ACK, b"x")])
+    net.loop.turn()
+    assert a.links.severed == ["b"]
+    assert a.replicator.snapshot()["copies_fault_bad_frame"] == 2
+    assert a.replicator.snapshot()["copies_links_up"] == 0
+
+
+def test_a_peer_that_is_too_far_behind_is_cut_off(net: Net) -> None:
+    a = net["a"]
+    net.full.add("b")
+    a.take(put(1))
+    assert a.links.severed == ["b"]
+    assert net.queue == []
+
+
+def test_a_slot_opens_when_a_peer_that_was_asked_too_early_is_asked_again(net: Net) -> None:
+    a, b = net["a"], net["b"]
+    second = replace(VIEW, epoch=3)
+    install(net, second, "a")
+    net.deliver()  # b is not in this view yet
+    a.take(put(1))
+    assert (a.forwarding.in_flight, a.replication.pending) == (1, 0)
+    install(net, second, "b")
+    net.queue.clear()
+    a.replicator.tick()
+    net.deliver()
+    assert a.code(ident(1)) == NO_ERR
+    assert len(b.store) == 1
+
+
+def test_a_learner_that_has_caught_up_is_told_to_membership() -> None:
+    view = next_view(VIEW, Changes(joined={"c": 3}), 2)
+    assert view is not None
+    net = Net(view)
+    told = {name: net[name].membership.synced_slots for name in ("a", "b")}
+    for name, said in told.items():
+        slots = 0
+        for learner, mask, epoch in said:
+            assert (learner, epoch) == ("c", view.epoch)
+            slots |= mask
+        assert slots == sum(
+            1 << slot for slot in range(SLOT_COUNT) if view.primaries[slot] == name and "c" in view.learners(slot)
+        )
+    assert any(told.values())
+
+
+def test_the_state_in_numbers(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    assert a.replicator.snapshot() == {
+        "copies_links_up": 1,
+        "copies_slots_led": VIEW.primaries.count("a"),
+        "copies_writes_in_flight": 1,
+    }
+
+
+# --- no room --------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_still_wiping_is_overloaded_not_full() -> None:
+    """Never a remembered NO_SPC_ERR: there will be room in a moment."""
+    net = Net(VIEW, arena_bytes=2 << 20, evict=False, reserve_bytes=1 << 19)
+    a = net["a"]
+    _fill(a)
+    a.take(wipe())
+    net.deliver()
+    assert a.code(b"w" * 16) == NO_ERR
+    assert a.store.wiping
+    replies = len(a.replies)
+    assert response(a.take(put(1, bytes(10_000))), ident(1)) == refusal(ROOM_WAIT_MS)
+    assert len(a.replies) == replies
+    for node in net.nodes.values():
+        while node.store.drain_wiped():
+            pass
+    _free_the_others(net)
+    assert a.take(put(1, bytes(10_000))) is None
+    net.deliver()
+    assert a.code(ident(1)) == NO_ERR
+
+
+def _fill(node: Parts) -> None:
+    """Until not even a small entry has room: in every page there are some of slots that another node leads."""
+    numbers = iter(range(1 << 30))
+    while node.store.put(slot_of(key := b"%07d" % next(numbers)), key, bytes(30)):
+        pass
+
+
+def _free_the_others(net: Net) -> None:
+    for node in net.nodes.values():
+        node.store.wipe(range(SLOT_COUNT))
+        while node.store.drain_wiped():
+            pass

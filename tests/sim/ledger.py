@@ -17,6 +17,7 @@ from app.cluster.replication.frames import OpFields
 from app.cluster.replication.led import Led, Op
 from app.cluster.view import View
 from tests.sim.checks import Violation
+from tests.storage import contents
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -133,7 +134,7 @@ class Ledger:
             # All who knew of the same epoch's other view are dead: it never was.
             if known is None or known.author is not process:
                 ids = set(took_effect.setdefault(slot, set()))
-                entries = {key: node.store.peek(slot, key) or b"" for key in node.store.keys(slot)}
+                entries = contents.entries(node.store, slot)
                 self._chapters[name] = Chapter(process, led.base[1], ids, entries)
 
     def _take_effect(self, process: "Process", slot: int, message_id: bytes) -> None:
@@ -168,7 +169,7 @@ class Ledger:
             raise Violation(f"slot {slot}: {process.address} was given what nobody leads")
         ids, entries = chapter.up_to(session.seq)
         store = process.node.store
-        held = {key: store.peek(slot, key) or b"" for key in store.keys(slot)}
+        held = contents.entries(store, slot)
         if not held.items() <= entries.items() or (self._exact and held != entries):
             raise Violation(f"slot {slot}: {process.address} was given {held}, which should be {entries}")
         self._took_effect[process][slot] = ids

@@ -63,6 +63,21 @@ def test_records_of_every_size_read_back_from_the_smallest_chunk_that_holds_them
         assert arena.chunk_size(handle) == chunk_size(key_bytes, len(blob))
 
 
+@pytest.mark.parametrize("key_bytes", [1, 7, 14])
+@pytest.mark.parametrize("new_key_bytes", [1, 7, 14])
+def test_a_record_that_takes_anothers_place_touches_no_neighbour(key_bytes: int, new_key_bytes: int) -> None:
+    """Chunks of 16 bytes, full to the last one, whatever part of each is its key."""
+    arena = Arena(MIB, MIB)
+    handles = [arena.store(b"%c" % n * key_bytes, b"%c" % n * (15 - key_bytes)) for n in range(5)]
+    taken = arena.take_over(handles[2], b"k" * new_key_bytes, b"b" * (15 - new_key_bytes))
+    assert arena.page_of(taken) == arena.page_of(handles[2])
+    assert arena.blob(taken) == b"b" * (15 - new_key_bytes)
+    for n in (0, 1, 3, 4):
+        assert arena.blob(handles[n]) == b"%c" % n * (15 - key_bytes)
+    keys = arena.retire(arena.page_of(taken))
+    assert sorted(keys) == sorted([b"k" * new_key_bytes, *(b"%c" % n * key_bytes for n in (0, 1, 3, 4))])
+
+
 @pytest.mark.parametrize("size", [16, 120, 1024, RECORD_MAX_BYTES])
 def test_a_page_is_opened_only_within_the_limit(size: int) -> None:
     blob = bytes(size - 2)

@@ -63,7 +63,7 @@ def ask(port: int, command: int, *, patience_s: float = ANSWER_S, **fields: obje
     return response
 
 
-class Node(nodes.Node):
+class Node(nodes.NodeProcess):
     """One node's process; started anew as often as wanted."""
 
     def __init__(

@@ -4,66 +4,43 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from contextlib import suppress
 
 import pytest
 
-from tests.support.nodes import REPOSITORY, run_python
-from tests.support.polling import DEADLINE_S
+from tests.support.nodes import run_python
 from tests.support.ports import adjacent_ports, free_port
+from tests.support.programs import Program
 from tools import cluster
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nodes_start_and_leave(number: signal.Signals) -> None:
     port = adjacent_ports(2)[0]
-    with subprocess.Popen(
-        [sys.executable, "tools/cluster.py", "2", "--port", str(port), "--", "--replicas", "2"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            lines: list[str] = []
-            deadline = time.monotonic() + DEADLINE_S
-            assert process.stdout is not None
-            while not all(any(f"{port + n} | " in line and "members=2" in line for line in lines) for n in (0, 1)):
-                assert time.monotonic() < deadline, lines
-                lines.append(process.stdout.readline())
-            process.send_signal(number)
-            rest, _ = process.communicate(timeout=DEADLINE_S)
-            assert process.returncode == 0, rest
-            assert rest.count("-- ended with status 0") == 2
-        finally:
-            process.kill()
+    with Program("tools/cluster.py", "2", "--port", str(port), "--", "--replicas", "2") as shown:
+        for n in (0, 1):
+            shown.until(lambda text, n=n: re.search(rf"^{port + n} \| .*members=2", text, re.MULTILINE))  # type: ignore[misc]
+        shown.process.send_signal(number)
+        assert shown.status() == 0, shown.text
+        assert shown.text.count("-- ended with status 0") == 2
 
 
 def test_nothing_is_left_when_nobody_reads_any_more() -> None:
     """As with `| head`: the node is killed with the first line that can't be passed on."""
-    with subprocess.Popen(
-        [sys.executable, "tools/cluster.py", "1", "--port", str(free_port())],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        started = next(line for line in process.stdout if " node.started " in line)
-        (pid,) = re.findall(r" pid=([0-9]+) ", started)
-        process.stdout.close()
-        os.kill(int(pid), signal.SIGUSR1)  # it writes its counters
+    with Program("tools/cluster.py", "1", "--port", str(free_port()), stderr=subprocess.PIPE) as shown:
+        shown.until(lambda text: re.search(r" node\.started .* pid=[0-9]+ ", text))
+        pid = int(re.findall(r" pid=([0-9]+) ", shown.text)[0])
+        shown.stop_reading()
+        os.kill(pid, signal.SIGUSR1)  # it writes its counters
         try:
-            assert process.wait(DEADLINE_S) == 1
-            assert process.stderr.read() == ""
+            assert shown.status() == 1
+            assert shown.process.stderr is not None
+            assert shown.process.stderr.read() == b""
             with pytest.raises(ProcessLookupError):
-                os.kill(int(pid), 0)
+                os.kill(pid, 0)
         finally:
-            process.kill()
             with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_node_that_can_not_start_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:

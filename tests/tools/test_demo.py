@@ -4,80 +4,32 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.support.nodes import REPOSITORY, environment
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S
 from tests.support.ports import adjacent_ports, occupied
+from tests.support.programs import Program
 from tools import demo
 
-DEADLINE_S = 60.0
 # As `python tools/demo.py`, but that who was killed is back sooner.
 PROGRAM = "import sys; from tools import demo; demo.RESTART_S = 0.2; sys.exit(demo.main(sys.argv[1:]))"
 
 
-class Running:
-    """A demonstration of three nodes, and what it has printed so far."""
+class Running(Program):
+    """A demonstration of three nodes."""
 
     def __init__(self, *arguments: str) -> None:
         self.port = adjacent_ports(6)[0]
         self.http_port = self.port + 3
-        self.text = ""
         ports = ("--port", str(self.port), "--http-port", str(self.http_port))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *ports, *arguments],
-            cwd=REPOSITORY,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
-
-    def read(self) -> str:
-        assert self.process.stdout is not None
-        self.text += (self.process.stdout.read() or b"").decode()
-        return self.text
-
-    def until(self, what: Callable[[], bool]) -> None:
-        def is_so() -> bool:
-            if what():
-                return True
-            assert self.process.poll() is None, f"it has ended:\n{self.read()}"
-            return False
-
-        poll(is_so, DEADLINE_S, lambda: self.text)
-
-    def node_pids(self) -> list[int]:
-        return [int(pid) for pid in re.findall(r" node\.started .* pid=([0-9]+) ", self.read())]
-
-    def status(self) -> int:
-        """How it ends."""
-        self.until(lambda: self.read() is not None and self.process.poll() is not None)
-        self.read()
-        return self.process.returncode
+        super().__init__("-c", PROGRAM, *ports, *arguments)
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[Running]:
-    shown = Running(*arguments)
-    try:
-        yield shown
-    finally:
-        if shown.process.poll() is None:
-            shown.process.send_signal(signal.SIGINT)
-            try:
-                shown.process.wait(DEADLINE_S)
-            except subprocess.TimeoutExpired:
-                shown.process.kill()
-        shown.process.wait()
+def pids_of(shown: str) -> list[int]:
+    """Of the nodes that have started."""
+    return [int(pid) for pid in re.findall(r" node\.started .* pid=([0-9]+) ", shown)]
 
 
 def is_gone(pid: int) -> bool:
@@ -89,38 +41,38 @@ def is_gone(pid: int) -> bool:
 
 
 def test_a_cluster_is_shown_until_ctrl_c() -> None:
-    with running() as shown:
-        shown.until(lambda: "at the end, what the load generator has counted" in shown.read())
+    with Running() as shown:
+        shown.until(lambda text: "at the end, what the load generator has counted" in text)
         pages = re.findall(r"http://127\.0\.0\.1:[0-9]+/(?=\s)", shown.text)
         assert pages == [f"http://127.0.0.1:{shown.http_port + n}/" for n in range(3)]
         for page in pages:
             with urllib.request.urlopen(f"{page}ready", timeout=DEADLINE_S) as answer:
                 assert answer.status == 200
         victim = int(re.findall(r"kill -9 ([0-9]+)", shown.text)[0])
-        assert victim in shown.node_pids()
+        assert victim in pids_of(shown.text)
         os.kill(victim, signal.SIGKILL)
-        shown.until(lambda: "-- started again, pid " in shown.read())
-        shown.until(lambda: len(shown.node_pids()) == 4)
+        shown.until(lambda text: "-- started again, pid " in text)
+        shown.until(lambda text: len(pids_of(text)) == 4)
         shown.process.send_signal(signal.SIGINT)
         assert shown.status() == 0, shown.text
         assert re.search(r"^[0-9,]+ ops/s .* errors 0  missing 0$", shown.text, re.MULTILINE), shown.text
         assert shown.text.count("-- ended with status 0\n") == 3
-        assert all(is_gone(pid) for pid in shown.node_pids())
+        assert all(is_gone(pid) for pid in pids_of(shown.text))
 
 
 def test_it_ends_by_itself() -> None:
-    with running("--nodes", "2", "--seconds", "1", "--rate", "50") as shown:
+    with Running("--nodes", "2", "--seconds", "1", "--rate", "50") as shown:
         assert shown.status() == 0, shown.text
         assert "2 nodes serve, and 50 requests a second go on" in shown.text
-        assert all(is_gone(pid) for pid in shown.node_pids())
+        assert all(is_gone(pid) for pid in pids_of(shown.text))
 
 
 def test_it_can_be_ended_before_it_is_ready() -> None:
-    with running() as shown:
-        shown.until(lambda: bool(shown.node_pids()))
+    with Running() as shown:
+        shown.until(pids_of)
         shown.process.send_signal(signal.SIGTERM)
         assert shown.status() == 0, shown.text
-        assert all(is_gone(pid) for pid in shown.node_pids())
+        assert all(is_gone(pid) for pid in pids_of(shown.text))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ import pytest
 
 from app.wire.protocol import GET, IS_ALIVE, NO_ERR, PUT
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from proto_gen.message_pb2 import Msg
 from tests.client.peer import Peer
 from tests.support.nodes import REPOSITORY, run_python
 from tests.support.polling import poll
+from tests.support.programs import Program
 from tools import flood
 
 
@@ -200,3 +202,17 @@ def test_ctrl_c_ends_a_run_of_processes_with_its_result() -> None:
     result = json.loads(out)
     assert result["interrupted"]
     assert result["seconds"] < 1000
+
+
+class OnlyGreets(Peer):
+    def answer_to(self, datagram: bytes) -> bytes | None:
+        request = KVRequest.FromString(Msg.FromString(datagram).payload)
+        return super().answer_to(datagram) if request.command == IS_ALIVE else None
+
+
+def test_a_run_that_is_interrupted_before_the_first_answer_has_not_failed() -> None:
+    with OnlyGreets() as peer, Program("tools/flood.py", "127.0.0.1", str(peer.port), "--seconds", "1000") as flood:
+        poll(lambda: len(peer.received) > 1, complaint="it begins")
+        flood.process.send_signal(signal.SIGINT)
+        assert flood.status() == 130, flood.text
+        assert flood.text.endswith("flood.py: interrupted before the first answer\n")

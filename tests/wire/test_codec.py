@@ -13,12 +13,14 @@ from app.wire.codec import (
     encode_response,
     encode_value,
     error_payload,
+    is_read,
+    is_refusal,
     match_ordinary,
     parse_msg,
     parse_request,
     varint,
 )
-from app.wire.protocol import ERROR_NAMES, TYPE_RESPONSE, VALUE_MAX_BYTES
+from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES, GET, SYS_OVERLOAD_ERR, TYPE_RESPONSE, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.support.parts import examples
 from tests.wire.datagrams import envelope, request
@@ -84,6 +86,22 @@ def test_an_error_is_protobufs(code: int) -> None:
         message_id = bytes(range(100, 100 + id_length))
         expected = envelope(message_id, KVResponse(errCode=code).SerializeToString(), TYPE_RESPONSE)
         assert encode_error(message_id, crc32(message_id), code) == expected
+
+
+@pytest.mark.parametrize("command", [*COMMAND_NAMES, 0, 99])
+def test_what_only_reads(command: int) -> None:
+    assert is_read(request(b"m" * 16, command=command, key=b"k")) is (command == GET)
+
+
+@pytest.mark.parametrize("code", ERROR_NAMES)
+def test_what_was_refused_for_now(code: int) -> None:
+    reply = encode_response(b"m", crc32(b"m"), error_payload(code, 5))
+    assert is_refusal(reply) is (code == SYS_OVERLOAD_ERR)
+
+
+@pytest.mark.parametrize("reply", [b"\xff" * 9, envelope(b"m", b"\xff" * 9, TYPE_RESPONSE)])
+def test_what_is_no_response_is_no_refusal(reply: bytes) -> None:
+    assert is_refusal(reply) is False
 
 
 def parses_or_is_refused(datagram: bytes) -> None:

@@ -24,7 +24,7 @@ MODES = {
 }
 
 
-def _measure(asked: list[nodes.Node], slot_aware: bool, batch: int, seconds: float) -> dict[str, float]:
+def _measure(asked: list[nodes.NodeProcess], slot_aware: bool, batch: int, seconds: float) -> dict[str, float]:
     with Client([asked[0].name], slot_aware=slot_aware) as client:
         bench.measure(client, 0.3, 1000, 64, batch)  # it learns, and everything is warm
         forwarded = sum(node.counters()["forwarded"] for node in asked)

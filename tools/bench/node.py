@@ -20,7 +20,7 @@ _FLOOD: Final = Path(__file__).resolve().parent.parent / "flood.py"
 _LOAD: Final = "{python} {flood} 127.0.0.1 {port} --clients {clients} --seconds {seconds} --keys 100000 --json"
 
 
-def _measure(load: str, node: nodes.Node, clients: int, seconds: float) -> str:
+def _measure(load: str, node: nodes.NodeProcess, clients: int, seconds: float) -> str:
     words = shlex.split(
         load.format(python=sys.executable, flood=_FLOOD, port=node.port, clients=clients, seconds=seconds)
     )

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.complain("kv.py", f"{error.filename}: {error.strerror}")
         return cli.USAGE
     except KeyboardInterrupt:
-        return 130
+        return cli.INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from app.wire.protocol import VALUE_MAX_BYTES
 _POOL: Final = random.Random("kv bench").randbytes(2 * VALUE_MAX_BYTES)
 
 
-class Phase:
+class Measurement:
     """Calls of one kind, for some seconds."""
 
     def __init__(self) -> None:
@@ -83,15 +83,15 @@ def measure(client: Client, seconds: float, keys: int, value_size: int, batch_si
     client.ping()
     client.put_many(values)  # so that every get has something to find; not measured
     before = _counts(client)
-    phases = {"put": Phase(), "get": Phase()}
+    measured = {"put": Measurement(), "get": Measurement()}
     try:
-        phases["put"].run(seconds / 2, batches, put)
-        phases["get"].run(seconds / 2, batches, get)
+        measured["put"].run(seconds / 2, batches, put)
+        measured["get"].run(seconds / 2, batches, get)
         counted = {name: count - before[name] for name, count in _counts(client).items()}
     finally:
         _failures(lambda: client.remove_many(names))
     return {
-        **{name: phase.summary() for name, phase in phases.items()},
+        **{name: row.summary() for name, row in measured.items()},
         "keys_a_call": batch_size,
         "value_bytes": value_size,
         "missing": missing,

@@ -4,7 +4,7 @@ Requests as they leave and answers as they arrive are treated alike, each by its
 once or twice, now or later.
 
 A request must not arrive later than its answer is remembered for (6 s, of which the last try's 4.45 s are spent):
-hence the bound on the delay. memcached remembers nothing; what a write that was sent twice does there, the ledger
+hence the bound on the delay. memcached remembers nothing; what a write that was sent twice does there, LegalVersions
 takes as undecided.
 """
 

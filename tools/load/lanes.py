@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from app.client.address import Server, resolve
+from app.client.address import Endpoint, resolve
 from app.wire.protocol import IS_ALIVE
 from tools.load.faults import FaultyPath
 from tools.load.targets import NotAnAnswer, Target
@@ -23,10 +23,10 @@ LANES_A_SERVER: Final = 4
 LANES_MAX: Final = 512
 
 # Receive buffer asked for (bytes): the answers to thousands of clients while this process is busy elsewhere.
-RECEIVE_BUFFER_BYTES: Final = 4 << 20
+LANE_BUFFER_BYTES: Final = 4 << 20
 
 # Answers taken from one socket before the next one's turn and the deadlines'.
-DRAIN_MAX: Final = 64
+RECEIVE_MAX: Final = 64
 
 # What finding out whether anybody is there may take (s).
 GREETING_TIMEOUTS_S: Final = (0.15, 0.45, 1.35)
@@ -54,10 +54,10 @@ class Lanes:
         for server in self.servers:
             self._of_server.append([self._open(server) for _ in range(self.lanes_a_server)])
 
-    def _open(self, server: Server) -> socket.socket:
+    def _open(self, server: Endpoint) -> socket.socket:
         lane = socket.socket(server.family, socket.SOCK_DGRAM)
         self._all.append(lane)
-        lane.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        lane.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LANE_BUFFER_BYTES)
         lane.setblocking(False)
         lane.connect(server.address)
         return lane
@@ -115,10 +115,10 @@ class Lanes:
         return select.select(self._all, (), (), pause_s)[0]
 
     def receive(self, lane: socket.socket) -> list[bytes]:
-        """What one socket has received, up to DRAIN_MAX datagrams."""
+        """What one socket has received, up to RECEIVE_MAX datagrams."""
         receive, datagrams = lane.recv, []
         try:
-            for _ in range(DRAIN_MAX):
+            for _ in range(RECEIVE_MAX):
                 datagrams.append(receive(65535))
         except BlockingIOError:
             pass

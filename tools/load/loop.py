@@ -10,8 +10,8 @@ any user's. Open loop (a rate): requests are due at fixed times, whatever become
 from when its request was due (G. Tene, "How NOT to Measure Latency": coordinated omission). Between two of them the
 generator sleeps: 200 requests a second cost 2 to 4 % of a core.
 
-The answers are checked against a ledger (tools/load/values.py), which this process alone writes for: every process has
-its own keys.
+The answers are checked against what each key may give (tools/load/values.py). That only the key's own process knows, so
+each process has keys that it alone writes.
 
 Deadlines: nearly all requests are answered at the first try, and all first tries have the same timeout, so
 these deadlines are a queue in which the next one is always in front; only what is tried again costs an
@@ -48,9 +48,9 @@ from tools.load.lanes import Lanes
 from tools.load.memcached import MemcachedTarget
 from tools.load.plan import INSERT, Plan
 from tools.load.sizes import sizes_of
-from tools.load.tally import SAMPLES_MAX, Tally, rounded_us
-from tools.load.targets import Answer, KvTarget, NotAnAnswer, Target
-from tools.load.values import RIGHT, STALE, WRONG, Ledger, value_of
+from tools.load.tally import BAD_VALUES_SHOWN, Tally, rounded_us
+from tools.load.targets import KvTarget, NotAnAnswer, Response, Target
+from tools.load.values import RIGHT, STALE, WRONG, LegalVersions, value_of
 
 TARGETS: Final[dict[str, Callable[[], Target]]] = {"kv": KvTarget, "memcached": MemcachedTarget}
 
@@ -61,8 +61,8 @@ SEND_MAX: Final = 64
 DRAWN_OPERATIONS: Final = 1 << 14
 
 # How often progress is told (s), and how many times until its percentile is worked out anew (0.3 ms).
-TICK_S: Final = 0.25
-TICKS_A_PERCENTILE: Final = 4
+PROGRESS_S: Final = 0.25
+TOLD_A_PERCENTILE: Final = 4
 
 # Requests in flight while the keys are put before the run.
 LOAD_CLIENTS: Final = 64
@@ -90,13 +90,13 @@ class _Request:
         "index",
         "key",
         "lane",
-        "mark",
         "message_id",
         "operation",
         "sent",
         "server",
         "started",
         "tally",
+        "version",
     )
 
     def __init__(self, server: int, lane: int, tally: Tally) -> None:
@@ -105,7 +105,7 @@ class _Request:
         self.operation = 0
         self.index = 0
         self.key = b""
-        self.mark = 0  # a write's version, a read's floor
+        self.version = 0  # of a write; of a read: its floor
         self.message_id = b""
         self.datagram = b""
         self.sent = 0.0  # the first try
@@ -133,7 +133,7 @@ class Flood:
         self._prefix, self._stride, self._number = plan.key_prefix, plan.processes, plan.number
         self._first_timeout_s = plan.timeouts_ms[0] / 1000
         self._rng = rng = random.Random(plan.seed)
-        self._ledger = Ledger(plan.keys, read_life_s=OVERLOAD_PATIENCE_S + sum(plan.timeouts_ms) / 1000 + 1)
+        self._legal = LegalVersions(plan.keys, read_life_s=OVERLOAD_PATIENCE_S + sum(plan.timeouts_ms) / 1000 + 1)
         self._keys = keys_of(plan.law, plan.keys, rng, loaded=plan.load)
         self._size = sizes_of(plan.value_size, rng)
         self._operations = rng.choices(tuple(plan.mix), weights=tuple(plan.mix.values()), k=DRAWN_OPERATIONS)
@@ -180,7 +180,7 @@ class Flood:
 
         Ctrl-C ends the run early. `progress` is called a few times a second, for as long as it lasts.
         """
-        # A collection over the ledger and the queues would show up as a latency of the node's.
+        # A collection over the keys' versions and the queues would show up as a latency of the node's.
         gc.collect()
         plan, now = self.plan, time.monotonic()
         begin = now if begin is None else begin
@@ -220,7 +220,7 @@ class Flood:
 
     def _loop(self, progress: Callable[[Progress], object] | None) -> None:
         """Until nothing more is to be sent and nothing is waited for."""
-        next_tick, ticks, p99_us = 0.0, 0, 0
+        next_told, told, p99_us = 0.0, 0, 0
         while True:
             now = time.monotonic()
             if now >= self._boundary:
@@ -231,11 +231,11 @@ class Flood:
                 self._fill()
             if not self._waiting and (not self._left or now >= self._end):
                 return
-            if progress is not None and now >= next_tick:
-                next_tick = now + TICK_S
-                if ticks % TICKS_A_PERCENTILE == 0:
+            if progress is not None and now >= next_told:
+                next_told = now + PROGRESS_S
+                if told % TOLD_A_PERCENTILE == 0:
                     p99_us = self._current.p99_us()
-                ticks += 1
+                told += 1
                 elapsed_s = min(max(now - self._measured_from, 0.0), self.plan.seconds)
                 finished, errors = self._current.finished_in_time, self._current.errors
                 progress(Progress(self._phase, elapsed_s, finished, errors, p99_us))
@@ -249,7 +249,7 @@ class Flood:
 
     def _pause_s(self, now: float) -> float:
         """How long to wait for answers: until something else is to be done."""
-        due = min(now + TICK_S, self._boundary)
+        due = min(now + PROGRESS_S, self._boundary)
         if self._first_deadlines:
             due = min(due, self._first_deadlines[0][0])
         if self._deadlines:
@@ -324,21 +324,21 @@ class Flood:
         operation, index = self._drawn()
         request.operation, request.index = operation, index
         request.attempts = None
-        ledger = self._ledger
+        legal = self._legal
         self._ids += 1
         message_id = self._message_id(self._ids)
         key, value = b"%b%09d" % (self._prefix, index * self._stride + self._number), b""
         if operation == GET:
-            mark = ledger.floor(index)
+            version = legal.floor(index)
         elif operation in (PUT, INSERT):
-            mark = ledger.begin(index)
-            value = value_of(key, mark, self._size())
+            version = legal.begin(index)
+            value = value_of(key, version, self._size())
             self._keys.written(index)
             operation = PUT
         else:
-            mark = ledger.begin_removal(index) if operation == REMOVE else 0
-        request.mark, request.key, request.message_id = mark, key, message_id
-        request.datagram = self._request(message_id, operation, key, value, mark)
+            version = legal.begin_removal(index) if operation == REMOVE else 0
+        request.version, request.key, request.message_id = version, key, message_id
+        request.datagram = self._request(message_id, operation, key, value, version)
         self._waiting[message_id] = request
         request.sent = sent = time.monotonic()
         request.started = sent if due is None else due
@@ -355,7 +355,7 @@ class Flood:
         if operation == PUT:
             return operation, self._keys.update()
         if operation == INSERT:
-            return operation, self._ledger.add_key()
+            return operation, self._legal.add_key()
         return operation, self._keys.read() if operation != IS_ALIVE else 0
 
     def _expire(self, now: float) -> None:
@@ -425,7 +425,7 @@ class Flood:
         else:
             self._answered(request, answer, time.monotonic())
 
-    def _answered(self, request: _Request, answer: Answer, now: float) -> None:
+    def _answered(self, request: _Request, answer: Response, now: float) -> None:
         tally, code, operation = request.tally, answer.code, request.operation
         if code == SYS_OVERLOAD_ERR:
             tally.overloads += 1
@@ -450,22 +450,22 @@ class Flood:
         self._rest(request)
 
     def _check_write(self, request: _Request, code: int, now: float) -> None:
-        """Tell the ledger; what has no clear answer stays open in it."""
-        ledger, index = self._ledger, request.index
+        """Note what became of it; what has no clear answer stays open."""
+        legal, index = self._legal, request.index
         if code == NO_ERR or (request.operation == REMOVE and code == KEY_DNE_ERR):
             if self._target.at_most_once or (request.attempts is None and self._faulty is None):
-                ledger.done(index, request.mark, now)
+                legal.done(index, request.version, now)
             else:
-                ledger.done_perhaps_again(index, request.mark)
+                legal.done_perhaps_again(index, request.version)
             if request.operation == INSERT:
                 self._keys.inserted(index)
         elif code in _NOTHING_DONE and (self._target.at_most_once or request.attempts is None):
-            ledger.refused(index, request.mark)
+            legal.refused(index, request.version)
 
-    def _check_read(self, request: _Request, answer: Answer) -> None:
-        tally, ledger = request.tally, self._ledger
+    def _check_read(self, request: _Request, answer: Response) -> None:
+        tally, legal = request.tally, self._legal
         if answer.code == KEY_DNE_ERR:
-            if ledger.expects(request.index, request.mark):
+            if legal.expects(request.index, request.version):
                 tally.missing += 1
             else:
                 tally.absent += 1
@@ -474,7 +474,7 @@ class Flood:
             if value is None or version is None:
                 verdict = WRONG
             else:
-                verdict = ledger.judge(request.index, request.key, value, version, request.mark)
+                verdict = legal.judge(request.index, request.key, value, version, request.version)
             if verdict == RIGHT:
                 tally.found += 1
                 return
@@ -482,11 +482,11 @@ class Flood:
                 tally.stale += 1
             else:
                 tally.wrong += 1
-            if len(tally.samples) < SAMPLES_MAX:
+            if len(tally.samples) < BAD_VALUES_SHOWN:
                 shown = "no value" if value is None else f"{len(value)} bytes {value[:12].hex()}..."
                 tally.samples.append(
                     f"{verdict}: {request.key.decode(errors='replace')} gave version {version}, {shown}; "
-                    f"acknowledged when asked: {request.mark or 'nothing'}, now: {ledger.describe(request.index)}"
+                    f"acknowledged when asked: {request.version or 'nothing'}, now: {legal.describe(request.index)}"
                 )
 
 

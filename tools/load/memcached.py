@@ -13,7 +13,7 @@ from typing import Final
 
 from app.client.codec import UNPARSABLE, NotAnAnswer
 from app.wire.protocol import GET, INTERNAL_ERR, INVALID_KEY_ERR, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE
-from tools.load.targets import Answer
+from tools.load.targets import Response
 
 _HEADER: Final = Struct("!HHHH")
 
@@ -54,7 +54,7 @@ class MemcachedTarget:
             return b"%b\0\0\0\1\0\0delete %b\r\n" % (message_id, key)
         return b"%b\0\0\0\1\0\0mn\r\n" % message_id  # "no operation"
 
-    def answer(self, datagram: bytes) -> Answer | None:
+    def answer(self, datagram: bytes) -> Response | None:
         if len(datagram) < _HEADER.size:
             raise NotAnAnswer(UNPARSABLE)
         request_id, number, parts, _ = _HEADER.unpack_from(datagram)
@@ -71,21 +71,21 @@ class MemcachedTarget:
         del self._partial[request_id]
         return self._parsed(datagram[:2], b"".join(there.get(part, b"") for part in range(parts)))
 
-    def _parsed(self, message_id: bytes, text: bytes) -> Answer:
+    def _parsed(self, message_id: bytes, text: bytes) -> Response:
         code = _REPLIES.get(text)
         if code is not None:
-            return Answer(message_id, code)
+            return Response(message_id, code)
         line, _, rest = text.partition(b"\r\n")
         words = line.split(b" ")
         if len(words) == 4 and words[0] == b"VALUE" and words[2].isdigit() and words[3].isdigit():
             length = int(words[3])
             if rest[length:] != b"\r\nEND\r\n":
                 raise NotAnAnswer(UNPARSABLE)
-            return Answer(message_id, NO_ERR, rest[:length], int(words[2]))
+            return Response(message_id, NO_ERR, rest[:length], int(words[2]))
         if line.startswith(b"SERVER_ERROR out of memory"):
-            return Answer(message_id, NO_SPC_ERR)
+            return Response(message_id, NO_SPC_ERR)
         if line.startswith(b"CLIENT_ERROR"):
-            return Answer(message_id, INVALID_KEY_ERR)
+            return Response(message_id, INVALID_KEY_ERR)
         if line == b"ERROR" or line.startswith(b"SERVER_ERROR"):
-            return Answer(message_id, INTERNAL_ERR)
+            return Response(message_id, INTERNAL_ERR)
         raise NotAnAnswer(UNPARSABLE)

@@ -2,7 +2,7 @@
 
 One Python process sends and checks some tens of thousands of requests a second. Where that is less than what is to be
 loaded, several share the work: each has its part of the clients, of the rate and of the keys, so each can check its
-reads by itself, exactly. They are started anew rather than forked, begin at the same moment, and send their outcome
+reads by itself, exactly. They are started anew rather than forked, begin at the same moment, and send their result
 when they are done; the parent only listens.
 
 With a law other than uniform, each process applies it to its own keys: two processes have two most popular keys, with
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from tools.load.loop import Flood, Progress
 from tools.load.plan import Plan
-from tools.load.results import Outcome, outcome_of
+from tools.load.results import ProcessResult, outcome_of
 
 # From the word to begin until they do (s): longer than a message takes to reach a busy process.
 HEAD_START_S: Final = 0.05
@@ -31,7 +31,7 @@ class RunFailed(Exception):
     """A process has ended before its time."""
 
 
-def run(plan: Plan, show: Show | None) -> list[Outcome]:
+def run(plan: Plan, show: Show | None) -> list[ProcessResult]:
     """Do it, and show progress if wanted.
 
     BadServer, NobodyThere and OSError before anything has been sent; KeyboardInterrupt while the keys are
@@ -55,7 +55,7 @@ def run(plan: Plan, show: Show | None) -> list[Outcome]:
     return _run_many(plan, show)
 
 
-def _run_many(plan: Plan, show: Show | None) -> list[Outcome]:
+def _run_many(plan: Plan, show: Show | None) -> list[ProcessResult]:
     context = multiprocessing.get_context("spawn")
     pipes = []
     workers = []
@@ -154,7 +154,7 @@ class _Told:
 
 
 def _work(pipe: Connection, plan: Plan, wanted: bool) -> None:
-    """What each process does. Its last message is its outcome."""
+    """What each process does. Its last message is its result."""
     told = _Told(pipe, wanted)
     try:
         flood = Flood(plan)

@@ -12,7 +12,7 @@ from hdrh.histogram import HdrHistogram
 
 from tools.load.loop import code_name
 from tools.load.plan import OPERATION_NAMES, Plan
-from tools.load.tally import SAMPLES_MAX, SERIES_COUNTS, Tally
+from tools.load.tally import BAD_VALUES_SHOWN, SERIES_COUNTS, Tally
 
 # The longest latency that a histogram takes (µs): beyond any schedule of retries and overload waits.
 LATENCY_MAX_US: Final = 60_000_000
@@ -58,7 +58,7 @@ def added(histograms: Iterable[bytes]) -> HdrHistogram:
 
 
 @dataclass(slots=True)
-class SliceOutcome:
+class SliceResult:
     """A piece of one process's run, from `start_s` on."""
 
     start_s: float
@@ -69,7 +69,7 @@ class SliceOutcome:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ProcessResult:
     """What one process has to tell, ready to be sent to another."""
 
     counts: dict[str, int]
@@ -78,7 +78,7 @@ class Outcome:
     faults: dict[str, int]
     latencies: dict[str, bytes]  # by operation
     late: bytes
-    slices: list[SliceOutcome]
+    slices: list[SliceResult]
     elapsed_s: float
     processor_s: float
     waited_s: float
@@ -86,7 +86,7 @@ class Outcome:
     interrupted: bool
 
 
-def outcome_of(tally: Tally) -> Outcome:
+def outcome_of(tally: Tally) -> ProcessResult:
     by_operation: dict[int, list[tuple[int, int]]] = {}
     slices = []
     for piece in tally.slices:
@@ -95,11 +95,11 @@ def outcome_of(tally: Tally) -> Outcome:
             counted = list(zip(latencies, counts, strict=True))
             by_operation.setdefault(operation, []).extend(counted)
             pairs += counted
-        slices.append(SliceOutcome(piece.start_s, piece.length_s, piece.finished, piece.counts, encoded(pairs)))
+        slices.append(SliceResult(piece.start_s, piece.length_s, piece.finished, piece.counts, encoded(pairs)))
     for operation, left in tally.latencies_us.items():  # answered after the end
         if left:
             by_operation.setdefault(operation, []).extend(left.items())
-    return Outcome(
+    return ProcessResult(
         counts={name: getattr(tally, name) for name in _COUNTS},
         codes={code_name(code): count for code, count in sorted(tally.codes.items())},
         ignored=tally.ignored,
@@ -141,9 +141,9 @@ def latency_summary(latencies: HdrHistogram) -> dict[str, float]:
     return summary
 
 
-def series_of(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
+def series_of(plan: Plan, outcomes: Sequence[ProcessResult]) -> dict[str, list[float]]:
     """The run over time, a value for each slice: rate, errors, latencies (ms), and counts for each second."""
-    by_number: dict[int, list[SliceOutcome]] = {}
+    by_number: dict[int, list[SliceResult]] = {}
     for outcome in outcomes:
         for piece in outcome.slices:
             by_number.setdefault(round(piece.start_s / plan.slice_s), []).append(piece)
@@ -162,7 +162,7 @@ def series_of(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, list[float]]
     return series
 
 
-def result_of(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def result_of(plan: Plan, outcomes: Sequence[ProcessResult]) -> dict[str, Any]:
     """The result as plain data, which is also what --json writes."""
     counts = _sum(outcome.counts for outcome in outcomes)
     operations = [name for name in OPERATION_NAMES.values() if any(name in one.latencies for one in outcomes)]
@@ -201,7 +201,7 @@ def result_of(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "ignored": _sum(outcome.ignored for outcome in outcomes),
         "faults": _sum(outcome.faults for outcome in outcomes),
         "interrupted": any(outcome.interrupted for outcome in outcomes),
-        "samples": samples[:SAMPLES_MAX],
+        "samples": samples[:BAD_VALUES_SHOWN],
         "generator": {
             "us_per_op": round(processor_s / counts["finished_in_time"] * 1e6, 2) if counts["finished_in_time"] else 0,
             "busy": busy,

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR
 
 # How many wrong values are described in full.
-SAMPLES_MAX: Final = 5
+BAD_VALUES_SHOWN: Final = 5
 
 # What the series over time counts besides operations and latencies.
 SERIES_COUNTS: Final = ("failed", "timeouts", "wrong", "stale", "missing", "retries", "overloads")
@@ -125,4 +125,4 @@ class Tally:
         """A wrong value counts also when nothing else does."""
         self.wrong += other.wrong
         self.stale += other.stale
-        self.samples = (self.samples + other.samples)[:SAMPLES_MAX]
+        self.samples = (self.samples + other.samples)[:BAD_VALUES_SHOWN]

@@ -17,7 +17,7 @@ from app.wire.protocol import GET, IS_ALIVE, KEY_MAX_BYTES, PUT, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """`code`: the protocol's errCode. `value`, `version`: None when there is none. `wait_ms`: an overload's."""
 
     message_id: bytes
@@ -27,8 +27,8 @@ class Answer(NamedTuple):
     wait_ms: int = 0
 
 
-# Answer((id, code, value, version, wait)): its own constructor takes 0.3 µs, this a third of that.
-_new_answer: Final = partial(tuple.__new__, Answer)
+# Response((id, code, value, version, wait)): its own constructor takes 0.3 µs, this a third of that.
+_new_response: Final = partial(tuple.__new__, Response)
 
 
 class Target(Protocol):
@@ -41,7 +41,7 @@ class Target(Protocol):
     def request(self, message_id: bytes, operation: int, key: bytes, value: bytes, version: int) -> bytes:
         """The datagram of a PUT, GET, REMOVE or IS_ALIVE; the others ignore the value, IS_ALIVE the key too."""
 
-    def answer(self, datagram: bytes) -> Answer | None:
+    def answer(self, datagram: bytes) -> Response | None:
         """What a datagram says; None when it is a part of an answer of which others are missing. NotAnAnswer."""
 
 
@@ -78,7 +78,7 @@ class KvTarget:
         checksum = crc32(payload, crc32(message_id)).to_bytes(8, "little")
         return b"\n\x10%b\x12%b%b\x19%b\x28\x00" % (message_id, _VARINTS[len(payload)], payload, checksum)
 
-    def answer(self, datagram: bytes) -> Answer:
+    def answer(self, datagram: bytes) -> Response:
         # messageID of 16 bytes, payload, checkSum, type 1, in this order.
         if datagram[:2] == b"\n\x10" and datagram[18:19] == b"\x12" and datagram[-2:] == b"\x28\x01":
             at, length = 20, datagram[19]
@@ -92,7 +92,7 @@ class KvTarget:
                     if answer is not None:
                         return answer
         message_id, response = decode_response(datagram)
-        return Answer(
+        return Response(
             message_id,
             response.errCode,
             response.value if response.HasField("value") else None,
@@ -101,12 +101,12 @@ class KvTarget:
         )
 
 
-def _ordinary(message_id: bytes, payload: bytes) -> Answer | None:
+def _ordinary(message_id: bytes, payload: bytes) -> Response | None:
     """The answer of a payload that is an errCode alone, or 0, a value and a version below 2^21; None for others."""
     if payload[0] != 0x08 or payload[1] & 0x80:
         return None
     if len(payload) == 2:
-        return _new_answer((message_id, payload[1], None, None, 0))
+        return _new_response((message_id, payload[1], None, None, 0))
     if payload[:3] != b"\x08\x00\x12" or len(payload) < 6:
         return None
     at, length = 4, payload[3]
@@ -119,13 +119,13 @@ def _ordinary(message_id: bytes, payload: bytes) -> Answer | None:
         return None
     rest = payload[end + 1 :]
     if len(rest) == 1 and rest[0] < 0x80:
-        return _new_answer((message_id, 0, payload[at:end], rest[0], 0))
+        return _new_response((message_id, 0, payload[at:end], rest[0], 0))
     if len(rest) == 2 and rest[0] >= 0x80 > rest[1]:
-        return _new_answer((message_id, 0, payload[at:end], rest[0] & 0x7F | rest[1] << 7, 0))
+        return _new_response((message_id, 0, payload[at:end], rest[0] & 0x7F | rest[1] << 7, 0))
     if len(rest) == 3 and rest[0] >= 0x80 <= rest[1] and rest[2] < 0x80:
         version = rest[0] & 0x7F | (rest[1] & 0x7F) << 7 | rest[2] << 14
-        return _new_answer((message_id, 0, payload[at:end], version, 0))
+        return _new_response((message_id, 0, payload[at:end], version, 0))
     return None
 
 
-__all__ = ["Answer", "KvTarget", "NotAnAnswer", "Target"]
+__all__ = ["KvTarget", "NotAnAnswer", "Response", "Target"]

@@ -1,8 +1,8 @@
-"""Values that prove where they belong, and a ledger of what the store has promised.
+"""Values that prove where they belong, and which of them a read may give.
 
 A load generator that only counts answers calls a store fast that returns rubbish. Here each value follows
 from its key, version and length, so that a changed byte, a cut, a swapped key or a version that belongs to
-another value shows, without the generator having to keep the values. The ledger knows for every key which versions
+another value shows, without the generator having to keep the values. For every key it is known which versions
 a read may still give, so that an older value shows too.
 """
 
@@ -47,7 +47,7 @@ _OPEN: Final = 1 << 40
 _VERSION_BITS: Final = 31
 
 
-class Ledger:
+class LegalVersions:
     """Which versions of each key a read may give, when any number of requests for a key are out at once.
 
     One process writes a key, so it can number the key's writes 1, 2, 3... in the order in which it begins them; the

@@ -29,7 +29,7 @@ class Bootstrap:
         self._state = state
         self._refused: set[str] = set()
         self._newcomers: set[str] = set()  # said last that they have no view
-        self._since = 0.0  # attention when we began to look for others
+        self._since = 0.0  # awake time when we began to look for others
 
     def restart(self) -> None:
         """Begin anew, as a fresh incarnation."""

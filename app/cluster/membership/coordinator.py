@@ -2,8 +2,8 @@
 
 The first member (in order of seniority) that is not dead or failed, as a node sees it, proposes; nodes may
 differ in that for a while, and agreement.py sorts it out. A proposer that is not the coordinator of the
-present view takes its place only when a quorum has promised and their words to the coordinator have run
-out, or when the coordinator is dead for certain.
+present view takes its place only when a quorum has promised it a ballot and their support of the coordinator
+(leases.py) has run out, or when the coordinator is dead for certain.
 
 A member is removed when it is dead for certain; or silent and its lease is over; or leaving and has handed
 over. Deaths are acted on at once; joins and caught-up learners are gathered for a moment.
@@ -42,7 +42,7 @@ class Coordinator:
         self.grantor: Grantor | None = None  # while we are the coordinator of the view
         self._acceptor = Acceptor()
         self._proposal: Proposal | None = None
-        self._support_ends: dict[str, float] = {}  # when the word of an acceptor that promised has run out
+        self._support_ends: dict[str, float] = {}  # when the support of an acceptor that promised has run out
         self._ballot_seen = 0
         self._retry_at = -inf
         self._resend_at = -inf
@@ -50,7 +50,7 @@ class Coordinator:
         self.joiners: set[str] = set()
         self.leavers: set[str] = set()
         self.synced: dict[str, int] = {}
-        self.renew = False  # a member has promised a ballot to another: only a new view makes it ours again
+        self.renew = False  # a member has withdrawn its support: only a new view makes it support us again
 
     def reset(self) -> None:
         """A view was installed, or we begin anew as a fresh incarnation: another decree is next."""
@@ -158,7 +158,7 @@ class Coordinator:
     _installed_awake_s = 0.0
 
     def entered(self, grantor: Grantor | None) -> None:
-        """A view was installed; `grantor`: its table, if we are its coordinator."""
+        """A view was installed; `grantor`: what its coordinator keeps, if that is us."""
         self.reset()
         self.grantor = grantor
         self._installed_awake_s = self._state.awake_s
@@ -285,7 +285,10 @@ class Coordinator:
     # Accepting.
 
     def _support_left_s(self) -> float:
-        """How long what we promised the coordinator of the view still runs, by our clock."""
+        """How long we still support the coordinator of the view, by our clock.
+
+        As the coordinator ourselves: how long the leases run that we have granted.
+        """
         if self.grantor is not None:
             return max([0.0, *(until - self._state.now for until in self.grantor.granted_until.values())])
         return max(0.0, self._state.support_until - self._state.now)

@@ -1,7 +1,7 @@
 """One node's membership: the parts put together, driven by `step(event, now)`.
 
-The node is an outsider (it knows no view, or one without itself) or a member. An outsider knocks at all
-servers until some view has it in, or founds the first one. A member keeps its lease with the coordinator of
+The node is an outsider (it knows no view, or one without itself) or a member. An outsider asks all
+servers to join until some view has it in, or founds the first one. A member keeps its lease with the coordinator of
 its view, watches the others, and votes on views. Whatever arrives from a node with an older view is
 answered with ours; that is how whoever missed something catches up, and why nothing else needs to be sent
 reliably.
@@ -70,9 +70,9 @@ class ClusterCore:
         )
         self._hello_at = -inf
         self._non_members_pinged_at = -inf
-        self._outside_since = 0.0  # attention
+        self._outside_since = 0.0  # awake time
         self._has_left = False
-        self._final_view_to: set[str] = set()  # who does not know yet that we are out
+        self._final_view_to: set[str] = set()  # members that do not know our final view yet
         self.routes = self._routing.routes
         self.lease_until = -inf
         self.wake_at = now
@@ -211,7 +211,10 @@ class ClusterCore:
         self._state.effects.append(Left())
 
     def _enter_final_view(self, view: View) -> None:
-        """We are out; whoever decided so without the others tells them before it goes."""
+        """We have left, as this view says: our final one.
+
+        Whoever decided so as the coordinator, without the others, tells them before it goes.
+        """
         state = self._state
         state.view, state.is_member = view, False
         state.note_dead()
@@ -318,10 +321,10 @@ class ClusterCore:
         self._heartbeat.entered(view)
 
     def _split_off(self, view: View) -> None:
-        """Go on without those whom we can't reach: see split.py."""
+        """Go on as another cluster, without those whom we can't reach: see split.py."""
         state = self._state
         assert state.view is not None
-        state.log(f"parting from epoch {state.view.epoch}: too few members are left for a quorum", "warning")
+        state.log(f"leaving the view of epoch {state.view.epoch}: too few members are left for a quorum", "warning")
         self._split.note_split_from(state.view)
         self._install(view)
         for node in state.others():

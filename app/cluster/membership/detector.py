@@ -9,8 +9,8 @@ too. Any proof of life dated after the suspicion began clears it, as does the su
 What differs. Suspicions are told to everyone at once, not gossiped: the cluster is small. Whoever hears one
 probes the suspect itself and vouches for it if it answers. Partners of the heartbeat are probed as soon as
 they fall silent, not when their turn comes. Timeouts follow the worst recent round trip. And all deadlines
-run on the node's *attention*, which stands still while the node does: rather than to multiply timeouts
-after a stall was noticed, the time of the stall does not count.
+run in *awake time* (state.py), which stands still while the node does: rather than to multiply timeouts after a
+stall was noticed, the time of the stall does not count.
 
 Death for certain (a refused link, a newer incarnation) comes from elsewhere and is final.
 """
@@ -41,7 +41,7 @@ def suspicion_s(confirmations: int, others: int) -> float:
 
 @dataclass(slots=True)
 class Probe:
-    """A question under way. Dates are by the clock, deadlines by attention."""
+    """One probe under way. Dates are by the clock, deadlines in awake time."""
 
     started_at: float
     started_awake_s: float
@@ -100,7 +100,7 @@ class Detector:
         self._round = [address for address in self._round if address in self._members]
 
     def state_of(self, address: str) -> str:
-        """ALIVE, SUSPECTED, FAILED or DEAD; of ourselves and of strangers ALIVE."""
+        """ALIVE, SUSPECTED, FAILED or DEAD; of ourselves and of whoever is no member ALIVE."""
         watched = self._members.get(address)
         return watched.state if watched else ALIVE
 
@@ -266,7 +266,7 @@ class Detector:
         probe.waiting[requester] = message.stamp_us
 
     def on_vouch(self, message: pb.ClusterMessage) -> None:
-        """Another member had an answer from the target after it got our question of that stamp."""
+        """Another member had an answer from the target after it got our PING_REQ of that stamp (an indirect ack)."""
         if message.number <= round(self._state.now * 1e6):
             self.heard(message.target, message.target_incarnation, message.number / 1e6)
 

@@ -1,7 +1,7 @@
 """The exchange between a member and the coordinator of its view: ASK and GRANT.
 
-A member asks ten times a second. Its question carries its word (leases.py), shows that it is in the view, and
-says what it has to say: that it wants to leave, which of its learners have caught up. The answer carries a
+A member asks ten times a second. With each ASK it supports the coordinator (leases.py), shows that it is in the view,
+and says what it has to say: that it wants to leave, which of its learners have caught up. The answer carries a
 lease, and which slots wait for their last primary. Either is repeated until it gets through.
 """
 
@@ -85,7 +85,7 @@ class Heartbeat:
     # As the coordinator.
 
     def on_ask(self, peer: str, message: pb.ClusterMessage) -> None:
-        """A member's question."""
+        """A member asks for a lease."""
         state, view, grantor = self._state, self._state.view, self._coordinator.grantor
         if grantor is None or view is None or not state.goes_by_our_view(peer, message):
             state.dropped["stale view"] += 1
@@ -130,7 +130,7 @@ class Heartbeat:
                     self._grant(node)
 
     def refresh(self) -> None:
-        """After every step: the coordinator's own lease follows from its table."""
+        """After every step: the coordinator's own lease is its leader lease."""
         state, lease, grantor = self._state, self._lease, self._coordinator.grantor
         if grantor is None or not state.is_member:
             return

@@ -1,9 +1,10 @@
-"""What every datagram from a peer goes through before its handler: limits, sender, header, and the cure.
+"""What every datagram from a peer goes through before its handler: limits, sender, header, anti-entropy.
 
-A datagram is dropped and counted if it is too long, from a stranger, not a message, or from a process that
-is known to be gone. What its header proves is noted. Whoever goes by an older view is answered with ours; if
-ours is the older one, the peer learns it from our answer and sends us its own. So nothing needs to be sent
-reliably: whatever is lost, the next heartbeat tells.
+A datagram is dropped and counted if it is too long, from no server that we know of, not a message, or from a process
+that is known to be gone. What its header proves is noted. Anti-entropy (Demers et al., 1987): whenever two nodes talk
+they compare views, and the one with the newer view sends it. So nothing needs to be sent reliably: what is lost comes
+with the next heartbeat. For example, b misses view 5; its next ASK says that it goes by view 4, and is answered with
+view 5.
 """
 
 from collections.abc import Callable

@@ -1,18 +1,33 @@
 """Leases: who may serve, until when, and which slots still wait for their last primary.
 
-Three spans of time, each inside the next, whatever the network does and whichever way the clocks err:
+Three promises, each of which ends before the next, whatever the network does and whichever way the clocks err:
 
-    lease of a member   <   mandate of its coordinator   <   the members' words to the coordinator
+    lease of a member   <   leader lease of its coordinator   <   the members' support of the coordinator
 
-A member gives its word with messages to the coordinator of its view: for SUPPORT_S it will help no other
-node to replace that view (unless the coordinator is dead for certain). Words of a quorum make the
-coordinator's mandate; it ends with the word that would break the quorum. Within it the coordinator grants
-leases. Each span is counted from a stamp of the one who benefits, sent before the one who gives did give,
-and is cut by the drift of both clocks; so a message that is late only makes a span shorter.
+*Support*: with its messages a member promises the coordinator of its view that for SUPPORT_S it will help no other
+node to replace that view (unless the coordinator is dead for certain). *Leader lease*: while a quorum of members
+supports it, the coordinator may grant leases, and serve; it ends with the support without which there would be no
+quorum. *Lease*: what the coordinator grants a member within that time; a node serves only while it has one.
+(Gray and Cheriton, "Leases", 1989; the same two levels as in CockroachDB's leader leases.)
 
-Hence, when a node other than the coordinator has the promises of a quorum, and their words have run out,
-every lease of that view is over; and when the coordinator is dead, LAPSE_S later. A coordinator itself
-knows what it granted. Nobody hands on the slots of a node whose lease may still run.
+Whoever benefits from a promise counts it from a stamp of its own clock, taken before the promise was given, and cuts it
+by the drift of both clocks. So a message that is late only makes a promise shorter.
+
+An example: a coordinates b and c, a datagram takes 1 ms, and for simplicity all clocks agree.
+
+    10.001  a sends b a GRANT, stamped 10.001.
+    10.100  b sends an ASK: stamp 10.100, echo 10.001. b now supports a until 10.100 + 0.600 = 10.700.
+    10.101  a gets it, and counts from the echo: b's support is good until 10.001 + 0.588 = 10.589. With its own vote
+            that is two of three: the leader lease ends at 10.589. a grants b what is left of it, 0.488 s, and notes
+            that b's lease is over at 10.589. The GRANT echoes 10.100.
+    10.102  b gets it, and counts from the echo: its lease ends at 10.100 + 0.98 * 0.488 = 10.578.
+
+Now a falls silent. b stops serving at 10.578; a, should it wake up, does not serve after 10.589. Not before 10.700 (up
+to 0.012 s later by its own clock, for the drift) does c, which proposes the next view, take b's support as run out:
+every lease is over by then.
+
+When the coordinator is dead for certain, all leases are taken to run for another LAPSE_S. A coordinator itself knows
+what it granted. Nobody hands on the slots of a node whose lease may still run.
 
 A slot that moves between two live members is *blocked* for the new primary until the old one has shown that
 it is in the new view, is dead, or its lease is over.
@@ -27,7 +42,7 @@ from app.cluster.membership.agreement import has_quorum
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
 
-USABLE_S = timing.SUPPORT_S * timing.SAFE_SHARE  # of a mandate, on the clock of the one who benefits
+USABLE_S = timing.SUPPORT_S * timing.SAFE_SHARE  # how long support is good for, by the clock of the one supported
 
 
 @dataclass(slots=True)
@@ -62,24 +77,24 @@ class Lease:
 
 @dataclass(slots=True)
 class Grantor:
-    """The coordinator's table of one view."""
+    """What the coordinator of a view keeps: who supports it, and what it has granted to whom."""
 
     view: View
     address: str
     support_until: dict[str, float] = field(default_factory=dict)  # of each member that supports us, by our clock
     granted_until: dict[str, float] = field(default_factory=dict)  # each member's lease is over then
-    denied: set[str] = field(default_factory=set)  # to be replaced by what we propose: no more leases
+    denied: set[str] = field(default_factory=set)  # what we propose leaves them out: they get no more leases
     acknowledged: set[str] = field(default_factory=set)  # members known to be in this view
-    waiting: set[str] = field(default_factory=set)  # asked when there was no mandate
-    may_still_serve: dict[str, int] = field(default_factory=dict)  # slots a member may serve by an earlier view
+    waiting: set[str] = field(default_factory=set)  # asked for a lease when there was no leader lease
+    may_still_serve: dict[str, int] = field(default_factory=dict)  # slots, by who may serve them by an earlier view
 
     @classmethod
     def succeed(
         cls, view: View, address: str, before: View | None, previous: "Grantor | None", settled: bool, now: float
     ) -> "Grantor":
-        """Books for a view just installed. `table`: ours of the view directly before, if we kept them.
+        """For a view just installed. `previous`: what we kept for the view directly before, if we coordinated it.
 
-        Without, nothing is known of leases that run: all are taken to run for LAPSE_S from now. `before` is
+        Without it nothing is known of leases that run: all are taken to run for LAPSE_S from now. `before` is
         the view directly before, or None; `settled`: all were known to be in it.
         """
         grantor = cls(view, address)
@@ -105,7 +120,7 @@ class Grantor:
         return [node for node in self.view.addresses if node != self.address]
 
     def leader_lease_end(self, dead: Iterable[str]) -> float:
-        """Until when we may grant and serve, by our clock: -inf without a mandate, inf if we are a quorum."""
+        """Until when we may grant and serve, by our clock: -inf without a quorum's support, inf if we are one alone."""
         gone = set(dead)
         if not gone:  # nearly always: half will do, as we are the longest-standing
             others = (len(self.view.members) + 1) // 2 - 1
@@ -122,11 +137,11 @@ class Grantor:
         return -inf
 
     def add_support(self, node: str, echo: float) -> None:
-        """A member gave its word in answer to what we sent when our clock showed `echo`."""
+        """A member supports us, and says so in answer to what we sent when our clock showed `echo`."""
         self.support_until[node] = max(self.support_until.get(node, -inf), echo + USABLE_S)
 
     def grant(self, node: str, leader_lease_end: float, now: float) -> float:
-        """The span of a lease for the member, 0 if it can't have one now; it is entered in the table."""
+        """The span of a lease for the member, 0 if it can't have one now; what is granted is noted."""
         span = min(USABLE_S, leader_lease_end - now)
         if span <= 0 or node in self.denied:
             self.waiting.add(node)

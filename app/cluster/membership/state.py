@@ -1,5 +1,10 @@
 """What all parts of the cluster core share: who we are, what we know of each peer, the view, and the way out.
 
+Two kinds of time. `now` is the clock. *Awake time* (`awake_s`) counts only the time in which this node ran: between two
+steps at most STEP_AWAKE_MAX_S. Leases go by the clock, which runs on while a process is stopped; deadlines for the
+answers of others go by awake time, so that a node never takes its own sleep for the others' silence. (Stopped from
+10.0 to 70.0, a node wakes up 60 s later by the clock, and 0.1 s later in awake time.)
+
 Proof of life is dated by our own clock. Every datagram carries its sender's stamp and echoes the last stamp
 that the sender got from us; so "this peer was alive, and heard us, after our clock showed `echo`" is known
 for certain, however long either datagram was on its way. Leases, suspicions and joins all rest on such
@@ -50,13 +55,13 @@ class Known:
     incarnation: int = 0  # the highest heard of
     dead: int = 0  # its incarnations up to this one are dead for certain
     died_at: float = -inf  # when we learned that
-    died_awake_s: float = -inf  # the same, by our attention
+    died_awake_s: float = -inf  # the same, in awake time
     stamp_us: int = 0  # its latest stamp, to be echoed
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
     refused_at: float = -inf  # when its machine last said that no process is there
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
-    heard_awake_s: float = -inf  # the same, by our attention
-    anti_entropy_at: float = -inf  # when it was last answered for an old view or incarnation
+    heard_awake_s: float = -inf  # the same, in awake time
+    anti_entropy_at: float = -inf  # when it was last told of a newer view or incarnation
 
     def note_new_process(self, incarnation: int) -> None:
         """A new process at the address."""
@@ -72,16 +77,16 @@ class NodeState:
     rng: random.Random
     incarnation: int
     now: float
-    awake_s: float = 0.0  # seconds in which this node was awake: see timing.STEP_AWAKE_MAX_S
+    awake_s: float = 0.0  # see the module
     view: View | None = None
     is_member: bool = False
     installed_at: float = -inf
     round_trip_s: float = 0.0  # the worst recent one
     leaving: bool = False
     dead: set[str] = field(default_factory=set)  # members of the view that are dead for certain
-    # Our word to the coordinator of the view (see leases.py): none but it may replace the view until then.
+    # Until then we support the coordinator of the view (leases.py): we help no other to replace it.
     support_until: float = -inf
-    support_withdrawn: bool = False  # we have promised a ballot to another than the coordinator: no more words to it
+    support_withdrawn: bool = False  # we have promised a ballot to another than the coordinator
     known: dict[str, Known] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -164,7 +169,7 @@ class NodeState:
         return self.now - heard_at <= timing.COORDINATOR_FRESH_S + 2 * self.round_trip_s
 
     def view_heard_awake_s(self) -> float:
-        """When a member of the view that we observe was last heard, one that has not parted from it (split.py)."""
+        """When a member of the view that we observe was last heard (awake time); not one that has left the cluster."""
         dates = [-inf]
         for member in self.view.members if self.view else ():
             known = self.of(member.address)

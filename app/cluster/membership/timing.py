@@ -11,7 +11,7 @@ MEMBERSHIP_TICK_S: Final = 0.025  # the timer's grain; lower costs a wake-up of 
 HEARTBEAT_S: Final = 0.1  # between a member's lease requests while they are answered
 ASK_RETRY_S: Final = 0.05  # after a request that stays unanswered
 
-# A member's word to its coordinator: "for so long I help no other to replace you". Leases live inside it.
+# How long a member supports its coordinator: "for so long I help no other to replace you". Leases live inside it.
 # Raising it bridges longer loss and queueing, and delays the takeover from a silent coordinator by as much.
 SUPPORT_S: Final = 0.6
 
@@ -37,12 +37,12 @@ SILENCE_S: Final = 0.25  # a partner of the heartbeat that is silent this long i
 # A suspect is given MAX to prove itself alive; each member that suspects it too shortens that towards MIN.
 SUSPICION_MIN_S: Final = 0.2
 SUSPICION_MAX_S: Final = 0.35
-HEALTH_MAX: Final = 8  # a node that doubts itself waits up to 1 + this times as long
+HEALTH_MAX: Final = 8  # a node that doubts its own health waits up to 1 + this times as long
 # Between two steps at most this much counts as time in which others could have answered: a stall of our own
 # (a stopped process, a paused machine, a long collection) is nobody else's silence.
 STEP_AWAKE_MAX_S: Final = 0.1
 
-# A member keeps vouching for its coordinator while it has word from it this recent (plus round trips).
+# A member goes on supporting its coordinator while it has proof of its life this recent (plus two round trips).
 COORDINATOR_FRESH_S: Final = 0.2
 
 PREPARE_RETRY_S: Final = 0.05  # resending in a round of agreement
@@ -51,37 +51,36 @@ ROUND_BACKOFF_S: Final = 0.1  # at most, before a new round after losing one
 BATCH_S: Final = 0.05  # joins and caught-up learners are gathered this long into one view
 REMOVE_SILENCE_S: Final = 3.0  # without a heartbeat, though others reach it: of no use as a member
 
-HELLO_S: Final = 0.1  # between an outsider's knocks
-# Knocks and their answers grow with the square of the servers (0.2 ms of processor time each, both sides together): in
-# a file of more servers than this, knocks come more slowly in proportion, up to a limit.
+HELLO_S: Final = 0.1  # between an outsider's requests to join
+# These requests and their answers grow with the square of the servers (0.2 ms of processor time each, both sides
+# together): in a file of more servers than this, they come more slowly in proportion, up to a limit.
 HELLO_SERVERS: Final = 12
 HELLO_MAX_S: Final = 0.4
 HEARD_S: Final = 1.0  # a server counts as present this long after it was heard
 SETTLE_S: Final = 0.2  # from the start to the first view: servers started together meet in it
 DIAL_S: Final = 0.25  # between tries to open a link
-NON_MEMBER_PING_S: Final = (
-    1.0  # a coordinator greets the servers outside its view this often: split clusters find each other
-)
+# A coordinator pings the servers outside its view this often: so clusters that were split find each other.
+NON_MEMBER_PING_S: Final = 1.0
 OBSERVED_STALE_S: Final = 2.0  # an outsider forgets a view none of whose members answers
 FINAL_VIEW_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
 # With --on-partition serve: a side that has held too many members for silent this long goes on by itself. Lower, and a
 # short break costs the smaller side's writes; they are lost when the sides meet.
 SPLIT_S: Final = 3.0
-ANTI_ENTROPY_S: Final = 0.02  # a peer that is behind gets the view at most this often
+ANTI_ENTROPY_S: Final = 0.02  # a peer that is behind is sent the view at most this often
 
 BOOTSTRAP_PATIENCE_S: Final = 30.0  # the default: see bootstrap.py
 
-# Whoever knocks counts as present from one knock to the next, and when one is lost in between.
+# Whoever asks to join counts as present from one request to the next, and when one is lost in between.
 assert HELLO_S <= HELLO_MAX_S < HEARD_S / 2
 assert 2 * MEMBERSHIP_TICK_S <= ASK_RETRY_S < HEARTBEAT_S
-# A lease (mandate, less a heartbeat of lag) outlives three lost heartbeats.
+# A lease (support, less a heartbeat of lag) outlives three lost heartbeats.
 assert SUPPORT_S * SAFE_SHARE - HEARTBEAT_S > 3 * HEARTBEAT_S
 # The heartbeat's echo is up to one interval old when all is well; that is no silence.
 assert HEARTBEAT_S + 2 * MEMBERSHIP_TICK_S < COORDINATOR_FRESH_S < SILENCE_S
 # A silent member is found, and its lease is over, within 1 s, each step rounded up to a tick.
 FOUND_S: Final = SILENCE_S + DEADLINE_SHARE * PROBE_TIMEOUT_MIN_S + SUSPICION_MAX_S + 3 * MEMBERSHIP_TICK_S
 assert FOUND_S < 0.9
-# So is a silent coordinator, whose members first let their word to it run out.
+# So is a silent coordinator, whose members first let their support of it run out.
 assert COORDINATOR_FRESH_S + LAPSE_S + 2 * MEMBERSHIP_TICK_S < 0.9
 # One pause of any length is short of a suspicion, let alone of one that runs out.
 assert min(DEADLINE_SHARE * PROBE_TIMEOUT_MIN_S, SUSPICION_MIN_S) > STEP_AWAKE_MAX_S

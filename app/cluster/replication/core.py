@@ -80,9 +80,13 @@ class Replication:
         """How many slots this node is primary of, served or not."""
         return len(self._primary.led)
 
-    def knows(self, message_id: bytes, id_crc: int) -> bool:
-        """Whether this messageID has been executed here: what it is given to answers it, and does nothing."""
-        return message_id in self._primary.unreleased or self._replies.get(message_id, id_crc) is not None
+    def is_under_way(self, message_id: bytes) -> bool:
+        """Whether the mutation with this messageID waits for acknowledgements: a retry joins it."""
+        return message_id in self._primary.unreleased
+
+    def remembers(self, message_id: bytes, id_crc: int) -> bool:
+        """Whether the mutation with this messageID was executed, here or at the primary before."""
+        return self._replies.get(message_id, id_crc) is not None
 
     @property
     def staged_bytes(self) -> int:

@@ -1,10 +1,21 @@
 """A backup's or learner's side: apply what the primary orders, exactly, or say what is there and get the slot again.
 
 A *session* covers one slot under one primary's term. It begins with GO (the copy is where the primary wants it) or
-BEGIN (the whole slot follows) in answer to our latest question, and ends with the view that names another primary,
+BEGIN (the whole slot follows) in answer to our latest report (HAVE), and ends with the view that names another primary,
 with the link, or with an op that does not follow. Within it ops come in order on an ordered link.
 
-A copy that is whole stays until its successor is: what BEGIN announces is gathered beside it (replication_staging.py)
+An example: b is a backup of slot 7, its copy at position (4, 20), that is, the 20th write, ordered in term 4.
+
+    0.000  View 5 makes a the primary, in term 5. b reports: HAVE number 1, slot 7 at (4, 20).
+    0.001  a's copy is there too, and two writes are in its log since: GO number 1 from (4, 20), and OPS 21 and 22.
+    0.002  b applies them, and remembers their replies: its copy is at (5, 22). At the turn's end it sends an ACK of 22.
+    0.100  a dies. View 6 makes c the primary, in term 6; only write 21 had reached c, whose copy is at (5, 21).
+    0.101  b reports: HAVE number 2, slot 7 at (5, 22).
+    0.102  c has no write 22 of term 5, so b's copy can't go on: BEGIN number 2 from (5, 21), and then all entries.
+    0.103  b gathers them beside its copy, which still counts as the one at (5, 22).
+    0.200  END: b puts what it has gathered in its copy's place; it is at (5, 21) now, or further by the writes since.
+
+A copy that is whole stays until its successor is: what BEGIN announces is gathered beside it (staging.py)
 and put in its place at END, replies included. For the view may make this node the primary at any moment, and a whole
 copy has every write that was ever acknowledged; half a copy has not. Only a copy that is not whole, or empty, is filled
 in place. Rejected: wiping first, which loses acknowledged writes when the primary dies in that very moment.
@@ -26,7 +37,7 @@ from app.cluster.slots import slots_of
 from app.storage.mutate import SET
 from app.wire.protocol import SLOT_COUNT
 
-# How long an unanswered question stands before it is asked again; the answer may be late because the primary is
+# How long an unanswered report stands before it is sent again; the answer may be late because the primary is
 # busy with other slots, which costs 13 bytes a slot.
 RETRY_S: Final = 0.3
 
@@ -61,7 +72,7 @@ class Follower:
         self._shared = shared
         self.sessions: dict[int, Session] = {}
         self._mine: set[int] = set()  # slots we are backup or learner of
-        self._reported: dict[int, tuple[int, float]] = {}  # slot: number and time of our question
+        self._reported: dict[int, tuple[int, float]] = {}  # slot: number and time of our report
         self._number = 0
         self._unacknowledged: dict[str, dict[int, None]] = {}
         self._credit: dict[str, int] = {}  # chunks taken, by link
@@ -112,7 +123,7 @@ class Follower:
     def report(self, slots: set[int]) -> None:
         """Tell the primaries what we have of these slots; whatever was agreed on before is void.
 
-        A question that is asked again keeps its number: the primary that has taken it takes it once.
+        A report that is sent again keeps its number: the primary that has taken it takes it once.
         """
         shared = self._shared
         self._number = self._number % 0xFFFFFFFF + 1
@@ -131,7 +142,7 @@ class Follower:
             shared.send(primary, frames.HAVE, frames.encode_have(*shared.view_name, number, rows))
 
     def tick(self) -> None:
-        """Ask again where nothing was agreed on; tell a change of our flags."""
+        """Report again where nothing was agreed on; tell a change of our flags."""
         shared = self._shared
         due = {
             slot
@@ -179,7 +190,7 @@ class Follower:
         shared.replies.forget_slots(emptied)
 
     def _answers(self, peer: str, slot: int, number: int) -> bool:
-        """Whether this is the primary's answer to our latest question."""
+        """Whether this is the primary's answer to our latest report."""
         asked = self._reported.get(slot)
         return asked is not None and asked[0] == number and self._shared.leads(peer, slot)
 

@@ -15,9 +15,9 @@ from typing import Final
 from app.storage.mutate import DELETE, HINDRANCES, NOTE, SET, WIPE
 from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES, SLOT_COUNT, VALUE_MAX_BYTES
 
-HAVE: Final = 16  # follower: epoch, nonce, number of the question; rows: slot, and its position
+HAVE: Final = 16  # follower: epoch, nonce, number of this report; rows: slot, and its position
 QUERY: Final = 17  # primary: epoch, nonce, slots (a byte each): say what you have of these
-GO: Final = 18  # primary: number of the question; rows: slot, term, position: go on from there
+GO: Final = 18  # primary: number of the HAVE it answers; rows: slot, term, position: go on from there
 BEGIN: Final = 19  # as GO: forget what you have; everything follows
 OPS: Final = 20  # primary: writes in order
 ACK: Final = 21  # follower: flags; rows: slot, term, seq: have everything up to it
@@ -86,13 +86,13 @@ def _rows(layout: Struct, body: bytes, start: int) -> list[tuple[int, ...]]:
 
 
 def encode_have(epoch: int, nonce: int, number: int, rows: Iterable[tuple[int, Position]]) -> bytes:
-    """What a follower has, in answer to the view."""
+    """What a follower has."""
     table = b"".join(_POSITION.pack(slot, term, seq) for slot, (term, seq) in rows)
     return _VIEW.pack(epoch, nonce) + _NUMBER.pack(number) + table
 
 
 def decode_have(body: bytes) -> tuple[int, int, int, list[tuple[int, Position]]]:
-    """Epoch, nonce, number of the question, and slots with positions."""
+    """Epoch, nonce, number of the report, and slots with positions."""
     if len(body) < _VIEW.size + _NUMBER.size:
         raise BadFrame(f"HAVE of {len(body)} bytes")
     epoch, nonce = _VIEW.unpack_from(body)
@@ -114,12 +114,12 @@ def decode_query(body: bytes) -> tuple[int, int, bytes]:
 
 
 def encode_start(number: int, rows: Iterable[tuple[int, int, Position]]) -> bytes:
-    """The body of GO or BEGIN: the question it answers; slot, term and position."""
+    """The body of GO or BEGIN: the number of the HAVE it answers; slot, term and position."""
     return _NUMBER.pack(number) + b"".join(_START.pack(slot, term, *position) for slot, term, position in rows)
 
 
 def decode_start(body: bytes) -> tuple[int, list[tuple[int, int, Position]]]:
-    """The question answered, and rows of slot, term and position."""
+    """The number of the HAVE answered, and rows of slot, term and position."""
     if len(body) < _NUMBER.size:
         raise BadFrame(f"GO or BEGIN of {len(body)} bytes")
     (number,) = _NUMBER.unpack_from(body)

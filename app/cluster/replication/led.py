@@ -12,7 +12,7 @@ from app.cluster.replication.frames import Position
 
 
 class Joint:
-    """One reply that takes several writes, one a slot."""
+    """One reply that waits for several writes, one a slot: a WIPEOUT's. `left`: how many are not done yet."""
 
     __slots__ = ("dropped", "left", "waiters")
 
@@ -40,14 +40,14 @@ class Op:
 
 
 class Progress:
-    """One follower of one slot. `acked`: what it has in this term, or -1."""
+    """How far one follower of one slot is. `acked`: the seq up to which it has everything in this term, or -1."""
 
     __slots__ = ("acked", "is_streaming", "report")
 
     def __init__(self) -> None:
         self.acked = -1
         self.is_streaming = False  # it is sent every op
-        self.report = 0  # of its latest question; 0: it has not said what it has
+        self.report = 0  # number of its latest HAVE; 0: it has not said what it has
 
 
 class Led:

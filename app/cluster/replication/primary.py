@@ -20,7 +20,7 @@ from app.cluster.view import View
 # Writes in flight, over all slots; more are refused. Each keeps its frame until it is acknowledged.
 PENDING_MAX: Final = 4096
 PENDING_MAX_BYTES: Final = 4 * 1024 * 1024
-# Origins that wait for one write or one key: a client that repeats itself faster than we answer gains nothing.
+# Waiters for one write: a client that repeats itself faster than we answer gains nothing by it.
 WAITERS_MAX: Final = 8
 
 

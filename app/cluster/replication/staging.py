@@ -1,7 +1,7 @@
 """A copy that is not whole yet, gathered beside the one that it will replace.
 
 The two differ by little as a rule: by the writes that were in flight when a primary died, and by what either side has
-evicted. So an entry that the copy in place has, too, is kept as a mark.
+evicted. So of an entry that the copy in place has, too, only the key is kept.
 """
 
 from typing import Final

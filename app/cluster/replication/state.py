@@ -55,8 +55,10 @@ class Output:
     """What the shell is to carry out, each list in order; see Replication.flush."""
 
     frames: list[tuple[str, int, bytes]] = field(default_factory=list)  # peer, kind, body
-    released: list[tuple[Any, int | None]] = field(default_factory=list)  # waiter, code; None: a read that waited
-    dropped: list[Any] = field(default_factory=list)  # waiters that this node can't answer: ask the new primary
+    released: list[tuple[Any, int | None]] = field(
+        default_factory=list
+    )  # who waits, and the code; None: a read that waited
+    dropped: list[Any] = field(default_factory=list)  # who waits, and can't be answered here: ask the new primary
     synced: list[tuple[str, int, int]] = field(default_factory=list)  # learner, slots, epoch: SlotsSynced
     closed: list[str] = field(default_factory=list)  # peers that sent what they may not: end their links
     opened: bool = False  # routes have changed to the better: requests that wait may go on

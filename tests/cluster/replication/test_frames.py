@@ -7,6 +7,7 @@ import pytest
 
 from app.cluster.replication import frames
 from app.cluster.replication.frames import BadFrame
+from app.storage.mutate import HINDRANCES
 from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES
 
 OP = frames.encode_op(frames.PUT_OP, 7, 0, b"m" * 16, b"key", 3, 9, b"blob")
@@ -78,7 +79,7 @@ def test_trailing_byte(name: str) -> None:
         (frames.decode_entries, frames.encode_entry(0, b"", b"")),
         (frames.decode_replies, frames.encode_reply(0, 0, b"m" * (MESSAGE_ID_MAX_BYTES + 1))),
         (frames.decode_replies, frames.encode_reply(0, 0, b"")),
-        (frames.decode_ack, b"\x04"),
+        (frames.decode_ack, bytes([HINDRANCES + 1])),
         (frames.decode_end, frames.encode_end([(0, 1)] * 257)),
     ],
 )

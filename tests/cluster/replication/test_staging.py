@@ -12,7 +12,7 @@ from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.store import Store
 from app.wire.protocol import NO_ERR, SLOT_COUNT, slot_of
-from tests.cluster.replication.test_core import Machine, Wires, view
+from tests.cluster.replication.machines import Machine, Wires, view
 
 KEYS = [b"a", b"bb", b"ccc"]
 BLOBS = [b"", b"x", b"x" * 40]

@@ -233,6 +233,13 @@ def test_scripts_run_from_the_repository_root_and_explain_themselves(script: str
     assert "exit status:" in done.stdout
 
 
+@pytest.mark.parametrize("how", [["tools/kv.py"], ["-P", "tools/kv.py"], ["-m", "tools.kv"]])
+def test_the_launcher_starts_the_package(how: list[str]) -> None:
+    with Peer() as peer:
+        done = run_python(*how, "-s", peer.name, "pid")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{os.getpid()}\n", "")
+
+
 def test_a_script_in_a_pipe_that_closes(tmp_path: Path) -> None:
     with Peer() as peer:
         peer.store[b"key"] = (b"value", 0)

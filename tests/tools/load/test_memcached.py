@@ -27,7 +27,7 @@ from tools.load.loop import Flood
 from tools.load.memcached import PARTIAL_MAX, MemcachedTarget
 from tools.load.plan import Plan
 from tools.load.tally import Tally
-from tools.load.targets import Answer
+from tools.load.targets import Response
 
 HEAD = b"\x01\x02\x00\x00\x00\x01\x00\x00"
 MESSAGE_ID = b"\x01\x02"
@@ -58,20 +58,20 @@ def test_request_ids_are_16_bits() -> None:
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        (b"STORED\r\n", Answer(MESSAGE_ID, NO_ERR)),
-        (b"DELETED\r\n", Answer(MESSAGE_ID, NO_ERR)),
-        (b"MN\r\n", Answer(MESSAGE_ID, NO_ERR)),
-        (b"END\r\n", Answer(MESSAGE_ID, KEY_DNE_ERR)),
-        (b"NOT_FOUND\r\n", Answer(MESSAGE_ID, KEY_DNE_ERR)),
-        (b"VALUE key 7 5\r\nva\r\nl\r\nEND\r\n", Answer(MESSAGE_ID, NO_ERR, b"va\r\nl", 7)),
-        (b"VALUE key 0 0\r\n\r\nEND\r\n", Answer(MESSAGE_ID, NO_ERR, b"", 0)),
-        (b"SERVER_ERROR out of memory storing object\r\n", Answer(MESSAGE_ID, NO_SPC_ERR)),
-        (b"SERVER_ERROR busy\r\n", Answer(MESSAGE_ID, INTERNAL_ERR)),
-        (b"ERROR\r\n", Answer(MESSAGE_ID, INTERNAL_ERR)),
-        (b"CLIENT_ERROR bad command line format\r\n", Answer(MESSAGE_ID, INVALID_KEY_ERR)),
+        (b"STORED\r\n", Response(MESSAGE_ID, NO_ERR)),
+        (b"DELETED\r\n", Response(MESSAGE_ID, NO_ERR)),
+        (b"MN\r\n", Response(MESSAGE_ID, NO_ERR)),
+        (b"END\r\n", Response(MESSAGE_ID, KEY_DNE_ERR)),
+        (b"NOT_FOUND\r\n", Response(MESSAGE_ID, KEY_DNE_ERR)),
+        (b"VALUE key 7 5\r\nva\r\nl\r\nEND\r\n", Response(MESSAGE_ID, NO_ERR, b"va\r\nl", 7)),
+        (b"VALUE key 0 0\r\n\r\nEND\r\n", Response(MESSAGE_ID, NO_ERR, b"", 0)),
+        (b"SERVER_ERROR out of memory storing object\r\n", Response(MESSAGE_ID, NO_SPC_ERR)),
+        (b"SERVER_ERROR busy\r\n", Response(MESSAGE_ID, INTERNAL_ERR)),
+        (b"ERROR\r\n", Response(MESSAGE_ID, INTERNAL_ERR)),
+        (b"CLIENT_ERROR bad command line format\r\n", Response(MESSAGE_ID, INVALID_KEY_ERR)),
     ],
 )
-def test_answers(text: bytes, answer: Answer) -> None:
+def test_answers(text: bytes, answer: Response) -> None:
     assert MemcachedTarget().answer(HEAD + text) == answer
 
 
@@ -102,7 +102,7 @@ def test_an_answer_in_several_datagrams_in_any_order_and_doubled() -> None:
     assert target.answer(third) is None
     assert target.answer(first) is None
     assert target.answer(first) is None
-    assert target.answer(second) == Answer(MESSAGE_ID, NO_ERR, b"x" * 2500, 7)
+    assert target.answer(second) == Response(MESSAGE_ID, NO_ERR, b"x" * 2500, 7)
 
 
 def test_parts_of_an_earlier_answer_with_the_same_id_are_forgotten() -> None:
@@ -110,7 +110,7 @@ def test_parts_of_an_earlier_answer_with_the_same_id_are_forgotten() -> None:
     target.answer(part(0, 2, b"VALUE key 7 3\r\nold"))
     target.request(MESSAGE_ID, GET, b"key", b"", 0)
     assert target.answer(part(1, 2, b"\r\nEND\r\n")) is None
-    assert target.answer(part(0, 2, b"VALUE key 8 3\r\nnew")) == Answer(MESSAGE_ID, NO_ERR, b"new", 8)
+    assert target.answer(part(0, 2, b"VALUE key 8 3\r\nnew")) == Response(MESSAGE_ID, NO_ERR, b"new", 8)
 
 
 def test_incomplete_answers_are_bounded() -> None:

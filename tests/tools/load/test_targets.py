@@ -9,7 +9,7 @@ from app.wire.protocol import GET, IS_ALIVE, PUT, REMOVE, SYS_OVERLOAD_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.client.peer import Peer
-from tools.load.targets import Answer, KvTarget
+from tools.load.targets import KvTarget, Response
 
 KEYS = st.binary(min_size=1, max_size=32)
 IDS = st.binary(min_size=16, max_size=16)
@@ -40,11 +40,11 @@ def envelope(message_id: bytes, response: KVResponse) -> bytes:
     return Peer.envelope(None, message_id, response)  # type: ignore[arg-type]
 
 
-def by_protobuf(datagram: bytes) -> Answer:
+def by_protobuf(datagram: bytes) -> Response:
     message_id, response = decode_response(datagram)
     value = response.value if response.HasField("value") else None
     version = response.version if response.HasField("version") else None
-    return Answer(message_id, response.errCode, value, version, response.overloadWaitTime)
+    return Response(message_id, response.errCode, value, version, response.overloadWaitTime)
 
 
 RESPONSES = st.builds(
@@ -65,7 +65,7 @@ def test_answers_are_read_as_protobuf_reads_them(message_id: bytes, response: KV
 
 @given(IDS, st.builds(KVResponse, errCode=st.just(0), value=VALUES, version=VERSIONS))
 def test_the_ordinary_answer_to_a_get(message_id: bytes, response: KVResponse) -> None:
-    expected = Answer(message_id, 0, response.value, response.version)
+    expected = Response(message_id, 0, response.value, response.version)
     assert KvTarget().answer(envelope(message_id, response)) == expected
 
 
@@ -78,7 +78,7 @@ def test_a_changed_answer_is_read_as_protobuf_reads_it_or_not_at_all(
         datagram[data.draw(st.integers(0, len(datagram) - 1))] ^= data.draw(st.integers(1, 255))
     spoilt = bytes(datagram[: data.draw(st.integers(0, len(datagram)))])
     try:
-        expected: Answer | None = by_protobuf(spoilt)
+        expected: Response | None = by_protobuf(spoilt)
     except NotAnAnswer:
         expected = None
     try:
@@ -89,7 +89,7 @@ def test_a_changed_answer_is_read_as_protobuf_reads_it_or_not_at_all(
 
 def test_an_overload_says_how_long() -> None:
     answer = KvTarget().answer(envelope(b"m" * 16, KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=40)))
-    assert answer == Answer(b"m" * 16, SYS_OVERLOAD_ERR, wait_ms=40)
+    assert answer == Response(b"m" * 16, SYS_OVERLOAD_ERR, wait_ms=40)
 
 
 def test_a_request_is_no_answer() -> None:

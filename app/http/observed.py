@@ -1,0 +1,101 @@
+"""What the pages know of the node: to be read, and to steer nothing.
+
+The node (app/node.py) fits these protocols and does not know that they are there; app/main.py, which brings the two
+together, is where a type checker compares them.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from app.cluster.events import Status
+from app.cluster.view import View
+from app.observe.counters import Counters
+from app.observe.slowlog import SlowLog
+from app.peers.addresses import Peers
+from app.peers.view_log import ViewLog
+from app.sockets import ReceiveBuffer
+
+
+class ShownOptions(Protocol):
+    """The options that are shown, or that say where pages are served. A server's `str` is its "host:port"."""
+
+    @property
+    def me(self) -> object: ...
+    @property
+    def servers(self) -> Sequence[object]: ...
+    @property
+    def replicas(self) -> int: ...
+    @property
+    def policy(self) -> str: ...
+    @property
+    def max_memory_bytes(self) -> int: ...
+    @property
+    def http_port(self) -> int | None: ...
+    @property
+    def http_bind(self) -> str: ...
+
+
+class LinkStates(Protocol):
+    """The links to peers."""
+
+    def is_up(self, peer: str) -> bool:
+        """Whether frames can be sent to the peer."""
+
+    def queued_bytes(self, peer: str) -> int:
+        """What waits to be written to the peer."""
+
+
+class ObservedNode(Protocol):
+    """A node, as its pages see it."""
+
+    @property
+    def options(self) -> ShownOptions: ...
+    @property
+    def started_unix_s(self) -> float: ...
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop, and hands its slots over."""
+
+    # What is counted.
+
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def slow_log(self) -> SlowLog: ...
+    @property
+    def requests(self) -> int:
+        """Requests answered so far."""
+
+    def snapshot(self) -> dict[str, int]:
+        """Every counter by name."""
+
+    def vitals(self) -> dict[str, int | None]:
+        """What VITALS tells of the process."""
+
+    def memory(self) -> dict[str, int]:
+        """Store, reply memory and process: the part of `snapshot` that is about memory."""
+
+    def receive_buffer(self) -> ReceiveBuffer | None:
+        """Of the UDP socket; None where the system does not tell."""
+
+    # The cluster, as this node sees it.
+
+    @property
+    def view(self) -> View | None:
+        """The one it goes by; None: it has found no cluster yet."""
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is a member of its view."""
+
+    @property
+    def lease_s(self) -> float:
+        """How long its lease runs on; 0 or less: it serves nothing."""
+
+    def status(self) -> Status: ...
+    @property
+    def view_log(self) -> ViewLog: ...
+    @property
+    def peers(self) -> Peers: ...
+    @property
+    def links(self) -> LinkStates: ...

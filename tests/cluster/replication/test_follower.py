@@ -1,0 +1,500 @@
+"""A follower on its own, with frames written by hand: what it applies, what it answers, and when its copy is whole."""
+
+import pytest
+
+from app.cluster.replication import frames
+from app.cluster.replication.follower import RETRY_S, Follower
+from app.cluster.replication.frames import NOWHERE
+from app.cluster.replication.state import Shared
+from app.cluster.view import View
+from app.wire.protocol import KEY_DNE_ERR, NO_ERR, SLOT_COUNT
+from tests.cluster.replication.parts import (
+    NOW,
+    SLOT,
+    a_shared,
+    a_view,
+    an_op,
+    entries_of,
+    remember,
+    remembered,
+    take_frames,
+)
+
+BASE = (4, 20)  # where the copy of SLOT is when a session begins
+
+
+class Rig:
+    """Node b, a backup of all slots that a leads; only SLOT is looked at."""
+
+    def __init__(self, view: View | None = None, **options: object) -> None:
+        self.shared: Shared = a_shared("b", view or a_view(), **options)  # type: ignore[arg-type]
+        self.shared.positions[SLOT] = BASE
+        self.follower = Follower(self.shared)
+        self.follower.entered({SLOT})
+
+    def report(self) -> tuple[int, list[tuple[int, frames.Position]]]:
+        """The number of the one report sent, and its rows."""
+        ((peer, kind, body),) = take_frames(self.shared)
+        assert (peer, kind) == ("a", frames.HAVE)
+        epoch, nonce, number, rows = frames.decode_have(body)
+        assert (epoch, nonce) == self.shared.view_name
+        return number, rows
+
+    def go(self, base: frames.Position = BASE, peer: str = "a") -> None:
+        """The session begins where the copy is."""
+        number, _ = self.report()
+        self.follower.on_go(peer, frames.encode_start(number, [(SLOT, 5, base)]))
+
+    def begin(self, base: frames.Position = (4, 30), slot: int = SLOT, peer: str = "a") -> None:
+        """The whole slot follows; `base`: where its primary is."""
+        number, _ = self.report()
+        self.follower.on_begin(peer, frames.encode_start(number, [(slot, 5, base)]))
+
+    def ops(self, *ops: bytes, peer: str = "a") -> None:
+        self.follower.on_ops(peer, b"".join(ops))
+
+    def end(self, slot: int = SLOT, term: int = 5, peer: str = "a") -> None:
+        self.follower.on_end(peer, frames.encode_end([(slot, term)]))
+
+    def entries(self, *entries: tuple[bytes, bytes], peer: str = "a", slot: int = SLOT) -> None:
+        self.follower.on_entries(peer, b"".join(frames.encode_entry(slot, key, blob) for key, blob in entries))
+
+    def acks(self) -> list[tuple[int, ...]]:
+        """The rows of the one ACK that a turn's end brings, none if there is none."""
+        take_frames(self.shared)
+        self.follower.flush()
+        sent = take_frames(self.shared)
+        assert len(sent) <= 1
+        return frames.decode_ack(sent[0][2])[1] if sent else []
+
+    @property
+    def position(self) -> frames.Position | None:
+        return self.shared.positions[SLOT]
+
+
+class TestReporting:
+    def test_it_tells_the_primary_where_its_copy_is(self) -> None:
+        assert Rig().report() == (1, [(SLOT, BASE)])
+
+    def test_or_that_it_has_none_that_is_whole(self) -> None:
+        rig = Rig()
+        rig.report()
+        rig.shared.positions[SLOT] = None
+        rig.follower.report({SLOT})
+        assert rig.report() == (1, [(SLOT, NOWHERE)])
+
+    def test_a_report_that_is_not_answered_is_repeated_under_its_number(self) -> None:
+        rig = Rig()
+        rig.report()
+        rig.shared.now = NOW + RETRY_S - 0.001
+        rig.follower.tick()
+        assert take_frames(rig.shared) == []
+        rig.shared.now = NOW + RETRY_S
+        rig.follower.tick()
+        assert rig.report() == (1, [(SLOT, BASE)])
+
+    def test_without_a_link_it_waits_for_one(self) -> None:
+        rig = Rig(links="cd")
+        assert take_frames(rig.shared) == []
+        rig.shared.links.add("a")
+        rig.follower.link_up("a")
+        assert rig.report()[1] == [(SLOT, BASE)]
+
+    def test_a_new_link_voids_what_was_agreed_on_and_has_a_number_of_its_own(self) -> None:
+        rig = Rig()
+        rig.go()
+        rig.follower.link_closed("a")
+        assert not rig.follower.sessions
+        rig.follower.link_up("a")
+        number, rows = rig.report()
+        assert number > 1
+        assert rows == [(SLOT, BASE)]
+
+    def test_the_end_of_anothers_link_changes_nothing(self) -> None:
+        rig = Rig()
+        rig.go()
+        rig.follower.link_closed("c")
+        rig.follower.link_up("c")
+        assert rig.follower.sessions
+        assert take_frames(rig.shared) == []
+
+    def test_to_a_query_of_its_primary_in_the_same_view_it_reports_again(self) -> None:
+        rig = Rig()
+        rig.go()
+        for epoch, nonce, peer in ((4, 3, "a"), (5, 2, "a"), (5, 3, "c")):
+            rig.follower.on_query(peer, frames.encode_query(epoch, nonce, [SLOT]))
+            assert take_frames(rig.shared) == []
+        rig.follower.on_query("a", frames.encode_query(5, 3, [SLOT, SLOT + 1]))  # of that one it holds nothing
+        assert rig.report()[1] == [(SLOT, BASE)]
+        assert not rig.follower.sessions
+
+    def test_a_new_view_ends_sessions_under_another_primary_only(self) -> None:
+        rig = Rig()
+        rig.go()
+        rig.shared.view = a_view(6)
+        rig.follower.entered({SLOT})
+        assert rig.follower.sessions
+        assert take_frames(rig.shared) == []
+        rig.shared.view = a_view(7, "c", "b")
+        rig.follower.entered({SLOT})
+        assert not rig.follower.sessions
+        ((peer, kind, _),) = take_frames(rig.shared)
+        assert (peer, kind) == ("c", frames.HAVE)
+
+    def test_and_those_of_slots_that_are_not_ours_any_more(self) -> None:
+        rig = Rig()
+        rig.go()
+        rig.follower.entered(set())
+        assert not rig.follower.sessions
+        rig.shared.now += 1.0
+        rig.follower.tick()
+        assert take_frames(rig.shared) == []
+
+
+class TestSession:
+    def test_it_applies_what_follows_and_acknowledges_once_a_turn(self) -> None:
+        rig = Rig()
+        rig.go()
+        assert rig.acks() == [(SLOT, 5, 20)]  # it is there
+        rig.ops(an_op(21, b"k", b"one"), an_op(22, b"l", b"two"))
+        rig.ops(an_op(23, b"k", kind=frames.REMOVE_OP, code=KEY_DNE_ERR))
+        assert rig.acks() == [(SLOT, 5, 23)]
+        assert rig.acks() == []
+        assert entries_of(rig.shared) == {b"l": b"two"}
+        assert (remembered(rig.shared, b"m21"), remembered(rig.shared, b"m23")) == (NO_ERR, KEY_DNE_ERR)
+        assert rig.position == (5, 23)
+
+    def test_before_the_first_op_the_copy_is_where_it_was(self) -> None:
+        rig = Rig()
+        rig.go()
+        assert rig.follower.sessions[SLOT].position == BASE
+        assert rig.position == BASE
+
+    def test_a_wipe_empties_the_slot_and_a_note_only_remembers(self) -> None:
+        rig = Rig()
+        rig.go()
+        rig.ops(an_op(21), an_op(22, kind=frames.WIPE_OP), an_op(23, kind=frames.NOTE_OP, code=2))
+        assert entries_of(rig.shared) == {}
+        assert remembered(rig.shared, b"m23") == 2
+
+    def test_a_reply_that_is_remembered_already_is_not_added_again(self) -> None:
+        rig = Rig()
+        rig.go()
+        remember(rig.shared, b"m21", code=KEY_DNE_ERR)
+        rig.ops(an_op(21), an_op(22, message_id=b""))
+        assert remembered(rig.shared, b"m21") == KEY_DNE_ERR
+        assert len(rig.shared.replies) == 1
+
+    @pytest.mark.parametrize(
+        ("number_off", "base", "peer"),
+        [
+            (1, BASE, "a"),  # to another report
+            (0, (4, 19), "a"),  # from where the copy is not
+            (0, BASE, "c"),  # from one that does not lead the slot
+        ],
+    )
+    def test_it_begins_only_as_the_answer_to_the_latest_report(
+        self, number_off: int, base: frames.Position, peer: str
+    ) -> None:
+        rig = Rig()
+        number, _ = rig.report()
+        rig.follower.on_go(peer, frames.encode_start(number + number_off, [(SLOT, 5, base)]))
+        assert not rig.follower.sessions
+        if base == BASE:
+            rig.follower.on_begin(peer, frames.encode_start(number + number_off, [(SLOT, 5, base)]))
+            assert not rig.follower.sessions
+
+    def test_an_answer_counts_once(self) -> None:
+        rig = Rig()
+        number, _ = rig.report()
+        go = frames.encode_start(number, [(SLOT, 5, BASE)])
+        rig.follower.on_go("a", go)
+        rig.ops(an_op(21))
+        rig.follower.on_go("a", go)
+        rig.follower.on_begin("a", go)
+        assert rig.position == (5, 21)
+        assert rig.follower.sessions[SLOT].is_whole
+
+    @pytest.mark.parametrize(("peer", "term"), [("c", 5), ("a", 4), ("a", 6)])
+    def test_ops_of_another_primary_or_term_are_passed_over(self, peer: str, term: int) -> None:
+        rig = Rig()
+        rig.go()
+        rig.ops(an_op(21, term=term), peer=peer)
+        rig.ops(an_op(21, slot=SLOT + 1))  # of a slot without a session
+        assert entries_of(rig.shared) == {}
+        assert rig.position == BASE
+        assert rig.follower.sessions
+
+    def test_ops_of_one_that_does_not_lead_the_slot_any_more_are_counted_as_stale(self) -> None:
+        rig = Rig()
+        rig.go()
+        rig.shared.view = a_view(6, "c", "b")
+        rig.ops(an_op(21))
+        assert entries_of(rig.shared) == {}
+        assert rig.shared.faults == {"stale op": 1}
+
+    @pytest.mark.parametrize("seq", [20, 22])
+    def test_an_op_that_does_not_follow_ends_it_and_the_copy_is_reported_again(self, seq: int) -> None:
+        rig = Rig()
+        rig.go()
+        rig.ops(an_op(seq))
+        assert entries_of(rig.shared) == {}
+        assert not rig.follower.sessions
+        assert rig.report()[1] == [(SLOT, BASE)]
+
+    def test_a_put_without_room_removes_the_key_where_eviction_is_allowed(self) -> None:
+        rig = Rig()
+        rig.shared.store.put(SLOT, b"k", b"old")
+        rig.go()
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.ops(an_op(21, b"k", b"new"))
+        assert entries_of(rig.shared) == {}
+        assert rig.position == (5, 21)
+
+    def test_and_stops_the_session_where_it_is_not(self) -> None:
+        rig = Rig(evict=False)
+        rig.shared.store.put(SLOT, b"k", b"old")
+        rig.go()
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.ops(an_op(21, b"k", b"new"), an_op(22, b"k", kind=frames.REMOVE_OP))
+        assert entries_of(rig.shared) == {b"k": b"old"}
+        assert rig.position == BASE
+        assert not rig.follower.sessions
+        assert remembered(rig.shared, b"m21") is None
+        assert rig.shared.faults == {"no room": 1}
+        rig.follower.tick()  # there may be room by now
+        assert rig.report()[1] == [(SLOT, BASE)]
+
+
+class TestFilling:
+    """The whole slot follows: beside a copy that is whole, in place of one that is not."""
+
+    def test_a_whole_copy_stays_until_the_new_one_is_whole(self) -> None:
+        rig = Rig()
+        rig.shared.store.put(SLOT, b"old", b"1")
+        remember(rig.shared, b"before")
+        rig.begin()
+        rig.entries((b"new", b"2"))
+        rig.follower.on_replies("a", frames.encode_reply(SLOT, KEY_DNE_ERR, b"given"))
+        rig.ops(an_op(31, b"k", b"3"))
+        assert entries_of(rig.shared) == {b"old": b"1"}
+        assert (rig.position, rig.acks()) == (BASE, [])
+        assert rig.follower.staged_bytes > 0
+        rig.end()
+        assert entries_of(rig.shared) == {b"new": b"2", b"k": b"3"}
+        assert [remembered(rig.shared, name) for name in (b"before", b"given", b"m31")] == [None, KEY_DNE_ERR, NO_ERR]
+        assert rig.position == (5, 31)
+        assert rig.acks() == [(SLOT, 5, 31)]
+        assert rig.follower.staged_bytes == 0
+        rig.ops(an_op(32))
+        assert rig.position == (5, 32)
+
+    @pytest.mark.parametrize("position", [None, (0, 0)])
+    def test_a_part_or_nothing_is_emptied_and_filled_in_place(self, position: frames.Position | None) -> None:
+        rig = Rig()
+        rig.report()
+        rig.shared.positions[SLOT] = position
+        rig.shared.store.put(SLOT, b"old", b"1")
+        rig.shared.store.put(SLOT + 1, b"other", b"1")
+        remember(rig.shared, b"before")
+        rig.follower.report({SLOT})
+        rig.begin()
+        assert entries_of(rig.shared) == {}
+        assert entries_of(rig.shared, SLOT + 1) == {b"other": b"1"}
+        assert remembered(rig.shared, b"before") is None
+        rig.entries((b"new", b"2"))
+        rig.follower.on_replies("a", frames.encode_reply(SLOT, KEY_DNE_ERR, b"given"))
+        rig.ops(an_op(31, b"k", b"3"))
+        assert entries_of(rig.shared) == {b"new": b"2", b"k": b"3"}
+        assert remembered(rig.shared, b"given") == KEY_DNE_ERR
+        assert (rig.position, rig.acks()) == (None, [])  # should this node be promised the slot now, it has a part
+        rig.end()
+        assert rig.position == (5, 31)
+        assert rig.acks() == [(SLOT, 5, 31)]
+
+    @pytest.mark.parametrize(("peer", "term"), [("c", 5), ("a", 4)])
+    def test_an_end_of_another_primary_or_term_is_none(self, peer: str, term: int) -> None:
+        rig = Rig()
+        rig.begin()
+        rig.entries((b"new", b"2"))
+        rig.end(term=term, peer=peer)
+        assert (rig.position, entries_of(rig.shared)) == (BASE, {})
+        assert not rig.follower.sessions[SLOT].is_whole
+
+    def test_chunks_of_another_or_for_a_copy_that_is_whole_change_nothing(self) -> None:
+        rig = Rig()
+        rig.go()
+        rig.entries((b"new", b"2"))
+        rig.follower.on_replies("a", frames.encode_reply(SLOT, NO_ERR, b"given"))
+        rig.end()
+        assert (rig.position, entries_of(rig.shared)) == (BASE, {})
+        rig = Rig()
+        rig.begin()
+        rig.entries((b"new", b"2"), peer="c")
+        rig.end()
+        assert entries_of(rig.shared) == {}
+
+    def test_when_it_breaks_off_the_copy_in_place_counts_as_before(self) -> None:
+        rig = Rig()
+        rig.shared.store.put(SLOT, b"old", b"1")
+        rig.begin()
+        rig.entries((b"new", b"2"))
+        rig.follower.link_closed("a")
+        assert (rig.position, entries_of(rig.shared)) == (BASE, {b"old": b"1"})
+        assert rig.follower.staged_bytes == 0
+
+    def test_without_room_for_all_of_it_the_copy_is_not_whole(self) -> None:
+        """Neither the old copy nor the new one is there: it must not pass for in sync."""
+        rig = Rig(evict=False)
+        rig.shared.store.put(SLOT, b"old", b"1")
+        rig.begin()
+        rig.entries((b"new", b"2"))
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.end()
+        assert rig.position is None
+        assert not rig.follower.sessions
+        assert rig.acks() == []
+        assert rig.follower.staged_bytes == 0
+        assert rig.shared.faults == {"no room": 1}
+        rig.follower.tick()
+        assert rig.report()[1] == [(SLOT, NOWHERE)]
+
+    def test_without_room_for_an_entry_in_place_it_begins_again(self) -> None:
+        rig = Rig(evict=False)
+        rig.report()
+        rig.shared.positions[SLOT] = None
+        rig.follower.report({SLOT})
+        rig.begin()
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.entries((b"one", b"1"), (b"two", b"2"))
+        assert not rig.follower.sessions
+        assert rig.position is None
+        assert rig.shared.faults == {"no room": 1}
+        rig.end()
+        assert rig.position is None
+
+
+class TestCredit:
+    def test_each_chunk_that_was_taken_is_credited(self) -> None:
+        rig = Rig()
+        rig.begin()
+        for taken in (1, 2):
+            rig.entries((b"k%d" % taken, b""))
+            assert take_frames(rig.shared) == [("a", frames.CREDIT, frames.encode_credit(taken))]
+        rig.follower.on_replies("a", frames.encode_reply(SLOT, NO_ERR, b"given"))
+        assert take_frames(rig.shared) == [("a", frames.CREDIT, frames.encode_credit(3))]
+
+    def test_a_new_link_counts_from_the_start(self) -> None:
+        rig = Rig()
+        rig.begin()
+        rig.entries((b"k", b""))
+        rig.follower.link_up("a")
+        take_frames(rig.shared)
+        rig.entries((b"k", b""))
+        assert take_frames(rig.shared) == [("a", frames.CREDIT, frames.encode_credit(1))]
+
+    def test_who_waited_gets_credit_when_what_is_gathered_is_gone(self) -> None:
+        """Past the soft bound the second primary waits; the first's END, or its link's, frees it."""
+        for how in ("end", "link"):
+            primaries = tuple("ac"[slot % 2] for slot in range(SLOT_COUNT))
+            view = a_view()
+            view = View(1, 5, view.members, primaries, view.backups, tuple((p, "b") for p in primaries), nonce=3)
+            rig = Rig(view)
+            for slot in (SLOT, SLOT + 1):
+                rig.shared.positions[slot] = BASE
+            rig.follower.entered({SLOT, SLOT + 1})
+            number = rig.follower._number
+            for slot, peer in ((SLOT, "c"), (SLOT + 1, "a")):
+                rig.follower.on_begin(peer, frames.encode_start(number, [(slot, 5, (4, 30))]))
+            rig.follower.staging_soft_bytes = 100
+            take_frames(rig.shared)
+            rig.entries((b"x", b"v" * 200), peer="c", slot=SLOT)
+            rig.entries((b"y", b"v" * 200), peer="a", slot=SLOT + 1)
+            assert take_frames(rig.shared) == [("c", frames.CREDIT, frames.encode_credit(1))]
+            rig.follower.tick()
+            assert take_frames(rig.shared) == []
+            if how == "end":
+                rig.end(SLOT, peer="c")
+            else:
+                rig.follower.link_closed("c")
+                rig.follower.tick()
+            credits = [frame for frame in take_frames(rig.shared) if frame[1] == frames.CREDIT]
+            assert credits == [("a", frames.CREDIT, frames.encode_credit(1))]
+
+
+class TestBounds:
+    def two_copies(self, *, evict: bool = True) -> Rig:
+        """Two slots are gathered: of SLOT the view names another holder, c; of the next one nobody but a and us."""
+        view = a_view()
+        backups = [("b",)] * SLOT_COUNT
+        backups[SLOT] = ("b", "c")
+        homes = [("a", *others) for others in backups]
+        rig = Rig(View(1, 5, view.members, view.primaries, tuple(backups), tuple(homes), nonce=3), evict=evict)
+        rig.shared.positions[SLOT + 1] = BASE
+        rig.follower.entered({SLOT, SLOT + 1})
+        rows = [(slot, 5, (4, 30)) for slot in (SLOT, SLOT + 1)]
+        rig.follower.on_begin("a", frames.encode_start(rig.follower._number, rows))
+        for slot in (SLOT, SLOT + 1):
+            rig.shared.store.put(slot, b"old", b"1")
+            remember(rig.shared, b"before%d" % slot, slot)
+        rig.follower.staging_max_bytes = 1000
+        return rig
+
+    def test_what_others_hold_as_well_is_given_up_before_what_nobody_else_holds(self) -> None:
+        """Even where that is smaller."""
+        rig = self.two_copies()
+        rig.entries((b"x", bytes(100)))
+        rig.entries((b"y", bytes(700)), slot=SLOT + 1)
+        assert rig.shared.positions[SLOT] is None
+        assert rig.shared.positions[SLOT + 1] == BASE
+        assert entries_of(rig.shared) == {b"x": bytes(100)}
+        assert entries_of(rig.shared, SLOT + 1) == {b"old": b"1"}
+        assert remembered(rig.shared, b"before%d" % SLOT) is None
+        assert remembered(rig.shared, b"before%d" % (SLOT + 1)) == NO_ERR
+        assert rig.shared.faults == {"staging full": 1}
+        rig.entries((b"z", b"3"))  # goes on in place
+        rig.end()
+        assert entries_of(rig.shared) == {b"x": bytes(100), b"z": b"3"}
+        assert rig.position == (4, 30)
+
+    def test_at_the_bound_nothing_is_given_up(self) -> None:
+        rig = self.two_copies()
+        rig.entries((b"x", bytes(100)))
+        rig.follower.staging_max_bytes = rig.follower.staged_bytes
+        rig.follower._bound_staging()
+        assert rig.position == BASE
+
+    def test_without_room_in_place_it_begins_again(self) -> None:
+        rig = self.two_copies(evict=False)
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.entries((b"x", bytes(1000)))
+        assert rig.position is None
+        assert SLOT not in rig.follower.sessions
+        assert rig.shared.faults == {"staging full": 1, "no room": 1}
+        assert rig.follower.staged_bytes == 0
+
+
+class TestFlags:
+    def test_a_change_of_flags_is_told_with_the_next_tick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rig = Rig()
+        rig.go()
+        rig.follower.flush()
+        take_frames(rig.shared)
+        rig.follower.tick()
+        rig.follower.flush()
+        assert take_frames(rig.shared) == []
+        monkeypatch.setattr(Shared, "flags", lambda shared: frames.REPLIES_FULL)
+        rig.follower.tick()
+        rig.follower.flush()
+        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(frames.REPLIES_FULL, []))]
+        rig.follower.tick()
+        rig.follower.flush()
+        assert take_frames(rig.shared) == []
+        rig.follower.link_up("a")  # who is at its other end knows nothing yet
+        take_frames(rig.shared)
+        number = rig.follower._number
+        rig.follower.on_go("a", frames.encode_start(number, [(SLOT, 5, BASE)]))
+        rig.follower._unacknowledged.clear()
+        rig.follower.tick()
+        rig.follower.flush()
+        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(frames.REPLIES_FULL, []))]

@@ -1,0 +1,311 @@
+"""The follower's side: whose writes it takes, when its copy counts as whole, and what it gives up for want of room."""
+
+from zlib import crc32
+
+from app.cluster.replication import frames
+from app.cluster.replication.core import PARKED
+from app.cluster.replication.follower import RETRY_S
+from app.cluster.view import Member, View
+from app.storage.mutate import STORE_FULL
+from app.wire.protocol import NO_ERR, SLOT_COUNT
+from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
+
+ID = b"m1"
+
+
+def an_op(seq: int, *, term: int = 1, value: bytes = b"v", message_id: bytes = ID) -> bytes:
+    return frames.encode_op(frames.PUT_OP, SLOT, NO_ERR, message_id, KEY, term, seq, value)
+
+
+def a_pair(**others: bool) -> tuple[Machine, Machine]:
+    """A primary and its backup, in step."""
+    a, b = Machine("a"), Machine("b", **others)
+    Wires(a, b).enter(view(1, "a", "b"))
+    return a, b
+
+
+def sent(machine: Machine, kind: int) -> list[bytes]:
+    return [body for _, sent_kind, body in machine.flush().frames if sent_kind == kind]
+
+
+def test_an_op_is_applied_once_in_order_and_acknowledged() -> None:
+    _, b = a_pair()
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    assert b.store.get(SLOT, KEY) == b"v"
+    assert b.replies.get(ID, crc32(ID)) == NO_ERR
+    assert [frames.decode_ack(body) for body in sent(b, frames.ACK)] == [(0, [(SLOT, 1, 1)])]
+    assert sent(b, frames.ACK) == []
+
+
+def test_an_op_that_does_not_follow_ends_the_agreement_and_is_not_applied() -> None:
+    for seq in (0, 2):
+        _, b = a_pair()
+        b.core.on_frame("a", frames.OPS, an_op(seq), 1.0)
+        assert b.store.get(SLOT, KEY) is None
+        (have,) = sent(b, frames.HAVE)
+        assert frames.decode_have(have)[3] == [(SLOT, (0, 0))]
+        b.core.on_frame("a", frames.OPS, an_op(1), 1.0)  # sent before the primary heard of it
+        assert b.store.get(SLOT, KEY) is None
+
+
+def test_an_op_of_another_term_or_of_another_peer_is_none_of_ours() -> None:
+    _, b = a_pair()
+    b.core.link_up("c", 1.0)
+    b.core.on_frame("a", frames.OPS, an_op(1, term=2), 1.0)
+    b.core.on_frame("c", frames.OPS, an_op(1), 1.0)
+    assert b.store.get(SLOT, KEY) is None
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    assert b.store.get(SLOT, KEY) == b"v"
+
+
+def test_a_frame_from_a_peer_without_a_link_is_counted_and_not_read() -> None:
+    _, b = a_pair()
+    b.core.link_closed("a", 1.0)
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    assert b.core.faults["frame without a link"] == 1
+    assert b.store.get(SLOT, KEY) is None
+
+
+def test_a_question_without_an_answer_is_asked_again_after_a_while_under_its_number() -> None:
+    b = Machine("b")
+    b.core.link_up("a", 1.0)
+    b.core.on_view(view(1, "a", "b"), True, 1.0)
+    (first,) = sent(b, frames.HAVE)
+    b.core.tick(1.0 + RETRY_S / 2)
+    assert sent(b, frames.HAVE) == []
+    b.core.tick(1.0 + RETRY_S)
+    assert sent(b, frames.HAVE) == [first]
+
+
+def test_an_answer_to_an_earlier_question_is_none() -> None:
+    b = Machine("b")
+    b.core.link_up("a", 1.0)
+    b.core.on_view(view(1, "a", "b"), True, 1.0)
+    (first,) = sent(b, frames.HAVE)
+    number = frames.decode_have(first)[2]
+    b.core.on_view(view(2, "a", "b"), True, 1.0)
+    b.core.on_frame("a", frames.GO, frames.encode_start(number, [(SLOT, 1, (0, 0))]), 1.0)
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    assert b.store.get(SLOT, KEY) is None
+    b.core.on_frame("a", frames.GO, frames.encode_start(number + 1, [(SLOT, 1, (0, 0))]), 1.0)
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    assert b.store.get(SLOT, KEY) == b"v"
+
+
+def test_a_start_from_where_the_copy_is_not_is_none() -> None:
+    b = Machine("b")
+    b.core.link_up("a", 1.0)
+    b.core.on_view(view(1, "a", "b"), True, 1.0)
+    number = frames.decode_have(sent(b, frames.HAVE)[0])[2]
+    b.core.on_frame("a", frames.GO, frames.encode_start(number, [(SLOT, 1, (1, 5))]), 1.0)
+    b.core.on_frame("a", frames.OPS, an_op(6), 1.0)
+    assert b.store.get(SLOT, KEY) is None
+
+
+def test_the_primary_s_agreement_ends_with_the_link() -> None:
+    _, b = a_pair()
+    b.core.link_closed("a", 1.0)
+    b.core.link_up("a", 1.0)
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    assert b.store.get(SLOT, KEY) is None
+
+
+def learning(b: Machine) -> int:
+    """It is asked to follow a in all slots and has nothing: the number of its question."""
+    b.core.link_up("a", 1.0)
+    b.core.on_view(view(1, "a", learners="b"), True, 1.0)
+    number = frames.decode_have(sent(b, frames.HAVE)[0])[2]
+    b.core.on_frame("a", frames.BEGIN, frames.encode_start(number, [(SLOT, 1, (1, 7))]), 1.0)
+    return number
+
+
+def test_a_copy_counts_as_whole_from_its_end_on() -> None:
+    b = Machine("b")
+    learning(b)
+    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, KEY, b"old"), 1.0)
+    assert b.core._shared.positions[SLOT] is None
+    assert sent(b, frames.ACK) == []
+    b.core.on_frame("a", frames.OPS, an_op(8), 1.0)
+    assert sent(b, frames.ACK) == []
+    b.core.on_frame("a", frames.END, frames.encode_end([(SLOT, 1)]), 1.0)
+    assert b.core._shared.positions[SLOT] == (1, 8)
+    assert [frames.decode_ack(body)[1] for body in sent(b, frames.ACK)] == [[(SLOT, 1, 8)]]
+    assert b.store.get(SLOT, KEY) == b"v"
+
+
+def test_an_end_of_another_term_ends_nothing() -> None:
+    b = Machine("b")
+    learning(b)
+    b.core.on_frame("a", frames.END, frames.encode_end([(SLOT, 2)]), 1.0)
+    assert b.core._shared.positions[SLOT] is None
+
+
+def test_each_chunk_that_was_taken_is_said() -> None:
+    b = Machine("b")
+    learning(b)
+    for taken in (1, 2):
+        b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, b"key%d" % taken, b"v"), 1.0)
+        assert [frames.decode_credit(body) for body in sent(b, frames.CREDIT)] == [taken]
+    b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)
+    assert [frames.decode_credit(body) for body in sent(b, frames.CREDIT)] == [3]
+    assert b.replies.get(ID, crc32(ID)) == NO_ERR
+
+
+def test_a_copy_that_found_no_room_for_an_entry_is_not_whole_at_its_end() -> None:
+    b = Machine("b", evict=False, pages=2)
+    learning(b)
+    number = 0
+    while not b.core.faults.get("no room"):
+        key = b"key%d" % (number := number + 1)
+        b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, key, bytes(9000)), 1.0)
+        assert number < 100
+    b.core.on_frame("a", frames.END, frames.encode_end([(SLOT, 1)]), 1.0)
+    assert b.core._shared.positions[SLOT] is None
+    assert sent(b, frames.ACK) == []
+    b.core.tick(2.0)
+    asked = [row for body in sent(b, frames.HAVE) for row in frames.decode_have(body)[3]]
+    assert (SLOT, frames.NOWHERE) in asked  # it is to be sent again
+
+
+def test_a_copy_that_found_no_room_for_what_was_gathered_is_not_whole_at_its_end() -> None:
+    b = Machine("b", evict=False, pages=2)
+    b.core.link_up("a", 1.0)
+    b.core._shared.positions[SLOT] = (9, 9)  # whole, and not where the primary wants it
+    learning(b)
+    for number in range(30):
+        b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, b"key%d" % number, bytes(9000)), 1.0)
+    assert b.core._shared.positions[SLOT] == (9, 9)
+    assert b.core.staged_bytes > 30 * 9000
+    b.core.on_frame("a", frames.END, frames.encode_end([(SLOT, 1)]), 1.0)
+    assert b.core.faults["no room"] == 1
+    assert b.core._shared.positions[SLOT] is None
+    assert b.core.staged_bytes == 0
+    assert sent(b, frames.ACK) == []
+
+
+def test_an_op_without_room_is_not_acknowledged_and_asked_for_again() -> None:
+    _, b = a_pair(evict=False)
+    while b.store.put(0, b"filler%d" % b.store.entries, bytes(9000)):
+        pass
+    b.core.on_frame("a", frames.OPS, an_op(1, value=bytes(9000)), 1.0)
+    assert b.core.faults["no room"] == 1
+    assert sent(b, frames.ACK) == []
+    b.core.tick(2.0)
+    (have,) = sent(b, frames.HAVE)
+    assert frames.decode_have(have)[3] == [(SLOT, (0, 0))]
+
+
+def test_a_change_of_what_hinders_is_told_without_a_write() -> None:
+    _, b = a_pair(evict=False)
+    b.flush()
+    b.core.tick(1.1)
+    assert sent(b, frames.ACK) == []
+    while b.store.put(0, b"filler%d" % b.store.entries, bytes(9000)):
+        pass
+    b.core.tick(1.2)
+    assert [frames.decode_ack(body) for body in sent(b, frames.ACK)] == [(STORE_FULL, [])]
+    b.core.tick(1.3)
+    assert sent(b, frames.ACK) == []
+    b.store.wipe(range(SLOT_COUNT))
+    b.core.tick(1.4)
+    assert [frames.decode_ack(body) for body in sent(b, frames.ACK)] == [(0, [])]
+
+
+def test_past_the_bound_the_copy_that_another_holds_too_is_given_up_first() -> None:
+    """The other one may be the last whole copy of its slot when the primary dies."""
+    one, other = 3, 4
+    b = Machine("b")
+    b.core.link_up("a", 1.0)
+    members = tuple(Member(address, 1) for address in "abc")
+    backups = tuple(("c",) if slot == other else () for slot in range(SLOT_COUNT))
+    homes = tuple(("a", *there, "b") for there in backups)
+    b.core._shared.positions[one] = b.core._shared.positions[other] = (9, 9)
+    b.core.on_view(View(1, 1, members, ("a",) * SLOT_COUNT, backups, homes), True, 1.0)
+    number = frames.decode_have(sent(b, frames.HAVE)[0])[2]
+    start = frames.encode_start(number, [(one, 1, (1, 7)), (other, 1, (1, 7))])
+    b.core.on_frame("a", frames.BEGIN, start, 1.0)
+    b.core._follower.staging_max_bytes = 4000
+    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(other, b"small", bytes(1000)), 1.0)
+    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(one, b"large", bytes(2000)), 1.0)
+    assert b.core._shared.positions[other] == (9, 9)  # both fit
+    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(one, b"more", bytes(1000)), 1.0)
+    assert b.core._shared.positions[one] == (9, 9)
+    assert b.core._shared.positions[other] is None
+    assert b.core.staged_bytes <= 4000
+
+
+def test_a_copy_that_is_ours_no_longer_is_forgotten() -> None:
+    a, b = a_pair()
+    wires = Wires(a, b)
+    assert a.put(b"v", ID) == PARKED
+    wires.enter(view(2, "a"))
+    assert b.store.get(SLOT, KEY) is None
+    assert b.replies.get(ID, crc32(ID)) is None
+    assert b.core._shared.positions[SLOT] == (0, 0)
+    assert b.core._follower.sessions == {}
+
+
+def test_who_was_expelled_holds_nothing() -> None:
+    a, b = a_pair()
+    wires = Wires(a, b)
+    wires.enter(view(2, "a", "b"))
+    a.put(b"v", ID)
+    wires.run()
+    assert b.store.get(SLOT, KEY) == b"v"
+    b.core.reset()
+    assert b.store.get(SLOT, KEY) is None
+    assert b.replies.get(ID, crc32(ID)) is None
+    assert b.core._shared.positions == [(0, 0)] * SLOT_COUNT
+
+
+def test_who_is_primary_no_longer_changes_nothing() -> None:
+    _, b = a_pair()
+    b.core.link_up("c", 1.0)
+    b.core.on_view(view(2, "c", "b"), True, 1.0)
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    assert b.store.get(SLOT, KEY) is None
+    assert b.core._follower.sessions == {}
+
+
+def test_a_question_counts_from_the_moment_in_which_the_link_was_there() -> None:
+    b = Machine("b")
+    b.core.on_view(view(1, "a", "b"), True, 1.0)
+    b.core.link_up("a", 5.0)
+    assert len(sent(b, frames.HAVE)) == 1
+    b.core.tick(5.0 + RETRY_S / 2)
+    assert sent(b, frames.HAVE) == []
+
+
+def test_a_question_of_an_earlier_view_is_asked_anew() -> None:
+    b = Machine("b")
+    b.core.link_up("a", 1.0)
+    b.core.on_view(view(1, "a", "b"), True, 1.0)
+    earlier = frames.decode_have(sent(b, frames.HAVE)[0])
+    b.core.on_view(view(2, "a", "b"), True, 1.0)
+    later = frames.decode_have(sent(b, frames.HAVE)[0])
+    assert (earlier[0], later[0]) == (1, 2)
+    assert later[2] != earlier[2]
+
+
+def test_entries_and_replies_of_a_slot_that_was_not_begun_are_none_of_ours() -> None:
+    _, b = a_pair()
+    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, KEY, b"v"), 1.0)
+    b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)
+    b.core.link_closed("a", 1.0)
+    b.core.link_up("a", 1.0)  # no agreement at all
+    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, KEY, b"v"), 1.0)
+    b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)
+    assert b.store.get(SLOT, KEY) is None
+    assert b.replies.get(ID, crc32(ID)) is None
+    assert b.core.faults.get("bad frame", 0) == 0
+
+
+def test_what_hinders_a_learner_is_told_while_it_is_filled() -> None:
+    b = Machine("b", evict=False)
+    learning(b)
+    b.core.tick(1.1)
+    assert sent(b, frames.ACK) == []
+    while b.store.put(0, b"filler%d" % b.store.entries, bytes(9000)):
+        pass
+    b.core.tick(1.2)
+    assert [frames.decode_ack(body) for body in sent(b, frames.ACK)] == [(STORE_FULL, [])]

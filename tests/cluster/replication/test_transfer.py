@@ -1,0 +1,325 @@
+"""Giving a slot again, on its own: chunks, window, rate, and what stops it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.cluster.replication import frames
+from app.cluster.replication.frames import BadFrame
+from app.cluster.replication.led import Led, Progress
+from app.cluster.replication.state import Shared
+from app.cluster.replication.transfer import (
+    BURST_BYTES,
+    ENTRY_COST_BYTES,
+    RATE_BYTES_S,
+    REPLIES_SEEN,
+    SLOTS_AT_ONCE,
+    WINDOW,
+    Transfer,
+)
+from app.wire.protocol import KEY_DNE_ERR, SLOT_COUNT
+from tests.cluster.replication.parts import NOW, SLOT, a_shared, a_view, remember, take_frames
+
+CHUNK_KINDS = (frames.ENTRIES, frames.REPLIES)
+
+
+class Rig:
+    """Node a leads all slots, and b follows; each slot's copy is at (4, 20)."""
+
+    def __init__(self, *, followers: str = "b") -> None:
+        self.shared: Shared = a_shared("a", a_view())
+        self.led = {slot: Led(slot, 5, (4, 20)) for slot in range(SLOT_COUNT)}
+        for slot, led in self.led.items():
+            for number, peer in enumerate(followers, 1):
+                progress = led.progress[peer] = Progress()
+                progress.report = number if slot < 200 else 99  # of an earlier report
+        self.transfer = Transfer(self.shared, self.led)
+        self.flushed: list[str] = []
+        self.transfer.before_chunk = self.flushed.append
+
+    def fill(self, count: int, size: int, slot: int = SLOT) -> dict[bytes, bytes]:
+        entries = {b"key%d" % number: b"%d" % number + bytes(size) for number in range(count)}
+        for key, blob in entries.items():
+            assert self.shared.store.put(slot, key, blob)
+        return entries
+
+    def give(self, *slots: int, peer: str = "b") -> None:
+        for slot in slots:
+            self.transfer.queue(slot, peer)
+        self.transfer.pump(peer)
+
+    def sent(self) -> list[tuple[int, bytes]]:
+        return [(kind, body) for _, kind, body in take_frames(self.shared)]
+
+    def chunks(self, peer: str = "b") -> Iterator[tuple[int, bytes]]:
+        """All frames to the end, each chunk credited as soon as it is there."""
+        stream = self.transfer._streams[peer]
+        taken = stream.taken
+        for _ in range(10_000):
+            sent = self.sent()
+            if not sent:
+                return
+            for kind, body in sent:
+                taken += kind in CHUNK_KINDS
+                yield kind, body
+            self.shared.now += 0.1  # the rate allows more by then
+            self.transfer.on_credit(peer, frames.encode_credit(taken))
+        raise AssertionError("no end")
+
+
+def entries_in(sent: list[tuple[int, bytes]]) -> dict[bytes, bytes]:
+    return {key: blob for kind, body in sent if kind == frames.ENTRIES for _, key, blob in frames.decode_entries(body)}
+
+
+def replies_in(sent: list[tuple[int, bytes]]) -> list[tuple[int, int, bytes]]:
+    return [reply for kind, body in sent if kind == frames.REPLIES for reply in frames.decode_replies(body)]
+
+
+class TestContent:
+    def test_it_is_all_of_the_slot_between_begin_and_end(self) -> None:
+        rig = Rig()
+        entries = rig.fill(300, 1000)
+        rig.fill(3, 5, SLOT + 1)
+        for number in range(50):
+            remember(rig.shared, b"m%d" % number, SLOT if number % 2 else SLOT + 1, KEY_DNE_ERR)
+        rig.give(SLOT)
+        sent = list(rig.chunks())
+        assert sent[0] == (frames.BEGIN, frames.encode_start(1, [(SLOT, 5, (4, 20))]))
+        assert sent[-1] == (frames.END, frames.encode_end([(SLOT, 5)]))
+        assert {kind for kind, _ in sent[1:-1]} == set(CHUNK_KINDS)
+        assert entries_in(sent) == entries
+        assert sorted(replies_in(sent)) == sorted((SLOT, KEY_DNE_ERR, b"m%d" % n) for n in range(1, 50, 2))
+
+    def test_replies_come_before_entries(self) -> None:
+        rig = Rig()
+        rig.fill(3, 10)
+        remember(rig.shared, b"m1")
+        rig.give(SLOT)
+        kinds = [kind for kind, _ in rig.chunks()]
+        assert kinds.index(frames.ENTRIES) > max(at for at, kind in enumerate(kinds) if kind == frames.REPLIES)
+
+    def test_where_the_primary_is_by_then_is_where_it_begins(self) -> None:
+        rig = Rig()
+        rig.led[SLOT].seq = 33
+        rig.give(SLOT)
+        assert rig.sent()[0] == (frames.BEGIN, frames.encode_start(1, [(SLOT, 5, (5, 33))]))
+        progress = rig.led[SLOT].progress["b"]
+        assert (progress.is_streaming, progress.acked) == (True, -1)
+
+    def test_a_value_is_read_when_its_chunk_is_made(self) -> None:
+        rig = Rig()
+        rig.fill(300, 1000)
+        rig.give(SLOT)
+        sent = rig.sent()
+        waiting = set(rig.shared.store.keys(SLOT)) - set(entries_in(sent))
+        changed, removed = sorted(waiting)[:2]
+        rig.shared.store.put(SLOT, changed, b"changed")
+        rig.shared.store.remove(SLOT, removed)
+        rig.transfer.on_credit("b", frames.encode_credit(WINDOW))
+        sent = list(rig.chunks())
+        given = entries_in(sent)
+        assert given[changed] == b"changed"
+        assert removed not in given
+
+    def test_ops_ordered_before_leave_before_each_chunk(self) -> None:
+        rig = Rig()
+        rig.fill(300, 1000)
+        rig.give(SLOT)
+        chunks = sum(kind in CHUNK_KINDS for kind, _ in rig.chunks())
+        assert len(rig.flushed) == chunks + 2  # and before BEGIN, and before END
+
+    def test_an_empty_slot_is_begun_and_ended(self) -> None:
+        rig = Rig()
+        rig.give(SLOT)
+        assert [kind for kind, _ in rig.sent()] == [frames.BEGIN, frames.END]
+
+
+class TestBounds:
+    def test_a_slot_leaves_in_chunks_and_so_many_at_once(self) -> None:
+        rig = Rig()
+        rig.fill(300, 1000)
+        rig.give(SLOT)
+        sent = rig.sent()
+        assert [kind for kind, _ in sent] == [frames.BEGIN] + [frames.ENTRIES] * WINDOW
+        for kind, body in [*sent, *rig.chunks()]:
+            if kind == frames.ENTRIES:
+                assert len(body) <= frames.FRAME_FILL_BYTES + 1100
+
+    def test_each_credit_brings_as_many_more(self) -> None:
+        rig = Rig()
+        rig.fill(300, 1000)
+        rig.give(SLOT)
+        rig.sent()
+        for taken, more in ((1, 1), (1, 0), (3, 2)):
+            rig.transfer.on_credit("b", frames.encode_credit(taken))
+            assert len(rig.sent()) == more
+
+    @pytest.mark.parametrize(("taken", "is_sound"), [(WINDOW, True), (WINDOW + 1, False)])
+    def test_credit_for_what_was_never_sent_is_a_bad_frame(self, taken: int, is_sound: bool) -> None:
+        rig = Rig()
+        rig.fill(300, 1000)
+        rig.give(SLOT)
+        if is_sound:
+            rig.transfer.on_credit("b", frames.encode_credit(taken))
+            with pytest.raises(BadFrame):  # nor does it go back
+                rig.transfer.on_credit("b", frames.encode_credit(taken - 1))
+        else:
+            with pytest.raises(BadFrame):
+                rig.transfer.on_credit("b", frames.encode_credit(taken))
+
+    def test_credit_of_one_that_gets_nothing_is_passed_over(self) -> None:
+        rig = Rig()
+        rig.transfer.on_credit("b", frames.encode_credit(7))
+        assert rig.sent() == []
+
+    def test_so_many_slots_are_begun_together_and_the_others_after_them(self) -> None:
+        rig = Rig()
+        rig.give(*range(SLOTS_AT_ONCE + 2))
+        sent = rig.sent()
+        assert [kind for kind, _ in sent] == [frames.BEGIN, frames.END] * 2
+        begun = [[slot for slot, _, _ in frames.decode_start(body)[1]] for kind, body in sent if kind == frames.BEGIN]
+        assert begun == [list(range(SLOTS_AT_ONCE)), [SLOTS_AT_ONCE, SLOTS_AT_ONCE + 1]]
+
+    def test_slots_of_different_reports_are_begun_by_frames_of_their_own(self) -> None:
+        rig = Rig()
+        rig.give(SLOT, 201, SLOT + 1)
+        begins = [frames.decode_start(body) for kind, body in rig.sent() if kind == frames.BEGIN]
+        assert [(number, [slot for slot, _, _ in rows]) for number, rows in begins] == [
+            (1, [SLOT, SLOT + 1]),
+            (99, [201]),
+        ]
+
+    def test_a_node_sends_so_much_and_then_so_much_a_second(self) -> None:
+        rig = Rig(followers="bc")
+        entries = 120
+        for slot in range(2):
+            rig.fill(entries, 9000, slot)
+        cost = 9000 + ENTRY_COST_BYTES
+        rig.transfer.queue(0, "b")
+        rig.transfer.queue(1, "c")
+        for _ in range(100):
+            for peer in "bc":
+                rig.transfer.pump(peer)
+                stream = rig.transfer._streams[peer]
+                rig.transfer.on_credit(peer, frames.encode_credit(stream.sent))
+        sent = len(entries_in(rig.sent()))  # both slots have the same keys
+        assert rig.transfer._tokens <= 0
+        rig.shared.now = NOW + 0.01
+        rig.transfer.pump_all()
+        assert rig.sent()
+        assert sent * cost <= BURST_BYTES * 1.2
+
+    def test_the_rate_is_refilled_by_time_up_to_a_burst(self) -> None:
+        rig = Rig()
+        rig.transfer._streams.clear()
+        rig.transfer._refill()
+        rig.transfer._tokens = 0.0
+        rig.shared.now += 0.01
+        rig.transfer._refill()
+        assert rig.transfer._tokens == pytest.approx(0.01 * RATE_BYTES_S)
+        rig.shared.now += 60.0
+        rig.transfer._refill()
+        assert rig.transfer._tokens == BURST_BYTES
+        rig.shared.now -= 60.0
+        rig.transfer._refill()
+        assert rig.transfer._tokens == BURST_BYTES
+
+    def test_what_is_sent_is_taken_off_it_entries_by_more_than_their_bytes(self) -> None:
+        rig = Rig()
+        rig.fill(3, 10)
+        rig.give(SLOT)
+        bodies = [body for kind, body in rig.sent() if kind == frames.ENTRIES]
+        assert rig.transfer._tokens == BURST_BYTES - sum(map(len, bodies)) - 3 * ENTRY_COST_BYTES
+
+    def test_without_anything_left_of_it_nothing_is_sent(self) -> None:
+        rig = Rig()
+        rig.fill(3, 10)
+        rig.transfer._refill()
+        rig.transfer._tokens = 0.0
+        rig.give(SLOT)
+        assert rig.sent() == []
+
+    def test_remembered_replies_are_looked_through_a_part_at_a_time(self) -> None:
+        rig = Rig()
+        for number in range(4 * REPLIES_SEEN):
+            remember(rig.shared, b"m%d" % number)
+        rig.give(SLOT)
+        sent = list(rig.chunks())
+        found = [len(frames.decode_replies(body)) for kind, body in sent if kind == frames.REPLIES]
+        assert sum(found) == 4 * REPLIES_SEEN
+        assert len(found) >= 4
+        assert max(found) < 2 * REPLIES_SEEN
+
+
+class TestStopping:
+    def test_while_it_is_under_way_the_slot_is_filling(self) -> None:
+        rig = Rig()
+        rig.fill(300, 1000)
+        rig.transfer.queue(SLOT, "b")
+        assert not rig.transfer.is_filling(SLOT, "b")
+        rig.transfer.pump("b")
+        assert rig.transfer.is_filling(SLOT, "b")
+        assert not rig.transfer.is_filling(SLOT + 1, "b")
+        assert not rig.transfer.is_filling(SLOT, "c")
+        list(rig.chunks())
+        assert not rig.transfer.is_filling(SLOT, "b")
+
+    def test_what_is_forgotten_is_sent_no_further(self) -> None:
+        rig = Rig(followers="bc")
+        rig.fill(300, 1000)
+        for peer in "bc":
+            rig.give(SLOT, SLOT + 1, peer=peer)
+        take_frames(rig.shared)
+        rig.transfer.forget(SLOT, "b")
+        assert not rig.transfer.is_filling(SLOT, "b")
+        assert rig.transfer.is_filling(SLOT, "c")
+        rig.transfer.on_credit("b", frames.encode_credit(WINDOW))
+        assert rig.sent() == [(frames.END, frames.encode_end([(SLOT + 1, 5)]))]
+        rig.transfer.forget(SLOT)
+        assert not rig.transfer.is_filling(SLOT, "c")
+
+    def test_nor_is_what_was_queued(self) -> None:
+        rig = Rig()
+        rig.transfer.queue(SLOT, "b")
+        rig.transfer.forget(SLOT, "b")
+        rig.transfer.pump("b")
+        assert rig.sent() == []
+
+    def test_when_all_is_forgotten_there_is_no_end_to_tell(self) -> None:
+        rig = Rig()
+        rig.fill(300, 1000)
+        rig.give(SLOT)
+        rig.sent()
+        rig.transfer.forget(SLOT)
+        rig.transfer.on_credit("b", frames.encode_credit(WINDOW))
+        assert rig.sent() == []
+        rig.give(SLOT + 1)
+        assert [kind for kind, _ in rig.sent()] == [frames.BEGIN, frames.END]
+
+    def test_a_links_end_stops_all_that_goes_over_it(self) -> None:
+        rig = Rig()
+        rig.fill(300, 1000)
+        rig.give(SLOT)
+        rig.sent()
+        rig.transfer.link_closed("b")
+        rig.transfer.pump_all()
+        assert rig.sent() == []
+        assert not rig.transfer.is_filling(SLOT, "b")
+
+    def test_without_a_link_nothing_is_begun(self) -> None:
+        rig = Rig()
+        rig.shared.links.clear()
+        rig.give(SLOT)
+        assert not rig.led[SLOT].progress["b"].is_streaming
+        rig.shared.links.add("b")
+        rig.transfer.pump_all()
+        assert [kind for kind, _ in rig.sent()] == [frames.BEGIN, frames.END]
+
+    def test_slots_that_are_not_ours_or_not_the_peers_any_more_are_skipped(self) -> None:
+        rig = Rig()
+        del rig.led[SLOT]
+        del rig.led[SLOT + 1].progress["b"]
+        rig.give(SLOT, SLOT + 1)
+        assert rig.sent() == []
+        rig.give(SLOT + 2)
+        assert rig.sent()[0] == (frames.BEGIN, frames.encode_start(1, [(SLOT + 2, 5, (4, 20))]))

@@ -1,0 +1,779 @@
+"""Links step by step: the test is the kernel, the peer and the clock."""
+
+import errno
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
+from app.config.servers import Server
+from app.loop import READ, WRITE
+from app.peers.addresses import Peers
+from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, HEADER_BYTES, Frame, pack_header
+from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
+from app.peers.links import DIAL_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, PENDING_MAX, READ_BYTES, Links
+from tests.support.loop import ManualLoop
+from tests.support.streams import FakeStream, FakeStreams
+
+ME, PEER, THIRD = "127.0.0.1:1001", "127.0.0.2:1002", "127.0.0.3:1003"
+SERVERS = tuple(
+    Server(name.partition(":")[0], int(name.partition(":")[2]), name.partition(":")[0]) for name in (ME, PEER, THIRD)
+)
+NONCE = b"n" * NONCE_BYTES
+SOON_S = 0.001
+
+
+class Rig:
+    """A node's links; what they tell is kept in one list, in order."""
+
+    def __init__(self, *, secret: bytes | None = None, queue_max_bytes: int | None = None, others: int = 2) -> None:
+        self.loop = ManualLoop()
+        self.streams = FakeStreams()
+        self.told: list[object] = []
+        self.wakes = 0
+        self.on_event: Callable[[Event], object] = lambda event: None
+        self.shake = Handshake(secret)
+        self.links = Links(
+            self.loop,
+            self.streams,
+            Peers(SERVERS[0], SERVERS[: 1 + others], socket.AF_INET),
+            secret,
+            random_bytes=lambda count: b"r" * count,
+            wake=self._wake,
+            queue_max_bytes=queue_max_bytes,
+        )
+        self.links.start(self, lambda: 7)
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def link_event(self, event: Event) -> None:
+        self.told.append(event)
+        self.on_event(event)
+
+    def dialled_link_up(self, peer: str) -> None:
+        self.told.append(("up", peer))
+
+    def dialled_link_down(self, peer: str) -> None:
+        self.told.append(("down", peer))
+
+    def accepted_link_changed(self, peer: str) -> None:
+        self.told.append(("accepted", peer))
+
+    def frames(self, peer: str, frames: list[Frame]) -> None:
+        self.told.append((peer, frames))
+
+    def tells(self) -> list[object]:
+        """What was told since the last time."""
+        told, self.told = self.told, []
+        return told
+
+    # --- playing the peer
+
+    def readable(self, sock: FakeStream, data: bytes = b"") -> None:
+        sock.inbox += data
+        self.loop.ready(sock.number, READ)
+        self.loop.turn()
+
+    def writable(self, sock: FakeStream) -> None:
+        self.loop.ready(sock.number, WRITE)
+        self.loop.turn()
+
+    def dial(self, peer: str = PEER, incarnation: int = 42) -> FakeStream:
+        """Begin to dial: the socket."""
+        self.links.open(peer, incarnation)
+        self.loop.turn()
+        return self.streams.made[-1]
+
+    def welcome(self, sock: FakeStream) -> None:
+        """The acceptor's part of the handshake."""
+        hello = bytes(sock.sent)
+        challenge = self.shake.greeting(9, NONCE)
+        self.readable(sock, challenge)
+        self.readable(sock, self.shake.proof("acceptor", hello, challenge))
+
+    def up(self, peer: str = PEER) -> FakeStream:
+        """A link that is dialled and there."""
+        sock = self.dial(peer)
+        self.welcome(sock)
+        assert self.tells()[-2:] == [LinkUp(peer), ("up", peer)]
+        sock.sent.clear()
+        sock.writes.clear()
+        return sock
+
+    def accept(self, *socks: FakeStream, host: str = "127.0.0.2") -> None:
+        self.streams.arriving += ((sock, host) for sock in socks)
+        self.loop.ready(self.streams.number, READ)
+        self.loop.turn()
+
+    def accepted(self, peer: str = PEER) -> FakeStream:
+        """A link that the peer has dialled."""
+        sock = FakeStream()
+        self.accept(sock)
+        hello = self.shake.hello(9, NONCE, peer, ME)
+        self.readable(sock, hello)
+        self.readable(sock, self.shake.proof("dialler", hello, bytes(sock.sent)))
+        sock.sent.clear()
+        assert ("accepted", peer) in self.tells()
+        return sock
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    return pack_header(len(body), kind) + body
+
+
+# --- dialling --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dial_is_a_connection_a_handshake_and_then_a_link() -> None:
+    rig = Rig(secret=b"secret")
+    sock = rig.dial()
+    assert sock.connects == [("127.0.0.2", 1002)]
+    hello = rig.shake.hello(7, b"r" * NONCE_BYTES, ME, PEER)
+    assert sock.sent == hello
+    challenge = rig.shake.greeting(9, NONCE)
+    rig.readable(sock, challenge[:10])  # it may come in pieces
+    assert sock.sent == hello
+    rig.readable(sock, challenge[10:])
+    assert sock.sent == hello + rig.shake.proof("dialler", hello, challenge)
+    assert (rig.tells(), rig.links.is_up(PEER)) == ([], False)
+    rig.readable(sock, rig.shake.proof("acceptor", hello, challenge))
+    assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
+    assert rig.links.is_up(PEER)
+    assert not rig.links.is_up(THIRD)
+    assert rig.links.snapshot()["links_up"] == 1
+
+
+def test_a_connection_that_is_pending_is_waited_for() -> None:
+    rig = Rig()
+    sock = rig.streams.pending()
+    rig.dial()
+    assert sock.sent == b""
+    rig.loop.advance(DIAL_TIMEOUT_S - SOON_S)
+    assert (sock.sent, rig.tells()) == (b"", [])
+    rig.writable(sock)
+    assert sock.sent[:4] == b"KVLK"
+    rig.welcome(sock)
+    assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
+
+
+@pytest.mark.parametrize(
+    ("code", "event"),
+    [(errno.ECONNREFUSED, LinkRefused(PEER, 42)), (errno.EHOSTUNREACH, LinkFailed(PEER)),
+     (errno.ETIMEDOUT, LinkFailed(PEER))],
+)  # fmt: skip
+@pytest.mark.parametrize("is_pending", [False, True])
+def test_a_connection_that_comes_to_nothing(code: int, event: Event, is_pending: bool) -> None:
+    """A refused one, and no other, tells that nobody is there: in the incarnation that was heard of when it began."""
+    rig = Rig()
+    sock = rig.streams.pending()
+    if is_pending:
+        sock.code = code
+        rig.dial()
+        rig.writable(sock)
+    else:
+        sock.connect_code = code
+        rig.dial()
+    assert rig.tells() == [event]
+    assert sock.closed
+    assert sock.sent == b""
+    assert len(rig.streams.made) == 1
+    assert not rig.links.is_up(PEER)
+
+
+def test_connecting_and_shaking_hands_take_so_long_at_most_together() -> None:
+    rig = Rig()
+    sock = rig.streams.pending()
+    rig.dial()
+    rig.loop.advance(DIAL_TIMEOUT_S - 0.5)
+    rig.writable(sock)
+    rig.loop.advance(0.5 - SOON_S)
+    assert (rig.tells(), sock.closed) == ([], False)
+    rig.loop.advance(SOON_S)
+    assert (rig.tells(), sock.closed) == ([LinkFailed(PEER)], True)
+    assert len(rig.streams.made) == 1, "the time for another try is over"
+    rig.readable(sock, rig.shake.greeting(9, NONCE))
+    assert rig.tells() == []
+
+
+def test_a_connection_that_stays_pending() -> None:
+    rig = Rig()
+    sock = rig.streams.pending()
+    rig.dial()
+    rig.loop.advance(DIAL_TIMEOUT_S)
+    assert (rig.tells(), sock.closed) == ([LinkFailed(PEER)], True)
+    assert not rig.links.refused
+
+
+@pytest.mark.parametrize("how", ["ended", "reset", "to itself", "full"])
+def test_a_link_that_breaks_off_in_the_handshake_is_tried_once_more_at_once(how: str) -> None:
+    """A dying process may have its link closed before its listener: the second try is refused."""
+    rig = Rig()
+    first, second = FakeStream(), FakeStream()
+    rig.streams.next += (first, second)
+    second.connect_code = errno.ECONNREFUSED
+    if how == "to itself":
+        first.is_connected_to_itself = True
+    elif how == "full":
+        first.room = 3
+    rig.links.open(PEER, 42)
+    rig.loop.turn()
+    if how == "ended":
+        first.ended = True
+        rig.readable(first, b"KVLK")
+    elif how == "reset":
+        first.fault = ConnectionResetError()
+        rig.readable(first)
+    assert rig.tells() == [LinkRefused(PEER, 42)]
+    assert first.closed
+    assert second.closed
+
+
+def test_two_tries_and_no_more_within_the_time_of_one() -> None:
+    rig = Rig()
+    first = rig.dial()
+    first.ended = True
+    rig.loop.advance(DIAL_TIMEOUT_S - 0.5)
+    rig.readable(first)
+    second = rig.streams.made[1]
+    assert second.sent[:4] == b"KVLK"
+    second.ended = True
+    rig.readable(second)
+    assert rig.tells() == [LinkFailed(PEER)]
+    assert len(rig.streams.made) == 2
+    third = rig.dial()
+    rig.loop.advance(0.5)
+    assert rig.tells() == [], "a new dial has its own time"
+    assert not third.closed
+
+
+def test_the_second_try_has_what_is_left_of_the_time() -> None:
+    rig = Rig()
+    first = rig.dial()
+    first.ended = True
+    rig.loop.advance(DIAL_TIMEOUT_S - 0.5)
+    rig.readable(first)
+    rig.loop.advance(0.5 - SOON_S)
+    assert rig.tells() == []
+    rig.loop.advance(SOON_S)
+    assert rig.tells() == [LinkFailed(PEER)]
+
+
+def test_without_a_descriptor_or_an_address_a_dial_fails() -> None:
+    rig = Rig()
+    rig.streams.next.append(OSError(errno.EMFILE, "Too many open files"))
+    rig.links.open(PEER, 1)
+    rig.links.open("stranger:1", 1)
+    rig.loop.turn()
+    assert rig.tells() == [LinkFailed(PEER), LinkFailed("stranger:1")]
+
+
+@pytest.mark.parametrize(
+    ("secret", "answer", "reason"),
+    [
+        (b"secret", Handshake(None).greeting(9, NONCE), "no_secret"),
+        (None, Handshake(b"secret").greeting(9, NONCE), "secret_needed"),
+        (None, bytes(GREETING_BYTES), "malformed"),
+        (b"secret", Handshake(b"secret").greeting(9, NONCE) + bytes(PROOF_BYTES), "wrong_secret"),
+    ],
+)
+def test_an_acceptor_that_is_no_peer_is_refused_and_counted(secret: bytes | None, answer: bytes, reason: str) -> None:
+    rig = Rig(secret=secret)
+    sock = rig.dial()
+    rig.readable(sock, answer)
+    assert rig.tells() == [LinkFailed(PEER)]
+    assert rig.links.refused == {reason: 1}
+    assert sock.closed
+    assert len(rig.streams.made) == 1, "another try would end the same way"
+
+
+def test_closing_while_dialling_ends_it_without_a_word() -> None:
+    rig = Rig()
+    pending, greeted = rig.streams.pending(), FakeStream()
+    rig.streams.next.append(greeted)
+    rig.dial()
+    rig.dial(THIRD)
+    rig.links.close(PEER)
+    rig.links.close(THIRD)
+    rig.links.close(THIRD)
+    rig.loop.turn()
+    assert pending.closed
+    assert greeted.closed
+    rig.writable(pending)
+    rig.loop.advance(2 * DIAL_TIMEOUT_S)
+    assert rig.tells() == []
+    assert len(rig.streams.made) == 2
+
+
+def test_what_comes_at_the_moment_of_closing_comes_too_late() -> None:
+    """The greenlet goes on before it is told to end: it notices itself."""
+    rig = Rig()
+    sock = rig.dial()
+    hello = bytes(sock.sent)
+    challenge = rig.shake.greeting(9, NONCE)
+    sock.inbox += challenge + rig.shake.proof("acceptor", hello, challenge)
+    rig.links.close(PEER)
+    rig.loop.ready(sock.number, READ)
+    rig.loop.turn()
+    assert rig.tells() == []
+    assert sock.closed
+    assert not rig.links.is_up(PEER)
+
+
+def test_dialling_anew_replaces_what_was_there() -> None:
+    rig = Rig()
+    old = rig.up()
+    new = rig.dial()
+    assert rig.tells() == [("down", PEER)]
+    assert old.closed
+    rig.welcome(new)
+    assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
+    rig.links.close(PEER)
+    assert rig.tells() == [("down", PEER)]
+    assert new.closed
+
+
+@pytest.mark.parametrize("then", ["close", "open"])
+def test_a_link_that_is_not_wanted_by_the_time_it_is_there(then: str) -> None:
+    """What is told of it leads to its end: it is not told as usable any more."""
+    rig = Rig()
+
+    def ends(event: Event) -> None:
+        rig.on_event = lambda event: None
+        rig.links.close(PEER) if then == "close" else rig.links.open(PEER, 43)
+
+    rig.on_event = ends
+    sock = rig.dial()
+    rig.welcome(sock)
+    assert rig.tells() == [LinkUp(PEER), ("down", PEER)]
+    assert sock.closed
+    if then == "open":
+        rig.welcome(rig.streams.made[-1])
+        assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
+
+
+# --- the end of a dialled link ---------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_dialled_link_is_told_at_once() -> None:
+    rig = Rig()
+    sock = rig.up()
+    rig.readable(sock)
+    assert rig.tells() == [], "woken for nothing"
+    sock.ended = True
+    rig.readable(sock)
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER)]
+    assert sock.closed
+    assert not rig.links.is_up(PEER)
+    assert not rig.links.send(PEER, FORWARD, b"x")
+    assert not rig.links.refused
+    again = rig.dial()
+    rig.welcome(again)
+    assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
+
+
+def test_a_dialled_link_that_is_reset_or_speaks_has_ended() -> None:
+    rig = Rig()
+    sock = rig.up()
+    sock.fault = ConnectionResetError()
+    rig.readable(sock)
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER)]
+    assert not rig.links.refused
+    rig.readable(rig.up(), b"?")
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER)]
+    assert rig.links.refused == {"unexpected_data": 1}
+
+
+def test_severing_ends_both_links_as_if_the_peer_had() -> None:
+    rig = Rig()
+    ours, theirs, other = rig.up(), rig.accepted(), rig.up(THIRD)
+    rig.links.sever(PEER)
+    assert rig.tells() == [("accepted", PEER), ("down", PEER), LinkClosed(PEER)]
+    assert (ours.closed, theirs.closed, other.closed) == (True, True, False)
+    rig.links.sever(PEER)
+    assert rig.tells() == []
+
+
+def test_severing_what_was_accepted_leaves_what_was_dialled() -> None:
+    rig = Rig()
+    ours, first, second = rig.up(), rig.accepted(), rig.accepted(THIRD)
+    rig.links.sever_incoming()
+    assert sorted(map(str, rig.tells())) == sorted(map(str, [("accepted", PEER), ("accepted", THIRD)]))
+    assert (ours.closed, first.closed, second.closed) == (False, True, True)
+
+
+# --- sending ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_turn_queues_for_a_peer_leaves_in_one_write() -> None:
+    rig = Rig()
+    sock, other = rig.up(), rig.up(THIRD)
+    assert rig.links.send(PEER, FORWARD, b"bc", b"a")
+    assert rig.links.send(PEER, ANSWER, b"")
+    assert rig.links.send_all(PEER, ANSWER, [b"d", b"ef"])
+    assert rig.wakes == 1
+    assert rig.links.send_all(THIRD, FORWARD, [b"g"])
+    assert rig.links.send(THIRD, FORWARD, b"h")
+    assert rig.wakes == 2
+    expected = frame(FORWARD, b"abc") + frame(ANSWER, b"") + frame(ANSWER, b"d") + frame(ANSWER, b"ef")
+    assert (sock.sent, rig.links.queued_bytes(PEER)) == (b"", len(expected))
+    rig.links.flush()
+    assert (sock.sent, sock.writes) == (expected, [len(expected)])
+    assert other.sent == frame(FORWARD, b"g") + frame(FORWARD, b"h")
+    assert rig.links.queued_bytes(PEER) == rig.links.queued_bytes(THIRD) == 0
+    assert rig.links.bytes_sent == len(sock.sent) + len(other.sent)
+    rig.links.flush()
+    assert len(sock.writes) == 1
+    assert rig.links.send(PEER, FORWARD, b"next")
+    assert rig.wakes == 3
+
+
+def test_nothing_is_taken_for_a_link_that_is_not_there() -> None:
+    rig = Rig()
+    rig.dial()
+    for peer in (PEER, THIRD):
+        assert not rig.links.send(peer, FORWARD, b"x")
+        assert not rig.links.send_all(peer, FORWARD, [b"x"])
+        assert rig.links.queued_bytes(peer) == 0
+    assert (rig.wakes, rig.links.full) == (0, 0)
+
+
+def test_what_the_kernel_does_not_take_follows_when_it_does() -> None:
+    rig = Rig()
+    sock = rig.up()
+    bodies = [b"%d" % n * 10 for n in range(20)]
+    stream = b"".join(frame(FORWARD, body) for body in bodies)
+    sock.room = 100
+    for body in bodies[:10]:
+        rig.links.send(PEER, FORWARD, body)
+    rig.links.flush()
+    assert len(sock.sent) == 100
+    rig.writable(sock)  # for nothing
+    sock.room = 7
+    rig.writable(sock)
+    assert len(sock.sent) == 107
+    assert rig.links.send_all(PEER, FORWARD, bodies[10:])  # behind what waits
+    assert rig.wakes == 1, "it is waited for anyway"
+    rig.links.flush()
+    assert rig.links.queued_bytes(PEER) == len(stream) - 107
+    sock.room = None
+    rig.writable(sock)
+    assert sock.sent == stream
+    assert rig.links.queued_bytes(PEER) == 0
+    assert rig.links.bytes_sent == len(stream)
+    writes = len(sock.writes)
+    rig.writable(sock)
+    assert len(sock.writes) == writes, "nobody waits for it any more"
+    rig.links.send(PEER, FORWARD, b"on it goes")
+    assert rig.wakes == 2
+    rig.links.flush()
+    assert sock.sent == stream + frame(FORWARD, b"on it goes")
+
+
+def test_a_kernel_that_takes_nothing_at_first() -> None:
+    rig = Rig()
+    sock = rig.up()
+    sock.room = 0
+    rig.links.send(PEER, FORWARD, b"x")
+    rig.links.flush()
+    assert (sock.sent, rig.links.queued_bytes(PEER)) == (b"", HEADER_BYTES + 1)
+    sock.room = None
+    rig.writable(sock)
+    assert sock.sent == frame(FORWARD, b"x")
+    assert rig.tells() == []
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_write_that_fails_is_the_end_of_the_link_and_of_no_other(when: str) -> None:
+    rig = Rig()
+    sock, other = rig.up(), rig.up(THIRD)
+    sock.room = 0
+    rig.links.send(PEER, FORWARD, b"x")
+    rig.links.send(THIRD, FORWARD, b"y")
+    if when == "at once":
+        sock.fault = BrokenPipeError()
+    rig.links.flush()
+    assert other.sent == frame(FORWARD, b"y")
+    if when == "later":
+        assert rig.tells() == []
+        sock.fault = BrokenPipeError()
+        rig.writable(sock)
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER)]
+    assert sock.closed
+    assert rig.links.queued_bytes(PEER) == 0
+    again = rig.up()
+    rig.links.send(PEER, FORWARD, b"new")
+    rig.links.flush()
+    assert again.sent == frame(FORWARD, b"new"), "what was queued for the old one is lost with it"
+
+
+def test_a_link_that_ends_between_queueing_and_writing() -> None:
+    rig = Rig()
+    sock = rig.up()
+    rig.links.send(PEER, FORWARD, b"x")
+    rig.links.close(PEER)
+    rig.links.flush()
+    assert sock.sent == b""
+
+
+def test_a_peer_is_given_so_much_at_most_and_then_all_or_nothing() -> None:
+    rig = Rig(queue_max_bytes=100)
+    sock = rig.up()
+    sock.room = 0
+    body = bytes(95 - HEADER_BYTES)
+    assert rig.links.send(PEER, FORWARD, body)
+    assert not rig.links.send(PEER, FORWARD, b"x")
+    assert not rig.links.send_all(PEER, FORWARD, [b"", b""])
+    assert rig.links.full == 3
+    assert rig.links.send(PEER, FORWARD, b""), "just as much as there is room for"
+    assert not rig.links.send(PEER, FORWARD, b"")
+    assert rig.links.queued_bytes(PEER) == 100
+    rig.links.flush()
+    sock.room = None
+    rig.writable(sock)
+    assert sock.sent == frame(FORWARD, body) + frame(FORWARD, b"")
+    assert rig.links.send_all(PEER, FORWARD, [bytes(40), bytes(50)])
+    assert not rig.links.send_all(PEER, FORWARD, [b""])
+    rig.links.flush()
+    assert not rig.links.send_all(PEER, FORWARD, [bytes(40), bytes(51)])
+    assert rig.links.send(PEER, FORWARD, b"bc", b"a" * 93)
+    assert not rig.links.send(PEER, FORWARD, b"bc", b"a" * 94)
+    assert rig.links.snapshot()["links_frames_not_taken"] == rig.links.full == 3 + 1 + 1 + 2 + 1
+
+
+def test_peers_share_what_may_be_unread() -> None:
+    assert Rig(others=1).links.queue_max_bytes == 8 << 20
+    assert Rig(others=2).links.queue_max_bytes == 4 << 20
+    assert Rig(others=0).links.queue_max_bytes == 8 << 20
+    servers = [Server("127.0.0.1", 1 + n, "127.0.0.1") for n in range(64)]
+    streams = FakeStreams()
+    peers = Peers(servers[0], servers, socket.AF_INET)
+    links = Links(ManualLoop(), streams, peers, None, random_bytes=bytes, wake=lambda: None)
+    assert links.queue_max_bytes == 512 << 10
+
+
+def test_a_frame_over_the_bound_is_our_own_fault() -> None:
+    rig = Rig()
+    rig.up()
+    assert rig.links.send(PEER, FORWARD, bytes(FRAME_MAX_BYTES - 1), b"a")
+    with pytest.raises(AssertionError, match=str(FRAME_MAX_BYTES + 1)):
+        rig.links.send(PEER, FORWARD, bytes(FRAME_MAX_BYTES), b"a")
+
+
+# --- accepting -------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_dials_is_challenged_and_must_prove_to_be_a_peer() -> None:
+    rig = Rig(secret=b"secret")
+    sock = FakeStream()
+    rig.accept(sock)
+    hello = rig.shake.hello(9, NONCE, PEER, ME)
+    rig.readable(sock, hello[:-1])
+    assert (sock.sent, rig.links.snapshot()["links_pending"]) == (b"", 1)
+    rig.readable(sock, hello[-1:])
+    challenge = rig.shake.greeting(7, b"r" * NONCE_BYTES)
+    assert sock.sent == challenge
+    rig.readable(sock, rig.shake.proof("dialler", hello, challenge))
+    assert sock.sent == challenge + rig.shake.proof("acceptor", hello, challenge)
+    assert rig.tells() == [("accepted", PEER)]
+    counters = rig.links.snapshot()
+    assert (counters["links_pending"], counters["links_accepted"]) == (0, 1)
+
+
+def test_frames_are_handed_on_as_one_read_brings_them() -> None:
+    rig = Rig()
+    sock = rig.accepted()
+    rig.readable(sock, frame(FORWARD, b"a") + frame(ANSWER, b"") + frame(FORWARD, b"bc")[:-1])
+    assert rig.tells() == [(PEER, [(FORWARD, b"a"), (ANSWER, b"")])]
+    rig.readable(sock)
+    assert rig.tells() == [], "woken for nothing"
+    rig.readable(sock, b"c")
+    assert rig.tells() == [(PEER, [(FORWARD, b"bc")])]
+    rig.readable(sock, b"\x09")
+    assert rig.tells() == []
+    assert rig.links.frames_received == 3
+    assert rig.links.bytes_received == 6 + 5 + 7 + 1
+
+
+def test_one_read_is_bounded() -> None:
+    rig = Rig()
+    sock = rig.accepted()
+    rig.readable(sock, frame(FORWARD, bytes(READ_BYTES)))
+    assert rig.tells() == []
+    assert len(sock.inbox) == HEADER_BYTES
+    rig.readable(sock)
+    assert rig.tells() == [(PEER, [(FORWARD, bytes(READ_BYTES))])]
+
+
+@pytest.mark.parametrize("how", ["ended", "reset", "no frame"])
+def test_the_end_of_an_accepted_link(how: str) -> None:
+    rig = Rig()
+    sock = rig.accepted()
+    if how == "ended":
+        sock.ended = True
+    elif how == "reset":
+        sock.fault = ConnectionResetError()
+    else:
+        sock.inbox += frame(FORWARD, b"good") + bytes(HEADER_BYTES)
+    rig.readable(sock)
+    assert rig.tells() == [("accepted", PEER)], "nothing of that read is handed on"
+    assert sock.closed
+    assert rig.links.refused == ({"bad_frame": 1} if how == "no frame" else {})
+    assert rig.links.snapshot()["links_accepted"] == 0
+
+
+def test_a_peer_that_dials_anew_is_done_with_the_link_before() -> None:
+    rig = Rig()
+    old = rig.accepted()
+    rig.readable(old, frame(FORWARD, b"whole")[:3])
+    rig.tells()
+    new = FakeStream()
+    rig.accept(new)
+    hello = rig.shake.hello(9, NONCE, PEER, ME)
+    rig.readable(new, hello + bytes(PROOF_BYTES))
+    assert rig.tells() == [("accepted", PEER), ("accepted", PEER)], "one has ended, one is there"
+    assert old.closed
+    rig.readable(new, frame(FORWARD, b"x"))
+    assert rig.tells() == [(PEER, [(FORWARD, b"x")])]
+
+
+def test_a_handshake_takes_so_long_at_most() -> None:
+    rig = Rig()
+    slow, broken = FakeStream(), FakeStream()
+    rig.accept(slow)
+    rig.readable(slow, b"KVLK")
+    rig.loop.advance(HANDSHAKE_TIMEOUT_S - SOON_S)
+    rig.readable(slow, b"\x01")
+    assert not slow.closed
+    rig.loop.advance(SOON_S)
+    assert slow.closed
+    assert rig.links.refused == {"handshake_timeout": 1}
+    rig.accept(broken)
+    broken.fault = ConnectionResetError()
+    rig.readable(broken)
+    assert broken.closed
+    assert rig.links.refused == {"handshake_timeout": 1, "handshake_broken_off": 1}
+    assert rig.links.snapshot()["links_pending"] == 0
+    assert rig.tells() == []
+
+
+def test_one_that_does_not_take_the_challenge_is_no_peer() -> None:
+    rig = Rig()
+    sock = FakeStream()
+    sock.room = GREETING_BYTES - 1
+    rig.accept(sock)
+    rig.readable(sock, rig.shake.hello(9, NONCE, PEER, ME))
+    assert sock.closed
+    assert rig.links.refused == {"handshake_broken_off": 1}
+
+
+def test_strangers_are_turned_away_before_anything_is_kept_of_them() -> None:
+    rig = Rig()
+    stranger, peer = FakeStream(), FakeStream()
+    rig.streams.arriving.append((stranger, "192.0.2.1"))
+    rig.accept(peer)
+    assert stranger.closed
+    assert not peer.closed
+    assert rig.links.refused == {"unknown_source": 1}
+    assert rig.links.snapshot()["links_pending"] == 1
+    rig = Rig(secret=b"secret")
+    rig.accept(FakeStream(), host="192.0.2.1")
+    assert rig.links.refused == {}, "with a secret, any address may try"
+
+
+def test_one_wake_up_accepts_so_many_at_most() -> None:
+    rig = Rig()
+    rig.accept(*(FakeStream() for _ in range(40)))
+    assert len(rig.streams.arriving) == 40 - 16
+    rig.accept()
+    rig.accept()
+    assert (len(rig.streams.arriving), rig.links.snapshot()["links_pending"]) == (0, 40)
+
+
+def test_the_one_that_has_waited_longest_gives_way() -> None:
+    rig = Rig()
+    socks = [FakeStream() for _ in range(PENDING_MAX + 2)]
+    for sock in socks:
+        rig.accept(sock)
+        rig.readable(sock, b"K")
+    assert [n for n, sock in enumerate(socks) if sock.closed] == [0, 1]
+    assert rig.links.refused == {"too_many": 2}
+    assert rig.links.snapshot()["links_pending"] == PENDING_MAX
+    rig.loop.advance(HANDSHAKE_TIMEOUT_S)
+    assert rig.links.refused == {"too_many": 2, "handshake_timeout": PENDING_MAX}
+
+
+def test_out_of_descriptors_accepting_pauses() -> None:
+    rig = Rig()
+    sock = FakeStream()
+    rig.streams.arriving += (OSError(errno.EMFILE, "Too many open files"), (sock, "127.0.0.2"))
+    rig.accept()
+    rig.accept()
+    assert len(rig.streams.arriving) == 1, "it is not asked again and again"
+    rig.loop.advance(0.1 - SOON_S)
+    rig.accept()
+    assert len(rig.streams.arriving) == 1
+    rig.loop.advance(SOON_S)
+    rig.accept()
+    assert not rig.streams.arriving
+
+
+def test_a_connection_that_has_gone_before_it_was_accepted() -> None:
+    rig = Rig()
+    rig.streams.arriving += (ConnectionAbortedError(), (FakeStream(), "127.0.0.2"))
+    rig.accept()
+    assert len(rig.streams.arriving) == 1
+    rig.accept()
+    assert not rig.streams.arriving
+
+
+# --- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_stopping_writes_what_is_queued_and_ends_everything_without_a_word() -> None:
+    rig = Rig()
+    up, accepted = rig.up(), rig.accepted()
+    pending, welcomed = rig.streams.pending(), FakeStream()
+    rig.dial(THIRD)
+    rig.accept(welcomed)
+    rig.links.send(PEER, FORWARD, b"last words")
+    rig.links.stop()
+    rig.loop.turn()
+    assert up.sent == frame(FORWARD, b"last words")
+    assert all(sock.closed for sock in (up, accepted, pending, welcomed))
+    assert rig.streams.is_closed
+    rig.loop.advance(10 * DIAL_TIMEOUT_S)
+    rig.accept(FakeStream())
+    assert len(rig.streams.arriving) == 1
+    assert rig.tells() == []
+    assert rig.links.refused == {}
+    counters = rig.links.snapshot()
+    assert [counters[f"links_{name}"] for name in ("up", "accepted", "pending", "bytes_queued")] == [0] * 4
+
+
+def test_stopping_during_a_pause() -> None:
+    rig = Rig()
+    rig.streams.arriving.append(OSError(errno.EMFILE, "Too many open files"))
+    rig.accept()
+    rig.links.stop()
+    rig.loop.advance(1.0)
+    rig.accept(FakeStream())
+    assert len(rig.streams.arriving) == 1
+
+
+def test_what_is_counted() -> None:
+    rig = Rig()
+    rig.up()
+    rig.accepted()
+    rig.links.send(PEER, FORWARD, b"abc")
+    assert rig.links.snapshot() == {
+        "links_up": 1,
+        "links_accepted": 1,
+        "links_pending": 0,
+        "links_frames_received": 0,
+        "links_bytes_received": 0,
+        "links_bytes_sent": 0,
+        "links_bytes_queued": 8,
+        "links_frames_not_taken": 0,
+    }

@@ -110,7 +110,8 @@ KNOWN = {
         _run(0, _given_up),
     ),
     "refused, and alive": Known(
-        "at no moment two nodes serve a slot, one view per epoch: who is refused while it lives is held dead for certain",
+        "at no moment two nodes serve a slot, one view per epoch: who is refused while it lives is held dead "
+        "for certain",
         "no connection is refused where a process listens",
         _run(0, _refusing),
     ),
@@ -137,7 +138,8 @@ KNOWN = {
         _run(0, _lasting("flow")),
     ),
     "streams blocked, datagrams open": Known(
-        "requests are answered, or the cluster says that it can't: all are alive and in one view, and nothing is written",
+        "requests are answered, or the cluster says that it can't: all are alive and in one view, and nothing "
+        "is written",
         "lasting faults take datagrams and streams",
         _run(0, _lasting("streams")),
     ),

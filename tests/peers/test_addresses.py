@@ -7,6 +7,7 @@ import pytest
 from app.config.servers import Server
 from app.front.batch import DatagramBatch
 from app.peers.addresses import Peers
+from app.sockets import DatagramSocket
 
 ME = Server("127.0.0.1", 3331, "127.0.0.1")
 OTHER = Server("kv2.example", 3332, "127.0.0.1")
@@ -52,7 +53,7 @@ def test_a_datagram_is_known_by_the_very_address_it_came_from(
         sender.bind((sender_host, 0))
         peer = Server(sender_host, sender.getsockname()[1], sender_host)
         peers = Peers(ME, (ME, peer), family)
-        batch = DatagramBatch(receiver, 4)
+        batch = DatagramBatch(DatagramSocket(receiver), 4)
         names = []
         for source in (sender, stranger):
             source.sendto(b"x", (sender_host, receiver.getsockname()[1]))

@@ -136,8 +136,7 @@ def test_no_more_is_in_flight_than_the_bounds() -> None:
         assert a.put(b"", b"id%d" % number, b"key%d" % number) == PARKED
     assert a.put(b"", b"one more", b"one more") == SYS_OVERLOAD_ERR
     assert a.store.get(slot_of(b"one more"), b"one more") is None
-    assert not a.core.is_under_way(b"one more")
-    assert not a.core.remembers(b"one more", crc32(b"one more"))
+    assert a.replies.get(b"one more", crc32(b"one more")) is None
     wires.run()
     assert a.core.pending == 0
     assert a.put(b"", b"one more", b"one more") == PARKED

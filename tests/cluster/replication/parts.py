@@ -10,6 +10,7 @@ from app.storage.mutate import Mutations
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.protocol import NO_ERR, SLOT_COUNT
+from tests.storage.contents import entries
 
 NOW = 10.0
 SLOT = 7
@@ -41,8 +42,7 @@ def take_frames(shared: Shared) -> list[tuple[str, int, bytes]]:
 
 def entries_of(shared: Shared, slot: int = SLOT) -> dict[bytes, bytes]:
     """What the copy of the slot holds."""
-    held = {key: shared.store.peek(slot, key) for key in shared.store.keys(slot)}
-    return {key: blob for key, blob in held.items() if blob is not None}
+    return entries(shared.store, slot)  # type: ignore[arg-type]  # the tests' stores are real ones
 
 
 def remembered(shared: Shared, message_id: bytes) -> int | None:

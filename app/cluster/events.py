@@ -6,7 +6,7 @@ outlive a sleep. The core never blocks and never fails on what a peer sends.
 """
 
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from app.cluster.view import View
 
@@ -156,36 +156,3 @@ class MemberStatus:
     primary_slots: int
     backup_slots: int
     learner_slots: int
-
-
-class MembershipService(Protocol):
-    """What the rest of a node needs from membership; an external coordination service could stand behind it.
-
-    The attributes are read on the hot path: a request for slot s is served here if `routes[s]` is SELF and
-    now < `lease_until`; it is forwarded if `routes[s]` is an address; else it waits for a change.
-    """
-
-    @property
-    def routes(self) -> list[str]: ...  # by slot; changed in place
-
-    @property
-    def lease_until(self) -> float: ...
-
-    @property
-    def is_member(self) -> bool: ...
-
-    @property
-    def member_count(self) -> int: ...
-
-    @property
-    def epoch(self) -> int: ...
-
-    @property
-    def incarnation(self) -> int: ...
-
-    @property
-    def wake_at(self) -> float: ...
-
-    def step(self, event: Event, now: float) -> list[Effect]: ...
-
-    def status(self) -> Status: ...

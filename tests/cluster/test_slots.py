@@ -1,3 +1,4 @@
+from collections import Counter
 from math import ceil
 
 import pytest
@@ -81,3 +82,20 @@ def test_any_history_of_joins_and_leaves(replicas: int, steps: list[list[int]], 
 
 def test_quotas_leave_the_ceilings_where_the_most_is() -> None:
     assert quotas(10, {"a": 0, "b": 9, "c": 0}) == {"a": 3, "b": 4, "c": 3}
+
+
+def test_who_has_too_much_gives_up_first_what_another_has_a_copy_of() -> None:
+    """So that as little as can be is sent: b takes over the slots that it backs."""
+    homes = (("a", "gone"),) * (SLOT_COUNT // 2) + (("a", "b"),) * (SLOT_COUNT // 2)
+    after = rebalance(homes, ["a", "b"], 2)
+    assert [home[0] for home in after] == ["a"] * (SLOT_COUNT // 2) + ["b"] * (SLOT_COUNT // 2)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 8])
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_the_slots_of_one_that_dies_fall_to_all_the_others(count: int, replicas: int) -> None:
+    nodes = "abcdefgh"[:count]
+    homes = rebalance(None, nodes, replicas)
+    backs = Counter((home[0], node) for home in homes for node in home[1:])
+    assert len(backs) == count * (count - 1)
+    assert max(backs.values()) - min(backs.values()) <= 2

@@ -61,6 +61,17 @@ def test_not_before_it_has_settled_but_for_a_file_of_one() -> None:
     assert bootstrap.may_found()
 
 
+def test_nor_before_it_has_settled_after_a_restart() -> None:
+    state, bootstrap = a_newcomer()
+    wait(state, 8.0)
+    bootstrap.restart()
+    meet(state, bootstrap, "b", "c")
+    wait(state, timing.SETTLE_S - 0.01)
+    assert not bootstrap.may_found()
+    wait(state, 0.02)
+    assert bootstrap.may_found()
+
+
 def test_whoever_knows_a_view_or_was_not_heard_of_late_is_not_present() -> None:
     state, bootstrap = a_newcomer()
     meet(state, bootstrap, "b", "c")
@@ -101,7 +112,7 @@ def test_a_restart_begins_anew() -> None:
     bootstrap.refused("c")
     wait(state, 9.0)
     bootstrap.restart()
-    meet(state, bootstrap)
+    hear(state, "b")  # who does not say any more whether it knows a view
     assert bootstrap.present() == ["a"]
     assert not bootstrap.has_quorum({"a", "b"})
 

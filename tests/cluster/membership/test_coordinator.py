@@ -475,7 +475,7 @@ class TestJoins:
         rig.run()  # the newcomer is given a moment
         rig.coordinator.renew = True
         rig.coordinator._retry_at = NOW + 9.0
-        rig.run()
+        rig.coordinator._acceptor.accept(9 * RANKS, following(rig.view))
         rig.enter(following(rig.view))
         assert (rig.coordinator.synced, rig.coordinator.leavers, rig.coordinator.renew) == ({}, set(), False)
         wait(rig.state, timing.BATCH_S)

@@ -38,6 +38,9 @@ def test_its_first_member_makes_the_next_view_of_those_that_are_left() -> None:
     assert (view.addresses, view.epoch) == (("a", "b"), 2)
     assert state.view is not None
     assert view.cluster_id > max(state.view.cluster_id, state.incarnation)
+    state.rng.seed(1)
+    state.rng.getrandbits(63)
+    assert view.cluster_id == max(state.view.cluster_id, state.incarnation) + 1 + state.rng.getrandbits(32)
     assert view.nonce >= 1 << 32
     assert "c is cut off" in view.cause
     view.check()

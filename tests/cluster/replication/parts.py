@@ -1,16 +1,16 @@
 """What the tests of one side of replication share: a node's store and state, and frames written by hand."""
 
-from typing import Protocol
 from zlib import crc32
 
 from app.cluster.replication import frames
-from app.cluster.replication.state import CopyStore, Shared
+from app.cluster.replication.state import Shared
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.mutate import Mutations
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.protocol import NO_ERR, SLOT_COUNT
+from tests.storage.contents import entries
 
 NOW = 10.0
 SLOT = 7
@@ -40,17 +40,9 @@ def take_frames(shared: Shared) -> list[tuple[str, int, bytes]]:
     return sent
 
 
-class HasStore(Protocol):
-    """A node, or what its two sides of replication share."""
-
-    @property
-    def store(self) -> CopyStore: ...
-
-
-def entries_of(node: HasStore, slot: int = SLOT) -> dict[bytes, bytes]:
-    """What the node's copy of the slot holds."""
-    held = {key: node.store.peek(slot, key) for key in node.store.keys(slot)}
-    return {key: blob for key, blob in held.items() if blob is not None}
+def entries_of(shared: Shared, slot: int = SLOT) -> dict[bytes, bytes]:
+    """What the copy of the slot holds."""
+    return entries(shared.store, slot)  # type: ignore[arg-type]  # the tests' stores are real ones
 
 
 def remembered(shared: Shared, message_id: bytes) -> int | None:

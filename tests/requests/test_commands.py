@@ -657,6 +657,11 @@ def test_what_another_node_serves_is_forwarded_whole(value: bytes) -> None:
     other = next(b"%d" % n for n in range(999) if slot_of(b"%d" % n) != slot)
     assert node.code(PUT, key=other, value=value) == NO_ERR
     assert len(net.queue) == 3
+    net.deliver()
+    ids = [FIRST + b"p", FIRST + b"g", FIRST + b"r"]
+    answers = [response(reply, message_id) for (_, reply), message_id in zip(node.parts.told(), ids, strict=True)]
+    assert [answer.errCode for answer in answers] == [NO_ERR] * 3
+    assert (answers[1].value, answers[1].version) == (value, 1)
 
 
 @pytest.mark.parametrize("fields", [{"key": b""}, {"key": bytes(33)}])

@@ -8,7 +8,7 @@ from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication.frames import KINDS
 from app.peers.frames import ANSWER, FORWARD, PAIR
 from app.requests.forwarding import HEADER_BYTES
-from app.requests.request import PATIENCE_S, STALL_S
+from app.requests.request import PATIENCE_S, STALL_S, Request
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SYS_OVERLOAD_ERR
 from tests.support.parts import Net, Parts
 from tests.wire.datagrams import ack, request, response
@@ -65,6 +65,21 @@ def test_requests_come_after_the_rest(net: Net, owner: Parts) -> None:
     frames = [(kind, b"%d" % kind) for kind in kinds]
     owner.frames("front", [forward(get(ONE)), *frames, (ANSWER, b"an answer"), forward(get(TWO))])
     assert calls == [*(("front", kind, b"%d" % kind) for kind in kinds), (ANSWER, b"an answer"), FORWARD, FORWARD]
+
+
+def test_one_object_serves_the_requests_of_all_reads(net: Net, owner: Parts) -> None:
+    used: list[Request] = []
+    handle = owner.relayed._handle
+
+    def noting(asked: Request, *arguments: object) -> bytes | None:
+        used.append(asked)
+        return handle(asked, *arguments)
+
+    owner.relayed._handle = noting
+    for _ in range(2):
+        owner.frames("front", [forward(get(ONE)), forward(put(TWO))])
+    assert len(used) == 4
+    assert len(set(map(id, used))) == 1
 
 
 @pytest.mark.parametrize("length", range(HEADER_BYTES + 1))

@@ -189,8 +189,9 @@ def test_an_explicitly_empty_payload_is_an_unknown_command(node: Asker) -> None:
 
 def test_ordinary_requests_take_the_short_way(node: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node.parts.commands, "_handle_any", Broken(AssertionError("the general way")))
-    assert node.code(PUT, key=KEY, value=VALUE, version=1) == NO_ERR
-    assert node.holds() == (VALUE, 1)
+    for version in (1, 127):
+        assert node.code(PUT, key=KEY, value=VALUE, version=version) == NO_ERR
+        assert node.holds() == (VALUE, version)
     assert node.holds(b"other") is None
 
 
@@ -657,6 +658,11 @@ def test_what_another_node_serves_is_forwarded_whole(value: bytes) -> None:
     other = next(b"%d" % n for n in range(999) if slot_of(b"%d" % n) != slot)
     assert node.code(PUT, key=other, value=value) == NO_ERR
     assert len(net.queue) == 3
+    net.deliver()
+    ids = [FIRST + b"p", FIRST + b"g", FIRST + b"r"]
+    answers = [response(reply, message_id) for (_, reply), message_id in zip(node.parts.told(), ids, strict=True)]
+    assert [answer.errCode for answer in answers] == [NO_ERR] * 3
+    assert (answers[1].value, answers[1].version) == (value, 1)
 
 
 @pytest.mark.parametrize("fields", [{"key": b""}, {"key": bytes(33)}])

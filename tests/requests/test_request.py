@@ -107,6 +107,24 @@ def test_what_a_node_said_leaves_nothing_to_the_next_request(net: Net, where: st
     assert len(net["owner"].store) == 1
 
 
+def test_the_front_uses_none_again_that_waits(net: Net) -> None:
+    node = net["front"]
+    front = node.make_front()
+    node.outside.arrived.append((CLIENT, put(ONE)))  # the object that served this one serves for the next
+    front.read()
+    net.loop.turn()
+    assert node.code(ONE) == NO_ERR
+    node.set_routes(UNKNOWN)
+    clients = [b"%016d" % number for number in range(3)]
+    node.outside.arrived = [(client, put(client)) for client in clients]
+    front.read()
+    assert node.workers.waiting == 3
+    node.set_routes(SELF)
+    assert [(address, response(reply, address).errCode) for address, reply in node.told()] == [
+        (client, NO_ERR) for client in clients
+    ]
+
+
 def test_requests_of_several_peers_and_clients_are_answered_each_to_its_own() -> None:
     net = Net(names=("owner", "one", "two"))
     owner = net["owner"]

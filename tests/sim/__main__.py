@@ -1,6 +1,6 @@
 """`python -m tests.sim --seeds N [--start S] [--jobs J]`: run N seeds from S on (a fresh start if none is given).
 
-Each seed is run twice: membership alone, and with data. The first one that fails prints the end of its trace.
+The first one that fails prints the end of its trace.
 """
 
 import argparse
@@ -9,9 +9,9 @@ import sys
 import time
 from collections import Counter
 
-from tests.sim.checks import Checks
+from tests.sim.core_checks import Checks
+from tests.sim.core_world import Options, World
 from tests.sim.pool import cores, run_all
-from tests.sim.world import Options, World
 
 
 def lossy(hours: float) -> int:

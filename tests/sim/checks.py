@@ -1,12 +1,17 @@
-"""What must hold: after every step, and once the faults have stopped."""
+"""What must hold: after every turn of every process, at every answer, and once the faults have stopped."""
 
 from math import inf
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
-from app.cluster.membership.core import ClusterCore
 from app.cluster.slots import ALL_SLOTS, slots_of
 from app.cluster.view import View, to_message
-from tests.sim.world import Process, World
+from app.storage.store import slot_of
+
+if TYPE_CHECKING:
+    from tests.sim.cluster import Cluster
+    from tests.sim.process import Process
 
 
 class Violation(AssertionError):
@@ -14,11 +19,13 @@ class Violation(AssertionError):
 
 
 class Checks:
-    """Hooks into a world's steps and effects."""
+    """Of one cluster. It hears of everything through the processes' turns and their cores' steps."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._serving: dict[Process, tuple[int, float]] = {}  # slots, until when (true time)
+    def __init__(self, cluster: "Cluster") -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._serving: dict[Process, tuple[int, float]] = {}  # slots, and until when by the process's own clock
+        self._seen_routes: dict[Process, tuple[list[str], int]] = {}
         self._views: dict[tuple[int, int], View] = {}
         self._encoded: dict[tuple[int, int], bytes] = {}
         self._epochs: dict[tuple[str, int, int], int] = {}
@@ -26,56 +33,45 @@ class Checks:
         self._installs: dict[Process, set[tuple[int, int, int]]] = {}
         self.lost = 0  # mask of slots all of whose holders went between two views: they start empty
         self.forgotten = 0  # views that nobody alive knows of
-        world.on_step = self.after_step
-        world.on_effect = self.after_effect
 
-    # After every step.
+    # What a process's core does.
 
-    def after_step(self, process: Process) -> None:
-        """No slot may be served by two processes at one (true) time, stopped ones included."""
-        core, now = process.core, self._world.now
-        until = process.host.true(core.lease_until) if abs(core.lease_until) != inf else core.lease_until
-        self._serving[process] = (core.served, until)
-        if not core.served or until <= now:
-            return
-        for other, (slots, other_until) in list(self._serving.items()):
-            if other.host.process is not other:
-                del self._serving[other]
-            elif (
-                other is not process and other_until > now and slots & core.served and not self._are_apart(core, other)
-            ):
-                both = slots_of(slots & core.served)
-                raise Violation(
-                    f"{len(both)} slots ({both[:5]}...) are served by {process.address} (epoch {core.epoch}) "
-                    f"and {other.address} (epoch {other.core.epoch})"
-                )
+    def watch(self, process: "Process") -> None:
+        """Look over the shoulder of the membership core of a process that is about to start."""
+        core = process.core
+        whole = core.step
 
-    def _are_apart(self, core: ClusterCore, other: Process) -> bool:
-        """Whether they are of two sides that both go on, as they were told to."""
-        views = (core.view, other.core.view)
-        return self._world.options.on_partition == "serve" and len({view.cluster_id for view in views if view}) == 2
+        def step(event: object, now: float) -> Any:
+            if isinstance(event, SlotsSynced):
+                self._reported(process, event)
+            effects = whole(event, now)
+            for effect in effects:
+                if isinstance(effect, ViewInstalled):
+                    self._installed(process, effect)
+                elif isinstance(effect, Reset):
+                    # A fresh process in all but name: an outsider, say, forgets a view none of whose members answers.
+                    self._installs.pop(process, None)
+            self._note_serving(process)
+            return effects
 
-    def after_effect(self, process: Process, effect: object) -> None:
-        if isinstance(effect, ViewInstalled):
-            self._installed(process, effect)
-        elif isinstance(effect, Reset):
-            # A fresh process in all but name: an outsider, say, forgets a view none of whose members answers any more.
-            self._installs.pop(process, None)
-        elif isinstance(effect, SlotsSynced):
-            view = process.core.view
-            assert view is not None
+        core.step = step
+
+    def _reported(self, process: "Process", event: SlotsSynced) -> None:
+        view = process.core.view
+        if view is not None and view.epoch == event.epoch:
             learners = self._synced.setdefault((view.cluster_id, view.epoch), {})
-            learners[effect.learner] = learners.get(effect.learner, 0) | effect.slots
+            learners[event.learner] = learners.get(event.learner, 0) | event.slots
 
-    def _installed(self, process: Process, effect: ViewInstalled) -> None:
+    def _installed(self, process: "Process", effect: ViewInstalled) -> None:
         view = effect.view
         view.check()
+        self._world.note(process.host, "installs", view.describe(), effect.is_member)
         self._installs.setdefault(process, set()).add(view.key)
         key = (view.cluster_id, view.epoch)
         encoded = to_message(view).SerializeToString(deterministic=True)
         if self._encoded.setdefault(key, encoded) != encoded:
             first = self._views[key]
-            known_to = [other.address for other in self._world.processes() if self._knows(other, first)]
+            known_to = [other.address for other in self._cluster.processes() if self._knows(other, first)]
             if known_to:
                 raise Violation(
                     f"two views of epoch {view.epoch}: {view.describe()} / {first.describe()} (which {known_to} know)"
@@ -93,7 +89,7 @@ class Checks:
         elif self._views.keys() - {key}:  # another cluster's, or nobody is left who had the one before
             self.lost = ALL_SLOTS
 
-    def _knows(self, process: Process, view: View) -> bool:
+    def _knows(self, process: "Process", view: View) -> bool:
         """Whether the process has installed or accepted this view."""
         accepted = process.core._coordinator._acceptor.accepted
         return view.key in self._installs.get(process, ()) or (accepted is not None and accepted.key == view.key)
@@ -107,21 +103,90 @@ class Checks:
             if not able:
                 self.lost |= 1 << slot
                 continue
-            if self._world.options.transfer:
-                able |= {node for node, slots in synced.items() if slots >> slot & 1}
-            else:
-                able |= set(before.learners(slot))
+            able |= {node for node, slots in synced.items() if slots >> slot & 1}
             if not able >= set(view.holders(slot)):
                 raise Violation(f"epoch {view.epoch}, slot {slot}: {view.holders(slot)} of {able}")
 
+    # Who serves what.
+
+    def _note_serving(self, process: "Process") -> None:
+        """No slot may be served by two processes at one (true) time, stopped ones included."""
+        core = process.core
+        serving = (core.served, core.lease_until)
+        if process.time > self._world.now:  # it has been stopped inside this turn
+            self._world.at(process.time, self._serves, process, serving)
+        elif self._serving.get(process) != serving:
+            self._serves(process, serving)
+
+    def turned(self, process: "Process") -> None:
+        """Look at a process after a turn of its loop."""
+        core, node = process.core, process.node
+        routes, (seen, served) = node.replication.routes, self._seen_routes.get(process, ([], -1))
+        if routes != seen or served != core.served:
+            self._seen_routes[process] = (list(routes), core.served)
+            for slot, route in enumerate(routes):
+                if route == SELF and not core.served >> slot & 1:
+                    raise Violation(f"slot {slot} is open at {process.address}, which may not serve it")
+        self._bounds(process)
+
+    def _serves(self, process: "Process", serving: tuple[int, float]) -> None:
+        self._serving[process] = serving
+        slots, _ = serving
+        now = self._world.now
+        if not slots or not self._has_lease(process):
+            return
+        for other in list(self._serving):
+            if other.is_over:
+                del self._serving[other]
+                continue
+            both = self._serving[other][0] & slots
+            if other is not process and both and self._has_lease(other) and not self._are_apart(process, other):
+                numbers = slots_of(both)
+                raise Violation(
+                    f"{len(numbers)} slots ({numbers[:5]}...) are served by {process.address} (epoch "
+                    f"{process.core.epoch}) and {other.address} (epoch {other.core.epoch}) at {now}"
+                )
+
+    def _has_lease(self, process: "Process") -> bool:
+        return process.host.clock.local(self._world.now) < self._serving[process][1] and not process.is_over
+
+    def _are_apart(self, one: "Process", other: "Process") -> bool:
+        """Whether they are of two sides that both go on, as they were told to."""
+        views = (one.core.view, other.core.view)
+        return one.options.on_partition == "serve" and len({view.cluster_id for view in views if view}) == 2
+
+    def _bounds(self, process: "Process") -> None:
+        """What a node may hold."""
+        node, options = process.node, process.options
+        if node.workers.waiting > options.max_in_flight:
+            raise Violation(f"{node.workers.waiting} requests wait at {process.address}")
+        follower = node.replication._follower
+        if follower.staged_bytes > follower.staging_max_bytes + 65536:
+            raise Violation(f"{process.address} has gathered {follower.staged_bytes} bytes beside its copies")
+
+    # At every answer.
+
+    def answers(self, process: "Process", slot: int) -> None:
+        """An answer to a request for this slot leaves: if it was executed here, then under a lease that runs now.
+
+        A process may be stopped between any two reads of its clock; the last one before an answer leaves must be the
+        one that looks at the lease.
+        """
+        core = process.core
+        if process.node.replication.routes[slot] == SELF and process.host.clock.local(process.time) >= core.lease_until:
+            raise Violation(f"slot {slot}: {process.address} answers without a lease")
+
     # In the end.
 
-    def is_converged(self) -> str:
-        """Empty if all is as it should be without faults; else what is missing."""
+    def is_converged(self, processes: "list[Process] | None" = None) -> str:
+        """Empty if all is as it should be without faults; else what is missing. `processes`: who must be members; by
+        default whoever is up, and everybody must be."""
         world = self._world
-        processes = world.processes()
-        if len(processes) != len(world.hosts):
-            return "not all are up"
+        everybody = self._cluster.processes()
+        if processes is None:
+            processes = everybody
+            if len(processes) != len(self._cluster.hosts):
+                return "not all are up"
         first = processes[0].core
         served = 0
         for process in processes:
@@ -133,12 +198,12 @@ class Checks:
             if core.view != first.view:
                 return f"{process.address} goes by another view: {core.view.describe()}"
             if len(core.view.members) != len(processes):
-                return core.view.describe()
+                return str(core.view.describe())
             if not core.view.is_balanced():
                 return f"slots are not home: {core.view.describe()}"
             if core.member_count != len(processes):
                 return f"{process.address} counts {core.member_count}"
-            if process.host.true(core.lease_until) <= world.now:
+            if core.lease_until != inf and process.host.clock.true(core.lease_until) <= world.now:
                 return f"{process.address} has no lease"
             if core.routes.count(UNKNOWN):
                 return f"{process.address} has {core.routes.count(UNKNOWN)} slots without a route"
@@ -146,3 +211,48 @@ class Checks:
                 return f"{process.address} overlaps"
             served |= core.served
         return "" if served == ALL_SLOTS else "not all slots are served"
+
+    def differs(self, processes: "list[Process] | None" = None) -> str:
+        """Empty if every holder of every slot has the same, and all slots are open; else where not."""
+        cluster = self._cluster
+        if processes is None:
+            processes = cluster.processes()
+        for process in processes:
+            replication = process.node.replication
+            if replication.pending:
+                return f"{process.address} has {replication.pending} writes in flight"
+            if replication.routes.count(SELF) != process.core.served.bit_count():
+                return f"{process.address} has slots that are not open"
+        by_address = {process.address: process for process in processes}
+        view = processes[0].core.view
+        for slot in sorted(cluster.slots):
+            holders = [by_address[address].node for address in view.holders(slot)]
+            if len(holders) == 1:
+                continue
+            positions = [node.replication._shared.positions[slot] for node in holders]
+            if len(set(positions)) != 1:
+                return f"slot {slot}: {positions}"
+            if message := self._entries_differ(slot, holders):
+                raise Violation(f"slot {slot}: copies at one position hold different {message}")
+            if not self.lost >> slot & 1:
+                self._replies_differ(slot, holders)
+        return ""
+
+    def _entries_differ(self, slot: int, holders: list[Any]) -> str:
+        cluster = self._cluster
+        entries = [{key: node.store.peek(slot, key) for key in node.store.keys(slot)} for node in holders]
+        for other in entries[1:]:
+            if any(entries[0][key] != other[key] for key in entries[0].keys() & other.keys()):
+                return "values"
+            if not (cluster.options.evict and cluster.is_tight) and entries[0].keys() != other.keys():
+                return "keys"
+        return ""
+
+    def _replies_differ(self, slot: int, holders: list[Any]) -> None:
+        remembered_s = self._cluster.options.reply_ttl_s - 0.3
+        for client in self._cluster.clients:
+            for called, message_id, code, key in client.recent:
+                if slot_of(key) == slot and self._world.now - called < remembered_s:
+                    known = {node.replies.get(message_id, crc32(message_id)) for node in holders}
+                    if known != {code} and not client.options.acknowledges:
+                        raise Violation(f"slot {slot}: {message_id!r} answered {code}, remembered {known}")

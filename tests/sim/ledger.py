@@ -9,17 +9,18 @@ WIPEOUT is left out: a retry that reaches another node wipes what that one leads
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.cluster.replication import frames
 from app.cluster.replication.follower import Session
 from app.cluster.replication.frames import OpFields
 from app.cluster.replication.led import Led, Op
+from app.cluster.view import View
 from tests.sim.checks import Violation
 from tests.storage import contents
 
 if TYPE_CHECKING:
-    from tests.sim.copies import Node
+    from tests.sim.process import Process
 
 
 @dataclass
@@ -56,28 +57,33 @@ class Chapter:
 
 
 class Ledger:
-    """Of one world. It hears of everything through `watch`."""
+    """Of one cluster. It hears of everything through `watch`."""
 
     def __init__(self, slots: set[int], *, exact: bool) -> None:
         """`slots`: those that keys are in. `exact`: nothing is evicted, so copies hold all that they should."""
+        self.wipes: set[bytes] = set()  # messageIDs of WIPEOUTs
         self._slots = slots
         self._exact = exact
-        self._chapters: dict[tuple[int, int, int], Chapter] = {}  # by cluster_id, slot, term
+        self._chapters: dict[tuple[int, int, int], Chapter] = {}  # by cluster, slot, term
+        self._took_effect: dict[Process, dict[int, set[bytes]]] = {}  # messageIDs by slot
 
-    def watch(self, node: "Node") -> None:
-        """Look over the shoulder of a node that starts."""
-        replication = node.replication
+    def watch(self, process: "Process") -> None:
+        """Look over the shoulder of a process that is about to start."""
+        self._took_effect[process] = {}
+        replication: Any = process.node.replication
         primary, follower = replication._primary, replication._follower
         order, apply, on_end = primary.order, follower._apply, follower.on_end
+        on_view, reset, add = replication.on_view, replication.reset, process.node.replies.add
 
         def ordered(led: Led, kind: int, key: bytes, blob: bytes, message_id: bytes, code: int) -> Op | None:
-            self._ordered(node, led, Line(kind, key, blob, message_id))
-            return order(led, kind, key, blob, message_id, code)
+            self._ordered(process, led, Line(kind, key, blob, message_id))
+            op: Op | None = order(led, kind, key, blob, message_id, code)
+            return op
 
         def applied(session: Session, op: OpFields) -> bool:
-            done = apply(session, op)
+            done: bool = apply(session, op)
             if done and session.is_whole:
-                self._applied(node, session, op)
+                self._applied(process, session, op)
             return done
 
         def ended(peer: str, body: bytes) -> None:
@@ -86,67 +92,88 @@ class Ledger:
             for slot in self._slots & before:
                 session = follower.sessions.get(slot)
                 if session is not None and session.is_whole:
-                    self._whole(node, slot, session)
+                    self._whole(process, slot, session)
 
-        primary.order, follower._apply, follower.on_end = ordered, applied, ended  # type: ignore[method-assign]
+        def viewed(view: View, is_member: bool, now: float) -> None:
+            partial = {slot for slot in self._slots if replication._shared.positions[slot] is None}
+            on_view(view, is_member, now)
+            self._viewed(process, partial)
 
-    def _chapter(self, node: "Node", slot: int, term: int) -> Chapter | None:
-        view = node.replication._shared.view
+        def was_reset() -> None:
+            reset()
+            self._viewed(process, set())
+
+        def added(message_id: bytes, crc: int, slot: int, code: int) -> None:
+            led = primary.led.get(slot)
+            if led is not None and not led.progress and message_id not in self.wipes:
+                self._take_effect(process, slot, message_id)  # a write that only this node has
+            add(message_id, crc, slot, code)
+
+        primary.order, follower._apply, follower.on_end = ordered, applied, ended
+        replication.on_view, replication.reset = viewed, was_reset
+        process.node.replies.add = added  # type: ignore[method-assign]
+
+    def _chapter(self, process: "Process", slot: int, term: int) -> Chapter | None:
+        view = process.node.replication._shared.view
         return self._chapters.get((view.cluster_id, slot, term)) if view is not None else None
 
-    def viewed(self, node: "Node", partial: set[int]) -> None:
+    def _viewed(self, process: "Process", partial: set[int]) -> None:
         """The node has gone over to another view; `partial`: slots of which it had a part only before."""
+        node = process.node
         shared = node.replication._shared
+        took_effect = self._took_effect[process]
         for slot in self._slots:
             led = node.replication._primary.led.get(slot)
             if shared.positions[slot] is None or slot in partial or (led is None and shared.positions[slot] == (0, 0)):
-                node.took_effect.pop(slot, None)
+                took_effect.pop(slot, None)
             if led is None:
                 continue
             assert shared.view is not None
             name = (shared.view.cluster_id, slot, led.term)
             known = self._chapters.get(name)
             # All who knew of the same epoch's other view are dead: it never was.
-            if known is None or known.author is not node:
-                ids = set(node.took_effect.setdefault(slot, set()))
-                self._chapters[name] = Chapter(node, led.base[1], ids, contents.entries(node.store, slot))
+            if known is None or known.author is not process:
+                ids = set(took_effect.setdefault(slot, set()))
+                entries = contents.entries(node.store, slot)
+                self._chapters[name] = Chapter(process, led.base[1], ids, entries)
 
-    def alone(self, node: "Node", slot: int, message_id: bytes) -> None:
-        """A write that only this node has."""
-        self._take_effect(node, slot, message_id)
-
-    def _take_effect(self, node: "Node", slot: int, message_id: bytes) -> None:
-        ids = node.took_effect.setdefault(slot, set())
+    def _take_effect(self, process: "Process", slot: int, message_id: bytes) -> None:
+        ids = self._took_effect[process].setdefault(slot, set())
         if message_id in ids:
-            raise Violation(f"slot {slot}: {message_id!r} takes effect again at {node.process.address}")
+            raise Violation(f"slot {slot}: {message_id!r} takes effect again at {process.address}")
         ids.add(message_id)
 
-    def _ordered(self, node: "Node", led: Led, line: Line) -> None:
-        chapter = self._chapter(node, led.slot, led.term)
-        if chapter is not None:
+    def _ordered(self, process: "Process", led: Led, line: Line) -> None:
+        chapter = self._chapter(process, led.slot, led.term)
+        if chapter is not None and led.slot in self._slots:
             if line.message_id and line.kind != frames.WIPE_OP:
-                self._take_effect(node, led.slot, line.message_id)
+                self._take_effect(process, led.slot, line.message_id)
             chapter.lines.append(line)
 
-    def _applied(self, node: "Node", session: Session, op: OpFields) -> None:
+    def _applied(self, process: "Process", session: Session, op: OpFields) -> None:
         if op.slot not in self._slots:
             return
-        chapter = self._chapter(node, op.slot, session.term)
+        chapter = self._chapter(process, op.slot, session.term)
         at = op.seq - chapter.base_seq - 1 if chapter is not None else 0
         if chapter is None or not 0 <= at < len(chapter.lines):
-            raise Violation(f"slot {op.slot}: {node.process.address} applies {op}, which nobody ordered")
+            raise Violation(f"slot {op.slot}: {process.address} applies {op}, which nobody ordered")
         line = chapter.lines[at]
         if (line.kind, line.key, line.blob, line.message_id) != (op.kind, op.key, op.blob, op.message_id):
-            raise Violation(f"slot {op.slot}: {node.process.address} applies {op} in place of {line}")
+            raise Violation(f"slot {op.slot}: {process.address} applies {op} in place of {line}")
         if op.message_id and op.kind != frames.WIPE_OP:
-            self._take_effect(node, op.slot, op.message_id)
+            self._take_effect(process, op.slot, op.message_id)
 
-    def _whole(self, node: "Node", slot: int, session: Session) -> None:
-        chapter = self._chapter(node, slot, session.term)
+    def _whole(self, process: "Process", slot: int, session: Session) -> None:
+        chapter = self._chapter(process, slot, session.term)
         if chapter is None:
-            raise Violation(f"slot {slot}: {node.process.address} was given what nobody leads")
+            raise Violation(f"slot {slot}: {process.address} was given what nobody leads")
         ids, entries = chapter.up_to(session.seq)
-        held = contents.entries(node.store, slot)
+        store = process.node.store
+        held = contents.entries(store, slot)
         if not held.items() <= entries.items() or (self._exact and held != entries):
-            raise Violation(f"slot {slot}: {node.process.address} was given {held}, which should be {entries}")
-        node.took_effect[slot] = ids
+            raise Violation(f"slot {slot}: {process.address} was given {held}, which should be {entries}")
+        self._took_effect[process][slot] = ids
+
+    def forget(self, process: "Process") -> None:
+        """The process has ended."""
+        self._took_effect.pop(process, None)

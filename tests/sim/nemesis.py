@@ -1,175 +1,366 @@
 """What goes wrong, and when: all of it drawn from the seed of the run."""
 
-import random
-from math import inf
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
 
-from app.cluster.events import LeaveRequested
-from tests.sim.world import Host, Options, World
+from app.cluster.view import View
+from app.storage.arena import PAGE_BYTES
+from app.wire.protocol import TYPE_ACK, TYPE_CLUSTER, TYPE_RESPONSE
+from tests.sim.clients import request, sealed
+from tests.sim.network import Path, Stream, sockaddr
+from tests.sim.process import PORT
+from tests.sim.world import Host
 
+if TYPE_CHECKING:
+    from tests.sim.cluster import Cluster
 
-def draw_options(rng: random.Random) -> Options:
-    """The conditions of a run."""
-    busy = rng.random() < 0.3
-    return Options(
-        hosts=rng.choice((1, 2, 2, 3, 3, 3, 4, 5, 5, 6, 7)),
-        replicas=rng.choice((1, 2, 3, 3, 3)),
-        transfer=(transfer := rng.random() < 0.5),
-        sync_s=rng.choice((0.0, 0.05, 0.5)) if transfer else 0.0,
-        patience_s=inf,
-        delay_s=rng.choice((0.0001, 0.0005, 0.005)),
-        jitter_s=rng.choice((0.0, 0.0005, 0.01, 0.05)),
-        slow_share=rng.choice((0.0, 0.0, 0.01, 0.1)),
-        slow_s=rng.choice((0.1, 0.5, 2.0)),
-        loss=rng.choice((0.0, 0.0, 0.01, 0.1, 0.3)),
-        duplication=rng.choice((0.0, 0.05, 0.3)),
-        drift=rng.choice((0.0, 0.0001, 0.0095)),
-        lag_s=0.05 if busy else 0.001,
-        clock_set_back=rng.choice((0.0, 0.0, 0.3)),
-    )
+PACES_S: Final = (0.1, 0.4, 1.5)
+FAULTS: Final = (
+    "crash",
+    "crash_two",
+    "bounce",
+    "lose_power",
+    "pause",
+    "pause_all",
+    "leave",
+    "cut",
+    "isolate",
+    "stall",
+    "heal",
+    "stop_inside",
+    "stand_still",
+    "step_wall_clock",
+    "press_memory",
+    "run_out_of_descriptors",
+    "babble",
+)
 
 
 class Nemesis:
-    """Breaks things at random moments until `until`, then makes everything well."""
+    """Breaks things at random moments until `until`, then makes everything well.
 
-    def __init__(self, world: World, until: float) -> None:
-        self._world = world
-        self._rng = random.Random(world.rng.getrandbits(32))
+    It does not end a process that holds the last whole copy of a slot: what it has then is lost by right.
+    """
+
+    def __init__(
+        self,
+        cluster: "Cluster",
+        until: float,
+        *,
+        faults: tuple[str, ...] = (),
+        pace_s: float = 0.0,
+        bursts: bool = False,
+    ) -> None:
+        """`faults`: only these; none named: any. `pace_s`: between them; 0: drawn. `bursts`: many join or leave at one
+        moment, now and then."""
+        self._cluster = cluster
+        self._world = cluster.world
+        self._rng = Random(cluster.world.rng.getrandbits(32))
         self._until = until
-        self._pace_s = self._rng.choice((0.1, 0.4, 1.5))
-        faults = [
-            self.crash,
-            self.bounce,
-            self.pause,
-            self.pause_all,
-            self.cut,
-            self.isolate,
-            self.leave,
-            self.heal,
-        ]
-        self._faults = [fault for fault in faults if self._rng.random() < 0.7] or faults
-        world.after(self._rng.uniform(0.1, 2.0), self._next)
-        # Bursts are drawn apart, so that a seed without any is what it was before there were bursts.
-        self._burst_rng = random.Random(world.seed ^ 0xB0B)
-        if world.options.bursts:
-            world.after(self._burst_rng.uniform(0.5, 2.0), self._burst)
+        self._pace_s = pace_s or self._rng.choice(PACES_S)
+        self._faults = faults or tuple(fault for fault in FAULTS if self._rng.random() < 0.6) or FAULTS
+        self._is_over = False
+        self._later(self._rng.uniform(0.1, 2.0), self._next)
+        if bursts:
+            self._later(self._rng.uniform(0.5, 2.0), self._burst)
+
+    def _later(self, delay_s: float, action: Callable[..., object], *args: Any) -> None:
+        """Do something later, unless the faults have stopped by then."""
+        self._world.after(delay_s, self._unless_over, action, args)
+
+    def _unless_over(self, action: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if not self._is_over:
+            action(*args)
 
     def start_all(self) -> None:
         """Servers start in any order, together or seconds apart."""
         spread = self._rng.choice((0.0, 0.05, 1.0, 4.0))
-        for host in self._world.hosts:
-            self._world.after(self._rng.uniform(0, spread), self._world.start, host)
+        for host in self._cluster.hosts:
+            self._world.after(self._rng.uniform(0, spread), self._cluster.start, host)
 
     def _next(self) -> None:
         if self._world.now < self._until:
-            self._rng.choice(self._faults)()
-            self._world.after(self._rng.expovariate(1 / self._pace_s), self._next)
-
-    def _burst(self) -> None:
-        """Many come, or go, at one moment."""
-        world, rng = self._world, self._burst_rng
-        if world.now >= self._until:
-            return
-        some = rng.sample(world.hosts, rng.randint(1, len(world.hosts)))
-        world.note("burst")
-        if rng.random() < 0.5:
-            for host in some:
-                self._ask_to_leave(host)
-        else:
-            for host in some:
-                if host.process is not None and self._may_end(host):
-                    world.crash(host)
-            together = rng.choice((0.0, 0.01, 0.5))
-            for host in world.hosts:  # those that were down before, too
-                world.after(together + rng.uniform(0, 0.01), world.start, host)
-        world.after(rng.expovariate(1 / 2.0), self._burst)
-
-    def _may_end(self, host: Host) -> bool:
-        """Whether nothing is lost by right with this host's process."""
-        return True
+            fault = self._rng.choice(self._faults)
+            self._cluster.count(f"fault {fault}")
+            getattr(self, fault)()
+            self._later(self._rng.expovariate(1 / self._pace_s), self._next)
 
     def _some(self) -> Host:
-        return self._rng.choice(self._world.hosts)
+        return self._rng.choice(self._cluster.hosts)
 
     def _for_a_while(self) -> float:
         return self._rng.choice((0.05, 0.3, 0.7, 1.0, 2.5, 6.0)) * self._rng.uniform(0.5, 1.5)
 
+    # Processes.
+
+    def _spares(self, host: Host) -> bool:
+        """Whether every slot with keys has a holder besides this host's process, in every view that anyone goes by."""
+        cluster = self._cluster
+        live = {process.address: process for process in cluster.processes() if process.host is not host}
+        views = {core.view.key: core.view for core in (p.core for p in cluster.processes()) if core.view is not None}
+
+        def holds(view: View, address: str, slot: int) -> bool:
+            process = live.get(address)
+            return (
+                process is not None
+                and view.has(address, process.core.incarnation)
+                and process.node.replication._shared.positions[slot] is not None
+            )
+
+        return all(
+            any(holds(view, address, slot) for address in view.holders(slot))
+            for view in views.values()
+            for slot in cluster.slots
+        )
+
+    def _end(self, host: Host, *, power: bool = False) -> bool:
+        """End its process if nothing is lost by right; whether it has."""
+        if host.process is None or not self._spares(host):
+            return False
+        self._cluster.crash(host, power=power)
+        return True
+
+    def _victim(self) -> Host:
+        spare = [host for host in self._cluster.hosts if self._spares(host)]
+        return self._rng.choice(spare or self._cluster.hosts)
+
     def crash(self) -> None:
-        host = self._some()
-        self._world.crash(host)
-        self._world.after(self._for_a_while(), self._world.start, host)
+        host = self._victim()
+        self._end(host)
+        self._later(self._for_a_while(), self._cluster.start, host)
+
+    def crash_two(self) -> None:
+        """The second when, or just before or after, others have taken over from the first."""
+        self.crash()
+        self._later(self._rng.uniform(0.05, 0.6), self.crash)
 
     def bounce(self) -> None:
         """A restart faster than any timeout."""
-        host = self._some()
-        self._world.crash(host)
-        self._world.after(self._rng.uniform(0, 0.01), self._world.start, host)
+        host = self._victim()
+        self._end(host)
+        self._later(self._rng.uniform(0, 0.01), self._cluster.start, host)
+
+    def lose_power(self) -> None:
+        host = self._victim()
+        self._end(host, power=True)
+        self._later(self._for_a_while(), self._cluster.start, host)
 
     def pause(self) -> None:
-        self._world.pause(self._some(), self._for_a_while())
+        self._cluster.pause(self._some(), self._for_a_while())
 
     def pause_all(self) -> None:
         """The whole machine stops; its processes go on nearly together."""
         seconds = self._rng.uniform(0.1, 2.0)
-        for host in self._world.hosts:
-            self._world.pause(host, seconds + self._rng.uniform(0, 0.02))
+        for host in self._cluster.hosts:
+            self._cluster.pause(host, seconds + self._rng.uniform(0, 0.02))
+
+    def stop_inside(self) -> None:
+        """A process is stopped in the middle of one of the next things that it does."""
+        process = self._some().process
+        if process is not None:
+            process.stop_soon(self._rng.randrange(40), self._for_a_while())
 
     def leave(self) -> None:
-        self._ask_to_leave(self._some())
+        self._leave(self._some())
 
-    def _ask_to_leave(self, host: Host) -> None:
-        if host.process is not None:
-            self._world.note(host.address, "is asked to leave")
-            self._world.give(host.process, LeaveRequested())
-            self._world.after(10.0, self._end, host, host.process)
-            self._world.after(10.0 + self._for_a_while(), self._world.start, host)
+    def _leave(self, host: Host) -> None:
+        process = host.process
+        if process is not None:
+            self._cluster.leave(host)
+            self._later(10.0 + self._for_a_while(), self._cluster.start, host)
 
-    def _end(self, host: Host, process: object) -> None:
-        if host.process is process:  # the shell's leave timeout
-            self._world.crash(host)
+    def _burst(self) -> None:
+        """Many come, or go, at one moment."""
+        cluster, rng = self._cluster, self._rng
+        if self._world.now >= self._until:
+            return
+        some = rng.sample(cluster.hosts, rng.randint(1, len(cluster.hosts)))
+        self._world.note("burst")
+        if rng.random() < 0.5:
+            for host in some:
+                self._leave(host)
+        else:
+            for host in some:
+                self._end(host)
+            together = rng.choice((0.0, 0.01, 0.5))
+            for host in cluster.hosts:  # those that were down before, too
+                self._later(together + rng.uniform(0, 0.01), cluster.start, host)
+        self._later(rng.expovariate(1 / 2.0), self._burst)
+
+    # The network.
 
     def isolate(self) -> None:
-        one = self._some().address
-        self._block([(one, other) for other in self._world.servers if other != one])
+        one = self._some()
+        others = [host for host in self._cluster.hosts if host is not one]
+        self._cut([(one.ip, other.ip) for other in others])
 
     def cut(self) -> None:
         """Part the servers in two; possibly in one direction only, possibly with some pairs left."""
         rng = self._rng
-        left = [server for server in self._world.servers if rng.random() < 0.5]
-        right = [server for server in self._world.servers if server not in left]
-        pairs = [(one, other) for one in left for other in right]
+        left = [host.ip for host in self._cluster.hosts if rng.random() < 0.5]
+        right = [host.ip for host in self._cluster.hosts if host.ip not in left]
         share = rng.choice((1.0, 1.0, 0.5))
-        self._block([pair for pair in pairs if rng.random() < share])
+        self._cut([(one, other) for one in left for other in right if rng.random() < share])
 
-    def _block(self, pairs: list[tuple[str, str]]) -> None:
-        world, rng = self._world, self._rng
+    def stall(self) -> None:
+        """Streams stall, and deliver later what was sent before; datagrams pass."""
+        one, other = self._some().ip, self._some().ip
+        if one != other:
+            seconds = self._rng.uniform(0.0, self._cluster.network.options.survives_cut_s)
+            self._cut([(one, other)], kinds="streams", seconds=seconds)
+
+    def _cut(self, pairs: list[Path], *, kinds: str = "", seconds: float = 0.0) -> None:
+        rng = self._rng
         direction = rng.choice(("both", "both", "there", "back"))
-        cuts = set()
+        kinds = kinds or rng.choice(("all", "all", "all", "streams", "datagrams"))
+        paths = []
         for one, other in pairs:
             if direction != "back":
-                cuts.add((one, other))
+                paths.append((one, other))
             if direction != "there":
-                cuts.add((other, one))
-        world.note("network", "cut", sorted(cuts))
-        world.blocked |= cuts
-        world.after(self._for_a_while(), self._unblock, cuts)
+                paths.append((other, one))
+        self._world.note("network", "cut for", kinds, paths)
+        self._cluster.network.cut(paths, datagrams=kinds != "streams", streams=kinds != "datagrams")
+        self._later(seconds or self._for_a_while(), self._mend, paths)
 
-    def _unblock(self, cuts: set[tuple[str, str]]) -> None:
-        self._world.note("network", "mended", sorted(cuts))
-        self._world.blocked -= cuts
+    def _mend(self, paths: list[Path]) -> None:
+        self._world.note("network", "mended", paths)
+        self._cluster.network.mend(paths)
 
     def heal(self) -> None:
         self._world.note("network", "mended")
-        self._world.blocked.clear()
+        self._cluster.network.mend()
+
+    def refuse(self) -> None:
+        """Connections are refused although processes live (a port forwarder without its backend), datagrams lost."""
+        ips = [host.ip for host in self._cluster.hosts]
+        paths = [(one, other) for one in ips for other in ips if one != other]
+        self._world.note("network", "refuses")
+        network = self._cluster.network
+        network.refusing.update(paths)
+        network.cut(paths, datagrams=True, streams=False)
+        for stream in list(network._streams):
+            stream.broken(104)
+        self._later(4.0, self._mend_refusing, paths)
+
+    def _mend_refusing(self, paths: list[Path]) -> None:
+        self._cluster.network.refusing.clear()
+        self._mend(paths)
+
+    def stall_for_long(self) -> None:
+        """Streams stall for seconds, and deliver then what was sent before; datagrams pass."""
+        one, other = self._rng.sample([host.ip for host in self._cluster.hosts], 2)
+        self._cut([(one, other)], kinds="streams", seconds=self._rng.uniform(2.0, 6.0))
+
+    # Machines.
+
+    def stand_still(self) -> None:
+        """A clock stands still, for less than the leases allow for."""
+        if not self._cluster.all_options.stands_still:
+            return
+        host = self._some()
+        host.clock.set_rate(self._world.now, 0.0)
+        self._later(self._rng.uniform(0.0, 0.004), self._go_on, host)
+
+    def stand_still_for_long(self) -> None:
+        """A virtual machine is stopped, and its clock with it: when it goes on it takes its lease for a running one."""
+        host = self._some()
+        seconds = self._rng.uniform(1.0, 3.0)
+        host.clock.set_rate(self._world.now, 0.0)
+        self._cluster.pause(host, seconds)
+        self._later(seconds, self._go_on, host)
+
+    def _go_on(self, host: Host) -> None:
+        host.clock.set_rate(self._world.now, host.clock.nominal_rate)
+        if host.process is not None:
+            host.process.loop.arm()
+
+    def step_wall_clock(self) -> None:
+        """Somebody sets the clock that leases do not go by."""
+        self._some().clock.step_wall(self._rng.choice((-3600.0, -1.0, -0.2, 0.2, 1.0, 3600.0)))
+
+    def press_memory(self) -> None:
+        """The heap grows, or shrinks: the store has less room, or more."""
+        process = self._some().process
+        if process is not None:
+            process.heap_bytes = self._rng.randrange(0, 4) * PAGE_BYTES
+
+    def run_out_of_descriptors(self) -> None:
+        process = self._some().process
+        if process is not None:
+            process.sockets.listener.fails_until = self._world.now + self._rng.uniform(0.05, 0.4)
+
+    def babble(self) -> None:
+        """Somebody sends what no node or client would."""
+        rng, host = self._rng, self._some()
+        if rng.random() < 0.5:
+            data = rng.choice(babbled(rng))
+            source = rng.choice((sockaddr("10.2.0.1", 5), sockaddr(self._some().ip, PORT)))
+            taker = self._cluster.network.bound.get(sockaddr(host.ip, PORT))
+            if taker is not None:
+                taker.take(data, source)
+            return
+        stranger = Stream(self._cluster.network, None, rng.choice(("10.2.0.1", self._some().ip)), 40000)
+        stranger.connect_ex((host.ip, PORT))
+        self._later(0.05, self._babble_on, stranger)
+
+    def _babble_on(self, stranger: Stream) -> None:
+        rng = self._rng
+        if stranger.is_up and not stranger.has_vanished and not stranger.code:
+            stranger.send(
+                rng.choice((b"KVLK\x01\x00" + rng.randbytes(24), rng.randbytes(60), b"GET / HTTP/1.1\r\n\r\n" * 3))
+            )
+            if rng.random() < 0.5:
+                self._later(rng.choice((0.01, 3.0)), stranger.close)
 
     def make_well(self) -> None:
         """The faults stop: whole network, everybody up and running."""
-        world = self._world
-        world.note("faults stop")
-        self._faults = [self.heal]
-        world.blocked.clear()
-        world.options.loss = min(world.options.loss, 0.05)
-        world.options.slow_share = 0.0
-        for process in world.processes():
-            world.resume(process)
-        for host in world.hosts:
-            world.start(host)
+        cluster = self._cluster
+        self._world.note("faults stop")
+        self._is_over = True
+        cluster.network.mend()
+        options = cluster.network.options
+        options.loss = min(options.loss, 0.05)
+        options.large_loss = 0.0
+        options.slow_share = 0.0
+        cluster.options.stop_share = 0.0
+        for host in cluster.hosts:
+            self._go_on(host)
+        for process in cluster.processes():
+            process.heap_bytes = 0
+            process.stop_soon(1 << 60, 0.0)
+            process.sockets.listener.fails_until = 0.0
+            cluster.resume(process)
+        for host in cluster.hosts:
+            cluster.start(host)
+
+
+def babbled(rng: Random) -> list[bytes]:
+    """Datagrams that a node must bear."""
+    name = rng.randbytes(16)
+    return [
+        b"",
+        rng.randbytes(rng.randrange(200)),
+        rng.randbytes(16_400),
+        sealed(b"", b"\x08\x06"),
+        sealed(name * 5, b"\x08\x06"),
+        sealed(name, b"\x08\x06", TYPE_RESPONSE),
+        sealed(name, b"", 0),
+        sealed(name, b"\xff\xff", 0),
+        sealed(name, rng.randbytes(80), TYPE_CLUSTER),
+        sealed(name, b"\x01" + rng.randbytes(80), TYPE_CLUSTER),
+        sealed(name, b"\x08\x06")[:-3] + b"\x01\x28\x00",
+        request(1, name, b"", b"no key"),
+        request(1, name, b"k" * 33, b"long key"),
+        request(1, name, b"k", b"v" * 10_001),
+        request(1, name, b"k"),
+        request(77, name),
+        request(6, name),
+        request(7, name),
+        request(8, name),
+        request(32, name),
+        request(33, name),
+        request(34, name),
+        sealed(name, b"", TYPE_ACK),
+    ]

@@ -1,16 +1,15 @@
-"""Many seeds, spread over the processor's cores; each is run without and with data, and gives the same run wherever."""
+"""Many seeds, spread over the processor's cores; each gives the same run wherever."""
 
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from tests.sim.checks import Violation
-from tests.sim.copies_run import run_copies
-from tests.sim.run import has_bursts, run_seed
+from tests.sim.run import run
 
 
 @dataclass
@@ -32,30 +31,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_both(seed: int) -> Outcome:
-    """One seed, without and with data."""
+def run_one(seed: int) -> Outcome:
+    """One seed."""
     outcome = Outcome(seed)
     began = time.process_time()
     try:
-        bursts = has_bursts(seed)
-        outcome.steps += run_seed(seed, bursts=bursts).steps
-        result = run_copies(seed, bursts=bursts)
-        outcome.steps += result.steps
-        outcome.counts = result.counts
+        result = run(seed)
+        outcome.steps, outcome.counts = result.steps, result.counts
     except Violation as violation:
         outcome.failure = str(violation)
     outcome.processor_s = time.process_time() - began
     return outcome
 
 
-def run_all(seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
+def run_all(seeds: Iterable[int], jobs: int, one: Callable[[int], Outcome] = run_one) -> Iterator[Outcome]:
     """The outcomes, in the order of the seeds, as they come. `jobs`: processes; with one, all happens in this one."""
     if jobs == 1:
-        yield from map(run_both, seeds)
+        yield from map(one, seeds)
         return
     # Fresh interpreters: this one may have threads or event loops that a fork would copy half.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         try:
-            yield from pool.map(run_both, seeds, chunksize=2)
+            yield from pool.map(one, seeds, chunksize=2)
         finally:
             pool.shutdown(cancel_futures=True)

@@ -14,10 +14,10 @@ from app.cluster.membership.planner import first_view
 from app.cluster.membership.state import NodeState
 from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import Member
-from tests.sim.checks import Checks, Violation
-from tests.sim.nemesis import draw_options
-from tests.sim.run import run_seed
-from tests.sim.world import Options, World
+from tests.sim.core_checks import Checks, Violation
+from tests.sim.core_nemesis import draw_options
+from tests.sim.core_run import run_seed
+from tests.sim.core_world import Options, World
 
 # Seeds that once failed, with what they found.
 FOUND = {

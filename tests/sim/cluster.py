@@ -1,0 +1,159 @@
+"""A simulated cluster: machines, the network between them, their processes, the clients, and whoever watches them."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from app.config.servers import Server
+from app.storage.store import slot_of
+from tests.sim.checks import Checks, Violation
+from tests.sim.clients import Client, ClientOptions, Load, make_keys
+from tests.sim.ledger import Ledger
+from tests.sim.network import Network, NetworkOptions
+from tests.sim.process import NodeOptions, Process, server
+from tests.sim.world import Clock, Host, World
+
+
+@dataclass
+class Options:
+    """The conditions of a run."""
+
+    hosts: int = 3
+    drift: float = 0.0  # clock rates are within 1 +- this
+    stands_still: bool = True  # clocks may stand still for some ms
+    node: NodeOptions = field(default_factory=NodeOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    clients: ClientOptions = field(default_factory=ClientOptions)
+
+
+class Cluster:
+    """See the module."""
+
+    def __init__(self, seed: int, options: Options) -> None:
+        self.world = World(seed)
+        rng = self.world.rng
+        self.all_options = options
+        self.options = options.node
+        self.client_options = options.clients
+        self.hosts = [
+            Host(
+                number,
+                Clock(
+                    1 + rng.uniform(-options.drift, options.drift),
+                    rng.uniform(0, 1000),
+                    1_700_000_000 + rng.uniform(-5, 5),
+                ),
+            )
+            for number in range(1, options.hosts + 1)
+        ]
+        self.by_address = {host.address: host for host in self.hosts}
+        self.servers: tuple[Server, ...] = tuple(server(host) for host in self.hosts)
+        self.network = Network(self.world, options.network, self.hosts)
+        self.counts: Counter[str] = Counter()
+        self.wipes: list[tuple[float, float]] = []
+        self.keys = make_keys(options.clients.keys)
+        self.slots = {slot_of(key) for key in self.keys}
+        self.is_tight = options.node.pages > 0
+        self.ledger = Ledger(self.slots, exact=not (options.node.evict and self.is_tight))
+        self.checks = Checks(self)
+        self.clients = [Client(self, number) for number in range(options.clients.clients)]
+        self.load = Load(self) if options.clients.load_s else None
+
+    def count(self, what: str) -> None:
+        """One more of these."""
+        self.counts[what] += 1
+
+    # Processes.
+
+    def processes(self) -> list[Process]:
+        return [host.process for host in self.hosts if host.process is not None]
+
+    def start(self, host: Host) -> None:
+        """Start a process, unless there is one."""
+        if host.process is not None:
+            return
+        host.is_on = True
+        process = host.process = Process(self, host)
+        self.world.note(host, "starts as", process.incarnation)
+        self.checks.watch(process)
+        self.ledger.watch(process)
+        process.start()
+
+    def crash(self, host: Host, *, power: bool = False) -> None:
+        """kill -9, or the machine loses its power, and has it again when the next process is started."""
+        process = host.process
+        if process is None:
+            return
+        if process.time > self.world.now:  # it has done already what it does until then
+            self.world.at(process.time, self._crash_later, process, power)
+            return
+        self.world.note(host, "loses its power" if power else "crashes")
+        process.end(power=power)
+        if power:
+            host.is_on = False
+        self.ended(process)
+
+    def _crash_later(self, process: Process, power: bool) -> None:
+        if process.host.process is process:
+            self.crash(process.host, power=power)
+
+    def ended(self, process: Process) -> None:
+        """A process is over."""
+        host = process.host
+        if host.process is not process:
+            return
+        process.end()
+        host.process = None
+        host.last_incarnation = max(host.last_incarnation, process.core.incarnation)
+        self.ledger.forget(process)
+        if process.exit_status:
+            raise Violation(f"{host} exits with status {process.exit_status}")
+
+    def pause(self, host: Host, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+        process = host.process
+        if process is not None and not process.is_stopped:
+            self.world.note(host, "stops for", round(seconds, 3))
+            process.is_stopped = True
+            process.stops += 1
+            self.world.after(seconds, self.resume, process, process.stops)
+
+    def resume(self, process: Process, stop: int = 0) -> None:
+        """Let it go on. `stop`: only after that one of its stops."""
+        if process.is_stopped and not process.is_over and stop in (0, process.stops):
+            self.world.note(process.host, "goes on")
+            process.is_stopped = False
+            process.loop.resume()
+
+    def leave(self, host: Host) -> None:
+        """SIGTERM."""
+        process = host.process
+        if process is not None and not process.is_over:
+            self.world.note(host, "is asked to leave")
+            process.loop.run_callback(process.node.leave)
+
+    # What processes tell.
+
+    def turned(self, process: Process) -> None:
+        """A turn of its loop is over."""
+        self.checks.turned(process)
+
+    def sends(self, process: Process, data: bytes, target: bytes) -> None:
+        """A datagram leaves it."""
+        taker = self.network.bound.get(target)
+        if not isinstance(taker, Client) or taker.current is None:
+            return
+        call = taker.current
+        if call.key and call.message_id in data and b"\x08\x03\x28" not in data:
+            self.checks.answers(process, slot_of(call.key))
+
+    # Paths.
+
+    def paths_of(self, one: Host) -> list[tuple[str, str]]:
+        """All that lead to a machine or from it, but for those of clients."""
+        others = [host for host in self.hosts if host is not one]
+        return [path for other in others for path in ((one.ip, other.ip), (other.ip, one.ip))]
+
+    def dispose(self) -> None:
+        """End all that is left: it is held together by circles, which only the garbage collector would undo."""
+        for process in self.processes():
+            process.end()

@@ -1,0 +1,232 @@
+"""The loop of a simulated process: gevent's in virtual time.
+
+A turn calls back the timers that are due and the watchers whose descriptors are ready, in a drawn order, and then all
+callbacks that were asked for, those asked for meanwhile included. Between something happening and the turn that finds
+it some time passes, so that a turn often finds several things at once.
+
+The process may be stopped in the middle of a turn: a read of its clock may find, by a drawn chance, that time has gone
+on. What it does in the rest of the turn happens at that later time, and it has no turn before.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from greenlet import GreenletExit, getcurrent
+
+from app.loop import Loop, Task
+from tests.sim.checks import Violation
+
+if TYPE_CHECKING:
+    from tests.sim.process import Process
+
+
+class Ended(BaseException):
+    """Thrown to get out of a process that has ended itself."""
+
+
+class Crashed(Exception):
+    """A process ended itself because of a fault."""
+
+
+class File(Protocol):
+    """What a descriptor stands for."""
+
+    def ready(self, events: int) -> bool:
+        """Whether one of these events has come."""
+
+
+class SimLoop(Loop):
+    """One process's."""
+
+    def __init__(self, process: "Process") -> None:
+        self.hub = getcurrent()
+        self.now = process.read_clock
+        self.unix_s = process.read_wall_clock
+        self.run_callback = self._add_callback
+        self.files: dict[int, File] = {}
+        self._process = process
+        self._world = process.world
+        self._rng = process.world.rng
+        self._lag_s = process.options.lag_s
+        self._watchers: dict[SimWatcher, None] = {}  # active
+        self._timers: dict[SimTimer, None] = {}  # active
+        self._callbacks: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._tasks: dict[Task, None] = {}
+        self._turn_at = inf
+        self._turn_number = 0
+        self.is_turning = False
+        self.turns = 0
+
+    # What the node calls.
+
+    def _add_callback(self, callback: Callable[..., object], *args: Any) -> None:
+        if self._process.is_over:
+            return
+        self._callbacks.append((callback, args))
+        if not self.is_turning:
+            self._turn_by(self._process.time)
+
+    def timer(self) -> "SimTimer":
+        return SimTimer(self)
+
+    def watch(self, descriptor: int, events: int) -> "SimWatcher":
+        return SimWatcher(self, self.files[descriptor], events)
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> Task:
+        task = super().spawn(function, *args)
+        self._tasks[task] = None
+        if len(self._tasks) > 64:
+            self._tasks = {task: None for task in self._tasks if not task.dead}
+        return task
+
+    def exit(self, status: int) -> NoReturn:
+        self._process.exited(status)
+        raise Ended
+
+    def fail(self, error: BaseException) -> NoReturn:
+        if isinstance(error, Violation):
+            raise error
+        raise Crashed(f"{self._process.host} fails: {error!r}") from error
+
+    # What the world calls.
+
+    def poke(self) -> None:
+        """A descriptor may have become ready."""
+        if not self.is_turning:
+            self._turn_by(self._process.time + self._rng.random() * self._lag_s)
+
+    def arm(self) -> None:
+        """See to it that there is a turn when the next timer is due; to be called when the clock has changed, too."""
+        if self._timers and not self.is_turning:
+            process = self._process
+            due = process.host.clock.true(min(timer.due for timer in self._timers))
+            if due < inf:
+                self._turn_by(max(process.time, due + 1e-9) + self._rng.random() * self._lag_s)
+
+    def _turn_by(self, when: float) -> None:
+        if when < self._turn_at - 1e-9 and not self._process.is_over:
+            self._turn_at = when
+            self._turn_number += 1
+            self._world.at(when, self._turn, self._turn_number)
+
+    def resume(self) -> None:
+        """The process was stopped and goes on."""
+        self._turn_at = inf
+        self._turn_by(self._process.time)
+
+    def _turn(self, number: int) -> None:
+        process = self._process
+        if number != self._turn_number or process.is_over or process.is_stopped:
+            return
+        if process.time > self._world.now:  # it was stopped in the middle of the turn before
+            self._turn_at = inf
+            self._turn_by(process.time)
+            return
+        self._turn_at = inf
+        self.is_turning = True
+        self.turns += 1
+        try:
+            self._run_turn()
+        except (Ended, GreenletExit):
+            assert process.is_over, "ended, and goes on"
+        except Exception as error:
+            if isinstance(error, AssertionError | Crashed):
+                raise
+            raise Crashed(f"{process.host}: nobody catches {error!r}") from error
+        finally:
+            self.is_turning = False
+        if process.is_over:
+            return
+        process.turned()
+        if self._callbacks or any(watcher.is_ready() for watcher in self._watchers):
+            self._turn_by(process.time + self._rng.random() * self._lag_s)
+        self.arm()
+
+    def _run_turn(self) -> None:
+        local = self._process.host.clock.local(self._world.now)
+        due: list[SimTimer | SimWatcher] = [timer for timer in self._timers if timer.due <= local]
+        due += [watcher for watcher in self._watchers if watcher.is_ready()]
+        if len(due) > 1:
+            self._rng.shuffle(due)
+        timers = self._timers
+        for what in due:
+            if isinstance(what, SimTimer):
+                if what not in timers:
+                    continue
+                del timers[what]
+            elif what not in self._watchers:
+                continue
+            what.callback(*what.args)
+        callbacks = self._callbacks
+        while callbacks:
+            callback, args = callbacks.popleft()
+            callback(*args)
+
+    def end(self) -> None:
+        """The process is no more: nothing of it runs again. What its greenlets clean up has no effect."""
+        self._timers.clear()
+        self._watchers.clear()
+        self._callbacks.clear()
+        tasks, self._tasks = list(self._tasks), {}
+        me = getcurrent()
+        for task in tasks:
+            if task and task is not me:
+                task.throw(GreenletExit)
+
+
+class SimTimer:
+    """See app.loop.Timer."""
+
+    __slots__ = ("_loop", "args", "callback", "due")
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+        self.due = inf
+        self.callback: Callable[..., object]
+        self.args: tuple[Any, ...] = ()
+
+    def start(self, after_s: float, callback: Callable[..., object], *args: object) -> None:
+        loop = self._loop
+        process = loop._process
+        if process.is_over:
+            return
+        self.due = process.host.clock.local(process.time) + max(0.0, after_s)
+        self.callback, self.args = callback, args
+        loop._timers[self] = None
+        loop.arm()
+
+    def stop(self) -> None:
+        self._loop._timers.pop(self, None)
+
+
+class SimWatcher:
+    """See app.loop.Watcher."""
+
+    __slots__ = ("_events", "_file", "_loop", "args", "callback")
+
+    def __init__(self, loop: SimLoop, file: File, events: int) -> None:
+        self._loop = loop
+        self._file = file
+        self._events = events
+        self.callback: Callable[..., object]
+        self.args: tuple[Any, ...] = ()
+
+    def is_ready(self) -> bool:
+        return self._file.ready(self._events)
+
+    def start(self, callback: Callable[..., object], *args: object) -> None:
+        loop = self._loop
+        if loop._process.is_over:
+            return
+        self.callback, self.args = callback, args
+        loop._watchers[self] = None
+        if not loop.is_turning and self.is_ready():
+            loop.poke()
+
+    def stop(self) -> None:
+        self._loop._watchers.pop(self, None)
+
+    def close(self) -> None:
+        self.stop()

@@ -356,16 +356,16 @@ def test_what_one_request_was_through_is_not_the_nexts() -> None:
     seen: list[tuple[object, ...]] = []
 
     def rule(request: Request) -> bytes:
-        seen.append((request.datagram, request.is_uncertain, request.was_sent, request.how, request.has_waited))
+        seen.append((request.datagram, request.is_uncertain, request.how, request.has_waited))
         request.keep()
-        request.is_uncertain = request.was_sent = True
+        request.is_uncertain = True
         request.how = WAITED
         return b""
 
     rig.commands.rules[b"x"] = rule
     rig.ask(A, b"x", b"x")
     rig.ask(A, b"x")
-    assert seen == [(b"", False, False, IN_TURN, False)] * 3
+    assert seen == [(b"", False, IN_TURN, False)] * 3
 
 
 # --- who may send requests ------------------------------------------------------------------------------------------

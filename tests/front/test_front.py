@@ -241,6 +241,7 @@ def test_a_datagram_that_comes_while_it_is_asked_for_is_served_in_this_turn() ->
     rig.sock.arrive(A, b"x")
     rig.front.read()
     assert rig.sock.sent_to(B) == [b"re: late"]
+    assert rig.commands.handled == [b"x", b"late"]
     assert rig.sock.receives == 1 + 5 + POLLS
 
 
@@ -355,16 +356,16 @@ def test_what_one_request_was_through_is_not_the_nexts() -> None:
     seen: list[tuple[object, ...]] = []
 
     def rule(request: Request) -> bytes:
-        seen.append((request.datagram, request.is_uncertain, request.was_sent, request.how, request.has_waited))
+        seen.append((request.datagram, request.is_uncertain, request.how, request.has_waited))
         request.keep()
-        request.is_uncertain = request.was_sent = True
+        request.is_uncertain = True
         request.how = WAITED
         return b""
 
     rig.commands.rules[b"x"] = rule
     rig.ask(A, b"x", b"x")
     rig.ask(A, b"x")
-    assert seen == [(b"", False, False, IN_TURN, False)] * 3
+    assert seen == [(b"", False, IN_TURN, False)] * 3
 
 
 # --- who may send requests ------------------------------------------------------------------------------------------
@@ -472,6 +473,24 @@ def test_replies_that_fill_the_ring_are_held_back_too() -> None:
     rig.ask(A, b"last", *[b"two"] * (BATCH_SIZE - 1))
     assert rig.sock.sent == []
     assert rig.batch.unfenced == 2 * BATCH_SIZE - 1
+
+
+def test_answers_that_are_held_back_are_not_taken_from_those_that_were_counted() -> None:
+    rig = Rig(shares_turns=True)
+    rig.lease_until = rig.loop.now_s + 1.0
+    rig.turn.open()
+    for _ in range(5):
+        rig.batch.send(C, b"of this turn, from before this batch")
+
+    def last(request: Request) -> bytes:
+        rig.loop.now_s += 1.0
+        return b"re"
+
+    rig.commands.rules[b"last"] = last
+    rig.ask(A, *numbered(BATCH_SIZE - 5), b"last")
+    assert rig.sock.sent == []
+    assert rig.batch.unfenced == BATCH_SIZE + 1
+    assert rig.latency() == (0, 0)
 
 
 def test_a_turn_after_a_stall_is_told() -> None:

@@ -58,11 +58,6 @@ def _lasting(kind: str) -> Callable[[Plan], None]:
     return tune
 
 
-def _stopped_clock(plan: Plan) -> None:
-    busy(plan)
-    plan.faults, plan.pace_s = ("stand_still_for_long",), 0.8
-
-
 def overloaded() -> None:
     """A busy cluster on a whole network stays in its view."""
     options = Options(
@@ -134,7 +129,7 @@ KNOWN = {
     "a clock that stands still": Known(
         "at no moment two nodes serve a slot (docs/cluster.md names it among what is not promised)",
         "clocks stand still for at most 4 ms, which the leases' margin for drift covers",
-        _run(0, _stopped_clock),
+        None,
     ),
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
 
 PACES_S: Final = (0.1, 0.4, 1.5)
+# What is drawn from; the others are for runs that ask for them by name.
 FAULTS: Final = (
     "crash",
     "crash_two",
@@ -141,6 +142,12 @@ class Nemesis:
         self._end(host)
         self._later(self._rng.uniform(0, 0.01), self._cluster.start, host)
 
+    def bounce_power(self) -> None:
+        """The same, and the machine forgets its connections: their other ends hear of it when they send something."""
+        host = self._victim()
+        self._end(host, power=True)
+        self._later(self._rng.uniform(0, 0.01), self._cluster.start, host)
+
     def lose_power(self) -> None:
         host = self._victim()
         self._end(host, power=True)
@@ -148,6 +155,10 @@ class Nemesis:
 
     def pause(self) -> None:
         self._cluster.pause(self._some(), self._for_a_while())
+
+    def pause_for_long(self) -> None:
+        """Longer than replies are remembered."""
+        self._cluster.pause(self._some(), self._rng.uniform(3.0, 6.0))
 
     def pause_all(self) -> None:
         """The whole machine stops; its processes go on nearly together."""
@@ -295,11 +306,11 @@ class Nemesis:
         """Somebody sends what no node or client would."""
         rng, host = self._rng, self._some()
         if rng.random() < 0.5:
-            data = rng.choice(babbled(rng))
             source = rng.choice((sockaddr("10.2.0.1", 5), sockaddr(self._some().ip, PORT)))
             taker = self._cluster.network.bound.get(sockaddr(host.ip, PORT))
             if taker is not None:
-                taker.take(data, source)
+                for data in babbled(rng):
+                    taker.take(data, source)
             return
         stranger = Stream(self._cluster.network, None, rng.choice(("10.2.0.1", self._some().ip)), 40000)
         stranger.connect_ex((host.ip, PORT))

@@ -19,6 +19,7 @@ class Outcome:
     processor_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     failure: str = ""  # the end of the trace and what was broken
+    lines: dict[str, set[int]] = field(default_factory=dict)  # that were run, by file, if that was measured
 
     @property
     def repeat(self) -> str:

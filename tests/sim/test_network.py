@@ -358,7 +358,7 @@ class TestDatagrams:
         for number in range(3):
             site.one.sockets.datagrams.send_to(b"%d" % number, (site.ips[1], 3331))
         site.run(1.0)
-        assert [name for part in seen for name in part] == [b"0", b"1", b"2"]
+        assert [data for part in seen for data in part] == [b"0", b"1", b"2"]
         assert all(len(part) <= 2 for part in seen)
 
 

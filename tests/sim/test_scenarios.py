@@ -1,0 +1,214 @@
+"""What operators do, and what befalls them, with data and clients: nothing acknowledged may be missing afterwards."""
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import pytest
+
+from app.cluster.membership import timing
+from app.cluster.slots import ALL_SLOTS
+from app.storage.store import slot_of
+from app.wire.protocol import PUT
+from tests.sim.clients import Client, ClientOptions
+from tests.sim.cluster import Cluster, Options
+from tests.sim.process import NodeOptions
+from tests.sim.run import check_histories, converge, read_all
+from tests.sim.world import Host
+
+APART_S = timing.SPLIT_S + 3.0  # within which a smaller side serves
+
+
+class Site:
+    """A cluster on a whole network, with clients at work."""
+
+    def __init__(self, hosts: int, *, seed: int = 1, keys: int = 40, clients: int = 8, **node: Any) -> None:
+        options = Options(
+            hosts, node=NodeOptions(**node), clients=ClientOptions(clients=clients, keys=keys, think_s=0.005)
+        )
+        self.cluster = Cluster(seed, options)
+        self.world = self.cluster.world
+        for host in self.cluster.hosts:
+            self.cluster.start(host)
+        for client in self.cluster.clients:
+            client.start(0.5, inf)
+        self.until(lambda: self.is_whole(hosts), 3.0)
+        self.world.run(self.world.now + 0.5)
+
+    def until(self, condition: Callable[[], bool], limit_s: float) -> float:
+        """Run until the condition holds; how long that took."""
+        began = self.world.now
+        while not condition():
+            assert self.world.now - began < limit_s, f"not within {limit_s} s\n{self.world.story(60)}"
+            self.world.run(self.world.now + 0.01)
+        return self.world.now - began
+
+    def is_whole(self, members: int) -> bool:
+        """Whether all who run are members of one view, and every slot has all its copies where they belong."""
+        processes = self.cluster.processes()
+        return len(processes) == members and not self.cluster.checks.is_converged(processes)
+
+    def coordinator(self) -> Host:
+        return self.cluster.by_address[self.cluster.processes()[0].core.view.coordinator]
+
+    def up(self) -> list[Host]:
+        return [host for host in self.cluster.hosts if host.process is not None]
+
+    def part(self, left: list[Host], right: list[Host]) -> None:
+        paths = [path for one in left for other in right for path in ((one.ip, other.ip), (other.ip, one.ip))]
+        self.cluster.network.cut(paths, datagrams=True, streams=True)
+
+    def finish(self) -> None:
+        """Every key is read in all quiet; no slot was lost, every history holds, all copies are the same."""
+        cluster = self.cluster
+        read_all(cluster)
+        self.until(lambda: not cluster.checks.differs(), 1.0)
+        assert not cluster.checks.lost
+        # A client may have tried none but dead servers, where some are.
+        assert not cluster.counts["unanswered"] or len(cluster.processes()) < len(cluster.hosts)
+        check_histories(cluster)
+        assert cluster.counts["keys checked"] == len(cluster.keys)
+        assert cluster.counts["PUT 0"] > 50
+        assert cluster.counts["GET 0"] > 50
+        cluster.dispose()
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.5])
+def test_rolling_crashes(gap_s: float) -> None:
+    """Of ten nodes six die, at most two between repairs (three copies bear no more), and all keys are still there."""
+    site = Site(10)
+    for count, left in ((2, 8), (1, 7), (2, 5), (1, 4)):
+        for host in site.up()[:count]:
+            site.cluster.crash(host)
+            site.world.run(site.world.now + gap_s)
+        site.until(lambda left=left: site.is_whole(left), 5.0)
+    site.finish()
+
+
+def test_three_die_in_a_row_while_repair_goes_on() -> None:
+    """A second apart: what the first left with two copies has three again when the third dies."""
+    site = Site(7)
+    for host in site.up()[:3]:
+        site.cluster.crash(host)
+        site.world.run(site.world.now + 1.0)
+    site.until(lambda: site.is_whole(4), 5.0)
+    site.finish()
+
+
+@pytest.mark.parametrize("hosts", [3, 5])
+def test_two_die_at_once_the_coordinator_among_them(hosts: int) -> None:
+    site = Site(hosts)
+    first = site.coordinator()
+    second = next(host for host in site.cluster.hosts if host is not first)
+    site.cluster.crash(first)
+    site.cluster.crash(second)
+    site.until(lambda: site.is_whole(hosts - 2), 2.0)
+    site.world.run(site.world.now + 0.5)
+    for host in (first, second):
+        site.cluster.start(host)
+    site.until(lambda: site.is_whole(hosts), 5.0)
+    site.finish()
+
+
+def test_a_rolling_restart() -> None:
+    """Each of four leaves, ends, and comes back when all is whole: no key is lost, no request goes unanswered."""
+    site = Site(4, clients=4)
+    for host in site.cluster.hosts:
+        site.cluster.leave(host)
+        site.until(lambda host=host: host.process is None, 5.0)
+        site.world.run(site.world.now + 0.3)
+        site.cluster.start(host)
+        site.until(lambda: site.is_whole(4), 5.0)
+    site.finish()
+
+
+def test_each_is_killed_and_restarted_at_once() -> None:
+    """Faster than any timeout: the new process has nothing, and its incarnation says so."""
+    site = Site(4, clients=4)
+    for host in site.cluster.hosts:
+        site.cluster.crash(host)
+        site.cluster.start(host)
+        site.world.run(site.world.now + 0.2)
+        site.until(lambda: site.is_whole(4), 5.0)
+    site.finish()
+
+
+def test_a_node_stopped_for_long_answers_nothing_stale() -> None:
+    """The ledger and the histories would show it: clients ask it too, its socket is full when it wakes."""
+    site = Site(3, clients=4)
+    site.cluster.pause(site.cluster.hosts[1], 10.0)
+    site.world.run(site.world.now + 10.5)
+    site.until(lambda: site.is_whole(3), 5.0)
+    read_all(site.cluster)
+    check_histories(site.cluster)
+    assert not site.cluster.checks.lost
+
+
+def test_by_default_the_smaller_side_refuses() -> None:
+    site = Site(5, clients=0)
+    smaller, larger = site.cluster.hosts[:2], site.cluster.hosts[2:]
+    site.part(smaller, larger)
+    site.world.run(site.world.now + APART_S)
+    assert served(larger, site.world.now) == ALL_SLOTS
+    assert not served(smaller, site.world.now)
+    site.cluster.network.mend()
+    converge(site.cluster)
+
+
+def served(hosts: list[Host], now: float) -> int:
+    """The slots that these may answer for."""
+    mask = 0
+    for host in hosts:
+        assert host.process is not None
+        if host.clock.local(now) < host.process.core.lease_until:
+            mask |= host.process.core.served
+    return mask
+
+
+def put_all(site: Site, hosts: list[Host]) -> dict[bytes, str]:
+    """Write every key by way of these hosts; what was acknowledged."""
+    cluster = site.cluster
+    writer = Client(cluster, 90 + len(cluster.clients))
+    cluster.clients.append(writer)
+    writer.servers = [host.number for host in hosts]
+    written: dict[bytes, str] = {}
+    for key in cluster.keys:
+        writer.ask(PUT, key)
+        call = writer.current
+        assert call is not None
+        site.until(lambda: writer.current is None, 8.0)
+        if writer.history[key][-1].result is not None:
+            written[key] = call.value
+    return written
+
+
+@pytest.mark.parametrize(("hosts", "cut"), [(2, 1), (3, 1), (5, 2)])
+def test_both_sides_serve_if_told_to_and_the_larger_ones_data_win(hosts: int, cut: int) -> None:
+    site = Site(hosts, clients=0, keys=10, on_partition="serve")
+    cluster = site.cluster
+    assert len(put_all(site, cluster.hosts)) == len(cluster.keys)
+    view = cluster.processes()[0].core.view
+    ranked = [cluster.by_address[address] for address in view.addresses]
+    larger, smaller = ranked[:-cut], ranked[-cut:]
+    site.part(smaller, larger)
+    site.world.run(site.world.now + APART_S)
+    assert served(larger, site.world.now) == ALL_SLOTS
+    assert served(smaller, site.world.now) == ALL_SLOTS
+    kept = put_all(site, larger)
+    assert len(kept) == len(put_all(site, smaller)) == len(cluster.keys)
+    cluster.network.mend()
+    site.world.run(site.world.now + 4.0)
+    converge(cluster)
+    assert {process.core.view.cluster_id for process in cluster.processes()} == {view.cluster_id}
+    for key in cluster.keys:
+        blobs = [process.node.store.peek(slot_of(key), key) for process in cluster.processes()]
+        assert all(kept[key].encode() in blob for blob in blobs if blob is not None)
+
+
+def test_a_side_without_a_quorum_goes_on_after_the_others_lost_power_if_told_to() -> None:
+    """None of the three is known to be dead for certain: by default the last one waits for them."""
+    site = Site(3, clients=0, on_partition="serve")
+    for host in site.cluster.hosts[:2]:
+        site.cluster.pause(host, 1000.0)
+    site.world.run(site.world.now + APART_S)
+    assert served(site.cluster.hosts[2:], site.world.now) == ALL_SLOTS

@@ -25,7 +25,12 @@ _OTHERS: Final = {
     "app/observe": ("tests/front", "tests/http", "tests/requests", "tests/integration/test_node.py"),
     "app/config": ("tests/test_main.py", "tests/front", "tests/integration/test_node.py"),
     "app/client": ("tests/integration/test_client.py",),
-    "app/storage": ("tests/requests", "tests/integration/test_node.py", "tests/integration/test_memory.py"),
+    "app/storage": (
+        "tests/requests",
+        "SIMULATOR",
+        "tests/integration/test_node.py",
+        "tests/integration/test_memory.py",
+    ),
     "app/cluster": ("SIMULATOR",),
     "app/peers": ("tests/requests", "SIMULATOR", "tests/integration/test_cluster.py"),
     "app/requests": (
@@ -35,10 +40,16 @@ _OTHERS: Final = {
         "tests/integration/test_cluster.py",
         "tests/integration/test_copies.py",
     ),
-    "app/front": ("tests/requests", "tests/integration/test_node.py", "tests/integration/test_cluster.py"),
+    "app/front": (
+        "tests/requests",
+        "SIMULATOR",
+        "tests/integration/test_node.py",
+        "tests/integration/test_cluster.py",
+    ),
     "app/http": ("tests/integration/test_http.py",),
     "app": (
         "tests/test_main.py",
+        "SIMULATOR",
         "tests/integration/test_node.py",
         "tests/integration/test_http.py",
         "tests/integration/test_cluster.py",

@@ -65,7 +65,7 @@ _SIMULATOR: Final = (
 # A step may take so many times what it takes on the tree as it is, and a grace, in seconds: others may use the machine.
 _TIME_FACTOR: Final = 4.0
 _TIME_GRACE_S: Final = 20.0
-_TIME_WITHOUT_CHANGE_S: Final = 300.0
+_TIME_WITHOUT_CHANGE_S: Final = 900.0
 _ADDRESS_SPACE_BYTES: Final = 4 << 30  # for a mutant that would eat the machine
 
 Step = tuple[str, ...]  # arguments of one run of Python

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from zlib import crc32
 
+import pytest
+
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.core import IGNORED, PARKED
@@ -254,3 +256,12 @@ def test_a_follower_that_comes_back_by_a_link_of_its_own_is_asked_what_it_has() 
     a.core.link_up("b", 1.0)
     (body,) = [body for peer, kind, body in a.flush().frames if kind == frames.QUERY]
     assert frames.decode_query(body)[2] == bytes(range(256))
+
+
+@pytest.mark.parametrize(("backups", "learners"), [("", "b"), ("b", "")])
+def test_who_led_alone_goes_on_serving_until_its_followers_have_caught_up(backups: str, learners: str) -> None:
+    a = Machine("a")
+    wires = Wires(a)
+    wires.enter(view(1, "a"))
+    wires.enter(view(2, "a", backups, learners))
+    assert a.core.routes[SLOT] == SELF

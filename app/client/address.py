@@ -6,8 +6,8 @@ from typing import NamedTuple
 from app.client.errors import BadServer
 
 
-class Server(NamedTuple):
-    """A server: its name as it was given, and the address family and address that it resolved to."""
+class Endpoint(NamedTuple):
+    """Where a server is: its name as it was given, and the address family and address that it resolved to."""
 
     name: str
     family: socket.AddressFamily
@@ -31,19 +31,19 @@ def split_host_port(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def numeric(text: str) -> Server | None:
-    """The Server that "address:port" names, without asking anybody; None when its host is a name, or malformed."""
+def numeric(text: str) -> Endpoint | None:
+    """The Endpoint that "address:port" names, without asking anybody; None when its host is a name, or malformed."""
     try:
         host, port = split_host_port(text)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError, BadServer):
         return None
     family, _, _, _, address = found[0]
-    return Server(text, family, address)
+    return Endpoint(text, family, address)
 
 
-def resolve(text: str) -> Server:
-    """The Server that "host:port" names.
+def resolve(text: str) -> Endpoint:
+    """The Endpoint that "host:port" names.
 
     A name with addresses of both families is taken as IPv4: nodes listen there unless told otherwise, and
     UDP has no handshake by which the other one could be tried in passing. BadServer also when it does not
@@ -55,4 +55,4 @@ def resolve(text: str) -> Server:
     except (OSError, UnicodeError) as error:
         raise BadServer(f"'{text}': {getattr(error, 'strerror', None) or error}") from None
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return Server(text.strip(), family, address)
+    return Endpoint(text.strip(), family, address)

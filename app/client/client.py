@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
-from zlib import crc32
 
 from app.client import codec
-from app.client.address import Server, resolve
+from app.client.address import Endpoint, resolve
 from app.client.engine import Engine, Exchange
 from app.client.errors import (
     BadAnswer,
@@ -42,8 +41,6 @@ assert MESSAGE_ID_BYTES <= protocol.MESSAGE_ID_MAX_BYTES
 # Requests of one call in flight at most. Three nodes with three copies on two cores took 10, 14 and 16 thousand puts/s
 # at 16, 64 and 256; at 10,000 bytes a value none was lost. More make a busy node's other clients wait.
 WINDOW: Final = 64
-
-_SLOT_MASK: Final = protocol.SLOT_COUNT - 1
 
 # The commands that a node remembers, so that an ack for them frees memory.
 _REMEMBERED: Final = frozenset((protocol.PUT, protocol.REMOVE, protocol.WIPEOUT))
@@ -97,10 +94,9 @@ class Client:
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
         rng = rng or random.Random()
-        self.servers: tuple[Server, ...] = tuple(resolve(text) for text in servers)
+        self.servers: tuple[Endpoint, ...] = tuple(resolve(text) for text in servers)
         self.stats = Stats()
         self._ack = ack
-        self._window = window
         self._router = Router(self.servers, slot_aware=slot_aware, current=rng.randrange(len(self.servers)))
         self._engine = Engine(
             self._router,
@@ -362,7 +358,7 @@ class Client:
         if server is not None:
             return engine.start(message_id, datagram, self._index_of(server), only=True)
         key = request.key
-        primary = router.primary(crc32(key) & _SLOT_MASK) if key else NOWHERE
+        primary = router.primary(protocol.slot_of(key)) if key else NOWHERE
         if primary == NOWHERE:
             exchange = engine.start(message_id, datagram, router.current)
             exchange.by_current = True

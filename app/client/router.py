@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from typing import Final
 
-from app.client.address import Server, numeric, resolve
+from app.client.address import Endpoint, numeric, resolve
 from app.client.errors import BadServer
 from app.client.table import Table
 from app.wire.protocol import SLOT_COUNT
@@ -61,7 +61,7 @@ class Router:
 
     def __init__(
         self,
-        servers: Sequence[Server],
+        servers: Sequence[Endpoint],
         *,
         slot_aware: bool,
         current: int = 0,
@@ -84,7 +84,7 @@ class Router:
         self._round = 0
         self._learned: dict[str, int] = {}  # address in a table: server
         self._lookup_again: dict[str, float] = {}
-        self._found: deque[tuple[str, Server]] = deque()
+        self._found: deque[tuple[str, Endpoint]] = deque()
         self._aside = aside
 
     # Where a request goes.
@@ -216,7 +216,7 @@ class Router:
             if name not in self._learned:
                 self._add(name, server)
 
-    def _add(self, member: str, server: Server) -> None:
+    def _add(self, member: str, server: Endpoint) -> None:
         known = {(one.family, one.address): index for index, one in enumerate(self.servers)}
         index = known.get((server.family, server.address))
         if index is None:

@@ -9,7 +9,7 @@ import selectors
 import socket
 from typing import Final
 
-from app.client.address import Server
+from app.client.address import Endpoint
 from app.client.stats import Stats
 
 # Read from a socket at once (bytes). More than a legal answer, so that a longer datagram is not cut into one.
@@ -36,7 +36,7 @@ class Sockets:
             connected.close()
         self._sockets.clear()
 
-    def send(self, index: int, server: Server, datagram: bytes) -> None:
+    def send(self, index: int, server: Endpoint, datagram: bytes) -> None:
         """One datagram to a server. What the socket won't take counts as lost: a retry mends it."""
         try:
             connected = self._sockets.get(index) or self._connect(index, server)
@@ -71,7 +71,7 @@ class Sockets:
                     self.trouble = str(error.strerror)
         return found
 
-    def _connect(self, index: int, server: Server) -> socket.socket:
+    def _connect(self, index: int, server: Endpoint) -> socket.socket:
         """A socket that speaks to this server only. OSError when its network can't be reached."""
         connected = socket.socket(server.family, socket.SOCK_DGRAM)
         try:

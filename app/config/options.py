@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NoReturn
 
-from app.config import allowlist as networks
-from app.config import servers
+from app.config import allowlist, servers
 from app.config.allowlist import Network
-from app.config.servers import Server, ServersError, split_host_port
+from app.config.numbers import number
+from app.config.servers import PORT_MAX, Server, ServersError, split_host_port
 from app.observe import logs
-from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES
+from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
 
 _MIB: Final = 1 << 20
 # Of the whole process. The interpreter with everything imported takes 29 MiB and remembered replies their
@@ -34,19 +34,23 @@ MEMORY_MIN_BYTES: Final = 48 * _MIB
 # With --http: its server and the metrics library are 11 MiB more (docs/monitoring.md).
 MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
 
-# A reply must be remembered until the client's last try has arrived: it leaves this long after the first.
+# How long after a client's first try its last one leaves (s).
 _LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000
+# A reply must be remembered until the last try has arrived, or that would take effect once more: 1.5 s are for the way
+# and for queues.
 REPLY_TTL_MIN_S: Final = 6.0
 # Replies are never forgotten early, so a longer life means fewer writes a second before clients are told to
 # wait.
 REPLY_TTL_MAX_S: Final = 60.0
 assert _LAST_TRY_S < REPLY_TTL_MIN_S
 
-REPLICAS_MAX: Final = 8
+# Past these a number was not meant so: nobody waits an hour for a node to stop, no request takes a minute (clients give
+# up after 7 s), and a file of more than 4 KiB is no secret.
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
 SLOW_MAX_MS: Final = 60_000
-SECRET_MAX_BYTES: Final = 4096  # any file of more was not meant as one
+SECRET_MAX_BYTES: Final = 4096
 
+# Requests that may wait at once. The most could hold 1 GiB; by default it is 16 MiB.
 IN_FLIGHT_MAX: Final = 65536
 _IN_FLIGHT_DEFAULT: Final = 1024
 
@@ -58,6 +62,7 @@ def _in_flight_bytes(count: int) -> int:
 
 assert _in_flight_bytes(_IN_FLIGHT_DEFAULT) <= MEMORY_MIN_BYTES // 2
 
+# What may follow a size's number, in lower case; and a size: its number, decimals, unit.
 _UNITS: Final = {
     "": 1,
     "b": 1,
@@ -72,8 +77,6 @@ _UNITS: Final = {
     "gib": 2**30,
 }
 _SIZE: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))? ?([a-z]*)", re.ASCII | re.IGNORECASE)
-_COUNT: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
-_SECONDS: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)s?", re.ASCII)
 
 
 class UsageError(Exception):
@@ -108,51 +111,6 @@ def _parse_memory(text: str) -> int:
             f"is less than a node needs: at least {show_size(MEMORY_MIN_BYTES)} (write 64MB, 1GiB or bytes)"
         )
     return size_bytes
-
-
-def _parse_reply_ttl(text: str) -> float:
-    match = _SECONDS.fullmatch(text)
-    if not match:
-        raise ValueError("isn't a number of seconds: write 6 or 7.5")
-    seconds = float(match[1])
-    if not REPLY_TTL_MIN_S <= seconds <= REPLY_TTL_MAX_S:
-        raise ValueError(
-            f"is out of range: {REPLY_TTL_MIN_S:g} to {REPLY_TTL_MAX_S:g} seconds"
-            f" (a client's last try leaves {_LAST_TRY_S:g} s after its first)"
-        )
-    return seconds
-
-
-def _parse_in_flight(text: str) -> int:
-    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= IN_FLIGHT_MAX:
-        raise ValueError(f"isn't a number from 1 to {IN_FLIGHT_MAX}")
-    return int(text)
-
-
-def _parse_replicas(text: str) -> int:
-    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= REPLICAS_MAX:
-        raise ValueError(f"isn't a number from 1 to {REPLICAS_MAX}")
-    return int(text)
-
-
-def _parse_leave_timeout(text: str) -> float:
-    match = _SECONDS.fullmatch(text)
-    if not match or float(match[1]) > LEAVE_TIMEOUT_MAX_S:
-        raise ValueError(f"isn't a number of seconds from 0 to {LEAVE_TIMEOUT_MAX_S:g}")
-    return float(match[1])
-
-
-def _parse_http_port(text: str) -> int:
-    try:
-        return servers.parse_port(text)
-    except ValueError:
-        raise ValueError(f"isn't a port: a number from 1 to {servers.PORT_MAX}") from None
-
-
-def _parse_slow(text: str) -> int:
-    if not _COUNT.fullmatch(text) or int(text) > SLOW_MAX_MS:
-        raise ValueError(f"isn't a number of milliseconds from 0 to {SLOW_MAX_MS}")
-    return int(text)
 
 
 def _parse_secret(text: str) -> bytes:
@@ -275,20 +233,20 @@ class Options:
     )
     allow: tuple[Network, ...] | None = _setting(
         "--allow",
-        networks.parse_networks,
+        allowlist.parse_networks,
         "CIDR[,CIDR...]",
         default=None,
         default_words="everybody",
         group="Network",
         help=f"""
-            Whose requests are answered, like 10.0.0.0/8,fd00::/8,127.0.0.1 (at most {networks.NETWORKS_MAX}
+            Whose requests are answered, like 10.0.0.0/8,fd00::/8,127.0.0.1 (at most {allowlist.NETWORKS_MAX}
             networks); others' are dropped and counted. The servers of SERVERS_FILE are always among them;
             tools and health checks on this machine come from 127.0.0.1. What nodes say to each other is not
             concerned.""",
     )
     admin_allow: tuple[Network, ...] | None = _setting(
         "--admin-allow",
-        networks.parse_networks,
+        allowlist.parse_networks,
         "CIDR[,CIDR...]",
         default=None,
         default_words="everybody who may send requests",
@@ -299,7 +257,7 @@ class Options:
     )
     http_port: int | None = _setting(
         "--http",
-        _parse_http_port,
+        number(int, 1, PORT_MAX, what="a port: a number"),
         "PORT",
         default=None,
         default_words="off",
@@ -320,7 +278,13 @@ class Options:
     )
     reply_ttl_s: float = _setting(
         "--reply-ttl",
-        _parse_reply_ttl,
+        number(
+            float,
+            REPLY_TTL_MIN_S,
+            REPLY_TTL_MAX_S,
+            what="a number of seconds",
+            why=f"a client's last try leaves {_LAST_TRY_S:g} s after its first",
+        ),
         "SECONDS",
         default="6",
         group="Requests",
@@ -332,7 +296,7 @@ class Options:
     )
     max_in_flight: int = _setting(
         "--max-in-flight",
-        _parse_in_flight,
+        number(int, 1, IN_FLIGHT_MAX),
         "NUMBER",
         default=str(_IN_FLIGHT_DEFAULT),
         group="Requests",
@@ -343,7 +307,7 @@ class Options:
     )
     slow_ms: int = _setting(
         "--slow-ms",
-        _parse_slow,
+        number(int, 0, SLOW_MAX_MS, what="a number of milliseconds"),
         "NUMBER",
         default="0",
         default_words="0, which is off",
@@ -354,12 +318,12 @@ class Options:
     )
     replicas: int = _setting(
         "--replicas",
-        _parse_replicas,
+        number(int, 1, COPIES_MAX),
         "NUMBER",
         default="3",
         group="Cluster",
         help=f"""
-            Copies of each slot, the primary's included, as far as there are nodes: 1 to {REPLICAS_MAX}. The
+            Copies of each slot, the primary's included, as far as there are nodes: 1 to {COPIES_MAX}. The
             same on every node.""",
     )
     on_partition: str = _setting(
@@ -375,7 +339,7 @@ class Options:
     )
     leave_timeout_s: float = _setting(
         "--leave-timeout",
-        _parse_leave_timeout,
+        number(float, 0.0, LEAVE_TIMEOUT_MAX_S, what="a number of seconds"),
         "SECONDS",
         default="10",
         group="Cluster",
@@ -513,10 +477,12 @@ def _check_together(options: Options) -> None:
             " bind an IPv4 address or change the servers file"
         )
     if options.allow is not None:
-        shown = networks.show_networks(options.allow)
         for network in options.admin_allow or ():
-            if not any(allowed.covers(network) for allowed in options.allow):
-                raise UsageError(f"--admin-allow {network} isn't within --allow {shown}: add it there")
+            if not any(allowlist.covers(allowed, network) for allowed in options.allow):
+                raise UsageError(
+                    f"--admin-allow {allowlist.show_network(network)} isn't within"
+                    f" --allow {allowlist.show_networks(options.allow)}: add it there"
+                )
     if options.http_port == options.port:
         raise UsageError(f"--http {options.port} is also PORT, whose TCP side is for links between nodes")
     if options.http_port and options.max_memory_bytes < MEMORY_MIN_HTTP_BYTES:
@@ -559,6 +525,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
 
+# What --help says before the options, and after them.
 _DESCRIPTION: Final = """\
 One node of a distributed key-value store that keeps everything in memory, and
 that memory within a bound. Clients reach any node by UDP on PORT."""

@@ -19,22 +19,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from app.wire.protocol import SLOT_COUNT
+from app.config.numbers import number
+from app.wire.protocol import ADDRESS_MAX_BYTES, SERVERS_MAX
 
-# More servers than slots would leave some that can't be in charge of any.
-SERVERS_MAX: Final = SLOT_COUNT
-# Room for the most servers with the longest names (253 and a port), each with a long comment; a file given by
-# mistake (a disk image, /dev/zero) is told apart without reading it whole.
-FILE_MAX_BYTES: Final = SERVERS_MAX * 1024
-PORT_MAX: Final = 65535
-_HOST_MAX_CHARS: Final = 253  # RFC 1035, 2.3.4
-assert SERVERS_MAX * (_HOST_MAX_CHARS + len(":65535\r\n")) <= FILE_MAX_BYTES
+# Room for the most servers with the longest names, each with comments of many lines; a file given by mistake (a disk
+# image, /dev/zero) is told apart without reading it whole.
+FILE_MAX_BYTES: Final = 256 * 1024
+PORT_MAX: Final = 65535  # a port has 16 bits
+_port: Final = number(int, 1, PORT_MAX, what="a port: a number")
+_HOST_MAX_CHARS: Final = 253  # of a host name (RFC 1035, 2.3.4)
+assert 10 * SERVERS_MAX * (ADDRESS_MAX_BYTES + len("\r\n")) <= FILE_MAX_BYTES
 
+# What a host name looks like: labels of at most 63 characters (RFC 1035, and the _ that people use); what can only be
+# an IPv4 address; and what may follow the % of an IPv6 one, the name of an interface.
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _DOTTED_NUMBERS: Final = re.compile(r"[0-9.]+", re.ASCII)
 _SCOPE: Final = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
-_PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _QUOTED_MAX_CHARS: Final = 80  # of a faulty entry, in a message
 
 
@@ -74,11 +75,6 @@ class Server:
         """AF_INET or AF_INET6, of `address`."""
         return family_of(self.address)
 
-    @property
-    def sockaddr(self) -> tuple[str, int]:
-        """Where the server is reached, as socket calls take it."""
-        return (self.address, self.port)
-
 
 def join_host_port(host: str, port: int) -> str:
     """`host:port`, an IPv6 address in brackets."""
@@ -115,12 +111,10 @@ def split_host_port(text: str) -> tuple[str, int]:
 
 def parse_port(text: str) -> int:
     """The port that `text` writes, 1..65535. Raises ValueError with a phrase that says what is wrong."""
-    if not _PORT.fullmatch(text):
-        raise ValueError(f"{_quoted(text)} isn't a port: a number from 1 to {PORT_MAX}")
-    port = int(text)
-    if not 1 <= port <= PORT_MAX:
-        raise ValueError(f"port {port} is out of range: 1 to {PORT_MAX}")
-    return port
+    try:
+        return _port(text)
+    except ValueError as error:
+        raise ValueError(f"{_quoted(text)} {error}") from None
 
 
 def is_address(text: str) -> bool:
@@ -188,8 +182,13 @@ def parse(data: bytes, name: str) -> list[Entry]:
         first = line_of.setdefault((host, port), line)
         if first != line:
             raise ServersError(f"{name}:{line}: {entry} is already on line {first}: remove one of the two")
+        if len(join_host_port(host, port)) > ADDRESS_MAX_BYTES:
+            raise ServersError(
+                f"{name}:{line}: {_quoted(entry)} is too long: write a name or address of at most"
+                f" {ADDRESS_MAX_BYTES} bytes, its port included"
+            )
         if len(entries) == SERVERS_MAX:
-            raise ServersError(f"{name}:{line}: more than {SERVERS_MAX} servers")
+            raise ServersError(f"{name}:{line}: more than {SERVERS_MAX} servers: a cluster takes no more")
         entries.append(Entry(host, port, line))
     if not entries:
         raise ServersError(f"{name}: no servers in it: write at least this node's own host:port")

@@ -32,7 +32,7 @@ from greenlet import getcurrent, greenlet
 
 from app.front.batch import DatagramBatch
 from app.observe import logs
-from app.observe.counters import LOCAL, WAITED, Counters
+from app.observe.counters import IN_TURN, WAITED, Counters
 from app.observe.slowlog import SlowLog
 from app.requests.commands import Commands, Shutdown
 from app.requests.request import Origin
@@ -107,7 +107,7 @@ class Front(DatagramServer):
         # The sender to answer, the datagram, and when it was received.
         self._blocked: dict[greenlet, tuple[bytes, bytes, float]] = {}
         self.slow_log = SlowLog()
-        self._local_latency = counters.latency[LOCAL]
+        self._local_latency = counters.latency[IN_TURN]
         self._received_s = 0.0  # when the batch in hand was
         self._next = 0  # datagram of the batch in hand to be handled next
         self._count = 0  # datagrams in the batch in hand

@@ -9,17 +9,18 @@ from typing import Final
 from app.observe.histogram import LAG_EDGES_S, REQUEST_EDGES_S, Histogram
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 
+# The table of answers: a row a command, a column an error code.
 _CODES: Final = len(ERROR_NAMES)
 _ROWS: Final = max(COMMAND_NAMES) + 1
-
 assert _CODES == 8, "the table is indexed by command * 8 + code"
 
-# How a request came to its answer.
-LOCAL: Final = "local"  # in the turn that received it, from this node's memory
+# How a request came to its answer: the labels of the metrics of latency.
+IN_TURN: Final = "local"  # in the turn that received it, from this node's memory
 FORWARDED: Final = "forwarded"  # by the slot's primary, another node
 REPLICATED: Final = "replicated"  # by this node, a write, once all copies had it
 WAITED: Final = "waited"  # by this node, after it had waited for something else: a primary, a write of its key
 
+# Why a datagram was dropped unanswered: docs/protocol.md explains each.
 DROP_REASONS: Final = (
     "oversized",
     "unparsable",
@@ -44,9 +45,9 @@ class Counters:
         self.acks = 0  # that freed a remembered reply
         self.send_errors = 0  # replies lost to a socket error
         self.unfenced = 0  # replies not sent because the lease had run out meanwhile
-        # From a request's receipt to its answer, by how it came to it ; the time that it lay in the
+        # From a request's receipt to its answer, by how it came to it; the time that it lay in the
         # socket's buffer before is not in it.
-        self.latency = {how: Histogram(REQUEST_EDGES_S) for how in (LOCAL, FORWARDED, REPLICATED, WAITED)}
+        self.latency = {how: Histogram(REQUEST_EDGES_S) for how in (IN_TURN, FORWARDED, REPLICATED, WAITED)}
         self.loop_lag = Histogram(LAG_EDGES_S)  # how late the upkeep's timer fired
 
     def by_command(self) -> dict[str, int]:

@@ -16,6 +16,10 @@ that shares it would get it too).
     log = logs.logger("node")
     log.info("started", port=3331, pid=os.getpid())
 
+Nothing else of a node writes to standard error. What Python would print there by itself (exceptions that nobody caught,
+in this thread, in another or in a destructor; warnings) is made a line of the log as well, see `configure`; what the
+event loop would print, app/loop.py sees to.
+
 What it costs (this machine, one core): 0.2 µs a call whose level is off, 22 µs a line written to a file.
 """
 
@@ -23,6 +27,8 @@ import json
 import logging
 import os
 import re
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -32,23 +38,35 @@ from collections.abc import Callable
 from select import POLLOUT, poll
 from typing import Final
 
+# As --log-level names them.
 LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+# As --log-format names them.
 FORMATS: Final = ("text", "json")
 
 # A write of at most this many bytes to a pipe that polls as writable doesn't block: a pipe is writable as
 # long as one page of its buffer is free (pipe(7), PIPE_BUF on Linux).
 _WRITE_MAX_BYTES: Final = 4096
-# What is kept for a reader that has stalled; past it lines are dropped and counted. Part of the node's
+# What is kept for a reader that has stalled (bytes); past it lines are dropped and counted. Part of the node's
 # memory.
 PENDING_MAX_BYTES: Final = 64 * 1024
-# The longest that leaving waits for a stalled reader.
-_CLOSE_WAIT_MS: Final = 100
+# What lines of level error may take beyond that: the one that says why a process ends must not be lost to those that
+# say what it did before.
+ERRORS_MAX_BYTES: Final = 32 * 1024
+# The longest that leaving waits for a reader that is slow (s). The node serves no more at that point, and its peers
+# wait for its end in order to take over; a reader that is well has read everything in a ms or two.
+LAST_WAIT_S: Final = 0.2
 
+# An exception's text, and its traceback, are cut in the middle if they are longer than this (characters): its line must
+# fit what is kept for errors, and JSON takes two characters for a line's end.
+_CUT_CHARS: Final = 7_000
+assert 2 * 2 * _CUT_CHARS < ERRORS_MAX_BYTES
+
+# Components' loggers are children of this one in the standard library's tree.
 _ROOT: Final = "kv"
 # A value that stands unquoted in a text line: printable ASCII without space, ", = and backslash.
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")
@@ -87,12 +105,7 @@ class Logger:
     def exception(self, event: str, error: BaseException, /, **fields: object) -> None:
         """Log an unforeseen exception at level error, with its traceback as a field: still one line."""
         if self._logger.isEnabledFor(logging.ERROR):
-            trace = "".join(traceback.format_exception(error)).rstrip()
-            self._emit(logging.ERROR, event, {**fields, "error": _describe(error), "traceback": trace})
-
-    def is_on(self, level: str) -> bool:
-        """Whether `level` (a key of LEVELS) is logged, for fields that are dear to collect."""
-        return self._logger.isEnabledFor(LEVELS[level])
+            self._emit(logging.ERROR, event, {**fields, "error": _describe(error), "traceback": _trace(error)})
 
     def _emit(self, level: int, event: str, fields: dict[str, object]) -> None:
         assert _RESERVED.isdisjoint(fields), f"reserved field names in {event}: {sorted(fields)}"
@@ -146,7 +159,8 @@ def limited_logger(name: str, lines_per_s: int = 5) -> LimitedLogger:
 def configure(level: str, format: str, fd: int = 2) -> None:
     """Send all records of `level` (a key of LEVELS) and above to file descriptor `fd`, as one of FORMATS.
 
-    Replaces what an earlier call set up. Libraries that log by the standard `logging` are included.
+    Replaces what an earlier call set up. Libraries that log by the standard `logging` are included, and so is what
+    Python would print to standard error by itself: uncaught exceptions and warnings.
     """
     root = logging.getLogger()
     for handler in root.handlers[:]:
@@ -157,6 +171,44 @@ def configure(level: str, format: str, fd: int = 2) -> None:
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     root.addHandler(handler)
     root.setLevel(LEVELS[level])
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    sys.unraisablehook = _unraisable
+    threading.excepthook = _died
+
+
+def finish() -> None:
+    """Write what a slow reader has not taken yet, for LAST_WAIT_S at most. For the end of a process by os._exit."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, DescriptorHandler):
+            handler.finish()
+
+
+# --- what Python would print to standard error ---------------------------------------------------------------------
+
+_process: Final = logger("process")
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """sys.excepthook: the main thread ends by an exception, and the process with it."""
+    _process.exception("uncaught", error)
+
+
+def _died(arguments: threading.ExceptHookArgs) -> None:
+    """threading.excepthook: another thread ends by an exception; it is missing from now on."""
+    if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
+        name = arguments.thread.name if arguments.thread is not None else None
+        _process.exception("thread_died", arguments.exc_value, thread=name)
+
+
+def _unraisable(arguments: "sys.UnraisableHookArgs") -> None:
+    """sys.unraisablehook: an exception where nobody can be told, as in a destructor; the process goes on."""
+    error = arguments.exc_value if arguments.exc_value is not None else RuntimeError(arguments.exc_type.__name__)
+    # The object only by its type: it may be half destroyed.
+    _process.exception("unraisable", error, where=arguments.err_msg, object=type(arguments.object).__name__)
+
+
+# --- how lines look --------------------------------------------------------------------------------------------------
 
 
 def hold_standard_descriptors() -> None:
@@ -195,10 +247,10 @@ class JsonFormatter(logging.Formatter):
 class DescriptorHandler(logging.Handler):
     """Writes lines to a file descriptor and never waits for its reader.
 
-    What a stalled reader leaves unread is kept, up to PENDING_MAX_BYTES, and goes out with the next line that
-    finds room; further lines are dropped whole, and a line `logs.dropped lines=N` takes their place. When the
-    descriptor is closed or broken, lines vanish: there is nobody left to tell. A regular file is written at
-    once; a disk that hangs does stop the node.
+    What a stalled reader leaves unread is kept, up to PENDING_MAX_BYTES (and ERRORS_MAX_BYTES more for errors), and
+    goes out with the next line that finds room; further lines are dropped whole, and a line `logs.dropped lines=N`
+    takes their place. When the descriptor is closed or broken, lines vanish: there is nobody left to tell. A regular
+    file is written at once; a disk that hangs does stop the node.
     """
 
     def __init__(self, fd: int) -> None:
@@ -212,53 +264,58 @@ class DescriptorHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 - a value's own __str__ failed: the standard library's way to say so
-            self.handleError(record)
-            return
-        self._flush(0)
+        except Exception as error:  # noqa: BLE001 - a value's own __str__ failed
+            lost = record.msg if "fields" in record.__dict__ else record.name
+            line = self._own("ERROR", "logs.unprintable", {"line": lost, "error": type(error).__name__})
+        limit = PENDING_MAX_BYTES + (ERRORS_MAX_BYTES if record.levelno >= logging.ERROR else 0)
+        self._flush(0.0)
         if self._dropped:
-            notice = self._notice()
-            if not self._keep(notice):
+            fields = {"lines": self._dropped, "cause": "reader too slow"}
+            if not self._keep(self._own("WARNING", "logs.dropped", fields), limit):
                 self._dropped += 1
                 return
             self._dropped = 0
-        if not self._keep(line):
+        if not self._keep(line, limit):
             self._dropped += 1
-        self._flush(0)
+        self._flush(0.0)
 
     def flush(self) -> None:
         """Write what a reader that was slow has room for now; never waits."""
-        self._flush(0)
+        self._flush(0.0)
+
+    def finish(self) -> None:
+        """Give a slow reader one last, short chance."""
+        self.acquire()  # another thread may be logging
+        try:
+            self._flush(LAST_WAIT_S)
+        finally:
+            self.release()
 
     def close(self) -> None:
-        """Give a slow reader one last, short chance."""
-        self._flush(_CLOSE_WAIT_MS)
+        """As `finish`, and write no more."""
+        self.finish()
         super().close()
 
-    def _notice(self) -> str:
-        record = logging.makeLogRecord(
-            {
-                "levelname": "WARNING",
-                "msg": "logs.dropped",
-                "fields": {"lines": self._dropped, "cause": "reader too slow"},
-            }
-        )
-        return self.format(record)
+    def _own(self, level: str, event: str, fields: dict[str, object]) -> str:
+        """A line about the log itself."""
+        return self.format(logging.makeLogRecord({"levelname": level, "msg": event, "fields": fields}))
 
-    def _keep(self, line: str) -> bool:
+    def _keep(self, line: str, limit: int) -> bool:
         data = line.encode("ascii", "backslashreplace")
-        if self._pending and len(self._pending) + len(data) >= PENDING_MAX_BYTES:
+        if self._pending and len(self._pending) + len(data) >= limit:
             return False
         self._pending += data
         self._pending += b"\n"
         return True
 
-    def _flush(self, wait_ms: int) -> None:
+    def _flush(self, wait_s: float) -> None:
+        """Write what is pending, and wait in all at most so long for a reader that makes no room."""
         pending = self._pending
+        until = time.monotonic() + wait_s if wait_s else 0.0
         try:
             while pending:
-                ready = self._poll.poll(wait_ms)
-                if not ready:
+                left_s = max(0.0, until - time.monotonic()) if wait_s else 0.0
+                if not self._poll.poll(left_s * 1000):
                     return
                 # A descriptor in error or closed polls as ready too: the write then tells.
                 written = os.write(self._fd, pending[:_WRITE_MAX_BYTES])
@@ -276,7 +333,7 @@ def _content(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
         return record.msg, fields
     fields = {"message": record.getMessage()}
     if record.exc_info:
-        fields["traceback"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        fields["traceback"] = _cut("".join(traceback.format_exception(*record.exc_info)))
     return record.name, fields
 
 
@@ -313,5 +370,21 @@ def _word(value: object) -> str:
 
 def _describe(error: BaseException) -> str:
     """`ValueError: what it says`; an OSError without its number, which the words repeat."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = type(error).__name__
+    try:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except Exception:  # noqa: BLE001 - what says what went wrong must not go wrong itself
+        return name
+    return f"{name}: {_cut(text)}" if text else name
+
+
+def _trace(error: BaseException) -> str:
+    """An exception's traceback, those of its causes included, cut if it is very long."""
+    return _cut("".join(traceback.format_exception(error)))
+
+
+def _cut(text: str) -> str:
+    """A text, without its middle if it is longer than _CUT_CHARS."""
+    text = text.rstrip()
+    half = _CUT_CHARS // 2
+    return text if len(text) <= _CUT_CHARS else f"{text[:half]}\n...\n{text[-half:]}"

@@ -16,13 +16,16 @@ from math import inf
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from app.observe.counters import LOCAL
+from app.observe.counters import IN_TURN
 from app.wire.codec import DecodeError, parse_msg, parse_request
-from app.wire.protocol import COMMAND_NAMES, SLOT_COUNT, TYPE_REQUEST, VALUE_MAX_BYTES
+from app.wire.protocol import COMMAND_NAMES, TYPE_REQUEST, VALUE_MAX_BYTES, slot_of
 
-ENTRIES_MAX: Final = 128  # about 300 bytes each
+# Requests kept: the last so many that were slow. About 300 bytes each.
+ENTRIES_MAX: Final = 128
+# Of one slow batch, so that a single pause does not push out all that was slow before.
 BATCH_MAX: Final = 8
 
+# What each of the rows that tools are told has, in this order.
 COLUMNS: Final = ("time", "command", "key", "slot", "duration_ms", "how", "client", "shared_by")
 
 
@@ -80,7 +83,7 @@ class SlowLog:
 
         `is_local(slot, command)`: whether such a request was; others have not been answered yet.
         """
-        found = [_entry(data, client, duration_s, LOCAL, unix_s, 0) for data, client in requests]
+        found = [_entry(data, client, duration_s, IN_TURN, unix_s, 0) for data, client in requests]
         local = [
             entry
             for entry in found
@@ -121,7 +124,7 @@ def _entry(datagram: bytes, client: bytes, duration_s: float, how: str, unix_s: 
     except DecodeError:
         return None
     key = request.key
-    slot = crc32(key) % SLOT_COUNT if key else None
+    slot = slot_of(key) if key else None
     return _Entry(unix_s, request.command, key[:64], slot, duration_s, how, client, shared_by)
 
 

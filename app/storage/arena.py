@@ -21,11 +21,15 @@ import mmap
 from array import array
 from typing import Final
 
+# What goes back to the system at once. Smaller: less room for six records of the largest size, so more of a page is
+# unused. Larger: fewer pages lose their last record by themselves, and emptying one takes longer.
 PAGE_BYTES: Final = 64 * 1024
+# A position in the mapping is a page's number above these bits, and an offset in it below.
 _PAGE_SHIFT: Final = 16
 _PAGE_MASK: Final = PAGE_BYTES - 1
+# The part of a handle that is a position; the length is above it.
 _POSITION_MASK: Final = (1 << 32) - 1
-_SYSTEM_PAGE_BYTES: Final = mmap.PAGESIZE
+_SYSTEM_PAGE_BYTES: Final = mmap.PAGESIZE  # the kernel's unit of resident memory
 
 # The largest record: a 10,000-byte value with its framing (at most 3 + 11 bytes), a 32-byte key, one length byte,
 # and 33 bytes to spare for what a cluster keeps with an entry.
@@ -41,6 +45,7 @@ def _size_classes() -> tuple[int, ...]:
     return tuple(sizes)
 
 
+# By number of the class: what its chunks take (bytes), rising.
 SIZE_CLASSES: Final = _size_classes()
 
 assert PAGE_BYTES == 1 << _PAGE_SHIFT

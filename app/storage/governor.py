@@ -46,6 +46,8 @@ _ARENA_FLOOR_BYTES: Final = 4 * MIB
 # lifetimes (a reply lives for one to two) at 50,000 writes a second.
 _REPLIES_SHARE: Final = 9 / 64
 
+# What the heap may grow, by estimate, until the governor looks again: this part (a sixteenth) of what is left below the
+# target, within these bounds. Larger: growth may pass the target by more before it is noticed. Smaller: more looks.
 _ALLOWANCE_SHARE: Final = 16
 _ALLOWANCE_MIN_BYTES: Final = 32 * 1024
 _ALLOWANCE_MAX_BYTES: Final = 1 * MIB
@@ -60,11 +62,20 @@ _SHRINK_WORK: Final = 300
 # Slots that one calibration sizes, of 256 (0.1 ms each, and 0.3 if it is copied): at ten calibrations a second each
 # slot's turn comes every 6 s.
 _SLOTS_PER_CALIBRATION: Final = 4
-_KEYS_PER_SLOT: Final = 8
+_KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are a fair sample of keys of any length
 # A slot whose hash tables cost more than this per entry has them copied into fresh ones. Fresh tables take 70 to 160
 # bytes an entry; under insertion and removal CPython sizes them for three times their entries, which takes up to 280.
 _TABLE_BYTES_PER_ENTRY_MAX: Final = 180
-_REBUILD_MIN_BYTES: Final = 16 * 1024
+_REBUILD_MIN_BYTES: Final = 16 * 1024  # below that there is nothing to win
+
+# What the kernel and glibc call what they are asked for (linux/prctl.h, malloc.h).
+_PR_SET_THP_DISABLE: Final = 41
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+# From this size on a block of the heap gets a mapping of its own.
+_MAPPED_FROM_BYTES: Final = 32 * 1024
+_TRIM_BYTES: Final = 128 * 1024  # as soon as so much of the heap's top is free it goes back
 
 assert _ARENA_FLOOR_BYTES >= 65 * PAGE_BYTES // 2 + PAGE_BYTES, "half of the size classes can hold a page"
 
@@ -83,14 +94,12 @@ def tune_allocators() -> None:
     - One malloc arena; the top of the heap goes back as soon as 128 KiB are free there.
     """
     libc = ctypes.CDLL(None)
-    pr_set_thp_disable = 41
-    libc.prctl(pr_set_thp_disable, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
     mallopt = getattr(libc, "mallopt", None)  # glibc's; musl has none
     if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
-        mallopt(m_mmap_threshold, 32 * 1024)
-        mallopt(m_trim_threshold, 128 * 1024)
-        mallopt(m_arena_max, 1)
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 class ResidentSize:
@@ -198,4 +207,5 @@ def _allocated(size: int) -> int:
     return (size + 8 + 15) // 16 * 16
 
 
+# What an arena handle takes on the heap: an int of two digits.
 _HANDLE_BYTES: Final = _allocated(_flat_size(1 << 40))

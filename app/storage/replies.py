@@ -22,12 +22,9 @@ retry that sat in the socket's buffer while the process was stopped for a minute
 """
 
 from array import array
-from collections.abc import Iterator
 from typing import Final
 
-from app.wire.protocol import SLOT_COUNT
-
-ALL_SLOTS: Final = (1 << SLOT_COUNT) - 1
+from app.wire.protocol import ALL_SLOTS, SLOT_COUNT
 
 _BUCKETS: Final = 16_384  # more: fewer bytes to search, but about 80 bytes for each one used, per generation
 
@@ -199,10 +196,6 @@ class ReplyMemory:
     def __len__(self) -> int:
         return self._newest_count + self._oldest_count
 
-    def records(self) -> Iterator[tuple[bytes, int, int]]:
-        """Every remembered reply as (messageID, slot, error code), oldest generation first."""
-        yield from self.scan(0, self._buckets, ALL_SLOTS)
-
     # By slot: what copies of a slot need.
 
     @property
@@ -215,9 +208,10 @@ class ReplyMemory:
         return bool(self._newest_of[slot] or self._oldest_of[slot])
 
     def scan(self, start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]:
-        """The records of these slots (a mask) in `count` buckets from `start` on.
+        """The records of these slots (a mask) in `count` buckets from `start` on: messageID, slot, error code.
 
-        To see everything, go from bucket 0 to `bucket_count`; what is added meanwhile may be missed or not.
+        Those of the older generation come first. To see everything, go from bucket 0 to `bucket_count`; what is added
+        meanwhile may be missed or not.
         """
         found = []
         eras = self._eras

@@ -1,10 +1,10 @@
 """The bounded store: 256 slots of least-recently-used entries over one arena.
 
-A key's slot is crc32(key) & 0xFF (`slot_of`; callers need it too, and pass it in). Each slot is a cachetools LRUCache
-from key to arena handle, and the blobs (opaque here: what the wire layer made of value and version) lie in the arena.
-One small LRU a slot instead of one large one, because a hash table of half a million entries stalls its caller for 90
-to 480 ms when it grows and 256 small ones grow unnoticed (under 1 ms), and because wiping or handing over a slot is a
-walk over one small cache.
+A key's slot is `slot_of(key)` (app/wire/protocol.py); callers know it already and pass it in. Each slot is a cachetools
+LRUCache from key to arena handle, and the blobs (opaque here: what the wire layer made of value and version) lie in the
+arena. One small LRU a slot instead of one large one, because a hash table of half a million entries stalls its caller
+for 90 to 480 ms when it grows and 256 small ones grow unnoticed (under 1 ms), and because wiping or handing over a slot
+is a walk over one small cache.
 
 Room is made in this order: what a wipe left behind; then, when free chunks add up to enough, moving the
 records of the sparsest page together so that the page can change its size class; then evicting the least
@@ -18,16 +18,15 @@ is used up, the store asks the governor to look at the process's real size befor
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from copy import copy
 from sys import maxsize
 from typing import Final
-from zlib import crc32
 
 from cachetools import Cache, LRUCache
 
 from app.storage.arena import PAGE_BYTES, Arena
-from app.wire.protocol import SLOT_COUNT
+from app.wire.protocol import SLOT_COUNT, slot_of
 
 
 class Slot(LRUCache[bytes, int]):
@@ -76,8 +75,6 @@ class Slot(LRUCache[bytes, int]):
 _peek: Final = Cache.__getitem__
 _poke: Final = Cache.__setitem__
 
-_SLOT_MASK: Final = SLOT_COUNT - 1
-
 # Free chunks must add up to this much at least before records are moved together.
 COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
 
@@ -87,11 +84,6 @@ _ROOM_WORK: Final = 5000
 
 # When the oldest entry's chunk is this many times smaller than the value that needs room, its whole page goes.
 _MUCH_SMALLER: Final = 4
-
-
-def slot_of(key: bytes) -> int:
-    """The slot of a key: the low eight bits of its CRC-32."""
-    return crc32(key) & _SLOT_MASK
 
 
 class Store:
@@ -106,8 +98,10 @@ class Store:
         self._evict = evict
         self._on_allowance_used = on_allowance_used
         self._slots: list[Slot] = [Slot() for _ in range(SLOT_COUNT)]
-        self._doomed: list[Slot] = []  # wiped, records not freed yet
-        self._hollow: list[Slot] = []  # wiped, records freed, hash tables and keys not yet
+        # Wiped slots whose memory is not all back yet: those whose records are still in the arena, and those of which
+        # only the hash tables with their keys are left. None of them is empty.
+        self._wiped_records: list[Slot] = []
+        self._wiped_tables: list[Slot] = []
         self._hand = 0
         self.entries = 0
         self.evictions = 0
@@ -205,23 +199,17 @@ class Store:
             slot = self._slots[number]
             if slot:
                 self.entries -= len(slot)
-                self._doomed.append(slot)
+                self._wiped_records.append(slot)
                 self._slots[number] = Slot()
-        if self._doomed and not self.entries:
+        if self._wiped_records and not self.entries:
             self._arena.clear()
-            self._hollow += self._doomed
-            self._doomed.clear()
+            self._wiped_tables += self._wiped_records
+            self._wiped_records.clear()
 
     @property
     def wiping(self) -> bool:
         """Whether records of wiped slots still take room, which comes with time."""
-        return bool(self._doomed)
-
-    def items(self, number: int) -> Iterator[tuple[bytes, bytes]]:
-        """Key and blob of each entry of a slot, in no order; the slot must not change meanwhile."""
-        slot = self._slots[number]
-        for key in slot:
-            yield key, self._arena.blob(_peek(slot, key))
+        return bool(self._wiped_records)
 
     def __len__(self) -> int:
         return self.entries
@@ -245,7 +233,7 @@ class Store:
     def _store_evicting(self, key: bytes, blob: bytes) -> int:
         """Store a record after making room for it; -1 when no room can be made."""
         arena = self._arena
-        if self._evict and self.entries and not self._doomed and arena.free_chunk_bytes <= self.compact_bytes:
+        if self._evict and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
             # As a rule the entry to go has a chunk of the right size.
             oldest = self._pop_oldest()
             taken = arena.take_over(oldest, key, blob)
@@ -267,11 +255,11 @@ class Store:
 
     def _make_some_room(self, *, want_page: bool = False) -> int:
         """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
-        if not self._doomed and self._arena.free_chunk_bytes > self.compact_bytes:
+        if not self._wiped_records and self._arena.free_chunk_bytes > self.compact_bytes:
             moved = self.compact()
             if moved:
                 return moved
-        if self._doomed:
+        if self._wiped_records:
             return int(self.reclaim_one())
         if not self._evict:
             return self.compact()
@@ -301,12 +289,12 @@ class Store:
 
     def reclaim_one(self) -> bool:
         """Free one wiped entry, or else evict one; False when the store is empty."""
-        doomed = self._doomed
-        if doomed:
-            slot = doomed[-1]
+        wiped = self._wiped_records
+        if wiped:
+            slot = wiped[-1]
             _, handle = slot.popitem()
             if not slot:
-                doomed.pop()
+                wiped.pop()
         elif self.entries:
             handle = self._pop_oldest()
         else:
@@ -320,7 +308,7 @@ class Store:
         hand = self._hand
         while True:
             slot = slots[hand]
-            hand = (hand + 1) & _SLOT_MASK
+            hand = (hand + 1) % SLOT_COUNT
             if len(slots[hand]) > len(slot):
                 slot = slots[hand]
             if slot:
@@ -336,7 +324,7 @@ class Store:
         0 when there is no such page.
         """
         arena = self._arena
-        if self._doomed:  # their records can't be found by key
+        if self._wiped_records:  # their records can't be found by key
             return 0
         number = arena.relocatable_page()
         if number is None:
@@ -366,14 +354,14 @@ class Store:
 
     def drain_wiped(self) -> bool:
         """Free one entry that a wipe left behind; False when none is left."""
-        hollow = self._hollow
-        if hollow:
-            slot = hollow[-1]
+        tables = self._wiped_tables
+        if tables:
+            slot = tables[-1]
             slot.popitem()
             if not slot:
-                hollow.pop()
+                tables.pop()
             return True
-        return bool(self._doomed) and self.reclaim_one()
+        return bool(self._wiped_records) and self.reclaim_one()
 
     # --- upkeep ----------------------------------------------------------------------------------------------
 

@@ -19,17 +19,23 @@ from zlib import crc32
 
 from google.protobuf.message import DecodeError
 
-from app.wire.protocol import ERROR_NAMES, GET, MESSAGE_ID_MAX_BYTES, PUT, SYS_OVERLOAD_ERR, TYPE_ACK, TYPE_RESPONSE
+from app.wire.protocol import (
+    ERROR_NAMES,
+    GET,
+    MESSAGE_ID_MAX_BYTES,
+    PUT,
+    SYS_OVERLOAD_ERR,
+    TYPE_RESPONSE,
+    VALUE_MAX_BYTES,
+)
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 
 __all__ = [
-    "ALIVE",
     "DecodeError",
     "KVRequest",
     "KVResponse",
     "Msg",
-    "encode_ack",
     "encode_error",
     "encode_response",
     "encode_value",
@@ -41,8 +47,9 @@ __all__ = [
     "parse_request",
 ]
 
-parse_msg: Final = Msg.FromString  # raises DecodeError
-parse_request: Final = KVRequest.FromString  # raises DecodeError
+# A datagram to its Msg, a Msg's payload to its KVRequest. Both raise DecodeError.
+parse_msg: Final = Msg.FromString
+parse_request: Final = KVRequest.FromString
 
 # `match_ordinary(buffer, start, end)` recognizes the ordinary encoding of a GET or PUT. Its groups, all bytes, are
 # messageID, length of payload (1 byte), payload, command (1 byte), length of key (1 byte), what follows that length in
@@ -53,10 +60,10 @@ match_ordinary: Final = re.compile(
     rb"\n\x10(.{16})\x12(.)(\x08([\x01\x02])\x12(.)(.+))\x19(.{8})(?:\x28\x00)?", re.DOTALL
 ).fullmatch
 
-assert (PUT, GET) == (1, 2)
+# What the literals in this module take for granted.
+assert (PUT, GET) == (1, 2), "the expression above matches these two"
+assert TYPE_RESPONSE == 1, "the last byte of every response"
 assert MESSAGE_ID_MAX_BYTES < 128, "the length of a messageID must fit one varint byte"
-assert TYPE_RESPONSE == 1
-assert TYPE_ACK == 2
 
 
 def varint(number: int) -> bytes:
@@ -105,11 +112,15 @@ def encode_response(message_id: bytes, message_id_crc: int, payload: bytes) -> b
     )
 
 
-assert (10_100).bit_length() <= 2 * 7, "a payload's length must fit two varint bytes"
+assert VALUE_MAX_BYTES + 100 < 1 << (2 * 7), "the length of a payload must fit two varint bytes of 7 bits each"
 
+# A response that is an error code, to a request with a messageID of 16 bytes, in one step: tag and length of the
+# messageID, the messageID, payload and the checksum's tag, the checksum, type.
 _pack_short: Final = Struct("<2s16s5sQ2s").pack
+# By error code: from the payload's tag to the checksum's; and the payload, which the checksum is over.
 _SHORT_MIDDLES: Final = [b"\x12\x02\x08%c\x19" % code for code in ERROR_NAMES]
 _ERROR_PAYLOADS: Final = [b"\x08%c" % code for code in ERROR_NAMES]
+assert list(ERROR_NAMES) == list(range(len(ERROR_NAMES))), "the two lists are indexed by error code"
 
 
 def encode_error(message_id: bytes, message_id_crc: int, code: int) -> bytes:
@@ -131,13 +142,3 @@ def is_refusal(reply: bytes) -> bool:
         return bool(KVResponse.FromString(parse_msg(reply).payload).errCode == SYS_OVERLOAD_ERR)
     except DecodeError:
         return False
-
-
-def encode_ack(message_id: bytes) -> bytes:
-    """The datagram with which a client says that it has the response to a messageID."""
-    checksum = crc32(message_id).to_bytes(8, "little")
-    return b"\n%c%b\x12\x00\x19%b\x28\x02" % (len(message_id), message_id, checksum)
-
-
-# KVResponse payload of a success that carries nothing else.
-ALIVE: Final = error_payload(0)

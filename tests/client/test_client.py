@@ -315,17 +315,27 @@ def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
 
 
 def test_a_client_that_is_in_a_call_refuses_another() -> None:
-    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+    """Called back in the middle of a call, through the source of the jitter that the caller has given."""
 
-        class Sneaky(random.Random):
-            def random(self) -> float:
+    class Sneaky(random.Random):
+        client: Client | None = None
+        asked = 0
+
+        def random(self) -> float:
+            if self.client is not None:
+                self.asked += 1
                 with pytest.raises(RuntimeError, match="in the middle of a call"):
-                    client.is_alive()
-                return 0.0
+                    self.client.is_alive()
+            return 0.0
 
-        peer.script = [overload(1)]
-        client._rng = Sneaky()
+    sneaky = Sneaky()
+    with Peer([overload(1)]) as peer, plain([peer.name], timeouts_ms=PATIENT, rng=sneaky) as client:
+        sneaky.client = client
         client.put(b"key", b"value")
+        assert sneaky.asked == 1
+        assert peer.store == {b"key": (b"value", 0)}
+        sneaky.client = None
+        assert client.is_alive()
 
 
 @pytest.mark.parametrize("servers", [[], "127.0.0.1:3331"])

@@ -8,12 +8,11 @@ import socket
 
 import pytest
 
-from app.config import allowlist as networks
 from app.config.allowlist import (
     NETWORKS_MAX,
     VERDICTS_MAX,
-    Network,
     Verdicts,
+    covers,
     host_of,
     network_of,
     parse_networks,
@@ -60,8 +59,8 @@ def test_networks_as_they_are_written(text: str, shown: str) -> None:
         ("1\0", "isn't a network"),
         ("\u0661.0.0.0", "isn't a network"),
         ("/8", "isn't a network"),
-        ("10.0.0.0/", "what follows the / is a number of bits from 0 to 32"),
-        ("10.0.0.0/33", "'10.0.0.0/33': what follows the / is a number of bits from 0 to 32"),
+        ("10.0.0.0/", "what follows the / isn't a number of bits from 0 to 32"),
+        ("10.0.0.0/33", "'10.0.0.0/33': what follows the / isn't a number of bits from 0 to 32"),
         ("10.0.0.0/255.0.0.0", "from 0 to 32"),
         ("10.0.0.0/-1", "from 0 to 32"),
         ("10.0.0.0/\u0668", "from 0 to 32"),
@@ -114,8 +113,24 @@ def test_verdicts_are_those_of_the_standard_library(length: int) -> None:
             assert Verdicts([ours])[asked] == (ipaddress.ip_address(asked) in expected), (expected, asked)
 
 
+@pytest.mark.parametrize("length", [4, 16])
+def test_verdicts_on_many_networks_are_those_of_each(length: int) -> None:
+    """Networks that lie within each other, side by side, and with gaps between."""
+    chance = random.Random(length)
+    kind = ipaddress.IPv4Network if length == 4 else ipaddress.IPv6Network
+    bits = 8 * length
+    for _ in range(100):
+        hosts = [chance.randrange(256).to_bytes(length) for _ in range(chance.randrange(1, 20))]
+        networks = [kind((host, chance.randrange(bits - 8, bits + 1)), strict=False) for host in hosts]
+        verdicts = Verdicts(networks)
+        for number in range(300):
+            asked = number.to_bytes(length)
+            expected = any(ipaddress.ip_address(asked) in network for network in networks)
+            assert verdicts[asked] == expected, (networks, asked)
+
+
 def test_what_covers_what() -> None:
-    for whole, part, covers in (
+    for whole, part, expected in (
         ("10.0.0.0/8", "10.0.0.0/8", True),
         ("10.0.0.0/8", "10.1.0.0/16", True),
         ("10.1.0.0/16", "10.0.0.0/8", False),
@@ -125,7 +140,7 @@ def test_what_covers_what() -> None:
         ("0.0.0.0/0", "::1", False),
         ("::/0", "::/0", True),
     ):
-        assert parse_networks(whole)[0].covers(parse_networks(part)[0]) is covers, (whole, part)
+        assert covers(parse_networks(whole)[0], parse_networks(part)[0]) is expected, (whole, part)
 
 
 def test_verdicts_are_kept_and_bounded() -> None:
@@ -148,8 +163,8 @@ def test_the_address_in_the_kernels_bytes(family: socket.AddressFamily) -> None:
 
 
 def test_the_network_of_an_address() -> None:
-    assert network_of("fe80::1%lo") == Network(socket.inet_pton(socket.AF_INET6, "fe80::1"), 128)
-    assert str(network_of("192.0.2.7")) == "192.0.2.7"
+    assert network_of("fe80::1%lo") == ipaddress.ip_network("fe80::1/128")
+    assert network_of("::ffff:192.0.2.7") == ipaddress.ip_network("192.0.2.7/32")
 
 
 def test_random_bytes_are_judged_without_fault() -> None:
@@ -157,4 +172,3 @@ def test_random_bytes_are_judged_without_fault() -> None:
     for length in (4, 16):
         for _ in range(100):
             assert verdicts[os.urandom(length)] in (True, False)
-    assert networks.NETWORKS_MAX >= 25

@@ -1,5 +1,6 @@
 """The servers file: what is accepted, what is refused and on which line, and how a node finds itself."""
 
+import re
 import socket
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def test_an_address_is_split(text: str, expected: tuple[str, int]) -> None:
         ("a:+1", "isn't a port"),
         ("a:1_0", "isn't a port"),
         ("a:\u0663", "isn't a port"),  # an Arabic digit three, which int() would take
-        ("a:0", "port 0 is out of range"),
-        ("a:65536", "port 65536 is out of range"),
+        ("a:0", "'0' isn't a port: a number from 1 to 65535"),
+        ("a:65536", "'65536' isn't a port"),
         ("a:100000", "isn't a port"),
         ("::1:3331", "in brackets"),
         ("[::1]", "[address]:port"),
@@ -124,7 +125,7 @@ def test_comments_and_blank_lines_are_skipped_but_counted() -> None:
         (b"# only\n\n# comments\n", "f: no servers"),
         (b"\xef\xbb\xbf", "f: no servers"),
         (b"a:1\nb\n", "f:2: 'b': the port is missing"),
-        (b"# x\r\n\r\na:0\r\n", "f:3: 'a:0': port 0 is out of range"),
+        (b"# x\r\n\r\na:0\r\n", "f:3: 'a:0': '0' isn't a port: a number from 1 to 65535"),
         (b"a:1 b:2\n", "f:1: 'a:1 b:2': one host:port a line"),
         (b"a : 1\n", "f:1: 'a : 1': one host:port a line"),
         (b"a:1\n\nA:1\n", "f:3: A:1 is already on line 1"),
@@ -142,14 +143,33 @@ def test_a_faulty_file_is_refused_with_its_line(data: bytes, complaint: str) -> 
     assert len(message) < 200
 
 
-@pytest.mark.parametrize(("count", "accepted"), [(255, True), (256, True), (257, False)])
+@pytest.mark.parametrize(("count", "accepted"), [(63, True), (64, True), (65, False)])
 def test_the_number_of_servers_is_limited(count: int, accepted: bool) -> None:
     data = "".join(f"a:{port}\n" for port in range(1, count + 1)).encode()
     if accepted:
         assert len(parse(data, "f")) == count
     else:
-        with pytest.raises(ServersError, match="f:257: more than 256 servers"):
+        with pytest.raises(ServersError, match=r"^f:65: more than 64 servers: a cluster takes no more$"):
             parse(data, "f")
+
+
+@pytest.mark.parametrize(("length", "accepted"), [(79, True), (80, True), (81, False)])
+def test_the_length_of_a_servers_name_is_limited(length: int, accepted: bool) -> None:
+    """Members are named by it in every view."""
+    host = "x" * 50 + "." + "y" * (length - len(":3331") - 51)
+    data = f"a:1\n{host}:3331\n".encode()
+    if accepted:
+        assert len(str(parse(data, "f")[1])) == length
+    else:
+        with pytest.raises(ServersError, match=r"^f:2: 'xxx.*' is too long: write a name or address of at most 80 "):
+            parse(data, "f")
+
+
+def test_the_length_counts_the_brackets_of_an_ipv6_address() -> None:
+    scope = "s" * (80 - len("[fe80::1%]:3331"))
+    assert len(parse(f"[fe80::1%{scope}]:3331\n".encode(), "f")) == 1
+    with pytest.raises(ServersError, match="is too long"):
+        parse(f"[fe80::1%{scope}s]:3331\n".encode(), "f")
 
 
 @given(st.binary(max_size=200))
@@ -282,17 +302,35 @@ def test_a_node_that_cannot_find_itself_says_why(
     assert str(caught.value).startswith(complaint)
 
 
-def test_long_lists_are_cut_short_in_messages() -> None:
-    many = tuple(Server("a", port, "10.0.0.1") for port in range(1, 200))
-    with pytest.raises(ServersError, match=r"\(it has 1, 2, 3, 4, 5, 6, 7, 8, \.\.\.\)"):
+@pytest.mark.parametrize(("count", "listed"), [(8, "1, 2, 3, 4, 5, 6, 7, 8"), (9, "1, 2, 3, 4, 5, 6, 7, 8, ...")])
+def test_a_long_list_of_ports_is_cut_short_in_messages(count: int, listed: str) -> None:
+    many = tuple(Server("a", port, "10.0.0.1") for port in range(1, count + 1))
+    with pytest.raises(ServersError, match=re.escape(f"(it has {listed})")):
         find_me(many, 1000, name="f")
+
+
+@pytest.mark.parametrize(("count", "listed"), [(4, "a0:1, a1:1, a2:1, a3:1"), (5, "a0:1, a1:1, a2:1, a3:1, ...")])
+def test_a_long_list_of_servers_is_cut_short_in_messages(count: int, listed: str) -> None:
+    many = tuple(Server(f"a{n}", 1, f"10.0.0.{n}") for n in range(count))
+    with pytest.raises(ServersError, match=re.escape(f"no address of this machine among {listed} (add it")):
+        find_me(many, 1, name="f", local=lambda address: False)
+    with pytest.raises(ServersError, match=r"^a0:1 and a1:1 and a2:1 and a3:1 in f are all this machine"):
+        find_me(many, 1, name="f", local=lambda address: True)
+
+
+@pytest.mark.parametrize("length", [79, 80, 81, 200])
+def test_a_long_entry_is_quoted_in_part(length: int) -> None:
+    entry = "x" * length
+    with pytest.raises(ServersError) as caught:
+        parse(entry.encode(), "f")
+    shown = entry if length <= 80 else "x" * 80 + "..."
+    assert str(caught.value) == f"f:1: '{shown}': the port is missing: write host:port"
 
 
 def test_servers_are_named_as_the_file_names_them() -> None:
     assert [str(server) for server in (A1, HOME1, SIX1)] == ["a:1", "localhost:1", "[fd00::6]:1"]
     assert SIX1.family == socket.AF_INET6
     assert HOME1.family == socket.AF_INET
-    assert HOME1.sockaddr == ("127.0.0.1", 1)
 
 
 def test_a_file_is_loaded(tmp_path: Path) -> None:

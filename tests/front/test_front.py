@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from app.config.allowlist import Verdicts, host_of, parse_networks
 from app.front.front import BATCH_SIZE, IN_FLIGHT_WAIT_MS, Front
-from app.observe.counters import LOCAL, WAITED, Counters
+from app.observe.counters import IN_TURN, WAITED, Counters
 from app.observe.slowlog import SlowLog
 from app.requests.commands import Shutdown
 from app.wire.protocol import (
@@ -601,12 +601,12 @@ def test_each_answer_is_counted_once_by_how_it_came() -> None:
             assert client.code(b"%d" % number) == NO_ERR
         client.sock.send(ack(b"a"))
         latency = server.counters.latency
-        assert (latency[LOCAL].count, latency[WAITED].count) == (BATCH_SIZE + 3, 0)
+        assert (latency[IN_TURN].count, latency[WAITED].count) == (BATCH_SIZE + 3, 0)
         event.set()
         assert client.code(b"s") == NO_ERR
         assert client.ask(b"last") == NO_ERR
-        assert (latency[LOCAL].count, latency[WAITED].count) == (BATCH_SIZE + 4, 1), "an ack has no answer"
-        assert 0 < latency[LOCAL].total_s < DEADLINE_S
+        assert (latency[IN_TURN].count, latency[WAITED].count) == (BATCH_SIZE + 4, 1), "an ack has no answer"
+        assert 0 < latency[IN_TURN].total_s < DEADLINE_S
 
 
 def test_replies_that_the_lease_holds_back_are_no_answers() -> None:
@@ -616,7 +616,7 @@ def test_replies_that_the_lease_holds_back_are_no_answers() -> None:
         client = server.client()
         client.send(b"1")
         server.until(lambda: server.counters.unfenced == 1)
-        assert server.counters.latency[LOCAL].count == 0
+        assert server.counters.latency[IN_TURN].count == 0
         assert slow_rows(server) == []
 
 
@@ -634,7 +634,7 @@ def test_what_is_slow_is_noted_with_its_client() -> None:
         server.until(lambda: len(server.front.slow_log) == 2)
         assert [(row["command"], row["key"], row["how"], row["client"]) for row in slow_rows(server)] == [
             ("PUT", "waits", WAITED, f"{host}:{port}"),
-            ("PUT", "quick", LOCAL, f"{host}:{port}"),
+            ("PUT", "quick", IN_TURN, f"{host}:{port}"),
         ]
 
 

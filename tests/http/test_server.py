@@ -11,8 +11,7 @@ import pytest
 from app.config.options import UsageError
 from app.http import server as http_server
 from app.http.server import CONNECTIONS_MAX, HEAD_MAX_BYTES
-from app.storage.store import slot_of
-from app.wire.protocol import PUT
+from app.wire.protocol import PUT, slot_of
 from tests.http.running import Answer, Running, everything, running
 from tests.wire.datagrams import request
 

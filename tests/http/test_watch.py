@@ -9,7 +9,7 @@ from app.cluster.view import Member, View
 from app.http import watch as watching
 from app.http.status import copies_missing
 from app.http.watch import ANSWER_STALE_S, CHANGES_MAX, SHOWN, Watch
-from app.observe.counters import FORWARDED, LOCAL
+from app.observe.counters import FORWARDED, IN_TURN
 from app.wire.protocol import NO_ERR, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
@@ -85,7 +85,7 @@ def test_a_sample_is_the_rate_and_the_99th_percentile_since_the_last_one(
             raise Enough
         if naps == 1:
             counters.answers[PUT * 8 + NO_ERR] += 98
-            counters.latency[LOCAL].add(0.0001, 98)
+            counters.latency[IN_TURN].add(0.0001, 98)
             counters.latency[FORWARDED].add(0.04, 2)
 
     monkeypatch.setattr(watching.gevent, "sleep", nap)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.storage.store import slot_of
-from app.wire.protocol import NO_ERR, PUT
+from app.wire.protocol import NO_ERR, PUT, slot_of
 from tests.integration.http_nodes import fetch, status, watched_cluster
 from tests.support.nodes import Node, run_python, run_to_its_end
 from tests.support.polling import poll

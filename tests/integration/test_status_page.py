@@ -16,8 +16,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from app.storage.store import slot_of
-from app.wire.protocol import PUT
+from app.wire.protocol import PUT, slot_of
 from tests.integration.http_nodes import is_settled, status, url, watched_cluster
 from tests.support.nodes import Node
 from tests.support.polling import poll

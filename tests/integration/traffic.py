@@ -16,8 +16,17 @@ from types import TracebackType
 from typing import Self
 
 from app.client import codec
-from app.storage.store import slot_of
-from app.wire.protocol import CLIENT_TIMEOUTS_MS, GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR
+from app.wire.protocol import (
+    CLIENT_TIMEOUTS_MS,
+    GET,
+    KEY_DNE_ERR,
+    NO_ERR,
+    PUT,
+    REMOVE,
+    SLOT_COUNT,
+    SYS_OVERLOAD_ERR,
+    slot_of,
+)
 from proto_gen.key_value_pb2 import KVRequest
 from tests.sim import history
 from tests.sim.history import DONE, MISSING, Operation, is_linearizable

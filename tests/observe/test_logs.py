@@ -1,11 +1,13 @@
 """The log: its two formats, its limits, and that no reader of it can stop or break a node."""
 
+import fcntl
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,7 @@ def pipe() -> Iterator[Pipe]:
     """A fresh pipe; whatever a test configured is undone."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
     pipe = Pipe()
     yield pipe
     for handler in root.handlers[:]:
@@ -56,6 +59,8 @@ def pipe() -> Iterator[Pipe]:
             root.removeHandler(handler)
             handler.close()
     root.setLevel(level)
+    logging.captureWarnings(False)
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
     pipe.close()
 
 
@@ -169,7 +174,6 @@ def test_levels(pipe: Pipe, level: str, logged: list[str]) -> None:
     for write in (log.debug, log.info, log.warning, log.error):
         write("happened")
     assert [line.split()[1] for line in pipe.lines()] == logged
-    assert log.is_on("warning") == ("WARNING" in logged)
 
 
 def test_what_is_off_is_not_even_formatted(pipe: Pipe) -> None:
@@ -303,7 +307,11 @@ def test_a_line_longer_than_the_limit_is_still_written_when_there_is_room(tmp_pa
     with (tmp_path / "log").open("wb") as file:
         handler = logs.DescriptorHandler(file.fileno())
         handler.setFormatter(logs.TextFormatter())
-        handler.emit(logging.makeLogRecord({"msg": "a.b", "fields": {"v": "x" * 2 * logs.PENDING_MAX_BYTES}}))
+        handler.emit(
+            logging.makeLogRecord(
+                {"msg": "a.b", "levelno": logging.INFO, "fields": {"v": "x" * 2 * logs.PENDING_MAX_BYTES}}
+            )
+        )
         handler.close()
     assert len((tmp_path / "log").read_text()) > 2 * logs.PENDING_MAX_BYTES
 
@@ -330,23 +338,177 @@ def test_a_full_disk_costs_nothing_but_the_lines() -> None:
     try:
         handler = logs.DescriptorHandler(fd)
         handler.setFormatter(logs.TextFormatter())
-        handler.emit(logging.makeLogRecord({"msg": "a.b", "fields": {}}))
+        handler.emit(logging.makeLogRecord({"msg": "a.b", "levelno": logging.INFO, "fields": {}}))
         handler.close()
     finally:
         os.close(fd)
 
 
-def test_a_value_that_cannot_be_printed_does_not_break_the_caller(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Unprintable:
-        def __str__(self) -> str:
-            raise ValueError("no")
+class Mute:
+    """What fails when somebody wants to know what it says."""
 
-    monkeypatch.setattr(sys, "stderr", None)
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+
+class MuteError(Mute, Exception):
+    """An exception of the kind."""
+
+
+def test_a_value_that_cannot_be_printed_does_not_break_the_caller(
+    pipe: Pipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     logs.configure("info", "text", pipe.writer)
-    logs.logger("node").info("happened", value=Unprintable())
+    logs.logger("node").info("happened", value=Mute())
+    own_handler().handle(logging.LogRecord("library", logging.WARNING, "", 0, "%d", ("no number",), None))
     logs.logger("node").info("next")
+    lines = [line.split(" ", 1)[1] for line in pipe.lines()]
+    assert lines == [
+        "ERROR logs.unprintable line=node.happened error=ValueError",
+        "ERROR logs.unprintable line=library error=TypeError",
+        "INFO node.next",
+    ]
+    assert capsys.readouterr().err == "", "nothing but the log writes to standard error"
+
+
+def test_an_exception_that_cannot_say_what_is_wrong_is_logged_all_the_same(pipe: Pipe) -> None:
+    logs.configure("info", "json", pipe.writer)
+    logs.logger("node").exception("fault", MuteError())
+    fields = json.loads(pipe.read())
+    assert fields["error"] == "MuteError"
+    assert fields["traceback"].endswith("MuteError: <exception str() failed>")
+
+
+def test_a_very_long_traceback_is_cut_in_the_middle(pipe: Pipe) -> None:
+    logs.configure("info", "json", pipe.writer)
+    logs.logger("node").exception("fault", ValueError("b" + "x" * 100_000 + "e"))
     (line,) = pipe.lines()
-    assert line.endswith("node.next")
+    fields = json.loads(line)
+    assert fields["error"].startswith("ValueError: bx")
+    for text in (fields["error"], fields["traceback"]):
+        assert "x\n...\nx" in text
+        assert text.endswith("xe")
+    assert len(line) < logs.ERRORS_MAX_BYTES
+
+
+def test_the_line_of_a_fault_finds_room_where_others_are_dropped(pipe: Pipe) -> None:
+    logs.configure("info", "json", pipe.writer)
+    log = logs.logger("node")
+    for number in range(5000):
+        log.info("happened", n=number, filling="x" * 60)
+    log.exception("fault", ValueError("x" * 5000))
+    assert len(own_handler()._pending) <= logs.PENDING_MAX_BYTES + logs.ERRORS_MAX_BYTES
+    output = pipe.read()
+    while own_handler()._pending:
+        own_handler().flush()
+        output += pipe.read()
+    dropped, fault = map(json.loads, output.splitlines()[-2:])
+    assert (dropped["event"], fault["event"]) == ("logs.dropped", "node.fault")
+
+
+def run(program: str, *, take: Callable[[int], bytes] | None = None) -> tuple[int, bytes]:
+    """Run a Python program with a small pipe as its standard error: its status, and what came out of the pipe.
+
+    `take` reads that; without it, nobody does.
+    """
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2], stderr=writer)
+    os.close(writer)
+    try:
+        output = take(reader) if take else b""
+        return child.wait(timeout=60), output
+    finally:
+        os.close(reader)
+        child.kill()
+        child.wait()
+
+
+def everything(reader: int) -> bytes:
+    return b"".join(iter(lambda: os.read(reader, 1 << 16), b""))
+
+
+# Fills the pipe and then some, and ends at once for a fault.
+FAULT = """
+import os
+from app.observe import logs
+logs.LAST_WAIT_S = {wait_s}
+logs.configure("info", "json")
+log = logs.logger("node")
+for number in range(500):
+    log.info("happened", n=number, filling="x" * 60)
+log.exception("fault", ValueError("the last word"))
+logs.finish()
+os._exit(70)
+"""
+
+
+def test_what_is_logged_just_before_the_end_reaches_a_slow_reader() -> None:
+    status, output = run(FAULT.format(wait_s=60), take=everything)
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert (status, len(lines)) == (70, 501)
+    assert (lines[-1]["event"], lines[-1]["error"]) == ("node.fault", "ValueError: the last word")
+
+
+def test_the_end_does_not_wait_for_a_reader_that_is_stuck() -> None:
+    assert run(FAULT.format(wait_s=0.05)) == (70, b"")
+
+
+def test_the_end_does_not_wait_for_a_reader_that_is_gone() -> None:
+    program = FAULT.format(wait_s=3600)
+    assert run("import os\nos.close(2)\n" + program)[0] == 70
+    assert run("import os\nos.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n" + program)[0] == 70
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "event", "error", "fields"),
+    [
+        ("raise ValueError('bad')", 1, "process.uncaught", "ValueError: bad", {}),
+        (
+            "t = threading.Thread(target=lambda: 1 / 0, name='worker'); t.start(); t.join()",
+            *(0, "process.thread_died", "ZeroDivisionError: division by zero", {"thread": "worker"}),
+        ),
+        (
+            "class Thing:\n    def __del__(self): raise ValueError('bad')\nThing()",
+            *(0, "process.unraisable", "ValueError: bad", {"object": "function"}),
+        ),
+    ],
+)
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_what_nobody_caught_goes_through_the_log(
+    format: str, fault: str, status: int, event: str, error: str, fields: dict[str, str]
+) -> None:
+    program = f"import threading\nfrom app.observe import logs\nlogs.configure('info', {format!r})\n{fault}"
+    ended, output = run(program, take=everything)
+    (line,) = output.decode("ascii").splitlines()
+    assert ended == status
+    if format == "text":
+        assert f" ERROR {event} " in line
+        assert json.dumps(error) in line
+    else:
+        told = json.loads(line)
+        assert (told["level"], told["event"], told["error"]) == ("ERROR", event, error)
+        assert told["traceback"].startswith("Traceback (most recent call last):\n")
+        assert told.items() >= fields.items()
+
+
+def test_a_thread_that_ends_by_itself_is_no_fault() -> None:
+    program = (
+        "import sys, threading\nfrom app.observe import logs\nlogs.configure('info', 'json')\n"
+        "t = threading.Thread(target=sys.exit)\nt.start()\nt.join()\n"
+    )
+    assert run(program, take=everything) == (0, b"")
+
+
+def test_warnings_go_through_the_log() -> None:
+    program = (
+        "import warnings\nfrom app.observe import logs\nlogs.configure('info', 'json')\n"
+        "warnings.warn('mind the step', RuntimeWarning)\n"
+    )
+    status, output = run(program, take=everything)
+    told = json.loads(output)
+    assert (status, told["level"], told["event"]) == (0, "WARNING", "py.warnings")
+    assert "RuntimeWarning: mind the step" in told["message"]
 
 
 def test_closed_standard_descriptors_are_held() -> None:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.observe.counters import FORWARDED, LOCAL
+from app.observe.counters import FORWARDED, IN_TURN
 from app.observe.slowlog import BATCH_MAX, COLUMNS, ENTRIES_MAX, SlowLog, show_address
-from app.storage.store import slot_of
-from app.wire.protocol import GET, IS_ALIVE, PUT, VALUE_MAX_BYTES
+from app.wire.protocol import GET, IS_ALIVE, PUT, VALUE_MAX_BYTES, slot_of
 from tests.wire.datagrams import ack, envelope, request
 
 
@@ -62,8 +61,8 @@ def test_off_says_so() -> None:
 
 def test_a_request_without_key_has_no_slot_and_an_unknown_command_is_told_as_such() -> None:
     log = SlowLog(0.0)
-    log.note(request(b"m" * 16, command=IS_ALIVE), CLIENT, 1.0, LOCAL, unix_s=1.0)
-    log.note(request(b"m" * 16, command=99), CLIENT, 1.0, LOCAL, unix_s=2.0)
+    log.note(request(b"m" * 16, command=IS_ALIVE), CLIENT, 1.0, IN_TURN, unix_s=1.0)
+    log.note(request(b"m" * 16, command=99), CLIENT, 1.0, IN_TURN, unix_s=2.0)
     assert [(entry["command"], entry["key"], entry["slot"]) for entry in entries(log)] == [
         ("unknown", "", None),
         ("IS_ALIVE", "", None),
@@ -76,7 +75,7 @@ def test_a_request_without_key_has_no_slot_and_an_unknown_command_is_told_as_suc
 )
 def test_what_is_no_request_is_ignored(datagram: bytes) -> None:
     log = SlowLog(0.0)
-    log.note(datagram, CLIENT, 1.0, LOCAL, unix_s=1.0)
+    log.note(datagram, CLIENT, 1.0, IN_TURN, unix_s=1.0)
     log.note_batch([(datagram, CLIENT)], lambda slot, command: True, 1.0, unix_s=1.0)
     assert log.total == len(log) == 0
 

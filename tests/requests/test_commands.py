@@ -7,7 +7,6 @@ import pytest
 
 from app.observe.counters import DROP_REASONS
 from app.requests.commands import Shutdown
-from app.storage.store import slot_of
 from app.wire.protocol import (
     COMMAND_NAMES,
     DATAGRAM_MAX_BYTES,
@@ -38,6 +37,7 @@ from app.wire.protocol import (
     VALUE_MAX_BYTES,
     VITALS,
     WIPEOUT,
+    slot_of,
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg

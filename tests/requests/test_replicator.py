@@ -12,8 +12,7 @@ from app.requests.forwarding import Forwarder
 from app.requests.replicator import Copies
 from app.requests.request import PATIENCE_S, Origin
 from app.requests.turn import Turn
-from app.storage.store import slot_of
-from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR, WIPEOUT
+from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, REMOVE, SYS_OVERLOAD_ERR, WIPEOUT, slot_of
 from tests.support.parts import make_parts
 from tests.wire.datagrams import request, response
 

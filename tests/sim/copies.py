@@ -17,8 +17,8 @@ from app.cluster.replication.core import PARKED, TICK_S, Replication
 from app.cluster.replication.follower import STAGING_MAX_BYTES, STAGING_SOFT_BYTES
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
-from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, SYS_OVERLOAD_ERR, WIPEOUT
+from app.storage.store import Store
+from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, SYS_OVERLOAD_ERR, WIPEOUT, slot_of
 from tests.sim.checks import Violation
 from tests.sim.history import DONE, MISSING, Operation
 from tests.sim.ledger import Ledger

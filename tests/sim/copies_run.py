@@ -6,14 +6,14 @@ from zlib import crc32
 
 from app.cluster.events import LOCAL
 from app.cluster.view import View
-from app.storage.store import slot_of
-from app.wire.protocol import GET
+from app.wire.protocol import GET, slot_of
 from tests.sim.checks import Checks, Violation
 from tests.sim.copies import DataOptions, DataWorld
 from tests.sim.history import Operation, is_linearizable
 from tests.sim.nemesis import Nemesis, draw_options
 from tests.sim.run import Result
 from tests.sim.world import Host, Options
+from tests.storage import contents
 
 CONVERGE_S = 20.0  # virtual seconds without faults until all copies are whole and the same
 LEAVE_S = 12.0
@@ -158,14 +158,14 @@ def differs(world: DataWorld, lost: int) -> str:
             continue
         if len({node.replication._shared.positions[slot] for node in holders}) != 1:
             return f"slot {slot}: {[node.replication._shared.positions[slot] for node in holders]}"
-        entries = [dict(node.store.items(slot)) for node in holders]
-        for other in entries[1:]:
-            common = entries[0].keys() & other.keys()
-            if any(entries[0][key] != other[key] for key in common):
+        held = [contents.entries(node.store, slot) for node in holders]
+        for other in held[1:]:
+            common = held[0].keys() & other.keys()
+            if any(held[0][key] != other[key] for key in common):
                 raise Violation(f"slot {slot}: copies at one position hold different values")
-            if not world.data.evict and entries[0].keys() != other.keys():
+            if not world.data.evict and held[0].keys() != other.keys():
                 raise Violation(f"slot {slot}: copies at one position hold different keys")
-            if world.data.pages >= 64 and entries[0].keys() != other.keys():
+            if world.data.pages >= 64 and held[0].keys() != other.keys():
                 raise Violation(f"slot {slot}: copies at one position hold different keys, without pressure")
         if lost >> slot & 1:
             continue

@@ -16,6 +16,7 @@ from app.cluster.replication.follower import Session
 from app.cluster.replication.frames import OpFields
 from app.cluster.replication.primary import Led, Op
 from tests.sim.checks import Violation
+from tests.storage import contents
 
 if TYPE_CHECKING:
     from tests.sim.copies import Node
@@ -108,7 +109,7 @@ class Ledger:
             # All who knew of the same epoch's other view are dead: it never was.
             if known is None or known.author is not node:
                 ids = set(node.took_effect.setdefault(slot, set()))
-                self._chapters[name] = Chapter(node, led.base[1], ids, dict(node.store.items(slot)))
+                self._chapters[name] = Chapter(node, led.base[1], ids, contents.entries(node.store, slot))
 
     def alone(self, node: "Node", slot: int, message_id: bytes) -> None:
         """A write that only this node has."""
@@ -145,7 +146,7 @@ class Ledger:
         if chapter is None:
             raise Violation(f"slot {slot}: {node.process.address} was given what nobody leads")
         ids, entries = chapter.up_to(session.seq)
-        held = dict(node.store.items(slot))
+        held = contents.entries(node.store, slot)
         if not held.items() <= entries.items() or (self._exact and held != entries):
             raise Violation(f"slot {slot}: {node.process.address} was given {held}, which should be {entries}")
         node.took_effect[slot] = ids

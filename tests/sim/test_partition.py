@@ -6,8 +6,7 @@ import pytest
 
 from app.cluster.membership import timing
 from app.cluster.slots import ALL_SLOTS
-from app.storage.store import slot_of
-from app.wire.protocol import NO_ERR, PUT
+from app.wire.protocol import NO_ERR, PUT, slot_of
 from tests.sim.checks import Checks
 from tests.sim.copies import Client, DataOptions, DataWorld, Request, Waiting
 from tests.sim.copies_run import differs

@@ -1,5 +1,6 @@
 """The governor under a resident size that the test makes up, and the measures it takes of a real process."""
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ from app.storage.governor import (
     ResidentSize,
     peak_resident_bytes,
     replies_max_bytes,
+    tune_allocators,
 )
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
-from app.wire.protocol import SLOT_COUNT
+from app.storage.store import Store
+from app.wire.protocol import SLOT_COUNT, slot_of
+from tests.storage.contents import content
 from tests.storage.test_arena import check_books
-from tests.storage.test_store import content, handles
+from tests.storage.test_store import handles
 from tests.support.parts import MIB
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -270,6 +273,26 @@ def test_tuning_the_allocators_takes_effect_and_can_be_repeated() -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("True True True\n", "")
+
+
+def test_what_is_asked_of_the_kernel_and_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the numbers of linux/prctl.h and malloc.h; a C library that is not glibc is asked for nothing."""
+    asked: list[tuple[int, ...]] = []
+
+    class Musl:
+        def prctl(self, *arguments: int) -> None:
+            asked.append(arguments)
+
+    class Glibc(Musl):
+        mallopt = Musl.prctl
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Musl())
+    tune_allocators()
+    no_huge_pages = (41, 1, 0, 0, 0)
+    assert asked == [no_huge_pages]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Glibc())
+    tune_allocators()
+    assert asked[1:] == [no_huge_pages, (-3, 32 << 10), (-1, 128 << 10), (-8, 1)]
 
 
 def test_no_large_library_comes_along_with_the_sizer() -> None:

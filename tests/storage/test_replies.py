@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.storage.replies import ReplyMemory
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
+from tests.storage.contents import records
 from tests.support.parts import MIB, PLENTY, examples
 
 TTL_S = 6.0
@@ -68,7 +69,7 @@ def test_a_reply_is_remembered_under_ids_of_every_length(length: int) -> None:
     assert code_of(replies, message_id) == 7
     assert code_of(replies, message_id[:-1]) is None
     assert code_of(replies, message_id + b"x") is None
-    assert list(replies.records()) == [(message_id, 255, 7)]
+    assert records(replies) == [(message_id, 255, 7)]
     assert len(replies) == 1
 
 
@@ -162,6 +163,17 @@ def test_the_wait_is_honest_when_one_generation_fills_the_memory(age_s: float) -
     assert not replies.full
 
 
+def test_the_wait_is_a_lifetime_longer_from_where_the_newer_generation_fills_the_memory() -> None:
+    replies = replies_of()
+    for number in range(100):
+        add(replies, b"%016d" % number)
+    used = replies.used_bytes
+    replies.max_bytes = used + 1
+    assert replies.wait_ms == TTL_S * 1000
+    replies.max_bytes = used
+    assert replies.wait_ms == 2 * TTL_S * 1000
+
+
 def test_the_wait_is_at_least_a_millisecond() -> None:
     replies = replies_of()
     replies._age_s = TTL_S
@@ -188,7 +200,7 @@ def test_an_ack_reaches_the_older_generation() -> None:
     Clock(replies).pass_s(TTL_S)
     add(replies, b"newer")
     assert replies.forget(b"older", crc32(b"older"))
-    assert list(replies.records()) == [(b"newer", 5, 0)]
+    assert records(replies) == [(b"newer", 5, 0)]
     assert len(replies) == 1
 
 
@@ -197,7 +209,7 @@ def test_records_come_oldest_generation_first() -> None:
     add(replies, b"a", 1)
     Clock(replies).pass_s(TTL_S)
     add(replies, b"b", 2, slot=0)
-    assert list(replies.records()) == [(b"a", 5, 1), (b"b", 0, 2)]
+    assert records(replies) == [(b"a", 5, 1), (b"b", 0, 2)]
 
 
 # --- lookalikes: everything in one bucket, from few byte values ------------------------------------------------------
@@ -222,7 +234,7 @@ def test_an_id_inside_the_bytes_of_others_is_not_taken_for_a_reply(
     forgotten = data.draw(st.sets(st.sampled_from(sorted(lookalikes)))) if lookalikes else set()
     for message_id in sorted(forgotten):
         assert replies.forget(message_id, BUCKET) == (known.pop(message_id, None) is not None)
-    assert sorted(replies.records()) == sorted((message_id, *rest) for message_id, rest in known.items())
+    assert sorted(records(replies)) == sorted((message_id, *rest) for message_id, rest in known.items())
     assert len(replies) == len(known)
 
 
@@ -283,24 +295,24 @@ class RepliesMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_forgotten_early_nor_kept_forever(self) -> None:
-        records = {message_id: code for message_id, _, code in self.replies.records()}
+        held = {message_id: code for message_id, _, code in records(self.replies)}
         for message_id, (added, code) in list(self.model.items()):
             age = self.age - added
             remembered = self.replies.get(message_id, self.bucket(message_id))
-            assert remembered == records.get(message_id)
+            assert remembered == held.get(message_id)
             assert remembered in (None, code)
             if remembered is None:
                 assert age > TTL_S - 1e-6
                 del self.model[message_id]
             else:
                 assert age < 2 * (TTL_S + STEP_S) + 1e-6
-        assert set(records) == set(self.model)
+        assert set(held) == set(self.model)
 
     @invariant()
     def the_counts_are_right(self) -> None:
-        records = list(self.replies.records())
-        assert len(self.replies) == len(records)
-        least = sum(len(message_id) + 4 for message_id, _, _ in records)
+        held = records(self.replies)
+        assert len(self.replies) == len(held)
+        least = sum(len(message_id) + 4 for message_id, _, _ in held)
         assert least <= self.replies.used_bytes < (least + 16 * 64) * 9 // 8 + 1
 
     @invariant()
@@ -381,7 +393,7 @@ def test_clear_forgets_everything_of_both_generations() -> None:
     add(replies, b"new")
     assert len(replies) == 2
     replies.clear()
-    assert (len(replies), replies.used_bytes, list(replies.records())) == (0, 0, [])
+    assert (len(replies), replies.used_bytes, records(replies)) == (0, 0, [])
     assert replies.get(b"old", crc32(b"old")) is replies.get(b"new", crc32(b"new")) is None
     add(replies, b"new")
     for step in range(62, 200):
@@ -408,7 +420,7 @@ def test_a_slot_is_forgotten_and_remembers_anew() -> None:
     add(replies, b"other", 3, slot=4)
     replies.forget_slots(1 << 3)
     assert not replies.has_slot(3)
-    assert list(replies.records()) == [(b"other", 4, 3)]
+    assert records(replies) == [(b"other", 4, 3)]
     assert replies.get(b"old", crc32(b"old")) is replies.get(b"new", crc32(b"new")) is None
     assert not replies.forget(b"new", crc32(b"new"))
     add(replies, b"new", 5, slot=3)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
-from app.storage.store import Slot, Store, slot_of
-from app.wire.protocol import SLOT_COUNT
+from app.storage.store import Slot, Store
+from app.wire.protocol import SLOT_COUNT, slot_of
+from tests.storage.contents import content, entries
 from tests.storage.test_arena import check_books
 from tests.support.parts import MIB, examples, make_store
 
@@ -51,13 +52,9 @@ def get(store: Store, key: bytes) -> bytes | None:
     return store.get(slot_of(key), key)
 
 
-def content(store: Store) -> dict[bytes, bytes]:
-    return {key: blob for number in range(SLOT_COUNT) for key, blob in store.items(number)}
-
-
 def handles(store: Store) -> list[int]:
     """Of every record, those of wiped slots included; the order of use is left alone."""
-    slots = [store.slot(number) for number in range(SLOT_COUNT)] + store._doomed
+    slots = [store.slot(number) for number in range(SLOT_COUNT)] + store._wiped_records
     return [Cache.__getitem__(slot, key) for slot in slots for key in slot]
 
 
@@ -137,7 +134,7 @@ def test_listing_a_slot_leaves_the_order_of_use_alone() -> None:
     keys = some_keys(3, IN_PAGE + 1)
     for key in keys[:IN_PAGE]:
         put(store, key, bytes(10_000))
-    assert len(list(store.items(3))) == IN_PAGE
+    assert len(entries(store, 3)) == IN_PAGE
     put(store, keys[IN_PAGE], bytes(10_000))
     assert keys[0] not in content(store)
 
@@ -194,6 +191,67 @@ def test_any_size_flows_over_any_other(before: int, after: int) -> None:
             assert len(blob) == before
     check_books(arena, handles(store))
     assert arena.chunk_bytes > 0.8 * arena.limit_bytes
+
+
+def sparse_store() -> tuple[Store, dict[bytes, bytes]]:
+    """A store of 16 pages, all in use, that holds every third of the entries that once filled it; and those."""
+    store = store_of(16)
+    filled = fill(store, 900, most=16 * (PAGE_BYTES // 1024))
+    assert store.evictions == 0
+    assert arena_of(store).resident_bytes == arena_of(store).limit_bytes
+    for n, key in enumerate(filled):
+        if n % 3:
+            store.remove(slot_of(key), key)
+    assert arena_of(store).free_chunk_bytes > 2 * store.compact_bytes
+    return store, content(store)
+
+
+@pytest.mark.parametrize("blob_bytes", [50, 9_990])
+def test_records_are_moved_together_before_any_is_evicted(blob_bytes: int) -> None:
+    """Room for a value of another size is there, in free chunks all over the pages: nothing need be lost for it."""
+    store, kept = sparse_store()
+    assert put(store, b"new", bytes(blob_bytes))
+    assert store.evictions == 0
+    assert store.moves > 0
+    assert content(store) == kept | {b"new": bytes(blob_bytes)}
+    before = store.moves
+    moved = store.compact()
+    assert moved > 0
+    assert store.moves == before + moved
+    check_books(arena_of(store), handles(store))
+
+
+def test_a_lowered_limit_moves_records_together_before_any_is_evicted() -> None:
+    store, kept = sparse_store()
+    arena = arena_of(store)
+    arena.limit_bytes //= 2
+    assert store.shrink(100_000)
+    assert arena.resident_bytes <= arena.limit_bytes
+    assert store.evictions == 0
+    assert content(store) == kept
+    check_books(arena, handles(store))
+
+
+def test_the_room_that_is_left() -> None:
+    """Pages that the limit still allows, and free chunks past what is left alone."""
+    store = store_of(16)
+    arena = arena_of(store)
+    assert store.room_bytes == 16 * PAGE_BYTES
+    put(store, b"k", bytes(10_000))
+    assert store.room_bytes == 16 * PAGE_BYTES - arena.resident_bytes
+    store.heap_full = True
+    assert store.room_bytes == 0
+    store, _ = sparse_store()
+    assert store.room_bytes == arena_of(store).free_chunk_bytes - store.compact_bytes
+    arena_of(store).limit_bytes = 0
+    assert store.room_bytes == arena_of(store).free_chunk_bytes - store.compact_bytes
+    store.compact_bytes = 1 << 40
+    assert store.room_bytes == 0
+
+
+@pytest.mark.parametrize("evict", [True, False])
+def test_whether_it_evicts(evict: bool) -> None:
+    assert store_of(1, evict=evict).evicts is evict
 
 
 def test_a_full_heap_makes_every_new_entry_take_anothers_place() -> None:

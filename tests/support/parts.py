@@ -9,7 +9,7 @@ from app.requests.commands import Commands
 from app.storage.arena import Arena
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
-from app.wire.protocol import SLOT_COUNT
+from tests.storage.contents import content, records
 
 MIB: Final = 1 << 20
 PID: Final = 4242
@@ -34,12 +34,12 @@ class Parts(NamedTuple):
 
     def content(self) -> dict[bytes, bytes]:
         """Every key with its blob."""
-        return {key: blob for number in range(SLOT_COUNT) for key, blob in self.store.items(number)}
+        return content(self.store)
 
     def state(self) -> tuple[object, ...]:
         """All that a request can change, to be compared."""
         counters = vars(self.counters)
-        return self.content(), sorted(self.replies.records()), {name: repr(counters[name]) for name in counters}
+        return self.content(), sorted(records(self.replies)), {name: repr(counters[name]) for name in counters}
 
 
 def make_parts(

@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.wire.codec import (
-    ALIVE,
     DecodeError,
-    encode_ack,
     encode_error,
     encode_response,
     encode_value,
@@ -20,11 +18,10 @@ from app.wire.codec import (
     parse_request,
     varint,
 )
-from app.wire.protocol import ERROR_NAMES, TYPE_ACK, TYPE_RESPONSE, VALUE_MAX_BYTES
+from app.wire.protocol import ERROR_NAMES, TYPE_RESPONSE, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from proto_gen.message_pb2 import Msg
 from tests.support.parts import examples
-from tests.wire.datagrams import ack, envelope, request
+from tests.wire.datagrams import envelope, request
 from tests.wire.vectors import exchanges
 
 thorough = examples(200)
@@ -44,10 +41,6 @@ def test_a_varint_is_protobufs(number: int) -> None:
 @pytest.mark.parametrize("code", ERROR_NAMES)
 def test_an_error_payload_is_protobufs(code: int) -> None:
     assert error_payload(code) == KVResponse(errCode=code).SerializeToString()
-
-
-def test_alive_is_a_success_and_nothing_else() -> None:
-    assert KVResponse(errCode=0).SerializeToString() == ALIVE
 
 
 @thorough
@@ -91,13 +84,6 @@ def test_an_error_is_protobufs(code: int) -> None:
         message_id = bytes(range(100, 100 + id_length))
         expected = envelope(message_id, KVResponse(errCode=code).SerializeToString(), TYPE_RESPONSE)
         assert encode_error(message_id, crc32(message_id), code) == expected
-
-
-@thorough
-@given(message_ids)
-def test_an_ack_is_protobufs(message_id: bytes) -> None:
-    assert encode_ack(message_id) == ack(message_id)
-    assert Msg.FromString(encode_ack(message_id)).type == TYPE_ACK
 
 
 def parses_or_is_refused(datagram: bytes) -> None:

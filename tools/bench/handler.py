@@ -17,9 +17,9 @@ from app.requests.commands import Commands
 from app.storage.arena import Arena
 from app.storage.governor import MIB, replies_max_bytes
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
+from app.storage.store import Store
 from app.wire.codec import KVRequest, Msg, encode_value
-from app.wire.protocol import GET, PUT
+from app.wire.protocol import GET, PUT, slot_of
 from tools import cli
 from tools.bench.allocator import use_system_allocator
 

@@ -24,9 +24,9 @@ from app.storage.governor import (
     tune_allocators,
 )
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
+from app.storage.store import Store
 from app.wire.codec import encode_value
-from app.wire.protocol import VALUE_MAX_BYTES
+from app.wire.protocol import VALUE_MAX_BYTES, slot_of
 from tools.bench.allocator import use_system_allocator
 
 _MAX_BYTES = 128 * MIB

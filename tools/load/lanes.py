@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from app.client.address import Server, resolve
+from app.client.address import Endpoint, resolve
 from app.wire.protocol import IS_ALIVE
 from tools.load.faults import FaultyPath
 from tools.load.targets import NotAnAnswer, Target
@@ -54,7 +54,7 @@ class Lanes:
         for server in self.servers:
             self._of_server.append([self._open(server) for _ in range(self.lanes_a_server)])
 
-    def _open(self, server: Server) -> socket.socket:
+    def _open(self, server: Endpoint) -> socket.socket:
         lane = socket.socket(server.family, socket.SOCK_DGRAM)
         self._all.append(lane)
         lane.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LANE_BUFFER_BYTES)

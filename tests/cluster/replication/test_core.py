@@ -8,8 +8,9 @@ from app.cluster.replication.state import Output
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store, slot_of
-from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT
+from app.storage.store import Store
+from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, REMOVE, SLOT_COUNT, slot_of
+from tests.storage import contents
 
 KEY = b"key"
 SLOT = slot_of(KEY)
@@ -214,7 +215,7 @@ def test_a_full_replica_refuses_for_all() -> None:
     assert a.released[-1] == (key, NO_SPC_ERR)
     assert a.store.get(slot_of(key), key) is None
     assert b.replies.get(key, crc32(key)) == NO_SPC_ERR
-    assert dict(a.store.items(slot_of(b"0"))) == dict(b.store.items(slot_of(b"0")))
+    assert contents.entries(a.store, slot_of(b"0")) == contents.entries(b.store, slot_of(b"0"))
 
 
 def test_wipeout_closes_until_all_have_it() -> None:

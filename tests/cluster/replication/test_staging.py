@@ -10,9 +10,10 @@ from app.cluster.replication.frames import OpFields
 from app.cluster.replication.staging import ENTRY_BYTES, REPLY_BYTES, Staging
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
-from app.storage.store import Store, slot_of
-from app.wire.protocol import NO_ERR, SLOT_COUNT
+from app.storage.store import Store
+from app.wire.protocol import NO_ERR, SLOT_COUNT, slot_of
 from tests.cluster.replication.test_core import Machine, Wires, view
+from tests.storage import contents
 
 KEYS = [b"a", b"bb", b"ccc"]
 BLOBS = [b"", b"x", b"x" * 40]
@@ -84,7 +85,7 @@ def astray(machine: Machine) -> None:
 
 
 def entries_of(machine: Machine) -> list[dict[bytes, bytes]]:
-    return [dict(machine.store.items(slot)) for slot in range(SLOT_COUNT)]
+    return [contents.entries(machine.store, slot) for slot in range(SLOT_COUNT)]
 
 
 def test_what_is_in_place_already_is_not_gathered_again() -> None:
@@ -175,4 +176,4 @@ def test_past_the_soft_bound_one_primary_at_a_time_gets_credit() -> None:
     assert max(held) == 1  # and one had to wait for the other
     assert not follower._owed
     for slot in range(SLOT_COUNT):
-        assert dict(b.store.items(slot)) == dict((a, c)[slot % 2].store.items(slot))
+        assert contents.entries(b.store, slot) == contents.entries((a, c)[slot % 2].store, slot)

@@ -8,10 +8,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from app.client import BadServer
 from app.client.address import split_host_port
+from app.config.numbers import number
+from app.config.servers import PORT_MAX
+
+_Parsed = TypeVar("_Parsed")
 
 OK: Final = 0
 FAILED: Final = 1  # the work was done, and the outcome is bad
@@ -80,34 +84,26 @@ def join_host_port(host: str, port: str) -> str:
     return server(f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}")
 
 
+def argument(parse: Callable[[str], _Parsed]) -> Callable[[str], _Parsed]:
+    """The type of an argument that a parser of app.config's reads: one line that quotes it, where argparse has two."""
+
+    def read(text: str) -> _Parsed:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"'{text}' {error}") from None
+
+    return read
+
+
 def whole_number(low: int, high: int) -> Callable[[str], int]:
     """The type of an argument that is a whole number from `low` to `high`, both included."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{value} is not in {low} to {high}")
-        return value
-
-    return parse
+    return argument(number(int, low, high))
 
 
-def number(what: str, low: float, high: float) -> Callable[[str], float]:
-    """The type of an argument that is a number from `low` to `high`, both included."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number of {what}") from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} {what} are not in {low:g} to {high:g}")
-        return value
-
-    return parse
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """The type of an argument that is so many seconds, fractions too."""
+    return argument(number(float, low, high, what="a number of seconds"))
 
 
-port: Final = whole_number(1, 65_535)
+port: Final = argument(number(int, 1, PORT_MAX, what="a port: a number"))

@@ -8,6 +8,7 @@ from pathlib import Path
 if not __package__:  # started as a script: the repository's packages are a directory further up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from app.wire.protocol import SERVERS_MAX
 from tools import cli
 from tools.nodes import ShownNodes, servers_file, wishes_to_stop
 
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=DESCRIPTION,
         epilog=EPILOG,
     )
-    parser.add_argument("count", nargs="?", type=cli.whole_number(1, 64), default=5, metavar="N", help="how many nodes")
+    parser.add_argument(
+        "count", nargs="?", type=cli.whole_number(1, SERVERS_MAX), default=5, metavar="N", help="how many nodes"
+    )
     parser.add_argument("--port", type=cli.port, default=3331, metavar="PORT", help="the first one's (default 3331)")
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)

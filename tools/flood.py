@@ -19,6 +19,7 @@ if not __package__:  # started as a script: the repository's packages are a dire
 from tqdm import tqdm
 
 from app.client import KVError
+from app.config.numbers import number
 from app.wire.protocol import KEY_MAX_BYTES
 from tools import cli
 from tools.load import compare, processes, results
@@ -82,6 +83,9 @@ docs/load-testing.md tells more.
 """
 
 
+_weight: Final = cli.argument(number(int, 0, 1_000_000, what="a weight"))
+
+
 def mix(text: str) -> dict[int, int]:
     """An argument like put=50,get=50: the weight of each operation."""
     weights: dict[int, int] = {}
@@ -89,30 +93,18 @@ def mix(text: str) -> dict[int, int]:
         name, _, weight = part.strip().partition("=")
         if name not in OPERATIONS:
             raise ArgumentTypeError(f"'{name}' is not one of {', '.join(OPERATIONS)}")
-        if not (weight.isascii() and weight.isdigit()):
-            raise ArgumentTypeError(f"'{part}' is not like {name}=50")
         if OPERATIONS[name] in weights:
             raise ArgumentTypeError(f"{name} is there twice")
-        weights[OPERATIONS[name]] = int(weight)
+        weights[OPERATIONS[name]] = _weight(weight)
     if not any(weights.values()):
         raise ArgumentTypeError("a mix needs a weight above 0")
     return weights
 
 
 def value_size(text: str) -> str:
-    """An argument that tools/load/sizes.py understands."""
-    try:
-        sizes_of(text, random.Random(0))
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
+    """A text that tools/load/sizes.py understands; ValueError."""
+    sizes_of(text, random.Random(0))
     return text
-
-
-def faults(text: str) -> Faults:
-    try:
-        return faults_of(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
 
 
 def parser() -> cli.Parser:
@@ -133,17 +125,17 @@ def parser() -> cli.Parser:
     )
     pace.add_argument(
         "--rate",
-        type=cli.number("operations a second", 0.01, 1e6),
+        type=cli.argument(number(float, 0.01, 1e6, what="a rate", unit="")),
         default=0.0,
         metavar="OPS",
         help="open loop",
     )
     pace.add_argument(
-        "--seconds", "--duration", type=cli.number("seconds", 1e-3, 1e6), default=5.0, metavar="S", help="default 5"
+        "--seconds", "--duration", type=cli.seconds(1e-3, 1e6), default=5.0, metavar="S", help="default 5"
     )
     pace.add_argument(
         "--warmup",
-        type=cli.number("seconds", 0, 1e6),
+        type=cli.seconds(0, 1e6),
         default=0.0,
         metavar="S",
         help="before that, not counted (default 0)",
@@ -176,7 +168,11 @@ def parser() -> cli.Parser:
     )
     work.add_argument("--load", action="store_true", help="put all keys first in any case")
     work.add_argument(
-        "--value-size", type=value_size, default="64", metavar="SIZE", help="of the values put (default 64), see below"
+        "--value-size",
+        type=cli.argument(value_size),
+        default="64",
+        metavar="SIZE",
+        help="of the values put (default 64), see below",
     )
     work.add_argument(
         "--keys", type=cli.whole_number(1, 100_000_000), default=10_000, metavar="N", help="how many (default 10000)"
@@ -190,12 +186,17 @@ def parser() -> cli.Parser:
     )
     work.add_argument(
         "--faults",
-        type=faults,
+        type=cli.argument(faults_of),
         default=Faults(),
         metavar="SHARES",
         help="like drop=0.01,dup=0.01,delay=0.05:20ms: what becomes of datagrams, both ways",
     )
-    work.add_argument("--seed", type=int, metavar="N", help="draw the same operations and keys again (default: random)")
+    work.add_argument(
+        "--seed",
+        type=cli.whole_number(0, sys.maxsize),
+        metavar="N",
+        help="draw the same operations and keys again (default: random)",
+    )
 
     out = main.add_argument_group("what comes of it")
     out.add_argument(

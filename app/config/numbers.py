@@ -2,27 +2,26 @@
 
 import re
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 _Kind = TypeVar("_Kind", int, float)
 
-# What is taken for a number. Stricter than Python's int() and float(), which take "1_0", "inf" and digits of any
-# script. A number with decimals is always a time in seconds here, so it may carry an s.
-_WRITTEN: Final = {
-    int: re.compile(r"([0-9]{1,9})", re.ASCII),
-    float: re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)s?", re.ASCII),
-}
-
 
 def number(
-    kind: type[_Kind], least: _Kind, most: _Kind, *, what: str = "a number", why: str = ""
+    kind: type[_Kind], least: _Kind, most: _Kind, *, what: str = "a number", why: str = "", unit: str = "s"
 ) -> Callable[[str], _Kind]:
     """A parser of numbers from `least` to `most`, both included: whole ones, or with decimals, as `kind` says.
 
+    What is taken is stricter than Python's int() and float(), which take "1_0", "inf" and digits of any script. A
+    number with decimals may carry its `unit`: nearly all are times, in seconds.
+
     It raises ValueError with a phrase that follows what was written: "isn't `what` from 1 to 8", and `why`.
     """
-    pattern = _WRITTEN[kind]
-    complaint = f"isn't {what} from {least:g} to {most:g}{f' ({why})' if why else ''}"
+    sign = "-?" if least < 0 else ""
+    whole = f"{sign}[0-9]{{1,{max(9, len(str(int(most))))}}}"
+    decimals = rf"({sign}[0-9]{{1,9}}(?:\.[0-9]{{1,6}})?)(?:{re.escape(unit)})?"
+    pattern = re.compile(f"({whole})" if kind is int else decimals, re.ASCII)
+    complaint = f"isn't {what} from {_shown(least)} to {_shown(most)}{f' ({why})' if why else ''}"
 
     def parse_number(text: str) -> _Kind:
         match = pattern.fullmatch(text)
@@ -33,3 +32,8 @@ def number(
         raise ValueError(complaint)
 
     return parse_number
+
+
+def _shown(bound: float) -> str:
+    """In full: 60, 0.5, 2147483647, 1000000."""
+    return str(bound) if isinstance(bound, int) else f"{bound:.15g}"

@@ -38,6 +38,23 @@ def test_what_is_no_time_within_the_bounds(text: str) -> None:
         number(float, 0.5, 60.0, what="a number of seconds", why="so it is")(text)
 
 
+def test_below_zero_if_the_bounds_are() -> None:
+    version = number(int, -(2**31), 2**31 - 1)
+    assert [version(text) for text in ("-2147483648", "-1", "-0", "2147483647")] == [-(2**31), -1, 0, 2**31 - 1]
+    for text in ("-2147483649", "2147483648", "--1", "- 1", "+1"):
+        with pytest.raises(ValueError, match=re.escape("isn't a number from -2147483648 to 2147483647")):
+            version(text)
+
+
+@pytest.mark.parametrize(("unit", "taken"), [("ms", ["20", "20ms", "0.5ms"]), ("", ["20"])])
+def test_other_units(unit: str, taken: list[str]) -> None:
+    parse = number(float, 0.0, 1e6, what="a wait", unit=unit)
+    assert [parse(text) for text in taken] == [20.0, 20.0, 0.5][: len(taken)]
+    for text in ("20s", "20m", "ms", "1000001"):
+        with pytest.raises(ValueError, match=r"^isn't a wait from 0 to 1000000$"):
+            parse(text)
+
+
 def test_large_bounds_are_shown_in_full() -> None:
     with pytest.raises(ValueError, match=re.escape("isn't a number from 0 to 65536")):
         number(int, 0, 65536)("x")

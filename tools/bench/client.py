@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.client import Client
+from app.wire.protocol import SERVERS_MAX
 from tools import cli, nodes
 from tools.kv import bench
 
@@ -60,9 +61,9 @@ def _report(rounds: list[dict[str, dict[str, float]]]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = cli.Parser(prog="tools.bench.client", description=__doc__)
-    parser.add_argument("--nodes", type=cli.whole_number(1, 64), default=3, help="how many (default 3)")
+    parser.add_argument("--nodes", type=cli.whole_number(1, SERVERS_MAX), default=3, help="how many (default 3)")
     parser.add_argument("--port", type=cli.port, default=3341, help="the first one's (default 3341)")
-    parser.add_argument("--seconds", type=cli.number("seconds", 0.1, 1e6), default=4.0, help="of each run (default 4)")
+    parser.add_argument("--seconds", type=cli.seconds(0.1, 1e6), default=4.0, help="of each run (default 4)")
     parser.add_argument(
         "--rounds", type=cli.whole_number(1, 1000), default=3, help="runs of each kind, alternating (default 3)"
     )

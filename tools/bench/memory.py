@@ -14,6 +14,7 @@ import time
 import zlib
 
 import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
+from app.config.numbers import number
 from app.storage.arena import Arena
 from app.storage.governor import (
     MIB,
@@ -32,6 +33,9 @@ from tools.bench.allocator import use_system_allocator
 _MAX_BYTES = 128 * MIB
 _UPKEEP_S = 0.1
 _VALUE = os.urandom(VALUE_MAX_BYTES)
+_size = number(int, 0, VALUE_MAX_BYTES, what="a size")
+_seconds = number(float, 0.0, 1e6, what="a number of seconds")
+_rate = number(float, 0.0, 1e9, what="a rate", unit="")
 
 
 class _Bench:
@@ -111,11 +115,8 @@ class _Bench:
 
 
 def _sizes(text: str) -> list[str]:
-    """Sizes of values, or `random`, separated by commas."""
-    for part in text.split(","):
-        if part != "random" and int(part) not in range(VALUE_MAX_BYTES + 1):
-            raise argparse.ArgumentTypeError(f"a value has at most {VALUE_MAX_BYTES} bytes")
-    return text.split(",")
+    """Sizes of values, or `random`, separated by commas. ValueError."""
+    return [part if part == "random" else str(_size(part)) for part in text.split(",")]
 
 
 def main() -> None:
@@ -123,13 +124,17 @@ def main() -> None:
     use_system_allocator()
     # argparse alone, not tools/cli.py: what else is imported counts against the bound.
     parser = argparse.ArgumentParser(prog="tools.bench.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("sizes", type=_sizes, help="value sizes in order, e.g. 10000,64,random")
-    parser.add_argument("--seconds", type=float, default=15.0, help="how long each size flows at least (default 15)")
-    parser.add_argument("--rate", type=float, default=20_000, help="PUTs a second; 0: as fast as it goes")
+    parser.add_argument("sizes", help="value sizes in order, e.g. 10000,64,random")
+    parser.add_argument("--seconds", default="15", help="how long each size flows at least (default 15)")
+    parser.add_argument("--rate", default="20000", help="PUTs a second; 0: as fast as it goes")
     given = parser.parse_args()
-    bench = _Bench(given.rate)
-    for size in given.sizes:
-        print(bench.fill(size, given.seconds), flush=True)
+    try:
+        sizes, seconds, rate = _sizes(given.sizes), _seconds(given.seconds), _rate(given.rate)
+    except ValueError as error:
+        parser.error(f"an argument {error}")
+    bench = _Bench(rate)
+    for size in sizes:
+        print(bench.fill(size, seconds), flush=True)
 
 
 if __name__ == "__main__":

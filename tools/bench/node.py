@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = cli.Parser(prog="tools.bench.node", description=__doc__)
     parser.add_argument("--port", type=cli.port, default=3341, help="the node's (default 3341)")
-    parser.add_argument("--seconds", type=cli.number("seconds", 0.1, 1e6), default=5.0, help="of each run (default 5)")
+    parser.add_argument("--seconds", type=cli.seconds(0.1, 1e6), default=5.0, help="of each run (default 5)")
     parser.add_argument("--load", default=_LOAD, help="another load generator's command line")
     given = parser.parse_args(argv)
     try:

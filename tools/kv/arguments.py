@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from app.client import Client
-from app.wire.protocol import VALUE_MAX_BYTES
+from app.wire.protocol import SERVERS_MAX, VALUE_MAX_BYTES
 from tools import cli
 from tools.kv import commands
 
@@ -210,7 +210,9 @@ exit status: 4 if it is not whole in time, 3 if nobody answers, 2 for wrong usag
     ready.add_argument(
         "--timeout", type=cli.whole_number(0, 86_400), default=60, metavar="S", help="seconds to wait (default 60)"
     )
-    ready.add_argument("--members", type=cli.whole_number(1, 64), default=1, metavar="N", help="and this many members")
+    ready.add_argument(
+        "--members", type=cli.whole_number(1, SERVERS_MAX), default=1, metavar="N", help="and this many members"
+    )
     wipe = command(
         "wipe",
         commands.run_wipe,

@@ -13,6 +13,7 @@ import random
 from typing import Any, Final, NamedTuple
 
 from app.client.retry import SAFE_RETRY_S
+from app.config.numbers import number
 
 DELAY_MAX_MS: Final = 1000
 assert SAFE_RETRY_S + DELAY_MAX_MS / 1000 < 6
@@ -35,33 +36,29 @@ class Faults(NamedTuple):
 
 NO_FAULTS: Final = Faults()
 
+_share: Final = number(float, 0.0, 1.0, what="a share", unit="")
+_delay_ms: Final = number(float, 0.0, DELAY_MAX_MS, what="a number of milliseconds", unit="ms")
+
 
 def faults_of(text: str) -> Faults:
-    """The faults in "drop=0.01,dup=0.01,delay=0.05:20ms"; ValueError says what is wrong."""
+    """The faults in "drop=0.01,dup=0.01,delay=0.05:20ms"; ValueError with a phrase that follows the text."""
     found: dict[str, float] = {}
     for part in text.split(","):
         name, _, amount = part.strip().partition("=")
         if name not in ("drop", "dup", "delay"):
-            raise ValueError(f"'{name}' is not one of drop, dup, delay")
+            raise ValueError(f"has '{name}', which isn't one of drop, dup, delay")
         if name in found:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"has {name} twice")
         amount, colon, wait = amount.partition(":")
         if bool(colon) != (name == "delay"):
-            raise ValueError(f"'{part}' is not like {name}=0.01{':20ms' if name == 'delay' else ''}")
-        found[name] = _number(part, amount, 1.0)
-        if colon:
-            found["delay_ms"] = _number(part, wait.removesuffix("ms"), DELAY_MAX_MS)
+            raise ValueError(f"has '{part}', which isn't like {name}=0.01{':20ms' if name == 'delay' else ''}")
+        try:
+            found[name] = _share(amount)
+            if colon:
+                found["delay_ms"] = _delay_ms(wait)
+        except ValueError as error:
+            raise ValueError(f"has '{part}', which {error}") from None
     return Faults(**found)
-
-
-def _number(part: str, text: str, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"'{part}': '{text}' is not a number") from None
-    if not 0 <= value <= high:
-        raise ValueError(f"'{part}': {text} is not in 0 to {high:g}")
-    return value
 
 
 class FaultyPath:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from app.config.numbers import number
 from app.wire.protocol import VALUE_MAX_BYTES
 from tools.load.keys import Zipfian
 
@@ -23,33 +24,27 @@ ETC_LOCATION: Final = 15.0
 ETC_SCALE: Final = 214.476
 ETC_SHAPE: Final = 0.348238
 
-_RANGE: Final = re.compile(r"(zipfian:)?([0-9]{1,6})-([0-9]{1,6})")
+_RANGE: Final = re.compile(r"(zipfian:)?([0-9]+)-([0-9]+)", re.ASCII)
+_length: Final = number(int, 0, VALUE_MAX_BYTES, what="a length")
 
 
 def sizes_of(text: str, rng: random.Random) -> Callable[[], int]:
-    """Draws lengths by the law that `text` names; ValueError, with what is wrong, when it names none."""
+    """Draws lengths by the law that `text` names; ValueError with a phrase that follows the text when there is none."""
     if text == ETC:
         return lambda: _etc(rng.random())
     if text.isascii() and text.isdigit():
-        length = int(text)
-        _check(length)
+        length = _length(text)
         return lambda: length
     match = _RANGE.fullmatch(text)
     if match is None:
-        raise ValueError(f"'{text}' is not a size: 64, 64-4096, zipfian:64-4096 or etc")
-    low, high = int(match[2]), int(match[3])
-    _check(high)
+        raise ValueError("isn't a size: 64, 64-4096, zipfian:64-4096 or etc")
+    low, high = _length(match[2]), _length(match[3])
     if low > high:
-        raise ValueError(f"'{text}': {low} is more than {high}")
+        raise ValueError(f"begins with {low}, which is more than {high}")
     if match[1]:
         zipfian = Zipfian(high - low + 1, rng)
         return lambda: low + zipfian.draw()
     return lambda: rng.randint(low, high)
-
-
-def _check(length: int) -> None:
-    if length > VALUE_MAX_BYTES:
-        raise ValueError(f"{length} is not in 0 to {VALUE_MAX_BYTES} bytes")
 
 
 def _etc(share: float) -> int:

@@ -338,7 +338,6 @@ class Links:
     def _take_down(self, link: _Outgoing) -> None:
         assert link.sock is not None
         for watcher in (link.reader, link.writer):
-            watcher.stop()
             watcher.close()
         link.sock.close()
         link.sock = None  # so nothing of what is queued is written any more
@@ -555,7 +554,6 @@ class Links:
     def _end(self, link: _Incoming | None) -> None:
         if link is not None and self._incoming.get(link.peer) is link:
             del self._incoming[link.peer]
-            link.reader.stop()
             link.reader.close()
             link.sock.close()
             self._handler.accepted_link_changed(link.peer)
@@ -585,7 +583,6 @@ class Links:
         self.flush()
         self._handler = _Nobody()
         self._pause.stop()
-        self._acceptor.stop()
         self._acceptor.close()
         self._listener.close()
         for task, sock in self._pending.items():

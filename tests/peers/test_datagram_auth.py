@@ -167,6 +167,19 @@ def test_the_order_does_not_matter_within_the_window(order: list[int]) -> None:
         assert fault(network.nodes["b"], payloads[n]) == "replayed"
 
 
+def test_the_order_does_not_matter_from_a_new_process_on(network: Network) -> None:
+    network.send("b", "a", b"x")
+    network.send("a", "b", b"x")
+    a = network.start("a", 150)
+    a.verify(network.nodes["b"].sign("a", b"for 100"), 5.0)
+    (introduction,) = network.nodes["b"].verify(a.sign("b", b"to nobody known"), 6.0).answers
+    a.verify(introduction, 7.0)
+    early, late = a.sign("b", b"early"), a.sign("b", b"late")
+    assert fault(network.nodes["b"], late) == ""
+    assert fault(network.nodes["b"], early) == ""
+    assert fault(network.nodes["b"], early) == "replayed"
+
+
 @pytest.mark.parametrize(("later", "reason"), [(63, ""), (64, "replayed"), (1000, "replayed")])
 def test_what_is_older_than_the_window_is_refused(network: Network, later: int, reason: str) -> None:
     network.send("a", "b", b"x")

@@ -44,7 +44,7 @@ from app.requests.replicator import Replicator
 from app.requests.reports import Reports
 from app.requests.request import PATIENCE_S
 from app.requests.turn import Turn
-from app.requests.workers import Workers
+from app.requests.workers import WAITING_SHARE, Workers
 from app.sockets import ReceiveBuffer, Sockets
 from app.storage.arena import Arena
 from app.storage.governor import (
@@ -180,7 +180,7 @@ class Node:
         # A request's path, from the bottom up.
         routes = self.replication.routes
         self.turn = Turn(loop, self.membership.core, routes, on_stall=self.links.sever_incoming, end=self.end_turn)
-        self.workers = Workers(loop, options.max_in_flight)
+        self.workers = Workers(loop, options.max_in_flight, int(options.max_memory_bytes * WAITING_SHARE))
         self.batch = DatagramBatch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, wake=self.turn.wake

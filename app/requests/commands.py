@@ -73,6 +73,9 @@ _GET_HIT: Final = GET * 8 + NO_ERR
 _GET_MISS: Final = GET * 8 + KEY_DNE_ERR
 _SLOT_MASK: Final = SLOT_COUNT - 1
 
+# A request with a key: command, messageID and its CRC, slot, key, and for a PUT what the store is to keep.
+_Keyed = tuple[int, bytes, int, int, bytes, bytes]
+
 _faults = logs.limited_logger("requests")
 
 
@@ -183,7 +186,9 @@ class Commands:
                             if not self._turn.routes[slot] and self._followed[slot] is None:
                                 return self._mutate_alone(request, PUT, message_id, id_crc, slot, key, blob)
                             return self._see_to(request, PUT, message_id, id_crc, slot, key, blob)
-            return self._handle_any(request, bytes(buffer[start:end]))
+            # Decoded there, so that a request that waits keeps nothing of it but what is needed.
+            decoded = self._decode(request, bytes(buffer[start:end]))
+            return self._see_to(request, *decoded) if isinstance(decoded, tuple) else decoded
         except Shutdown:
             raise
         except AssertionError as error:
@@ -192,8 +197,8 @@ class Commands:
             _faults.exception("request_failed", error)
             return self._failed(request.datagram if request.has_waited else bytes(buffer[start:end]))
 
-    def _handle_any(self, request: Request, data: bytes) -> bytes | None:
-        """As `handle`, for every encoding and every command."""
+    def _decode(self, request: Request, data: bytes) -> _Keyed | bytes | None:
+        """As `handle`, for every encoding and every command; a sound request with a key is only taken apart."""
         if len(data) > DATAGRAM_MAX_BYTES:
             self._drop("oversized")
             return None
@@ -226,7 +231,7 @@ class Commands:
         if command == PUT and (len(value) > VALUE_MAX_BYTES or (not value and not asked.HasField("value"))):
             return self._answer.code(command, message_id, id_crc, INVALID_VAL_ERR)
         blob = encode_value(value, asked.version) if command == PUT else b""
-        return self._see_to(request, command, message_id, id_crc, crc32(key) & _SLOT_MASK, key, blob)
+        return command, message_id, id_crc, crc32(key) & _SLOT_MASK, key, blob
 
     def _check(self, msg: Msg, message_id: bytes, payload: bytes, id_crc: int) -> str | None:
         """Why a Msg must be dropped; None when it is sound."""
@@ -271,7 +276,7 @@ class Commands:
                 if key not in self._unacked:
                     return reply
                 # What was read may still be undone: it is told once all copies have it.
-                code = self._replicator.await_write(request, key)
+                code = self._replicator.await_write(request, key, len(reply))
                 if code == NO_ERR:
                     return reply
             elif self._followed[slot] is None:

@@ -129,15 +129,18 @@ class Replicator:
         assert isinstance(outcome, int), outcome
         return outcome
 
-    def await_write(self, request: Request, key: bytes) -> int:
-        """Wait until all copies have the latest write of a key in `unacked`: NO_ERR, or what stands above."""
+    def await_write(self, request: Request, key: bytes, answer_bytes: int) -> int:
+        """Wait until all copies have the latest write of a key in `unacked`: NO_ERR, or what stands above.
+
+        `answer_bytes`: of the answer that is kept meanwhile.
+        """
         if self._workers.full:
             return self._refused(FULL_WAIT_MS)
         request.keep()
         if not self._replication.hold_read(key, request):
             return self._refused(FULL_WAIT_MS)
         request.how = WAITED
-        outcome = request.wait()
+        outcome = request.wait(answer_bytes)
         if outcome is EXPIRED:
             return self._refused(FULL_WAIT_MS)
         if outcome is AGAIN:

@@ -104,15 +104,17 @@ class Request:
             self.is_uncertain = False
             self.how = IN_TURN
 
-    def wait(self) -> Any:
+    def wait(self, answer_bytes: int = 0) -> Any:
         """Park this greenlet until somebody wakes the request: what `wake` was given.
 
-        To be called only if the workers have room for one more (Workers.full).
+        To be called only if the workers have room for one more (Workers.full). `answer_bytes`: of an answer that is
+        made already and kept meanwhile.
         """
         self.keep()
         self.has_waited = True
         self._greenlet = getcurrent()
-        return self._workers.park(self)
+        # The datagram, and what was made of it: a value to be stored, if it is not yet.
+        return self._workers.park(self, 2 * len(self.datagram) + answer_bytes)
 
     def wake(self, value: object) -> None:
         """Let it go on with this value, if it is waiting. To be called by the loop, never by another request."""

@@ -5,9 +5,9 @@ worker goes on to the next request of its source as long as they are answered wi
 does another worker take over the rest. The one left behind, once its request is answered, joins the idle. (A new
 greenlet costs 9 to 12 µs on CPython 3.11, a switch to one 0.3.)
 
-How many may wait at once is bounded (`--max-in-flight`), for all of them together: clients' requests and peers', those
-that are forwarded and those whose writes or reads wait for copies. Beyond it, a request that would have to wait is
-refused; one that need not is served as ever. A waiting request keeps WAITING_BYTES at most.
+How many may wait at once is bounded (`--max-in-flight`), and how many bytes they keep, for all of them together: clients'
+requests and peers', those that are forwarded and those whose writes or reads wait for copies. Beyond it, a request that
+would have to wait is refused; one that need not is served as ever.
 """
 
 from typing import Any, Final
@@ -16,12 +16,12 @@ from greenlet import greenlet
 
 from app.loop import Loop
 from app.requests.request import Request, Source
-from app.wire.protocol import DATAGRAM_MAX_BYTES
 
-# What a parked greenlet keeps (measured over 1,000 of them: docs/memory.md): the interpreter's frames, the part of the
-# C stack that lies under them, and the request itself; and the datagram, and what was read for it.
-GREENLET_BYTES: Final = 12 * 1024
-WAITING_BYTES: Final = GREENLET_BYTES + 2 * DATAGRAM_MAX_BYTES
+# What a parked greenlet keeps besides the datagram and what was made of it: the interpreter's frames, the part of the C
+# stack that lies under them, and the request (7.5 KB measured over 2,000 of them: docs/memory.md).
+GREENLET_BYTES: Final = 8 * 1024
+# Of the process's bound, what requests that wait may keep.
+WAITING_SHARE: Final = 1 / 8
 
 # Given to requests that wait, in place of an answer.
 EXPIRED: Final = object()  # the deadline is over
@@ -31,12 +31,15 @@ AGAIN: Final = object()  # what it waited for has changed: look again
 class Workers:
     """One node's workers."""
 
-    def __init__(self, loop: Loop, max_waiting: int) -> None:
+    def __init__(self, loop: Loop, max_waiting: int, max_bytes: int) -> None:
+        """`max_waiting`, `max_bytes`: how many requests may wait at once, and what all of them may keep."""
         self._loop = loop
         self._hub = loop.hub
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
         self._idle: list[greenlet] = []
-        self._waiting: dict[Request, None] = {}  # the longest-waiting first
+        self._waiting: dict[Request, int] = {}  # and what each keeps (bytes); the longest-waiting first
+        self.waiting_bytes = 0
 
     @property
     def waiting(self) -> int:
@@ -46,7 +49,7 @@ class Workers:
     @property
     def full(self) -> bool:
         """Whether no other request may wait: one that would have to is to be refused."""
-        return len(self._waiting) >= self._max_waiting
+        return len(self._waiting) >= self._max_waiting or self.waiting_bytes >= self._max_bytes
 
     def run(self, source: Source) -> None:
         """Execute the requests of a source, all but those that wait. To be called by the loop."""
@@ -63,18 +66,19 @@ class Workers:
             self._idle.append(me)
             source = self._hub.switch()
 
-    def park(self, request: Request) -> Any:
+    def park(self, request: Request, kept_bytes: int) -> Any:
         """See Request.wait."""
         assert not self.full, f"{len(self._waiting)} requests wait already"
-        self._waiting[request] = None
+        kept_bytes += GREENLET_BYTES
+        self._waiting[request] = kept_bytes
+        self.waiting_bytes += kept_bytes
         return self._hub.switch()
 
     def unpark(self, request: Request) -> bool:
         """Whether the request was waiting; from now on it is not."""
-        if request in self._waiting:
-            del self._waiting[request]
-            return True
-        return False
+        kept_bytes = self._waiting.pop(request, 0)
+        self.waiting_bytes -= kept_bytes
+        return kept_bytes > 0
 
     def expire(self, now_s: float) -> None:
         """Wake whatever has waited until its deadline. To be called by the loop several times a second."""

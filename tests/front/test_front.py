@@ -93,7 +93,7 @@ class Rig:
         self.is_member = True
         self.stalls = 0
         self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, on_stall=self._stall, end=self._end)
-        self.workers = Workers(self.loop, max_waiting)
+        self.workers = Workers(self.loop, max_waiting, 1 << 30)
         self.batch = DatagramBatch(self.sock, BATCH_SIZE, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch,

@@ -188,7 +188,7 @@ def test_an_explicitly_empty_payload_is_an_unknown_command(node: Asker) -> None:
 
 
 def test_ordinary_requests_take_the_short_way(node: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node.parts.commands, "_handle_any", Broken(AssertionError("the general way")))
+    monkeypatch.setattr(node.parts.commands, "_decode", Broken(AssertionError("the general way")))
     for version in (1, 127):
         assert node.code(PUT, key=KEY, value=VALUE, version=version) == NO_ERR
         assert node.holds() == (VALUE, version)
@@ -618,7 +618,7 @@ def test_a_fault_in_one_request_is_its_internal_error(
 def test_a_fault_over_what_is_no_request_is_not_answered(node: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node.parts.commands, "_replies", None)
     assert node.send(ack(FIRST)) is None
-    monkeypatch.setattr(node.parts.commands, "_handle_any", Broken(ValueError()))
+    monkeypatch.setattr(node.parts.commands, "_decode", Broken(ValueError()))
     assert node.send(b"\xff\xff") is None
     assert node.send(envelope(b"m" * 16, b"\xff\xff")) is None
     assert node.code(77) == INTERNAL_ERR

@@ -6,8 +6,7 @@ import pytest
 from greenlet import getcurrent
 
 from app.requests.request import Request
-from app.requests.workers import AGAIN, EXPIRED, GREENLET_BYTES, WAITING_BYTES, Workers
-from app.wire.protocol import DATAGRAM_MAX_BYTES
+from app.requests.workers import AGAIN, EXPIRED, GREENLET_BYTES, Workers
 from tests.support.loop import ManualLoop
 
 
@@ -62,7 +61,7 @@ def quick(request: Request) -> None:
 
 @pytest.fixture
 def workers() -> Workers:
-    return Workers(ManualLoop(), 3)
+    return Workers(ManualLoop(), 3, 1 << 20)
 
 
 @pytest.fixture
@@ -157,7 +156,7 @@ def test_how_many_may_wait_is_bounded(workers: Workers, source: Jobs) -> None:
 
 
 def test_none_may_wait_where_the_bound_is_zero() -> None:
-    assert Workers(ManualLoop(), 0).full
+    assert Workers(ManualLoop(), 0, 1 << 20).full
 
 
 def test_whoever_has_waited_until_its_deadline_is_told_so(workers: Workers, source: Jobs) -> None:
@@ -185,6 +184,26 @@ def test_a_fault_of_a_worker_reaches_whoever_runs_them(workers: Workers, source:
         workers.run(source)
 
 
-def test_what_one_keeps_is_counted() -> None:
-    """The datagram, and what was read for it."""
-    assert WAITING_BYTES >= GREENLET_BYTES + 2 * DATAGRAM_MAX_BYTES
+def test_what_all_keep_is_bounded() -> None:
+    """The greenlet, the datagram, what was made of it, and an answer that is kept."""
+    workers = Workers(ManualLoop(), 100, 2 * GREENLET_BYTES + 2 * 1000 + 500)
+    jobs = Jobs(workers)
+    waiting: list[Request] = []
+
+    def wait(request: Request) -> None:
+        request.datagram = bytes(1000)
+        waiting.append(request)
+        request.wait(500 if len(waiting) == 1 else 0)
+
+    jobs.jobs = [wait]
+    workers.run(jobs)
+    assert workers.waiting_bytes == GREENLET_BYTES + 2 * 1000 + 500
+    assert not workers.full
+    jobs.jobs = [wait]
+    workers.run(jobs)
+    assert workers.full
+    waiting[0].wake(None)
+    assert workers.waiting_bytes == GREENLET_BYTES + 2 * 1000
+    assert not workers.full
+    waiting[1].wake(None)
+    assert workers.waiting_bytes == workers.waiting == 0

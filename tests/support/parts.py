@@ -245,7 +245,7 @@ class Parts(Node):
         self.turn = Turn(
             self.loop, self.membership, routes, on_stall=self.links.sever_incoming, end=lambda: self.end_turn()
         )
-        self.workers = Workers(self.loop, max_waiting)
+        self.workers = Workers(self.loop, max_waiting, 1 << 30)
         self.outside = Outside()
         self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out)
         self.answers = Answers(

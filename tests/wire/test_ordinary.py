@@ -1,7 +1,7 @@
 """The short way through a request and the general one: the same answer and the same effect, whatever comes.
 
 Every example sends the same datagrams, in the same order, to two nodes' insides, one by way of `handle` and one
-by way of `_handle_any`, and compares answers, contents, remembered replies and counters. Store and reply memory
+by way of `_decode`, and compares answers, contents, remembered replies and counters. Store and reply memory
 are dictionaries here, and the two nodes are made once: either takes 5 ms.
 """
 
@@ -192,7 +192,7 @@ class Inside:
 
     def handle_any(self, datagram: bytes) -> bytes | None:
         """The answer by the general way alone."""
-        general = self.parts.commands._handle_any
+        general = self.parts.commands._decode
         return self.parts.handle_by(
             lambda request, buffer, start, end: general(request, bytes(buffer[start:end])), datagram
         )
@@ -302,7 +302,7 @@ def test_the_short_way_is_taken() -> None:
     def general(*arguments: object) -> bytes | None:
         raise AssertionError("not the short way")
 
-    inside.parts.commands._handle_any = general
+    inside.parts.commands._decode = general
     for kind in (None, 0):
         for length in (0, 1, 80, 100):
             body = KVRequest(command=PUT, key=b"k" * 8, value=bytes(length), version=127)

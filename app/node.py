@@ -358,11 +358,14 @@ class Node:
         self.forwarding.sweep()
         self.turn.wake()
 
+    def _look_around(self) -> None:
+        self.front.read()
+        self._look_again()
+
     def _sweep(self) -> None:
         while not self._is_stopped:
             self.loop.sleep(SWEEP_S)
-            self.loop.run_callback(self._look_again)
-            self.front.note_quiet()
+            self.loop.run_callback(self._look_around)
 
     def _tick_copies(self) -> None:
         while not self._is_stopped:

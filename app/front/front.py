@@ -78,8 +78,7 @@ class Front:
         self._shares_turns = shares_turns
         self._local_latency = counters.latency[IN_TURN]
         self._spare: Request | None = None
-        self._empty_s = self._quiet_s = self._now()  # what is in the socket came after the former
-        self._is_backlogged = False
+        self._empty_s = self._now()  # what is in the socket came after the former
         self._asked_s = self._empty_s  # when the socket was last looked into
         self._turns_without_polls = 0
         # The batch in hand:
@@ -87,17 +86,17 @@ class Front:
         self._count = 0
         self._next = 0  # the datagram to be handled next
 
-    def note_quiet(self) -> None:
-        """To be called from a timer several times a second: an idle socket was empty the last time, too."""
-        if not self._is_backlogged:
-            self._empty_s = max(self._empty_s, self._quiet_s)
-        self._quiet_s = self._now()
-
     def read(self) -> None:
-        """Receive, handle and answer datagrams until none is there or it is time for the loop to turn."""
+        """Receive, handle and answer datagrams until none is there or it is time for the loop to turn.
+
+        Also to be called several times a second where none come: a socket that nobody asked may have held some for
+        long.
+        """
         batch = self._batch
         self._asked_s = self._now()
         handled = self._count = batch.receive()
+        if not handled:
+            self._empty_s = self._asked_s
         while self._count:
             self._handle_batch()
             if handled >= BATCH_SIZE or self._shares_turns:
@@ -142,8 +141,8 @@ class Front:
         latency.total_s += duration_s * answered
         if answered and duration_s >= self._slow_log.threshold_s:
             self._note_slow_batch(duration_s)
-        self._is_backlogged = self._count == batch.size
-        came_s = self._now() - self._sock.age_s() if self._is_backlogged else self._asked_s
+        is_backlogged = self._count == batch.size
+        came_s = self._now() - self._sock.age_s() if is_backlogged else self._asked_s
         self._empty_s = max(self._empty_s, came_s)
 
     def _note_slow_batch(self, duration_s: float) -> None:

@@ -5,9 +5,9 @@ worker goes on to the next request of its source as long as they are answered wi
 does another worker take over the rest. The one left behind, once its request is answered, joins the idle. (A new
 greenlet costs 9 to 12 µs on CPython 3.11, a switch to one 0.3.)
 
-How many may wait at once is bounded (`--max-in-flight`), and how many bytes they keep, for all of them together: clients'
-requests and peers', those that are forwarded and those whose writes or reads wait for copies. Beyond it, a request that
-would have to wait is refused; one that need not is served as ever.
+How many may wait at once is bounded (`--max-in-flight`), and how many bytes they keep, for all of them together:
+clients' requests and peers', those that are forwarded and those whose writes or reads wait for copies. Beyond it, a
+request that would have to wait is refused; one that need not is served as ever.
 """
 
 from typing import Any, Final

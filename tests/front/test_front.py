@@ -17,7 +17,7 @@ from app.cluster.events import SELF
 from app.config.allowlist import Verdicts, parse_networks
 from app.config.options import Options
 from app.config.servers import Server
-from app.front.batch import DatagramBatch
+from app.front.batch import DatagramBatch, Ring
 from app.front.front import BATCH_SIZE, POLL_PAUSE_TURNS, POLLS, Front
 from app.node import Node
 from app.observe.counters import IN_TURN, WAITED, Counters
@@ -529,22 +529,18 @@ def test_an_idle_socket_does_not_age() -> None:
     rig = Rig(patience_s=1.0)
     for _ in range(100):
         rig.loop.now_s += 0.05
-        rig.front.note_quiet()
+        rig.front.read()  # the timer's
     rig.ask(A, b"1")
     assert rig.sock.sent_to(A) == [b"re: 1"]
+    rig.sock.arrive(A, b"2")
     rig.loop.now_s += 5.0  # stopped; then the timer comes before the socket
-    rig.front.note_quiet()
-    rig.ask(A, b"2")
+    rig.front.read()
     assert rig.sock.sent == []
+    assert rig.counters.drops["too_old"] == 1
 
 
-def test_what_the_timer_says_is_what_was_known_the_time_before() -> None:
-    """What comes between two looks may have come right after the first."""
-    rig = Rig(patience_s=1.0)
-    rig.loop.now_s += 0.5
-    rig.front.note_quiet()
-    rig.loop.now_s += 0.5
-    rig.front.note_quiet()  # from now on: empty at 0.5
+def deadline_of(rig: "Rig") -> float:
+    """Until when a datagram that comes now may be executed."""
     kept: list[float] = []
 
     def rule(request: Request) -> bytes:
@@ -554,13 +550,28 @@ def test_what_the_timer_says_is_what_was_known_the_time_before() -> None:
 
     rig.commands.rules[b"x"] = rule
     rig.ask(A, b"x")
-    assert kept == [1000.5 + 1.0]
-    rig.front.note_quiet()  # the socket was seen empty later than that
-    rig.ask(A, b"x")
-    assert kept[1:] == [1001.0 + 1.0]
+    return kept[0]
 
 
-def test_a_long_queue_is_as_old_as_the_system_says_and_no_timer_says_otherwise() -> None:
+def test_a_look_at_an_empty_socket_counts_from_the_clock_before_it() -> None:
+    """The process may be stopped between the two, and what has come since was not seen."""
+    rig = Rig(patience_s=1.0)
+    rig.loop.now_s += 0.5
+    receive = rig.sock.receive
+
+    def stopped_after(ring: Ring) -> int:
+        count = receive(ring)
+        rig.loop.now_s += 0.3
+        return count
+
+    rig.sock.receive = stopped_after  # type: ignore[method-assign]
+    rig.front.read()
+    rig.sock.receive = receive  # type: ignore[method-assign]
+    assert deadline_of(rig) == 1000.5 + 1.0
+    assert deadline_of(rig) == 1000.8 + 1.0, "the batch before was not full"
+
+
+def test_a_long_queue_is_as_old_as_the_system_says() -> None:
     """Full batches leave open how old the rest is: the kernel knows when the last datagram of each came."""
     rig = Rig(patience_s=1.0, shares_turns=True)
     for _ in range(5):
@@ -569,14 +580,11 @@ def test_a_long_queue_is_as_old_as_the_system_says_and_no_timer_says_otherwise()
         rig.front.read()
         rig.loop.turn()
         rig.loop.now_s += 0.6
-        rig.front.note_quiet()
-        rig.front.note_quiet()
     assert rig.counters.drops["too_old"] == 0
     rig.sock.age = 0.5
     rig.sock.arrive(A, *numbered(BATCH_SIZE))
     rig.front.read()
     rig.loop.now_s += 0.5
-    rig.front.note_quiet()
     rig.ask(A, b"x")
     assert rig.counters.drops["too_old"] == 1
     assert len(rig.sock.sent_to(A)) == 6 * BATCH_SIZE
@@ -855,7 +863,6 @@ def test_the_age_of_a_full_batch_is_the_systems() -> None:
                 sock.sendto(datagram, sock.getsockname())
             rig.front.read()
             rig.loop.now_s += 0.6
-            rig.front.note_quiet()
             rig.front.read()
         assert rig.counters.drops["too_old"] == 0
         assert len(rig.commands.handled) == 5 * 2 * BATCH_SIZE

@@ -4,8 +4,9 @@ A turn calls back the timers that are due and the watchers whose descriptors are
 callbacks that were asked for, those asked for meanwhile included. Between something happening and the turn that finds
 it some time passes, so that a turn often finds several things at once.
 
-The process may be stopped in the middle of a turn: a read of its clock may find, by a drawn chance, that time has gone
-on. What it does in the rest of the turn happens at that later time, and it has no turn before.
+The process may be stopped in the middle of a turn, by a drawn chance at a read of its clock: whatever greenlet reads
+it is left where it is, the world goes on, and later so does the greenlet. For that each process has a hub of its own, a
+greenlet that the world switches to for a turn.
 """
 
 from collections import deque
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from greenlet import GreenletExit, getcurrent
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from app.loop import Loop, Task
 from tests.sim.checks import Violation
@@ -30,6 +31,9 @@ class Crashed(Exception):
     """A process ended itself because of a fault."""
 
 
+STOPPED = object()  # what the world is told in place of a turn's end
+
+
 class File(Protocol):
     """What a descriptor stands for."""
 
@@ -41,7 +45,8 @@ class SimLoop(Loop):
     """One process's."""
 
     def __init__(self, process: "Process") -> None:
-        self.hub = getcurrent()
+        self.hub = greenlet(self._run_turns)
+        self._outside = getcurrent()  # the world's greenlet
         self.now = process.read_clock
         self.unix_s = process.read_wall_clock
         self.run_callback = self._add_callback
@@ -127,22 +132,54 @@ class SimLoop(Loop):
         self._turn_at = inf
         self.is_turning = True
         self.turns += 1
-        try:
-            self._run_turn()
-        except (Ended, GreenletExit):
+        self._go_on(self.hub)
+
+    def _go_on(self, where: greenlet) -> None:
+        """Let the process run where it is, until its turn is over or it is stopped in the middle."""
+        process = self._process
+        self._outside = getcurrent()
+        outcome = where.switch()
+        if outcome is STOPPED:
+            return
+        self.is_turning = False
+        if isinstance(outcome, Ended | GreenletExit):
             assert process.is_over, "ended, and goes on"
-        except Exception as error:
-            if isinstance(error, AssertionError | Crashed):
-                raise
-            raise Crashed(f"{process.host}: nobody catches {error!r}") from error
-        finally:
-            self.is_turning = False
+        elif isinstance(outcome, AssertionError | Crashed):
+            raise outcome
+        elif isinstance(outcome, Exception):
+            raise Crashed(f"{process.host}: nobody catches {outcome!r}") from outcome
+        elif outcome is not None:
+            raise outcome
         if process.is_over:
             return
         process.turned()
         if self._callbacks or any(watcher.is_ready() for watcher in self._watchers):
             self._turn_by(process.time + self._rng.random() * self._lag_s)
         self.arm()
+
+    def stop_for(self, seconds: float) -> None:
+        """The process is stopped where it is, in the middle of a turn, and goes on so much later."""
+        self._world.at(self._world.now + seconds, self._go_on_after, getcurrent())
+        self._outside.switch(STOPPED)
+
+    def _go_on_after(self, where: greenlet) -> None:
+        process = self._process
+        if process.is_over:
+            return
+        if process.is_stopped:  # by a signal besides
+            self._world.at(self._world.now + 0.05, self._go_on_after, where)
+            return
+        self._go_on(where)
+
+    def _run_turns(self) -> None:
+        """The process's hub."""
+        while True:
+            outcome: BaseException | None = None
+            try:
+                self._run_turn()
+            except BaseException as error:  # noqa: BLE001 - the world's to judge
+                outcome = error
+            self._outside.switch(outcome)
 
     def _run_turn(self) -> None:
         local = self._process.host.clock.local(self._world.now)

@@ -159,9 +159,9 @@ class Process:
 
     def stop_inside(self, seconds: float) -> None:
         """The process is stopped in the middle of what it does."""
-        self._ahead_s = self.time + seconds
         self.cluster.count("stops inside a turn")
-        self.world.note(self.host, "stops inside a turn, until", round(self._ahead_s, 6))
+        self.world.note(self.host, "stops inside a turn, until", round(self.time + seconds, 6))
+        self.loop.stop_for(seconds)
 
     def read_wall_clock(self) -> float:
         return self.host.clock.unix(self.time)

@@ -55,6 +55,7 @@ from app.storage.governor import (
     tune_allocators,
 )
 from app.storage.mutate import Mutations
+from app.storage.pressure import EvictionWatch
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 
@@ -139,6 +140,7 @@ class Node:
             evict=evict,
             resident_bytes=resident_bytes,
         )
+        self._eviction_watch = EvictionWatch()
         mutations = Mutations(self.store, self.replies)
 
         # Other nodes.
@@ -383,6 +385,22 @@ class Node:
                     break
                 if step % _DRAIN_TURN == 0:
                     loop.sleep(0)
+            self._note_evictions()
+
+    def _note_evictions(self) -> None:
+        """One line when the store starts to evict, and when it has come to rest again."""
+        watch = self._eviction_watch
+        if watch.changed(self.store.evictions, self.loop.now()):
+            state = {
+                "entries": self.store.entries,
+                "store_bytes": self.arena.chunk_bytes,
+                "limit_bytes": self.arena.limit_bytes,
+                "resident_bytes": self.governor.resident_bytes,
+            }
+            if watch.is_evicting:
+                _log.info("evicting", **state)
+            else:
+                _log.info("at_rest", evictions=watch.evictions, **state)
 
     # --- for people --------------------------------------------------------------------------------------------------
 

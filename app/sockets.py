@@ -123,7 +123,10 @@ class DatagramSocket:
 
     def receive_buffer(self) -> ReceiveBuffer | None:
         """As of now; None before Linux 4.12."""
-        numbers = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        try:
+            numbers = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        except OSError:
+            return None
         if len(numbers) != _MEMINFO.size:
             return None
         used_bytes, size_bytes, *_, dropped = _MEMINFO.unpack(numbers)

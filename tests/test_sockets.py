@@ -348,6 +348,34 @@ def test_a_socket_that_never_served_can_be_stopped() -> None:
     assert plain.fileno() == -1
 
 
-def test_tools_may_ask_for_options(made: Made) -> None:
+class Older(socket.socket):
+    """What an option that this system does not know yields."""
+
+    numbers: bytes | None = None
+
+    def getsockopt(self, level: int, name: int, *size: int) -> Any:
+        if name != sockets_module._SO_MEMINFO:
+            return super().getsockopt(level, name, *size)
+        if self.numbers is None:
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+        return self.numbers
+
+
+def test_how_full_the_receive_buffer_is(made: Made) -> None:
     datagrams = made.sockets().datagrams
-    assert int.from_bytes(datagrams.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE, 4), "little") == socket.SOCK_DGRAM
+    before = datagrams.receive_buffer()
+    assert before is not None
+    assert before[::2] == (0, 0)
+    assert before[1] == 2 * datagrams.receive_buffer_bytes
+    datagrams.send_to(bytes(1000), (HOST, datagrams.address[1]))
+    readable(datagrams._sock)
+    after = datagrams.receive_buffer()
+    assert after is not None
+    assert after[0] > 1000
+
+
+@pytest.mark.parametrize("numbers", [None, bytes(8 * 4)])
+def test_a_system_that_does_not_tell_how_full_it_is(numbers: bytes | None) -> None:
+    with Older(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+        plain.numbers = numbers
+        assert DatagramSocket(plain).receive_buffer() is None

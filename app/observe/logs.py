@@ -355,8 +355,6 @@ def _json_value(value: object) -> object:
 
 
 def _word(value: object) -> str:
-    if isinstance(value, str):
-        return value
     if value is None:
         return "null"
     if isinstance(value, bool):

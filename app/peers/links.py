@@ -341,9 +341,7 @@ class Links:
             watcher.stop()
             watcher.close()
         link.sock.close()
-        link.sock = link.rest = None
-        link.parts.clear()
-        link.queued = 0
+        link.sock = None  # so nothing of what is queued is written any more
         del self._up[link.peer]
         self._handler.dialled_link_down(link.peer)
 
@@ -498,7 +496,9 @@ class Links:
             reason = "handshake_broken_off"
         except GreenletExit:  # it gave way, or the node stops: whoever ended it has closed the socket
             return
-        self._pending.pop(getcurrent(), None)  # type: ignore[call-overload]
+        if self._pending.pop(getcurrent(), None) is None:  # type: ignore[call-overload]
+            sock.close()  # the node stops: it is about to be told
+            return
         if not peer:
             sock.close()
             self._count_refused(reason, host, "accepted", is_fault=reason != "handshake_broken_off")

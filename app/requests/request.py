@@ -80,6 +80,7 @@ class Request:
     # While it is relayed (forwarding.py):
     command: int
     slot: int
+    was_sent: bool  # to another node, at least once
     sent_to: str  # the peer it was last forwarded to; empty: it is not under way
     sent_s: float
 
@@ -88,7 +89,6 @@ class Request:
         self._workers = workers
         self.datagram = b""  # once it is kept
         self.has_waited = False
-        self.was_sent = False  # to another node, at least once
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
         self.how = IN_TURN  # it came to its answer: see app/observe/counters.py
 
@@ -101,7 +101,7 @@ class Request:
         """It was answered without waiting: the object serves for the next one."""
         if self.datagram:
             self.datagram = b""
-            self.was_sent = self.is_uncertain = False
+            self.is_uncertain = False
             self.how = IN_TURN
 
     def wait(self) -> Any:

@@ -34,6 +34,8 @@ def test_split(text: str, parts: tuple[str, int]) -> None:
         "host:x",
         "host:²",
         "::1:3331",
+        "[::1:3331",
+        "::1]:3331",
         "[]:1",
     ],
 )

@@ -41,6 +41,9 @@ class Wire:
         self.coming: list[tuple[int, bytes | None]] = []
         self.limits: list[int] = []
 
+    def close(self) -> None:
+        pass
+
     def send(self, index: int, server: Endpoint, datagram: bytes) -> None:
         assert server.name == NAMES[index]
         self.sent.append((index, Msg.FromString(datagram).messageID))

@@ -15,10 +15,13 @@ from app.client import (
     Timeout,
     Versioned,
 )
+from app.client.address import Endpoint
 from app.client.engine import WINDOW_MIN
 from app.wire import protocol
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from proto_gen.message_pb2 import Msg
 from tests.client.peer import Address, Fault, Peer, answer_twice, drop, lose_answer, overload
+from tests.client.test_engine import Clock, Wire, answer
 
 plain = partial(Client, slot_aware=False)
 QUICK = (20, 40, 5000)
@@ -166,6 +169,33 @@ def test_when_nobody_answers_the_rest_is_not_tried() -> None:
         assert kinds.count(Timeout) <= 16
         peer.script = []
         assert client.get_many(ITEMS) == {}  # it is not held against the next call
+
+
+class Answering(Wire):
+    """Answers at once, but for key 1 never, and for key 2 only after it has had it wait."""
+
+    def send(self, index: int, server: Endpoint, datagram: bytes) -> None:
+        super().send(index, server, datagram)
+        message = Msg.FromString(datagram)
+        key = KVRequest.FromString(message.payload).key
+        if key == b"key 2" and len([sent for sent in self.sent if sent[1] == message.messageID]) == 1:
+            self.coming.append((index, answer(message.messageID, protocol.SYS_OVERLOAD_ERR, 1000)))
+        elif key != b"key 1":
+            self.coming.append((index, answer(message.messageID, protocol.KEY_DNE_ERR)))
+
+
+def test_one_key_that_nobody_answers_for_does_not_keep_the_others_from_being_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("app.client.engine.time", clock)
+    with plain(["10.0.0.1:1"], timeouts_ms=(100,), window=2) as client:
+        client._engine.sockets.close()
+        client._engine.sockets = wire = Answering(clock)  # type: ignore[assignment]
+        with pytest.raises(PartialFailure) as caught:
+            client.get_many([b"key 1", b"key 2", b"key 3", b"key 4"])
+        assert {key: type(error) for key, error in caught.value.errors.items()} == {b"key 1": Timeout}
+        assert len(wire.sent) == 5
 
 
 def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:

@@ -659,7 +659,7 @@ class Running:
         bind = host
         named = {"::": "::1"}.get(host, host)
         me = Server(named, free_port(), named)
-        given = Options(port=me.port, servers=(me,), me=me, bind=bind, max_memory_bytes=1 << 30, **options)
+        given = Options(port=me.port, servers=(me,), me=me, bind=bind, max_memory_bytes=128 << 20, **options)
         self.sockets = Sockets(given)
         self.node = Node(
             given,
@@ -667,7 +667,7 @@ class Running:
             self.sockets,
             incarnation=1,
             random_bytes=os.urandom,
-            resident_bytes=lambda: 100 << 20,
+            resident_bytes=lambda: 60 << 20,
             on_stopped=lambda: None,
         )
         self.clients: list[socket.socket] = []

@@ -122,7 +122,8 @@ class _Finder:
         elif isinstance(node, ast.stmt):
             yield from self._statement(node, function)
         elif isinstance(node, ast.expr):
-            yield from self._expression(node)
+            yield from self._operator(node)
+            yield from self._operand(node)
         for child in _children(node):
             yield from self._visit(child, node if isinstance(node, ast.FunctionDef) else function)
 
@@ -168,7 +169,7 @@ class _Finder:
             instead = _EMPTY[kind.split("[")[0]]
         yield self._whole("returned value", node.value, instead)
 
-    def _expression(self, node: ast.expr) -> Iterator[Site]:
+    def _operator(self, node: ast.expr) -> Iterator[Site]:
         match node:
             case ast.Compare():
                 operands = [node.left, *node.comparators]
@@ -184,6 +185,9 @@ class _Finder:
                     yield self._between("arithmetic", node.left, node.right, re.escape(before), (after,))
             case ast.UnaryOp():
                 yield self._whole("not dropped", node, f"({self._text(node.operand)})")
+
+    def _operand(self, node: ast.expr) -> Iterator[Site]:
+        match node:
             case ast.IfExp() if _is_condition(node.test):
                 yield self._whole("condition", node.test, "True", "False")
             case ast.Constant(value=bool() as value):
@@ -194,17 +198,17 @@ class _Finder:
                 yield self._whole("constant", node, str(value * 2 or 1.0), str(value / 2 or 1.0))
             case ast.Name(id=name) if name in _CALLED_THE_OTHER_WAY:
                 yield self._whole("min/max", node, _CALLED_THE_OTHER_WAY[name])
-            case ast.Call():
-                called = ast.unparse(node.func)
-                if called.split("[")[0] in _ORDER_IS_NOTHING:
-                    return
+            case ast.Call() if ast.unparse(node.func).split("[")[0] not in _ORDER_IS_NOTHING:
                 for left, right in zip(node.args, node.args[1:], strict=False):
-                    if isinstance(left, ast.Starred) or isinstance(right, ast.Starred):
-                        continue
-                    (start, middle), (resumed, end) = self._span(left), self._span(right)
-                    if self._text(left) != self._text(right):
-                        between = self._source[middle:resumed].decode()
-                        yield (Change("arguments", start, end, self._text(right) + between + self._text(left)),)
+                    yield from self._swapped(left, right)
+
+    def _swapped(self, left: ast.expr, right: ast.expr) -> Iterator[Site]:
+        """Two arguments next to each other, exchanged."""
+        if isinstance(left, ast.Starred) or isinstance(right, ast.Starred) or self._text(left) == self._text(right):
+            return
+        (start, middle), (resumed, end) = self._span(left), self._span(right)
+        between = self._source[middle:resumed].decode()
+        yield (Change("arguments", start, end, self._text(right) + between + self._text(left)),)
 
 
 def _is_condition(test: ast.expr) -> bool:

@@ -1,5 +1,6 @@
 """Authenticated datagrams: who is believed, and what is not believed twice."""
 
+import hmac
 from collections.abc import Iterator
 
 import pytest
@@ -91,6 +92,13 @@ def test_the_example_of_the_module() -> None:
     assert a.incarnation == 101
     assert b.verify(at_a.answers[0], 0.702) == Verified("a", b"", [])
     assert b.verify(a.sign("b", b"heard"), 0.703) == Verified("a", b"heard", [])
+
+
+def test_a_datagram_as_other_versions_of_the_program_make_it() -> None:
+    key = hmac.digest(SECRET, b"kv datagrams 1", "sha256")
+    signed = b"\x01\x01" + (100).to_bytes(8, "little") + bytes(8) + (1).to_bytes(8, "little") + b"a" + b"body"
+    code = hmac.digest(key, b"\x01b" + signed, "sha256")[:16]
+    assert DatagramAuth(SECRET, "a", ["b"], 100).sign("b", b"body") == signed + code
 
 
 def test_overhead(network: Network) -> None:

@@ -1,5 +1,7 @@
 """The handshake's messages: what is accepted, and which mistake is told by which word."""
 
+import hmac
+
 import pytest
 
 from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake, Refused
@@ -63,3 +65,16 @@ def test_a_proof_is_good_for_one_side_one_secret_and_one_exchange() -> None:
 def test_without_a_secret_proofs_prove_nothing() -> None:
     shake = Handshake(None)
     shake.check_proof("dialler", b"hello", b"challenge", shake.proof("dialler", b"hello", b"challenge"))
+
+
+def test_the_proof_as_other_versions_of_the_program_make_it() -> None:
+    key = hmac.digest(b"secret", b"kv links 1", "sha256")
+    proof = Handshake(b"secret").proof("dialler", b"hello", b"challenge")
+    assert proof == hmac.digest(key, b"diallerhellochallenge", "sha256")
+    assert Handshake(None).proof("dialler", b"hello", b"challenge") == bytes(PROOF_BYTES)
+
+
+def test_names_have_a_bound() -> None:
+    assert Handshake(None).hello(7, NONCE, "a" * 255, "b").endswith(b"\xff" + b"a" * 255 + b"\x01b")
+    with pytest.raises(AssertionError):
+        Handshake(None).hello(7, NONCE, "a" * 256, "b")

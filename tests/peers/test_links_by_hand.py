@@ -752,6 +752,20 @@ def test_stopping_writes_what_is_queued_and_ends_everything_without_a_word() -> 
     assert [counters[f"links_{name}"] for name in ("up", "accepted", "pending", "bytes_queued")] == [0] * 4
 
 
+def test_a_handshake_that_is_done_at_the_moment_of_stopping_comes_too_late() -> None:
+    """Its greenlet goes on before it is told to end: it notices itself."""
+    rig = Rig()
+    sock = FakeStream()
+    rig.accept(sock)
+    sock.inbox += rig.shake.hello(9, NONCE, PEER, ME) + bytes(PROOF_BYTES)
+    rig.links.stop()
+    rig.loop.ready(sock.number, READ)
+    rig.loop.turn()
+    assert sock.closed
+    assert rig.links.snapshot()["links_accepted"] == 0
+    rig.loop.ready(sock.number, READ)  # nobody watches what is closed
+
+
 def test_stopping_during_a_pause() -> None:
     rig = Rig()
     rig.streams.arriving.append(OSError(errno.EMFILE, "Too many open files"))

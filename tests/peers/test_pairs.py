@@ -181,8 +181,12 @@ class One:
         self.sent: list[tuple[int, int]] = []
         self.told: list[str] = []
         self.random = iter((0x700, 0x800, 0x900))
-        self.pairs = Pairs(self, lambda size: next(self.random).to_bytes(size, "little"))
+        self.pairs = Pairs(self, self._random_bytes)
         self.pairs.start(self)
+
+    def _random_bytes(self, size: int) -> bytes:
+        assert size == 8
+        return next(self.random).to_bytes(size, "little")
 
     def send(self, peer: str, kind: int, body: bytes, head: bytes = b"") -> bool:
         assert (peer, kind, head) == ("b", PAIR, b"")

@@ -187,6 +187,13 @@ def test_an_explicitly_empty_payload_is_an_unknown_command(node: Asker) -> None:
     assert response(node.send(envelope(b"m", b"")), b"m").errCode == UNKNOWN_CMD_ERR
 
 
+def test_ordinary_requests_take_the_short_way(node: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node.parts.commands, "_handle_any", Broken(AssertionError("the general way")))
+    assert node.code(PUT, key=KEY, value=VALUE, version=1) == NO_ERR
+    assert node.holds() == (VALUE, 1)
+    assert node.holds(b"other") is None
+
+
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 

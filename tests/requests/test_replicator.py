@@ -149,6 +149,18 @@ def test_a_remove_of_what_is_not_here_goes_to_the_copies(net: Net) -> None:
     assert len(b.store) == 0
 
 
+@pytest.mark.parametrize("command", [PUT, GET, REMOVE])
+def test_what_is_answered_at_once_is_known(net: Net, command: int) -> None:
+    """By another node, or when copies have it, is not at once."""
+    a, alone = net["a"], Parts()
+    a.turn.open()
+    alone.turn.open()
+    here, there = slot_of(KEY), slot_of(LED_BY_B[0])
+    assert a.commands.is_answered_at_once(here, command) == (command == GET)
+    assert not a.commands.is_answered_at_once(there, command)
+    assert alone.commands.is_answered_at_once(here, command)
+
+
 # --- bounds and expiry ----------------------------------------------------------------------------------------------
 
 

@@ -70,20 +70,19 @@ def test_who_joined_another_leaves_nothing_to_the_next(net: Net) -> None:
     ]
 
 
-@pytest.mark.parametrize("by", ["front", "peer"])
-def test_who_was_let_go_is_a_new_request(net: Net, by: str) -> None:
+def test_who_was_let_go_is_a_new_request(net: Net) -> None:
     front = net["front"]
     asked = Request(front.clients, front.workers)
     front.clients._datagram, front.clients._client = put(ONE), CLIENT
     asked.keep()
     assert (asked.datagram, asked.client, asked.peer, asked.hops) == (put(ONE), CLIENT, "", 0)
-    asked.was_sent = asked.is_uncertain = True
+    asked.is_uncertain = True
     asked.how = WAITED
     front.clients._datagram, front.clients._client = put(TWO), OTHER_CLIENT
     asked.keep()
     assert asked.client == CLIENT, "what is kept stays"
     asked.release()
-    assert (asked.datagram, asked.was_sent, asked.is_uncertain, asked.how) == (b"", False, False, IN_TURN)
+    assert (asked.datagram, asked.is_uncertain, asked.how) == (b"", False, IN_TURN)
     asked.keep()
     assert (asked.datagram, asked.client) == (put(TWO), OTHER_CLIENT)
 

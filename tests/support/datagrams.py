@@ -3,6 +3,7 @@
 import ctypes
 import socket
 from collections import deque
+from collections.abc import Callable
 
 from app.front.batch import Ring, _IoVec, _MMsgHdr
 
@@ -51,6 +52,26 @@ class FakeDatagrams:
             data = ctypes.string_at(vector.base, vector.length)
             self.sent.append((ctypes.string_at(header.name, header.name_length), data))
         return taken
+
+    def send_to(self, data: bytes, target: tuple[str | int, ...]) -> bool:
+        self.sent.append((sockaddr(str(target[0]), int(target[1])), data))
+        return True
+
+    def serve(self, read: Callable[[], object]) -> None:
+        self.read = read
+
+    def stop(self) -> None: ...
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", 1001
+
+    @property
+    def receive_buffer_bytes(self) -> int:
+        return 1 << 20
+
+    def receive_buffer(self) -> None:
+        return None
 
     def age_s(self) -> float:
         return self.age

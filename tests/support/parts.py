@@ -9,6 +9,7 @@ frames are written down; routes and the lease are set by the test. `Net` is seve
 import ctypes
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, Final
 
 from hypothesis import settings
@@ -56,6 +57,11 @@ OTHER_CLIENT: Final = b"\x02\x00\x00\x02another-----"
 def examples(count: int) -> settings:
     """Settings of a property test: that many examples, no time limit each, a failure that can be replayed."""
     return settings(deadline=None, print_blob=True, max_examples=count)
+
+
+@cache
+def _view_of_one(name: str) -> View:
+    return first_view((Member(name, 1),), 7, 1)
 
 
 def make_store(arena: Arena, *, evict: bool) -> Store:
@@ -271,7 +277,7 @@ class Parts(Node):
         self.relayed = Relayed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
         self.clients = Clients(self)
         self.pairs.start(self.replicator)
-        self.install(view or first_view((Member(name, 1),), 7, 1))
+        self.install(view or _view_of_one(name))
 
     # --- what happens around it ------------------------------------------------------------------------------------
 

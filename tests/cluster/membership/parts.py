@@ -1,9 +1,10 @@
 """What the tests of single parts of membership share: a node's state in a view, and what it has sent."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.cluster.events import Send
+from app.cluster.events import Effect, Send
 from app.cluster.membership.planner import first_view
 from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.view import Member, View
@@ -74,13 +75,18 @@ class Sent:
         return pb.Kind.Name(self.message.kind)
 
 
-def take_sent(state: NodeState) -> list[Sent]:
-    """The messages sent since the last call."""
-    sent = [
+def sent_in(effects: Iterable[Effect]) -> list[Sent]:
+    """The messages among these effects."""
+    return [
         Sent(effect.peer, pb.ClusterMessage.FromString(effect.payload))
-        for effect in state.effects
+        for effect in effects
         if isinstance(effect, Send)
     ]
+
+
+def take_sent(state: NodeState) -> list[Sent]:
+    """The messages sent since the last call."""
+    sent = sent_in(state.effects)
     state.effects.clear()
     return sent
 

@@ -1,8 +1,6 @@
-"""The core on its own: what it does not let in, what it costs, what it imports."""
+"""The core on its own: what it does not let in."""
 
-import ast
 import random
-from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,25 +12,10 @@ from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 
 SERVERS = ("a:1", "b:1", "c:1")
-FORBIDDEN = {"gevent", "socket", "time", "os", "asyncio", "threading"}
-APP = Path(__file__).parents[3] / "app"
 
 
 def a_core(*servers: str, address: str = "a:1") -> ClusterCore:
     return ClusterCore(ClusterConfig(address, servers or SERVERS), 1000, 0.0, random.Random(1))
-
-
-def test_it_imports_nothing_that_does_io_or_tells_time() -> None:
-    for path in (APP / "cluster").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            for name in names:
-                assert name.split(".")[0] not in FORBIDDEN, path
-                assert not name.startswith("app.") or name.startswith(("app.cluster", "app.wire")), path
-        assert "random.random(" not in path.read_text()
-        assert len(path.read_text().splitlines()) <= 420, path
 
 
 def test_a_cluster_of_one_serves_in_its_first_step() -> None:

@@ -1,9 +1,10 @@
 """What the tests of one side of replication share: a node's store and state, and frames written by hand."""
 
+from typing import Protocol
 from zlib import crc32
 
 from app.cluster.replication import frames
-from app.cluster.replication.state import Shared
+from app.cluster.replication.state import CopyStore, Shared
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.mutate import Mutations
@@ -39,9 +40,16 @@ def take_frames(shared: Shared) -> list[tuple[str, int, bytes]]:
     return sent
 
 
-def entries_of(shared: Shared, slot: int = SLOT) -> dict[bytes, bytes]:
-    """What the copy of the slot holds."""
-    held = {key: shared.store.peek(slot, key) for key in shared.store.keys(slot)}
+class HasStore(Protocol):
+    """A node, or what its two sides of replication share."""
+
+    @property
+    def store(self) -> CopyStore: ...
+
+
+def entries_of(node: HasStore, slot: int = SLOT) -> dict[bytes, bytes]:
+    """What the node's copy of the slot holds."""
+    held = {key: node.store.peek(slot, key) for key in node.store.keys(slot)}
     return {key: blob for key, blob in held.items() if blob is not None}
 
 

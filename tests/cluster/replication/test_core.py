@@ -6,6 +6,7 @@ from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication.core import PARKED
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
+from tests.cluster.replication.parts import entries_of
 
 
 def test_without_followers_there_is_nothing_to_do() -> None:
@@ -143,7 +144,7 @@ def test_a_full_replica_refuses_for_all() -> None:
     assert a.released[-1] == (key, NO_SPC_ERR)
     assert a.store.get(slot_of(key), key) is None
     assert b.replies.get(key, crc32(key)) == NO_SPC_ERR
-    assert dict(a.store.items(slot_of(b"0"))) == dict(b.store.items(slot_of(b"0")))
+    assert entries_of(a, slot_of(b"0")) == entries_of(b, slot_of(b"0"))
 
 
 def test_wipeout_closes_until_all_have_it() -> None:

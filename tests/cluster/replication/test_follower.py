@@ -7,6 +7,7 @@ from app.cluster.replication.follower import RETRY_S, Follower
 from app.cluster.replication.frames import NOWHERE
 from app.cluster.replication.state import Shared
 from app.cluster.view import View
+from app.storage.mutate import REPLIES_FULL
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR, SLOT_COUNT
 from tests.cluster.replication.parts import (
     NOW,
@@ -110,6 +111,12 @@ class TestReporting:
         assert number > 1
         assert rows == [(SLOT, BASE)]
 
+    def test_a_new_link_voids_a_report_that_was_not_answered_too(self) -> None:
+        rig = Rig()
+        number, _ = rig.report()
+        rig.follower.link_up("a")
+        assert rig.report()[0] > number
+
     def test_the_end_of_anothers_link_changes_nothing(self) -> None:
         rig = Rig()
         rig.go()
@@ -173,9 +180,11 @@ class TestSession:
     def test_a_wipe_empties_the_slot_and_a_note_only_remembers(self) -> None:
         rig = Rig()
         rig.go()
-        rig.ops(an_op(21), an_op(22, kind=frames.WIPE_OP), an_op(23, kind=frames.NOTE_OP, code=2))
+        rig.ops(an_op(21), an_op(22, kind=frames.WIPE_OP))
         assert entries_of(rig.shared) == {}
-        assert remembered(rig.shared, b"m23") == 2
+        rig.ops(an_op(23), an_op(24, kind=frames.NOTE_OP, code=2))
+        assert entries_of(rig.shared) == {b"k": b"v"}
+        assert remembered(rig.shared, b"m24") == 2
 
     def test_a_reply_that_is_remembered_already_is_not_added_again(self) -> None:
         rig = Rig()
@@ -288,6 +297,24 @@ class TestFilling:
         assert rig.follower.staged_bytes == 0
         rig.ops(an_op(32))
         assert rig.position == (5, 32)
+
+    def test_only_the_replies_of_the_slot_are_replaced(self) -> None:
+        rig = Rig()
+        for slot in (0, SLOT - 1, SLOT, SLOT + 1):
+            remember(rig.shared, b"of %d" % slot, slot)
+        rig.begin()
+        rig.end()
+        assert [remembered(rig.shared, b"of %d" % slot) for slot in (0, SLOT - 1, SLOT, SLOT + 1)] == [0, 0, None, 0]
+
+    def test_a_begin_that_comes_again_does_not_lose_what_was_gathered(self) -> None:
+        rig = Rig()
+        number, _ = rig.report()
+        begin = frames.encode_start(number, [(SLOT, 5, (4, 30))])
+        rig.follower.on_begin("a", begin)
+        rig.entries((b"new", b"2"))
+        rig.follower.on_begin("a", begin)
+        rig.end()
+        assert entries_of(rig.shared) == {b"new": b"2"}
 
     @pytest.mark.parametrize("position", [None, (0, 0)])
     def test_a_part_or_nothing_is_emptied_and_filled_in_place(self, position: frames.Position | None) -> None:
@@ -457,6 +484,12 @@ class TestBounds:
         assert entries_of(rig.shared) == {b"x": bytes(100), b"z": b"3"}
         assert rig.position == (4, 30)
 
+    def test_writes_in_between_count_as_well(self) -> None:
+        rig = self.two_copies()
+        rig.ops(an_op(31, b"x", bytes(1000)))
+        assert rig.position is None
+        assert rig.shared.faults == {"staging full": 1}
+
     def test_at_the_bound_nothing_is_given_up(self) -> None:
         rig = self.two_copies()
         rig.entries((b"x", bytes(100)))
@@ -483,10 +516,10 @@ class TestFlags:
         rig.follower.tick()
         rig.follower.flush()
         assert take_frames(rig.shared) == []
-        monkeypatch.setattr(Shared, "flags", lambda shared: frames.REPLIES_FULL)
+        monkeypatch.setattr(Shared, "flags", lambda shared: REPLIES_FULL)
         rig.follower.tick()
         rig.follower.flush()
-        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(frames.REPLIES_FULL, []))]
+        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(REPLIES_FULL, []))]
         rig.follower.tick()
         rig.follower.flush()
         assert take_frames(rig.shared) == []
@@ -497,4 +530,4 @@ class TestFlags:
         rig.follower._unacknowledged.clear()
         rig.follower.tick()
         rig.follower.flush()
-        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(frames.REPLIES_FULL, []))]
+        assert take_frames(rig.shared) == [("a", frames.ACK, frames.encode_ack(REPLIES_FULL, []))]

@@ -309,3 +309,18 @@ def test_what_hinders_a_learner_is_told_while_it_is_filled() -> None:
         pass
     b.core.tick(1.2)
     assert [frames.decode_ack(body) for body in sent(b, frames.ACK)] == [(STORE_FULL, [])]
+
+
+def test_a_slot_whose_primary_is_another_now_is_told_to_that_one() -> None:
+    _, b = a_pair()
+    b.core.link_up("c", 1.0)
+    b.flush()
+    b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
+    b.core.on_view(view(2, "c", "b"), True, 1.0)
+    number, _ = b.core._follower._reported[SLOT]
+    b.core.on_frame("c", frames.GO, frames.encode_start(number, [(SLOT, 2, (1, 1))]), 1.0)
+    out = b.flush().frames
+    (have,) = [body for peer, kind, body in out if (peer, kind) == ("c", frames.HAVE)]
+    assert (SLOT, (1, 1)) in frames.decode_have(have)[3]
+    acks = {peer: frames.decode_ack(body)[1] for peer, kind, body in out if kind == frames.ACK}
+    assert acks == {"a": [], "c": [(SLOT, 2, 1)]}

@@ -136,7 +136,8 @@ def test_no_more_is_in_flight_than_the_bounds() -> None:
         assert a.put(b"", b"id%d" % number, b"key%d" % number) == PARKED
     assert a.put(b"", b"one more", b"one more") == SYS_OVERLOAD_ERR
     assert a.store.get(slot_of(b"one more"), b"one more") is None
-    assert not a.core.knows(b"one more", crc32(b"one more"))
+    assert not a.core.is_under_way(b"one more")
+    assert not a.core.remembers(b"one more", crc32(b"one more"))
     wires.run()
     assert a.core.pending == 0
     assert a.put(b"", b"one more", b"one more") == PARKED
@@ -244,3 +245,12 @@ def test_a_wipeout_is_refused_while_a_copy_can_remember_no_reply() -> None:
     assert a.store.get(SLOT, KEY) == b"v"
     a.core.on_frame("b", frames.ACK, frames.encode_ack(0, []), 1.0)
     assert a.core.wipe(range(256), b"w", crc32(b"w"), "wiper") == PARKED
+
+
+def test_a_follower_that_comes_back_by_a_link_of_its_own_is_asked_what_it_has() -> None:
+    a, b = Machine("a"), Machine("b")
+    Wires(a, b).enter(view(1, "a", "b"))
+    a.core.link_closed("b", 1.0)
+    a.core.link_up("b", 1.0)
+    (body,) = [body for peer, kind, body in a.flush().frames if kind == frames.QUERY]
+    assert frames.decode_query(body)[2] == bytes(range(256))

@@ -8,6 +8,7 @@ from app.cluster.replication.led import Led, Op
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
 from app.cluster.view import View
+from app.storage.mutate import STORE_FULL
 from app.wire.protocol import NO_ERR
 from tests.cluster.replication.parts import (
     NOW,
@@ -163,6 +164,12 @@ class TestWrites:
         assert not rig.primary.unreleased
         assert rig.led.committed == 21
 
+    def test_a_follower_that_has_not_said_where_it_is_is_sent_nothing(self) -> None:
+        rig = Rig("b", "c")
+        rig.agree("b")
+        rig.write(b"m1")
+        assert rig.sent_ops() == {"b": [21]}
+
     def test_an_acknowledgement_counts_for_all_before_it_and_never_backwards(self) -> None:
         rig = Rig("b")
         rig.agree("b")
@@ -242,11 +249,11 @@ class TestWrites:
         rig = Rig("b", "d")
         rig.have("b")
         rig.have("d", NOWHERE)
-        rig.primary.on_ack(peer, frames.encode_ack(frames.STORE_FULL, []))
-        assert rig.primary.refuses(rig.led) == (frames.STORE_FULL if refuses else 0)
+        rig.primary.on_ack(peer, frames.encode_ack(STORE_FULL, []))
+        assert rig.primary.refuses(rig.led) == (STORE_FULL if refuses else 0)
         rig.primary.on_ack(peer, frames.encode_ack(0, []))
         assert rig.primary.refuses(rig.led) == 0
-        rig.primary.on_ack(peer, frames.encode_ack(frames.STORE_FULL, []))
+        rig.primary.on_ack(peer, frames.encode_ack(STORE_FULL, []))
         rig.primary.link_up(peer)  # whoever is there now may have room
         assert rig.primary.refuses(rig.led) == 0
 
@@ -409,6 +416,10 @@ class TestViews:
         assert rig.led.is_open
 
     def test_and_so_it_does_when_it_gets_followers(self) -> None:
+        """The slot stays open: this node has led it all the time."""
+        rig = Rig("")
+        rig.enter(a_view(6, "a", "b"))
+        assert rig.led.is_open
         rig = Rig("")
         rig.enter(a_view(6, "a", "", "b"))
         assert (rig.led.term, rig.led.base) == (6, (6, 0))
@@ -416,6 +427,35 @@ class TestViews:
         assert rig.shared.positions[SLOT] == (6, 0)
         rig.have("b", BASE, 9)
         assert ("b", frames.BEGIN) in rig.sent()
+
+    def test_a_transfer_goes_on_in_the_next_view_and_ends_with_who_it_is_for(self) -> None:
+        rig = Rig("", "bc")
+        for number in range(300):
+            rig.shared.store.put(SLOT, b"key%d" % number, bytes(1000))
+        for peer in "bc":
+            rig.have(peer, NOWHERE)
+        transfer = rig.primary.transfer
+        rig.enter(a_view(6, "a", "", "b"))
+        assert (transfer.is_filling(SLOT, "b"), transfer.is_filling(SLOT, "c")) == (True, False)
+        rig.ack("b", 20)  # of what it had before
+        assert rig.led.progress["b"].acked == -1
+        rig.primary.link_closed("b")
+        assert not transfer.is_filling(SLOT, "b")
+        rig.primary.link_up("b")
+        rig.have("b", NOWHERE, 2)
+        assert transfer.is_filling(SLOT, "b")
+        rig.have("b", rig.led.position_at(rig.led.seq), 3)  # it has come by all of it otherwise
+        assert not transfer.is_filling(SLOT, "b")
+
+    def test_a_report_that_needs_the_whole_slot_voids_what_was_agreed_on(self) -> None:
+        rig = Rig("bc")
+        rig.agree("b", "c")
+        rig.shared.links.discard("b")  # so that nothing is begun yet
+        rig.have("b", NOWHERE, 9)
+        assert (rig.led.progress["b"].is_streaming, rig.led.progress["b"].acked) == (False, -1)
+        rig.write(b"m1")
+        rig.ack("c", 21)
+        assert rig.released() == []
 
     def test_alone_and_without_followers_to_come_nothing_changes(self) -> None:
         rig = Rig("")

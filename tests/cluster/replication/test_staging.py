@@ -13,6 +13,7 @@ from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.store import Store
 from app.wire.protocol import NO_ERR, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import Machine, Wires, view
+from tests.cluster.replication.parts import entries_of
 
 KEYS = [b"a", b"bb", b"ccc"]
 BLOBS = [b"", b"x", b"x" * 40]
@@ -83,8 +84,8 @@ def astray(machine: Machine) -> None:
     machine.core._shared.positions[:] = [(9, 9)] * SLOT_COUNT
 
 
-def entries_of(machine: Machine) -> list[dict[bytes, bytes]]:
-    return [dict(machine.store.items(slot)) for slot in range(SLOT_COUNT)]
+def all_entries(machine: Machine) -> list[dict[bytes, bytes]]:
+    return [entries_of(machine, slot) for slot in range(SLOT_COUNT)]
 
 
 def test_what_is_in_place_already_is_not_gathered_again() -> None:
@@ -107,7 +108,7 @@ def test_what_is_in_place_already_is_not_gathered_again() -> None:
     b.store.spend = look  # type: ignore[method-assign]
     relink(a, b)
     wires.run()
-    assert entries_of(a) == entries_of(b)
+    assert all_entries(a) == all_entries(b)
     assert b.replies.get(b"idkey5", crc32(b"idkey5")) == NO_ERR
     assert 0 < most < 20_000  # of 100,000
     assert b.core.staged_bytes == 0
@@ -126,7 +127,7 @@ def test_past_the_bound_the_largest_goes_on_in_place() -> None:
     relink(a, b)
     wires.run()
     assert b.core.faults["staging full"] > 0
-    assert entries_of(a) == entries_of(b)
+    assert all_entries(a) == all_entries(b)
     assert b.replies.get(b"idkey5", crc32(b"idkey5")) == NO_ERR
     assert b.core.staged_bytes == 0
     assert all(b.core._shared.positions[slot] == a.core._shared.positions[slot] for slot in range(SLOT_COUNT))
@@ -175,4 +176,4 @@ def test_past_the_soft_bound_one_primary_at_a_time_gets_credit() -> None:
     assert max(held) == 1  # and one had to wait for the other
     assert not follower._owed
     for slot in range(SLOT_COUNT):
-        assert dict(b.store.items(slot)) == dict((a, c)[slot % 2].store.items(slot))
+        assert entries_of(b, slot) == entries_of((a, c)[slot % 2], slot)

@@ -1,0 +1,72 @@
+"""Which connections are wanted, and when they are dialled."""
+
+from app.cluster.events import CloseLink, OpenLink
+from app.cluster.membership import timing
+from app.cluster.membership.dialling import Dialler
+from app.cluster.membership.state import NodeState
+from tests.cluster.membership.parts import INCARNATIONS, a_state, wait
+
+
+def effects(state: NodeState) -> list[object]:
+    taken = list(state.effects)
+    state.effects.clear()
+    return taken
+
+
+def opened(*peers: str) -> list[object]:
+    return [OpenLink(peer, INCARNATIONS[peer]) for peer in peers]
+
+
+def test_each_wanted_peer_is_dialled_once_and_what_is_not_wanted_any_more_closed() -> None:
+    state = a_state()
+    dialler = Dialler(state)
+    dialler.want("abc")
+    assert effects(state) == opened("b", "c")  # never ourselves
+    dialler.want("cb")
+    assert effects(state) == []
+    dialler.want("b")
+    assert effects(state) == [CloseLink("c")]
+    dialler.want("bc")
+    assert effects(state) == opened("c")
+
+
+def test_what_is_down_is_dialled_again_now_and_then() -> None:
+    state = a_state()
+    dialler = Dialler(state)
+    dialler.want("bc")
+    effects(state)
+    wait(state, timing.DIAL_S)
+    dialler.tick()
+    assert effects(state) == []  # both are up, or being dialled
+    dialler.failed("b")
+    dialler.failed("x")
+    dialler.tick()
+    assert effects(state) == opened("b")
+    dialler.failed("b")
+    wait(state, timing.DIAL_S - 0.001)
+    dialler.tick()
+    assert effects(state) == []
+    wait(state, 0.002)
+    dialler.tick()
+    dialler.tick()
+    assert effects(state) == opened("b")
+
+
+def test_all_that_is_down_can_be_dialled_at_once() -> None:
+    state = a_state()
+    dialler = Dialler(state)
+    dialler.want("bc")
+    dialler.failed("b")
+    effects(state)
+    dialler.dial_all()
+    assert effects(state) == opened("b")
+
+
+def test_a_link_that_has_ended_is_dialled_at_once_to_learn_whether_the_process_has() -> None:
+    state = a_state()
+    dialler = Dialler(state)
+    dialler.want("b")
+    effects(state)
+    dialler.closed("b")
+    dialler.closed("c")
+    assert effects(state) == opened("b")

@@ -1,0 +1,190 @@
+"""The greenlets that requests run in: recycled, taken over when one waits, and bounded."""
+
+from collections.abc import Callable
+
+import pytest
+from greenlet import getcurrent
+
+from app.requests.request import Request
+from app.requests.workers import AGAIN, EXPIRED, GREENLET_BYTES, WAITING_BYTES, Workers
+from app.wire.protocol import DATAGRAM_MAX_BYTES
+from tests.support.loop import ManualLoop
+
+
+class Jobs:
+    """A source whose requests are functions of the request's object."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self.jobs: list[Callable[[Request], None]] = []
+        self.greenlets: list[object] = []  # that each job was begun in
+
+    def is_left(self) -> bool:
+        return bool(self.jobs)
+
+    def work(self) -> None:
+        request = Request(self, self.workers)
+        while self.jobs:
+            self.greenlets.append(getcurrent())
+            self.jobs.pop(0)(request)
+            if request.has_waited:
+                return
+
+    def fill(self, request: Request) -> None:
+        request.datagram = b"kept"
+        request.deadline_s = 1.0
+
+
+class Waiting:
+    """A job that waits, again and again, and notes what it is woken with."""
+
+    def __init__(self, times: int = 1, deadline_s: float = 1.0) -> None:
+        self.times = times
+        self.deadline_s = deadline_s
+        self.woken: list[object] = []
+        self.request: Request | None = None
+
+    def __call__(self, request: Request) -> None:
+        self.request = request
+        for _ in range(self.times):
+            request.keep()
+            request.deadline_s = self.deadline_s
+            self.woken.append(request.wait())
+
+    def wake(self, value: object) -> None:
+        assert self.request is not None
+        self.request.wake(value)
+
+
+def quick(request: Request) -> None:
+    """A job that is done at once."""
+
+
+@pytest.fixture
+def workers() -> Workers:
+    return Workers(ManualLoop(), 3)
+
+
+@pytest.fixture
+def source(workers: Workers) -> Jobs:
+    return Jobs(workers)
+
+
+def test_requests_that_do_not_wait_run_in_one_greenlet(workers: Workers, source: Jobs) -> None:
+    for _ in range(3):
+        source.jobs = [quick] * 5
+        workers.run(source)
+    assert len(set(source.greenlets)) == 1
+    assert getcurrent() not in source.greenlets
+    assert workers.waiting == 0
+
+
+def test_when_one_waits_another_takes_over_the_rest(workers: Workers, source: Jobs) -> None:
+    waiting = Waiting()
+    source.jobs = [quick, waiting, quick, quick]
+    workers.run(source)
+    first, second, third, fourth = source.greenlets
+    assert first is second
+    assert third is fourth
+    assert second is not third
+    assert workers.waiting == 1
+    waiting.wake("word")
+    assert waiting.woken == ["word"]
+    assert workers.waiting == 0
+
+
+def test_one_that_was_answered_is_used_again(workers: Workers, source: Jobs) -> None:
+    for _ in range(5):
+        both = Waiting(), Waiting()
+        source.jobs = [*both]
+        workers.run(source)
+        for one in both:
+            one.wake(None)
+    assert len(set(source.greenlets)) == 2
+    source.jobs = [Waiting() for _ in range(3)]
+    workers.run(source)
+    assert len(set(source.greenlets)) == 3
+
+
+def test_what_waits_keeps_what_it_needs(workers: Workers, source: Jobs) -> None:
+    waiting = Waiting()
+    source.jobs = [waiting]
+    workers.run(source)
+    assert waiting.request is not None
+    assert (waiting.request.datagram, waiting.request.has_waited) == (b"kept", True)
+
+
+def test_it_may_wait_again_and_is_woken_once_for_each(workers: Workers, source: Jobs) -> None:
+    waiting = Waiting(times=2)
+    source.jobs = [waiting]
+    workers.run(source)
+    waiting.wake(1)
+    assert workers.waiting == 1
+    waiting.wake(2)
+    assert waiting.woken == [1, 2]
+    for stale in (3, EXPIRED, AGAIN):
+        waiting.wake(stale)
+    assert waiting.woken == [1, 2]
+
+
+def test_a_wake_up_of_what_does_not_wait_yet_is_ignored(workers: Workers, source: Jobs) -> None:
+    request = Request(source, workers)
+    request.wake("word")
+    assert workers.waiting == 0
+
+
+def test_they_are_woken_in_any_order(workers: Workers, source: Jobs) -> None:
+    jobs = [Waiting() for _ in range(3)]
+    source.jobs = [*jobs]
+    workers.run(source)
+    for number in (1, 2, 0):
+        jobs[number].wake(number)
+    assert [job.woken for job in jobs] == [[0], [1], [2]]
+
+
+def test_how_many_may_wait_is_bounded(workers: Workers, source: Jobs) -> None:
+    jobs = [Waiting() for _ in range(3)]
+    for number, job in enumerate(jobs):
+        assert (workers.waiting, workers.full) == (number, False)
+        source.jobs = [job]
+        workers.run(source)
+    assert (workers.waiting, workers.full) == (3, True)
+    source.jobs = [Waiting()]
+    with pytest.raises(AssertionError, match="3 requests wait already"):
+        workers.run(source)
+    jobs[1].wake(None)
+    assert not workers.full
+
+
+def test_none_may_wait_where_the_bound_is_zero() -> None:
+    assert Workers(ManualLoop(), 0).full
+
+
+def test_whoever_has_waited_until_its_deadline_is_told_so(workers: Workers, source: Jobs) -> None:
+    soon, later, again = Waiting(deadline_s=5.0), Waiting(deadline_s=5.5), Waiting(times=2, deadline_s=5.0)
+    source.jobs = [soon, later, again]
+    workers.run(source)
+    workers.expire(4.999)
+    assert workers.waiting == 3
+    workers.expire(5.0)
+    assert soon.woken == again.woken == [EXPIRED]
+    assert later.woken == []
+    assert workers.waiting == 2, "one waits for something else by now, and is told again"
+    workers.expire(5.0)
+    assert again.woken == [EXPIRED, EXPIRED]
+
+
+def test_a_fault_of_a_worker_reaches_whoever_runs_them(workers: Workers, source: Jobs) -> None:
+    """There, the loop ends the process."""
+
+    def broken(request: Request) -> None:
+        raise ValueError("broken")
+
+    source.jobs = [broken, quick]
+    with pytest.raises(ValueError, match="broken"):
+        workers.run(source)
+
+
+def test_what_one_keeps_is_counted() -> None:
+    """The datagram, and what was read for it."""
+    assert WAITING_BYTES >= GREENLET_BYTES + 2 * DATAGRAM_MAX_BYTES

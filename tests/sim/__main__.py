@@ -11,7 +11,7 @@ from collections import Counter
 
 from tests.sim.core_checks import Checks
 from tests.sim.core_world import Options, World
-from tests.sim.pool import cores, run_all
+from tests.sim.pool import FIXED, cores, run_all, run_measured
 
 
 def lossy(hours: float) -> int:
@@ -54,6 +54,25 @@ def many(start: int, seeds: int, jobs: int) -> int:
     return 1 if failed else 0
 
 
+def coverage(jobs: int) -> int:
+    """Which lines the fixed seeds run, against the list of the others: what neither runs nor is listed is printed."""
+    from tests.sim.lines import Lines, not_run
+    from tests.sim.not_run import NOT_RUN
+
+    ran: Lines = {}
+    for outcome in run_all(FIXED, jobs, run_measured):
+        for name, lines in outcome.lines.items():
+            ran.setdefault(name, set()).update(lines)
+    unlisted = [
+        f"{name}: {line}"
+        for name, lines in not_run(ran).items()
+        for line in lines
+        if not any(line in listed for listed in NOT_RUN.get(name, {}).values())
+    ]
+    print("\n".join(unlisted) or "every line is run, or listed in not_run.py")
+    return 1 if unlisted else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, metavar="N")
@@ -65,7 +84,10 @@ def main() -> int:
         metavar="H",
         help="instead: H virtual hours of 10 %% loss",
     )
+    parser.add_argument("--coverage", action="store_true", help="instead: which lines the seeds of CI run (minutes)")
     arguments = parser.parse_args()
+    if arguments.coverage:
+        return coverage(max(1, arguments.jobs))
     if arguments.lossy_hours:
         return lossy(arguments.lossy_hours)
     start = arguments.start if arguments.start is not None else random.SystemRandom().randrange(1 << 31)

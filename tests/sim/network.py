@@ -485,6 +485,9 @@ class Stream:
         """Its machine is off: it says nothing."""
         self.is_closed = True
         self._vanish()
+        # Who waits for room asks again and again, and is told once the machine is back: so let it send.
+        self.inbox.clear()
+        self._has_read()
 
     def _knock(self, attempt: int) -> None:
         """The request for a connection arrives, or not."""

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lines are as the source has them
 """Lines of the node that no seed of CI's set runs, or not every such set, each with its reason. See lines.py."""
 
 from typing import Final
@@ -15,32 +16,16 @@ SYSTEM: Final = "what the system says on no path that is simulated: tests/peers/
 
 # By file, by reason, as the source has them.
 NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
-    "app/requests/answers.py": {
-        RARE: [
-            "return None",
-        ],
-    },
     "app/requests/commands.py": {
         RARE: [
             "super().__init__()",
             "self.reply = reply",
             "return self._turn.routes[slot] == SELF and (command == GET or self._followed[slot] is None)",
             "raise",
-            'self._drop("oversized")',
-            "return None",
-            "self._counters.acks += self._replies.forget(message_id, id_crc)",
-            'return "wrong_checksum"',
-            'return "no_message_id"',
             'self._drop("unexpected_type")',
             "return self._answer.refusal(request, command, message_id, id_crc, self._mutations.wait_ms)",
-            "payload = KVResponse(errCode=NO_ERR, pid=reports.pid).SerializeToString()",
-            "payload = KVResponse(errCode=NO_ERR, membershipCount=reports.member_count()).SerializeToString()",
-            "tell = {STATUS: reports.status, SLOWLOG: reports.slow_requests, VITALS: reports.vitals}[command]",
-            "payload = KVResponse(errCode=NO_ERR, value=tell()).SerializeToString()",
+            "return None",
             "raise Shutdown(reply)",
-            "return self._answer.code(0, message_id, id_crc, UNKNOWN_CMD_ERR)",
-            "self._counts[command * 8 + NO_ERR] += 1",
-            "return encode_response(message_id, id_crc, payload)",
             "return False",
             "with suppress(DecodeError):",
             "if len(data) <= DATAGRAM_MAX_BYTES:",
@@ -67,7 +52,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/requests/forwarding.py": {
         RARE: [
             "return len(self._requests)",
-            "return self._answers.refusal(request, command, message_id, id_crc, _HOPS_WAIT_MS)",
             "return",
         ],
     },
@@ -77,16 +61,10 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return NO_ANSWER",
             "return self._refused(_CLOSED_WAIT_MS)",
             "return self._refused(FULL_WAIT_MS)",
-            "return LOOK_AGAIN if request.client else NO_ANSWER",
             "self._links.sever(peer)",
             "replication = self._replication",
             "faults = {f\"copies_fault_{reason.replace(' ', '_')}\": n for reason, n in sorted(replication.faults.items())}",
             "return faults | {",
-        ],
-    },
-    "app/requests/reports.py": {
-        PEOPLE: [
-            "return json.dumps(self._vitals()).encode()",
         ],
     },
     "app/requests/turn.py": {
@@ -110,9 +88,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/peers/datagram_auth.py": {
         MALFORMED: [
-            'raise BadDatagram("not_signed")',
             'raise BadDatagram("malformed")',
-            'raise BadDatagram("unknown_sender")',
             'raise BadDatagram("wrong_secret")',
         ],
     },
@@ -134,25 +110,21 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return False",
             "self.full += len(bodies)",
             "sent = 0",
-            "self._down(link)",
-            "return",
             "link = self._up.get(peer)",
             "return peer in self._up",
+            "self._down(link)",
             'self._count_refused(refused.reason, link.peer, "dialled")',
-            '_faults.debug("dial_failed", peer=link.peer, error=error)',
-            "sock.close()",
             'self._count_refused("unexpected_data", link.peer, "dialled")',
-            '_faults.error("accept_failed", error=error)',
-            "self._acceptor.stop()",
-            "self._pause.start(_ACCEPT_PAUSE_S, self._acceptor.start, self._accept)",
+            "return",
             "self._give_way(next(iter(self._pending)))",
             "_abandon(task, self._pending.pop(task))",
             'self._count_refused("too_many", "", "accepted")',
+            "sock.close()  # the node stops: it is about to be told",
             "self._end(link)",
             "return fields | {",
             "self._loop.run_callback(_abandon, task, sock)",
-            "self._discard(link)",
             "task.cancel()",
+            "sock.close()",
         ],
         SYSTEM: [
             "return link.queued if link else 0",
@@ -175,23 +147,12 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             '_log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause="IPv6, but bound to IPv4")',
             "return",
             "self.send_errors += 1",
-            'self._refuse("unknown_sender", address)',
-            "return self.core.member_count",
             "return fields | {",
         ],
         FAULT: [
             "self._loop.fail(error)",
         ],
         PEOPLE: [
-            "status = self.core.status()",
-            "members: list[list[object]] = [",
-            "listed = {member.address for member in status.members}",
-            'members += [[server, 0, "absent", False, 0, 0, 0] for server in self._config.servers if server not in listed]',
-            "fields: dict[str, object] = {",
-            "while True:",
-            'text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()',
-            "if len(text) <= VALUE_MAX_BYTES:",
-            "return text",
             'assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"',
             "members.pop()",
             'fields["cut"] = True',
@@ -209,11 +170,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadFrame(f"PAIR of {len(body)} bytes")',
         ],
     },
-    "app/cluster/membership/agreement.py": {
-        RARE: [
-            "return False",
-        ],
-    },
     "app/cluster/membership/bootstrap.py": {
         RARE: [
             "return all(self._is_gone(member) for member in view.members)",
@@ -227,24 +183,12 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/coordinator.py": {
         RARE: [
-            "self._proposal = None",
-            "self.grantor.denied.update(self._state.others())",
-            'return "is unreachable"',
             "since = max(state.of(coordinator).died_at, state.installed_at)",
             "return state.now >= since + timing.LAPSE_S",
-            "self._give_way(self._acceptor.promised)",
-            "return",
             "proposal.found = None",
-            "self._ballot_seen = max(self._ballot_seen, ballot)",
-            "self._retry_at = self._state.now + self._state.rng.uniform(0.2, 1) * timing.ROUND_BACKOFF_S",
             "return False",
-            "return self._lease.until <= state.now",
+            "return",
             "state.post(peer, pb.REJECT, ballot=message.ballot)",
-            "state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)",
-            "proposal = self._proposal",
-            "if not self._is_ballot(message) or proposal is None or message.ballot != proposal.ballot:",
-            "if proposal.ballot < message.accepted_ballot < BALLOT_MAX:",
-            "self._give_way(message.accepted_ballot)",
         ],
         MALFORMED: [
             'state.dropped["bad ballot"] += 1',
@@ -254,9 +198,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/membership/core.py": {
-        PEOPLE: [
-            "return snapshot(self._state, self._detector, self._routing.served, self.lease_until)",
-        ],
         SPLIT: [
             "self._split_off(view)",
             "self._split.note_split_from(state.view)",
@@ -264,6 +205,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
         RARE: [
             "return",
+            "self._final_view_to.clear()",
             "state = self._state",
             "assert state.view is not None",
             'state.log(f"leaving the view of epoch {state.view.epoch}: too few members are left for a quorum", "warning")',
@@ -279,11 +221,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'state.log(f"bad view from {peer}: {fault}", "warning")',
         ],
     },
-    "app/cluster/membership/detector.py": {
-        RARE: [
-            "return  # refuted since",
-        ],
-    },
     "app/cluster/membership/heartbeat.py": {
         RARE: [
             "for slot in slots_of(view.masks[state.address]):",
@@ -296,7 +233,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         RARE: [
             'return "oversized"',
             'return "stranger"',
-            "self._coordinator.renew = True",
         ],
         MALFORMED: [
             'return "malformed"',
@@ -305,7 +241,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/cluster/membership/leases.py": {
         RARE: [
             "return inf",
-            "return -inf",
         ],
     },
     "app/cluster/membership/planner.py": {
@@ -337,27 +272,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return set()",
         ],
     },
-    "app/cluster/membership/status.py": {
-        PEOPLE: [
-            "view = state.view",
-            "own = view.masks[state.address] if view and state.is_member else 0",
-            "members = _members(state, detector, view) if view else ()",
-            "return Status(",
-            "backups = dict.fromkeys(view.addresses, 0)",
-            "learners = dict.fromkeys(view.addresses, 0)",
-            "for slot in range(SLOT_COUNT):",
-            "for node in view.backups[slot]:",
-            "backups[node] += 1",
-            "for node in view.learners(slot):",
-            "learners[node] += 1",
-            "return tuple(",
-            "place = {member.address: at if member.state in (ALIVE, SUSPECTED) else -1 for at, member in enumerate(members)}",
-            "return tuple(place[node] for node in view.primaries)",
-        ],
-    },
     "app/cluster/replication/core.py": {
         RARE: [
-            "return message_id in self._primary.unreleased",
             "return self._replies.get(message_id, id_crc) is not None",
             "return self._follower.staged_bytes",
             'shared.faults["frame without a link"] += 1',
@@ -365,7 +281,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "shared.out.closed.append(peer)",
             "return IGNORED",
             "return False",
-            "return self._joins(waiting, origin) if may_wait else IGNORED",
             "return code",
             "return self._refused(self._mutations.wait_ms)",
             "return NO_ERR",
@@ -377,9 +292,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/follower.py": {
         RARE: [
-            "self.staged_bytes -= staging.size_bytes",
             "self._end(slot)",
-            "session.staging = Staging(shared.store, slot)",
             'self._shared.faults["stale op"] += 1',
             "gaps.add(op.slot)",
             "self._end(op.slot)  # no room: asked again by the next tick, when there may be",
@@ -387,8 +300,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self.staged_bytes += staging.apply(op)",
             "return True",
             "return False",
-            "self.staged_bytes += session.staging.put(key, blob)",
-            "self.staged_bytes += session.staging.remember(message_id, code)",
             "gathered = dict.fromkeys(session.primary for session in self.sessions.values() if session.staging)",
             "waiting = set(list(gathered)[1:])",
             "_, _, slot = max(",
@@ -402,13 +313,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "view = self._shared.view",
             "return view is not None and bool({*view.holders(slot)} - {session.primary, self._shared.address})",
             "continue",
-            "store = self._shared.store",
-            "for key in store.keys(slot):",
-            "if key not in staging.entries:",
-            "store.remove(slot, key)",
-            "for message_id, code in staging.replies.items():",
-            "self._remember(message_id, slot, code)",
-            "return all(self._put(slot, key, blob) for key, blob in staging.entries.items() if blob is not None)",
         ],
     },
     "app/cluster/replication/frames.py": {
@@ -434,7 +338,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         RARE: [
             "assert view is not None",
             "self._shared.positions[slot] = (view.epoch, 0)",
-            "self._finish(led, led.log.popleft(), released=False)",
             "shared.store.wipe((slot,))",
             "shared.replies.forget_slots(1 << slot)",
             "base = (view.epoch, 0)",
@@ -448,24 +351,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/staging.py": {
         RARE: [
-            "self._store = store",
-            "self._slot = slot",
-            "self.entries: dict[bytes, bytes | None] = {}  # None: as it is in place",
-            "self.replies: dict[bytes, int] = {}",
-            "self.size_bytes = 0",
-            "self.size_bytes += size_bytes",
-            "if size_bytes > 0:",
-            "self._store.spend(size_bytes)",
-            "return size_bytes",
-            'grown = -len(self.entries[key] or b"") if key in self.entries else len(key) + ENTRY_BYTES',
-            "if self._store.peek(self._slot, key) == blob:",
             "self.entries[key] = None",
-            "self.entries[key] = blob",
-            "grown += len(blob)",
-            "return self._grow(grown)",
-            "known = message_id in self.replies",
-            "self.replies[message_id] = code",
-            "return 0 if known else self._grow(len(message_id) + REPLY_BYTES)",
             "grown = 0",
             "if op.kind == frames.PUT_OP:",
             "grown = self.put(op.key, op.blob)",
@@ -482,7 +368,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/transfer.py": {
         RARE: [
-            "stream.batch.slots.pop(slot, None)",
             "return",
             "self._send(peer, stream, kind, part)",
             "part, size = [], 0",

@@ -371,3 +371,21 @@ def test_readers_are_told_of_what_a_stream_brings() -> None:
     one.send(b"abcdef")
     site.run(0.1)
     assert seen == [b"abc", b"def"]
+
+
+def test_a_full_stream_learns_of_a_machine_that_was_without_power() -> None:
+    site = Site(stream_buffer_bytes=1000)
+    one, _ = site.connect()
+    assert one.send(bytes(1000)) == 1000
+    site.run(0.1)
+    with pytest.raises(BlockingIOError):
+        one.send(b"x")
+    site.other.sockets.close(power=True)
+    site.hosts[1].is_on = False
+    site.run(0.1)
+    assert one.ready(WRITE)
+    one.send(b"x")
+    site.hosts[1].is_on = True
+    site.run(5.0)
+    with pytest.raises(OSError, match="broken"):
+        one.send(b"x")

@@ -162,8 +162,8 @@ class Tree:
             errors="replace",
             start_new_session=True,
         ) as process:
-            # A mutant that eats the machine's memory is what the kernel ends first. (No limit on its address space: nodes
-            # reserve far more of that than they use.)
+            # A mutant that eats the machine's memory is what the kernel ends first. (Its address space has no limit:
+            # nodes reserve far more of that than they use.)
             Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000")
             try:
                 output, _ = process.communicate(timeout=limit_s)

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - lines are as the source has them
 """Lines of the node that no seed of CI's set runs, or not every such set, each with its reason. See lines.py."""
 
 from typing import Final

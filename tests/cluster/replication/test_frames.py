@@ -34,6 +34,7 @@ def test_there_and_back() -> None:
     assert frames.decode_end(SOUND["end"][1]) == [(0, 1), (255, 2)]
     assert frames.decode_credit(SOUND["credit"][1]) == 17
     assert frames.decode_query(frames.encode_query(1, 2, [4, 255])) == (1, 2, bytes([4, 255]))
+    assert frames.decode_query(frames.encode_query(1, 2, [])) == (1, 2, b"")
     assert frames.decode_entries(ENTRY + ENTRY) == [(7, b"key", b"blob")] * 2
     assert frames.decode_replies(REPLY + REPLY) == [(7, 1, b"id")] * 2
     wipe = frames.encode_op(frames.WIPE_OP, 255, 0, b"", b"", 1, 2, b"")

@@ -6,7 +6,14 @@ from zlib import crc32
 import pytest
 
 from app.cluster.replication import frames
-from app.cluster.replication.transfer import BURST_BYTES, ENTRY_COST_BYTES, RATE_BYTES_S, SLOTS_AT_ONCE, WINDOW
+from app.cluster.replication.transfer import (
+    BURST_BYTES,
+    ENTRY_COST_BYTES,
+    RATE_BYTES_S,
+    REPLIES_SEEN,
+    SLOTS_AT_ONCE,
+    WINDOW,
+)
 from app.wire.protocol import NO_ERR, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
 
@@ -232,3 +239,21 @@ def test_what_a_follower_acknowledges_while_it_is_filled_is_not_counted() -> Non
     a.flush()
     assert not any(slots >> SLOT & 1 for _, slots, _ in a.synced)
     assert a.replies.get(b"m1", crc32(b"m1")) == NO_ERR
+
+
+def test_however_many_replies_are_remembered_the_walk_over_them_ends() -> None:
+    a, _ = filled(10, 1)
+    count = a.replies.bucket_count * (REPLIES_SEEN + 1)
+    for number in range(count):
+        message_id = b"id%d" % number
+        a.replies.add(message_id, crc32(message_id), SLOT, NO_ERR)
+    sent = begin(a)
+    taken = len(chunks(sent))
+    for step in range(1, 1000):
+        if any(kind == frames.END and any(slot == SLOT for slot, _ in frames.decode_end(body)) for kind, body in sent):
+            break
+        more = credit(a, taken, 1.0 + step)
+        taken += len(chunks(more))
+        sent += more
+    arrived = [reply for kind, body in sent if kind == frames.REPLIES for reply in frames.decode_replies(body)]
+    assert len(arrived) == count

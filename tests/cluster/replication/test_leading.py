@@ -265,3 +265,16 @@ def test_who_led_alone_goes_on_serving_until_its_followers_have_caught_up(backup
     wires.enter(view(1, "a"))
     wires.enter(view(2, "a", backups, learners))
     assert a.core.routes[SLOT] == SELF
+
+
+def test_a_mutation_is_under_way_until_it_is_released_and_remembered_from_its_order_on() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    crc = crc32(b"m1")
+    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1", crc)) == (False, False)
+    assert a.put(b"v", b"m1") == PARKED
+    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1", crc)) == (True, True)
+    wires.run()
+    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1", crc)) == (False, True)
+    assert b.core.remembers(b"m1", crc)

@@ -68,8 +68,8 @@ class Cluster:
         return [host.process for host in self.hosts if host.process is not None]
 
     def start(self, host: Host) -> None:
-        """Start a process, unless there is one."""
-        if host.process is not None:
+        """Start a process, unless there is one, or the machine is to stay down."""
+        if host.process is not None or host.stays_down:
             return
         host.is_on = True
         process = host.process = Process(self, host)

@@ -214,6 +214,8 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
     """A fault comes and stays: whoever it leaves with a majority serves every slot, and answers every request."""
     world = cluster.world
     gone = _strike(cluster, kind)
+    for host in gone:
+        host.stays_down = True
     staying = [host for host in cluster.hosts if host not in gone]
     for client in cluster.clients:
         client.servers = [host.number for host in staying]
@@ -232,6 +234,8 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
     check_histories(cluster)
     for client in cluster.clients:
         client.is_served_from, client.servers = inf, None
+    for host in gone:
+        host.stays_down = False
     nemesis.make_well()
     converge(cluster)
     read_all(cluster)

@@ -56,6 +56,7 @@ class Host:
         self.clock = clock
         self.process: Process | None = None
         self.is_on = True  # off: without power, so that nothing answers for it
+        self.stays_down = False  # whatever was planned before
         self.last_incarnation = 0
         self.starts = 0
 

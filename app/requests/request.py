@@ -12,16 +12,13 @@ in a buffer that the next batch overwrites, so a request that is answered at onc
 is needed later.
 """
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from greenlet import getcurrent, greenlet
 
 from app.config.options import REPLY_TTL_MIN_S
 from app.observe.counters import IN_TURN
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
-
-if TYPE_CHECKING:
-    from app.requests.workers import Workers
 
 # How long a request may wait for a primary or for its answer. The next view is there within 1 s as a rule; a client
 # that is still waiting tries again.
@@ -45,6 +42,16 @@ class Source(Protocol):
 
     def fill(self, request: "Request") -> None:
         """Set what the source knows of the request that is being executed: datagram, who asked, deadline."""
+
+
+class Parking(Protocol):
+    """Where requests wait: the workers (workers.py)."""
+
+    def park(self, request: "Request", kept_bytes: int) -> Any:
+        """Leave this greenlet until the request is woken: what it is woken with. `kept_bytes`: what it keeps besides."""
+
+    def unpark(self, request: "Request") -> bool:
+        """Whether the request was waiting; from now on it is not."""
 
 
 class Request:
@@ -84,7 +91,7 @@ class Request:
     sent_to: str  # the peer it was last forwarded to; empty: it is not under way
     sent_s: float
 
-    def __init__(self, source: Source, workers: "Workers") -> None:
+    def __init__(self, source: Source, workers: Parking) -> None:
         self._source = source
         self._workers = workers
         self.datagram = b""  # once it is kept

@@ -48,7 +48,7 @@ class Parking(Protocol):
     """Where requests wait: the workers (workers.py)."""
 
     def park(self, request: "Request", kept_bytes: int) -> Any:
-        """Leave this greenlet until the request is woken: what it is woken with. `kept_bytes`: what it keeps besides."""
+        """Leave this greenlet until the request is woken: what with. `kept_bytes`: what it keeps meanwhile."""
 
     def unpark(self, request: "Request") -> bool:
         """Whether the request was waiting; from now on it is not."""

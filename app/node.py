@@ -48,6 +48,7 @@ from app.requests.workers import WAITING_SHARE, Workers
 from app.sockets import ReceiveBuffer, Sockets
 from app.storage.arena import Arena
 from app.storage.governor import (
+    ARENA_FLOOR_BYTES,
     MemoryGovernor,
     ResidentSize,
     peak_resident_bytes,
@@ -98,6 +99,7 @@ class Limits:
     batch_size: int = BATCH_SIZE
     founding_patience_s: float = BOOTSTRAP_PATIENCE_S
     queue_max_bytes: int | None = None  # unread by one peer; None: see app/peers/links.py
+    arena_floor_bytes: int = ARENA_FLOOR_BYTES
 
 
 class Node:
@@ -139,6 +141,7 @@ class Node:
             max_bytes=options.max_memory_bytes,
             evict=evict,
             resident_bytes=resident_bytes,
+            arena_floor_bytes=limits.arena_floor_bytes,
         )
         self._eviction_watch = EvictionWatch()
         mutations = Mutations(self.store, self.replies)

@@ -41,7 +41,7 @@ _flat_size: Final[Callable[..., int]] = asizeof.flatsize
 # and transient buffers. Raising it costs that much payload.
 _MARGIN_BYTES: Final = 4 * MIB
 # The arena always keeps this much, so that a value of any size finds a page.
-_ARENA_FLOOR_BYTES: Final = 4 * MIB
+ARENA_FLOOR_BYTES: Final = 4 * MIB
 # The share of the bound that remembered replies may take: 18 MiB of 128, which is 600,000 of 30 bytes, or two
 # lifetimes (a reply lives for one to two) at 50,000 writes a second.
 _REPLIES_SHARE: Final = 9 / 64
@@ -77,7 +77,7 @@ _M_ARENA_MAX: Final = -8
 _MAPPED_FROM_BYTES: Final = 32 * 1024
 _TRIM_BYTES: Final = 128 * 1024  # as soon as so much of the heap's top is free it goes back
 
-assert _ARENA_FLOOR_BYTES >= 65 * PAGE_BYTES // 2 + PAGE_BYTES, "half of the size classes can hold a page"
+assert ARENA_FLOOR_BYTES >= 65 * PAGE_BYTES // 2 + PAGE_BYTES, "half of the size classes can hold a page"
 
 
 def replies_max_bytes(max_memory_bytes: int) -> int:
@@ -138,12 +138,15 @@ class MemoryGovernor:
         max_bytes: int,
         evict: bool,
         resident_bytes: Callable[[], int],
+        arena_floor_bytes: int = ARENA_FLOOR_BYTES,
     ) -> None:
+        """`arena_floor_bytes`: what the arena may have in any case."""
         self._arena = arena
         self._store = store
         self._replies = replies
         self._evict = evict
         self._resident_bytes = resident_bytes
+        self._arena_floor_bytes = arena_floor_bytes
         self._target_bytes = max_bytes - _MARGIN_BYTES
         self._next_slot = 0
         self._table_bytes = [0] * SLOT_COUNT  # as last sized
@@ -164,8 +167,8 @@ class MemoryGovernor:
         # Replies may still grow to their own bound: the arena makes way for them then, if it may evict.
         replies_growth = max(0, self._replies.max_bytes - self._replies.used_bytes)
         left = self._target_bytes - heap
-        store.heap_full = left - replies_growth < _ARENA_FLOOR_BYTES
-        arena.limit_bytes = max(_ARENA_FLOOR_BYTES, left if self._evict else left - replies_growth)
+        store.heap_full = left - replies_growth < self._arena_floor_bytes
+        arena.limit_bytes = max(self._arena_floor_bytes, left if self._evict else left - replies_growth)
         store.compact_bytes = max(COMPACT_MIN_BYTES, int(arena.limit_bytes * _COMPACT_SHARE))
         allowance = (self._target_bytes - resident) // _ALLOWANCE_SHARE
         store.allowance_bytes = min(_ALLOWANCE_MAX_BYTES, max(_ALLOWANCE_MIN_BYTES, allowance))

@@ -23,7 +23,7 @@ INTERPRETER_BYTES: Final = 30 << 20  # what a process takes without a store
 REPLIES_BYTES: Final = 32 << 10  # where memory is tight
 
 # Simulated nodes are small, so that eviction is reached with few values: the arena may become this small.
-governor._ARENA_FLOOR_BYTES = 2 * PAGE_BYTES  # type: ignore[misc]
+ARENA_FLOOR_BYTES = 2 * PAGE_BYTES
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Process:
             random_bytes=self._rng.randbytes,
             resident_bytes=self.resident_bytes,
             on_stopped=self._stopped,
-            limits=Limits(options.batch_size, options.patience_s, options.queue_max_bytes or None),
+            limits=Limits(options.batch_size, options.patience_s, options.queue_max_bytes or None, ARENA_FLOOR_BYTES),
         )
         if options.pages:
             node.replies.max_bytes = REPLIES_BYTES

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.requests.commands import Shutdown
+from app.requests.request import Request
 from app.wire.codec import match_ordinary
 from app.wire.protocol import GET, PUT
 from proto_gen.key_value_pb2 import KVRequest
@@ -192,10 +193,13 @@ class Inside:
 
     def handle_any(self, datagram: bytes) -> bytes | None:
         """The answer by the general way alone."""
-        general = self.parts.commands._decode
-        return self.parts.handle_by(
-            lambda request, buffer, start, end: general(request, bytes(buffer[start:end])), datagram
-        )
+        commands = self.parts.commands
+
+        def general(request: Request, buffer: bytearray, start: int, end: int) -> bytes | None:
+            decoded = commands._decode(request, bytes(buffer[start:end]))
+            return commands._see_to(request, *decoded) if isinstance(decoded, tuple) else decoded
+
+        return self.parts.handle_by(general, datagram)
 
     def state(self) -> tuple[object, ...]:
         counters = {name: repr(counted) for name, counted in vars(self.parts.counters).items()}

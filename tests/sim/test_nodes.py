@@ -206,7 +206,7 @@ class TestItBites:
             self.is_open = True
 
         monkeypatch.setattr(Led, "__init__", opened)
-        assert finds_a_violation(22, stalling) is not None
+        assert finds_a_violation(131, stalling) is not None
 
     def test_routes_are_no_wider_than_the_lease(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def all_ours(self: Replication) -> None:

@@ -10,7 +10,7 @@ writing are callbacks of the loop on plain non-blocking sockets (a greenlet for 
 only dialling and the handshake, which are rare and wait several times, run in greenlets.
 
 A dialled link carries nothing back after the handshake, and is watched for its end all the same: the kernel closes a
-dead process's sockets, which is the fastest word of its death there is. The cluster core then dials again, and a
+dead process's sockets, which is the fastest sign of its death there is. The cluster core then dials again, and a
 refused connection proves it (app/cluster/membership/dialling.py). What refuses in a living node's place (a firewall
 that rejects with a reset, a port forwarder without its backend) would prove it wrongly: let such things drop packets
 instead.

@@ -1,4 +1,4 @@
-"""The shell around the cluster core: its clock, its datagrams, its links, and the word to the rest of the node.
+"""The shell around the cluster core: its clock, its datagrams, its links, and who else is told of what it decides.
 
 The core (app/cluster) decides everything and touches nothing; here its events come from sockets and timers, and its
 effects are carried out, in order. One step runs at a time: what an effect sets off (a callback that reports slots as

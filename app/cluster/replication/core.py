@@ -1,7 +1,7 @@
 """Copies of the slots: one node's part, driven by frames and views; the contract with the shell.
 
 Whatever happens to a request for a slot of ours is decided in one place: `routes` says SELF where this node may
-serve (the membership core's word, less the slots that are not open yet); `followed[slot]` is None where nobody
+serve (as the membership core says, less the slots that are not open yet); `followed[slot]` is None where nobody
 follows, and the plain way through store and reply memory is all there is: one list look-up is what a single node pays.
 
     replication.link_up(peer, now)         both ends of an ordered link call this; frames are lost only with it
@@ -254,7 +254,7 @@ class Replication:
         blob: bytes,
         message_id: bytes,
         id_crc: int,
-        origin: Any,
+        waiter: Any,
         *,
         may_wait: bool = True,
     ) -> int:
@@ -262,12 +262,12 @@ class Replication:
         one that was executed before.
 
         SYS_OVERLOAD_ERR: nothing was done, and nothing is remembered; `wait_ms` says how long the client is to wait.
-        `may_wait`: whether the origin may have to wait for its answer.
+        `may_wait`: whether the waiter may have to wait for its answer.
         """
         primary = self._primary
         waiting = primary.unreleased.get(message_id)
         if waiting is not None:
-            return self._joins(waiting, origin) if may_wait else IGNORED
+            return self._joins(waiting, waiter) if may_wait else IGNORED
         led = self.followed[slot]
         assert led is not None, f"slot {slot} has no followers"
         assert led.is_open, f"slot {slot} is not open"
@@ -284,14 +284,14 @@ class Replication:
         if op is None:
             return code
         primary.unreleased[message_id] = op
-        op.waiters.append(origin)
+        op.waiters.append(waiter)
         return PARKED
 
-    def _joins(self, waiting: Op | Joint, origin: Any) -> int:
+    def _joins(self, waiting: Op | Joint, waiter: Any) -> int:
         """A retry of a write that copies have not acknowledged yet."""
         if len(waiting.waiters) >= WAITERS_MAX:
             return IGNORED
-        waiting.waiters.append(origin)
+        waiting.waiters.append(waiter)
         return PARKED
 
     def _busy(self, may_wait: bool) -> int:
@@ -304,23 +304,23 @@ class Replication:
         self.wait_ms = wait_ms
         return SYS_OVERLOAD_ERR
 
-    def hold_read(self, key: bytes, origin: Any) -> bool:
+    def hold_read(self, key: bytes, waiter: Any) -> bool:
         """Let what was read of a key in `unacked` wait for its write; False: it can't be held, refuse it for now.
 
-        The origin (with the answer in it) comes back with `released`, code None.
+        The waiter (with the answer in it) comes back with `released`, code None.
         """
         op = self.unacked[key]
         if len(op.readers) >= PENDING_MAX:
             return False
-        op.readers.append(origin)
+        op.readers.append(waiter)
         return True
 
-    def wipe(self, slots: Iterable[int], message_id: bytes, id_crc: int, origin: Any, *, may_wait: bool = True) -> int:
+    def wipe(self, slots: Iterable[int], message_id: bytes, id_crc: int, waiter: Any, *, may_wait: bool = True) -> int:
         """WIPEOUT of these slots, all served here: as `execute`. Until all copies have it, its slots are closed."""
         primary = self._primary
         waiting = primary.unreleased.get(message_id)
         if waiting is not None:
-            return self._joins(waiting, origin) if may_wait else IGNORED
+            return self._joins(waiting, waiter) if may_wait else IGNORED
         mine = list(slots)
         followed = [led for slot in mine if (led := self.followed[slot]) is not None]
         anchor = followed[0].slot if followed else (mine[0] if mine else 0)
@@ -332,7 +332,7 @@ class Replication:
             return code
         if code == SYS_OVERLOAD_ERR:
             return self._refused(self._mutations.wait_ms)
-        joint = Joint(origin)
+        joint = Joint(waiter)
         for led in followed:
             # The reply is remembered with one slot: a retry finds it wherever that one is led from.
             anchors = led.slot == anchor

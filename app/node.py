@@ -313,6 +313,7 @@ class Node:
         else:
             for peer, replies in for_peers.items():
                 self.links.send_all(peer, ANSWER, replies)
+        self.turn.close()
         self.batch.flush()
         self.links.flush()
 

@@ -116,6 +116,7 @@ class DatagramBatch:
         self._in = Ring(size)
         self._out = Ring(size)
         self.buffer = self._in.buffer  # what was received; overwritten by the next `receive`
+        self._in_view = memoryview(self.buffer)
         self._in_lengths = self._in.header_ints[_LENGTH_AT:]
         self._in_names = self._in.address_pointers
         self._in_addresses = memoryview(self._in.addresses)
@@ -144,8 +145,8 @@ class DatagramBatch:
 
     def datagram(self, number: int) -> bytes:
         """A copy of datagram `number`."""
-        start, end = self.span(number)
-        return bytes(self.buffer[start:end])
+        at = number * _STRIDE_BYTES
+        return bytes(self._in_view[at : at + self._in_lengths[number * _HEADER_INTS]])
 
     def sender(self, number: int) -> bytes:
         """The address (sockaddr bytes) that datagram `number` came from, for a reply after this batch."""

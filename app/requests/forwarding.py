@@ -101,7 +101,7 @@ class Forwarding:
         request.was_sent = False
         try:
             while True:
-                if self._may_go_on_here(request):
+                if self._routes[slot] == SELF and self._turn.serving:
                     request.how = WAITED
                     break
                 self._send(request)
@@ -117,9 +117,6 @@ class Forwarding:
         # What was sent may have been executed there; the copies know, but a refusal here would be no proof.
         request.is_uncertain = request.is_uncertain or (request.was_sent and command != GET)
         return HERE
-
-    def _may_go_on_here(self, request: Request) -> bool:
-        return self._turn.serving and self._routes[request.slot] == SELF
 
     def _join(self, first: Request, retry: Request) -> None:
         """A retry of a request in flight: the answer goes to whoever asked last."""

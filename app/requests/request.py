@@ -117,7 +117,8 @@ class Request:
         To be called only if the workers have room for one more (Workers.full). `answer_bytes`: of an answer that is
         made already and kept meanwhile.
         """
-        self.keep()
+        if not self.datagram:
+            self._source.fill(self)
         self.has_waited = True
         self._greenlet = getcurrent()
         # The datagram, and what was made of it: a value to be stored, if it is not yet.

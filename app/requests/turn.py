@@ -86,8 +86,14 @@ class Turn:
     def _come_to_end(self) -> None:
         """The loop's call. Those who go on now go by a fresh look at clock and lease."""
         self.open()
-        self._is_ending = False  # what wakes it meanwhile has it come once more
         self._end()
+
+    def close(self) -> None:
+        """The end's last step: whatever wakes the turn from here on has its end come once more.
+
+        Whatever did so before is carried out in this one.
+        """
+        self._is_ending = False
 
     def end(self) -> None:
         """Carry out the end at once, where nobody waits for it."""

@@ -10,6 +10,7 @@ clients' requests and peers', those that are forwarded and those whose writes or
 request that would have to wait is refused; one that need not is served as ever.
 """
 
+from functools import partial
 from typing import Any, Final
 
 from greenlet import greenlet
@@ -35,21 +36,19 @@ class Workers:
         """`max_waiting`, `max_bytes`: how many requests may wait at once, and what all of them may keep."""
         self._loop = loop
         self._hub = loop.hub
+        # Not the hub's own `switch`: gevent's looks for a `switch_out` first, which no worker has (0.5 µs).
+        self._to_hub = partial(greenlet.switch, loop.hub)
         self._max_waiting = max_waiting
         self._max_bytes = max_bytes
         self._idle: list[greenlet] = []
         self._waiting: dict[Request, int] = {}  # and what each keeps (bytes); the longest-waiting first
         self.waiting_bytes = 0
+        self.full = max_waiting <= 0  # no other request may wait: one that would have to is to be refused
 
     @property
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._waiting)
-
-    @property
-    def full(self) -> bool:
-        """Whether no other request may wait: one that would have to is to be refused."""
-        return len(self._waiting) >= self._max_waiting or self.waiting_bytes >= self._max_bytes
 
     def run(self, source: Source) -> None:
         """Execute the requests of a source, all but those that wait. To be called by the loop."""
@@ -61,24 +60,30 @@ class Workers:
     def _work(self, source: Source) -> None:
         """A worker."""
         me = greenlet.getcurrent()
+        become_idle, to_hub = self._idle.append, self._to_hub
         while True:
             source.work()
-            self._idle.append(me)
-            source = self._hub.switch()
+            become_idle(me)
+            source = to_hub()
 
     def park(self, request: Request, kept_bytes: int) -> Any:
         """See Request.wait."""
         assert not self.full, f"{len(self._waiting)} requests wait already"
-        kept_bytes += GREENLET_BYTES
-        self._waiting[request] = kept_bytes
+        waiting = self._waiting
+        waiting[request] = kept_bytes = kept_bytes + GREENLET_BYTES
         self.waiting_bytes += kept_bytes
-        return self._hub.switch()
+        if len(waiting) >= self._max_waiting or self.waiting_bytes >= self._max_bytes:
+            self.full = True
+        return self._to_hub()
 
     def unpark(self, request: Request) -> bool:
         """Whether the request was waiting; from now on it is not."""
         kept_bytes = self._waiting.pop(request, 0)
+        if not kept_bytes:
+            return False
         self.waiting_bytes -= kept_bytes
-        return kept_bytes > 0
+        self.full = self.waiting_bytes >= self._max_bytes
+        return True
 
     def expire(self, now_s: float) -> None:
         """Wake whatever has waited until its deadline. To be called by the loop several times a second."""

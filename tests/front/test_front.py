@@ -123,6 +123,7 @@ class Rig:
         self.stalls += 1
 
     def _end(self) -> None:
+        self.turn.close()
         self.batch.flush()
 
     def ask(self, sender: bytes, *datagrams: bytes) -> None:

@@ -72,7 +72,12 @@ def test_an_answer_leaves_when_the_turn_ends(node: Parts) -> None:
 
 def test_answers_for_peers_are_gathered_in_order_and_taken_once(node: Parts) -> None:
     calls: list[object] = []
-    node.end_turn = lambda: calls.append(node.answers.take_for_peers())  # type: ignore[method-assign]
+
+    def end_turn() -> None:
+        calls.append(node.answers.take_for_peers())
+        node.turn.close()
+
+    node.end_turn = end_turn  # type: ignore[method-assign]
     node.answers.to_peer("a", b"1")
     node.answers.deliver(asked(node, client=b"", peer="b"), b"2")
     node.answers.to_peer("a", b"3")

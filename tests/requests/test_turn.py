@@ -27,12 +27,16 @@ class Turning:
         self.routes = ["peer"] * SLOT_COUNT
         self.calls: list[str] = []
         self.in_end: list[Any] = []  # to be called by the next end
+        self.after_close: list[Any] = []  # by its last step
         self.turn = Turn(self.loop, self.lease, self.routes, on_stall=lambda: self.calls.append("stall"), end=self._end)
 
     def _end(self) -> None:
         self.calls.append("end")
         while self.in_end:
             self.in_end.pop()()
+        self.turn.close()
+        while self.after_close:
+            self.after_close.pop()()
 
     def pass_time(self, seconds: float) -> None:
         self.loop.now_s += seconds
@@ -132,8 +136,15 @@ def test_the_end_comes_once_however_often_it_is_called_for(turning: Turning) -> 
     assert turning.calls == ["end"] * 2
 
 
-def test_what_calls_for_the_end_during_it_has_it_come_once_more(turning: Turning) -> None:
+def test_what_calls_for_the_end_during_it_is_carried_out_in_it(turning: Turning) -> None:
     turning.in_end = [turning.turn.wake]
+    turning.turn.wake()
+    turning.loop.turn()
+    assert turning.calls == ["end"]
+
+
+def test_what_calls_for_the_end_after_its_last_step_has_it_come_once_more(turning: Turning) -> None:
+    turning.after_close = [turning.turn.wake]
     turning.turn.wake()
     turning.loop.turn()
     assert turning.calls == ["end"] * 2

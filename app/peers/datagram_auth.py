@@ -38,7 +38,7 @@ Timestamps instead of incarnations were rejected: they need clocks that agree. M
 Not protected: secrecy (anyone on the path can read), and traffic that is held back or dropped.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 from struct import Struct
@@ -105,10 +105,20 @@ class Verified:
 class DatagramAuth:
     """Signs and verifies the datagrams between one node and its peers."""
 
-    def __init__(self, secret: bytes, me: str, peers: Iterable[str], incarnation: int) -> None:
-        """`incarnation`: above that of every earlier process at this address, as a rule; 1 to 2**64 - 1."""
+    def __init__(
+        self,
+        secret: bytes,
+        me: str,
+        peers: Iterable[str],
+        incarnation: int,
+        draw: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`incarnation`: above that of every earlier process at this address, as a rule; 1 to 2**64 - 1. `draw()`: a
+        random number from 0 on, by which it is raised besides where that is not so: two processes that are raised past
+        the same one must not get the same, or the later one's numbers would count as taken."""
         assert incarnation > 0, incarnation
         self.incarnation = incarnation
+        self._draw = draw
         self._mac = Mac(secret, _KEY_LABEL)
         self._me = me
         self._me_bytes = me.encode()
@@ -150,7 +160,8 @@ class DatagramAuth:
                 and sender_incarnation == known.incarnation
                 and known.take(number)
             ):
-                self.incarnation = receiver_incarnation + 1  # there was a process here by a later clock
+                # There was a process here by a later clock.
+                self.incarnation = receiver_incarnation + 1 + self._draw()
             return Verified(sender, b"", self._introduce(sender, known, sender_incarnation, now_s), "other_incarnation")
         if sender_incarnation < known.incarnation:
             # Either a replay, or the peer's clock was set back: then this tells it.

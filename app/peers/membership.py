@@ -129,7 +129,11 @@ class Membership:
         self._config = config
         self._peers = peers
         self._links = links
-        self._auth = DatagramAuth(secret, config.address, peers.names, incarnation) if secret else None
+        self._auth = (
+            DatagramAuth(secret, config.address, peers.names, incarnation, lambda: int.from_bytes(random_bytes(2)))
+            if secret
+            else None
+        )
         self._socket = sock
         self._random_bytes = random_bytes
         self._events: deque[Event] = deque()

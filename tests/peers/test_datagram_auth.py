@@ -246,3 +246,18 @@ def test_two_that_were_both_started_anew_do_not_chatter(network: Network) -> Non
     assert network.send("a", "b", b"y") == [b"y"]
     assert network.send("b", "a", b"z") == [b"z"]
     assert len(network.record) <= 5
+
+
+def test_two_processes_raised_past_the_same_one_do_not_pass_for_each_other() -> None:
+    """Each is restarted with its clock set back, and is told of the first one's incarnation before the other's."""
+    draws = iter([7, 3])
+    b = DatagramAuth(SECRET, "b", ["a"], 200)
+    first = DatagramAuth(SECRET, "a", ["b"], 100)
+    b.verify(first.sign("b", b"body"), 0.0)
+    raised = []
+    for incarnation in (50, 60):
+        a = DatagramAuth(SECRET, "a", ["b"], incarnation, lambda: next(draws))
+        for answer in b.verify(a.sign("b", b"body"), 1.0 + incarnation).answers:
+            a.verify(answer, 0.0)
+        raised.append(a.incarnation)
+    assert raised[0] != raised[1]

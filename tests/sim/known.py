@@ -81,7 +81,17 @@ def overloaded() -> None:
         raise Violation(f"under load: {missing}")
 
 
+def _set_back(plan: Plan) -> None:
+    plan.options.steps_back = True
+
+
 KNOWN = {
+    "a wall clock set back": Known(
+        "when faults stop, all are members of one view: a process restarted twice under a wall clock that was set back"
+        " by a second may pass for an earlier one, and stays outside without noticing",
+        "wall clocks are set forward only",
+        _run(20384, _set_back),
+    ),
     "late execution": Known(
         "a messageID takes effect once: a request that a stream held back is executed when its reply is forgotten",
         "streams live through cuts of at most 1.5 s where replies are remembered for 12 s, and of 0.02 s else;"

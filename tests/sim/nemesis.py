@@ -289,7 +289,9 @@ class Nemesis:
 
     def step_wall_clock(self) -> None:
         """Somebody sets the clock that leases do not go by."""
-        self._some().clock.step_wall(self._rng.choice((-3600.0, -1.0, -0.2, 0.2, 1.0, 3600.0)))
+        host = self._some()
+        seconds = self._rng.choice((-3600.0, -1.0, -0.2, 0.2, 1.0, 3600.0))
+        host.clock.step_wall(seconds if self._cluster.all_options.steps_back else abs(seconds))
 
     def press_memory(self) -> None:
         """The heap grows, or shrinks: the store has less room, or more."""

@@ -13,11 +13,9 @@ Slot sets are ints of 256 bits (bit s = slot s): the search for legal moves is a
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from app.wire.protocol import SLOT_COUNT
-
-ALL_SLOTS: Final = (1 << SLOT_COUNT) - 1
 
 Homes: TypeAlias = tuple[tuple[str, ...], ...]  # per slot: primary, then backups, all distinct
 

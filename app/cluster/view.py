@@ -11,11 +11,10 @@ from functools import cached_property
 from typing import Final
 
 from app.cluster.slots import Homes
-from app.wire.protocol import ADDRESS_MAX_BYTES, SERVERS_MAX, SLOT_COUNT
+from app.wire.protocol import ADDRESS_MAX_BYTES, COPIES_MAX, SERVERS_MAX, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 
 MEMBERS_MAX: Final = SERVERS_MAX
-COPIES_MAX: Final = 8  # of a slot, and of nodes named for it in one table
 CAUSE_MAX_BYTES: Final = 200
 # The largest view must travel in one datagram, with room for envelope and headers: per slot a primary and two
 # counted lists, per member its address, incarnation and framing.

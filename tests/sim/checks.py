@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
-from app.cluster.slots import ALL_SLOTS, slots_of
+from app.cluster.slots import slots_of
 from app.cluster.view import View, to_message
 from app.storage.store import slot_of
+from app.wire.protocol import ALL_SLOTS
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster

@@ -4,8 +4,9 @@ from math import inf
 
 from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
 from app.cluster.membership.core import ClusterCore
-from app.cluster.slots import ALL_SLOTS, slots_of
+from app.cluster.slots import slots_of
 from app.cluster.view import View, to_message
+from app.wire.protocol import ALL_SLOTS
 from tests.sim.core_world import Process, World
 
 

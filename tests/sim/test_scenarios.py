@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from app.cluster.membership import timing
-from app.cluster.slots import ALL_SLOTS
 from app.storage.store import slot_of
-from app.wire.protocol import PUT
+from app.wire.protocol import ALL_SLOTS, PUT
 from tests.sim.clients import Client, ClientOptions
 from tests.sim.cluster import Cluster, Options
 from tests.sim.process import NodeOptions

@@ -12,8 +12,8 @@ from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import first_view
 from app.cluster.membership.state import NodeState
-from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import Member
+from app.wire.protocol import ALL_SLOTS
 from tests.sim.core_checks import Checks, Violation
 from tests.sim.core_nemesis import draw_options
 from tests.sim.core_run import run_seed

@@ -39,8 +39,8 @@ from math import inf
 
 from app.cluster.membership import timing
 from app.cluster.membership.agreement import has_quorum
-from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
+from app.wire.protocol import ALL_SLOTS
 
 USABLE_S = timing.SUPPORT_S * timing.SAFE_SHARE  # how long support is good for, by the clock of the one supported
 

@@ -26,10 +26,9 @@ from app.cluster.replication.follower import Follower
 from app.cluster.replication.led import Joint, Led, Op
 from app.cluster.replication.primary import PENDING_MAX, PENDING_MAX_BYTES, WAITERS_MAX, Primary
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
-from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
 from app.storage.mutate import BUSY, NOTE, SET, WIPE, Mutations, change_of
-from app.wire.protocol import NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
+from app.wire.protocol import ALL_SLOTS, NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
 
 REPLICATION_TICK_S: Final = 0.1
 PARKED: Final = -100  # the answer comes with `released`, or the request with `dropped`

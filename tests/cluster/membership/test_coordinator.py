@@ -11,8 +11,8 @@ from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import ALIVE, FAILED, SUSPECTED, Detector
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, first_view, next_view
-from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import Member, View, from_message, to_message
+from app.wire.protocol import ALL_SLOTS
 from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import (
     CLUSTER_ID,

@@ -12,8 +12,8 @@ from app.cluster.membership.heartbeat import Heartbeat
 from app.cluster.membership.leases import USABLE_S, Grantor, Lease
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.state import slots_from_bytes, slots_to_bytes
-from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View
+from app.wire.protocol import ALL_SLOTS
 from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import (
     NOW,

@@ -7,8 +7,8 @@ import pytest
 from app.cluster.membership import timing
 from app.cluster.membership.leases import USABLE_S, Grantor, Lease
 from app.cluster.membership.planner import Changes, first_view, next_view
-from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import Member, View
+from app.wire.protocol import ALL_SLOTS
 
 
 def views(count: int) -> tuple[View, View]:

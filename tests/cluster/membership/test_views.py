@@ -27,8 +27,8 @@ from app.cluster.membership import timing
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.state import ClusterConfig, slots_from_bytes, slots_to_bytes
-from app.cluster.slots import ALL_SLOTS
 from app.cluster.view import View, to_message
+from app.wire.protocol import ALL_SLOTS
 from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import INCARNATIONS, NOW, a_view, sent_in
 

@@ -31,7 +31,7 @@ from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
-from app.peers.frames import ANSWER, Frame
+from app.peers.frames import ANSWER, CLUSTER, Frame
 from app.peers.links import Links, StreamSockets
 from app.peers.membership import DatagramSender, Membership
 from app.peers.pairs import Pairs
@@ -206,7 +206,14 @@ class Node:
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
             reports=Reports(os.getpid(), self.membership, self.slow_log, self.vitals),
         )
-        self.relayed = Relayed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
+        self.relayed = Relayed(
+            self.turn,
+            self.workers,
+            self.answers,
+            self.commands,
+            forwarding=self.forwarding,
+            on_other=self._on_frame,
+        )
         self.front = Front(
             loop,
             sockets.datagrams,
@@ -334,6 +341,13 @@ class Node:
 
     def frames(self, peer: str, frames: list[Frame]) -> None:
         self.relayed.on_frames(peer, frames)
+
+    def _on_frame(self, peer: str, kind: int, body: bytes) -> None:
+        """A frame that is neither a request nor the answer to one."""
+        if kind == CLUSTER:
+            self.membership.handle_frame(peer, body)
+        else:
+            self.replicator.on_frame(peer, kind, body)
 
     # --- what membership decides (app/peers/membership.py) -----------------------------------------------------------
 

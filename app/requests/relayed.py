@@ -1,12 +1,11 @@
-"""What peers send over their links: requests that they forward, answers to ours, and what concerns copies."""
+"""What peers send over their links: requests that they forward, answers to ours, and other things."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from app.peers.frames import ANSWER, FORWARD, Frame
 from app.requests.answers import Answers
 from app.requests.commands import Commands
 from app.requests.forwarding import HEADER_BYTES, Forwarding, unpack_header
-from app.requests.replicator import Replicator
 from app.requests.request import PATIENCE_S, Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
@@ -21,15 +20,17 @@ class Relayed:
         workers: Workers,
         answers: Answers,
         commands: Commands,
+        *,
         forwarding: Forwarding,
-        replicator: Replicator,
+        on_other: Callable[[str, int, bytes], object],
     ) -> None:
+        """`on_other`: takes frames of other kinds: peer, kind, body."""
         self._turn = turn
         self._workers = workers
         self._answers = answers
         self._handle = commands.handle
         self._forwarding = forwarding
-        self._replicator = replicator
+        self._on_other = on_other
         self._spare: Request | None = None
         # The requests of the read that is being worked off:
         self._peer = ""
@@ -48,7 +49,7 @@ class Relayed:
                 if len(body) > HEADER_BYTES:
                     bodies.append(body)
             else:
-                self._replicator.on_frame(peer, kind, body)
+                self._on_other(peer, kind, body)
         if bodies:
             self._peer, self._bodies, self._next = peer, bodies, 0
             self._workers.run(self)

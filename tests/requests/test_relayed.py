@@ -58,7 +58,7 @@ def test_requests_come_after_the_rest(net: Net, owner: Parts) -> None:
     """An answer may free the place that a request needs, and what concerns copies must keep its order."""
     calls: list[object] = []
     owner.forwarding.on_answer = lambda body: calls.append((ANSWER, body))  # type: ignore[method-assign]
-    owner.replicator.on_frame = lambda peer, kind, body: calls.append((peer, kind, body))  # type: ignore[method-assign]
+    owner.relayed._on_other = lambda peer, kind, body: calls.append((peer, kind, body))
     handle = owner.relayed._handle
     owner.relayed._handle = lambda *arguments: calls.append(FORWARD) or handle(*arguments)  # type: ignore[func-returns-value]
     kinds = [PAIR, KINDS[0], KINDS[-1], 99]

@@ -274,7 +274,14 @@ class Parts(Node):
             administrators=administrators,
             reports=Reports(PID, self.membership, self.slow_log, vitals),
         )
-        self.relayed = Relayed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
+        self.relayed = Relayed(
+            self.turn,
+            self.workers,
+            self.answers,
+            self.commands,
+            forwarding=self.forwarding,
+            on_other=self.replicator.on_frame,
+        )
         self.clients = Clients(self)
         self.pairs.start(self.replicator)
         self.install(view or _view_of_one(name))

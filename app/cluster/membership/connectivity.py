@@ -75,7 +75,7 @@ class _Search:
         most = max(left, key=lambda one: (len(left[one]), -self._copies[one], self._place[one]), default="")
         if not most or not left[most]:
             cost = self._cost(going)
-            if not self._best_cost or cost < self._best_cost:  # type: ignore[operator]
+            if not self._best_cost or cost < self._best_cost:
                 self._best, self._best_cost = going, cost
             return
         if most not in staying and self._is_allowed(going | {most}):
@@ -96,5 +96,5 @@ class _Search:
             len(going),
             self._members[0] in going,
             sum(self._copies[member] for member in going),
-            sorted((-self._place[member] for member in going)),
+            sorted(-self._place[member] for member in going),
         )

@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 from app.cluster.membership import timing
 from app.cluster.membership.agreement import has_quorum
@@ -39,6 +40,8 @@ from app.cluster.membership.state import NodeState
 from app.cluster.view import View
 from app.wire.protocol import SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
+
+LINE_PAIRS_MAX: Final = 8  # that one line of the log names
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Lacks:
         self._installed_awake_s = 0.0
         self._lines: dict[Edge, Line] = {}
         self._said_awake_s: dict[Edge, float] = {}
+        self._stuck_awake_s = -inf
         self._chosen: tuple[object, frozenset[str]] = (None, frozenset())  # made from what, and what it is
         self._changed_awake_s = 0.0
         self.edges: frozenset[Edge] = frozenset()  # known now; the coordinator knows all, others their own
@@ -148,6 +152,8 @@ class Lacks:
         going = self._choice(lost) if state.is_coordinator and self.edges else frozenset()
         if going != self.going:
             self.going, self._changed_awake_s = going, state.awake_s
+        if self.edges:
+            self._tell_if_stuck()
 
     def _choice(self, lost: Mapping[str, int]) -> frozenset[str]:
         """Whom to remove; made anew when something that it is made from has changed."""
@@ -206,8 +212,8 @@ class Lacks:
 
     def why(self, address: str) -> str:
         """Why the member is removed."""
-        lacked = sorted({*edge} - {address} for edge in self.edges if address in edge)
-        return "lacks " + " ".join(name for names in lacked for name in names)
+        lacked = {end for edge in self.edges if address in edge for end in edge} - {address}
+        return f"lacks {' '.join(sorted(lacked))}"
 
     def admits(self, address: str) -> bool:
         """Whether one that asks to join would lack nobody, and be lacked by nobody, as a member.
@@ -244,9 +250,26 @@ class Lacks:
                 )
         for edge in sorted(self._lines.keys() - self.edges):
             line = self._lines.pop(edge)
-            if line.is_said and not any(end != state.address and not state.of(end).is_linked for end in edge):
+            if line.is_said and self._is_mended(edge):
                 lasted_s = state.awake_s - line.since_awake_s
                 state.log(f"{edge[0]} and {edge[1]} lack each other no more, after {lasted_s:.1f} s")
+
+    def _is_mended(self, edge: Edge) -> bool:
+        """Whether a lack that is no more has ended with a link, and not because one of the two has gone."""
+        state = self._state
+        if state.address in edge:
+            return all(state.of(end).is_linked for end in edge if end != state.address)
+        return state.view is not None and all(end in state.view.incarnations for end in edge)
+
+    def _tell_if_stuck(self) -> None:
+        """As the coordinator: a line, now and then, while nobody can be removed for what is lacking."""
+        state = self._state
+        if self.going or not state.is_coordinator or state.awake_s - self._stuck_awake_s < timing.LACK_LINE_S:
+            return
+        if all(state.awake_s - line.since_awake_s >= timing.LACKS_SETTLE_S for line in self._lines.values()):
+            self._stuck_awake_s = state.awake_s
+            pairs = ", ".join(f"{one} and {other}" for one, other in sorted(self.edges)[:LINE_PAIRS_MAX])
+            state.log(f"{len(self.edges)} pairs of members lack each other, no removal would help: {pairs}", "warning")
 
 
 def wholes(view: View, up: Collection[str], lost: Mapping[str, int]) -> dict[frozenset[str], int]:

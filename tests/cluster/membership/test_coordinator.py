@@ -625,6 +625,94 @@ class TestAgreement:
         assert {one.message.ballot for one in rig.run()} == {6 * RANKS + 1}
 
 
+class TestSteppingBack:
+    """A coordinator that is to go because others lack it."""
+
+    def lacked(self) -> Rig:
+        """a lacks b, c and d, of five; e has a link to everybody."""
+        rig = Rig("a", "abcde")
+        for peer in "bcd":
+            rig.unlink(peer)
+        rig.lease.until = NOW + 1.0
+        rig.run()
+        return rig
+
+    def test_it_serves_no_more_and_proposes_a_view_without_itself(self) -> None:
+        rig = self.lacked()
+        assert rig.coordinator.lacks.going == {"a"}
+        assert rig.lease.until == NOW + 1.0
+        wait(rig.state, timing.LACKS_SETTLE_S)
+        assert kinds(rig.run()) == [(peer, "PREPARE") for peer in "bcde"]
+        assert rig.lease.until == -inf
+        rig.promise("e")
+        (accept, *_) = rig.promise("d")
+        proposed = from_message(accept.message.view)
+        assert (proposed.addresses, proposed.cause) == (("b", "c", "d", "e"), "a lacks b c d")
+
+    def test_if_it_is_not_lacked_after_all_a_new_view_lets_it_serve_again(self) -> None:
+        rig = self.lacked()
+        wait(rig.state, timing.LACKS_SETTLE_S)
+        rig.run()
+        hear(rig.state, *"bcde")
+        rig.run()
+        rig.promise("b")
+        (accept, *_) = rig.promise("c")
+        assert from_message(accept.message.view).addresses == ("a", "b", "c", "d", "e")
+
+    def test_it_waits_for_the_leases_of_others_that_are_to_go(self) -> None:
+        rig = Rig("a", "abcdefgh")
+        for peer in "bc":
+            rig.unlink(peer)
+        rig.coordinator.lacks.note_report("d", from_peer(rig.state, "d", pb.ASK, lacks=["e", "f", "g"]))
+        rig.the_grantor.granted_until["d"] = NOW + 0.5
+        rig.lease.until = NOW + 1.0
+        rig.run()
+        assert rig.coordinator.lacks.going == {"a", "d"}
+        wait(rig.state, 0.4)
+        rig.run()
+        assert rig.lease.until == NOW + 1.0
+        wait(rig.state, 0.1)
+        rig.run()
+        assert rig.lease.until == -inf
+
+
+class TestWithoutLease:
+    """Members that get nothing of a coordinator which others vouch for."""
+
+    def a_member(self, me: str = "b") -> Rig:
+        rig = Rig(me, "abcde")
+        rig.coordinator.lacks.entered()
+        return rig
+
+    @pytest.mark.parametrize("me", ["b", "d"])
+    def test_one_after_the_other_they_try_to_replace_it(self, me: str) -> None:
+        rig = self.a_member(me)
+        wait(rig.state, timing.UNHEARD_S + "abcde".index(me) * timing.ROUND_BACKOFF_S)
+        assert rig.run() == []
+        wait(rig.state, 0.001)
+        assert {one.kind for one in rig.run()} == {"PREPARE"}
+        hear(rig.state, "a")
+        wait(rig.state, 1.0)
+        hear(rig.state, "a")
+        assert rig.run() == []  # it gives up
+
+    def test_not_with_a_lease(self) -> None:
+        rig = self.a_member()
+        wait(rig.state, 2.0)
+        rig.lease.until = rig.state.now + 0.001
+        assert rig.run() == []
+
+    def test_nor_while_another_that_they_help_may_come_to_an_end(self) -> None:
+        rig = self.a_member("c")
+        wait(rig.state, 2.0)
+        assert rig.prepare("b", RANKS + 1).kind == "PROMISE"
+        assert rig.run() == []
+        wait(rig.state, timing.HELPED_S - 0.001)
+        assert rig.run() == []
+        wait(rig.state, 0.001)
+        assert {one.kind for one in rig.run()} == {"PREPARE"}
+
+
 class TestReplacingTheCoordinator:
     def test_of_a_silent_one_a_quorums_support_must_have_run_out(self) -> None:
         rig = Rig("b", "abcde")

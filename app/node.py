@@ -31,6 +31,7 @@ from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
+from app.peers.datagrams import ConnectedSockets, PeerDatagrams
 from app.peers.frames import ANSWER, Frame
 from app.peers.links import Links, StreamSockets
 from app.peers.membership import DatagramSender, Membership
@@ -85,7 +86,7 @@ class NodeDatagrams(ServerSocket, DatagramSender, Protocol):
     def receive_buffer(self) -> ReceiveBuffer | None: ...
 
 
-class NodeSockets(StreamSockets, Protocol):
+class NodeSockets(StreamSockets, ConnectedSockets, Protocol):
     """A node's sockets: see app/sockets.py."""
 
     @property
@@ -174,6 +175,7 @@ class Node:
             incarnation=incarnation,
             random_bytes=random_bytes,
         )
+        self.peer_datagrams = PeerDatagrams(loop, sockets, self.peers, self.membership.take_datagram)
         self.replication = Replication(
             str(options.me), self.store, self.replies, mutations, pending_max_bytes=self.links.queue_max_bytes // 2
         )
@@ -237,6 +239,7 @@ class Node:
         self.governor.look()
         self.pairs.start(self.replicator)
         self.links.start(self, lambda: self.membership.core.incarnation)
+        self.peer_datagrams.start()
         self.membership.start(self)
         self.sockets.datagrams.serve(self.front.read)
         self.loop.spawn(self._upkeep)
@@ -290,6 +293,7 @@ class Node:
         self.membership.stop()
         self.end_turn()
         self.links.stop()
+        self.peer_datagrams.stop()
         self.sockets.datagrams.stop()
         self._on_stopped()
 

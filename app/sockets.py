@@ -85,6 +85,23 @@ class DatagramSocket:
             return False
         return True
 
+    def connected(self, target: Address) -> socket.socket | None:
+        """Another socket of the same port, connected, non-blocking; None if the system refuses."""
+        sock = socket.socket(self.family, socket.SOCK_DGRAM)
+        # Only while it is being bound: another process that wants this port is to learn that it is taken.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(self._sock.getsockname())
+            sock.connect(target)
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            return None
+        finally:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        return sock
+
     def age_s(self) -> float:
         """How long ago the datagram last received came; infinite if that is not known."""
         if self._fd < 0:
@@ -202,6 +219,13 @@ class Sockets:
             sock.close()
             raise
         return sock
+
+    def connected(self, target: Address) -> socket.socket | None:
+        """A UDP socket of this node's port, connected: what comes from there goes to it, and not to `datagrams`.
+
+        None if the system refuses.
+        """
+        return self.datagrams.connected(target)
 
 
 def _datagram_socket(address: str, port: int) -> socket.socket:

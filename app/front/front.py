@@ -9,10 +9,10 @@ when it did. But each came after the socket was last seen empty: by the clock as
 process may be stopped between the two. After a full batch, which leaves that open, the kernel is asked when the last
 one in it came: what is still in the socket is younger.
 
-**Overload.** A socket that fills faster than it is read holds what its clients have long given up: to answer the oldest
-first is to answer nobody in time. So when even the last of a full batch has waited for SHED_S, it is dropped unread
-(`shed`), and so is what follows until it is fresh: a node at twice the rate that it can bear goes on answering nearly as
-many as it can. What other nodes say is heard all the same, should it come this way (app/peers/datagrams.py).
+**Overload.** A socket that fills faster than it is read holds what its clients have long given up: to answer the
+oldest first is to answer nobody in time. So when even the last of a full batch has waited for SHED_S, it is dropped
+unread (`shed`), and so is what follows until it is fresh: a node at twice the rate that it can bear goes on answering
+nearly as many as it can. What other nodes say is heard all the same, should it come this way (app/peers/datagrams.py).
 """
 
 from bisect import bisect_left
@@ -39,8 +39,8 @@ BATCH_SIZE: Final = 64
 # if in vain, only once a turn for so many turns: a node that shares its core with others, or is idle, does not spin.
 POLLS: Final = 100
 POLL_PAUSE_TURNS: Final = 100
-# A request that has waited so long in the socket is dropped unread when the socket holds more than a batch. Clients that
-# time out after 150 ms, as those of this protocol do, would take an answer by then only if it left at once.
+# A request that has waited so long in the socket is dropped unread when the socket holds more than a batch. Clients
+# that time out after 150 ms, as those of this protocol do, would take an answer by then only if it left at once.
 SHED_S: Final = 0.1
 # Once it drops, it goes on until what it finds is as fresh as this: else all that it answers would be as old as SHED_S.
 SHED_UNTIL_S: Final = 0.025
@@ -162,7 +162,7 @@ class Front:
         batch, buffer = self._batch, self._batch.buffer
         request = self._spare or Request(self, self._workers)
         for number in range(self._count):
-            start, end = batch.span(number)
+            end = batch.span(number)[1]
             if buffer[end - 2 : end] == _FROM_A_NODE:
                 self._next = number + 1
                 self._commands.shut_out(request, batch.datagram(number))

@@ -42,6 +42,7 @@ from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import BadDatagram, DatagramAuth
+from app.wire.codec import DecodeError, parse_msg
 from app.wire.protocol import (
     ADDRESS_MAX_BYTES,
     DATAGRAM_MAX_BYTES,
@@ -271,6 +272,19 @@ class Membership:
             self.sent += 1
         else:  # no room, or no way there: as good as lost on the way
             self.send_errors += 1
+
+    def take_datagram(self, data: bytes, address: bytes) -> None:
+        """A datagram from a server's address (app/peers/datagrams.py): a Msg of type TYPE_CLUSTER, or unsound."""
+        try:
+            msg = parse_msg(data)
+        except DecodeError:
+            self._refuse("unparsable", address)
+            return
+        payload = msg.payload
+        if msg.type == TYPE_CLUSTER and crc32(payload, crc32(msg.messageID)) == msg.checkSum:
+            self.handle_datagram(payload, address)
+        else:
+            self._refuse("unparsable", address)
 
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
         """The payload of a Msg of type TYPE_CLUSTER, and the kernel's bytes of the address it came from."""

@@ -26,6 +26,9 @@ class Sockets(FakeStreams):
         super().__init__()
         self.datagrams = FakeDatagrams()
 
+    def connected(self, target: object) -> None:
+        """The system refuses."""
+
 
 class Rig:
     """A node of two, and its peer, which is the test."""

@@ -8,13 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.cluster.membership import timing
-from tests.sim.checks import Violation
-from tests.sim.clients import ClientOptions
-from tests.sim.cluster import Cluster, Options
-from tests.sim.process import NodeOptions
-from tests.sim.run import Plan, converge, draw, run
+from tests.sim.run import Plan, draw, run
 from tests.sim.test_nodes import busy, plain
-from tests.sim.world import trace_logs
 
 
 @dataclass(frozen=True)
@@ -58,29 +53,6 @@ def _lasting(kind: str) -> Callable[[Plan], None]:
     return tune
 
 
-def overloaded() -> None:
-    """A busy cluster on a whole network stays in its view."""
-    options = Options(
-        3,
-        node=NodeOptions(batch_size=8, turn_s=0.02),
-        clients=ClientOptions(clients=0, load_s=0.002, load_burst=200),
-    )
-    cluster = Cluster(1, options)
-    trace_logs(cluster.world)
-    for host in cluster.hosts:
-        cluster.start(host)
-    converge(cluster)
-    epoch = cluster.processes()[0].core.epoch
-    assert cluster.load is not None
-    cluster.load.start(cluster.world.now + 5.0)
-    cluster.world.run(cluster.world.now + 5.0)
-    missing = cluster.checks.is_converged()
-    cluster.dispose()
-    trace_logs(None)
-    if missing or cluster.processes()[0].core.epoch != epoch:
-        raise Violation(f"under load: {missing}")
-
-
 def _set_back(plan: Plan) -> None:
     plan.options.steps_back = True
 
@@ -114,11 +86,6 @@ KNOWN = {
         " cluster's name, and prevails by its epoch",
         "founding patience without end, or of 30 s, which no simulated fault outlasts",
         None,
-    ),
-    "overload is taken for death": Known(
-        "a busy machine is no dead one: membership waits behind the datagrams of clients",
-        "convergence is demanded once the load has ended",
-        overloaded,
     ),
     "one bad cable": Known(
         "requests are answered while every holder can be reached: two members that lack each other stay members, and"

@@ -151,11 +151,13 @@ def _play(cluster: Cluster, plan: Plan) -> None:
     for client in cluster.clients:
         client.start(0.2, plan.faults_s + 1.0)
     if cluster.load is not None:
-        world.after(0.2, cluster.load.start, plan.faults_s)
+        world.after(0.2, cluster.load.start, inf)
     world.run(plan.faults_s)
     nemesis.make_well()
     cluster.client_options.answer_loss = 0.0
     converge(cluster)
+    if cluster.load is not None:
+        cluster.load.until = world.now
     read_all(cluster)
     check_histories(cluster)
     if plan.lasting:

@@ -211,3 +211,20 @@ def test_a_side_without_a_quorum_goes_on_after_the_others_lost_power_if_told_to(
         site.cluster.pause(host, 1000.0)
     site.world.run(site.world.now + APART_S)
     assert served(site.cluster.hosts[2:], site.world.now) == ALL_SLOTS
+
+
+def test_more_load_than_can_be_borne_costs_nobody_its_place() -> None:
+    """Each machine is asked sixty times as much as it can answer, for ten seconds: all stay in their view."""
+    node = NodeOptions(batch_size=8, turn_s=0.02)
+    cluster = Cluster(1, Options(3, node=node, clients=ClientOptions(clients=0, load_s=0.002, load_burst=200)))
+    for host in cluster.hosts:
+        cluster.start(host)
+    converge(cluster)
+    epoch = cluster.processes()[0].core.epoch
+    assert cluster.load is not None
+    cluster.load.start(inf)
+    cluster.world.run(cluster.world.now + 10.0)
+    assert not cluster.checks.is_converged()
+    assert [process.core.epoch for process in cluster.processes()] == [epoch] * 3
+    assert all(process.node.counters.drops["shed"] for process in cluster.processes())
+    cluster.dispose()

@@ -10,8 +10,8 @@ process may be stopped between the two. After a full batch, which leaves that op
 one in it came: what is still in the socket is younger.
 
 **Overload.** A socket that fills faster than it is read holds what its clients have long given up: to answer the
-oldest first is to answer nobody in time. So when even the last of a full batch has waited for SHED_S, it is dropped
-unread (`shed`), and so is what follows until it is fresh: a node at twice the rate that it can bear goes on answering
+oldest first is to answer nobody in time. So when the queue has not been short for a while, what has waited in it is
+dropped unread (`shed`), and what is fresh is answered: a node at twice the rate that it can bear goes on answering
 nearly as many as it can. What other nodes say is heard all the same, should it come this way (app/peers/datagrams.py).
 """
 
@@ -39,11 +39,12 @@ BATCH_SIZE: Final = 64
 # if in vain, only once a turn for so many turns: a node that shares its core with others, or is idle, does not spin.
 POLLS: Final = 100
 POLL_PAUSE_TURNS: Final = 100
-# A request that has waited so long in the socket is dropped unread when the socket holds more than a batch. Clients
-# that time out after 150 ms, as those of this protocol do, would take an answer by then only if it left at once.
-SHED_S: Final = 0.1
-# Once it drops, it goes on until what it finds is as fresh as this: else all that it answers would be as old as SHED_S.
-SHED_UNTIL_S: Final = 0.025
+# When datagrams are dropped for their age, as CoDel does (Nichols and Jacobson, 2012): if for OVERLOAD_S the last of
+# each full batch has waited for QUEUE_S, this is overload, and not what a stall has left. Then whatever has waited for
+# QUEUE_S is dropped, and more until it is as fresh as FRESH_S; so until OVERLOAD_S have passed without need.
+QUEUE_S: Final = 0.02
+OVERLOAD_S: Final = 0.1
+FRESH_S: Final = 0.005
 # Batches dropped before the loop turns: to receive 64 and look at none takes about 40 µs.
 _SHED_BATCHES: Final = 32
 # How a datagram of membership ends, as nodes encode it: its type.
@@ -99,6 +100,11 @@ class Front:
         self._asked_s = self._empty_s  # when the socket was last looked into
         self._rest_s = self._empty_s  # what the batch in hand has left in the socket came after that
         self._turns_without_polls = 0
+        self._age_s = 0.0  # of the last datagram of the last full batch
+        self._queued_since_s = (
+            inf  # when the first of the latest full batches was found whose last was as old as QUEUE_S
+        )
+        self._sheds_until_s = 0.0  # unless another such batch is found before
         # The batch in hand:
         self._received_s = 0.0
         self._count = 0
@@ -139,23 +145,31 @@ class Front:
         return 0
 
     def _look_at_age(self) -> None:
-        """The batch in hand is full: find out how old the rest is. If it is too old to be of use, drop it."""
-        age_s = self._sock.age_s()
-        self._rest_s = self._now() - age_s
-        if not SHED_S <= age_s < inf:
+        """The batch in hand is full: find out how old what follows is, and in an overload drop what is too old."""
+        now_s = self._age()
+        if not QUEUE_S <= self._age_s < inf:
+            self._queued_since_s = inf
             return
-        for _ in range(_SHED_BATCHES):
-            self._shed()
-            self._empty_s = max(self._empty_s, self._rest_s)
-            self._asked_s = self._now()
-            self._count = self._batch.receive()
-            if self._count < self._batch.size:
-                self._rest_s = self._asked_s
-                return
-            age_s = self._sock.age_s()
-            self._rest_s = self._now() - age_s
-            if age_s < SHED_UNTIL_S:
-                return
+        self._queued_since_s = min(self._queued_since_s, now_s)
+        if now_s < self._sheds_until_s or now_s - self._queued_since_s >= OVERLOAD_S:
+            self._sheds_until_s = now_s + OVERLOAD_S
+            for _ in range(_SHED_BATCHES):
+                self._shed()
+                self._empty_s = max(self._empty_s, self._rest_s)
+                self._asked_s = self._rest_s = self._now()
+                self._count = self._batch.receive()
+                if self._count < self._batch.size:
+                    break
+                self._age()
+                if self._age_s < FRESH_S:
+                    break
+
+    def _age(self) -> float:
+        """Note how old the last datagram of the batch in hand is; the time now."""
+        self._age_s = self._sock.age_s()
+        now_s = self._now()
+        self._rest_s = now_s - self._age_s
+        return now_s
 
     def _shed(self) -> None:
         """Drop the batch in hand, but for what other nodes say."""

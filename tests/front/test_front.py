@@ -18,7 +18,7 @@ from app.config.allowlist import Verdicts, parse_networks
 from app.config.options import Options
 from app.config.servers import Server
 from app.front.batch import DatagramBatch, Ring
-from app.front.front import BATCH_SIZE, POLL_PAUSE_TURNS, POLLS, SHED_S, SHED_UNTIL_S, Front
+from app.front.front import BATCH_SIZE, FRESH_S, OVERLOAD_S, POLL_PAUSE_TURNS, POLLS, QUEUE_S, Front
 from app.node import Node
 from app.observe.counters import IN_TURN, WAITED, Counters
 from app.observe.slowlog import SlowLog
@@ -577,15 +577,15 @@ def test_a_long_queue_is_as_old_as_the_system_says() -> None:
     rig = Rig(patience_s=1.0, shares_turns=True)
     for _ in range(5):
         rig.sock.arrive(A, *numbered(BATCH_SIZE))
-        rig.sock.age = 0.05
+        rig.sock.age = 0.015
         rig.front.read()
         rig.loop.turn()
         rig.loop.now_s += 0.6
     assert rig.counters.drops["too_old"] == 0
-    rig.sock.age = 0.05
+    rig.sock.age = 0.015
     rig.sock.arrive(A, *numbered(BATCH_SIZE))
     rig.front.read()
-    rig.loop.now_s += 0.95
+    rig.loop.now_s += 0.985
     rig.ask(A, b"x")
     assert rig.counters.drops["too_old"] == 1
     assert len(rig.sock.sent_to(A)) == 6 * BATCH_SIZE
@@ -604,10 +604,22 @@ def test_a_queue_of_unknown_age_is_taken_for_as_old_as_before() -> None:
 # --- overload ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_batch_that_has_waited_for_too_long_is_dropped_and_what_is_fresh_is_answered() -> None:
+def overload(rig: Rig) -> None:
+    """Full batches are found whose last datagram has waited for long, until that is an overload; they are answered."""
+    for now_s in (rig.loop.now_s, rig.loop.now_s + OVERLOAD_S - 0.001):
+        rig.loop.now_s = now_s
+        rig.sock.arrive(B, *numbered(BATCH_SIZE))
+        rig.sock.ages = [QUEUE_S]
+        rig.read()
+    assert len(rig.sock.sent_to(B)) == 2 * BATCH_SIZE
+    rig.loop.now_s += 0.001
+
+
+def test_in_an_overload_what_has_waited_is_dropped_and_what_is_fresh_is_answered() -> None:
     rig = Rig()
+    overload(rig)
     rig.sock.arrive(A, *numbered(3 * BATCH_SIZE, b"old"), *numbered(5, b"new"))
-    rig.sock.ages = [SHED_S, SHED_S, SHED_S]
+    rig.sock.ages = [QUEUE_S, 1.0, QUEUE_S]
     rig.read()
     assert rig.counters.drops["shed"] == 3 * BATCH_SIZE
     assert rig.sock.sent_to(A) == answers_to(numbered(5, b"new"))
@@ -615,25 +627,55 @@ def test_a_full_batch_that_has_waited_for_too_long_is_dropped_and_what_is_fresh_
 
 def test_once_it_drops_it_goes_on_until_what_it_finds_is_fresh() -> None:
     rig = Rig()
+    overload(rig)
     rig.sock.arrive(A, *numbered(3 * BATCH_SIZE))
-    rig.sock.ages = [SHED_S, SHED_UNTIL_S, SHED_UNTIL_S - 0.001]
+    rig.sock.ages = [QUEUE_S, FRESH_S, FRESH_S - 0.001]
     rig.read()
     assert rig.counters.drops["shed"] == 2 * BATCH_SIZE
     assert rig.sock.sent_to(A) == answers_to(numbered(3 * BATCH_SIZE))[2 * BATCH_SIZE :]
 
 
-def test_before_that_nothing_is_dropped() -> None:
+def test_what_a_stall_has_left_is_worked_off() -> None:
     rig = Rig()
-    rig.sock.arrive(A, *numbered(2 * BATCH_SIZE))
-    rig.sock.ages = [SHED_S - 0.001, SHED_UNTIL_S]
+    rig.sock.arrive(A, *numbered(3 * BATCH_SIZE))
+    rig.sock.age = 0.5
     rig.read()
     assert rig.counters.drops["shed"] == 0
-    assert len(rig.sock.sent_to(A)) == 2 * BATCH_SIZE
+    assert len(rig.sock.sent_to(A)) == 3 * BATCH_SIZE
 
 
-@pytest.mark.parametrize("age_s", [SHED_S, inf])
+def test_a_queue_that_was_short_once_was_no_overload() -> None:
+    rig = Rig()
+    for age_s in (QUEUE_S, QUEUE_S - 0.001, QUEUE_S):
+        rig.sock.arrive(A, *numbered(BATCH_SIZE))
+        rig.sock.ages = [age_s]
+        rig.read()
+        rig.loop.now_s += OVERLOAD_S - 0.001
+    assert rig.counters.drops["shed"] == 0
+
+
+@pytest.mark.parametrize(("later_s", "shed"), [(OVERLOAD_S - 0.001, BATCH_SIZE), (OVERLOAD_S, 0)])
+def test_an_overload_is_over_when_nothing_had_to_be_dropped_for_a_while(later_s: float, shed: int) -> None:
+    rig = Rig()
+    overload(rig)
+    rig.sock.arrive(A, *numbered(BATCH_SIZE))
+    rig.sock.ages = [QUEUE_S]
+    rig.read()
+    rig.sock.arrive(A, *numbered(BATCH_SIZE))
+    rig.sock.ages = [QUEUE_S - 0.001]
+    rig.read()
+    dropped = rig.counters.drops["shed"]
+    rig.loop.now_s += later_s
+    rig.sock.arrive(A, *numbered(BATCH_SIZE))
+    rig.sock.ages = [QUEUE_S]
+    rig.read()
+    assert rig.counters.drops["shed"] - dropped == shed
+
+
+@pytest.mark.parametrize("age_s", [1.0, inf])
 def test_few_datagrams_or_ones_of_unknown_age_are_not_dropped(age_s: float) -> None:
     rig = Rig()
+    overload(rig)
     rig.sock.arrive(A, *numbered(BATCH_SIZE - 1 if age_s < inf else BATCH_SIZE))
     rig.sock.age = age_s
     rig.read()
@@ -643,6 +685,7 @@ def test_few_datagrams_or_ones_of_unknown_age_are_not_dropped(age_s: float) -> N
 
 def test_the_loop_turns_however_much_there_is_to_be_dropped() -> None:
     rig = Rig()
+    overload(rig)
     rig.sock.arrive(A, *numbered(40 * BATCH_SIZE))
     rig.sock.age = 1.0
     rig.front.read()
@@ -652,19 +695,22 @@ def test_the_loop_turns_however_much_there_is_to_be_dropped() -> None:
 
 def test_what_nodes_say_is_heard_among_what_is_dropped() -> None:
     rig = Rig()
+    overload(rig)
     said = envelope(b"of a node", b"said", TYPE_CLUSTER)
     rig.sock.arrive(B, *numbered(BATCH_SIZE - 1), said)
-    rig.sock.age = SHED_S
+    rig.sock.age = 1.0
     rig.read()
     assert (rig.counters.drops["shed"], rig.commands.shut_out_) == (BATCH_SIZE - 1, [(B, said)])
 
 
-def test_what_follows_a_dropped_batch_is_as_old_as_the_system_says() -> None:
+def test_what_follows_a_dropped_batch_came_after_the_socket_was_found_empty() -> None:
     rig = Rig(patience_s=1.0)
+    overload(rig)
     rig.sock.arrive(A, *numbered(BATCH_SIZE))
     rig.sock.ages = [0.3]
-    rig.loop.now_s += 0.9
-    assert deadline_of(rig) == 1000.9 - 0.3 + 1.0
+    rig.read()
+    assert rig.counters.drops["shed"] == BATCH_SIZE
+    assert deadline_of(rig) == rig.loop.now_s + 1.0
 
 
 # --- how long requests took -----------------------------------------------------------------------------------------

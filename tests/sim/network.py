@@ -54,7 +54,7 @@ class NetworkOptions:
     datagram_buffer_bytes: int = 256 * 1024
     stream_buffer_bytes: int = 128 * 1024
     # A stream lives through a cut of this length and delivers later what was sent before; after a longer one both ends
-    # are told that it is gone. See known.py: late execution.
+    # are told that it is gone.
     survives_cut_s: float = 0.5
 
 
@@ -546,6 +546,9 @@ class SimSockets:
     def forget(self, file: Any) -> None:
         self._files.pop(file.fileno(), None)
         self._process.loop.files.pop(file.fileno(), None)
+
+    def is_here(self, address: str) -> bool:
+        return address == self._process.host.ip
 
     def dialling(self) -> Stream:
         port = 32768 + self._network._rng.randrange(28000)

@@ -20,6 +20,7 @@ from app.cluster.events import Event, Status
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.membership.timing import BOOTSTRAP_PATIENCE_S
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
+from app.cluster.replication.frames import KINDS
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
@@ -31,11 +32,11 @@ from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
+from app.peers.connecting import StreamSockets
 from app.peers.datagrams import ConnectedSockets, PeerDatagrams
-from app.peers.frames import ANSWER, Frame
-from app.peers.links import Links, StreamSockets
+from app.peers.frames import ANSWER, LIFE, Frame
+from app.peers.links import Links
 from app.peers.membership import DatagramSender, Membership
-from app.peers.pairs import Pairs
 from app.peers.view_log import ViewLog
 from app.requests.answers import Answers
 from app.requests.commands import Commands
@@ -154,6 +155,7 @@ class Node:
             sockets,
             self.peers,
             options.cluster_secret,
+            trust_refusals=options.trust_refusals,
             random_bytes=random_bytes,
             wake=self._wake,
             queue_max_bytes=limits.queue_max_bytes,
@@ -179,20 +181,19 @@ class Node:
         self.replication = Replication(
             str(options.me), self.store, self.replies, mutations, pending_max_bytes=self.links.queue_max_bytes // 2
         )
-        self.pairs = Pairs(self.links, random_bytes)
         self.view_log = ViewLog()
 
         # A request's path, from the bottom up.
         routes = self.replication.routes
-        self.turn = Turn(loop, self.membership.core, routes, on_stall=self.links.sever_incoming, end=self.end_turn)
+        self.turn = Turn(loop, self.membership.core, routes, end=self.end_turn)
         self.workers = Workers(loop, options.max_in_flight, int(options.max_memory_bytes * WAITING_SHARE))
         self.batch = DatagramBatch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, wake=self.turn.wake
         )
-        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links, routes=routes)
+        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
-            self.replication, self.turn, self.workers, self.counters, self.links, self.pairs, self.membership
+            self.replication, self.turn, self.workers, self.counters, self.links, self.membership
         )
         self.commands = Commands(
             loop,
@@ -208,7 +209,15 @@ class Node:
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
             reports=Reports(os.getpid(), self.membership, self.slow_log, self.vitals),
         )
-        self.relayed = Relayed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
+        self.relayed = Relayed(
+            self.turn,
+            self.workers,
+            self.answers,
+            self.commands,
+            self.counters,
+            forwarding=self.forwarding,
+            on_other=self._on_frame,
+        )
         self.front = Front(
             loop,
             sockets.datagrams,
@@ -237,7 +246,6 @@ class Node:
         """Start serving; returns at once."""
         self.replies.advance(self.loop.now())
         self.governor.look()
-        self.pairs.start(self.replicator)
         self.links.start(self, lambda: self.membership.core.incarnation)
         self.peer_datagrams.start()
         self.membership.start(self)
@@ -326,23 +334,29 @@ class Node:
     def link_event(self, event: Event) -> None:
         self.membership.take(event)
 
-    def dialled_link_up(self, peer: str) -> None:
-        self.pairs.dialled(peer)
+    def link_up(self, peer: str) -> None:
+        self.forwarding.link_up(peer)
+        self.replicator.link_up(peer)
 
-    def dialled_link_down(self, peer: str) -> None:
-        self.forwarding.link_closed(peer)
-        self.pairs.dialled_ended(peer)
-
-    def accepted_link_changed(self, peer: str) -> None:
-        self.pairs.accepted_changed(peer)
+    def link_down(self, peer: str) -> None:
+        self.forwarding.link_down(peer)
+        self.replicator.link_down(peer)
 
     def frames(self, peer: str, frames: list[Frame]) -> None:
         self.relayed.on_frames(peer, frames)
+
+    def _on_frame(self, peer: str, kind: int, body: bytes) -> None:
+        """A frame that is neither a request nor the answer to one."""
+        if kind in KINDS:
+            self.replicator.on_frame(peer, kind, body)
+        elif kind == LIFE:
+            self.links.on_life(peer, body)
 
     # --- what membership decides (app/peers/membership.py) -----------------------------------------------------------
 
     def view_installed(self, view: View, is_member: bool) -> None:
         self.view_log.note(view, is_member, self.loop.unix_s())
+        self.forwarding.on_view(view)
         self.replicator.on_view(view, is_member)
 
     def was_reset(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from gevent.server import DatagramServer
 
 from app.config.options import Options, UsageError
+from app.config.servers import is_local
 from app.front.batch import Ring
 
 # What is asked for as the socket's receive buffer; the system gives what it allows (net.core.rmem_max).
@@ -33,6 +34,9 @@ _BACKLOG: Final = 1024
 # the datagrams lost for want of room in it (linux/sock_diag.h, SK_MEMINFO_*).
 _SO_MEMINFO: Final = 55
 _MEMINFO: Final = Struct("9I")
+# What was sent to a peer and is not acknowledged for so long ends the connection, a request for one included: the
+# kernel's own patience is a quarter of an hour. Nodes themselves notice sooner (app/peers/links.py).
+_USER_TIMEOUT_MS: Final = 1000
 _WILDCARDS: Final = ("0.0.0.0", "::")
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -204,6 +208,11 @@ class Sockets:
         except UsageError:
             self.datagrams.stop()
             raise
+        _prepare(self.listener)  # what it accepts is as it is
+
+    def is_here(self, address: str) -> bool:
+        """Whether a numeric address is one of this very machine's."""
+        return is_local(address)
 
     def dialling(self) -> StreamSocket:
         """A new socket to dial a peer with. Raises OSError."""
@@ -212,7 +221,7 @@ class Sockets:
             sock.setblocking(False)
             # Otherwise a node could not be restarted while the port it listens on is, by chance, ours here.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _prepare(sock)
             if self._source is not None:
                 sock.bind((self._source, 0))
         except OSError:
@@ -226,6 +235,12 @@ class Sockets:
         None if the system refuses.
         """
         return self.datagrams.connected(target)
+
+
+def _prepare(sock: socket.socket) -> None:
+    """Set up a connection to a peer, or the listener that gets some."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
 
 
 def _datagram_socket(address: str, port: int) -> socket.socket:

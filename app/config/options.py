@@ -148,6 +148,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse_choice
 
 
+def _parse_yes_or_no(text: str) -> bool:
+    return _one_of("yes", "no")(text) == "yes"
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """The declaration of one setting, kept with its field."""
@@ -336,6 +340,19 @@ class Options:
             What nodes do that are cut off from most of the others: `refuse` until they are back, or `serve`
             as a cluster of their own after some seconds. When the two meet, the larger one's data win, and
             what was written to the smaller one is lost. The same on every node.""",
+    )
+    trust_refusals: bool = _setting(
+        "--trust-refusals",
+        _parse_yes_or_no,
+        "yes|no",
+        default="no",
+        group="Cluster",
+        help="""
+            Whether a connection that another machine refuses proves that its node is dead, so that others take
+            its slots over at once and not when its lease is over. Say yes only if nothing between the machines
+            refuses for a node that lives (a firewall that rejects, a proxy, a published port without its
+            container): the price of being wrong is two nodes that serve a slot, and lost writes. On one
+            machine it is always a proof.""",
     )
     leave_timeout_s: float = _setting(
         "--leave-timeout",

@@ -1,12 +1,12 @@
-"""What peers send over their links: requests that they forward, answers to ours, and what concerns copies."""
+"""What peers send over their links: requests that they forward, answers to ours, and other things."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from app.peers.frames import ANSWER, FORWARD, Frame
+from app.observe.counters import Counters
+from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES, Frame, unpack_forward
 from app.requests.answers import Answers
 from app.requests.commands import Commands
-from app.requests.forwarding import HEADER_BYTES, Forwarding, unpack_header
-from app.requests.replicator import Replicator
+from app.requests.forwarding import Forwarding
 from app.requests.request import PATIENCE_S, Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
@@ -21,15 +21,19 @@ class Relayed:
         workers: Workers,
         answers: Answers,
         commands: Commands,
+        counters: Counters,
+        *,
         forwarding: Forwarding,
-        replicator: Replicator,
+        on_other: Callable[[str, int, bytes], object],
     ) -> None:
+        """`on_other`: takes frames of other kinds: peer, kind, body."""
         self._turn = turn
         self._workers = workers
         self._answers = answers
         self._handle = commands.handle
         self._forwarding = forwarding
-        self._replicator = replicator
+        self._counters = counters
+        self._on_other = on_other
         self._spare: Request | None = None
         # The requests of the read that is being worked off:
         self._peer = ""
@@ -38,21 +42,24 @@ class Relayed:
 
     def on_frames(self, peer: str, frames: Iterable[Frame]) -> None:
         """Take what one read has brought, in order; requests come after the rest."""
-        if not self._turn.open():  # they may be as old as the stall was long; their link was ended
-            return
+        turn = self._turn
+        turn.open()
         bodies: list[bytes] = []
         for kind, body in frames:
             if kind == ANSWER:
                 self._forwarding.on_answer(body)
             elif kind == FORWARD:
-                if len(body) > HEADER_BYTES:
-                    bodies.append(body)
+                if len(body) > FORWARD_BYTES:
+                    if unpack_forward(body)[0] > turn.now_s:
+                        bodies.append(body)
+                    else:
+                        self._counters.drops["too_old"] += 1
             else:
-                self._replicator.on_frame(peer, kind, body)
+                self._on_other(peer, kind, body)
         if bodies:
             self._peer, self._bodies, self._next = peer, bodies, 0
             self._workers.run(self)
-        self._turn.wake()
+        turn.wake()
 
     # --- a source of requests (request.py) ---------------------------------------------------------------------------
 
@@ -67,7 +74,7 @@ class Relayed:
         while self._next < len(bodies):
             body = bodies[self._next]
             self._next += 1
-            reply = self._handle(request, body, HEADER_BYTES, len(body))
+            reply = self._handle(request, body, FORWARD_BYTES, len(body))
             if request.has_waited:
                 if reply is not None:
                     self._answers.deliver(request, reply)
@@ -79,9 +86,9 @@ class Relayed:
 
     def fill(self, request: Request) -> None:
         body = self._bodies[self._next - 1]
-        hops, left_ms = unpack_header(body)
+        now_s = self._turn.now_s
+        deadline_s, request.hops = unpack_forward(body)
         request.client, request.peer = b"", self._peer
-        request.hops = hops
-        request.deadline_s = self._turn.now_s + min(left_ms / 1000, PATIENCE_S)
-        request.received_s = self._turn.now_s
-        request.datagram = body[HEADER_BYTES:]
+        request.deadline_s = min(deadline_s, now_s + PATIENCE_S)
+        request.received_s = now_s
+        request.datagram = body[FORWARD_BYTES:]

@@ -24,7 +24,7 @@ from app.observe.counters import IN_TURN, WAITED, Counters
 from app.observe.slowlog import SlowLog
 from app.requests.answers import Answers
 from app.requests.commands import Shutdown
-from app.requests.request import STALL_S, Request
+from app.requests.request import Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
 from app.sockets import DatagramSocket, Sockets
@@ -91,8 +91,7 @@ class Rig:
         self.commands = Commands()
         self.lease_until = inf
         self.is_member = True
-        self.stalls = 0
-        self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, on_stall=self._stall, end=self._end)
+        self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, end=self._end)
         self.workers = Workers(self.loop, max_waiting, 1 << 30)
         self.batch = DatagramBatch(self.sock, BATCH_SIZE, self.turn.lease_ran_out)
         self.answers = Answers(
@@ -118,9 +117,6 @@ class Rig:
             shares_turns=shares_turns,
         )
         self.waiting: dict[bytes, Request] = {}
-
-    def _stall(self) -> None:
-        self.stalls += 1
 
     def _end(self) -> None:
         self.turn.close()
@@ -492,14 +488,6 @@ def test_answers_that_are_held_back_are_not_taken_from_those_that_were_counted()
     assert rig.sock.sent == []
     assert rig.batch.unfenced == BATCH_SIZE + 1
     assert rig.latency() == (0, 0)
-
-
-def test_a_turn_after_a_stall_is_told() -> None:
-    rig = Rig()
-    rig.ask(A, b"x")
-    rig.loop.now_s += STALL_S
-    rig.ask(A, b"y")
-    assert rig.stalls == 1
 
 
 # --- what has waited in the socket ------------------------------------------------------------------------------------

@@ -70,7 +70,15 @@ class Node:
         self.loop = loop
         self.sockets = sockets
         peers = Peers(me, servers, socket.AF_INET)
-        self.links = Links(loop, sockets, peers, secret, random_bytes=os.urandom, wake=lambda: None)
+        self.links = Links(
+            loop,
+            sockets,
+            peers,
+            secret,
+            trust_refusals=False,
+            random_bytes=os.urandom,
+            wake=lambda: loop.run_callback(self.links.flush),
+        )
         self.links.start(self, lambda: self.membership.core.incarnation)
         self.membership = Membership(
             loop,
@@ -127,11 +135,9 @@ class Node:
     def link_event(self, event: Event) -> None:
         self.membership.take(event)
 
-    def dialled_link_up(self, peer: str) -> None: ...
+    def link_up(self, peer: str) -> None: ...
 
-    def dialled_link_down(self, peer: str) -> None: ...
-
-    def accepted_link_changed(self, peer: str) -> None: ...
+    def link_down(self, peer: str) -> None: ...
 
     def frames(self, peer: str, frames: list[Frame]) -> None: ...
 

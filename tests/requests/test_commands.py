@@ -9,9 +9,8 @@ import pytest
 
 from app.cluster.events import SELF
 from app.observe.counters import DROP_REASONS
-from app.peers.frames import FORWARD
+from app.peers.frames import FORWARD, FORWARD_BYTES
 from app.requests.commands import Shutdown
-from app.requests.forwarding import HEADER_BYTES
 from app.requests.request import Request
 from app.storage.store import Store
 from app.wire.protocol import (
@@ -49,7 +48,7 @@ from app.wire.protocol import (
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.support.loop import Exited
-from tests.support.parts import CLIENT, PID, Net, Parts
+from tests.support.parts import CLIENT, PID, Net, Parts, forwarded
 from tests.wire.datagrams import ack, envelope, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 
@@ -350,7 +349,7 @@ def test_a_peer_that_forwards_is_no_administrator(command: int) -> None:
     net = Net(names=("front", "owner"))
     owner = net["owner"]
     owner.handle(request(FIRST, command=PUT, key=KEY, value=VALUE))
-    net.queue.append(("front", "owner", FORWARD, b"\x01\xff\x00" + request(b"x" * 16, command=command)))
+    net.queue.append(("front", "owner", FORWARD, forwarded(request(b"x" * 16, command=command), net.loop.now_s + 0.5)))
     net.deliver()
     assert owner.drops() == {"admin_not_allowed": 1}
     assert len(owner.store) == 1
@@ -650,7 +649,7 @@ def test_what_another_node_serves_is_forwarded_whole(value: bytes) -> None:
         request(FIRST + b"r", command=REMOVE, key=KEY),
     ]
     assert [node.send(datagram) for datagram in datagrams] == [None] * 3
-    assert [(receiver, body[HEADER_BYTES:]) for _, receiver, _, body in net.queue] == [
+    assert [(receiver, body[FORWARD_BYTES:]) for _, receiver, _, body in net.queue] == [
         ("elsewhere", datagram) for datagram in datagrams
     ]
     assert node.parts.content() == {}

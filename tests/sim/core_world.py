@@ -314,7 +314,7 @@ class World:
             return
         target = self.by_address[peer].process
         if target is None:
-            self.after(self._delay(), self._tell, link, peer, LinkRefused(peer, incarnation))
+            self.after(self._delay(), self._tell, link, peer, LinkRefused(peer, incarnation, is_proof=True))
             return
         link.target, link.is_up = target, True
         self.after(self._delay(), self._tell, link, peer, LinkUp(peer))

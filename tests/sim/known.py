@@ -30,14 +30,6 @@ def _run(seed: int, tune: Callable[[Plan], None]) -> Callable[[], object]:
     return shows
 
 
-def _late(plan: Plan) -> None:
-    busy(plan)
-    plan.options.network.delay_s = plan.options.network.jitter_s = 0.001
-    plan.options.network.survives_cut_s = 1000.0
-    plan.options.node.reply_ttl_s, plan.options.clients.timeouts_s = 2.2, (0.15, 0.45, 1.5)
-    plan.faults, plan.pace_s, plan.faults_s = ("stall_for_long",), 0.3, 6.0
-
-
 def _refusing(plan: Plan) -> None:
     busy(plan)
     plan.faults, plan.pace_s, plan.faults_s = ("refuse",), 1.5, 6.0
@@ -64,12 +56,6 @@ KNOWN = {
         "wall clocks are set forward only",
         _run(20384, _set_back),
     ),
-    "late execution": Known(
-        "a messageID takes effect once: a request that a stream held back is executed when its reply is forgotten",
-        "streams live through cuts of at most 1.5 s where replies are remembered for 12 s, and of 0.02 s else;"
-        " then their ends are told",
-        _run(0, _late),
-    ),
     "a copy given up is promoted": Known(
         "no acknowledged write is lost while one holder of the view lives: a copy that was given up for the bound on"
         " what is gathered still counts as one",
@@ -92,11 +78,6 @@ KNOWN = {
         " writes of their slots wait for as long as it lasts",
         "lasting faults take a whole machine from all others",
         _run(0, _lasting("cable")),
-    ),
-    "a dead flow": Known(
-        "requests are answered: connections that something on the way has forgotten are not noticed",
-        "what ends a stream tells its ends, at the latest when the cut is mended",
-        _run(0, _lasting("flow")),
     ),
     "streams blocked, datagrams open": Known(
         "requests are answered, or the cluster says that it can't: all are in one view, and nothing is written",

@@ -218,7 +218,7 @@ class Nemesis:
         """Streams stall, and deliver later what was sent before; datagrams pass."""
         one, other = self._some().ip, self._some().ip
         if one != other:
-            seconds = self._rng.uniform(0.0, self._cluster.network.options.survives_cut_s)
+            seconds = self._rng.choice((0.02, 0.5, 6.0)) * self._rng.random()
             self._cut([(one, other)], kinds="streams", seconds=seconds)
 
     def _cut(self, pairs: list[Path], *, kinds: str = "", seconds: float = 0.0) -> None:
@@ -258,11 +258,6 @@ class Nemesis:
     def _mend_refusing(self, paths: list[Path]) -> None:
         self._cluster.network.refusing.clear()
         self._mend(paths)
-
-    def stall_for_long(self) -> None:
-        """Streams stall for seconds, and deliver then what was sent before; datagrams pass."""
-        one, other = self._rng.sample([host.ip for host in self._cluster.hosts], 2)
-        self._cut([(one, other)], kinds="streams", seconds=self._rng.uniform(2.0, 6.0))
 
     # Machines.
 

@@ -54,7 +54,7 @@ class NetworkOptions:
     datagram_buffer_bytes: int = 256 * 1024
     stream_buffer_bytes: int = 128 * 1024
     # A stream lives through a cut of this length and delivers later what was sent before; after a longer one both ends
-    # are told that it is gone. See known.py: late execution.
+    # are told that it is gone.
     survives_cut_s: float = 0.5
 
 
@@ -590,6 +590,9 @@ class SimSockets:
         made = SimConnected(self._process, self._network.options.datagram_buffer_bytes)
         self.datagrams.connected[sockaddr(str(target[0]), int(target[1]))] = made
         return made
+
+    def is_here(self, address: str) -> bool:
+        return address == self._process.host.ip
 
     def dialling(self) -> Stream:
         port = 32768 + self._network._rng.randrange(28000)

@@ -35,6 +35,7 @@ class NodeOptions:
     secret: bytes | None = None
     patience_s: float = inf
     on_partition: str = "refuse"
+    trust_refusals: bool = True  # nothing refuses in a living node's place, but in runs that have it so: known.py
     reply_ttl_s: float = 6.0
     max_in_flight: int = 1024
     batch_size: int = 8
@@ -100,6 +101,7 @@ class Process:
             replicas=options.replicas,
             secret=options.secret,
             on_partition=options.on_partition,
+            trust_refusals=options.trust_refusals,
             reply_ttl_s=options.reply_ttl_s,
             max_in_flight=options.max_in_flight,
             max_memory_bytes=MEMORY_BYTES,

@@ -22,6 +22,9 @@ STORY_LINES = int(os.environ.get("SIM_STORY_LINES", "100"))  # of the trace, whe
 CONVERGE_S = 20.0  # virtual seconds without faults within which all copies are whole and the same
 LASTING_S = 8.0  # within which the others serve all slots again when some are gone for good
 
+# Faults that stay.
+LASTING = ("", "", "isolate", "pause", "crash", "power", "deaf", "mute", "flow")
+
 
 @dataclass
 class Plan:
@@ -50,8 +53,8 @@ def draw(seed: int) -> Plan:
     rng = Random(seed ^ 0x5EED)
     busy = rng.random() < 0.2
     pressure = rng.random() < 0.3
-    # Late datagrams, and streams that stall, must not outlive the replies that are remembered (known.py): either all
-    # is fast and replies are forgotten soon, or much is slow and they are remembered for long.
+    # Nodes see how old a request is from when it came on. Clients' datagrams must not be late by more than the replies
+    # are remembered: either all is fast and replies are forgotten soon, or much is slow and they are kept for long.
     slow = rng.random() < 0.5
     node = NodeOptions(
         replicas=rng.choice((1, 2, 3, 3, 3, 4, 5)),
@@ -84,7 +87,7 @@ def draw(seed: int) -> Plan:
         duplication=rng.choice((0.0, 0.05, 0.3)),
         datagram_buffer_bytes=rng.choice((16_384, 256 * 1024)),
         stream_buffer_bytes=rng.choice((4096, 32_768, 256 * 1024)),
-        survives_cut_s=1.5 if slow else 0.02,
+        survives_cut_s=rng.choice((0.02, 1.5, inf)),
     )
     clients = ClientOptions(
         clients=rng.choice((4, 8, 12)),
@@ -116,7 +119,7 @@ def draw(seed: int) -> Plan:
         options,
         faults_s=rng.choice((2.0, 4.0)) if options.hosts > 5 else rng.choice((3.0, 6.0)),
         bursts=seed % 3 == 0,
-        lasting=rng.choice(("", "", "isolate", "pause", "crash", "power", "deaf", "mute")) if options.hosts > 2 else "",
+        lasting=rng.choice(LASTING) if options.hosts > 2 else "",
     )
 
 

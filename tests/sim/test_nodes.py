@@ -1,6 +1,7 @@
 """Whole nodes under faults: that the simulator finds what each safeguard prevents."""
 
 from collections.abc import Callable
+from math import inf
 
 import pytest
 
@@ -11,6 +12,8 @@ from app.cluster.replication.led import Led
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
 from app.front.front import Front
+from app.peers import links
+from app.requests import relayed
 from app.requests.commands import Commands
 from app.requests.turn import Turn
 from app.storage import mutate
@@ -96,6 +99,21 @@ def woken(plan: Plan) -> None:
     plan.faults, plan.pace_s, plan.faults_s = ("pause_for_long",), 2.0, 9.0
 
 
+def held_up(plan: Plan) -> None:
+    """What nodes send each other stalls for seconds, and is delivered then; replies are forgotten soon."""
+    woken(plan)
+    plan.options.network.survives_cut_s = inf
+    plan.options.hosts = 4
+    plan.faults, plan.pace_s, plan.faults_s = ("stall", "pause_for_long"), 0.3, 6.0
+
+
+def forgotten(plan: Plan) -> None:
+    """Something on the way forgets the connection between two nodes, and never says so."""
+    plain(plan)
+    plan.options.hosts, plan.lasting, plan.faults_s, plan.faults = 4, "flow", 1.0, ("heal",)
+    plan.options.clients.timeouts_s = (0.15, 0.45, 1.5)
+
+
 Tune = Callable[[Plan], None]
 
 
@@ -111,6 +129,13 @@ def finds_a_violation(hint: int, tune: Tune) -> int | None:
             if isinstance(cause, Violation) and "without faults" not in str(cause):
                 return seed
     return None
+
+
+@pytest.mark.parametrize("tune", [held_up, forgotten])
+def test_what_the_network_does_to_connections(tune: Tune) -> None:
+    plan = draw(0)
+    tune(plan)
+    run(0, plan)
 
 
 class TestItBites:
@@ -147,6 +172,16 @@ class TestItBites:
 
         monkeypatch.setattr(Front, "_handle_batch", as_new)
         assert finds_a_violation(0, woken) is not None
+
+    def test_age_of_what_was_forwarded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A request counts as new where it comes out of a link."""
+        whole = relayed.unpack_forward
+        monkeypatch.setattr(relayed, "unpack_forward", lambda body: (inf, whole(body)[1]))
+        assert finds_a_violation(9, held_up) is not None
+
+    def test_silence_ends_a_link(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(links, "SILENT_BEATS", 1 << 30)
+        assert finds_a_violation(0, forgotten) is not None
 
     def test_epoch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever was a slot's primary once goes on changing the copies of others, the next primary's among them."""

@@ -145,10 +145,11 @@ class ClusterCore:
                     self._inbox.take(event.peer, event.payload)
             case LinkRefused():
                 self._dialler.failed(event.peer)
-                self._bootstrap.refused(event.peer)
-                state.of(event.peer).refused_at = now
-                if event.incarnation:
-                    self._died(event.peer, event.incarnation)
+                if event.is_proof:
+                    self._bootstrap.refused(event.peer)
+                    state.of(event.peer).refused_at = now
+                    if event.incarnation:
+                        self._died(event.peer, event.incarnation)
             case LinkClosed():
                 self._dialler.closed(event.peer)
             case LinkFailed():
@@ -160,7 +161,7 @@ class ClusterCore:
                 state.leaving = True
                 self._heartbeat.ask()
             case LinkUp():
-                pass
+                self._dialler.up(event.peer)
         is_tick = now >= self.wake_at
         if is_tick:
             self._tick()

@@ -1,9 +1,10 @@
-"""The links that we dial: one to each other member (to each server, while we know of no view).
+"""The links that we want: one to each other member (to each server, while we know of no view).
 
 Links carry data between nodes, in order. Here they matter for what their ends prove: a process keeps its port
-open for as long as it lives, and opens it before it says anything; so a refused connection means that every
-incarnation we had heard of when we dialled is dead. A link that closes is dialled again at once, so a killed
-process is known to be dead within a round trip. A dial that times out proves nothing.
+open for as long as it lives, and opens it before it says anything; so a connection that its machine refused means that
+every incarnation we had heard of when we dialled is dead. A link that closes is tried again at once, so a killed
+process is known to be dead within a round trip. A dial that times out proves nothing. (Of two nodes one dials; what
+the other opens only tries whether the first is there: app/peers/links.py.)
 """
 
 from collections.abc import Iterable
@@ -50,6 +51,11 @@ class Dialler:
         for peer, dial in self._dials.items():
             if not dial.busy:
                 self._dial(peer)
+
+    def up(self, peer: str) -> None:
+        """The link is there, perhaps by the peer's dial."""
+        if peer in self._dials:
+            self._dials[peer].busy = True
 
     def closed(self, peer: str) -> None:
         """The link, or the process at its end, is gone: dial at once to learn which."""

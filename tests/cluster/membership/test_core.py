@@ -31,7 +31,7 @@ def test_refused_by_all_others_it_founds_alone_after_settling() -> None:
     effects = core.step(Tick(), 5.0)
     assert {effect.peer for effect in effects if isinstance(effect, OpenLink)} == {"b:1", "c:1"}
     for peer in ("b:1", "c:1"):
-        core.step(LinkRefused(peer, 0), 5.001)
+        core.step(LinkRefused(peer, 0, True), 5.001)
     assert core.routes == [UNKNOWN] * SLOT_COUNT
     for tick in range(1, 12):
         core.step(Tick(), 5.0 + 0.025 * tick)

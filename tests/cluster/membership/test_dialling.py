@@ -70,3 +70,16 @@ def test_a_link_that_has_ended_is_dialled_at_once_to_learn_whether_the_process_h
     dialler.closed("b")
     dialler.closed("c")
     assert effects(state) == opened("b")
+
+
+def test_a_link_that_the_peer_has_dialled_is_not_dialled_as_well() -> None:
+    state = a_state()
+    dialler = Dialler(state)
+    dialler.want("b")
+    dialler.failed("b")
+    dialler.up("b")
+    dialler.up("stranger")
+    effects(state)
+    wait(state, 2 * timing.DIAL_S)
+    dialler.tick()
+    assert effects(state) == []

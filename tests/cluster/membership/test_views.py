@@ -266,7 +266,7 @@ class TestLease:
 
     def test_one_without_end_is_cut_when_there_is_somebody_to_be_replaced_by(self) -> None:
         node = Node("a", "ab")
-        node.step(LinkRefused("b", 0))
+        node.step(LinkRefused("b", 0, True))
         node.tick(0.5)
         assert node.core.lease_until == inf
         node.get("b", pb.HELLO)
@@ -346,7 +346,7 @@ class TestIncarnations:
 
     def test_a_dead_process_is_not_listened_to(self) -> None:
         node = Node().join()
-        node.step(LinkRefused("c", INCARNATIONS["c"]))
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
         assert node.core._state.dead == {"c"}
         node.get("c", pb.PING, by=VIEW)
         assert node.core.status().dropped == {"stale incarnation": 1}
@@ -372,7 +372,7 @@ class TestIncarnations:
         node = Node().join()
         node.get("a", pb.PING, by=VIEW)
         assert "d" not in sent_to(node.tick(), "PING")
-        node.step(LinkRefused("c", INCARNATIONS["c"]))
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
         assert {"c", "d"} <= set(sent_to(node.tick(), "PING"))
 
 
@@ -434,11 +434,17 @@ class TestLinks:
 
     def test_a_refused_one_proves_who_was_known_to_be_dead(self) -> None:
         node = Node().join()
-        node.step(LinkRefused("c", INCARNATIONS["c"] - 1))
+        node.step(LinkRefused("c", INCARNATIONS["c"] - 1, True))
         assert node.core._state.dead == set()
-        node.step(LinkRefused("c", INCARNATIONS["c"]))
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
         assert node.core._state.dead == {"c"}
         assert node.core._state.of("c").refused_at == node.now
+
+    def test_a_refusal_that_is_no_proof_is_a_dial_that_came_to_nothing(self) -> None:
+        node = Node().join()
+        node.step(LinkRefused("c", INCARNATIONS["c"], is_proof=False))
+        assert node.core._state.dead == set()
+        assert {effect.peer for effect in of_kind(node.tick(timing.DIAL_S * 2), OpenLink)} == {"c"}
 
 
 class TestLeaving:

@@ -34,7 +34,7 @@ from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
 from app.peers.connecting import StreamSockets
 from app.peers.datagrams import ConnectedSockets, PeerDatagrams
-from app.peers.frames import ANSWER, LIFE, Frame
+from app.peers.frames import ANSWER, CLUSTER, LIFE, Frame
 from app.peers.links import Links
 from app.peers.membership import DatagramSender, Membership
 from app.peers.view_log import ViewLog
@@ -351,6 +351,8 @@ class Node:
             self.replicator.on_frame(peer, kind, body)
         elif kind == LIFE:
             self.links.on_life(peer, body)
+        elif kind == CLUSTER:
+            self.membership.handle_frame(peer, body)
 
     # --- what membership decides (app/peers/membership.py) -----------------------------------------------------------
 

@@ -71,11 +71,25 @@ class SlotsSynced:
 
 
 @dataclass(frozen=True, slots=True)
+class CopiesLost:
+    """The view of this epoch lists this node as a holder of these slots, and it does not hold the whole of them.
+
+    The next view lists it no more, unless it is the primary and there is no other holder. A view that was about to be
+    made when this was said may list it still: then it is to be said again, for that epoch.
+    """
+
+    slots: int  # mask of 256 bits
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveRequested:
     """Hand everything over and leave; answered by Left."""
 
 
-Event: TypeAlias = Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | LeaveRequested
+Event: TypeAlias = (
+    Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | CopiesLost | LeaveRequested
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +166,7 @@ class Status:
     members: tuple["MemberStatus", ...]
     primaries: tuple[int, ...]  # by slot, the primary's place among the members; -1: it is not up. Empty: no view
     dropped: dict[str, int]  # datagrams, by reason
+    lacks: tuple[tuple[str, str], ...] = ()  # live peers without a link; our own, or, at the coordinator, all
 
 
 @dataclass(frozen=True, slots=True)

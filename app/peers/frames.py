@@ -16,6 +16,7 @@ from app.cluster.replication.frames import BadFrame
 FORWARD: Final = 1  # a client's request, for the primary of its slot: deadline, hops, datagram
 ANSWER: Final = 2  # the answer to one: datagram
 LIFE: Final = 3  # what the sender's clock shows: it lives (links.py)
+CLUSTER: Final = 4  # a message about membership that is large for a datagram (membership.py)
 # 16 and above are replication's (app/cluster/replication/frames.py).
 
 # The longest body. A datagram takes 16 KiB; streams of records are cut to fit. Raising it raises what one peer can

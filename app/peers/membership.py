@@ -9,6 +9,10 @@ wait for the lease to be looked at, which these keep up. Who sent one is told, w
 (datagram_auth.py), and without one by the address it came from: a peer's very address and port. So nothing that a
 client sends reaches the core.
 
+A message that does not fit a packet of any path (a view of many members) goes over the link, if it is up, in a frame
+CLUSTER: where size does not matter, and the handshake has shown who the sender is. Otherwise it is a datagram that is
+cut into packets on its way, as far as the path allows that.
+
 The loop's clock goes on while the machine is suspended: a lease must not outlive a sleep.
 """
 
@@ -22,6 +26,7 @@ from zlib import crc32
 
 from app.cluster.events import (
     CloseLink,
+    CopiesLost,
     Datagram,
     Effect,
     Event,
@@ -42,6 +47,7 @@ from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import BadDatagram, DatagramAuth
+from app.peers.frames import CLUSTER
 from app.wire.codec import DecodeError, parse_msg
 from app.wire.protocol import (
     ADDRESS_MAX_BYTES,
@@ -55,6 +61,9 @@ from app.wire.protocol import (
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
+# What a datagram takes at most if it is not to be cut: 1280 bytes, less headers, envelope and seal (datagram_auth.py).
+# Lower, and more waits behind what else is queued for the peer.
+_UNCUT_MAX_BYTES: Final = 1100
 
 # What STATUS takes at most (bytes): a member's row beside its address (quotes, brackets, commas, and an incarnation of
 # 64 bits, "suspect", false, and three counts up to 256), and the rest.
@@ -74,11 +83,13 @@ class DatagramSender(Protocol):
         """Send one datagram; False if the system did not take it."""
 
 
-class Dialler(Protocol):
-    """Opens and closes links."""
+class FrameLinks(Protocol):
+    """Opens and closes links, and sends frames over them."""
 
     def open(self, peer: str, incarnation: int) -> None: ...
     def close(self, peer: str) -> None: ...
+    def send(self, peer: str, kind: int, body: bytes) -> bool:
+        """Queue a frame; False if the link is not up, or the peer is too far behind with reading."""
 
 
 class MembershipHandler(Protocol):
@@ -112,7 +123,7 @@ class Membership:
         loop: Loop,
         config: ClusterConfig,
         peers: Peers,
-        links: Dialler,
+        links: FrameLinks,
         sock: DatagramSender,
         secret: bytes | None,
         *,
@@ -124,6 +135,8 @@ class Membership:
         self.received = 0
         self.sent = 0
         self.send_errors = 0
+        self.sent_over_links = 0
+        self.received_over_links = 0
         self.views = 0  # installed
         self._handler: MembershipHandler
         self._loop = loop
@@ -166,6 +179,10 @@ class Membership:
     def synced(self, learner: str, slots: int, epoch: int) -> None:
         """This node, as primary of these slots (mask of 256 bits) in that epoch, has the learner in sync."""
         self.take(SlotsSynced(learner, slots, epoch))
+
+    def copies_lost(self, slots: int, epoch: int) -> None:
+        """This node does not hold these slots (mask of 256 bits), as whose holder the view of that epoch lists it."""
+        self.take(CopiesLost(slots, epoch))
 
     # --- driving the core ----------------------------------------------------------------------------------------
 
@@ -248,7 +265,9 @@ class Membership:
     # --- datagrams -----------------------------------------------------------------------------------------------
 
     def _post(self, peer: str, body: bytes) -> None:
-        if self._auth is None:
+        if len(body) > _UNCUT_MAX_BYTES and self._links.send(peer, CLUSTER, body):
+            self.sent_over_links += 1
+        elif self._auth is None:
             self._send(peer, body)
         elif peer in self._peers.names:
             self._send(peer, self._auth.sign(peer, body))
@@ -308,6 +327,11 @@ class Membership:
         if body:
             self.received += 1
             self.take(Datagram(peer, body))
+
+    def handle_frame(self, peer: str, body: bytes) -> None:
+        """The body of a frame CLUSTER from the peer's link."""
+        self.received_over_links += 1
+        self.take(Datagram(peer, body))
 
     def _refuse(self, reason: str, address: bytes) -> None:
         self.refused[reason] += 1
@@ -378,4 +402,6 @@ class Membership:
             "cluster_datagrams_received": self.received,
             "cluster_datagrams_sent": self.sent,
             "cluster_send_errors": self.send_errors,
+            "cluster_frames_received": self.received_over_links,
+            "cluster_frames_sent": self.sent_over_links,
         }

@@ -17,6 +17,7 @@ import pytest
 from app.cluster.events import (
     SELF,
     CloseLink,
+    CopiesLost,
     Datagram,
     Effect,
     Event,
@@ -42,7 +43,7 @@ from app.loop import EXIT_FAULT, Loop
 from app.node import fresh_incarnation
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import DatagramAuth
-from app.peers.frames import Frame
+from app.peers.frames import CLUSTER, LIFE, Frame
 from app.peers.links import Links
 from app.peers.membership import Membership
 from app.sockets import Sockets
@@ -77,7 +78,7 @@ class Node:
             secret,
             trust_refusals=False,
             random_bytes=os.urandom,
-            wake=lambda: loop.run_callback(self.links.flush),
+            wake=self.wake,
         )
         self.links.start(self, lambda: self.membership.core.incarnation)
         self.membership = Membership(
@@ -103,6 +104,9 @@ class Node:
 
     def start(self) -> None:
         self.membership.start(self)
+
+    def wake(self) -> None:
+        self.loop.run_callback(self.links.flush)
 
     def receive(self) -> None:
         for number in range(self.batch.receive()):
@@ -139,7 +143,13 @@ class Node:
 
     def link_down(self, peer: str) -> None: ...
 
-    def frames(self, peer: str, frames: list[Frame]) -> None: ...
+    def frames(self, peer: str, frames: list[Frame]) -> None:
+        for kind, body in frames:
+            if kind == LIFE:
+                self.links.on_life(peer, body)
+            else:
+                assert kind == CLUSTER
+                self.membership.handle_frame(peer, body)
 
 
 @contextmanager
@@ -210,6 +220,14 @@ def test_nodes_of_different_secrets_do_not_hear_each_other() -> None:
         assert [node.core.view for node in nodes] == [None, None]
 
 
+def test_a_view_of_many_members_comes_over_the_link() -> None:
+    with nodes_of(8) as nodes:
+        for node in nodes:
+            node.start()
+        poll(lambda: agree(nodes) and nodes[0].core.view.is_balanced())
+        assert sum(node.membership.snapshot()["cluster_frames_received"] for node in nodes) >= 7
+
+
 # --- with a scripted core, by hand -----------------------------------------------------------------------------------
 
 
@@ -254,6 +272,7 @@ class Rig:
         self.did: list[object] = []
         self.datagrams: list[tuple[tuple[str | int, ...], Msg]] = []
         self.takes = True
+        self.has_link = False
         self.on_view: Callable[[], object] = lambda: None
         self.on_open: Callable[[], object] = lambda: None
         self.membership = Membership(
@@ -289,6 +308,11 @@ class Rig:
     def close(self, peer: str) -> None:
         self.did.append(("close", peer))
 
+    def send(self, peer: str, kind: int, body: bytes) -> bool:
+        if self.has_link:
+            self.did.append(("frame", peer, kind, body))
+        return self.has_link
+
     def view_installed(self, view: View, is_member: bool) -> None:
         self.did.append(("view", view.epoch, is_member))
         self.on_view()
@@ -320,6 +344,31 @@ def rig() -> Rig:
 VIEW = View(
     5, 3, (Member("a:1", 7),), ("a:1",) * SLOT_COUNT, ((),) * SLOT_COUNT, (("a:1",),) * SLOT_COUNT, "a:1 founded it"
 )
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+@pytest.mark.parametrize(("size", "over_the_link"), [(1100, False), (1101, True)])
+def test_what_is_large_goes_over_the_link_if_it_is_up(size: int, over_the_link: bool, secret: bytes | None) -> None:
+    rig = Rig(secret=secret).start()
+    rig.core.script = [[Send(B, bytes(size))], [Send(B, bytes(size))]]
+    rig.membership.take(Tick())
+    assert [did[0] for did in rig.does()] == ["send"]  # type: ignore[index]
+    assert len(rig.datagrams[0][1].SerializeToString()) <= 1232 or over_the_link
+    rig.has_link = True
+    rig.membership.take(Tick())
+    assert rig.does() == ([("frame", B, CLUSTER, bytes(size))] if over_the_link else [("send", ("127.0.0.2", 1002))])
+    assert rig.membership.sent_over_links == over_the_link
+
+
+def test_a_frame_is_the_links_peers_word(rig: Rig) -> None:
+    rig.membership.handle_frame(B, b"said")
+    assert rig.core.events == [Datagram(B, b"said")]
+    assert rig.membership.received_over_links == 1
+
+
+def test_copies_that_are_lost_are_told_to_the_core(rig: Rig) -> None:
+    rig.membership.copies_lost(0b11, 4)
+    assert rig.core.events == [CopiesLost(0b11, 4)]
 
 
 def test_effects_are_carried_out_in_order(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -560,6 +609,8 @@ def test_what_is_counted(rig: Rig) -> None:
         "cluster_datagrams_received": 1,
         "cluster_datagrams_sent": 0,
         "cluster_send_errors": 0,
+        "cluster_frames_received": 0,
+        "cluster_frames_sent": 0,
     }
     assert rig.membership.member_count() == 3
 

@@ -30,6 +30,9 @@ from app.cluster.membership.state import ClusterConfig
 from app.cluster.slots import slots_of
 
 SOCKET_BUFFER = 256  # datagrams that wait for a stopped process; more are lost
+LINK_WATCH_S = 0.1  # how often links are looked at
+LINK_SILENCE_S = 0.5  # whoever hears nothing over a link for so long ends it
+HANDSHAKE_S = 2.0  # how long a dial waits for a process that is stopped
 
 
 @dataclass
@@ -94,6 +97,7 @@ class SimLink:
     dialler: Process
     target: Process | None = None
     is_up: bool = False
+    silent_s: float = 0.0
 
 
 class World:
@@ -108,6 +112,7 @@ class World:
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self.blocked: set[tuple[str, str]] = set()  # (from, to) pairs that are cut
+        self.link_cuts: set[tuple[str, str]] = set()  # pairs over whose links nothing gets through; datagrams do
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=4000)
         self.on_step: Callable[[Process], None] = lambda process: None
         self.on_effect: Callable[[Process, object], None] = lambda process, effect: None
@@ -121,6 +126,7 @@ class World:
         ]
         self.by_address = {host.address: host for host in self.hosts}
         self.servers = tuple(host.address for host in self.hosts)
+        self.after(LINK_WATCH_S, self._watch_links)
 
     # Time.
 
@@ -301,13 +307,19 @@ class World:
     # Links.
 
     def _is_cut(self, one: str, other: str) -> bool:
-        return (one, other) in self.blocked or (other, one) in self.blocked
+        paths = {(one, other), (other, one)}
+        return bool(paths & self.blocked or paths & self.link_cuts)
+
+    def is_linked(self, one: Process, other: Process) -> bool:
+        """Whether frames pass from the one to the other and back."""
+        links = (one.links.get(other.address), other.links.get(one.address))
+        return not self._is_cut(one.address, other.address) and all(link and link.is_up for link in links)
 
     def _dial(self, process: Process, peer: str, incarnation: int) -> None:
         link = process.links[peer] = SimLink(process)
-        self.after(self._delay(), self._dialled, link, peer, incarnation)
+        self.after(self._delay(), self._dialled, link, peer, incarnation, self.now + HANDSHAKE_S)
 
-    def _dialled(self, link: SimLink, peer: str, incarnation: int) -> None:
+    def _dialled(self, link: SimLink, peer: str, incarnation: int, give_up_at: float) -> None:
         source = link.dialler.address
         if self._is_cut(source, peer):
             self.after(1.0, self._tell, link, peer, LinkFailed(peer))
@@ -315,6 +327,12 @@ class World:
         target = self.by_address[peer].process
         if target is None:
             self.after(self._delay(), self._tell, link, peer, LinkRefused(peer, incarnation, is_proof=True))
+            return
+        if target.paused:  # its kernel has connected us, and nobody shakes hands
+            if self.now < give_up_at:
+                self.after(0.05, self._dialled, link, peer, incarnation, give_up_at)
+            else:
+                self._tell(link, peer, LinkFailed(peer))
             return
         link.target, link.is_up = target, True
         self.after(self._delay(), self._tell, link, peer, LinkUp(peer))
@@ -325,6 +343,20 @@ class World:
                 self._close(link)  # it went while the word was on its way
             else:
                 self.give(link.dialler, event)
+
+    def _watch_links(self) -> None:
+        """End what has been silent for too long, as whoever dialled it sees it; its own sleep is nobody's silence."""
+        for process in self.processes():
+            for peer, link in list(process.links.items()):
+                target = link.target
+                if not link.is_up or target is None or process.paused:
+                    continue
+                is_heard = not target.paused and not self._is_cut(process.address, peer)
+                link.silent_s = 0.0 if is_heard else link.silent_s + LINK_WATCH_S
+                if link.silent_s >= LINK_SILENCE_S:
+                    link.is_up = False
+                    self.give(process, LinkClosed(peer))
+        self.after(LINK_WATCH_S, self._watch_links)
 
     def _close(self, link: SimLink) -> None:
         assert link.target is not None

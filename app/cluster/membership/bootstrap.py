@@ -51,13 +51,17 @@ class Bootstrap:
             self._newcomers.add(server)
 
     def present(self) -> list[str]:
-        """The newcomers, ourselves among them, that hear us; in the file's order."""
+        """The newcomers, ourselves among them, that hear us and to which a link is up; in the file's order."""
         state = self._state
         return [
             server
             for server in state.config.servers
             if server == state.address
-            or (server in self._newcomers and state.awake_s - state.of(server).heard_awake_s < timing.HEARD_S)
+            or (
+                server in self._newcomers
+                and state.of(server).is_linked
+                and state.awake_s - state.of(server).heard_awake_s < timing.HEARD_S
+            )
         ]
 
     def has_quorum(self, answered: Collection[str]) -> bool:

@@ -1,12 +1,13 @@
 """From what happened to the next view: who proposes it, when, and with what in it.
 
-The first member (in order of seniority) that is not dead or failed, as a node sees it, proposes; nodes may
+The first member (in order of seniority) that is not dead or failed, as a node sees it, proposes; or one that has had
+no word of the coordinator, and no lease, for long (it is not dead or failed if others vouch for it). Nodes may
 differ in that for a while, and agreement.py sorts it out. A proposer that is not the coordinator of the
 present view takes its place only when a quorum has promised it a ballot and their support of the coordinator
 (leases.py) has run out, or when the coordinator is dead for certain.
 
-A member is removed when it is dead for certain; or silent and its lease is over; or leaving and has handed
-over. Deaths are acted on at once; joins and caught-up learners are gathered for a moment.
+A member is removed when it is dead for certain; or silent, or lacked by others (lacks.py), and its lease is over; or
+leaving and has handed over. Deaths are acted on at once; joins and caught-up learners are gathered for a moment.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from app.cluster.membership import timing
 from app.cluster.membership.agreement import BALLOT_MAX, Acceptor, Phase, Proposal, next_ballot
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.detector import FAILED, Detector
+from app.cluster.membership.lacks import Lacks
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, everybody_leaves, first_view, holds_nothing, next_view
 from app.cluster.membership.state import NodeState
@@ -46,10 +48,13 @@ class Coordinator:
         self._ballot_seen = 0
         self._retry_at = -inf
         self._resend_at = -inf
+        self._helped_at = -inf  # when we last helped another proposer
         self._gather_until = inf
         self.joiners: set[str] = set()
         self.leavers: set[str] = set()
         self.synced: dict[str, int] = {}
+        self.lost: dict[str, int] = {}  # slots of which members are listed as holders, and have lost the copy
+        self.lacks = Lacks(state, detector)
         self.renew = False  # a member has withdrawn its support: only a new view makes it support us again
 
     def reset(self) -> None:
@@ -61,12 +66,16 @@ class Coordinator:
         self._gather_until = inf
         self.leavers.clear()
         self.synced.clear()
+        self.lost.clear()
         self.renew = False
 
     # Proposing.
 
     def run(self, is_tick: bool) -> None:
         """Do what is due; called after every step. But for a death, news can wait for the next tick."""
+        if is_tick:
+            self.lacks.look(self.lost)
+            self._step_back()
         proposal = self._proposal
         if proposal is not None:
             if proposal.phase is Phase.PREPARE and not self._may_propose():
@@ -84,8 +93,21 @@ class Coordinator:
             return self._bootstrap.may_found()
         if not state.is_member:
             return False
-        seniors = state.view.addresses[: state.view.addresses.index(state.address)]
-        return not any(self._detector.is_up(address) for address in seniors)
+        place = state.view.addresses.index(state.address)
+        if place and self._is_without_lease(place):
+            return True
+        return not any(self._detector.is_up(address) for address in state.view.addresses[:place])
+
+    def _is_without_lease(self, place: int) -> bool:
+        """Whether we have heard nothing of the coordinator for long, though others may; the juniors wait longer.
+
+        Nor may most: then it grants nothing to anybody, and this replaces it. If most do, they don't help us.
+        """
+        state = self._state
+        assert state.view is not None
+        if self._lease.until > state.now or state.now < self._helped_at + timing.HELPED_S:
+            return False
+        return self.lacks.is_unheard(state.view.coordinator, longer_s=place * timing.ROUND_BACKOFF_S)
 
     def _is_due(self) -> bool:
         """Whether there is something to change, and no reason to wait for more of it."""
@@ -94,7 +116,12 @@ class Coordinator:
             return True
         self._deny_leavers(state.view)
         changes = self._changes(is_support_over=False)
-        if self.renew or state.support_withdrawn or any(why != "left" for why in changes.gone.values()):
+        if (
+            self._has_stepped_back
+            or self.renew
+            or state.support_withdrawn
+            or any(why != "left" for why in changes.gone.values())
+        ):
             return True
         if not changes:
             self._gather_until = inf
@@ -106,6 +133,23 @@ class Coordinator:
         # When all leave at once there is nobody to hand over to: their leases run out, then they may go.
         if self.grantor and len(view.members) > 1 and everybody_leaves(view, self._all_leavers()):
             self.grantor.denied.update(self._state.others())
+
+    def _step_back(self) -> None:
+        """As the coordinator that others lack: serve no more, once nobody else has to go before the next view.
+
+        That view has another coordinator, who knows nothing of our lease: it must be over before anybody can agree.
+        """
+        state, grantor = self._state, self.grantor
+        if grantor is None or state.address not in self.lacks.going or not self.lacks.is_certain():
+            return
+        if all(grantor.is_lapsed(node, state.now) for node in self.lacks.going):
+            grantor.denied.add(state.address)
+            self._lease.drop()
+
+    @property
+    def _has_stepped_back(self) -> bool:
+        """Whether this node, the coordinator, serves no more in its view."""
+        return self.grantor is not None and self._state.address in self.grantor.denied
 
     def _all_leavers(self) -> set[str]:
         return self.leavers | ({self._state.address} if self._state.leaving else set())
@@ -127,10 +171,12 @@ class Coordinator:
             known = state.of(address)
             fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
             newer = view.incarnations.get(address, 0) < known.incarnation
-            if fresh and newer and known.incarnation > known.dead and address != state.address:
+            is_candidate = fresh and newer and known.incarnation > known.dead and address != state.address
+            if is_candidate and self.lacks.admits(address):
                 changes.joined[address] = known.incarnation
         live = [address for address in view.addresses if address not in changes.gone]
         changes.synced = {node: slots for node, slots in self.synced.items() if node in live}
+        changes.lost = {node: slots for node, slots in self.lost.items() if node in live}
         return changes
 
     def _removal(self, view: View, address: str, is_support_over: bool, leaving: bool) -> str:
@@ -139,29 +185,29 @@ class Coordinator:
         grantor = self.grantor
         if address == state.address:
             alone = len(view.members) == 1
-            return "left" if leaving and not alone and holds_nothing(view, address) else ""
+            if leaving and not alone and holds_nothing(view, address):
+                return "left"
+            return self.lacks.why(address) if self._has_stepped_back and address in self.lacks.going else ""
         if address in state.dead:
             return "died" if state.of(address).incarnation == view.incarnations[address] else "was restarted"
         if self._detector.state_of(address) == FAILED:
             return "is silent" if self._is_lapsed(address, is_support_over) else ""
         if grantor is None:
-            return ""
+            is_unheard = address == view.coordinator and self.lacks.is_unheard(address)
+            return "is not heard by most" if is_unheard and is_support_over else ""
         if leaving:
             done = address in grantor.acknowledged and holds_nothing(view, address)
             lapsed = address in grantor.denied and grantor.is_lapsed(address, state.now)
             return "left" if done or lapsed else ""
-        silent_s = state.awake_s - max(state.of(address).heard_awake_s, self._installed_awake_s)
-        if silent_s > timing.REMOVE_SILENCE_S and grantor.is_lapsed(address, state.now):
-            return "is unreachable"
+        if address in self.lacks.going and self.lacks.is_certain() and grantor.is_lapsed(address, state.now):
+            return self.lacks.why(address)
         return ""
-
-    _installed_awake_s = 0.0
 
     def entered(self, grantor: Grantor | None) -> None:
         """A view was installed; `grantor`: what its coordinator keeps, if that is us."""
         self.reset()
+        self.lacks.entered()
         self.grantor = grantor
-        self._installed_awake_s = self._state.awake_s
         view = self._state.view
         if view is not None:
             self.joiners = {
@@ -275,7 +321,9 @@ class Coordinator:
 
     def _chosen(self, view: View) -> None:
         state = self._state
-        audience = dict.fromkeys([*(state.view.addresses if state.view else state.config.servers), *view.addresses])
+        members = state.view.addresses if state.view else state.config.servers
+        # Who asks to join is taken in once it has shown a link to each member of the newest view.
+        audience = dict.fromkeys([*members, *view.addresses, *self.lacks.outsiders()])
         self._install(view)
         message = to_message(view)
         for node in audience:
@@ -310,6 +358,8 @@ class Coordinator:
     def _withdraw_support(self, proposer: str, ballot: int) -> None:
         state = self._state
         self._ballot_seen = max(self._ballot_seen, ballot)
+        if proposer != state.address:
+            self._helped_at = state.now
         if state.view is not None and proposer != state.view.coordinator:
             state.support_withdrawn = True
 

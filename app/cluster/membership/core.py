@@ -11,6 +11,7 @@ import random
 from math import inf
 
 from app.cluster.events import (
+    CopiesLost,
     Datagram,
     Effect,
     Event,
@@ -37,7 +38,7 @@ from app.cluster.membership.routing import Routing
 from app.cluster.membership.split import Split
 from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.membership.status import snapshot
-from app.cluster.view import BadView, View, from_message, to_message
+from app.cluster.view import MEMBERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
 
 
@@ -129,7 +130,8 @@ class ClusterCore:
 
     def status(self) -> Status:
         """A snapshot for people and tools."""
-        return snapshot(self._state, self._detector, self._routing.served, self.lease_until)
+        lacks = self._coordinator.lacks.edges
+        return snapshot(self._state, self._detector, self._routing.served, self.lease_until, lacks)
 
     # Driving.
 
@@ -154,14 +156,16 @@ class ClusterCore:
                 self._dialler.closed(event.peer)
             case LinkFailed():
                 self._dialler.failed(event.peer)
-            case SlotsSynced():
-                if event.epoch == state.epoch:
-                    self._heartbeat.synced(event.learner, event.slots)
+            case SlotsSynced() if event.epoch == state.epoch:
+                self._heartbeat.synced(event.learner, event.slots)
+            case CopiesLost() if event.epoch == state.epoch:
+                self._heartbeat.lost(event.slots)
             case LeaveRequested():
                 state.leaving = True
                 self._heartbeat.ask()
             case LinkUp():
                 self._dialler.up(event.peer)
+                self._say_linked()
         is_tick = now >= self.wake_at
         if is_tick:
             self._tick()
@@ -192,6 +196,8 @@ class ClusterCore:
             assert state.view is not None
             self._detector.tick([state.view.coordinator])
             self._heartbeat.tick()
+        if self._coordinator.lacks.forget_outsiders():
+            self._want_links()
         self._dialler.tick()
         if state.is_member:
             self._ask_for_newer_views()
@@ -248,7 +254,18 @@ class ClusterCore:
             self._hello_at = state.now
             for server in dict.fromkeys((*state.config.servers, *(state.view.addresses if state.view else ()))):
                 if server != state.address:
-                    state.post(server, pb.HELLO)
+                    self._post_hello(server)
+
+    def _post_hello(self, server: str) -> None:
+        self._state.post(server, pb.HELLO, lacks=self._coordinator.lacks.unlinked()[:MEMBERS_MAX])
+
+    def _say_linked(self) -> None:
+        """As an outsider with a link to each member, tell the coordinator, which waits for that."""
+        state = self._state
+        is_outsider = state.view is not None and not state.is_member and not state.leaving
+        if is_outsider and not self._coordinator.lacks.unlinked():
+            assert state.view is not None
+            self._post_hello(state.view.coordinator)
 
     def _ping_non_members(self) -> None:
         state = self._state
@@ -320,6 +337,7 @@ class ClusterCore:
         state.effects.append(ViewInstalled(view, is_member))
         state.log(view.describe())
         self._heartbeat.entered(view)
+        self._say_linked()
 
     def _split_off(self, view: View) -> None:
         """Go on as another cluster, without those whom we can't reach: see split.py."""
@@ -394,7 +412,11 @@ class ClusterCore:
         if state.view is None or state.dead:
             self._dialler.want((*(state.view.addresses if state.view else ()), *state.config.servers))
         else:
-            self._dialler.want(state.view.addresses)
+            self._dialler.want((*state.view.addresses, *self._wanted_outsiders()))
+
+    def _wanted_outsiders(self) -> list[str]:
+        """Who asks to join needs a link to each member."""
+        return self._coordinator.lacks.outsiders() if self._state.is_member else []
 
     def _ask_for_newer_views(self) -> None:
         """While a member is dead, ask those outside the view what they know."""
@@ -407,6 +429,8 @@ class ClusterCore:
 
     def _on_hello(self, peer: str, message: pb.ClusterMessage) -> None:
         self._coordinator.joiners.add(peer)
+        if self._coordinator.lacks.note_hello(peer, message) and self._state.is_member:
+            self._want_links()
         self._state.post(peer, pb.ACK)
 
     def _on_ack(self, peer: str, message: pb.ClusterMessage) -> None:

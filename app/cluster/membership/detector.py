@@ -110,8 +110,8 @@ class Detector:
 
     # Evidence.
 
-    def heard(self, address: str, incarnation: int, dated: float) -> None:
-        """The process was alive at the date, by our clock."""
+    def heard(self, address: str, incarnation: int, dated: float, *, vouched: bool = False) -> None:
+        """The process was alive at the date, by our clock. `vouched`: somebody else says so."""
         watched = self._members.get(address)
         if watched is None or watched.incarnation != incarnation or watched.state == DEAD:
             return
@@ -121,7 +121,7 @@ class Detector:
         probe = watched.probe
         if probe is not None and dated >= probe.started_at:
             watched.probe = None
-            self._answered(address, probe)
+            self._answered(address, probe, vouched=vouched)
         suspicion = watched.suspicion
         if (suspicion is not None and dated >= suspicion.started_at) or (
             watched.state == FAILED and dated > watched.failed_at
@@ -136,13 +136,14 @@ class Detector:
         watched.state, watched.probe, watched.suspicion = DEAD, None, None
         return True
 
-    def _answered(self, address: str, probe: Probe) -> None:
+    def _answered(self, address: str, probe: Probe, *, vouched: bool) -> None:
         state = self._state
         if probe.own:
             self.health = max(0, self.health - 1)
-        # An answer through others may have taken the longer way, and a stall of ours is no round trip.
-        took = min(state.now - probe.started_at, state.awake_s - probe.started_awake_s)
-        state.round_trip_s = max(took, state.round_trip_s * timing.ROUND_TRIP_DECAY)
+        if not vouched:  # which takes a way of its own, and begins when a probe has timed out
+            # A stall of ours is no round trip.
+            took = min(state.now - probe.started_at, state.awake_s - probe.started_awake_s)
+            state.round_trip_s = max(took, state.round_trip_s * timing.ROUND_TRIP_DECAY)
         for requester, stamp in probe.waiting.items():
             self._vouch(requester, address, stamp)
 
@@ -268,7 +269,7 @@ class Detector:
     def on_vouch(self, message: pb.ClusterMessage) -> None:
         """Another member had an answer from the target after it got our PING_REQ of that stamp (an indirect ack)."""
         if message.number <= round(self._state.now * 1e6):
-            self.heard(message.target, message.target_incarnation, message.number / 1e6)
+            self.heard(message.target, message.target_incarnation, message.number / 1e6, vouched=True)
 
     def on_nack(self, message: pb.ClusterMessage) -> None:
         """A relay heard us but not the target: so it is not us."""

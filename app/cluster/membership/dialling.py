@@ -5,6 +5,9 @@ open for as long as it lives, and opens it before it says anything; so a connect
 every incarnation we had heard of when we dialled is dead. A link that closes is tried again at once, so a killed
 process is known to be dead within a round trip. A dial that times out proves nothing. (Of two nodes one dials; what
 the other opens only tries whether the first is there: app/peers/links.py.)
+
+Whether a link is up, and since when it is not, is kept with what else is known of the peer (state.py): who lacks whom
+decides who can be a member (lacks.py).
 """
 
 from collections.abc import Iterable
@@ -34,10 +37,13 @@ class Dialler:
         wanted = dict.fromkeys(peer for peer in peers if peer != self._state.address)
         for peer in [peer for peer in self._dials if peer not in wanted]:
             del self._dials[peer]
+            self._state.of(peer).note_link(is_up=False)
             self._state.effects.append(CloseLink(peer))
         for peer in wanted:
             if peer not in self._dials:
                 self._dials[peer] = Dial()
+                if not self._state.of(peer).is_linked:
+                    self._state.of(peer).unlinked_awake_s = self._state.awake_s
                 self._dial(peer)
 
     def tick(self) -> None:
@@ -54,12 +60,15 @@ class Dialler:
 
     def up(self, peer: str) -> None:
         """The link is there, perhaps by the peer's dial."""
+        self._state.of(peer).note_link(is_up=True)
         if peer in self._dials:
             self._dials[peer].busy = True
 
     def closed(self, peer: str) -> None:
         """The link, or the process at its end, is gone: dial at once to learn which."""
+        self._state.of(peer).note_link(is_up=False)
         if peer in self._dials:
+            self._state.of(peer).unlinked_awake_s = self._state.awake_s
             self._dial(peer)
 
     def failed(self, peer: str) -> None:

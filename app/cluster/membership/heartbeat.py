@@ -1,8 +1,9 @@
 """The exchange between a member and the coordinator of its view: ASK and GRANT.
 
 A member asks ten times a second. With each ASK it supports the coordinator (leases.py), shows that it is in the view,
-and says what it has to say: that it wants to leave, which of its learners have caught up. The answer carries a
-lease, and which slots wait for their last primary. Either is repeated until it gets through.
+and says what it has to say: that it wants to leave, which of its learners have caught up, whom it lacks, which copies
+it has lost. The answer carries a lease, and which slots wait for their last primary. Either is repeated until it gets
+through.
 """
 
 from math import inf
@@ -12,7 +13,7 @@ from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.leases import Lease
 from app.cluster.membership.state import NodeState, slots_from_bytes, slots_to_bytes
 from app.cluster.slots import slots_of
-from app.cluster.view import View
+from app.cluster.view import MEMBERS_MAX, View
 from proto_gen import cluster_pb2 as pb
 
 
@@ -26,12 +27,14 @@ class Heartbeat:
         self._asked_at = -inf
         self._answered = True
         self._synced: dict[str, int] = {}  # our learners that have caught up, in this view
+        self._lost = 0  # slots that we are listed for in this view, and whose copy we have lost
 
     # As a member.
 
     def entered(self, view: View) -> None:
         """A view was installed: show it. Without transfer its learners have nothing to catch up on."""
         self._synced.clear()
+        self._lost = 0
         state = self._state
         if state.is_member and not state.config.transfer:
             for slot in slots_of(view.masks[state.address]):
@@ -46,9 +49,16 @@ class Heartbeat:
             self._synced[learner] = self._synced.get(learner, 0) | (slots & view.masks[self._state.address])
             self._tell()
 
+    def lost(self, slots: int) -> None:
+        """We have lost our copies of these slots, of which the view says that we hold them."""
+        if self._state.is_member:
+            self._lost |= slots
+            self._tell()
+
     def _tell(self) -> None:
         if self._state.is_coordinator:
             self._note_synced(self._synced)
+            self._note_lost(self._state.address, self._lost)
         else:
             self.ask()
 
@@ -66,7 +76,14 @@ class Heartbeat:
         self._asked_at, self._answered = state.now, False
         if view.coordinator not in state.dead:
             synced = [pb.Synced(address=node, slots=slots_to_bytes(mask)) for node, mask in self._synced.items()]
-            state.post(view.coordinator, pb.ASK, leaving=state.leaving, synced=synced)
+            state.post(
+                view.coordinator,
+                pb.ASK,
+                leaving=state.leaving,
+                synced=synced,
+                lacks=self._coordinator.lacks.own()[:MEMBERS_MAX],
+                lost=slots_to_bytes(self._lost) if self._lost else b"",
+            )
 
     def on_grant(self, peer: str, message: pb.ClusterMessage) -> None:
         """An answer of the coordinator."""
@@ -96,8 +113,18 @@ class Heartbeat:
         entries = message.synced[: len(view.members)]
         mine = view.masks[peer]  # only the primary of a slot can tell who is in sync
         self._note_synced({entry.address: slots_from_bytes(entry.slots) & mine for entry in entries})
+        self._note_lost(peer, slots_from_bytes(message.lost))
+        self._coordinator.lacks.note_report(peer, message)
         self._grant(peer)
         self._push(freed & ~mine)
+
+    def _note_lost(self, peer: str, slots: int) -> None:
+        view = self._state.view
+        if slots and view is not None:
+            listed = sum(1 << slot for slot in slots_of(slots) if peer in view.holders(slot))
+            lost = self._coordinator.lost
+            if listed:
+                lost[peer] = lost.get(peer, 0) | listed
 
     def _note_synced(self, synced: dict[str, int]) -> None:
         known = self._coordinator.synced
@@ -110,8 +137,11 @@ class Heartbeat:
         state, grantor = self._state, self._coordinator.grantor
         assert grantor is not None
         span = 0.0
-        # To one who does not hear us no lease is granted: it could not use it, and it would never lapse.
-        if not state.support_withdrawn and state.awake_s - state.of(peer).heard_awake_s < timing.HEARD_S:
+        # To one who does not hear us no lease is granted: it could not use it, and it would never lapse. Nor to one
+        # that is to go because others lack it.
+        is_to_go = peer in self._coordinator.lacks.going
+        hears_us = state.awake_s - state.of(peer).heard_awake_s < timing.HEARD_S
+        if hears_us and not is_to_go and not state.support_withdrawn:
             span = grantor.grant(peer, grantor.leader_lease_end(state.countable_dead()), state.now)
         state.post(
             peer,
@@ -137,9 +167,10 @@ class Heartbeat:
         freed = grantor.expire(state.dead, state.now) if grantor.may_still_serve else 0
         if not state.support_withdrawn:
             leader_lease_end = grantor.leader_lease_end(state.countable_dead())
-            lease.until = max(lease.until, leader_lease_end)
+            if state.address not in grantor.denied:
+                lease.until = max(lease.until, leader_lease_end)
             if leader_lease_end > state.now and grantor.waiting:
-                for node in sorted(grantor.waiting - grantor.denied):
+                for node in sorted(grantor.waiting - grantor.denied - self._coordinator.lacks.going):
                     self._grant(node)
         lease.blocked = grantor.blocked()
         lease.settled = grantor.is_settled(state.dead)

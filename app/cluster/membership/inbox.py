@@ -8,7 +8,7 @@ view 5.
 """
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -22,8 +22,6 @@ from app.wire.protocol import DATAGRAM_MAX_BYTES
 from proto_gen import cluster_pb2 as pb
 
 Handler: TypeAlias = Callable[[str, pb.ClusterMessage], None]
-
-SYNCED_MAX: Final = MEMBERS_MAX
 
 
 class Inbox:
@@ -68,7 +66,7 @@ class Inbox:
         handler = self._handlers.get(message.kind)
         if handler is None or not message.incarnation:
             return "malformed"
-        if len(message.deaths) > MEMBERS_MAX or len(message.synced) > SYNCED_MAX:
+        if max(len(message.deaths), len(message.synced), len(message.lacks)) > MEMBERS_MAX:
             return "malformed"
         if not self._is_current(peer, message):
             return "stale incarnation"

@@ -4,6 +4,9 @@ Slots move in two steps, so that a view never names a holder without the data: a
 (slots.py says which) is its learner first, until the primary reports it in sync; then it becomes backup, and
 primary if the homes say so. Whoever holds a copy that is not wanted any more keeps it until there are enough
 others. A slot all of whose holders are gone starts empty at its first home.
+
+A holder that has lost its copy is none in the next view: where it is wanted it is a learner again, and if it was the
+primary another holder is. If there is no other, it stays the primary, alone, and may start empty.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,9 +24,10 @@ class Changes:
     joined: dict[str, int] = field(default_factory=dict)  # address: incarnation; may restart one that is gone
     leaving: set[str] = field(default_factory=set)
     synced: Mapping[str, int] = field(default_factory=dict)  # address: slots it caught up in
+    lost: Mapping[str, int] = field(default_factory=dict)  # address: slots that it holds, and whose copy it lost
 
     def __bool__(self) -> bool:
-        return bool(self.gone or self.joined or self.leaving or self.synced)
+        return bool(self.gone or self.joined or self.leaving or self.synced or self.lost)
 
 
 def first_view(members: Sequence[Member], cluster_id: int, replicas: int, nonce: int = 0) -> View:
@@ -62,13 +66,14 @@ def next_view(view: View, changes: Changes, replicas: int, nonce: int = 0) -> Vi
     primaries: list[str] = []
     backups: list[tuple[str, ...]] = []
     for slot, home in enumerate(homes):
-        holders = [node for node in view.holders(slot) if node in present]
+        listed = [node for node in view.holders(slot) if node in present]
+        holders = [node for node in listed if not changes.lost.get(node, 0) >> slot & 1]
         holders += [
             node
             for node, slots in changes.synced.items()
-            if slots >> slot & 1 and node in present and node in home and node not in holders
+            if slots >> slot & 1 and node in present and node in home and node not in listed
         ]
-        primary, *others = _hold(home, holders)
+        primary, *others = _hold(home, holders or listed[:1])
         primaries.append(primary)
         backups.append(tuple(others))
     following = View(
@@ -103,6 +108,8 @@ def _cause(changes: Changes, joined: Iterable[str]) -> str:
     parts += [f"{address} is leaving" for address in sorted(changes.leaving)]
     if changes.synced:
         parts.append(f"caught up: {' '.join(sorted(changes.synced))}")
+    if changes.lost:
+        parts.append(f"lost copies: {' '.join(sorted(changes.lost))}")
     return ", ".join(parts) or "renewed"
 
 

@@ -4,6 +4,8 @@ Clients that send each request straight to its slot's primary ask for it again a
 one for each member (0.4 ms with 64 members, 0.3 ms with 5).
 """
 
+from collections.abc import Collection
+
 from app.cluster.events import MemberStatus, Status
 from app.cluster.membership.detector import ALIVE, DEAD, SUSPECTED, Detector
 from app.cluster.membership.state import NodeState
@@ -11,7 +13,9 @@ from app.cluster.view import View
 from app.wire.protocol import SLOT_COUNT
 
 
-def snapshot(state: NodeState, detector: Detector, served: int, lease_until: float) -> Status:
+def snapshot(
+    state: NodeState, detector: Detector, served: int, lease_until: float, lacks: Collection[tuple[str, str]] = ()
+) -> Status:
     """The status of the node; `served`: mask of the slots it may serve while its lease runs."""
     view = state.view
     own = view.masks[state.address] if view and state.is_member else 0
@@ -30,6 +34,7 @@ def snapshot(state: NodeState, detector: Detector, served: int, lease_until: flo
         members,
         _primaries(view, members) if view else (),
         dict(state.dropped),
+        tuple(sorted(lacks)),
     )
 
 

@@ -48,8 +48,23 @@ COORDINATOR_FRESH_S: Final = 0.2
 PREPARE_RETRY_S: Final = 0.05  # resending in a round of agreement
 ACCEPT_GRACE_S: Final = 0.1  # a proposer that has its quorum gives the others that seem up so long
 ROUND_BACKOFF_S: Final = 0.1  # at most, before a new round after losing one
+HELPED_S: Final = 0.3  # whoever helps a proposer leaves it so long to come to an end, or tries itself
 BATCH_S: Final = 0.05  # joins and caught-up learners are gathered this long into one view
-REMOVE_SILENCE_S: Final = 3.0  # without a heartbeat, though others reach it: of no use as a member
+UNHEARD_S: Final = 1.0  # without a heartbeat, though others reach it: lacked like one without a link
+
+# A member lacks another when the link between them has been down this long, or three of the worst recent round trips
+# if that is longer (so long does a link take to come up). Lower, and a link that is dialled anew costs a member; each
+# 0.1 s more is one more in which writes to the slots of both wait.
+LACK_S: Final = 0.3
+LACKS_SETTLE_S: Final = (
+    0.2  # the ends of a broken link notice it at different times: who is to go is certain after this
+)
+# Whoever was removed for a lack is taken in again after so long at the earliest; twice as long each time, up to the
+# second, as long as it is removed again within the third.
+RETURN_MIN_S: Final = 1.0
+RETURN_MAX_S: Final = 60.0
+RETURN_FORGOTTEN_S: Final = 300.0
+LACK_LINE_S: Final = 10.0  # between two lines of the log that say the same of the same two
 
 HELLO_S: Final = 0.1  # between an outsider's requests to join
 # These requests and their answers grow with the square of the servers (0.2 ms of processor time each, both sides
@@ -84,6 +99,10 @@ assert FOUND_S < 0.9
 assert COORDINATOR_FRESH_S + LAPSE_S + 2 * MEMBERSHIP_TICK_S < 0.9
 # One pause of any length is short of a suspicion, let alone of one that runs out.
 assert min(DEADLINE_SHARE * PROBE_TIMEOUT_MIN_S, SUSPICION_MIN_S) > STEP_AWAKE_MAX_S
-assert REMOVE_SILENCE_S > 4 * LAPSE_S
+# Of one that others reach, ten heartbeats are lost before it counts as unheard; its lease is long over.
+assert HELPED_S > 2 * ACCEPT_GRACE_S + PREPARE_RETRY_S
+assert UNHEARD_S > HEARTBEAT_S + LAPSE_S
+# A link's silence (0.5 s: app/peers/links.py), the lack, its report and the wait for the lease make less than 2 s.
+assert 0.5 + LACK_S + max(LACKS_SETTLE_S, LAPSE_S) + HEARTBEAT_S + ASK_RETRY_S + 2 * MEMBERSHIP_TICK_S < 1.8
 # Whoever was cut off has been removed by the side with a quorum, and all leases of before are over, when a side parts.
 assert SPLIT_S > FOUND_S + 2 * LAPSE_S

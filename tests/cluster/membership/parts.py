@@ -32,13 +32,14 @@ def a_state(
 
 
 def enter(state: NodeState, view: View) -> None:
-    """Have the state go by the view, all of whose members it knows by their incarnation."""
+    """Have the state go by the view, all of whose members it knows by their incarnation, and has links to."""
     state.view = view
     state.is_member = view.has(state.address, state.incarnation)
     state.installed_at = state.now
     for member in view.members:
         if member.address != state.address and member.incarnation > state.of(member.address).incarnation:
             state.of(member.address).incarnation = member.incarnation
+        state.of(member.address).note_link(is_up=True)
     state.note_dead()
 
 
@@ -49,10 +50,11 @@ def wait(state: NodeState, seconds: float) -> None:
 
 
 def hear(state: NodeState, *peers: str, ago_s: float = 0.0) -> None:
-    """There is proof that the peers lived, and heard us, so long ago."""
+    """There is proof that the peers lived, and heard us, so long ago; the links to them are up."""
     for peer in peers:
         known = state.of(peer)
         known.heard_at, known.heard_awake_s = state.now - ago_s, state.awake_s - ago_s
+        known.note_link(is_up=True)
 
 
 def die(state: NodeState, *peers: str) -> None:

@@ -153,3 +153,13 @@ def test_of_two_clusters_that_meet_one_prevails(winner: View, loser: View) -> No
     assert outranks(winner, loser)
     assert not outranks(loser, winner)
     assert not outranks(winner, winner)
+
+
+def test_one_that_is_heard_and_has_no_link_is_not_present() -> None:
+    state, bootstrap = a_newcomer()
+    meet(state, bootstrap, "b", "c")
+    state.of("c").note_link(is_up=False)
+    assert bootstrap.present() == ["a", "b"]
+    assert not bootstrap.may_found()
+    state.of("c").note_link(is_up=True)
+    assert bootstrap.may_found()

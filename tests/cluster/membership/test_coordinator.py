@@ -73,6 +73,15 @@ class Rig:
         for peer in peers:
             self.detector.died(peer, self.state.of(peer).dead)
 
+    def unlink(self, peer: str) -> None:
+        """The link to the peer has been down for long."""
+        self.state.of(peer).is_linked, self.state.of(peer).unlinked_awake_s = False, -inf
+
+    def hello(self, peer: str, **fields: object) -> None:
+        """An outsider asks to join; by default it has a link to every member, and goes by our view."""
+        self.coordinator.joiners.add(peer)
+        self.coordinator.lacks.note_hello(peer, from_peer(self.state, peer, pb.HELLO, **fields))
+
     def set_state(self, **states: str) -> None:
         """What the detector holds of members."""
         for address, state in states.items():
@@ -117,7 +126,7 @@ def join(rig: Rig, peer: str = "d") -> None:
     """A newcomer asks to join, and is fresh."""
     rig.state.of(peer).incarnation = INCARNATIONS[peer]
     hear(rig.state, peer)
-    rig.coordinator.joiners.add(peer)
+    rig.hello(peer)
 
 
 class TestWhoProposes:
@@ -327,33 +336,39 @@ class TestRemovals:
         assert self.gone(rig) == {"a": "died"} | ({"c": "is silent"} if is_lapsed else {})
 
     @pytest.mark.parametrize(
-        ("silent_s", "lapsed", "is_removed"),
+        ("certain_s", "lapsed", "is_removed"),
         [
-            (0.0, True, False),  # heard just now, its lease over
-            (timing.REMOVE_SILENCE_S, True, False),
-            (timing.REMOVE_SILENCE_S + 0.001, False, False),
-            (timing.REMOVE_SILENCE_S + 0.001, True, True),
+            (timing.LACKS_SETTLE_S - 0.001, True, False),
+            (timing.LACKS_SETTLE_S, False, False),
+            (timing.LACKS_SETTLE_S, True, True),
         ],
     )
-    def test_who_sends_us_nothing_though_others_reach_it(self, silent_s: float, lapsed: bool, is_removed: bool) -> None:
+    def test_who_is_lacked_once_that_is_certain_and_its_lease_is_over(
+        self, certain_s: float, lapsed: bool, is_removed: bool
+    ) -> None:
         rig = Rig()
-        wait(rig.state, 10.0)
-        rig.coordinator._installed_awake_s = 0.0
-        hear(rig.state, "b", "c")
-        hear(rig.state, "b", ago_s=silent_s)
-        rig.the_grantor.granted_until["b"] = rig.state.now if lapsed else rig.state.now + 1
-        assert self.gone(rig) == ({"b": "is unreachable"} if is_removed else {})
-
-    def test_a_new_view_gives_everybody_time_to_be_heard(self) -> None:
-        rig = Rig()
-        wait(rig.state, 10.0)
-        rig.coordinator.entered(rig.grantor)
-        assert self.gone(rig) == {}
+        rig.unlink("b")
+        rig.coordinator.lacks.look({})
+        rig.the_grantor.granted_until["b"] = NOW + certain_s + (0.0 if lapsed else 0.001)
+        wait(rig.state, certain_s)
+        assert self.gone(rig) == ({"b": "lacks a"} if is_removed else {})
 
     def test_only_the_coordinator_removes_for_that(self) -> None:
         rig = Rig("b")
-        wait(rig.state, 10.0)
+        rig.unlink("c")
+        rig.coordinator.lacks.look({})
+        wait(rig.state, 1.0)
         assert self.gone(rig) == {}
+
+    @pytest.mark.parametrize("is_support_over", [True, False])
+    @pytest.mark.parametrize("unheard_s", [timing.UNHEARD_S, timing.UNHEARD_S + 0.001])
+    def test_a_coordinator_that_lives_and_is_not_heard_is_removed_like_a_silent_one(
+        self, unheard_s: float, is_support_over: bool
+    ) -> None:
+        rig = Rig("b")
+        wait(rig.state, unheard_s)
+        is_removed = is_support_over and unheard_s > timing.UNHEARD_S
+        assert self.gone(rig, is_support_over) == ({"a": "is not heard by most"} if is_removed else {})
 
     def test_those_who_leave_once_they_have_handed_over_and_know_the_view(self) -> None:
         rig = Rig("a", "abcd")
@@ -441,7 +456,7 @@ class TestJoins:
         hear(rig.state, "b", "c")
         hear(rig.state, "d", ago_s=ago_s)
         rig.state.of("d").incarnation, rig.state.of("d").dead = incarnation, dead
-        rig.coordinator.joiners.add("d")
+        rig.hello("d")
         assert rig.coordinator._changes(False).joined == ({"d": incarnation} if joins else {})
 
     def test_a_member_joins_only_as_a_new_process(self) -> None:
@@ -608,6 +623,94 @@ class TestAgreement:
         assert rig.coordinator._proposal is None
         wait(rig.state, 1.0)
         assert {one.message.ballot for one in rig.run()} == {6 * RANKS + 1}
+
+
+class TestSteppingBack:
+    """A coordinator that is to go because others lack it."""
+
+    def lacked(self) -> Rig:
+        """a lacks b, c and d, of five; e has a link to everybody."""
+        rig = Rig("a", "abcde")
+        for peer in "bcd":
+            rig.unlink(peer)
+        rig.lease.until = NOW + 1.0
+        rig.run()
+        return rig
+
+    def test_it_serves_no_more_and_proposes_a_view_without_itself(self) -> None:
+        rig = self.lacked()
+        assert rig.coordinator.lacks.going == {"a"}
+        assert rig.lease.until == NOW + 1.0
+        wait(rig.state, timing.LACKS_SETTLE_S)
+        assert kinds(rig.run()) == [(peer, "PREPARE") for peer in "bcde"]
+        assert rig.lease.until == -inf
+        rig.promise("e")
+        (accept, *_) = rig.promise("d")
+        proposed = from_message(accept.message.view)
+        assert (proposed.addresses, proposed.cause) == (("b", "c", "d", "e"), "a lacks b c d")
+
+    def test_if_it_is_not_lacked_after_all_a_new_view_lets_it_serve_again(self) -> None:
+        rig = self.lacked()
+        wait(rig.state, timing.LACKS_SETTLE_S)
+        rig.run()
+        hear(rig.state, *"bcde")
+        rig.run()
+        rig.promise("b")
+        (accept, *_) = rig.promise("c")
+        assert from_message(accept.message.view).addresses == ("a", "b", "c", "d", "e")
+
+    def test_it_waits_for_the_leases_of_others_that_are_to_go(self) -> None:
+        rig = Rig("a", "abcdefgh")
+        for peer in "bc":
+            rig.unlink(peer)
+        rig.coordinator.lacks.note_report("d", from_peer(rig.state, "d", pb.ASK, lacks=["e", "f", "g"]))
+        rig.the_grantor.granted_until["d"] = NOW + 0.5
+        rig.lease.until = NOW + 1.0
+        rig.run()
+        assert rig.coordinator.lacks.going == {"a", "d"}
+        wait(rig.state, 0.4)
+        rig.run()
+        assert rig.lease.until == NOW + 1.0
+        wait(rig.state, 0.1)
+        rig.run()
+        assert rig.lease.until == -inf
+
+
+class TestWithoutLease:
+    """Members that get nothing of a coordinator which others vouch for."""
+
+    def a_member(self, me: str = "b") -> Rig:
+        rig = Rig(me, "abcde")
+        rig.coordinator.lacks.entered()
+        return rig
+
+    @pytest.mark.parametrize("me", ["b", "d"])
+    def test_one_after_the_other_they_try_to_replace_it(self, me: str) -> None:
+        rig = self.a_member(me)
+        wait(rig.state, timing.UNHEARD_S + "abcde".index(me) * timing.ROUND_BACKOFF_S)
+        assert rig.run() == []
+        wait(rig.state, 0.001)
+        assert {one.kind for one in rig.run()} == {"PREPARE"}
+        hear(rig.state, "a")
+        wait(rig.state, 1.0)
+        hear(rig.state, "a")
+        assert rig.run() == []  # it gives up
+
+    def test_not_with_a_lease(self) -> None:
+        rig = self.a_member()
+        wait(rig.state, 2.0)
+        rig.lease.until = rig.state.now + 0.001
+        assert rig.run() == []
+
+    def test_nor_while_another_that_they_help_may_come_to_an_end(self) -> None:
+        rig = self.a_member("c")
+        wait(rig.state, 2.0)
+        assert rig.prepare("b", RANKS + 1).kind == "PROMISE"
+        assert rig.run() == []
+        wait(rig.state, timing.HELPED_S - 0.001)
+        assert rig.run() == []
+        wait(rig.state, 0.001)
+        assert {one.kind for one in rig.run()} == {"PREPARE"}
 
 
 class TestReplacingTheCoordinator:

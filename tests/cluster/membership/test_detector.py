@@ -465,6 +465,16 @@ class TestRelays:
         assert detector.state_of("b") == (ALIVE if counts else SUSPECTED)
         assert detector._members["b"].heard_at == pytest.approx(state.now if counts else NOW)
 
+    def test_the_way_of_a_voucher_is_no_round_trip(self) -> None:
+        """It is far longer than ours, and would make us slow to notice anything for as long as one cable is bad."""
+        state, detector = a_detector("ab")
+        probe_one(state, detector)
+        wait(state, 0.12)
+        number = round(state.now * 1e6)
+        detector.on_vouch(from_peer(state, "b", pb.VOUCH, target="b", target_incarnation=11, number=number))
+        assert detector._members["b"].probe is None
+        assert state.round_trip_s == 0.0
+
     def test_an_old_voucher_clears_nothing(self) -> None:
         state, detector = a_detector("ab")
         suspect_one(state, detector)

@@ -118,6 +118,22 @@ class TestAsking:
         (sent,) = take_sent(rig.state)
         assert slots_from_bytes(sent.message.synced[0].slots) == mine
 
+    def test_and_whom_it_lacks_and_which_copies_it_has_lost(self) -> None:
+        rig = Rig()
+        rig.heartbeat.ask()
+        (sent,) = take_sent(rig.state)
+        assert (list(sent.message.lacks), sent.message.lost) == ([], b"")
+        rig.state.of("c").is_linked, rig.state.of("c").unlinked_awake_s = False, rig.state.awake_s
+        wait(rig.state, timing.LACK_S)
+        rig.heartbeat.lost(0b11)
+        rig.heartbeat.lost(0b100)
+        *_, sent = take_sent(rig.state)
+        assert list(sent.message.lacks) == ["c"]
+        assert slots_from_bytes(sent.message.lost) == 0b111
+        rig.heartbeat.entered(rig.view)  # of a new view it is to be said again
+        (sent,) = take_sent(rig.state)
+        assert sent.message.lost == b""
+
     def test_a_new_view_is_shown_at_once_and_begins_with_no_learners_in_sync(self) -> None:
         rig = Rig(transfer=True)
         rig.heartbeat.synced("c", ALL_SLOTS)
@@ -244,6 +260,41 @@ class TestGranting:
         assert rig.coordinator.synced == {"c": slots | more}
         assert rig.coordinator.leavers == {"b"}
 
+    def test_copies_that_it_has_lost_are_noted_where_it_is_listed(self) -> None:
+        rig = Rig("a", view=a_view("abc", 2))
+        listed = sum(1 << slot for slot in range(256) if "b" in rig.view.holders(slot))
+        assert 0 < listed < ALL_SLOTS
+        rig.ask(lost=slots_to_bytes(ALL_SLOTS & ~(listed & -listed)))
+        assert rig.coordinator.lost == {"b": listed & ~(listed & -listed)}
+        rig.ask(lost=slots_to_bytes(listed & -listed))
+        rig.ask("c")
+        assert rig.coordinator.lost == {"b": listed}
+        rig.heartbeat.lost(0)
+        rig.heartbeat.lost(ALL_SLOTS)
+        assert rig.coordinator.lost == {"b": listed} | {
+            "a": sum(1 << slot for slot in range(256) if "a" in rig.view.holders(slot))
+        }
+
+    def test_whom_it_lacks_is_noted(self) -> None:
+        rig = Rig("a")
+        rig.ask("c", lacks=["b"])
+        rig.coordinator.lacks.look({})
+        assert rig.coordinator.lacks.edges == {("b", "c")}
+
+    def test_one_that_is_to_go_because_it_is_lacked_gets_no_more_leases(self) -> None:
+        rig = Rig("a")
+        rig.grantor.add_support("b", NOW)
+        rig.ask("b", lacks=["c"])
+        rig.coordinator.lacks.look({})
+        assert rig.ask("b")[0].message.span_us > 0
+        assert rig.ask("c")[0].message.span_us == 0
+        rig.grantor.waiting.add("c")
+        rig.heartbeat.refresh()
+        assert take_kinds(rig.state) == []
+        rig.ask("b")
+        rig.coordinator.lacks.look({})
+        assert rig.ask("c")[0].message.span_us > 0
+
     def test_of_what_it_tells_no_more_is_read_than_there_are_members(self) -> None:
         rig = Rig("a")
         entries = [pb.Synced(address=name, slots=slots_to_bytes(ALL_SLOTS)) for name in "cdefg"]
@@ -287,6 +338,14 @@ class TestRefresh:
         rig.grantor.acknowledge("c")
         rig.heartbeat.refresh()
         assert (rig.lease.blocked, rig.lease.settled) == (0, True)
+
+    def test_but_for_one_that_has_stepped_back(self) -> None:
+        rig = Rig("a")
+        rig.grantor.add_support("b", NOW)
+        rig.grantor.denied.add("a")
+        rig.heartbeat.refresh()
+        assert rig.lease.until == -inf
+        assert rig.ask("b")[0].message.span_us > 0  # others go on until the next view
 
     def test_it_never_becomes_shorter(self) -> None:
         rig = Rig("a")

@@ -9,6 +9,7 @@ import pytest
 from app.cluster.events import (
     SELF,
     CloseLink,
+    CopiesLost,
     Datagram,
     Effect,
     LeaveRequested,
@@ -143,8 +144,40 @@ class TestOutside:
     def test_with_newcomers_like_itself_it_founds_a_cluster(self) -> None:
         node = Node("a", "abc")
         for peer in "bc":
+            node.step(LinkUp(peer))
             node.get(peer, pb.HELLO)
         assert set(sent_to(node.tick(timing.SETTLE_S + 0.05), "PREPARE")) == {"b", "c"}
+
+    def test_but_not_with_one_to_which_it_has_no_link(self) -> None:
+        node = Node("a", "abc")
+        node.step(LinkUp("b"))
+        for _ in range(12):
+            for peer in "bc":
+                node.get(peer, pb.HELLO)
+            effects = node.tick(0.25)
+            assert sent_to(effects, "PREPARE") == []
+        assert node.core.status().lacks == (("a", "c"),)
+        node.step(LinkUp("c"))
+        assert set(sent_to(node.tick(0.05), "PREPARE")) == {"b", "c"}
+        assert node.core.status().lacks == ()
+
+    def test_of_a_view_that_it_observes_it_tells_to_which_members_it_has_no_link(self) -> None:
+        node = Node("d").join()
+        node.step(LinkUp("b"))
+        (first, *_) = [one for one in sent_in(node.tick(0.12)) if one.kind == "HELLO"]
+        assert list(first.message.lacks) == ["a", "c"]
+        node.step(LinkUp("c"))
+        effects = node.step(LinkUp("a"))
+        (hello,) = sent_in(effects)
+        assert (hello.peer, hello.kind, list(hello.message.lacks)) == ("a", "HELLO", [])  # the coordinator waits for it
+
+    def test_once_it_has_a_link_to_each_it_says_so_under_every_new_view(self) -> None:
+        node = Node("d").join()
+        for peer in "abc":
+            node.step(LinkUp(peer))
+        following = after(VIEW, gone={"c": "died"})
+        effects = node.get("a", pb.VIEW, view=following, by=following)
+        assert sent_to(effects, "HELLO") == ["a"]
 
     def test_it_is_answered_by_members_and_outsiders_alike(self) -> None:
         for node in (Node(), Node().join()):
@@ -269,7 +302,10 @@ class TestLease:
         node.step(LinkRefused("b", 0, True))
         node.tick(0.5)
         assert node.core.lease_until == inf
-        node.get("b", pb.HELLO)
+        effects = node.get("b", pb.HELLO)
+        assert "b" in {effect.peer for effect in of_kind(effects, OpenLink)}
+        node.step(LinkUp("b"))
+        node.get("b", pb.HELLO, by=node.core.view)
         node.get("b", pb.PING)
         node.tick(0.2)
         assert node.core.view is not None
@@ -282,6 +318,22 @@ class TestLease:
         effects = node.step(SlotsSynced("c", ALL_SLOTS, 1))
         (ask,) = [one for one in sent_in(effects) if one.kind == "ASK"]
         assert slots_from_bytes(ask.message.synced[0].slots) == VIEW.masks["b"]
+
+    def test_so_do_copies_that_are_lost(self) -> None:
+        node = Node(transfer=True).join()
+        assert not sent_to(node.step(CopiesLost(ALL_SLOTS, 2)), "ASK")
+        (ask,) = [one for one in sent_in(node.step(CopiesLost(0b101, 1))) if one.kind == "ASK"]
+        assert slots_from_bytes(ask.message.lost) == 0b101
+
+    def test_a_member_wants_a_link_to_whoever_asks_to_join_as_long_as_it_asks(self) -> None:
+        node = Node(me="b", servers="abcd").join()
+        effects = node.get("d", pb.HELLO)
+        assert [effect.peer for effect in of_kind(effects, OpenLink)] == ["d"]
+        assert of_kind(node.get("d", pb.HELLO), OpenLink) == []
+        node.tick(timing.HEARD_S - 0.05)
+        node.get("d", pb.HELLO)
+        assert CloseLink("d") not in node.tick(timing.HEARD_S - 0.05)
+        assert CloseLink("d") in node.tick(0.1)
 
 
 class TestAntiEntropy:

@@ -1,0 +1,285 @@
+"""Who lacks whom: members whose link is down although both live, and who is removed for it.
+
+Datagrams say who lives (detector.py); copies and forwarded requests go over links, which fail by themselves: one cable
+of many is cut, something on the way drops connections and passes datagrams, packets get through one way only. So
+every member says in each ASK whom it lacks (NodeState.lacks), and the coordinator, which may lack somebody itself, has
+the fewest removed that leave nobody lacking anybody (connectivity.py). It grants those no more leases; once they have
+none they are removed like one that is silent. The coordinator may be one of them: then it stops serving, and proposes a
+view without itself.
+
+A member that the coordinator has not heard for UNHEARD_S, though others reach it, is lacked like one without a link.
+Where most members don't hear the coordinator, it has no leader lease, and not the votes to remove itself: they replace
+it like a silent one (coordinator.py).
+
+Whoever was removed asks to join again, as anybody else does. An outsider is taken in when it has a link to every member
+that is up, says so with a HELLO under the present view, and no member lacks it. So as long as the fault lasts it stays
+outside, and there is one view for the fault and one for its end, not many. A fault that comes and goes is slowed down:
+each return takes longer than the one before (RETURN_MIN_S to RETURN_MAX_S).
+
+An example: a coordinates b, c, d; the cable between b and c breaks.
+
+    0.0 s   Nothing gets through any more between b and c; d and a vouch for both.
+    0.5 s   b and c end the link, each at its end, and dial in vain.
+    0.8 s   b lacks c, c lacks b. Their next ASKs say so: one edge. a chooses c, the younger one, and grants it no more.
+    1.4 s   c's lease is over: a proposes a view without c; b, d and a hold its slots. Everything takes writes again.
+    1.5 s   c gets the view, drops everything and asks to join. It lacks b, so it stays outside.
+    60.0 s  The cable is mended. b, which wants a link to whoever asks to join, has one to c: c is taken in.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from app.cluster.membership import timing
+from app.cluster.membership.agreement import has_quorum
+from app.cluster.membership.connectivity import Edge, fewest_to_remove
+from app.cluster.membership.detector import Detector
+from app.cluster.membership.state import NodeState
+from app.cluster.view import View
+from app.wire.protocol import SLOT_COUNT
+from proto_gen import cluster_pb2 as pb
+
+LINE_PAIRS_MAX: Final = 8  # that one line of the log names
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a peer has said of its links."""
+
+    awake_s: float  # when we got it
+    view_key: tuple[int, int, int]  # the view that it went by
+    lacks: frozenset[str]
+
+
+@dataclass(slots=True)
+class Return:
+    """When one that was removed for a lack may be taken in again (awake time)."""
+
+    removed_awake_s: float = -inf
+    wait_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Line:
+    """What the log says of one lack."""
+
+    since_awake_s: float
+    is_said: bool = False
+
+
+class Lacks:
+    """One node's own lacks; of its members', while it is the coordinator."""
+
+    def __init__(self, state: NodeState, detector: Detector) -> None:
+        self._state = state
+        self._detector = detector
+        self._reports: dict[str, Report] = {}  # of the present view's members
+        self._hellos: dict[str, Report] = {}  # of outsiders
+        self._returns: dict[str, Return] = {}
+        self._installed_awake_s = 0.0
+        self._lines: dict[Edge, Line] = {}
+        self._said_awake_s: dict[Edge, float] = {}
+        self._stuck_awake_s = -inf
+        self._chosen: tuple[object, frozenset[str]] = (None, frozenset())  # made from what, and what it is
+        self._changed_awake_s = 0.0
+        self.edges: frozenset[Edge] = frozenset()  # known now; the coordinator knows all, others their own
+        self.going: frozenset[str] = frozenset()  # whom the coordinator wants removed
+
+    # What we lack, and what others say.
+
+    def own(self) -> list[str]:
+        """Whom this node lacks: members, and outsiders that have just asked to join. For its ASKs."""
+        return [peer for peer in (*self._state.others(), *self.outsiders()) if self._state.lacks(peer)]
+
+    def unlinked(self) -> list[str]:
+        """The members of the view to which there is no link at this moment. For an outsider's HELLOs."""
+        return [peer for peer in self._state.others() if not self._state.of(peer).is_linked]
+
+    def outsiders(self) -> list[str]:
+        """Who has asked to join of late."""
+        return list(self._hellos)
+
+    def note_hello(self, peer: str, message: pb.ClusterMessage) -> bool:
+        """An outsider asks to join, and says whom it has no link to. Whether it has not done so of late."""
+        is_new = peer not in self._hellos
+        self._note(self._hellos, peer, message)
+        return is_new
+
+    def note_report(self, peer: str, message: pb.ClusterMessage) -> None:
+        """A member of the view says whom it lacks."""
+        self._note(self._reports, peer, message)
+
+    def _note(self, reports: dict[str, Report], peer: str, message: pb.ClusterMessage) -> None:
+        if message.stamp_us >= self._state.of(peer).stamp_us:  # else it is late, and says nothing new
+            view_key = (message.cluster_id, message.epoch, message.nonce)
+            reports[peer] = Report(self._state.awake_s, view_key, frozenset(message.lacks))
+
+    def forget_outsiders(self) -> bool:
+        """Forget those who have stopped asking; whether there are any."""
+        since = self._state.awake_s - timing.HEARD_S
+        gone = [peer for peer, hello in self._hellos.items() if hello.awake_s <= since]
+        for peer in gone:
+            del self._hellos[peer]
+        return bool(gone)
+
+    def entered(self) -> None:
+        """A view was installed, or we begin anew."""
+        state = self._state
+        members = state.view.incarnations if state.view else {}
+        for address in self.going - set(members):
+            self._note_removed(address)
+        self._reports.clear()
+        self._hellos = {peer: hello for peer, hello in self._hellos.items() if peer not in members}
+        self._installed_awake_s = state.awake_s
+        self.going = frozenset()
+
+    def _note_removed(self, address: str) -> None:
+        entry = self._returns.setdefault(address, Return())
+        is_first = self._state.awake_s - entry.removed_awake_s > timing.RETURN_FORGOTTEN_S
+        entry.wait_s = timing.RETURN_MIN_S if is_first else min(2 * entry.wait_s, timing.RETURN_MAX_S)
+        entry.removed_awake_s = self._state.awake_s
+
+    # What the coordinator makes of it.
+
+    def look(self, lost: Mapping[str, int]) -> None:
+        """Once a tick, on every node. `lost`: the slots of which members have lost the copy."""
+        state = self._state
+        before, self.edges = self.edges, self._edges()
+        if self.edges or before or self._lines:
+            self._tell()
+        going = self._choice(lost) if state.is_coordinator and self.edges else frozenset()
+        if going != self.going:
+            self.going, self._changed_awake_s = going, state.awake_s
+        if self.edges:
+            self._tell_if_stuck()
+
+    def _choice(self, lost: Mapping[str, int]) -> frozenset[str]:
+        """Whom to remove; made anew when something that it is made from has changed."""
+        state, view = self._state, self._state.view
+        assert view is not None
+        up = tuple(node for node in view.addresses if self._detector.is_up(node))
+        dead = frozenset(state.countable_dead())
+        servers = self._servers()
+        made_from = (view.key, self.edges, up, dead, servers, frozenset(lost.items()))
+        if made_from != self._chosen[0]:
+
+            def may_go_on(staying: Collection[str]) -> bool:
+                return has_quorum(view.addresses, staying, dead) and 2 * len(staying) >= servers
+
+            going = fewest_to_remove(self.edges, up, wholes(view, up, lost), may_go_on)
+            self._chosen = (made_from, going)
+        return self._chosen[1]
+
+    def _servers(self) -> int:
+        """How many servers of the file may have a process: those whose machine last refused us have none."""
+        known = [self._state.of(server) for server in self._state.config.servers]
+        return sum(1 for server in known if server.refused_at <= server.heard_at)
+
+    def _edges(self) -> frozenset[Edge]:
+        state = self._state
+        if state.is_member:
+            found = {(state.address, peer) for peer in state.others() if state.lacks(peer) or self.is_unheard(peer)}
+            since = state.awake_s - timing.HEARD_S
+            for peer, report in self._reports.items() if state.is_coordinator else ():
+                if report.awake_s > since:
+                    found |= {(peer, other) for other in report.lacks if other != peer}
+            members = state.view.incarnations if state.view else {}
+            up = self._detector.is_up
+            found = {(a, b) for a, b in found if a in members and b in members and up(a) and up(b)}
+        else:
+            since = state.awake_s - timing.HEARD_S
+            peers = state.others() or state.config.servers
+            found = {
+                (state.address, peer) for peer in peers if state.lacks(peer) and state.of(peer).heard_awake_s > since
+            }
+        return frozenset((min(edge), max(edge)) for edge in found)
+
+    def is_unheard(self, peer: str, *, longer_s: float = 0.0) -> bool:
+        """Whether one end of a heartbeat, the coordinator or a member of it, has not heard the other, though others may
+        reach it: for UNHEARD_S and so much longer."""
+        state = self._state
+        assert state.view is not None
+        if state.view.coordinator not in (peer, state.address):
+            return False
+        heard_awake_s = max(state.of(peer).heard_awake_s, self._installed_awake_s)
+        return state.awake_s - heard_awake_s > timing.UNHEARD_S + longer_s
+
+    def is_certain(self) -> bool:
+        """Whether those who are to go have been the same for long enough."""
+        return bool(self.going) and self._state.awake_s - self._changed_awake_s >= timing.LACKS_SETTLE_S
+
+    def why(self, address: str) -> str:
+        """Why the member is removed."""
+        lacked = {end for edge in self.edges if address in edge for end in edge} - {address}
+        return f"lacks {' '.join(sorted(lacked))}"
+
+    def admits(self, address: str) -> bool:
+        """Whether one that asks to join would lack nobody, and be lacked by nobody, as a member.
+
+        A new process in a member's place is taken in at once: its links are about to come up.
+        """
+        state, hello = self._state, self._hellos.get(address)
+        assert state.view is not None
+        if address in state.view.incarnations:
+            return True
+        if hello is None or hello.view_key != state.view_key or not state.of(address).is_linked:
+            return False
+        entry = self._returns.get(address)
+        if entry is not None and state.awake_s - entry.removed_awake_s < entry.wait_s:
+            return False
+        since = state.awake_s - timing.HEARD_S
+        return not any(self._detector.is_up(peer) for peer in hello.lacks) and not any(
+            address in report.lacks for report in self._reports.values() if report.awake_s > since
+        )
+
+    # The log.
+
+    def _tell(self) -> None:
+        """A line when a lack begins and one when it ends; of one that comes and goes not more than one in a while."""
+        state = self._state
+        for edge in sorted(self.edges - self._lines.keys()):
+            line = self._lines[edge] = Line(state.awake_s)
+            if state.awake_s - self._said_awake_s.get(edge, -inf) >= timing.LACK_LINE_S:
+                self._said_awake_s[edge] = state.awake_s
+                line.is_said = True
+                state.log(
+                    f"no link between {edge[0]} and {edge[1]}, though both live: are TCP and UDP open, both ways?",
+                    "warning",
+                )
+        for edge in sorted(self._lines.keys() - self.edges):
+            line = self._lines.pop(edge)
+            if line.is_said and self._is_mended(edge):
+                lasted_s = state.awake_s - line.since_awake_s
+                state.log(f"{edge[0]} and {edge[1]} lack each other no more, after {lasted_s:.1f} s")
+
+    def _is_mended(self, edge: Edge) -> bool:
+        """Whether a lack that is no more has ended with a link, and not because one of the two has gone."""
+        state = self._state
+        if state.address in edge:
+            return all(state.of(end).is_linked for end in edge if end != state.address)
+        return state.view is not None and all(end in state.view.incarnations for end in edge)
+
+    def _tell_if_stuck(self) -> None:
+        """As the coordinator: a line, now and then, while nobody can be removed for what is lacking."""
+        state = self._state
+        if self.going or not state.is_coordinator or state.awake_s - self._stuck_awake_s < timing.LACK_LINE_S:
+            return
+        if all(state.awake_s - line.since_awake_s >= timing.LACKS_SETTLE_S for line in self._lines.values()):
+            self._stuck_awake_s = state.awake_s
+            pairs = ", ".join(f"{one} and {other}" for one, other in sorted(self.edges)[:LINE_PAIRS_MAX])
+            state.log(f"{len(self.edges)} pairs of members lack each other, no removal would help: {pairs}", "warning")
+
+
+def wholes(view: View, up: Collection[str], lost: Mapping[str, int]) -> dict[frozenset[str], int]:
+    """How many slots have just these members, of those that are up, as holders of a whole copy.
+
+    `lost`: the slots whose copies members have lost. Slots without any holder are left out.
+    """
+    found: Counter[frozenset[str]] = Counter()
+    for slot in range(SLOT_COUNT):
+        holders = frozenset(node for node in view.holders(slot) if node in up and not lost.get(node, 0) >> slot & 1)
+        if holders:
+            found[holders] += 1
+    return dict(found)

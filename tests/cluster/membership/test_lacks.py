@@ -1,0 +1,329 @@
+"""Who lacks whom, as members report it, and what the coordinator makes of it."""
+
+import pytest
+
+from app.cluster.events import Log
+from app.cluster.membership import timing
+from app.cluster.membership.detector import FAILED, Detector
+from app.cluster.membership.lacks import Lacks, wholes
+from app.cluster.membership.planner import Changes, next_view
+from app.cluster.membership.state import NodeState
+from app.wire.protocol import ALL_SLOTS
+from proto_gen import cluster_pb2 as pb
+from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, enter, from_peer, hear, wait
+
+SETTLED_S = timing.LACKS_SETTLE_S
+
+
+class Rig:
+    def __init__(self, me: str = "a", members: str = "abcd", servers: str = "abcde", replicas: int = 3) -> None:
+        view = a_view(members, replicas)
+        self.state: NodeState = a_state(me, members, servers, view=view if me in members else None)
+        enter(self.state, view)
+        self.detector = Detector(self.state)
+        self.detector.set_members((node, INCARNATIONS[node]) for node in members if node != me)
+        self.lacks = Lacks(self.state, self.detector)
+        hear(self.state, *self.state.others())
+
+    def report(self, peer: str, *lacks: str, stamp_us: int = 0) -> None:
+        self.lacks.note_report(peer, from_peer(self.state, peer, pb.ASK, lacks=lacks, stamp_us=stamp_us))
+
+    def hello(self, peer: str = "e", *lacks: str, **fields: object) -> None:
+        self.lacks.note_hello(peer, from_peer(self.state, peer, pb.HELLO, lacks=lacks, **fields))
+        hear(self.state, peer)
+
+    def unlink(self, *peers: str) -> None:
+        for peer in peers:
+            known = self.state.of(peer)
+            known.is_linked, known.unlinked_awake_s = False, self.state.awake_s
+
+    def look(self, **lost: int) -> frozenset[str]:
+        self.lacks.look(lost)
+        return self.lacks.going
+
+    def lines(self) -> list[str]:
+        texts = [effect.text for effect in self.state.effects if isinstance(effect, Log)]
+        self.state.effects.clear()
+        return texts
+
+
+class TestReports:
+    def test_a_member_tells_whom_it_lacks_and_outsiders_that_it_has_no_link_to(self) -> None:
+        rig = Rig("b")
+        rig.hello("e")
+        rig.unlink("c", "e")
+        assert rig.lacks.own() == []
+        wait(rig.state, timing.LACK_S)
+        assert rig.lacks.own() == ["c", "e"]
+
+    def test_an_outsider_tells_to_whom_it_has_no_link_now(self) -> None:
+        rig = Rig("e")
+        rig.unlink("b", "d")
+        assert rig.lacks.unlinked() == ["b", "d"]
+
+    def test_one_of_two_that_lack_each_other_is_to_go(self) -> None:
+        rig = Rig()
+        assert rig.look() == frozenset()
+        rig.report("b", "c")
+        assert rig.look() == {"c"}  # the younger one
+        rig.report("c", "b")
+        assert rig.look() == {"c"}
+        assert rig.lacks.edges == {("b", "c")}
+        assert rig.lacks.why("c") == "lacks b"
+
+    def test_what_the_coordinator_lacks_itself_counts_as_well(self) -> None:
+        rig = Rig()
+        rig.unlink("b", "c", "d")
+        wait(rig.state, timing.LACK_S)
+        assert rig.look() == {"a"}
+        assert rig.lacks.why("a") == "lacks b c d"
+
+    def test_only_the_coordinator_has_anybody_removed(self) -> None:
+        rig = Rig("b")
+        rig.unlink("c")
+        wait(rig.state, timing.LACK_S)
+        rig.report("d", "a")
+        assert rig.look() == frozenset()
+        assert rig.lacks.edges == {("b", "c")}  # and others' lacks are told to it alone
+
+    @pytest.mark.parametrize(("age_s", "counts"), [(timing.HEARD_S - 0.01, True), (timing.HEARD_S, False)])
+    def test_only_what_was_said_of_late_counts(self, age_s: float, counts: bool) -> None:
+        rig = Rig()
+        rig.report("b", "c")
+        wait(rig.state, age_s)
+        hear(rig.state, *"bcd")
+        assert bool(rig.look()) == counts
+
+    def test_a_report_that_is_late_says_nothing_new(self) -> None:
+        rig = Rig()
+        rig.state.of("b").stamp_us = 7
+        rig.report("b", stamp_us=7)
+        rig.report("b", "c", stamp_us=6)
+        assert rig.look() == frozenset()
+        rig.report("b", "c", stamp_us=7)
+        assert rig.look() == {"c"}
+
+    def test_strangers_and_whoever_is_not_up_are_lacked_by_nobody(self) -> None:
+        rig = Rig()
+        rig.report("b", "b", "e", "x", "c")
+        rig.detector._members["c"].state = FAILED
+        assert rig.look() == frozenset()
+        assert rig.lacks.edges == frozenset()
+
+    def test_a_new_view_begins_with_no_reports(self) -> None:
+        rig = Rig()
+        rig.report("b", "c")
+        rig.look()
+        rig.lacks.entered()
+        assert rig.lacks.going == frozenset()
+        assert rig.look() == frozenset()
+
+
+class TestWhoGoes:
+    def test_nobody_whose_copies_nobody_else_has(self) -> None:
+        rig = Rig(replicas=1)
+        rig.report("b", "c")
+        assert rig.look() == frozenset()
+        rig = Rig()
+        rig.report("b", "c")
+        assert rig.look(a=ALL_SLOTS, b=ALL_SLOTS, d=ALL_SLOTS) == {"b"}  # the others have lost theirs
+
+    def test_not_so_many_that_too_few_are_left(self) -> None:
+        rig = Rig(servers="abcd")
+        rig.report("b", "c", "d")
+        rig.report("c", "d")
+        assert rig.look() == {"c", "d"}
+        rig = Rig(servers="abcdefgh")  # of whom four are needed
+        rig.report("b", "c")
+        assert rig.look() == frozenset()
+        for server in "fgh":
+            rig.state.of(server).refused_at = NOW
+        assert rig.look() == {"c"}
+
+    def test_a_quorum_is_left(self) -> None:
+        rig = Rig("a", "abc", "abc")
+        rig.report("b", "c")
+        rig.detector._members["c"].state = FAILED
+        assert rig.look() == frozenset()
+
+    def test_it_is_certain_once_it_has_been_the_same_for_a_while(self) -> None:
+        rig = Rig()
+        rig.report("b", "c")
+        rig.look()
+        wait(rig.state, SETTLED_S - 0.01)
+        assert not rig.lacks.is_certain()
+        rig.report("b", "c", "d", "a")
+        assert rig.look() == {"b"}
+        wait(rig.state, 0.02)
+        assert not rig.lacks.is_certain()
+        wait(rig.state, SETTLED_S)
+        assert rig.lacks.is_certain()
+        rig.report("b")
+        rig.look()
+        assert not rig.lacks.is_certain()
+
+    @pytest.mark.parametrize(
+        ("me", "unheard_s", "lacking"),
+        [
+            ("a", timing.UNHEARD_S, False),
+            ("a", timing.UNHEARD_S + 0.01, True),
+            ("b", timing.UNHEARD_S + 0.01, True),
+        ],
+    )
+    def test_whoever_is_not_heard_though_up_is_lacked_by_the_coordinator(
+        self, me: str, unheard_s: float, lacking: bool
+    ) -> None:
+        rig = Rig(me)
+        wait(rig.state, unheard_s)
+        hear(rig.state, "c", "d")
+        rig.look()
+        assert rig.lacks.edges == ({("a", "b")} if lacking else set())
+        rig.lacks.entered()  # a new view gives everybody time
+        rig.look()
+        assert rig.lacks.edges == set()
+
+    def test_wholes_count_holders_that_are_up_and_have_not_lost_their_copy(self) -> None:
+        view = a_view("abc")
+        assert wholes(view, "abc", {}) == {frozenset("abc"): 256}
+        assert wholes(view, "ab", {}) == {frozenset("ab"): 256}
+        assert wholes(view, "abc", {"a": 0b11, "b": 0b1, "c": 0b1}) == {frozenset("abc"): 254, frozenset("bc"): 1}
+
+
+class TestOutsiders:
+    def test_one_with_links_to_all_is_taken_in(self) -> None:
+        rig = Rig()
+        assert not rig.lacks.admits("e")
+        rig.hello()
+        assert rig.lacks.admits("e")
+
+    def test_one_that_lacks_a_member_is_not_unless_that_goes_anyway(self) -> None:
+        rig = Rig()
+        rig.hello("e", "c")
+        assert not rig.lacks.admits("e")
+        rig.detector._members["c"].state = FAILED
+        assert rig.lacks.admits("e")
+
+    def test_nor_one_that_a_member_lacks(self) -> None:
+        rig = Rig()
+        rig.hello()
+        rig.report("b", "e")
+        assert not rig.lacks.admits("e")
+        rig.report("b")
+        assert rig.lacks.admits("e")
+        rig.unlink("e")
+        assert not rig.lacks.admits("e")
+
+    def test_nor_one_that_does_not_know_who_the_members_are(self) -> None:
+        rig = Rig()
+        rig.hello(epoch=9)
+        assert not rig.lacks.admits("e")
+
+    def test_a_new_process_in_a_members_place_is_taken_in_at_once(self) -> None:
+        assert Rig().lacks.admits("c")
+
+    def test_who_stops_asking_is_forgotten(self) -> None:
+        rig = Rig()
+        assert rig.lacks.note_hello("e", from_peer(rig.state, "e", pb.HELLO))
+        assert not rig.lacks.note_hello("e", from_peer(rig.state, "e", pb.HELLO))
+        wait(rig.state, timing.HEARD_S - 0.01)
+        assert not rig.lacks.forget_outsiders()
+        assert rig.lacks.outsiders() == ["e"]
+        wait(rig.state, 0.02)
+        assert rig.lacks.forget_outsiders()
+        assert rig.lacks.outsiders() == []
+        assert not rig.lacks.forget_outsiders()
+
+    def remove(self, rig: Rig) -> None:
+        """d is removed because b lacks it."""
+        enter(rig.state, a_view("abcd"))
+        hear(rig.state, *"bcd")
+        rig.report("b", "d")
+        assert rig.look() == {"d"}
+        without = next_view(a_view("abcd"), Changes(gone={"d": "lacks b"}), 3, 9)
+        assert without is not None
+        enter(rig.state, without)
+        rig.lacks.entered()
+
+    def waits_s(self, rig: Rig) -> float:
+        """How long d is not taken in."""
+        began = rig.state.awake_s
+        while True:
+            rig.hello("d")
+            if rig.lacks.admits("d"):
+                return rig.state.awake_s - began
+            wait(rig.state, 0.125)
+
+    def test_one_that_was_removed_returns_later_each_time(self) -> None:
+        rig = Rig()
+        waits = []
+        for _ in range(8):
+            self.remove(rig)
+            waits.append(self.waits_s(rig))
+        assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+        wait(rig.state, timing.RETURN_FORGOTTEN_S)
+        self.remove(rig)
+        assert self.waits_s(rig) == 1
+
+
+class TestLog:
+    def test_a_line_when_a_lack_begins_and_one_when_it_ends(self) -> None:
+        rig = Rig()
+        rig.report("b", "c")
+        rig.look()
+        (line,) = rig.lines()
+        assert line.startswith("no link between b and c")
+        rig.look()
+        assert rig.lines() == []
+        wait(rig.state, 0.5)
+        hear(rig.state, *"bcd")
+        rig.report("b")
+        rig.look()
+        assert rig.lines() == ["b and c lack each other no more, after 0.5 s"]
+
+    def test_none_for_its_end_if_one_of_the_two_has_gone(self) -> None:
+        rig = Rig()
+        rig.report("b", "c")
+        rig.unlink("d")
+        wait(rig.state, timing.LACK_S)
+        rig.look()
+        rig.lines()
+        without = next_view(a_view("abcd"), Changes(gone={"c": "lacks b", "d": "lacks a"}), 3)
+        assert without is not None
+        enter(rig.state, without)
+        rig.lacks.entered()
+        rig.look()
+        assert rig.lines() == []
+
+    def test_of_one_that_comes_and_goes_not_more_than_one_in_a_while(self) -> None:
+        rig = Rig()
+        for _ in range(50):
+            rig.report("b", "c")
+            rig.look()
+            wait(rig.state, 0.1)
+            rig.report("b")
+            hear(rig.state, *"bcd")
+            rig.look()
+            wait(rig.state, 0.1)
+        assert len(rig.lines()) == 2
+
+    def test_an_outsider_says_whom_it_hears_and_has_no_link_to(self) -> None:
+        rig = Rig("e")
+        rig.unlink("b", "c")
+        wait(rig.state, timing.HEARD_S)
+        hear(rig.state, "a", "d")
+        rig.state.of("b").heard_awake_s = rig.state.awake_s
+        rig.look()
+        (line,) = rig.lines()
+        assert "b and e" in line
+
+    def test_now_and_then_one_while_nobody_can_be_removed(self) -> None:
+        rig = Rig(replicas=1)
+        for tick in range(200):
+            rig.report("b", "c")
+            hear(rig.state, *"bcd")
+            rig.look()
+            wait(rig.state, 0.1)
+            if tick == 1:
+                assert not any("no removal" in line for line in rig.lines())
+        lines = [line for line in rig.lines() if "no removal" in line]
+        assert lines == ["1 pairs of members lack each other, no removal would help: b and c"] * 2

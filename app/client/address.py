@@ -26,7 +26,7 @@ def split_host_port(text: str) -> tuple[str, int]:
         raise BadServer(f"'{text}': an IPv6 address goes in brackets, like [::1]:3331")
     if not (colon and host):
         raise BadServer(f"'{text}' is not host:port, like 127.0.0.1:3331")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise BadServer(f"'{text}': '{port}' is not a port (1 to 65535)")
     return host, int(port)
 
@@ -36,7 +36,7 @@ def numeric(text: str) -> Endpoint | None:
     try:
         host, port = split_host_port(text)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError, BadServer):
+    except (OSError, ValueError):
         return None
     family, _, _, _, address = found[0]
     return Endpoint(text, family, address)
@@ -52,7 +52,7 @@ def resolve(text: str) -> Endpoint:
     host, port = split_host_port(text)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:  # the latter: what can't be a host's name at all
         raise BadServer(f"'{text}': {getattr(error, 'strerror', None) or error}") from None
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     return Endpoint(text.strip(), family, address)

@@ -4,7 +4,6 @@ Everything on the wire is the engine's: a call of one request is an engine with 
 and values into requests, answers into results and exceptions, and brings router and engine together.
 """
 
-import json
 import os
 import random
 import time
@@ -30,7 +29,7 @@ from app.client.errors import (
 from app.client.retry import OVERLOAD_PATIENCE_S
 from app.client.router import NOWHERE, PROBE_TIMEOUT_S, Router
 from app.client.stats import Stats
-from app.client.table import read_status
+from app.client.table import read_object, read_status
 from app.wire import protocol
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 
@@ -209,14 +208,7 @@ class Client:
     def _told(self, command: int, server: str | None) -> dict[str, Any]:
         """What a node tells of itself in a JSON object."""
         response = self._checked(KVRequest(command=command), server)
-        name = protocol.COMMAND_NAMES[command].lower()
-        try:
-            told = json.loads(response.value)
-        except ValueError:
-            raise BadAnswer(f"{name}: not JSON") from None
-        if not isinstance(told, dict):
-            raise BadAnswer(f"{name}: not an object")
-        return told
+        return read_object(response.value, protocol.COMMAND_NAMES[command].lower())
 
     def wipeout(self, server: str | None = None) -> None:
         """Drop every key of the slots that the node is primary for: in a cluster, ask each node in turn.

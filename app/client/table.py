@@ -3,6 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
+from app.client.errors import BadAnswer
 from app.wire.protocol import PLACE_DIGITS, PLACE_NOBODY, SLOT_COUNT
 
 
@@ -19,10 +20,22 @@ class Table(NamedTuple):
 def read_status(value: bytes) -> Table | None:
     """The table in a STATUS answer; None when it has none: another kind of node, or one that knows of no view yet."""
     try:
-        status = json.loads(value)
-    except ValueError:
+        return table_of(read_object(value, "status"))
+    except BadAnswer:
         return None
-    return table_of(status) if isinstance(status, dict) else None
+
+
+def read_object(value: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in an answer to the command `what`. BadAnswer when it is anything else."""
+    try:
+        told = json.loads(value)
+    except ValueError:
+        raise BadAnswer(f"{what}: not JSON") from None
+    except RecursionError:
+        raise BadAnswer(f"{what}: JSON nested too deeply") from None
+    if not isinstance(told, dict):
+        raise BadAnswer(f"{what}: not an object")
+    return told
 
 
 def table_of(status: dict[str, Any]) -> Table | None:

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from app.client.address import resolve, split_host_port
+from app.client.address import numeric, resolve, split_host_port
 from app.client.errors import BadServer
 
 
@@ -33,6 +33,7 @@ def test_split(text: str, parts: tuple[str, int]) -> None:
         "host:-1",
         "host:x",
         "host:²",
+        "host:" + "1" * 5000,
         "::1:3331",
         "[::1:3331",
         "::1]:3331",
@@ -57,6 +58,14 @@ def test_a_name_of_both_families_is_taken_as_ipv4(monkeypatch: pytest.MonkeyPatc
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     assert resolve("node:9").address == ("127.0.0.1", 9)
+
+
+@pytest.mark.parametrize("host", ["a\0b", "\ud800", "a" * 64, "é" * 300, "a..b"])
+def test_what_can_be_no_host_is_a_bad_server(host: str) -> None:
+    """As it may stand in a table that is no table."""
+    with pytest.raises(BadServer):
+        resolve(f"{host}:9")
+    assert numeric(f"{host}:9") is None
 
 
 def test_an_unknown_host_is_a_bad_server() -> None:

@@ -114,7 +114,14 @@ def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
             client.membership_count()
 
 
-@pytest.mark.parametrize(("told", "complaint"), [(b"nonsense", "status: not JSON"), (b"[1]", "status: not an object")])
+@pytest.mark.parametrize(
+    ("told", "complaint"),
+    [
+        (b"nonsense", "status: not JSON"),
+        (b"[1]", "status: not an object"),
+        (b"[" * 5000 + b"]" * 5000, "status: JSON nested too deeply"),
+    ],
+)
 def test_a_status_that_is_no_object_is_a_bad_answer(told: bytes, complaint: str) -> None:
     with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         assert client.status() == {"epoch": 1}

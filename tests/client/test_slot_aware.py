@@ -139,6 +139,22 @@ def test_servers_that_have_no_table_are_used_as_ever() -> None:
                 assert 1 <= client.stats.probes < 10
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"[" * 5000 + b"]" * 5000,
+        status("a:1", ["a:1", "b\0c:1", "d:" + "1" * 5000, "\ud800:1", "e..f:1"]),
+    ],
+)
+def test_a_table_that_cannot_be_read_disturbs_no_call(told: bytes) -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        peer.status = told
+        for n in range(20):
+            client.put(b"key %d" % n, b"value")
+        assert client.get(b"key 7").value == b"value"
+        assert client.stats.probes > 0
+
+
 @pytest.mark.parametrize("slot_aware", [False, True])
 def test_probes_are_sent_by_a_slot_aware_client_that_uses_keys(slot_aware: bool) -> None:
     with Peer() as peer, Client([peer.name], slot_aware=slot_aware, timeouts_ms=PATIENT) as client:

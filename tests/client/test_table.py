@@ -58,6 +58,12 @@ def test_what_is_no_table(changes: dict[str, object]) -> None:
     assert read(**changes) is None
 
 
-@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"7", b"{}", b'{"epoch":1}', b"\xff\xfe"])
+DEEP = b"[" * 5000 + b"]" * 5000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"{", b"[]", b"7", b"{}", b'{"epoch":1}', b"\xff\xfe", b"7" * 5000, DEEP, b'{"members":' + DEEP + b"}"],
+)
 def test_another_kind_of_answer(value: bytes) -> None:
     assert read_status(value) is None

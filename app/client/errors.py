@@ -24,7 +24,18 @@ from app.wire import protocol
 
 
 class KVError(Exception):
-    """The root of everything that a client raises on purpose."""
+    """The root of everything that a client raises on purpose. Pickle keeps all of it but the traceback."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class with `args`, as exceptions do by default: a constructor makes `args` of what it takes.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[KVError], args: tuple[Any, ...], attributes: dict[str, Any]) -> KVError:
+    """What pickle and copy make an exception of again."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class Timeout(KVError, TimeoutError):

@@ -7,6 +7,7 @@ from app.client.client import Client, Versioned
 from app.client.errors import (
     BadAnswer,
     BadServer,
+    Closed,
     ErrorAnswer,
     InternalError,
     InvalidKey,
@@ -27,6 +28,7 @@ __all__ = [
     "BadAnswer",
     "BadServer",
     "Client",
+    "Closed",
     "ErrorAnswer",
     "InternalError",
     "InvalidKey",

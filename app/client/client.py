@@ -17,6 +17,7 @@ from app.client.address import Endpoint, resolve
 from app.client.engine import Engine, Exchange
 from app.client.errors import (
     BadAnswer,
+    Closed,
     InvalidValue,
     KeyNotFound,
     KVError,
@@ -110,6 +111,7 @@ class Client:
         self._in_call = False
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(
@@ -118,7 +120,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the sockets back. A closed client can't be used again; closing twice does no harm."""
+        """Give the sockets back. Whatever uses a closed client gets Closed, but closing twice does no harm."""
         self._engine.sockets.close()
 
     # The store. Any node will do; retries go round the list.
@@ -330,7 +332,12 @@ class Client:
         if errors:
             raise PartialFailure(what, errors, result)
 
+    def _check_open(self) -> None:
+        if self._engine.sockets.is_closed:
+            raise Closed
+
     def _enter(self) -> None:
+        self._check_open()
         if self._in_call:
             raise RuntimeError("this Client is in the middle of a call: make one for each thread or greenlet")
         self._in_call = True

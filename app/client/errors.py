@@ -3,6 +3,7 @@
 KVError
   Timeout            nobody answered in time; also a TimeoutError
     Unreachable      every server's machine says that nothing listens there
+  Closed             the client was closed before; also a RuntimeError
   BadServer          the given "host:port" is malformed or does not resolve; also a ValueError
   NotTried           get_many and the like: given up before this key's turn, since nobody answers any more
   PartialFailure     get_many and the like: some keys failed, each with one of the others
@@ -51,6 +52,13 @@ class Unreachable(Timeout):
     Only for a client made with `give_up_when_refused`; others go on trying, since a node that restarts
     refuses as well.
     """
+
+
+class Closed(KVError, RuntimeError):
+    """The client was closed before, or, by another greenlet or thread, in the middle of the call. Nothing is sent."""
+
+    def __init__(self, text: str = "this Client is closed") -> None:
+        super().__init__(text)
 
 
 class NotTried(KVError):

@@ -10,6 +10,7 @@ import socket
 from typing import Final
 
 from app.client.address import Endpoint
+from app.client.errors import Closed
 from app.client.stats import Stats
 
 # Read from a socket at once (bytes). More than a legal answer, so that a longer datagram is not cut into one.
@@ -25,12 +26,14 @@ class Sockets:
 
     def __init__(self, stats: Stats) -> None:
         self.trouble = ""
+        self.is_closed = False
         self._stats = stats
         self._sockets: dict[int, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
 
     def close(self) -> None:
-        """Give all back; twice does no harm."""
+        """Give all back; twice does no harm. From then on `send` and `receive` raise Closed."""
+        self.is_closed = True
         self._selector.close()
         for connected in self._sockets.values():
             connected.close()
@@ -38,6 +41,8 @@ class Sockets:
 
     def send(self, index: int, server: Endpoint, datagram: bytes) -> None:
         """One datagram to a server. What the socket won't take counts as lost: a retry mends it."""
+        if self.is_closed:
+            raise Closed
         try:
             connected = self._sockets.get(index) or self._connect(index, server)
             try:
@@ -55,7 +60,10 @@ class Sockets:
         None in place of a datagram: nothing listens at that server, by word of its machine.
         """
         found: list[tuple[int, bytes | None]] = []
-        for key, _ in self._selector.select(wait_s):
+        ready = [] if self.is_closed else self._selector.select(wait_s)
+        if self.is_closed:  # perhaps by somebody else, meanwhile
+            raise Closed
+        for key, _ in ready:
             index: int = key.data
             receive = self._sockets[index].recv
             for _ in range(limit):

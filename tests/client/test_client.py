@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from zlib import crc32
@@ -13,6 +14,7 @@ import pytest
 from app.client import (
     BadAnswer,
     Client,
+    Closed,
     ErrorAnswer,
     InternalError,
     InvalidKey,
@@ -363,6 +365,50 @@ def test_a_client_gives_its_sockets_back() -> None:
             assert opened.fileno() >= 0
         assert opened.fileno() == -1
         client.close()
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.put(b"key", b"value"),
+        lambda client: client.get(b"key"),
+        lambda client: client.get_many([]),
+        lambda client: client.put_many({b"key": b"value"}),
+        lambda client: client.is_alive(),
+        lambda client: client.status(client.servers[0].name),
+        lambda client: client.call(KVRequest(command=protocol.WIPEOUT)),
+        lambda client: client.__enter__(),
+    ],
+)
+def test_a_closed_client_says_so_and_sends_nothing(use: Callable[[Client], object], was_used: bool) -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as other:
+        client = Client([peer.name], timeouts_ms=PATIENT)
+        if was_used:
+            client.put(b"before", b"value")
+        client.close()
+        received = len(peer.requests())
+        for _ in range(2):
+            with pytest.raises(Closed, match="^this Client is closed$"):
+                use(client)
+        other.ping()  # whatever was sent before has arrived
+        assert len(peer.requests()) == received + 1
+        assert client.stats.sent == was_used
+
+
+def test_a_client_that_is_closed_in_the_middle_of_a_call_ends_it() -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT, window=2) as client:
+
+        def items() -> Iterator[tuple[bytes, bytes]]:
+            yield b"key 1", b"value"
+            client.close()
+            yield b"key 2", b"value"
+
+        with pytest.raises(Closed):
+            client.put_many(items())
+        with Client([peer.name], timeouts_ms=PATIENT) as other:
+            other.ping()
+        assert b"key 2" not in peer.store
 
 
 @pytest.mark.parametrize("servers", [[], "127.0.0.1:3331"])

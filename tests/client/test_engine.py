@@ -37,6 +37,7 @@ class Wire:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.trouble = ""
+        self.is_closed = False
         self.sent: list[tuple[int, bytes]] = []  # server, messageID
         self.coming: list[tuple[int, bytes | None]] = []
         self.limits: list[int] = []

@@ -62,7 +62,7 @@ class AllReady:
 def sockets_of(*scripted: Scripted) -> tuple[Sockets, Stats]:
     stats = Stats()
     sockets = Sockets(stats)
-    sockets.close()
+    sockets._selector.close()
     sockets._selector = AllReady(len(scripted))  # type: ignore[assignment]
     sockets._sockets = dict(enumerate(scripted))  # type: ignore[arg-type]
     return sockets, stats

@@ -6,13 +6,12 @@ and values into requests, answers into results and exceptions, and brings router
 
 import os
 import random
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from app.client import codec
+from app.client import clock, codec
 from app.client.address import Endpoint, resolve
 from app.client.engine import Engine, Exchange
 from app.client.errors import (
@@ -106,6 +105,7 @@ class Client:
             give_up_when_refused=give_up_when_refused,
             window=window,
             rng=rng,
+            now=clock.now,
         )
         self._status = KVRequest(command=protocol.STATUS)
         self._in_call = False
@@ -364,19 +364,19 @@ class Client:
         else:
             self.stats.direct += 1
             exchange = engine.start(message_id, datagram, primary)
-        if key and time.monotonic() >= router.wake_at:
+        if key and clock.now() >= router.wake_at:
             self._ask_for_tables()
         return exchange
 
     def _ask_for_tables(self) -> None:
-        for index in self._router.targets(time.monotonic()):
+        for index in self._router.targets(clock.now()):
             message_id = os.urandom(MESSAGE_ID_BYTES)
             datagram = codec.encode_request(message_id, self._status)
             self._engine.probe(message_id, datagram, index, PROBE_TIMEOUT_S).done = self._learn
 
     def _learn(self, probe: Exchange) -> None:
         if probe.answer is not None and probe.answer.errCode == protocol.NO_ERR:
-            self._router.learn(probe.answered_by, read_status(probe.answer.value), time.monotonic())
+            self._router.learn(probe.answered_by, read_status(probe.answer.value), clock.now())
 
     def _acknowledge(self, request: KVRequest, exchange: Exchange) -> None:
         """Tell the node that answered that its memory of the request may go, if this client does that.

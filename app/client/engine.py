@@ -13,7 +13,6 @@ each window of answers, as TCP does it.
 
 import heapq
 import random
-import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
@@ -93,11 +92,13 @@ class Engine:
         give_up_when_refused: bool,
         window: int,
         rng: random.Random,
+        now: Callable[[], float],
     ) -> None:
-        """The arguments are those of Client."""
+        """`now`: see clock.py; the other arguments are those of Client."""
         self.sockets = Sockets(stats)
         self.window = float(window)
         self.heard_at = 0.0  # when the last answer to a request came
+        self._now = now
         self._router = router
         self._stats = stats
         self._timeouts_ms = timeouts_ms
@@ -114,7 +115,7 @@ class Engine:
     def start(self, message_id: bytes, datagram: bytes, asked: int, *, only: bool = False) -> Exchange:
         """Send a request to a server; `turn` does the rest. `only`: no other server may be asked."""
         assert message_id not in self._in_flight, f"{message_id!r} is in flight"
-        now = time.monotonic()
+        now = self._now()
         attempts = Attempts(now, self._timeouts_ms, self._patience_s, self._rng)
         exchange = Exchange(message_id, datagram, asked, attempts, now)
         exchange.only = only
@@ -125,7 +126,7 @@ class Engine:
 
     def probe(self, message_id: bytes, datagram: bytes, asked: int, wait_s: float) -> Exchange:
         """Send what nobody waits for: one try, to one server."""
-        now = time.monotonic()
+        now = self._now()
         exchange = Exchange(message_id, datagram, asked, Attempts(now, (int(wait_s * 1000),)), now)
         exchange.only = exchange.is_impatient = exchange.is_probe = True
         self._stats.probes += 1
@@ -139,7 +140,7 @@ class Engine:
     def turn(self) -> None:
         """Wait until something happens, and deal with it: answers, refusals, and tries that are due."""
         assert self._in_flight, "nothing to wait for"
-        now = time.monotonic()
+        now = self._now()
         # With a single request in flight there is nothing to look for behind its answer.
         limit = DRAIN_MAX if len(self._in_flight) > 1 else 1
         for index, datagram in self.sockets.receive(max(self._next_due() - now, 0.0), limit):
@@ -147,7 +148,7 @@ class Engine:
                 self._refused(index)
             else:
                 self._received(index, datagram)
-        now = time.monotonic()
+        now = self._now()
         while self._next_due() <= now:
             _, _, exchange = heapq.heappop(self._dues)
             self._due(exchange, now)
@@ -211,7 +212,7 @@ class Engine:
         if exchange is None:
             self._stats.ignore("other_id")
             return
-        now = self._heard[index] = time.monotonic()
+        now = self._heard[index] = self._now()
         if not exchange.is_probe:
             self.heard_at = now
         if response.errCode == SYS_OVERLOAD_ERR and not exchange.is_probe:
@@ -231,7 +232,7 @@ class Engine:
         self._finish(exchange)
 
     def _refused(self, index: int) -> None:
-        now = time.monotonic()
+        now = self._now()
         self._router.failed(index, now)
         for exchange in list(self._in_flight.values()):
             if exchange.only and exchange.asked != index:

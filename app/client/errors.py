@@ -28,7 +28,7 @@ class KVError(Exception):
     """The root of everything that a client raises on purpose. Pickle keeps all of it but the traceback."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not by calling the class with `args`, as exceptions do by default: a constructor makes `args` of what it takes.
+        # By default an exception is made again by calling its class with `args`; but constructors here take other things.
         return _restored, (type(self), self.args, self.__dict__)
 
 

@@ -389,7 +389,7 @@ def test_a_closed_client_says_so_and_sends_nothing(use: Callable[[Client], objec
         client.close()
         received = len(peer.requests())
         for _ in range(2):
-            with pytest.raises(Closed, match="^this Client is closed$"):
+            with pytest.raises(Closed, match=r"^this Client is closed$"):
                 use(client)
         other.ping()  # whatever was sent before has arrived
         assert len(peer.requests()) == received + 1

@@ -1,12 +1,10 @@
 """Requests in flight, one event at a time: a clock and sockets that the tests drive, and the real router."""
 
 import random
-from collections.abc import Iterator
 from zlib import crc32
 
 import pytest
 
-from app.client import engine as module
 from app.client.address import Endpoint, resolve
 from app.client.codec import encode_request
 from app.client.engine import DRAIN_MAX, WINDOW_MIN, Engine, Exchange
@@ -27,7 +25,7 @@ class Clock:
     def __init__(self) -> None:
         self.now_s = 1000.0
 
-    def monotonic(self) -> float:
+    def now(self) -> float:
         return self.now_s
 
 
@@ -73,6 +71,7 @@ class Bench:
             give_up_when_refused=impatient,
             window=window,
             rng=random.Random(1),
+            now=clock.now,
         )
         self.engine.sockets.close()
         self.wire = Wire(clock)
@@ -103,10 +102,8 @@ def answer(message_id: bytes, code: int = NO_ERR, wait_ms: int = 0) -> bytes:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -183,6 +180,15 @@ def test_tries_follow_the_schedule_and_go_round(clock: Clock) -> None:
     assert isinstance(exchange.error, Timeout)
     assert str(exchange.error) == "no answer from 10.0.0.1:1, 10.0.0.2:1 to 3 tries"
     assert (bench.stats.sent, bench.stats.retries, bench.stats.timeouts) == (3, 2, 1)
+
+
+def test_nothing_is_sent_again_after_the_machine_was_suspended(clock: Clock) -> None:
+    """The nodes have forgotten by then that they have answered: a retry would take effect a second time."""
+    bench = Bench(clock)
+    exchange = bench.start(b"1")
+    clock.now_s += 60.0
+    assert bench.turn() == []
+    assert isinstance(exchange.error, Timeout)
 
 
 def test_a_named_server_is_tried_alone_and_named_in_the_error(clock: Clock) -> None:

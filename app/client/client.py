@@ -68,8 +68,9 @@ class Client:
     `overload_patience_s`: how long a request bears being refused with SYS_OVERLOAD_ERR before it raises Overloaded.
     `ack`: tell the node when a PUT, REMOVE or WIPEOUT has been answered, so that it need not remember the answer for
     the whole 6 s. One datagram more for each, worth it for a client that writes a great deal.
-    `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there,
-    instead of trying until a Timeout. For people at a terminal; a program outlives a node's restart without it.
+    `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there.
+    False: try on until a Timeout, as a program may want that is to outlive the restart of its only node. While any
+    server does not refuse, both try on.
     `window`: requests in flight at most, in the calls for many keys.
     `rng`: the source of the first choice and of the jitter.
 
@@ -84,7 +85,7 @@ class Client:
         timeouts_ms: Sequence[int] = protocol.CLIENT_TIMEOUTS_MS,
         overload_patience_s: float = OVERLOAD_PATIENCE_S,
         ack: bool = False,
-        give_up_when_refused: bool = False,
+        give_up_when_refused: bool = True,
         window: int = WINDOW,
         rng: random.Random | None = None,
     ) -> None:

@@ -28,7 +28,7 @@ class KVError(Exception):
     """The root of everything that a client raises on purpose. Pickle keeps all of it but the traceback."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By default an exception is made again by calling its class with `args`; but constructors here take other things.
+        # By default an exception is made again by calling its class with `args`; constructors here take other things.
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -47,10 +47,10 @@ class Timeout(KVError, TimeoutError):
 
 
 class Unreachable(Timeout):
-    """Nothing listens at any of the servers' addresses, by word of their machines.
+    """Nothing listens at any of the servers' addresses, by word of their machines. Told at once, without further tries.
 
-    Only for a client made with `give_up_when_refused`; others go on trying, since a node that restarts
-    refuses as well.
+    Not by a client made with give_up_when_refused=False: that one goes on trying, since a node that restarts refuses as
+    well.
     """
 
 

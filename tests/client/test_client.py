@@ -40,7 +40,7 @@ from tests.client.peer import (
     lose_answer,
     overload,
 )
-from tests.support.ports import free_port
+from tests.support.ports import free_port, free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -305,21 +305,34 @@ def test_no_ack_after_a_retry_since_an_earlier_try_may_still_be_under_way() -> N
         assert peer.acked == []
 
 
-def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
-    nobody = f"127.0.0.1:{free_port()}"
-    with plain([nobody], give_up_when_refused=True) as client:
-        with pytest.raises(Unreachable, match="connection refused"):
-            client.put(b"key", b"value")
-        assert client.stats.retries == 0
-        assert not client.is_alive()
+def test_where_nothing_listens_a_call_fails_at_once() -> None:
+    """With one server and with several, however patient the schedule is."""
+    nobody = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    for servers in (nobody[:1], nobody):
+        with Client(servers) as client:
+            with pytest.raises(Unreachable, match="connection refused"):
+                client.put(b"key", b"value")
+            with pytest.raises(Unreachable, match=f"^no answer from {nobody[0]}: connection refused$"):
+                client.get_pid(nobody[0])
+            assert client.stats.retries == 0
+            assert not client.is_alive()
 
 
-def test_where_nothing_listens_a_patient_client_uses_all_its_tries() -> None:
+def test_where_nothing_listens_a_client_that_was_told_so_uses_all_its_tries() -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    with plain([nobody], timeouts_ms=(5, 5)) as client:
+    with plain([nobody], timeouts_ms=(5, 5), give_up_when_refused=False) as client:
         with pytest.raises(Timeout, match="connection refused"):
             client.put(b"key", b"value")
         assert client.stats.retries == 1
+
+
+def test_a_server_that_refuses_is_tried_again_while_another_one_is_merely_silent() -> None:
+    """As in a cluster whose one node is being restarted while the others agree on who leads its slots."""
+    refusing = f"127.0.0.1:{free_port()}"
+    with Peer([drop] * 3) as peer, plain([refusing, peer.name], timeouts_ms=(20, 20, 20, 5000)) as client:
+        client.put(b"key", b"value")
+        assert peer.store == {b"key": (b"value", 0)}
+        assert client.stats.refused > 1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -328,7 +341,7 @@ def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     with Peer() as peer:
         servers = [nobody, peer.name]
-        with plain(servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:
+        with plain(servers, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:
             client.put(b"key", b"value")
             assert client.stats.retries == 0
 

@@ -196,10 +196,10 @@ def test_one_key_that_nobody_answers_for_does_not_keep_the_others_from_being_tri
         assert len(wire.sent) == 5
 
 
-def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
+def test_where_nothing_listens_the_whole_call_fails_at_once() -> None:
     with Peer() as peer:
         name = peer.name
-    with plain([name], give_up_when_refused=True) as client:
+    with plain([name]) as client:
         with pytest.raises(PartialFailure, match="connection refused"):
             client.get_many(ITEMS)
         assert client.stats.retries == 0

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from app.client import clock, codec
-from app.client.address import Endpoint, resolve
+from app.client.address import Endpoint, resolve, unresolved
 from app.client.engine import Engine, Exchange
 from app.client.errors import (
     BadAnswer,
+    BadServer,
     Closed,
     InvalidValue,
     KeyNotFound,
@@ -74,7 +75,9 @@ class Client:
     `window`: requests in flight at most, in the calls for many keys.
     `rng`: the source of the first choice and of the jitter.
 
-    Raises BadServer for a malformed or unknown server. Calls raise what app.client.errors lists.
+    Raises BadServer when a server is malformed, or when the name of none resolves; one of several that does not is
+    looked up again later, as is one whose server has failed. Calls raise what app.client.errors lists. After a fork
+    parent and child can both use the client.
     """
 
     def __init__(
@@ -93,11 +96,13 @@ class Client:
             raise ValueError(f"servers is a list of at least one host:port, not {servers!r}")
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
-        rng = rng or random.Random()
-        self.servers: tuple[Endpoint, ...] = tuple(resolve(text) for text in servers)
+        self._own_rng = random.Random()
+        rng = rng or self._own_rng
+        self.servers: tuple[Endpoint, ...] = _resolved(servers)
         self.stats = Stats()
         self._ack = ack
-        self._router = Router(self.servers, slot_aware=slot_aware, current=rng.randrange(len(self.servers)))
+        start = rng.choice([index for index, server in enumerate(self.servers) if server.address is not None])
+        self._router = Router(self.servers, slot_aware=slot_aware, current=start)
         self._engine = Engine(
             self._router,
             self.stats,
@@ -179,10 +184,10 @@ class Client:
         self._checked(KVRequest(command=protocol.IS_ALIVE), server)
 
     def is_alive(self, server: str | None = None) -> bool:
-        """True when the node answers, false when it does not, after all tries."""
+        """True when the node answers, false when it does not, after all tries, or its name does not resolve."""
         try:
             self.ping(server)
-        except Timeout:
+        except (Timeout, BadServer):
             return False
         return True
 
@@ -339,10 +344,20 @@ class Client:
 
     def _enter(self) -> None:
         self._check_open()
+        if self._engine.sockets.is_inherited:
+            self._forked()
         if self._in_call:
             raise RuntimeError("this Client is in the middle of a call: make one for each thread or greenlet")
         self._in_call = True
         self._engine.sockets.trouble = ""
+        self._engine.collect()
+
+    def _forked(self) -> None:
+        """The first call in a forked child: what the client knows is the child's, too, the rest its parent's."""
+        self._engine.forked()
+        self._router.forked()
+        self._in_call = False
+        self._own_rng.seed()
 
     def _start(self, request: KVRequest, message_id: bytes | None = None, server: str | None = None) -> Exchange:
         """Send a request to the server that is named, else to its slot's primary, else to the current one."""
@@ -356,7 +371,7 @@ class Client:
             )
         router, engine = self._router, self._engine
         if server is not None:
-            return engine.start(message_id, datagram, self._index_of(server), only=True)
+            return engine.start(message_id, datagram, self._named(server), only=True)
         key = request.key
         primary = router.primary(protocol.slot_of(key)) if key else NOWHERE
         if primary == NOWHERE:
@@ -370,6 +385,7 @@ class Client:
         return exchange
 
     def _ask_for_tables(self) -> None:
+        self._engine.collect()
         for index in self._router.targets(clock.now()):
             message_id = os.urandom(MESSAGE_ID_BYTES)
             datagram = codec.encode_request(message_id, self._status)
@@ -391,11 +407,28 @@ class Client:
             self._engine.sockets.send(index, self._router.servers[index], codec.encode_ack(exchange.message_id))
             self.stats.acks += 1
 
-    def _index_of(self, name: str) -> int:
+    def _named(self, name: str) -> int:
+        """The number of a server that the caller names. BadServer when it has no address yet, and does not get one."""
         for index, server in enumerate(self.servers):
             if server.name == name:
+                if self._router.servers[index].address is None:
+                    self._router.place(index, resolve(name))
                 return index
         raise ValueError(f"{name!r} is not among this client's servers")
+
+
+def _resolved(servers: Sequence[str]) -> tuple[Endpoint, ...]:
+    """Where the servers are. BadServer when one is malformed, or none resolves."""
+    found = [unresolved(text) for text in servers]
+    fault: BadServer | None = None
+    for index, server in enumerate(found):
+        try:
+            found[index] = resolve(server.name)
+        except BadServer as error:
+            fault = fault or error
+    if fault is not None and all(server.address is None for server in found):
+        raise fault
+    return tuple(found)
 
 
 def _put(key: bytes, value: bytes, version: int) -> KVRequest:

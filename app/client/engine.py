@@ -110,7 +110,20 @@ class Engine:
         self._dues: list[tuple[float, int, Exchange]] = []  # a heap; what is not an exchange's `due` any more is void
         self._count = 0  # keeps the heap from comparing exchanges
         self._heard: dict[int, float] = {}  # when each server's last answer came
+        self._renewed_at: dict[int, float] = {}  # when each server was last given a new socket
         self._shrunk_at = 0.0
+
+    def forked(self) -> None:
+        """This is another process from now on: what is in flight is its parent's, and so are the sockets."""
+        self.sockets.close()
+        self.sockets = Sockets(self._stats)
+        self._in_flight.clear()
+        self._dues.clear()
+
+    def collect(self) -> None:
+        """Take what was looked up of the servers meanwhile."""
+        for index in self._router.collect(self._now()):
+            self.sockets.forget(index)
 
     def start(self, message_id: bytes, datagram: bytes, asked: int, *, only: bool = False) -> Exchange:
         """Send a request to a server; `turn` does the rest. `only`: no other server may be asked."""
@@ -185,8 +198,7 @@ class Engine:
     def _due(self, exchange: Exchange, now: float) -> None:
         was_waiting, exchange.is_waiting = exchange.is_waiting, False
         if not was_waiting and self._heard.get(exchange.asked, 0.0) < exchange.sent_at:
-            # Nothing at all from that server since: not one lost datagram among many, but silence.
-            self._router.failed(exchange.asked, now)
+            self._silent(exchange, now)
         if not was_waiting and not exchange.is_probe:
             self._shrink(exchange, now)
         if not exchange.attempts.again(now):
@@ -196,11 +208,20 @@ class Engine:
             return
         self._stats.retries += 1
         exchange.refused.clear()
-        if not exchange.only:
+        if not exchange.only:  # one for a certain server must not go to another machine because its name has moved
+            self.collect()
             exchange.asked = self._router.next_after(exchange.asked)
         exchange.sent_at = now
         self._schedule(exchange)
         self._send(exchange)
+
+    def _silent(self, exchange: Exchange, now: float) -> None:
+        """Nothing at all has come from the server since the try left: not one lost datagram among many, but silence."""
+        index = exchange.asked
+        self._router.failed(index, now)
+        if exchange.sent_at >= self._renewed_at.get(index, 0.0):  # once for all tries that left by the same socket
+            self._renewed_at[index] = now
+            self.sockets.renew(index)
 
     def _received(self, index: int, datagram: bytes) -> None:
         try:

@@ -6,7 +6,8 @@ client is (127.0.0.1 is everywhere). So a server is used for its slots only afte
 answer, which member of this very cluster it is: one of the servers that the caller named, behind whatever published
 port, or one found at the address in the table. Nobody waits for a proof: probes are datagrams that travel beside the
 requests, and until one is answered the requests go where they would without all this. Names are looked up in a thread
-of their own, since a resolver can take seconds.
+of their own, since a resolver can take seconds: those in the table, and that of a server that has failed, which may be
+somewhere else by now.
 
 A server that does not answer loses its proof, so that one timeout, not one a request, is what its failure costs.
 
@@ -17,6 +18,7 @@ forwarded, so an old table is noticed by a primary that fails, or when it is ask
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Final
 
@@ -39,8 +41,11 @@ PROBES_MAX: Final = 8
 # How long a probe is waited for (s); its answer has no hurry.
 PROBE_TIMEOUT_S: Final = 1.0
 
-# A name that did not resolve is looked up again after this (s).
+# A name in the table that did not resolve is looked up again after this (s); also any other that a resolver has kept so
+# long without an answer.
 LOOKUP_AGAIN_S: Final = 60.0
+# The name of a server that fails, or that the caller gave and that has not resolved, is looked up this often (s).
+LOOKUP_MIN_S: Final = 5.0
 
 # Servers ever learned from tables, each of which may hold a socket: several generations of the largest cluster.
 LEARNED_MAX: Final = 256
@@ -49,7 +54,9 @@ NOWHERE: Final = -1
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="kv-client-lookup", daemon=True).start()
+    """Do it beside everything else; never, if the system has no more threads to give."""
+    with suppress(RuntimeError):
+        threading.Thread(target=work, name="kv-client-lookup", daemon=True).start()
 
 
 class Router:
@@ -85,6 +92,9 @@ class Router:
         self._learned: dict[str, int] = {}  # address in a table: server
         self._lookup_again: dict[str, float] = {}
         self._found: deque[tuple[str, Endpoint]] = deque()
+        self._look_up_at: dict[int, float] = {}  # when a server's name may be looked up again
+        self._found_again: deque[tuple[int, Endpoint | None]] = deque()
+        self._unresolved = [index for index in self._given if servers[index].address is None]
         self._aside = aside
 
     # Where a request goes.
@@ -96,11 +106,11 @@ class Router:
     def others(self, refused: Collection[int] = ()) -> list[int]:
         """All servers that may be asked for anything, without those that refused."""
         pool = {*self._given, *self._proven.values()}
-        return sorted(pool.difference(refused))
+        return sorted(pool.difference(refused, self._unresolved))
 
     def next_after(self, asked: int, refused: Collection[int] = ()) -> int:
         """The server that a retry goes to; another one than before, if there is any."""
-        pool = self.others(refused) or list(self._given)
+        pool = self.others(refused) or self.others()
         return next((index for index in pool if index > asked), pool[0])
 
     # What became of it.
@@ -120,6 +130,7 @@ class Router:
                 del self._proven[member]
             self._asked[index] = (now + PROBE_MIN_S, PROBE_MIN_S)
             self._rebuild()
+        self._look_up_again(index, now)
 
     def doubt(self, now: float) -> None:
         """Something hints at a table that is out of date."""
@@ -130,7 +141,6 @@ class Router:
 
     def targets(self, now: float) -> list[int]:
         """The servers to send STATUS to now, each once; called when `wake_at` has come."""
-        self._collect_lookups()
         targets: list[int] = []
         if now >= self._refreshed_at + REFRESH_MIN_S:
             self._refreshed_at = now
@@ -176,7 +186,7 @@ class Router:
     def _unproven(self) -> list[int]:
         """Servers that may be members and have not proved it. All of those given; else who has slots and no server."""
         proven = set(self._proven.values())
-        given = [index for index in self._given if index not in proven]
+        given = [index for index in self._given if index not in proven and self.servers[index].address is not None]
         if self._table is None:
             return given
         wanted = {self._learned.get(member, NOWHERE) for member in self._table.primaries if member not in self._proven}
@@ -209,12 +219,57 @@ class Router:
                 continue
         self.wake_at = -inf
 
-    def _collect_lookups(self) -> None:
+    def _look_up_again(self, index: int, now: float) -> None:
+        """A server fails, or has no address yet: see what its name resolves to by now."""
+        if now < self._look_up_at.get(index, -inf):
+            return
+        self._look_up_at[index] = now + LOOKUP_AGAIN_S
+        server = self.servers[index]
+        if numeric(server.name) is None:
+            self._aside(lambda: self._find_again(index, server))
+
+    def _find_again(self, index: int, server: Endpoint) -> None:
+        """In a thread, as `_look_up`."""
+        try:
+            self._found_again.append((index, resolve(server.name, after=server)))
+        except BadServer:
+            self._found_again.append((index, None))
+
+    def collect(self, now: float) -> list[int]:
+        """Take what was looked up meanwhile: the servers that are somewhere else from now on.
+
+        To be called often; it also has names looked up that the caller gave and that have not resolved yet.
+        """
+        for index in self._unresolved:
+            self._look_up_again(index, now)
         while self._found:
             name, server = self._found.popleft()
             self._lookup_again.pop(name, None)
             if name not in self._learned:
                 self._add(name, server)
+        moved = []
+        while self._found_again:
+            index, found = self._found_again.popleft()
+            self._look_up_at[index] = now + LOOKUP_MIN_S
+            # One that is proven answers where it was.
+            if found is not None and found != self.servers[index] and index not in self._proven.values():
+                self.place(index, found)
+                moved.append(index)
+        return moved
+
+    def place(self, index: int, server: Endpoint) -> None:
+        """The server has this address from now on."""
+        self.servers[index] = server
+        if index in self._unresolved:
+            self._unresolved.remove(index)
+        self._asked.pop(index, None)
+        if self._slot_aware:
+            self.wake_at = -inf
+
+    def forked(self) -> None:
+        """This is another process from now on: what was being looked up never comes."""
+        self._look_up_at.clear()
+        self._lookup_again.clear()
 
     def _add(self, member: str, server: Endpoint) -> None:
         known = {(one.family, one.address): index for index, one in enumerate(self.servers)}

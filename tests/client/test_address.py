@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from app.client.address import numeric, resolve, split_host_port
+from app.client.address import Endpoint, numeric, resolve, split_host_port, unresolved
 from app.client.errors import BadServer
 
 
@@ -58,6 +58,26 @@ def test_a_name_of_both_families_is_taken_as_ipv4(monkeypatch: pytest.MonkeyPatc
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     assert resolve("node:9").address == ("127.0.0.1", 9)
+
+
+def test_of_several_addresses_the_next_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = ["::1", "10.0.0.1", "10.0.0.2"]
+    found = [
+        (socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM, 17, "", (host, 9)) for host in hosts
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    first = resolve("node:9")
+    second = resolve("node:9", after=first)
+    assert [first.address, second.address] == [("10.0.0.1", 9), ("10.0.0.2", 9)]
+    assert resolve("node:9", after=second) == first
+    assert resolve("node:9", after=unresolved("node:9")) == first
+    assert resolve("node:9", after=Endpoint("node:9", socket.AF_INET, ("10.9.9.9", 9))) == first
+
+
+def test_what_is_looked_up_later_is_well_formed() -> None:
+    assert unresolved(" node:9 ") == ("node:9", socket.AF_UNSPEC, None)
+    with pytest.raises(BadServer, match="not host:port"):
+        unresolved("node")
 
 
 @pytest.mark.parametrize("host", ["a\0b", "\ud800", "a" * 64, "é" * 300, "a..b"])

@@ -35,13 +35,17 @@ class Wire:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.trouble = ""
-        self.is_closed = False
+        self.is_closed = self.is_inherited = False
         self.sent: list[tuple[int, bytes]] = []  # server, messageID
         self.coming: list[tuple[int, bytes | None]] = []
         self.limits: list[int] = []
+        self.renewed: list[int] = []
 
     def close(self) -> None:
         pass
+
+    def renew(self, index: int) -> None:
+        self.renewed.append(index)
 
     def send(self, index: int, server: Endpoint, datagram: bytes) -> None:
         assert server.name == NAMES[index]
@@ -218,6 +222,35 @@ def test_one_lost_datagram_among_answers_is_no_silence(clock: Clock) -> None:
     bench.turn((B, answer(b"2")))
     assert bench.turn() == [(A, b"1")], "it is tried again elsewhere"
     assert bench.router.primary(1) == B
+
+
+def test_a_silent_server_is_given_a_new_socket_once_for_all_tries_that_left_by_the_former_one(clock: Clock) -> None:
+    bench = Bench(clock)
+    bench.start(b"1")
+    bench.start(b"2")
+    clock.now_s += 0.05
+    bench.start(b"later")
+    clock.now_s += 0.05
+    bench.turn()
+    assert bench.wire.renewed == [A]
+    bench.turn()  # the later one: it, too, had left by then
+    assert bench.wire.renewed == [A]
+    bench.turn()  # the second tries, at the other server
+    assert bench.wire.renewed == [A, B]
+    bench.turn()
+    bench.turn()  # the third tries, by the new socket
+    assert bench.wire.renewed == [A, B, A]
+
+
+def test_who_answers_or_refuses_keeps_its_socket(clock: Clock) -> None:
+    bench = Bench(clock)
+    for n in range(3):
+        bench.start(b"%d" % n)
+    clock.now_s += 0.001
+    bench.turn((A, answer(b"1")), (A, answer(b"2", SYS_OVERLOAD_ERR, 10)))
+    bench.turn()
+    bench.turn((B, None))
+    assert bench.wire.renewed == []
 
 
 # --- refusals by a server's machine -------------------------------------------------------------------------------

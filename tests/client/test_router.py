@@ -38,6 +38,7 @@ def a_router(*given: str, aside: Callable[[Callable[[], None]], None] = at_once)
 
 def probe(router: Router, now: float) -> set[str]:
     """The names of the servers that are sent a probe."""
+    assert router.collect(now) == []
     assert now >= router.wake_at
     targets = router.targets(now)
     assert len(targets) == len(set(targets))
@@ -238,7 +239,7 @@ def test_a_name_that_was_found_is_remembered_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("app.client.router.LEARNED_MAX", 3)
     router = a_router(A)
     router.learn(0, table(A, [A, "localhost:1"]), 0.0)
-    router.targets(1.0)
+    router.collect(1.0)
     router.learn(0, table(A, [A, "localhost:1", B, C], epoch=2), 1.0)
     assert [server.name for server in router.servers] == [A, "localhost:1", B]
 

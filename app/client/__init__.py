@@ -21,6 +21,7 @@ from app.client.errors import (
     Timeout,
     UnknownCommand,
     Unreachable,
+    WrongCluster,
 )
 from app.client.stats import Stats
 
@@ -44,4 +45,5 @@ __all__ = [
     "UnknownCommand",
     "Unreachable",
     "Versioned",
+    "WrongCluster",
 ]

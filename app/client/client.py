@@ -25,6 +25,7 @@ from app.client.errors import (
     Overloaded,
     PartialFailure,
     Timeout,
+    WrongCluster,
     error_answer,
 )
 from app.client.retry import OVERLOAD_PATIENCE_S
@@ -325,7 +326,7 @@ class Client:
                     continue
                 try:
                     exchange = in_flight[key] = self._start(request)
-                except InvalidValue as error:
+                except (InvalidValue, WrongCluster) as error:
                     errors[key] = error
                 else:
                     exchange.done = partial(finish, request)
@@ -372,6 +373,8 @@ class Client:
         router, engine = self._router, self._engine
         if server is not None:
             return engine.start(message_id, datagram, self._named(server), only=True)
+        if router.dispute():
+            self._look_again()
         key = request.key
         primary = router.primary(protocol.slot_of(key)) if key else NOWHERE
         if primary == NOWHERE:
@@ -390,6 +393,15 @@ class Client:
             message_id = os.urandom(MESSAGE_ID_BYTES)
             datagram = codec.encode_request(message_id, self._status)
             self._engine.probe(message_id, datagram, index, PROBE_TIMEOUT_S).done = self._learn
+
+    def _look_again(self) -> None:
+        """The given servers are of different clusters. WrongCluster unless they say something else by now."""
+        if clock.now() >= self._router.wake_at:
+            self._ask_for_tables()
+        self._engine.poll()
+        dispute = self._router.dispute()
+        if dispute:
+            raise WrongCluster(dispute)
 
     def _learn(self, probe: Exchange) -> None:
         if probe.answer is not None and probe.answer.errCode == protocol.NO_ERR:

@@ -153,10 +153,16 @@ class Engine:
     def turn(self) -> None:
         """Wait until something happens, and deal with it: answers, refusals, and tries that are due."""
         assert self._in_flight, "nothing to wait for"
-        now = self._now()
+        self._turn(max(self._next_due() - self._now(), 0.0))
+
+    def poll(self) -> None:
+        """Deal with what has happened."""
+        self._turn(0.0)
+
+    def _turn(self, wait_s: float) -> None:
         # With a single request in flight there is nothing to look for behind its answer.
         limit = DRAIN_MAX if len(self._in_flight) > 1 else 1
-        for index, datagram in self.sockets.receive(max(self._next_due() - now, 0.0), limit):
+        for index, datagram in self.sockets.receive(wait_s, limit):
             if datagram is None:
                 self._refused(index)
             else:

@@ -5,6 +5,7 @@ KVError
     Unreachable      every server's machine says that nothing listens there
   Closed             the client was closed before; also a RuntimeError
   BadServer          the given "host:port" is malformed or does not resolve; also a ValueError
+  WrongCluster       one of the given servers belongs to another cluster than the others
   NotTried           get_many and the like: given up before this key's turn, since nobody answers any more
   PartialFailure     get_many and the like: some keys failed, each with one of the others
   BadAnswer          an answer without a field that it must have: the node breaks the protocol
@@ -59,6 +60,14 @@ class Closed(KVError, RuntimeError):
 
     def __init__(self, text: str = "this Client is closed") -> None:
         super().__init__(text)
+
+
+class WrongCluster(KVError):
+    """The given servers belong to different clusters; the text names them. Nothing was sent.
+
+    Which one is meant only the caller knows. For as long as they say so, every call raises this but those that name a
+    server.
+    """
 
 
 class NotTried(KVError):

@@ -11,6 +11,11 @@ somewhere else by now.
 
 A server that does not answer loses its proof, so that one timeout, not one a request, is what its failure costs.
 
+**Another cluster.** Tables of two clusters are never mixed. A learned server that belongs to another one is not used.
+One that the caller gave may show that the whole cluster was begun anew, so the others that were given are asked again:
+when none of them still belongs to the former, the client goes over; while one does, the server is left out, and there
+is a `dispute`, which the client raises.
+
 The table is only ever a hint: every node forwards what it does not own. Nothing in an answer tells that it was
 forwarded, so an old table is noticed by a primary that fails, or when it is asked for again, after REFRESH_S.
 """
@@ -40,6 +45,9 @@ PROBE_MAX_S: Final = 32.0
 PROBES_MAX: Final = 8
 # How long a probe is waited for (s); its answer has no hurry.
 PROBE_TIMEOUT_S: Final = 1.0
+
+# What a server has said of its cluster is taken for what it would say now for this long (s).
+WORD_FRESH_S: Final = 1.0
 
 # A name in the table that did not resolve is looked up again after this (s); also any other that a resolver has kept so
 # long without an answer.
@@ -84,6 +92,12 @@ class Router:
         self._by_slot = [NOWHERE] * SLOT_COUNT
         self._table: Table | None = None
         self._proven: dict[str, int] = {}  # member: server
+        self._adherents: dict[
+            int, float
+        ] = {}  # given servers that say that they are of the table's cluster; since when
+        self._strangers: dict[int, int] = {}  # given servers that are of another; its origin
+        self._unheard: set[int] = set()  # of them, those that have failed since they said so
+        self._disputed: set[int] = set()  # strangers while there is an adherent that would say so now
         self._refreshed_at = -inf
         self._asked: dict[
             int, tuple[float, float]
@@ -106,12 +120,20 @@ class Router:
     def others(self, refused: Collection[int] = ()) -> list[int]:
         """All servers that may be asked for anything, without those that refused."""
         pool = {*self._given, *self._proven.values()}
-        return sorted(pool.difference(refused, self._unresolved))
+        return sorted(pool.difference(refused, self._unresolved, self._strangers))
 
     def next_after(self, asked: int, refused: Collection[int] = ()) -> int:
         """The server that a retry goes to; another one than before, if there is any."""
         pool = self.others(refused) or self.others()
         return next((index for index in pool if index > asked), pool[0])
+
+    def dispute(self) -> str:
+        """Which of the given servers are of different clusters, in words; empty: none, as far as is known."""
+        if not self._disputed:
+            return ""
+        names = {index: self.servers[index].name for index in (*self._disputed, *self._adherents)}
+        others = ", ".join(names[index] for index in sorted(self._disputed))
+        return f"{others}: of another cluster than {', '.join(names[index] for index in sorted(self._adherents))}"
 
     # What became of it.
 
@@ -122,6 +144,9 @@ class Router:
 
     def failed(self, index: int, now: float) -> None:
         """The server did not answer, or its machine said that nothing listens there."""
+        self._adherents.pop(index, None)
+        self._unheard.add(index)
+        self._disputed = self._disputed - {index} if self._adherents else set()
         members = [member for member, server in self._proven.items() if server == index]
         if members or index in self._given:
             self.doubt(now)
@@ -147,26 +172,27 @@ class Router:
             self._round += 1
             proven = sorted(self._proven.values())
             targets.append(proven[self._round % len(proven)] if proven else self.current)
+            if self._is_in_doubt():
+                targets = [*sorted(self._adherents)[:1], *sorted(self._strangers)[:PROBES_MAX]] or targets
         due = [index for index in self._unproven() if self._asked.get(index, (-inf, 0.0))[0] <= now]
         for index in due[:PROBES_MAX]:
             wait_s = min(2 * self._asked.get(index, (0.0, PROBE_MIN_S / 2))[1], PROBE_MAX_S)
             self._asked[index] = (now + wait_s, wait_s)
             if index not in targets:
                 targets.append(index)
-        self.wake_at = min(now + REFRESH_S, self._next_probe_at(now))
+        refresh_s = REFRESH_MIN_S if self._is_in_doubt() else REFRESH_S
+        self.wake_at = min(now + refresh_s, self._next_probe_at(now))
         return targets
 
     def learn(self, index: int, table: Table | None, now: float) -> None:
         """A server has answered STATUS; None: with something else than a table."""
         if table is None or not table.is_member:
             return
+        if index in self._given:
+            self._judge(index, table, now)
         ours = self._table
-        if ours is None or (table.origin != ours.origin and index in self._given):
-            # The first one, or another cluster where the caller's servers are: all of it began anew.
-            self._proven.clear()
-            ours = None
-        elif table.origin != ours.origin:
-            return  # somebody else's node, at an address that is one of our members' elsewhere
+        if ours is not None and table.origin != ours.origin:
+            return  # somebody else's node
         member = table.address
         if self._proven.get(member) not in self._given:
             self._proven[member] = index
@@ -178,6 +204,41 @@ class Router:
             self._meet({primary for primary in table.primaries if primary}, now)
         self._rebuild()
         self.wake_at = min(self.wake_at, self._next_probe_at(now))
+
+    def _judge(self, index: int, table: Table, now: float) -> None:
+        """Whether a given server is of the cluster that the client speaks to; if that was begun anew, forget it."""
+        ours = self._table
+        self._unheard.discard(index)
+        if ours is not None and table.origin != ours.origin:
+            self._adherents.pop(index, None)
+            self._strangers[index] = table.origin
+            for member in [member for member, server in self._proven.items() if server == index]:
+                del self._proven[member]
+            if not self._is_begun_anew(ours, table):
+                if any(now - since <= WORD_FRESH_S for since in self._adherents.values()):
+                    self._disputed.add(index)
+                if index == self.current:
+                    self.current = self.next_after(index)
+                self.doubt(now)
+                self._rebuild()
+                return
+            self._proven.clear()
+            self._table = None
+            self._strangers = {one: origin for one, origin in self._strangers.items() if origin != table.origin}
+        self._strangers.pop(index, None)
+        self._adherents[index] = now
+        self._disputed = self._strangers.keys() - self._unheard
+
+    def _is_begun_anew(self, ours: Table, table: Table) -> bool:
+        """Whether no given server is left of our cluster, and this one is of its servers file or all are of another."""
+        if self._adherents:
+            return False
+        is_same_file = table.address in ours.servers or ours.address in table.servers
+        return is_same_file or self._strangers.keys() >= set(self._given).difference(self._unresolved)
+
+    def _is_in_doubt(self) -> bool:
+        """Some given server has just told of another cluster: the others are to be asked again."""
+        return bool(self._strangers.keys() - self._unheard)
 
     def _rebuild(self) -> None:
         primaries = self._table.primaries if self._table else ("",) * SLOT_COUNT

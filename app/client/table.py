@@ -15,6 +15,7 @@ class Table(NamedTuple):
     origin: int  # names the cluster
     epoch: int
     primaries: tuple[str, ...]  # by slot; empty where nobody is up to serve it
+    servers: frozenset[str]  # of its servers file, as far as they fit into the answer
 
 
 def read_status(value: bytes) -> Table | None:
@@ -42,13 +43,15 @@ def table_of(status: dict[str, Any]) -> Table | None:
     """As `read_status`, of what was in the JSON."""
     try:
         column = status["columns"].index("address")
-        members = [row[column] for row in status["members"][: len(PLACE_DIGITS)]]
-        place = dict(zip(PLACE_DIGITS, members, strict=False)) | {PLACE_NOBODY: ""}
+        listed = [row[column] for row in status["members"]]
+        place = dict(zip(PLACE_DIGITS, listed, strict=False)) | {PLACE_NOBODY: ""}
         primaries = tuple(place[digit] for digit in status["primaries"])
-        table = Table(status["address"], status["is_member"], status["origin"], status["epoch"], primaries)
+        table = Table(
+            status["address"], status["is_member"], status["origin"], status["epoch"], primaries, frozenset(listed)
+        )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         return None
-    strings = (table.address, *table.primaries)
+    strings = (table.address, *table.primaries, *table.servers)
     numbers = (table.origin, table.epoch)
     if len(primaries) != SLOT_COUNT or not all(isinstance(text, str) for text in strings):
         return None

@@ -96,7 +96,7 @@ class Bench:
         names = [NAMES[member] for member in members]
         primaries = tuple(names[slot % len(names)] for slot in range(SLOT_COUNT))
         for member in members:
-            self.router.learn(member, Table(NAMES[member], True, 1, 1, primaries), self.clock.now_s)
+            self.router.learn(member, Table(NAMES[member], True, 1, 1, primaries, frozenset(names)), self.clock.now_s)
 
 
 def answer(message_id: bytes, code: int = NO_ERR, wait_ms: int = 0) -> bytes:

@@ -1,13 +1,13 @@
 """A slot-aware client among scripted peers: straight to the primary, and quietly back when that does not work."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from zlib import crc32
 
 import pytest
 
-from app.client import Client
+from app.client import Client, PartialFailure, WrongCluster
 from app.client.router import NOWHERE
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, STATUS, UNKNOWN_CMD_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
@@ -122,6 +122,54 @@ def test_another_clusters_node_at_a_members_address_never_sees_a_request() -> No
             client.put(key_of(1, 2), b"value")
         assert stranger.store == {}
         assert keys_put_at(stranger) == set()
+
+
+def test_given_servers_of_two_clusters_are_an_error_that_names_them_until_they_agree() -> None:
+    with Peer() as peer, Peer() as stranger, Client([peer.name, stranger.name], timeouts_ms=PATIENT) as client:
+        cluster(peer)
+        cluster(stranger)
+        stranger.status = status(stranger.name, [stranger.name], origin=2)
+
+        def complaint(call: Callable[[], object]) -> str:
+            try:
+                call()
+            except WrongCluster as error:
+                return str(error)
+            return ""
+
+        poll(lambda: complaint(lambda: client.put(b"key", b"value")), complaint="the clusters are mixed")
+        names = {peer.name, stranger.name}
+        assert set(complaint(lambda: client.get(b"key")).split(": of another cluster than ")) == names
+        executed = [len(one.store) for one in (peer, stranger)]
+        with pytest.raises(PartialFailure) as caught:
+            client.put_many({b"one": b"1", b"two": b"2"})
+        assert {key: type(error) for key, error in caught.value.errors.items()} == {
+            b"one": WrongCluster,
+            b"two": WrongCluster,
+        }
+        assert [len(one.store) for one in (peer, stranger)] == executed, "nothing was sent"
+        assert client.status(stranger.name)["origin"] == 2
+        assert client.is_alive(peer.name)
+        cluster(peer, stranger)
+        poll(lambda: not complaint(lambda: client.put(b"key", b"value")), complaint="they agree by now")
+        client.put_many({b"one": b"1", b"two": b"2"})
+
+
+def test_a_given_server_of_another_cluster_is_sent_nothing_once_that_is_known() -> None:
+    with Peer() as peer, Peer() as stranger, Client([peer.name, stranger.name], timeouts_ms=PATIENT) as client:
+        cluster(peer)
+        client._router.current = 0
+        stranger.script = [drop] * 10_000  # away, when the client begins
+        taught(client, range(2))
+        stranger.status = status(stranger.name, [stranger.name], origin=2)
+        stranger.script = []
+
+        def put_for_long() -> None:
+            poll(lambda: client.put(key_of(1, 2), b"value"), complaint="it is not noticed")
+
+        with pytest.raises(WrongCluster, match=f"^{stranger.name}: of another cluster than {peer.name}$"):
+            put_for_long()
+        assert stranger.store == {}
 
 
 def test_servers_that_have_no_table_are_used_as_ever() -> None:

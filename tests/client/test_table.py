@@ -27,12 +27,14 @@ def test_the_table() -> None:
     table = read()
     assert (table.address, table.is_member, table.origin, table.epoch) == ("b:1", True, 5, 12)
     assert table.primaries == ("a:1",) * 100 + ("b:1",) * 100 + ("",) * 56
+    assert table.servers == {"a:1", "b:1", "absent:1"}
 
 
 def test_the_largest_cluster() -> None:
     members = [[n, f"{n}:1"] for n in range(70)]
     table = read(members=members, primaries=PLACE_DIGITS * 4)
     assert table.primaries == tuple(f"{n}:1" for n in range(64)) * 4
+    assert len(table.servers) == 70
 
 
 @pytest.mark.parametrize(

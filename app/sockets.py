@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from gevent.server import DatagramServer
 
 from app.config.options import Options, UsageError
+from app.fragments import allow_fragments
 from app.front.batch import Ring
 
 # What is asked for as the socket's receive buffer; the system gives what it allows (net.core.rmem_max).
@@ -211,6 +212,7 @@ def _datagram_socket(address: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)  # past rmem_max, if allowed
     except OSError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    allow_fragments(sock)
     _bind(sock, address, port, "UDP", "--bind")
     return sock
 

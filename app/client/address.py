@@ -9,12 +9,12 @@ from app.client.errors import BadServer
 class Endpoint(NamedTuple):
     """Where a server is: its name as it was given, and the address family and address that it resolved to.
 
-    `address` None: the name has not resolved yet.
+    `address` empty: the name has not resolved yet.
     """
 
     name: str
     family: socket.AddressFamily
-    address: tuple[object, ...] | None
+    address: tuple[object, ...]
 
 
 def split_host_port(text: str) -> tuple[str, int]:
@@ -48,7 +48,7 @@ def numeric(text: str) -> Endpoint | None:
 def unresolved(text: str) -> Endpoint:
     """The Endpoint of a name that is to be looked up later. BadServer when it is malformed."""
     split_host_port(text)
-    return Endpoint(text.strip(), socket.AF_UNSPEC, None)
+    return Endpoint(text.strip(), socket.AF_UNSPEC, ())
 
 
 def resolve(text: str, after: Endpoint | None = None) -> Endpoint:

@@ -102,7 +102,7 @@ class Client:
         self.servers: tuple[Endpoint, ...] = _resolved(servers)
         self.stats = Stats()
         self._ack = ack
-        start = rng.choice([index for index, server in enumerate(self.servers) if server.address is not None])
+        start = rng.choice([index for index, server in enumerate(self.servers) if server.address])
         self._router = Router(self.servers, slot_aware=slot_aware, current=start)
         self._engine = Engine(
             self._router,
@@ -423,7 +423,7 @@ class Client:
         """The number of a server that the caller names. BadServer when it has no address yet, and does not get one."""
         for index, server in enumerate(self.servers):
             if server.name == name:
-                if self._router.servers[index].address is None:
+                if not self._router.servers[index].address:
                     self._router.place(index, resolve(name))
                 return index
         raise ValueError(f"{name!r} is not among this client's servers")
@@ -438,7 +438,7 @@ def _resolved(servers: Sequence[str]) -> tuple[Endpoint, ...]:
             found[index] = resolve(server.name)
         except BadServer as error:
             fault = fault or error
-    if fault is not None and all(server.address is None for server in found):
+    if fault is not None and not any(server.address for server in found):
         raise fault
     return tuple(found)
 

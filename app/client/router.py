@@ -108,7 +108,7 @@ class Router:
         self._found: deque[tuple[str, Endpoint]] = deque()
         self._look_up_at: dict[int, float] = {}  # when a server's name may be looked up again
         self._found_again: deque[tuple[int, Endpoint | None]] = deque()
-        self._unresolved = [index for index in self._given if servers[index].address is None]
+        self._unresolved = [index for index in self._given if not servers[index].address]
         self._aside = aside
 
     # Where a request goes.
@@ -247,7 +247,7 @@ class Router:
     def _unproven(self) -> list[int]:
         """Servers that may be members and have not proved it. All of those given; else who has slots and no server."""
         proven = set(self._proven.values())
-        given = [index for index in self._given if index not in proven and self.servers[index].address is not None]
+        given = [index for index in self._given if index not in proven and self.servers[index].address]
         if self._table is None:
             return given
         wanted = {self._learned.get(member, NOWHERE) for member in self._table.primaries if member not in self._proven}

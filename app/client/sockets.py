@@ -21,6 +21,7 @@ from typing import Final
 from app.client.address import Endpoint
 from app.client.errors import Closed
 from app.client.stats import Stats
+from app.fragments import allow_fragments
 
 # Read from a socket at once (bytes). More than a legal answer, so that a longer datagram is not cut into one.
 RECEIVE_BYTES: Final = 65535
@@ -123,11 +124,12 @@ class Sockets:
 
     def _connect(self, index: int, server: Endpoint) -> socket.socket:
         """A socket that speaks to this server only. OSError when its network can't be reached."""
-        assert server.address is not None, f"{server.name} has no address"
+        assert server.address, f"{server.name} has no address"
         connected = socket.socket(server.family, socket.SOCK_DGRAM)
         try:
             connected.setblocking(False)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            allow_fragments(connected)
             connected.connect(server.address)
         except OSError:
             connected.close()

@@ -75,7 +75,7 @@ def test_of_several_addresses_the_next_one_is_taken(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_looked_up_later_is_well_formed() -> None:
-    assert unresolved(" node:9 ") == ("node:9", socket.AF_UNSPEC, None)
+    assert unresolved(" node:9 ") == ("node:9", socket.AF_UNSPEC, ())
     with pytest.raises(BadServer, match="not host:port"):
         unresolved("node")
 

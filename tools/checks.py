@@ -195,8 +195,8 @@ class Suite:
     def __init__(self, server: str, out: TextIO, quiet: bool = False) -> None:
         self.server = server
         # Two, for two local ports. Both give up when nothing listens: a node that dies is reported at once.
-        self.client = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS, give_up_when_refused=True)
-        self.other = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS, give_up_when_refused=True)
+        self.client = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS)
+        self.other = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS)
         self.bare = BareSocket(server)
         self.passed = 0
         self.failed = 0

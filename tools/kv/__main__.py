@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One request needs no table of slots.
     slot_aware = given.command == "bench" and not given.plain
     try:
-        with cli.reader_may_leave(), Client(servers, slot_aware=slot_aware, give_up_when_refused=True) as client:
+        with cli.reader_may_leave(), Client(servers, slot_aware=slot_aware) as client:
             return int(given.run(client, given))
         return cli.FAILED
     except BadServer as error:

@@ -67,11 +67,21 @@ class SlotsSynced:
 
 
 @dataclass(frozen=True, slots=True)
+class CopiesLost:
+    """This node is named a holder of these slots and does not, or can't, hold the whole of them. For the epoch only."""
+
+    slots: int  # mask of 256 bits
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveRequested:
     """Hand everything over and leave; answered by Left."""
 
 
-Event: TypeAlias = Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | LeaveRequested
+Event: TypeAlias = (
+    Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | CopiesLost | LeaveRequested
+)
 
 
 @dataclass(frozen=True, slots=True)

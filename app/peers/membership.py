@@ -22,6 +22,7 @@ from zlib import crc32
 
 from app.cluster.events import (
     CloseLink,
+    CopiesLost,
     Datagram,
     Effect,
     Event,
@@ -165,6 +166,10 @@ class Membership:
     def synced(self, learner: str, slots: int, epoch: int) -> None:
         """This node, as primary of these slots (mask of 256 bits) in that epoch, has the learner in sync."""
         self.take(SlotsSynced(learner, slots, epoch))
+
+    def copies_lost(self, slots: int, epoch: int) -> None:
+        """This node is named a holder of these slots (mask of 256 bits) in that epoch, and can't be."""
+        self.take(CopiesLost(slots, epoch))
 
     # --- driving the core ----------------------------------------------------------------------------------------
 

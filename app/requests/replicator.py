@@ -12,7 +12,9 @@ from typing import Final, Protocol
 from app.cluster.events import SELF
 from app.cluster.replication.core import IGNORED, PARKED, Replication
 from app.cluster.replication.frames import KINDS, BadFrame
+from app.cluster.slots import slots_of
 from app.cluster.view import View
+from app.observe import logs
 from app.observe.counters import REPLICATED, WAITED, Counters
 from app.peers.frames import PAIR
 from app.peers.pairs import Pairs
@@ -21,6 +23,8 @@ from app.requests.request import Request
 from app.requests.turn import Turn
 from app.requests.workers import AGAIN, EXPIRED, Workers
 from app.wire.protocol import NO_ERR, SYS_OVERLOAD_ERR
+
+_log = logs.logger("copies")
 
 # What a client is told to wait when slots are not served for a moment.
 _CLOSED_WAIT_MS: Final = 50
@@ -38,10 +42,11 @@ class PeerLinks(Protocol):
     def sever(self, peer: str) -> None: ...
 
 
-class Synced(Protocol):
-    """Membership: it is told which learners have caught up."""
+class CopiesListener(Protocol):
+    """Membership: it is told which learners have caught up, and of which slots this node should be no holder."""
 
     def synced(self, learner: str, slots: int, epoch: int) -> None: ...
+    def copies_lost(self, slots: int, epoch: int) -> None: ...
 
 
 class Core(Protocol):
@@ -62,7 +67,7 @@ class Replicator:
         counters: Counters,
         links: PeerLinks,
         pairs: Pairs,
-        membership: Synced,
+        membership: CopiesListener,
     ) -> None:
         self._replication = replication
         self._turn = turn
@@ -216,6 +221,11 @@ class Replicator:
                 self._links.sever(peer)
             for learner, slots, epoch in out.synced:
                 self._membership.synced(learner, slots, epoch)
+            for slots, epoch in out.lost:
+                _log.error("copies_lost", slots=slots_of(slots), epoch=epoch)
+                self._membership.copies_lost(slots, epoch)
+            if out.emptied:
+                _log.error("slots_start_empty", slots=slots_of(out.emptied))
             for request, code in out.released:
                 request.wake(NO_ERR if code is None else code)
             for request in out.dropped:
@@ -230,5 +240,6 @@ class Replicator:
         return faults | {
             "copies_links_up": self._pairs.up,
             "copies_slots_led": replication.leading,
+            "copies_waiting_for_room": replication.short_of_room,
             "copies_writes_in_flight": replication.pending,
         }

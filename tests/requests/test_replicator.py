@@ -624,6 +624,7 @@ def test_the_state_in_numbers(net: Net) -> None:
     assert a.replicator.snapshot() == {
         "copies_links_up": 1,
         "copies_slots_led": VIEW.primaries.count("a"),
+        "copies_waiting_for_room": 0,
         "copies_writes_in_flight": 1,
     }
 

@@ -77,7 +77,12 @@ class Replication:
     @property
     def leading(self) -> int:
         """How many slots this node is primary of, served or not."""
-        return len(self._primary.led)
+        return len(self._primary.led) + len(self._primary.lost)
+
+    @property
+    def short_of_room(self) -> int:
+        """How many slots this node is to hold and has no room for: see app/cluster/replication/follower.py."""
+        return self._follower.short_of_room
 
     def is_under_way(self, message_id: bytes) -> bool:
         """Whether the mutation with this messageID waits for acknowledgements: a retry joins it."""
@@ -125,8 +130,8 @@ class Replication:
         before = self._shared.view.incarnations if self._shared.view else {}
         for peer, incarnation in view.incarnations.items():
             if before.get(peer, incarnation) != incarnation:
-                self._primary.link_closed(peer)
-                self._follower.link_closed(peer)
+                self._primary.forget_process(peer)
+                self._follower.forget_process(peer)
 
     def _drop_all_but(self, slots: set[int]) -> None:
         """Forget the copies that are not ours to hold any more."""

@@ -43,6 +43,7 @@ class Primary:
         self._cluster_id = 0
         self.transfer.before_chunk = self.flush_peer
         self.changed: set[int] = set()  # slots that may have opened or closed
+        self.lost: set[int] = set()  # ours to lead, but our copy is not whole, and another holder has to
 
     # Views and links.
 
@@ -51,6 +52,7 @@ class Primary:
         direct = view is not None and (view.cluster_id, view.epoch) == (self._cluster_id, self._epoch + 1)
         self._cluster_id, self._epoch = (view.cluster_id, view.epoch) if view else (0, 0)
         self._synced.clear()
+        self.lost.clear()
         for slot, led in list(self.led.items()):
             if slot not in mine or not direct:
                 self._give_up(led)
@@ -62,6 +64,7 @@ class Primary:
         self._all_known = False
         for slot in mine:
             self._lead(slot, view)
+        self._shared.lose(self.lost)
         self._query()
 
     def _give_up(self, led: Led) -> None:
@@ -78,7 +81,11 @@ class Primary:
         led = self.led.get(slot)
         if led is None:
             base = shared.positions[slot]
+            if base is None and view.backups[slot]:
+                self.lost.add(slot)  # closed, until the next view makes one of those primary that have a whole copy
+                return
             if base is None:  # no whole copy is left anywhere: what is here is a part, and may be old
+                shared.out.emptied |= 1 << slot
                 shared.store.wipe((slot,))
                 shared.replies.forget_slots(1 << slot)
                 base = (view.epoch, 0)
@@ -121,6 +128,15 @@ class Primary:
     def link_closed(self, peer: str) -> None:
         self._buffers.pop(peer, None)
         self.transfer.link_closed(peer)
+        self._forget_reports(peer)
+
+    def forget_process(self, peer: str) -> None:
+        """Nothing of what was agreed on with the peer counts any more. The link goes on, and so does its credit."""
+        self._buffers.pop(peer, None)
+        self.transfer.forget_all(peer)
+        self._forget_reports(peer)
+
+    def _forget_reports(self, peer: str) -> None:
         for led in self.led.values():
             if (progress := led.progress.get(peer)) is not None:
                 progress.is_streaming, progress.acked, progress.report = False, -1, 0

@@ -326,23 +326,21 @@ class Replication:
         if waiting is not None:
             return self._joins(waiting, waiter) if may_wait else IGNORED
         mine = list(slots)
-        followed = [led for slot in mine if (led := self.followed[slot]) is not None]
-        anchor = followed[0].slot if followed else (mine[0] if mine else 0)
         hindrances = 0 if may_wait else BUSY
-        for led in followed:
-            hindrances |= primary.refuses(led)
-        code = self._mutations.wipe(mine, message_id, id_crc, anchor, hindrances)
+        for slot in mine:
+            if (led := self.followed[slot]) is not None:
+                hindrances |= primary.refuses(led)
+        code, wiped = self._mutations.wipe(mine, message_id, id_crc, hindrances)
         if code < 0:
             return code
         if code == SYS_OVERLOAD_ERR:
             return self._refused(self._mutations.wait_ms)
         joint = Joint(waiter)
-        for led in followed:
-            # The reply is remembered with one slot: a retry finds it wherever that one is led from.
-            anchors = led.slot == anchor
-            op = primary.order(led, WIPE, b"", b"", message_id if anchors else b"", NO_ERR)
+        for slot in wiped:
+            led = self.followed[slot]
+            op = primary.order(led, WIPE, b"", b"", message_id, NO_ERR) if led is not None else None
             if op is not None:
-                op.joint, op.message_id = joint, message_id
+                op.joint = joint
                 joint.left += 1
         self._update_routes()
         if not joint.left:

@@ -261,8 +261,9 @@ class Follower:
     def _remember(self, message_id: bytes, slot: int, code: int) -> None:
         if message_id:
             crc = crc32(message_id)
-            if self._shared.replies.get(message_id, crc) is None:
-                self._shared.replies.add(message_id, crc, slot, code)
+            replies = self._shared.replies
+            if replies.get(message_id, crc) is None or not replies.slots_of(message_id, crc) >> slot & 1:
+                replies.add(message_id, crc, slot, code)
 
     def on_entries(self, peer: str, body: bytes) -> None:
         for slot, key, blob in frames.decode_entries(body):

@@ -138,14 +138,18 @@ class Nemesis:
         self._later(self._rng.uniform(0.05, 0.6), self.crash)
 
     def crash_giver(self) -> None:
-        """One that gives another node a slot, so that part of it is there."""
-        givers = {
-            session.primary
-            for process in self._cluster.processes()
-            for session in process.node.replication._follower.sessions.values()
-            if not session.is_whole
-        }
-        hosts = [host for host in self._cluster.hosts if host.address in givers and self._spares(host)]
+        """One that gives another node a slot, so that part of it is there; rather one that the view counts on."""
+        givers: dict[bool, set[str]] = {True: set(), False: set()}
+        for process in self._cluster.processes():
+            replication = process.node.replication
+            for slot, session in replication._follower.sessions.items():
+                if not session.is_whole:
+                    givers[replication._shared.holds(slot)].add(session.primary)
+        hosts = [
+            host
+            for host in self._cluster.hosts
+            if host.address in (givers[True] or givers[False]) and self._spares(host)
+        ]
         if hosts:
             host = self._rng.choice(hosts)
             self._end(host)

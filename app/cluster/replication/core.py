@@ -17,7 +17,7 @@ Rejected: replicating through a log on its own (a second copy of all values), an
 copy on every write).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from app.cluster.events import SELF, UNKNOWN
@@ -46,16 +46,21 @@ class Replication:
         mutations: Mutations,
         *,
         reserve_bytes: int = 1 << 20,
-        pending_max_bytes: int = PENDING_MAX_BYTES,
+        backlog_max_bytes: int = PENDING_MAX_BYTES,
+        queued_bytes: Callable[[str], int] = lambda peer: 0,
     ) -> None:
         """`reserve_bytes`: a store that may not evict takes no more PUTs as a primary when it has less room than
-        this, so that there is room for what is in flight to it as a backup. `pending_max_bytes`: writes in flight."""
+        this, so that there is room for what is in flight to it as a backup.
+
+        `queued_bytes(peer)`: what its link has queued. While that is more than `backlog_max_bytes`, or a turn has
+        ordered more for this peer, writes that it must have are refused; so no link takes on more than three times as
+        much of them.
+        """
         shared = self._shared = Shared(address, store, replies, mutations, reserve_bytes)
         self._replies = replies
         self._mutations = mutations
         self.wait_ms = 0  # after a refusal: how long its client is to wait
-        self._pending_max_bytes = min(pending_max_bytes, PENDING_MAX_BYTES)
-        self._primary = Primary(shared)
+        self._primary = Primary(shared, backlog_max_bytes, queued_bytes)
         self._follower = Follower(shared)
         self._core_routes: list[str] = [UNKNOWN] * SLOT_COUNT
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT  # by slot; changed in place
@@ -301,7 +306,7 @@ class Replication:
     def _busy(self, may_wait: bool) -> int:
         """BUSY if nothing more may wait for acknowledgements."""
         primary = self._primary
-        room = primary.pending < PENDING_MAX and primary.pending_bytes < self._pending_max_bytes
+        room = primary.pending < PENDING_MAX and primary.pending_bytes < PENDING_MAX_BYTES
         return 0 if may_wait and room else BUSY
 
     def _refused(self, wait_ms: int) -> int:

@@ -68,7 +68,11 @@ class SlotsSynced:
 
 @dataclass(frozen=True, slots=True)
 class CopiesLost:
-    """This node is named a holder of these slots and does not, or can't, hold the whole of them. For the epoch only."""
+    """The view of this epoch lists this node as a holder of these slots, and it does not hold the whole of them.
+
+    The next view lists it no more, unless it is the primary and there is no other holder. A view that was about to be
+    made when this was said may list it still: then it is to be said again, for that epoch.
+    """
 
     slots: int  # mask of 256 bits
     epoch: int

@@ -168,7 +168,7 @@ class Membership:
         self.take(SlotsSynced(learner, slots, epoch))
 
     def copies_lost(self, slots: int, epoch: int) -> None:
-        """This node is named a holder of these slots (mask of 256 bits) in that epoch, and can't be."""
+        """This node does not hold these slots (mask of 256 bits), as whose holder the view of that epoch lists it."""
         self.take(CopiesLost(slots, epoch))
 
     # --- driving the core ----------------------------------------------------------------------------------------

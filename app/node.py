@@ -179,7 +179,12 @@ class Node:
         )
         self.peer_datagrams = PeerDatagrams(loop, sockets, self.peers, self.membership.take_datagram)
         self.replication = Replication(
-            str(options.me), self.store, self.replies, mutations, pending_max_bytes=self.links.queue_max_bytes // 2
+            str(options.me),
+            self.store,
+            self.replies,
+            mutations,
+            backlog_max_bytes=self.links.queue_max_bytes // 4,  # the rest is for chunks, requests and answers
+            queued_bytes=self.links.queued_bytes,
         )
         self.view_log = ViewLog()
 

@@ -10,13 +10,17 @@ from typing import Final, Protocol
 
 from app.cluster.events import SELF
 from app.cluster.replication.core import IGNORED, PARKED, Replication
+from app.cluster.slots import slots_of
 from app.cluster.view import View
+from app.observe import logs
 from app.observe.counters import REPLICATED, WAITED, Counters
 from app.requests.forwarding import FULL_WAIT_MS
 from app.requests.request import Request
 from app.requests.turn import Turn
 from app.requests.workers import AGAIN, EXPIRED, Workers
 from app.wire.protocol import NO_ERR, SYS_OVERLOAD_ERR
+
+_log = logs.logger("copies")
 
 # What a client is told to wait when slots are not served for a moment.
 _CLOSED_WAIT_MS: Final = 50
@@ -35,10 +39,11 @@ class PeerLinks(Protocol):
     def sever(self, peer: str) -> None: ...
 
 
-class Synced(Protocol):
-    """Membership: it is told which learners have caught up."""
+class CopiesListener(Protocol):
+    """Membership: it is told which learners have caught up, and of which slots this node should be no holder."""
 
     def synced(self, learner: str, slots: int, epoch: int) -> None: ...
+    def copies_lost(self, slots: int, epoch: int) -> None: ...
 
 
 class Core(Protocol):
@@ -58,7 +63,7 @@ class Replicator:
         workers: Workers,
         counters: Counters,
         links: PeerLinks,
-        membership: Synced,
+        membership: CopiesListener,
     ) -> None:
         self._replication = replication
         self._turn = turn
@@ -205,6 +210,11 @@ class Replicator:
                 self._links.sever(peer)
             for learner, slots, epoch in out.synced:
                 self._membership.synced(learner, slots, epoch)
+            for slots, epoch in out.lost:
+                _log.error("copies_lost", slots=slots_of(slots), epoch=epoch)
+                self._membership.copies_lost(slots, epoch)
+            if out.emptied:
+                _log.error("slots_start_empty", slots=slots_of(out.emptied))
             for request, code in out.released:
                 request.wake(NO_ERR if code is None else code)
             for request in out.dropped:
@@ -218,5 +228,6 @@ class Replicator:
         faults = {f"copies_fault_{reason.replace(' ', '_')}": n for reason, n in sorted(replication.faults.items())}
         return faults | {
             "copies_slots_led": replication.leading,
+            "copies_waiting_for_room": replication.short_of_room,
             "copies_writes_in_flight": replication.pending,
         }

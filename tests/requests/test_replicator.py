@@ -604,6 +604,7 @@ def test_the_state_in_numbers(net: Net) -> None:
     a.take(put(1))
     assert a.replicator.snapshot() == {
         "copies_slots_led": VIEW.primaries.count("a"),
+        "copies_waiting_for_room": 0,
         "copies_writes_in_flight": 1,
     }
 

@@ -20,6 +20,7 @@ PACES_S: Final = (0.1, 0.4, 1.5)
 FAULTS: Final = (
     "crash",
     "crash_two",
+    "crash_giver",
     "bounce",
     "lose_power",
     "pause",
@@ -135,6 +136,24 @@ class Nemesis:
         """The second when, or just before or after, others have taken over from the first."""
         self.crash()
         self._later(self._rng.uniform(0.05, 0.6), self.crash)
+
+    def crash_giver(self) -> None:
+        """One that gives another node a slot, so that part of it is there; rather one that the view counts on."""
+        givers: dict[bool, set[str]] = {True: set(), False: set()}
+        for process in self._cluster.processes():
+            replication = process.node.replication
+            for slot, session in replication._follower.sessions.items():
+                if not session.is_whole:
+                    givers[replication._shared.holds(slot)].add(session.primary)
+        hosts = [
+            host
+            for host in self._cluster.hosts
+            if host.address in (givers[True] or givers[False]) and self._spares(host)
+        ]
+        if hosts:
+            host = self._rng.choice(hosts)
+            self._end(host)
+            self._later(self._for_a_while(), self._cluster.start, host)
 
     def bounce(self) -> None:
         """A restart faster than any timeout."""

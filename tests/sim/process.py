@@ -41,6 +41,7 @@ class NodeOptions:
     batch_size: int = 8
     queue_max_bytes: int = 0  # of what may wait for one peer; 0: as shipped
     staging_bytes: tuple[int, int] = (0, 0)  # (soft, hard) bounds; zeros: as shipped
+    transfer_bytes: tuple[int, int] = (0, 0)  # a second, and in a chunk; zeros: as shipped
     pages: int = 0  # of 64 KiB that the store may take, by the simulated resident size; 0: plenty
     lag_s: float = 0.0005  # between something happening and the turn of the loop that finds it, at most
     turn_s: float = 0.0  # what a turn takes, at most
@@ -123,6 +124,10 @@ class Process:
         if options.staging_bytes[1]:
             follower = node.replication._follower
             follower.staging_soft_bytes, follower.staging_max_bytes = options.staging_bytes
+        if options.transfer_bytes[1]:
+            transfer = node.replication._primary.transfer
+            transfer.rate_bytes_s, transfer.chunk_bytes = options.transfer_bytes
+            transfer.burst_bytes = transfer.chunk_bytes
         return node
 
     @property

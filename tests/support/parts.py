@@ -180,12 +180,16 @@ class Surroundings:
         self.lease_until = 1e9
         self.is_member = True
         self.synced_slots: list[tuple[str, int, int]] = []
+        self.lost_slots: list[tuple[int, int]] = []
         self.heard: list[tuple[bytes, bytes]] = []  # payload, address
         self.status = b"{status}"
         self._members = members
 
     def synced(self, learner: str, slots: int, epoch: int) -> None:
         self.synced_slots.append((learner, slots, epoch))
+
+    def copies_lost(self, slots: int, epoch: int) -> None:
+        self.lost_slots.append((slots, epoch))
 
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
         self.heard.append((payload, address))

@@ -298,7 +298,7 @@ def test_unsound_datagrams_are_dropped_and_counted_by_reason(node: Asker, reason
 
 
 def test_every_reason_is_tried_above() -> None:
-    elsewhere = {"too_old", "not_allowed", "admin_not_allowed"}  # the front's, and tried below
+    elsewhere = {"too_old", "shed", "not_allowed", "admin_not_allowed"}  # the front's, and tried below
     assert {reason for reason, _ in DROPPED} == set(DROP_REASONS) - elsewhere
 
 

@@ -95,7 +95,7 @@ class Front:
         self._allowed = allowed
         self._shares_turns = shares_turns
         self._local_latency = counters.latency[IN_TURN]
-        self._spare: Request | None = None
+        self._shut_out = Request(None, self)  # of datagrams that are not executed, whoever sent them
         self._empty_s = self._now()  # what is in the socket came after the former
         self._asked_s = self._empty_s  # when the socket was last looked into
         self._rest_s = self._empty_s  # what the batch in hand has left in the socket came after that
@@ -174,7 +174,7 @@ class Front:
     def _shed(self) -> None:
         """Drop the batch in hand, but for what other nodes say."""
         batch, buffer = self._batch, self._batch.buffer
-        request = self._spare or Request(self, self._workers)
+        request = self._shut_out
         for number in range(self._count):
             end = batch.span(number)[1]
             if buffer[end - 2 : end] == _FROM_A_NODE:
@@ -225,9 +225,7 @@ class Front:
     def is_left(self) -> bool:
         return self._next < self._count
 
-    def work(self) -> None:
-        request = self._spare or Request(self, self._workers)
-        self._spare = None
+    def work(self, request: Request) -> None:
         batch = self._batch
         buffer = batch.buffer
         handle = self._commands.handle
@@ -253,7 +251,6 @@ class Front:
                 batch.reply(number, reply)
             if request.datagram:
                 request.release()
-        self._spare = request
 
     def fill(self, request: Request) -> None:
         number = self._next - 1

@@ -120,7 +120,7 @@ class Forwarding:
                     request.how = WAITED
                     break
                 self._send(request)
-                answer = request.wait()
+                answer = self._workers.park(request)
                 if answer is EXPIRED:
                     return self._expired(request, message_id, id_crc)
                 if answer is not AGAIN:
@@ -181,18 +181,16 @@ class Forwarding:
 
     # --- what wakes those who wait; called by the loop -----------------------------------------------------------
 
-    def on_answer(self, reply: bytes) -> None:
-        """A frame ANSWER: the datagram for whoever asked."""
+    def asked_for(self, reply: bytes) -> Request | None:
+        """The request that a frame ANSWER brings the answer to; None: nobody waits for it any more."""
         if reply[:2] == b"\n\x10":  # a messageID of 16 bytes, laid out by a node: see encode_response
             message_id = reply[2:18]
         else:
             try:
                 message_id = parse_msg(reply).messageID
             except DecodeError:
-                return
-        request = self._requests.get(message_id)
-        if request is not None:
-            request.wake(reply)
+                return None
+        return self._requests.get(message_id)
 
     def link_up(self, peer: str) -> None:
         """There is a link to the peer."""
@@ -215,7 +213,9 @@ class Forwarding:
 
         To be called when a route has changed and every SWEEP_S, in a turn that was opened.
         """
-        for request in list(self._requests.values()):
+        woken: list[tuple[Request, object]] = []
+        for request in self._requests.values():
             route = self._routes[request.slot]
             if self._turn.serving if route == SELF else route != UNKNOWN and request.sent_to != route:
-                request.wake(AGAIN)
+                woken.append((request, AGAIN))
+        self._workers.wake(woken)

@@ -34,7 +34,6 @@ class Relayed:
         self._forwarding = forwarding
         self._counters = counters
         self._on_other = on_other
-        self._spare: Request | None = None
         # The requests of the read that is being worked off:
         self._peer = ""
         self._bodies: list[bytes] = []
@@ -45,9 +44,12 @@ class Relayed:
         turn = self._turn
         turn.open()
         bodies: list[bytes] = []
+        answered: list[tuple[Request, object]] = []
         for kind, body in frames:
             if kind == ANSWER:
-                self._forwarding.on_answer(body)
+                request = self._forwarding.asked_for(body)
+                if request is not None:
+                    answered.append((request, body))
             elif kind == FORWARD:
                 if len(body) > FORWARD_BYTES:
                     if unpack_forward(body)[0] > turn.now_s:
@@ -56,6 +58,8 @@ class Relayed:
                         self._counters.drops["too_old"] += 1
             else:
                 self._on_other(peer, kind, body)
+        if answered:
+            self._workers.wake(answered)
         if bodies:
             self._peer, self._bodies, self._next = peer, bodies, 0
             self._workers.run(self)
@@ -66,9 +70,7 @@ class Relayed:
     def is_left(self) -> bool:
         return self._next < len(self._bodies)
 
-    def work(self) -> None:
-        request = self._spare or Request(self, self._workers)
-        self._spare = None
+    def work(self, request: Request) -> None:
         bodies = self._bodies
         peer = self._peer
         while self._next < len(bodies):
@@ -82,7 +84,6 @@ class Relayed:
             if reply is not None:
                 self._answers.to_peer(peer, reply)
             request.release()
-        self._spare = request
 
     def fill(self, request: Request) -> None:
         body = self._bodies[self._next - 1]

@@ -118,7 +118,7 @@ class Replicator:
                 return ~code
             return code
         request.how = REPLICATED
-        outcome = request.wait()
+        outcome = self._workers.park(request)
         if outcome is EXPIRED:
             return NO_ANSWER
         if outcome is AGAIN:
@@ -140,7 +140,7 @@ class Replicator:
         if not self._replication.hold_read(key, request):
             return self._refused(FULL_WAIT_MS)
         request.how = WAITED
-        outcome = request.wait(answer_bytes)
+        outcome = self._workers.park(request, answer_bytes)
         if outcome is EXPIRED:
             return self._refused(FULL_WAIT_MS)
         if outcome is AGAIN:
@@ -215,10 +215,12 @@ class Replicator:
                 self._membership.copies_lost(slots, epoch)
             if out.emptied:
                 _log.error("slots_start_empty", slots=slots_of(out.emptied))
-            for request, code in out.released:
-                request.wake(NO_ERR if code is None else code)
-            for request in out.dropped:
-                request.wake(AGAIN)
+            woken: list[tuple[Request, object]] = [
+                (request, NO_ERR if code is None else code) for request, code in out.released
+            ]
+            woken += [(request, AGAIN) for request in out.dropped]
+            if woken:
+                self._workers.wake(woken)
             opened = opened or out.opened
         return opened
 

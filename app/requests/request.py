@@ -6,15 +6,15 @@ has done since. So each has a deadline, counted from the moment at which it may 
 while the process was stopped counts as old), and past it nobody executes it. A node that forwards it says the deadline
 by the receiver's clock (app/peers/links.py), so it holds whatever kernels and networks do on the way.
 
-**Waiting.** A request that must wait, for another node's answer or for copies to have a write, parks its greenlet:
-`wait` returns what whoever wakes it has to say, and the code goes on where it was. Until then everything about it lies
+**Waiting.** A request that must wait, for another node's answer or for copies to have a write, parks its greenlet
+(workers.py): whoever wakes it gives it a value, and the code goes on where it was. Until then everything about it lies
 in a buffer that the next batch overwrites, so a request that is answered at once costs no copy; `keep` takes along what
 is needed later.
 """
 
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from greenlet import getcurrent, greenlet
+from greenlet import greenlet
 
 from app.config.options import REPLY_TTL_MIN_S
 from app.observe.counters import IN_TURN
@@ -34,35 +34,25 @@ class Source(Protocol):
     def is_left(self) -> bool:
         """Whether there is another request to be executed now."""
 
-    def work(self) -> None:
-        """Execute requests, in a worker's greenlet, until none is left or one that had to wait has been answered."""
+    def work(self, request: "Request") -> None:
+        """Execute requests, in a worker's greenlet and with its object, until none is left or one that had to wait has
+        been answered."""
 
     def fill(self, request: "Request") -> None:
         """Set what the source knows of the request that is being executed: datagram, who asked, deadline."""
 
 
-class Parking(Protocol):
-    """Where requests wait: the workers (workers.py)."""
-
-    def park(self, request: "Request", kept_bytes: int) -> Any:
-        """Leave this greenlet until the request is woken: what with. `kept_bytes`: what it keeps meanwhile."""
-
-    def unpark(self, request: "Request") -> bool:
-        """Whether the request was waiting; from now on it is not."""
-
-
 class Request:
-    """See the module. One that never waits is used for one request after the other; one that waits is not."""
+    """See the module. It belongs to a worker, and is used for one request after the other."""
 
     __slots__ = (
-        "_greenlet",
-        "_source",
-        "_workers",
         "asked_at",
         "client",
         "command",
         "datagram",
         "deadline_s",
+        "greenlet",
+        "has_expired",
         "has_waited",
         "hops",
         "how",
@@ -73,10 +63,10 @@ class Request:
         "sent_s",
         "sent_to",
         "slot",
+        "source",
         "was_sent",
     )
 
-    _greenlet: greenlet
     # Set by `keep`:
     client: bytes  # the socket address of the client to answer; empty: `peer` is to be answered
     peer: str
@@ -91,44 +81,33 @@ class Request:
     sent_over: str  # the peer over whose link
     sent_s: float
 
-    def __init__(self, source: Source, workers: Parking) -> None:
-        self._source = source
-        self._workers = workers
+    def __init__(self, greenlet: greenlet | None, source: Source) -> None:
+        """`greenlet`: in which it is executed; None: it must not wait."""
+        self.greenlet = greenlet
+        self.begin(source)
         self.datagram = b""  # once it is kept
         self.asked_at = b""  # the address of this machine that the client has asked, where it may have several
         self.has_waited = False
+        self.has_expired = False  # somebody may still hold it to wake it
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
         self.how = IN_TURN  # it came to its answer: see app/observe/counters.py
+
+    def begin(self, source: Source) -> None:
+        """From now on it is used for requests of this source."""
+        self.source = source
 
     def keep(self) -> None:
         """Take along what the source knows of it. To be called while it is being executed for the first time."""
         if not self.datagram:
-            self._source.fill(self)
+            self.source.fill(self)
 
     def release(self) -> None:
-        """It was answered without waiting: the object serves for the next one."""
+        """It was answered: the object serves for the next one."""
         if self.datagram:
             self.datagram = b""
+            self.has_waited = False
             self.is_uncertain = False
             self.how = IN_TURN
-
-    def wait(self, answer_bytes: int = 0) -> Any:
-        """Park this greenlet until somebody wakes the request: what `wake` was given.
-
-        To be called only if the workers have room for one more (Workers.full). `answer_bytes`: of an answer that is
-        made already and kept meanwhile.
-        """
-        if not self.datagram:
-            self._source.fill(self)
-        self.has_waited = True
-        self._greenlet = getcurrent()
-        # The datagram, and what was made of it: a value to be stored, if it is not yet.
-        return self._workers.park(self, 2 * len(self.datagram) + answer_bytes)
-
-    def wake(self, value: object) -> None:
-        """Let it go on with this value, if it is waiting. To be called by the loop, never by another request."""
-        if self._workers.unpark(self):
-            self._greenlet.switch(value)
 
     def answer_to(self, retry: "Request") -> None:
         """Whoever sent the retry is to get the answer: the one who asked first may have given up, or moved."""

@@ -142,7 +142,7 @@ class Rig:
             for _ in range(times):
                 request.keep()
                 self.waiting[request.datagram] = request
-                answer = request.wait()
+                answer = self.workers.park(request)
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -150,7 +150,7 @@ class Rig:
         self.commands.rules |= dict.fromkeys(datagrams, rule)
 
     def wake(self, datagram: bytes, answer: object) -> None:
-        self.waiting.pop(datagram).wake(answer)
+        self.workers.wake([(self.waiting.pop(datagram), answer)])
         self.loop.turn()
 
     def latency(self) -> tuple[int, int]:

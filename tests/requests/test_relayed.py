@@ -56,7 +56,7 @@ def test_the_requests_of_one_read_are_answered_in_order(net: Net, owner: Parts) 
 def test_requests_come_after_the_rest(net: Net, owner: Parts) -> None:
     """An answer may free the place that a request needs, and what concerns copies must keep its order."""
     calls: list[object] = []
-    owner.forwarding.on_answer = lambda body: calls.append((ANSWER, body))  # type: ignore[method-assign]
+    owner.forwarding.asked_for = lambda body: calls.append((ANSWER, body))  # type: ignore[method-assign, func-returns-value, assignment]
     owner.relayed._on_other = lambda peer, kind, body: calls.append((peer, kind, body))
     handle = owner.relayed._handle
     owner.relayed._handle = lambda *arguments: calls.append(FORWARD) or handle(*arguments)  # type: ignore[func-returns-value]

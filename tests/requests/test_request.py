@@ -71,7 +71,7 @@ def test_who_joined_another_leaves_nothing_to_the_next(net: Net) -> None:
 
 def test_who_was_let_go_is_a_new_request(net: Net) -> None:
     front = net["front"]
-    asked = Request(front.clients, front.workers)
+    asked = Request(None, front.clients)
     front.clients._datagram, front.clients._client = put(ONE), CLIENT
     asked.keep()
     assert (asked.datagram, asked.client, asked.peer, asked.hops) == (put(ONE), CLIENT, "", 0)

@@ -206,7 +206,6 @@ class Clients:
 
     def __init__(self, node: "Parts") -> None:
         self._node = node
-        self._spare: Request | None = None
         self._is_left = False
 
     def ask(self, datagram: bytes, client: bytes, handle: Callable[..., bytes | None]) -> bytes | None:
@@ -222,9 +221,7 @@ class Clients:
     def is_left(self) -> bool:
         return self._is_left
 
-    def work(self) -> None:
-        request = self._spare or Request(self, self._node.workers)
-        self._spare = None
+    def work(self, request: Request) -> None:
         self._is_left = False
         reply = self._handle(request, self._buffer, 2, 2 + len(self._datagram))
         if request.has_waited:
@@ -233,7 +230,6 @@ class Clients:
             return
         self._reply = reply
         request.release()
-        self._spare = request
 
     def fill(self, request: Request) -> None:
         turn = self._node.turn

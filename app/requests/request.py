@@ -44,7 +44,7 @@ class Source(Protocol):
 class Parking(Protocol):
     """Where requests wait: the workers (workers.py)."""
 
-    def park(self, request: "Request", kept_bytes: int) -> Any:
+    def park(self, request: "Request", source: Source, kept_bytes: int) -> Any:
         """Leave this greenlet until the request is woken: what with. `kept_bytes`: what it keeps meanwhile."""
 
     def unpark(self, request: "Request") -> bool:
@@ -121,7 +121,7 @@ class Request:
         self.has_waited = True
         self._greenlet = getcurrent()
         # The datagram, and what was made of it: a value to be stored, if it is not yet.
-        return self._workers.park(self, 2 * len(self.datagram) + answer_bytes)
+        return self._workers.park(self, self._source, 2 * len(self.datagram) + answer_bytes)
 
     def wake(self, value: object) -> None:
         """Let it go on with this value, if it is waiting. To be called by the loop, never by another request."""

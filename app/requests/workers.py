@@ -52,12 +52,11 @@ class Workers:
 
     def run(self, source: Source) -> None:
         """Execute the requests of a source, all but those that wait. To be called by the loop."""
+        idle = self._idle
         while source.is_left():
-            self._next_worker().switch(source)
-
-    def _next_worker(self) -> greenlet:
-        """One that waits for work."""
-        return self._idle.pop() if self._idle else greenlet(self._work, self._hub)
+            # Made here, and never by a worker: a greenlet's depth of recursion counts on from its maker's.
+            worker = idle.pop() if idle else greenlet(self._work, self._hub)
+            worker.switch(source)
 
     def _work(self, source: Source) -> None:
         """A worker."""
@@ -69,14 +68,14 @@ class Workers:
             source = to_hub()
 
     def park(self, request: Request, source: Source, kept_bytes: int) -> Any:
-        """See Request.wait. What is left of its source is taken over by another worker."""
+        """See Request.wait. What is left of its source is taken over by an idle worker, or a new one (`run`)."""
         assert not self.full, f"{len(self._waiting)} requests wait already"
         waiting = self._waiting
         waiting[request] = kept_bytes = kept_bytes + GREENLET_BYTES
         self.waiting_bytes += kept_bytes
         if len(waiting) >= self._max_waiting or self.waiting_bytes >= self._max_bytes:
             self.full = True
-        return self._next_worker().switch(source) if source.is_left() else self._to_hub()
+        return self._idle.pop().switch(source) if self._idle and source.is_left() else self._to_hub()
 
     def unpark(self, request: Request) -> bool:
         """Whether the request was waiting; from now on it is not."""

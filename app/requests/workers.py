@@ -56,6 +56,7 @@ class Workers:
         """Execute the requests of a source, all but those that wait. To be called by the loop."""
         idle = self._idle
         while source.is_left():
+            # Made here, and never by a worker: a greenlet's depth of recursion counts on from its maker's.
             worker = idle.pop() if idle else greenlet(self._work, self._hub)
             worker.switch(source)
 

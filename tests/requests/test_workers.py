@@ -105,6 +105,20 @@ def test_one_that_was_answered_is_used_again(workers: Workers, source: Jobs) -> 
     assert len(set(source.greenlets)) == 3
 
 
+def test_thousands_may_wait_whose_workers_are_new_or_idle() -> None:
+    """Each goes as deep as the first."""
+    workers = Workers(ManualLoop(), 10_000, 1 << 30)
+    source = Jobs(workers)
+    for count in (3000, 1500, 5000):
+        waiting = [Waiting(workers) for _ in range(count)]
+        source.jobs = [*waiting]
+        workers.run(source)
+        assert workers.waiting == count
+        workers.wake([(one.request, "word") for one in waiting if one.request is not None])
+        assert all(one.woken == ["word"] for one in waiting)
+    assert len(set(source.greenlets)) == 5000
+
+
 def test_what_waits_keeps_what_it_needs(workers: Workers, source: Jobs) -> None:
     waiting = Waiting(workers)
     source.jobs = [waiting]

@@ -154,7 +154,7 @@ class TestItBites:
 
     def test_second_look_before_answers_leave(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Turn, "lease_ran_out", lambda self: False)
-        assert finds_a_violation(4, stopped_inside) is not None
+        assert finds_a_violation(120, stopped_inside) is not None
 
     def test_age(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A request is executed however long it has waited, in a socket or at a node."""
@@ -211,7 +211,7 @@ class TestItBites:
             self._unacked = {}
 
         monkeypatch.setattr(Commands, "__init__", blind)
-        assert finds_a_violation(13, busy) is not None
+        assert finds_a_violation(150, busy) is not None
 
     def test_removal_of_what_is_evicted_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = mutate.change_of

@@ -143,6 +143,20 @@ def test_a_node_stopped_for_long_answers_nothing_stale() -> None:
     assert not site.cluster.checks.lost
 
 
+def test_requests_go_round_a_bad_cable() -> None:
+    """Two members do not reach each other: what either has from its clients for the other goes by way of a third."""
+    site = Site(4, replicas=1)
+    coordinator = site.coordinator()
+    one, other = [host for host in site.cluster.hosts if host is not coordinator][:2]
+    site.part([one], [other])
+    for client in site.cluster.clients:
+        client.servers = [one.number, other.number]
+        client.is_served_from = site.world.now + 0.1
+    site.world.run(site.world.now + 6.0)
+    assert sum(process.node.forwarding.forwarded for process in (one.process, other.process) if process) > 100
+    site.finish()
+
+
 def test_by_default_the_smaller_side_refuses() -> None:
     site = Site(5, clients=0)
     smaller, larger = site.cluster.hosts[:2], site.cluster.hosts[2:]

@@ -117,9 +117,10 @@ class SimLoop(Loop):
             self._world.at(when, self._turn, self._turn_number)
 
     def resume(self) -> None:
-        """The process was stopped and goes on."""
-        self._turn_at = inf
-        self._turn_by(self._process.time)
+        """The process was stopped and goes on; one that was stopped in the middle of a turn does so by itself."""
+        if not self.is_turning:
+            self._turn_at = inf
+            self._turn_by(self._process.time)
 
     def _turn(self, number: int) -> None:
         process = self._process

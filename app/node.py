@@ -24,7 +24,7 @@ from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
 from app.front.access import Administrators, clients
-from app.front.batch import DatagramBatch
+from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
 from app.loop import GeventLoop, Loop
 from app.observe import logs
@@ -184,7 +184,7 @@ class Node:
         routes = self.replication.routes
         self.turn = Turn(loop, self.membership.core, routes, on_stall=self.links.sever_incoming, end=self.end_turn)
         self.workers = Workers(loop, options.max_in_flight, int(options.max_memory_bytes * WAITING_SHARE))
-        self.batch = DatagramBatch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
+        self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, wake=self.turn.wake
         )

@@ -35,6 +35,8 @@ _BACKLOG: Final = 1024
 _SO_MEMINFO: Final = 55
 _MEMINFO: Final = Struct("9I")
 _WILDCARDS: Final = ("0.0.0.0", "::")
+# setsockopt: the kernel tells with each datagram which address of this machine it came to (linux/in.h).
+_IP_PKTINFO: Final = 8
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _recvmmsg: Final = _libc.recvmmsg
@@ -56,12 +58,13 @@ class ReceiveBuffer(NamedTuple):
 class DatagramSocket:
     """The node's UDP socket. Its requests are served by gevent's DatagramServer."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """`sock`: bound, non-blocking."""
+    def __init__(self, sock: socket.socket, *, knows_where_asked: bool = False) -> None:
+        """`sock`: bound, non-blocking. `knows_where_asked`: see app/front/batch.py."""
         self._sock = sock
         self._fd = sock.fileno()  # -1 once it is closed: by then its number may be another's
         self._server: _Server | None = None
         self.family = sock.family
+        self.knows_where_asked = knows_where_asked
         self.age_s()  # from now on the kernel notes when datagrams come
 
     def receive(self, ring: Ring) -> int:
@@ -180,7 +183,9 @@ class Sockets:
         """Bind them. Raises UsageError."""
         self._source = None if options.bind in _WILDCARDS else options.bind
         self._family = _family_of(options.bind)
-        self.datagrams = DatagramSocket(_datagram_socket(options.bind, options.port))
+        self.datagrams = DatagramSocket(
+            _datagram_socket(options.bind, options.port), knows_where_asked=options.bind in _WILDCARDS
+        )
         # It listens before the node says anything and until the process ends: a refused connection means that it is
         # dead.
         try:
@@ -206,13 +211,21 @@ class Sockets:
 
 
 def _datagram_socket(address: str, port: int) -> socket.socket:
-    """A UDP socket with as large a receive buffer as the system gives. Raises UsageError."""
+    """A UDP socket with as large a receive buffer as the system gives. Raises UsageError.
+
+    At a wildcard address it tells which of this machine's addresses each datagram came to.
+    """
     sock = socket.socket(_family_of(address), socket.SOCK_DGRAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)  # past rmem_max, if allowed
     except OSError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
     allow_fragments(sock)
+    if address in _WILDCARDS:  # before any datagram can come
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     _bind(sock, address, port, "UDP", "--bind")
     return sock
 

@@ -14,6 +14,7 @@ from app.client.sockets import Sockets as ClientSockets
 from app.client.stats import Stats
 from app.fragments import IPV6_LEAST_MTU_BYTES, allow_fragments
 from app.sockets import Sockets
+from tests.support.machine import may_unshare
 from tests.support.nodes import REPOSITORY
 from tests.support.ports import free_port
 from tests.test_sockets import needs_ipv6, options
@@ -24,15 +25,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="about options o
 IPV4_ETHERTYPE, IPV6_ETHERTYPE = 0x0800, 0x86DD
 DONT_FRAGMENT = 0x4000
 SIZES = (10, 1400, 10_000)
-
-
-def may_unshare() -> bool:
-    """Whether this process may make network namespaces, and has the tools for it."""
-    command = ["unshare", "--net", "ip", "link", "set", "lo", "up"]
-    try:
-        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager

@@ -193,6 +193,7 @@ class Front:
     def fill(self, request: Request) -> None:
         number = self._next - 1
         request.client, request.peer = self._batch.sender(number), ""
+        request.asked_at = self._batch.asked_at(number)
         request.hops = 0
         request.deadline_s = self._empty_s + self._patience_s
         request.received_s = self._received_s

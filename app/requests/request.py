@@ -61,6 +61,7 @@ class Request:
         "_greenlet",
         "_source",
         "_workers",
+        "asked_at",
         "client",
         "command",
         "datagram",
@@ -95,6 +96,7 @@ class Request:
         self._source = source
         self._workers = workers
         self.datagram = b""  # once it is kept
+        self.asked_at = b""  # the address of this machine that the client has asked, where it may have several
         self.has_waited = False
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
         self.how = IN_TURN  # it came to its answer: see app/observe/counters.py
@@ -132,4 +134,5 @@ class Request:
     def answer_to(self, retry: "Request") -> None:
         """Whoever sent the retry is to get the answer: the one who asked first may have given up, or moved."""
         self.client, self.peer, self.hops = retry.client, retry.peer, retry.hops
+        self.asked_at = retry.asked_at
         self.deadline_s, self.received_s = retry.deadline_s, retry.received_s

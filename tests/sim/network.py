@@ -157,6 +157,7 @@ class SimDatagrams:
 
     def __init__(self, network: Network, process: "Process", port: int) -> None:
         self.family = int(socket.AF_INET)
+        self.knows_where_asked = False  # each machine has one address
         self.address = (process.host.ip, port)
         self.receive_buffer_bytes = network.options.datagram_buffer_bytes
         self.overflowed = 0

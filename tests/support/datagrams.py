@@ -17,6 +17,7 @@ class FakeDatagrams:
     """See the module."""
 
     family = socket.AF_INET
+    knows_where_asked = False
 
     def __init__(self) -> None:
         self.arriving: deque[tuple[bytes, bytes]] = deque()  # sender's address, datagram

@@ -92,16 +92,14 @@ class Router:
         self._by_slot = [NOWHERE] * SLOT_COUNT
         self._table: Table | None = None
         self._proven: dict[str, int] = {}  # member: server
-        self._adherents: dict[
-            int, float
-        ] = {}  # given servers that say that they are of the table's cluster; since when
+        # Given servers that say that they are of the table's cluster; when they last did.
+        self._adherents: dict[int, float] = {}
         self._strangers: dict[int, int] = {}  # given servers that are of another; its origin
         self._unheard: set[int] = set()  # of them, those that have failed since they said so
         self._disputed: set[int] = set()  # strangers while there is an adherent that would say so now
         self._refreshed_at = -inf
-        self._asked: dict[
-            int, tuple[float, float]
-        ] = {}  # server without proof: when it may be asked again, and the wait
+        # Servers without proof: when each may be asked again, and after what wait.
+        self._asked: dict[int, tuple[float, float]] = {}
         self._round = 0
         self._learned: dict[str, int] = {}  # address in a table: server
         self._lookup_again: dict[str, float] = {}
@@ -139,7 +137,7 @@ class Router:
 
     def answered(self, index: int) -> None:
         """What was not routed by slot has been answered: stay with that server."""
-        if index in self._given:
+        if index in self._given and index not in self._strangers:
             self.current = index
 
     def failed(self, index: int, now: float) -> None:

@@ -96,8 +96,12 @@ class Sockets:
         """
         self._check()
         found: list[tuple[int, bytes | None]] = []
-        ready = self._selector.select(wait_s)
-        if self.is_closed:  # by somebody else, meanwhile
+        try:
+            ready = self._selector.select(wait_s)
+        except Exception:
+            if not self.is_closed:
+                raise
+        if self.is_closed:  # by another greenlet or thread meanwhile; the selector may have told so in a way of its own
             raise Closed
         for key, _ in ready:
             index: int = key.data

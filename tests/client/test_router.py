@@ -144,6 +144,8 @@ def test_a_stranger_among_the_given_servers_is_left_out_while_the_others_are_ask
     assert router.dispute() == "", "A has not said anything for long: all of it may have been begun anew"
     assert primaries(router)[0] == A
     assert (router.others(), router.current) == ([0], 0)
+    router.answered(1)  # what was under way
+    assert router.current == 0
     assert probe(router, 50.0) >= {A, X}
     router.learn(0, table(A, [A, B]), 50.1)
     assert router.dispute() == f"{X}: of another cluster than {A}"

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from app.client import Client, Timeout
 from app.client.address import resolve
 from app.client.codec import NotAnAnswer, decode_response
+from app.fragments import allow_fragments
 from app.wire.protocol import (
     CLIENT_TIMEOUTS_MS,
     COMMAND_NAMES,
@@ -120,6 +121,7 @@ class BareSocket:
     def __init__(self, server: str) -> None:
         _, family, address = resolve(server)
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        allow_fragments(self._socket)
         self._socket.connect(address)
         self._done_with: set[bytes] = set()  # messageIDs
 

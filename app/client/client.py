@@ -373,7 +373,7 @@ class Client:
         router, engine = self._router, self._engine
         if server is not None:
             return engine.start(message_id, datagram, self._named(server), only=True)
-        if router.dispute():
+        if router.disputed:
             self._look_again()
         key = request.key
         primary = router.primary(protocol.slot_of(key)) if key else NOWHERE
@@ -399,9 +399,8 @@ class Client:
         if clock.now() >= self._router.wake_at:
             self._ask_for_tables()
         self._engine.poll()
-        dispute = self._router.dispute()
-        if dispute:
-            raise WrongCluster(dispute)
+        if self._router.disputed:
+            raise WrongCluster(self._router.dispute())
 
     def _learn(self, probe: Exchange) -> None:
         if probe.answer is not None and probe.answer.errCode == protocol.NO_ERR:

@@ -72,6 +72,7 @@ class Router:
 
     `wake_at`: when `targets` wants to be called again (infinity: never, the router is not slot-aware).
     `current`: the given server that is asked for what is not routed by slot.
+    `disputed`: given servers of another cluster, while another given one belongs to the table's; see `dispute`.
     """
 
     def __init__(
@@ -92,16 +93,14 @@ class Router:
         self._by_slot = [NOWHERE] * SLOT_COUNT
         self._table: Table | None = None
         self._proven: dict[str, int] = {}  # member: server
-        self._adherents: dict[
-            int, float
-        ] = {}  # given servers that say that they are of the table's cluster; since when
+        # Given servers that say that they are of the table's cluster; when they last did.
+        self._adherents: dict[int, float] = {}
         self._strangers: dict[int, int] = {}  # given servers that are of another; its origin
         self._unheard: set[int] = set()  # of them, those that have failed since they said so
-        self._disputed: set[int] = set()  # strangers while there is an adherent that would say so now
+        self.disputed: set[int] = set()
         self._refreshed_at = -inf
-        self._asked: dict[
-            int, tuple[float, float]
-        ] = {}  # server without proof: when it may be asked again, and the wait
+        # Servers without proof: when each may be asked again, and after what wait.
+        self._asked: dict[int, tuple[float, float]] = {}
         self._round = 0
         self._learned: dict[str, int] = {}  # address in a table: server
         self._lookup_again: dict[str, float] = {}
@@ -128,25 +127,23 @@ class Router:
         return next((index for index in pool if index > asked), pool[0])
 
     def dispute(self) -> str:
-        """Which of the given servers are of different clusters, in words; empty: none, as far as is known."""
-        if not self._disputed:
-            return ""
-        names = {index: self.servers[index].name for index in (*self._disputed, *self._adherents)}
-        others = ", ".join(names[index] for index in sorted(self._disputed))
+        """Which of the given servers are of different clusters, in words; to be called when some are `disputed`."""
+        names = {index: self.servers[index].name for index in (*self.disputed, *self._adherents)}
+        others = ", ".join(names[index] for index in sorted(self.disputed))
         return f"{others}: of another cluster than {', '.join(names[index] for index in sorted(self._adherents))}"
 
     # What became of it.
 
     def answered(self, index: int) -> None:
         """What was not routed by slot has been answered: stay with that server."""
-        if index in self._given:
+        if index in self._given and index not in self._strangers:
             self.current = index
 
     def failed(self, index: int, now: float) -> None:
         """The server did not answer, or its machine said that nothing listens there."""
         self._adherents.pop(index, None)
         self._unheard.add(index)
-        self._disputed = self._disputed - {index} if self._adherents else set()
+        self.disputed = self.disputed - {index} if self._adherents else set()
         members = [member for member, server in self._proven.items() if server == index]
         if members or index in self._given:
             self.doubt(now)
@@ -216,7 +213,7 @@ class Router:
                 del self._proven[member]
             if not self._is_begun_anew(ours, table):
                 if any(now - since <= WORD_FRESH_S for since in self._adherents.values()):
-                    self._disputed.add(index)
+                    self.disputed.add(index)
                 if index == self.current:
                     self.current = self.next_after(index)
                 self.doubt(now)
@@ -227,7 +224,7 @@ class Router:
             self._strangers = {one: origin for one, origin in self._strangers.items() if origin != table.origin}
         self._strangers.pop(index, None)
         self._adherents[index] = now
-        self._disputed = self._strangers.keys() - self._unheard
+        self.disputed = self._strangers.keys() - self._unheard
 
     def _is_begun_anew(self, ours: Table, table: Table) -> bool:
         """Whether no given server is left of our cluster, and this one is of its servers file or all are of another."""
@@ -301,6 +298,8 @@ class Router:
 
         To be called often; it also has names looked up that the caller gave and that have not resolved yet.
         """
+        if not (self._unresolved or self._found or self._found_again):
+            return []
         for index in self._unresolved:
             self._look_up_again(index, now)
         while self._found:

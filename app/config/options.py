@@ -221,7 +221,9 @@ class Options:
         default=None,
         default_words="0.0.0.0 or ::, all of them, as fits this node's line in SERVERS_FILE",
         group="Network",
-        help="The one address to receive on, numeric.",
+        help="""
+            The one address to receive on, numeric. On all of them the node answers from the one that it
+            was asked at.""",
     )
     advertise: tuple[str, int] | None = _setting(
         "--advertise",

@@ -18,6 +18,7 @@ Linux only, as is the memory governor (/proc).
 
 import ctypes
 import socket
+import sys
 from collections.abc import Callable
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
@@ -268,45 +269,80 @@ class DatagramBatch:
 class WildcardBatch(DatagramBatch):
     """As DatagramBatch, of a socket that is bound to all addresses of this machine: answers leave from the one asked.
 
+    As a rule all datagrams of a batch, and of the one before, have come to the same address by the same interface. So
+    the headers of replies all point to one control message for that, and it costs a comparison of bytes for each batch.
+    Only where addresses are mixed each reply is given its own, and those that leave later have kept theirs.
+
     A request that came by IPv6 multicast gets no answer: there is no such source.
     """
 
     def __init__(self, sock: BatchSocket, size: int, may_not_leave: Callable[[], bool] = lambda: False) -> None:
-        self._form = _FORMS[socket.AddressFamily(sock.family)]
+        form = self._form = _FORMS[socket.AddressFamily(sock.family)]
         super().__init__(sock, size, may_not_leave)
-        form = self._form
-        self._in_controls = self._in.control_pointers
-        self._in_interfaces = memoryview(self._in.controls).cast("I")[
+        self._in_controls = self._in.controls
+        self._in_interfaces = memoryview(self._in_controls).cast("I")[
             form.interface_at // 4 :: _CONTROL_STRIDE_BYTES // 4
         ]
         self._no_interfaces = memoryview(bytes(4 * size)).cast("I")
-        # The control pointer of reply n: that of the datagram it answers, or its own.
-        self._out_controls = self._out.header_quads[_CONTROL_AT:]
+        self._out_controls = self._out.header_quads[_CONTROL_AT::_HEADER_QUADS]
+        self._usual_out = bytearray(_CONTROL_STRIDE_BYTES)
+        pointer = ctypes.addressof(ctypes.c_char.from_buffer(self._usual_out))
+        self._usual_pointers = memoryview(pointer.to_bytes(8, sys.byteorder) * size).cast("Q")
+        self._out_controls[:] = self._usual_pointers
+        self._usual_at = b""
+        # A whole batch of it, as the kernel gives it; to begin with, what it never gives.
+        self._usual_in = memoryview(b"\xff" * (_CONTROL_STRIDE_BYTES * size))
+        self._is_mixed = (
+            False  # not everything that is or will be laid out before the next flush is of the usual address
+        )
 
     def _rings(self) -> tuple[Ring, Ring]:
         return Ring(self.size, self._form), Ring(self.size, self._form)
 
     def receive(self) -> int:
         count = super().receive()
+        if count and not self._in_controls.startswith(self._usual_in[: count * _CONTROL_STRIDE_BYTES]):
+            self._meet(count)
+        return count
+
+    def _meet(self, count: int) -> None:
+        """Not all of the batch came as usual: make it the usual way if all came alike, and nothing else is laid out."""
+        first = bytes(self._in_controls[:_CONTROL_STRIDE_BYTES])
         # An answer takes the way that routing gives, which need not be the one by which the request came.
         self._in_interfaces[:count] = self._no_interfaces[:count]
-        return count
+        if self._pending or not self._in_controls.startswith(self._in_controls[:_CONTROL_STRIDE_BYTES] * count):
+            self._is_mixed = True
+            return
+        self._usual_in = memoryview(first * self.size)
+        self._usual_out[:] = self._in_controls[:_CONTROL_STRIDE_BYTES]
+        self._usual_at = self.asked_at(0)
 
     def asked_at(self, number: int) -> bytes:
         at = number * _CONTROL_STRIDE_BYTES + self._form.address_at
-        return bytes(self._in.controls[at : at + self._form.address_bytes])
-
-    def reply(self, number: int, data: bytes) -> None:
-        super().reply(number, data)
-        self._out_controls[(self._pending - 1) * _HEADER_QUADS] = self._in_controls[number]
+        return bytes(self._in_controls[at : at + self._form.address_bytes])
 
     def send(self, address: bytes, data: bytes, asked_at: bytes = b"") -> None:
-        super().send(address, data)
-        slot = self._pending - 1
-        at = slot * _CONTROL_STRIDE_BYTES + self._form.address_at
         assert len(asked_at) == self._form.address_bytes, f"{asked_at!r}: not what `asked_at` gave"
+        super().send(address, data)
+        at = (self._pending - 1) * _CONTROL_STRIDE_BYTES + self._form.address_at
         self._out.controls[at : at + self._form.address_bytes] = asked_at
-        self._out_controls[slot * _HEADER_QUADS] = self._out.control_pointers[slot]
+        if asked_at != self._usual_at:
+            self._is_mixed = True
+
+    def flush(self) -> None:
+        if not self._is_mixed:
+            super().flush()
+            return
+        self._is_mixed = False
+        for slot in range(self._pending):
+            name = self._out_names[slot * _HEADER_QUADS]
+            if name == self._out.address_pointers[slot]:  # laid out by `send`
+                self._out_controls[slot] = self._out.control_pointers[slot]
+            else:
+                number = (name - self._in_names[0]) // _ADDRESS_STRIDE_BYTES
+                self._out_controls[slot] = self._in.control_pointers[number]
+        super().flush()
+        self._out_controls[:] = self._usual_pointers
 
 
 def datagram_batch(sock: BatchSocket, size: int, may_not_leave: Callable[[], bool]) -> DatagramBatch:

@@ -475,6 +475,57 @@ def test_under_gevent_only_the_calling_greenlet_waits() -> None:
         assert run_python(GEVENT_SCRIPT, peer.name) == "fine\n"
 
 
+CLOSED_MEANWHILE = """
+import sys
+from app.client import Client, Closed
+client = Client([sys.argv[1]], slot_aware=False)
+seen = []
+def work():
+    try:
+        client.put(b"key", b"value")
+    except Closed:
+        seen.append("closed")
+"""
+BY_A_GREENLET = (
+    """
+import gevent.monkey
+gevent.monkey.patch_all()
+import gevent
+"""
+    + CLOSED_MEANWHILE
+    + """
+job = gevent.spawn(work)
+while not client._engine.sockets._selector.get_map():
+    gevent.sleep(0)
+client.close()
+job.join()
+print(*seen)
+"""
+)
+BY_A_THREAD = (
+    CLOSED_MEANWHILE
+    + """
+import threading
+thread = threading.Thread(target=work)
+thread.start()
+while not client._engine.sockets._selector.get_map():
+    pass
+client.close()
+thread.join()
+print(*seen)
+"""
+)
+
+
+@pytest.mark.parametrize("script", [BY_A_GREENLET, BY_A_THREAD], ids=["greenlet", "thread"])
+def test_a_client_that_another_closes_in_the_middle_of_a_call_says_so_there(script: str) -> None:
+    with Peer([drop] * 100) as peer:
+        assert run_python(script, peer.name) == "closed\n"
+        with plain([peer.name], timeouts_ms=(1,)) as other:
+            other.is_alive()
+        assert len({message.messageID for message in peer.requests()}) <= 2
+
+
 def test_importing_the_client_brings_neither_gevent_nor_the_server() -> None:
     script = "import sys, app.client; print(*sys.modules)"
     loaded = run_python(script).split()

@@ -125,9 +125,9 @@ OTHERS = [X, "10.0.9.2:1"]
 def test_given_servers_of_two_clusters_are_in_dispute_whoever_answers_first(first: int) -> None:
     router = a_router(A, X)
     words = [table(A, [A, B]), table(X, OTHERS, origin=2, epoch=99)]
-    assert router.dispute() == ""
+    assert not router.disputed
     router.learn(first, words[first], 0.0)
-    assert router.dispute() == ""
+    assert not router.disputed
     router.learn(1 - first, words[1 - first], 0.1)
     names = [A, X]
     assert router.dispute() == f"{names[1 - first]}: of another cluster than {names[first]}"
@@ -141,15 +141,17 @@ def test_a_stranger_among_the_given_servers_is_left_out_while_the_others_are_ask
     probe(router, 0.0)
     router.learn(0, table(A, [A, B]), 0.0)
     router.learn(1, table(X, OTHERS, origin=2), 50.0)
-    assert router.dispute() == "", "A has not said anything for long: all of it may have been begun anew"
+    assert not router.disputed, "A has not said anything for long: all of it may have been begun anew"
     assert primaries(router)[0] == A
     assert (router.others(), router.current) == ([0], 0)
+    router.answered(1)  # what was under way
+    assert router.current == 0
     assert probe(router, 50.0) >= {A, X}
     router.learn(0, table(A, [A, B]), 50.1)
     assert router.dispute() == f"{X}: of another cluster than {A}"
     assert probe(router, 50.0 + REFRESH_MIN_S) >= {A, X}, "they are asked as long as it lasts"
     router.learn(1, table(X, [A, X]), 51.0)
-    assert router.dispute() == ""
+    assert not router.disputed
     assert router.others() == [0, 1]
 
 
@@ -158,14 +160,14 @@ def test_a_cluster_begun_anew_is_gone_over_to_when_no_given_server_is_of_the_for
     router.learn(0, table(A, [A, B, C], epoch=50), 0.0)
     router.learn(1, table(B, [A, B, C], epoch=50), 0.0)
     router.learn(0, table(A, [A, B, C], origin=2), 10.0)
-    assert (primaries(router)[:2], router.dispute()) == (["", B], "")
+    assert (primaries(router)[:2], router.disputed) == (["", B], set())
     router.learn(0, table(A, [A, B, C], origin=2), 10.5)
-    assert (primaries(router)[:2], router.dispute()) == (["", B], "")
+    assert (primaries(router)[:2], router.disputed) == (["", B], set())
     router.learn(1, table(B, [A, B, C], origin=2), 10.6)
-    assert (primaries(router)[:2], router.dispute()) == (["", B], "")
+    assert (primaries(router)[:2], router.disputed) == (["", B], set())
     assert router.epoch == 1
     router.learn(0, table(A, [A, B, C], origin=2), 10.7)
-    assert (primaries(router)[:2], router.dispute()) == ([A, B], "")
+    assert (primaries(router)[:2], router.disputed) == ([A, B], set())
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_without_the_others_only_one_of_the_same_servers_file_is_gone_over_to(wo
     router.failed(1, 1.0)
     for _ in range(3):
         router.learn(0, word, 2.0)
-    assert router.dispute() == ""
+    assert not router.disputed
     assert (router.primary(0) == 0) == is_taken
     assert router.others() == ([0, 1] if is_taken else [1])
 
@@ -194,7 +196,7 @@ def test_when_all_given_servers_are_of_another_cluster_that_is_the_callers() -> 
     router.learn(1, table(B, [A, B]), 0.0)
     for index in (0, 1, 0):
         router.learn(index, table(OTHERS[index], OTHERS, origin=2), 100.0)
-    assert (primaries(router)[:2], router.dispute()) == ([A, B], "")
+    assert (primaries(router)[:2], router.disputed) == ([A, B], set())
 
 
 @pytest.mark.parametrize("silent", [0, 1])
@@ -202,9 +204,9 @@ def test_a_dispute_ends_with_the_answers_of_either_side_and_who_was_a_stranger_s
     router = a_router(A, X)
     router.learn(0, table(A, [A, B]), 0.0)
     router.learn(1, table(X, OTHERS, origin=2), 0.0)
-    assert router.dispute()
+    assert router.disputed
     router.failed(silent, 1.0)
-    assert router.dispute() == ""
+    assert not router.disputed
     assert router.others() == [0]
     router.learn(1, table(X, OTHERS, origin=2), 100.0)
     assert router.primary(0) == (NOWHERE if silent == 0 else 0)

@@ -1,12 +1,12 @@
 """The client's sockets where the system complains: scripted ones, since a real one does so when it likes."""
 
 import errno
-import os
 import selectors
 from typing import Any, NamedTuple
 
 import pytest
 
+from app.client import sockets as module
 from app.client.address import resolve
 from app.client.sockets import Sockets
 from app.client.stats import Stats
@@ -194,13 +194,12 @@ def test_of_a_server_that_is_somewhere_else_nothing_is_listened_to() -> None:
         sockets.close()
 
 
-def test_what_a_parent_has_opened_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_parent_has_opened_is_not_used() -> None:
     with Peer([drop]) as peer:
         sockets = Sockets(Stats())
         sent_by(peer, sockets, b"1")
         assert not sockets.is_inherited
-        parent = os.getpid()
-        monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+        module._forked()  # as in a child: test_fork.py has real ones
         assert sockets.is_inherited
         with pytest.raises(RuntimeError, match="forked in the middle"):
             sockets.send(0, resolve(peer.name), b"2")

@@ -83,6 +83,7 @@ class Rig:
         allowed: Mapping[bytes, bool] | None = None,
         slow_s: float = inf,
         max_waiting: int = 100,
+        batch: type[DatagramBatch] = DatagramBatch,
     ) -> None:
         self.loop = ManualLoop()
         self.sock = FakeDatagrams()
@@ -93,7 +94,7 @@ class Rig:
         self.is_member = True
         self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, end=self._end)
         self.workers = Workers(self.loop, max_waiting, 1 << 30)
-        self.batch = DatagramBatch(self.sock, BATCH_SIZE, self.turn.lease_ran_out)
+        self.batch = batch(self.sock, BATCH_SIZE, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch,
             self.counters,
@@ -326,6 +327,37 @@ def test_greenlets_are_used_again() -> None:
     for _ in range(50):
         rig.ask(A, b"which")
     assert len(made) <= 2 + 1
+
+
+def test_a_late_answer_leaves_from_the_address_that_was_asked_by_whoever_asked_last() -> None:
+    """A retry that joins may have come to another address of this machine than the request."""
+
+    class AtMany(DatagramBatch):
+        def asked_at(self, number: int) -> bytes:
+            return b"at " + self.sender(number)[4:8]
+
+        def send(self, address: bytes, data: bytes, asked_at: bytes = b"") -> None:
+            super().send(address, data + asked_at)
+
+    rig = Rig(batch=AtMany)
+    waiting: list[Request] = []
+
+    def rule(request: Request) -> bytes | None:
+        waiting.append(request)
+        return bytes(request.wait())
+
+    def join(request: Request) -> None:
+        request.keep()
+        waiting[0].answer_to(request)
+
+    rig.commands.rules |= {b"one": rule, b"its retry": join}
+    rig.sock.arrive(A, b"one")
+    rig.read()
+    rig.sock.arrive(B, b"its retry")
+    rig.read()
+    rig.loop.run_callback(waiting[0].wake, b"late, ")
+    rig.loop.turn()
+    assert rig.sock.sent_to(B) == [b"late, at " + B[4:8]]
 
 
 def test_what_is_kept_of_a_request() -> None:

@@ -99,13 +99,46 @@ def test_a_later_reply_leaves_from_the_address_that_was_asked(bind: str, stack: 
     assert asked.batch.send_errors == 0
 
 
-def test_what_a_datagram_says_of_its_interface_is_not_used(stack: ExitStack) -> None:
+@pytest.mark.parametrize("bind", WILDCARDS)
+def test_the_usual_address_changes_while_later_replies_are_laid_out(bind: str, stack: ExitStack) -> None:
+    asked = Asked(bind, stack)
+    first, second = (asked.client(host, "127.0.0.1") for host in ("127.0.0.2", "127.0.0.3"))
+    asked.ask(first)
+    later = asked.batch.sender(0), asked.batch.asked_at(0)
+    for round_ in range(3):
+        asked.batch.send(later[0], b"later %d" % round_, later[1])
+        asked.ask(second)  # while that is still there
+        asked.batch.reply(0, b"reply %d" % round_)
+        asked.batch.send(later[0], b"and later %d" % round_, later[1])
+        asked.batch.flush()
+        assert second.recv(100) == b"reply %d" % round_
+        assert [first.recv(100) for _ in range(2)] == [b"later %d" % round_, b"and later %d" % round_]
+        asked.ask(second)  # with nothing else there: it is the usual one now
+        asked.batch.reply(0, b"again %d" % round_)
+        asked.batch.flush()
+        assert second.recv(100) == b"again %d" % round_
+        asked.batch.send(*later[:1], b"last %d" % round_, later[1])
+        asked.batch.flush()
+        assert first.recv(100) == b"last %d" % round_
+    assert asked.batch.send_errors == 0
+
+
+@pytest.mark.parametrize("hosts", [["127.0.0.2"], ["127.0.0.2", "127.0.0.3"]])
+def test_what_a_datagram_says_of_its_interface_is_not_used(hosts: list[str], stack: ExitStack) -> None:
     """The way back is what routing says: the request may have come by another interface."""
     asked = Asked("0.0.0.0", stack)
     assert isinstance(asked.batch, WildcardBatch)
-    asked.ask(asked.client("127.0.0.2"), asked.client("127.0.0.3"))
-    assert list(asked.batch._in_interfaces[:2]) == [0, 0]
-    assert asked.batch.asked_at(1) == socket.inet_aton("127.0.0.3")
+    asked.ask(*map(asked.client, hosts))
+    assert list(asked.batch._in_interfaces[: len(hosts)]) == [0] * len(hosts)
+    assert int.from_bytes(asked.batch._usual_out[16:20]) == 0
+    assert asked.batch.asked_at(len(hosts) - 1) == socket.inet_aton(hosts[-1])
+
+
+def test_a_reply_is_laid_out_only_for_what_has_been_asked(stack: ExitStack) -> None:
+    asked = Asked("0.0.0.0", stack)
+    asked.ask(asked.client("127.0.0.2"))
+    with pytest.raises(AssertionError, match="not what `asked_at` gave"):
+        asked.batch.send(asked.batch.sender(0), b"reply")
 
 
 def test_a_node_at_one_address_has_none_of_this(stack: ExitStack) -> None:

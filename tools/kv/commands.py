@@ -9,7 +9,7 @@ import sys
 import time
 from argparse import Namespace
 
-from app.client import Client, Timeout
+from app.client import BadServer, Client, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tools import cli
 from tools.kv import bench, cluster, slowlog, status
@@ -72,7 +72,7 @@ def run_ping(client: Client, given: Namespace) -> int:
         started = time.perf_counter()
         try:
             client.ping(server.name)
-        except Timeout as error:
+        except (Timeout, BadServer) as error:
             answers.append({"server": server.name, "alive": False})
             cli.complain("kv.py", error)
             continue

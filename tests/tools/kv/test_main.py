@@ -123,6 +123,10 @@ def test_of_several_nodes_each_is_pinged(capfdbinary: Captured) -> None:
         assert kv.main(["ping", "-s", f"{gone.name},{peer.name}", "--json"]) == 3
         first, second = json.loads(capfdbinary.readouterr().out)
         assert (first["alive"], second["alive"]) == (False, True)
+        assert kv.main(["ping", "-s", f"missing.invalid:1,{peer.name}", "--json"]) == 3
+        told = capfdbinary.readouterr()
+        assert [answer["alive"] for answer in json.loads(told.out)] == [False, True]
+        assert b"missing.invalid:1" in told.err
 
 
 def test_members(capfdbinary: Captured) -> None:

@@ -52,6 +52,9 @@ class Nemesis:
         self._burst_rng = random.Random(world.seed ^ 0xB0B)
         if world.options.bursts:
             world.after(self._burst_rng.uniform(0.5, 2.0), self._burst)
+        self._links_rng = random.Random(world.seed ^ 0xCAB1E)
+        if world.options.link_cuts:
+            world.after(self._links_rng.uniform(0.5, 2.0), self._cut_links)
 
     def start_all(self) -> None:
         """Servers start in any order, together or seconds apart."""
@@ -157,6 +160,28 @@ class Nemesis:
         self._world.note("network", "mended", sorted(cuts))
         self._world.blocked -= cuts
 
+    def _cut_links(self) -> None:
+        """Some pairs, often around one machine, lack each other for long enough to be noticed."""
+        world, rng = self._world, self._links_rng
+        if world.now >= self._until:
+            return
+        one = rng.choice(world.servers)
+        pairs = [
+            (a, b) for a in world.servers for b in world.servers if a < b and (one in (a, b) or rng.random() < 0.2)
+        ]
+        cuts = {pair for pair in pairs if rng.random() < 0.6}
+        datagrams = {path for a, b in cuts for path in ((a, b), (b, a)) if rng.random() < 0.3}
+        world.note("network", "links cut", sorted(cuts), "datagrams", sorted(datagrams))
+        world.link_cuts |= cuts
+        world.blocked |= datagrams
+        world.after(rng.uniform(1.0, 3.0), self._mend_links, cuts, datagrams)
+        world.after(rng.expovariate(1 / 2.5), self._cut_links)
+
+    def _mend_links(self, cuts: set[tuple[str, str]], datagrams: set[tuple[str, str]]) -> None:
+        self._world.note("network", "links mended", sorted(cuts))
+        self._world.link_cuts -= cuts
+        self._unblock(datagrams)
+
     def heal(self) -> None:
         self._world.note("network", "mended")
         self._world.blocked.clear()
@@ -167,6 +192,7 @@ class Nemesis:
         world.note("faults stop")
         self._faults = [self.heal]
         world.blocked.clear()
+        world.link_cuts.clear()
         world.options.loss = min(world.options.loss, 0.05)
         world.options.slow_share = 0.0
         for process in world.processes():

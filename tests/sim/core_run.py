@@ -30,13 +30,18 @@ def has_bursts(seed: int) -> bool:
 
 
 def run_seed(
-    seed: int, options: Options | None = None, faults_s: float | None = None, *, bursts: bool = False
+    seed: int,
+    options: Options | None = None,
+    faults_s: float | None = None,
+    *,
+    bursts: bool = False,
+    link_cuts: bool = False,
 ) -> Result:
     """Run the seed; raises Violation, with the end of the trace in its message."""
     began = time.perf_counter()
     rng = random.Random(seed)
     drawn = draw_options(rng)
-    drawn.bursts = bursts
+    drawn.bursts, drawn.link_cuts = bursts, link_cuts
     world = World(seed, options or drawn)
     checks = Checks(world)
     faults = faults_s if faults_s is not None else rng.choice((3.0, 8.0, 15.0))

@@ -55,6 +55,7 @@ class Options:
     clock_set_back: float = 0.0  # chance that a process starts with a lower incarnation than the one before
     on_partition: str = "refuse"
     bursts: bool = False  # many join or leave at one moment, now and then
+    link_cuts: bool = False  # links of some pairs end, with or without their datagrams, now and then
 
 
 class Host:

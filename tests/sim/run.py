@@ -15,12 +15,13 @@ from tests.sim.cluster import Cluster, Options
 from tests.sim.history import Operation, is_linearizable
 from tests.sim.nemesis import Nemesis
 from tests.sim.network import NetworkOptions
-from tests.sim.process import NodeOptions
+from tests.sim.process import NodeOptions, Process
 from tests.sim.world import Host, trace_logs
 
 STORY_LINES = int(os.environ.get("SIM_STORY_LINES", "100"))  # of the trace, when a run fails
 CONVERGE_S = 20.0  # virtual seconds without faults within which all copies are whole and the same
 LASTING_S = 8.0  # within which the others serve all slots again when some are gone for good
+NOTICED_S = 1.2  # after which members that lack each other are known to do so
 
 # Faults that stay.
 LASTING = ("", "", "isolate", "pause", "crash", "power", "deaf", "mute", "flow")
@@ -226,17 +227,21 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
         client.servers = [host.number for host in staying]
         client.start(world.now, inf)
     deadline = world.now + LASTING_S
-    processes = [host.process for host in staying if host.process is not None]
-    while missing := cluster.checks.is_converged(processes):
-        if world.now >= deadline:
-            raise Violation(f"{LASTING_S} s after {gone} were gone ({kind}): {missing}")
-        world.run(world.now + 0.05)
-    cluster.network.options.loss = 0.0
-    for client in cluster.clients:
-        client.is_served_from = world.now
-    world.run(world.now + 1.0)
-    read_all(cluster)
-    check_histories(cluster)
+    if not gone:
+        world.run(world.now + NOTICED_S)
+    if kind == "streams":  # nobody can serve, and all must say so
+        _all_lack(cluster)
+    else:
+        while missing := cluster.checks.is_converged(_staying(cluster, staying)):
+            if world.now >= deadline:
+                raise Violation(f"{LASTING_S} s after {gone} were gone ({kind}): {missing}")
+            world.run(world.now + 0.05)
+        cluster.network.options.loss = 0.0
+        for client in cluster.clients:
+            client.is_served_from = world.now
+        world.run(world.now + 1.0)
+        read_all(cluster)
+        check_histories(cluster)
     for client in cluster.clients:
         client.is_served_from, client.servers = inf, None
     for host in gone:
@@ -245,6 +250,22 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
     converge(cluster)
     read_all(cluster)
     check_histories(cluster)
+
+
+def _staying(cluster: Cluster, hosts: list[Host]) -> list[Process]:
+    """The processes of these hosts, but for those that had to go because others lack them."""
+    processes = [host.process for host in hosts if host.process is not None]
+    newest = max((process.core for process in processes), key=lambda core: core.epoch)
+    return [process for process in processes if newest.view.has(process.address, process.core.incarnation)]
+
+
+def _all_lack(cluster: Cluster) -> None:
+    """No link is left: every node says whom it lacks, and they stay in the view that they are in."""
+    world, epoch = cluster.world, cluster.processes()[0].core.epoch
+    world.run(world.now + 2.0)
+    for process in cluster.processes():
+        if not process.core.status().lacks or process.core.epoch != epoch:
+            raise Violation(f"{process.address} lacks all others, and does not say so: {process.core.status()}")
 
 
 def _strike(cluster: Cluster, kind: str) -> list[Host]:

@@ -6,12 +6,14 @@ slower to try by a hundred times.
 
 from collections.abc import Iterable
 from itertools import combinations
+from random import Random
 
 import pytest
 
 from app.cluster.slots import slots_of
 from app.wire.protocol import ALL_SLOTS
 from tests.sim.core_checks import Checks
+from tests.sim.core_run import run_seed
 from tests.sim.core_world import Options, World
 from tests.sim.test_sim import cluster, until
 
@@ -144,6 +146,12 @@ def test_a_link_that_comes_and_goes_brings_ever_fewer_views() -> None:
         world.run(world.now + 4.0)
     assert epoch(world) - before <= 30
     until(world, lambda: not checks.is_converged(), 70.0)
+
+
+@pytest.mark.parametrize("seed", [*range(8), *(Random().randrange(1 << 31) for _ in range(4))])
+def test_links_that_break_and_come_back_among_all_other_faults(seed: int) -> None:
+    print("seed", seed)
+    run_seed(seed, link_cuts=True)
 
 
 def test_a_short_break_removes_nobody() -> None:

@@ -108,6 +108,21 @@ class Detector:
         """Whether the member counts as live."""
         return self.state_of(address) in (ALIVE, SUSPECTED)
 
+    def is_alive(self, address: str) -> bool:
+        """Whether nothing speaks against the member."""
+        return self.state_of(address) == ALIVE
+
+    def last_heard(self, address: str) -> tuple[float, float]:
+        """When the member was last proven alive, by itself or by others: by our clock, and in awake time."""
+        watched = self._members.get(address)
+        return (watched.heard_at, watched.heard_awake_s) if watched else (-inf, -inf)
+
+    def probe(self, address: str) -> None:
+        """Probe the member out of its turn."""
+        watched = self._members.get(address)
+        if watched is not None and watched.state == ALIVE and watched.probe is None:
+            self._start_probe(address, watched, own=True)
+
     # Evidence.
 
     def heard(self, address: str, incarnation: int, dated: float, *, vouched: bool = False) -> None:

@@ -43,7 +43,7 @@ class Dialler:
             if peer not in self._dials:
                 self._dials[peer] = Dial()
                 if not self._state.of(peer).is_linked:
-                    self._state.of(peer).unlinked_awake_s = self._state.awake_s
+                    self._state.note_unlinked(peer)
                 self._dial(peer)
 
     def tick(self) -> None:
@@ -68,7 +68,7 @@ class Dialler:
         """The link, or the process at its end, is gone: dial at once to learn which."""
         self._state.of(peer).note_link(is_up=False)
         if peer in self._dials:
-            self._state.of(peer).unlinked_awake_s = self._state.awake_s
+            self._state.note_unlinked(peer)
             self._dial(peer)
 
     def failed(self, peer: str) -> None:

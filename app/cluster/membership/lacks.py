@@ -2,12 +2,15 @@
 
 Datagrams say who lives (detector.py); copies and forwarded requests go over links, which fail by themselves: one cable
 of many is cut, something on the way drops connections and passes datagrams, packets get through one way only. So
-every member says in each ASK whom it lacks (NodeState.lacks), and the coordinator, which may lack somebody itself, has
+every member says in each ASK whom it lacks, and the coordinator, which may lack somebody itself, has
 the fewest removed that leave nobody lacking anybody (connectivity.py). It grants those no more leases; once they have
 none they are removed like one that is silent. The coordinator may be one of them: then it stops serving, and proposes a
 view without itself.
 
-A member that the coordinator has not heard for UNHEARD_S, though others reach it, is lacked like one without a link.
+A lack needs proof that both live: who is silent altogether lacks nobody and is lacked by nobody, and is removed for its
+silence. Else one that two dead machines were cut off from would seem to be the one to go.
+
+A member that the coordinator has not heard for UNHEARD_S, though others vouch for it, counts as lacked, too.
 Where most members don't hear the coordinator, it has no leader lease, and not the votes to remove itself: they replace
 it like a silent one (coordinator.py).
 
@@ -91,7 +94,15 @@ class Lacks:
 
     def own(self) -> list[str]:
         """Whom this node lacks: members, and outsiders that have just asked to join. For its ASKs."""
-        return [peer for peer in (*self._state.others(), *self.outsiders()) if self._state.lacks(peer)]
+        return [peer for peer in (*self._state.others(), *self.outsiders()) if self.is_lacked(peer)]
+
+    def is_lacked(self, peer: str) -> bool:
+        """Whether the link to the peer has been down for longer than it takes to come up, and the peer lives: it, or
+        somebody else for it, has shown so since the link went down. (A silent one is the detector's business.)"""
+        state, known = self._state, self._state.of(peer)
+        if known.is_linked or state.awake_s - known.unlinked_awake_s < max(timing.LACK_S, 3 * state.round_trip_s):
+            return False
+        return max(known.heard_at, self._detector.last_heard(peer)[0]) > known.unlinked_at
 
     def unlinked(self) -> list[str]:
         """The members of the view to which there is no link at this moment. For an outsider's HELLOs."""
@@ -146,6 +157,7 @@ class Lacks:
     def look(self, lost: Mapping[str, int]) -> None:
         """Once a tick, on every node. `lost`: the slots of which members have lost the copy."""
         state = self._state
+        self._probe_unlinked()
         before, self.edges = self.edges, self._edges()
         if self.edges or before or self._lines:
             self._tell()
@@ -154,6 +166,14 @@ class Lacks:
             self.going, self._changed_awake_s = going, state.awake_s
         if self.edges:
             self._tell_if_stuck()
+
+    def _probe_unlinked(self) -> None:
+        """Have it shown, soon, whether those live to whom the link has gone down."""
+        state = self._state
+        for peer in state.others() if state.is_member else ():
+            known = state.of(peer)
+            if not known.is_linked and self._detector.last_heard(peer)[0] <= known.unlinked_at < state.now:
+                self._detector.probe(peer)
 
     def _choice(self, lost: Mapping[str, int]) -> frozenset[str]:
         """Whom to remove; made anew when something that it is made from has changed."""
@@ -180,31 +200,31 @@ class Lacks:
     def _edges(self) -> frozenset[Edge]:
         state = self._state
         if state.is_member:
-            found = {(state.address, peer) for peer in state.others() if state.lacks(peer) or self.is_unheard(peer)}
+            found = {(state.address, peer) for peer in state.others() if self.is_lacked(peer) or self.is_unheard(peer)}
             since = state.awake_s - timing.HEARD_S
             for peer, report in self._reports.items() if state.is_coordinator else ():
                 if report.awake_s > since:
                     found |= {(peer, other) for other in report.lacks if other != peer}
             members = state.view.incarnations if state.view else {}
-            up = self._detector.is_up
-            found = {(a, b) for a, b in found if a in members and b in members and up(a) and up(b)}
+            is_alive = self._detector.is_alive
+            found = {(a, b) for a, b in found if a in members and b in members and is_alive(a) and is_alive(b)}
         else:
             since = state.awake_s - timing.HEARD_S
             peers = state.others() or state.config.servers
             found = {
-                (state.address, peer) for peer in peers if state.lacks(peer) and state.of(peer).heard_awake_s > since
+                (state.address, peer) for peer in peers if self.is_lacked(peer) and state.of(peer).heard_awake_s > since
             }
         return frozenset((min(edge), max(edge)) for edge in found)
 
     def is_unheard(self, peer: str, *, longer_s: float = 0.0) -> bool:
-        """Whether one end of a heartbeat, the coordinator or a member of it, has not heard the other, though others may
-        reach it: for UNHEARD_S and so much longer."""
+        """Whether one end of a heartbeat, the coordinator or a member, has not heard the other itself for UNHEARD_S and
+        so much longer, though others vouch for it."""
         state = self._state
         assert state.view is not None
         if state.view.coordinator not in (peer, state.address):
             return False
         heard_awake_s = max(state.of(peer).heard_awake_s, self._installed_awake_s)
-        return state.awake_s - heard_awake_s > timing.UNHEARD_S + longer_s
+        return self._detector.last_heard(peer)[1] - heard_awake_s > timing.UNHEARD_S + longer_s
 
     def is_certain(self) -> bool:
         """Whether those who are to go have been the same for long enough."""

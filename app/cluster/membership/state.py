@@ -63,7 +63,8 @@ class Known:
     heard_awake_s: float = -inf  # the same, in awake time
     anti_entropy_at: float = -inf  # when it was last told of a newer view or incarnation
     is_linked: bool = False  # the link to it is up
-    unlinked_awake_s: float = inf  # since when it is wanted and down, in awake time
+    unlinked_at: float = inf  # since when it is wanted and down, by our clock
+    unlinked_awake_s: float = inf  # the same, in awake time
 
     def note_new_process(self, incarnation: int) -> None:
         """A new process at the address."""
@@ -71,8 +72,8 @@ class Known:
         self.heard_at = self.heard_awake_s = -inf
 
     def note_link(self, *, is_up: bool) -> None:
-        """The link to it is up now, or wanted no more; one that is down and wanted is dated by whoever wants it."""
-        self.is_linked, self.unlinked_awake_s = is_up, inf
+        """The link to it is up now, or wanted no more."""
+        self.is_linked, self.unlinked_at, self.unlinked_awake_s = is_up, inf, inf
 
 
 @dataclass(slots=True)
@@ -127,11 +128,10 @@ class NodeState:
         members = self.view.members if self.view else ()
         self.dead = {member.address for member in members if member.incarnation <= self.of(member.address).dead}
 
-    def lacks(self, peer: str) -> bool:
-        """Whether the link to the peer has been down for longer than it takes to come up."""
+    def note_unlinked(self, peer: str) -> None:
+        """The link to the peer is wanted, and down as of now."""
         known = self.of(peer)
-        limit_s = max(timing.LACK_S, 3 * self.round_trip_s)
-        return not known.is_linked and self.awake_s - known.unlinked_awake_s >= limit_s
+        known.is_linked, known.unlinked_at, known.unlinked_awake_s = False, self.now, self.awake_s
 
     def goes_by_our_view(self, peer: str, message: "pb.ClusterMessage") -> bool:
         """Whether the sender is a member of the view that we are a member of, and goes by it."""

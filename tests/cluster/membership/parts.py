@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.cluster.events import Effect, Send
+from app.cluster.membership.detector import Detector
 from app.cluster.membership.planner import first_view
 from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.view import Member, View
@@ -55,6 +56,13 @@ def hear(state: NodeState, *peers: str, ago_s: float = 0.0) -> None:
         known = state.of(peer)
         known.heard_at, known.heard_awake_s = state.now - ago_s, state.awake_s - ago_s
         known.note_link(is_up=True)
+
+
+def vouch(state: NodeState, detector: Detector, *peers: str) -> None:
+    """Others have shown that these peers live."""
+    for peer in peers:
+        watched = detector._members[peer]
+        watched.heard_at, watched.heard_awake_s = state.now, state.awake_s
 
 
 def die(state: NodeState, *peers: str) -> None:

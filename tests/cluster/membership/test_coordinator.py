@@ -26,6 +26,7 @@ from tests.cluster.membership.parts import (
     hear,
     take_kinds,
     take_sent,
+    vouch,
     wait,
 )
 
@@ -75,7 +76,8 @@ class Rig:
 
     def unlink(self, peer: str) -> None:
         """The link to the peer has been down for long."""
-        self.state.of(peer).is_linked, self.state.of(peer).unlinked_awake_s = False, -inf
+        self.state.of(peer).is_linked = False
+        self.state.of(peer).unlinked_at = self.state.of(peer).unlinked_awake_s = -10.0
 
     def hello(self, peer: str, **fields: object) -> None:
         """An outsider asks to join; by default it has a link to every member, and goes by our view."""
@@ -367,6 +369,8 @@ class TestRemovals:
     ) -> None:
         rig = Rig("b")
         wait(rig.state, unheard_s)
+        assert self.gone(rig, is_support_over) == {}
+        vouch(rig.state, rig.detector, "a")
         is_removed = is_support_over and unheard_s > timing.UNHEARD_S
         assert self.gone(rig, is_support_over) == ({"a": "is not heard by most"} if is_removed else {})
 
@@ -688,8 +692,11 @@ class TestWithoutLease:
     def test_one_after_the_other_they_try_to_replace_it(self, me: str) -> None:
         rig = self.a_member(me)
         wait(rig.state, timing.UNHEARD_S + "abcde".index(me) * timing.ROUND_BACKOFF_S)
+        vouch(rig.state, rig.detector, "a")
         assert rig.run() == []
         wait(rig.state, 0.001)
+        assert rig.run() == []
+        vouch(rig.state, rig.detector, "a")
         assert {one.kind for one in rig.run()} == {"PREPARE"}
         hear(rig.state, "a")
         wait(rig.state, 1.0)
@@ -699,12 +706,14 @@ class TestWithoutLease:
     def test_not_with_a_lease(self) -> None:
         rig = self.a_member()
         wait(rig.state, 2.0)
+        vouch(rig.state, rig.detector, "a")
         rig.lease.until = rig.state.now + 0.001
         assert rig.run() == []
 
     def test_nor_while_another_that_they_help_may_come_to_an_end(self) -> None:
         rig = self.a_member("c")
         wait(rig.state, 2.0)
+        vouch(rig.state, rig.detector, "a")
         assert rig.prepare("b", RANKS + 1).kind == "PROMISE"
         assert rig.run() == []
         wait(rig.state, timing.HELPED_S - 0.001)

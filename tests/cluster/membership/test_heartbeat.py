@@ -123,8 +123,9 @@ class TestAsking:
         rig.heartbeat.ask()
         (sent,) = take_sent(rig.state)
         assert (list(sent.message.lacks), sent.message.lost) == ([], b"")
-        rig.state.of("c").is_linked, rig.state.of("c").unlinked_awake_s = False, rig.state.awake_s
+        rig.state.note_unlinked("c")
         wait(rig.state, timing.LACK_S)
+        rig.state.of("c").heard_at = rig.state.now
         rig.heartbeat.lost(0b11)
         rig.heartbeat.lost(0b100)
         *_, sent = take_sent(rig.state)

@@ -10,7 +10,18 @@ from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.state import NodeState
 from app.wire.protocol import ALL_SLOTS
 from proto_gen import cluster_pb2 as pb
-from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, enter, from_peer, hear, wait
+from tests.cluster.membership.parts import (
+    INCARNATIONS,
+    NOW,
+    a_state,
+    a_view,
+    enter,
+    from_peer,
+    hear,
+    take_kinds,
+    vouch,
+    wait,
+)
 
 SETTLED_S = timing.LACKS_SETTLE_S
 
@@ -34,8 +45,7 @@ class Rig:
 
     def unlink(self, *peers: str) -> None:
         for peer in peers:
-            known = self.state.of(peer)
-            known.is_linked, known.unlinked_awake_s = False, self.state.awake_s
+            self.state.note_unlinked(peer)
 
     def look(self, **lost: int) -> frozenset[str]:
         self.lacks.look(lost)
@@ -51,10 +61,13 @@ class TestReports:
     def test_a_member_tells_whom_it_lacks_and_outsiders_that_it_has_no_link_to(self) -> None:
         rig = Rig("b")
         rig.hello("e")
-        rig.unlink("c", "e")
+        rig.unlink("c", "d", "e")
+        wait(rig.state, timing.LACK_S - 0.001)
+        vouch(rig.state, rig.detector, "c")
+        rig.state.of("e").heard_at = rig.state.now
         assert rig.lacks.own() == []
-        wait(rig.state, timing.LACK_S)
-        assert rig.lacks.own() == ["c", "e"]
+        wait(rig.state, 0.002)
+        assert rig.lacks.own() == ["c", "e"]  # of d nothing shows that it lives
 
     def test_an_outsider_tells_to_whom_it_has_no_link_now(self) -> None:
         rig = Rig("e")
@@ -75,6 +88,7 @@ class TestReports:
         rig = Rig()
         rig.unlink("b", "c", "d")
         wait(rig.state, timing.LACK_S)
+        vouch(rig.state, rig.detector, *"bcd")
         assert rig.look() == {"a"}
         assert rig.lacks.why("a") == "lacks b c d"
 
@@ -82,6 +96,7 @@ class TestReports:
         rig = Rig("b")
         rig.unlink("c")
         wait(rig.state, timing.LACK_S)
+        vouch(rig.state, rig.detector, "c")
         rig.report("d", "a")
         assert rig.look() == frozenset()
         assert rig.lacks.edges == {("b", "c")}  # and others' lacks are told to it alone
@@ -103,6 +118,20 @@ class TestReports:
         rig.report("b", "c", stamp_us=7)
         assert rig.look() == {"c"}
 
+    def test_one_to_which_the_link_has_gone_down_is_probed_to_see_whether_it_lives(self) -> None:
+        rig = Rig("b")
+        rig.unlink("c", "d")
+        rig.look()
+        assert take_kinds(rig.state) == []
+        wait(rig.state, 0.025)
+        rig.look()
+        assert take_kinds(rig.state) == [("c", "PING"), ("d", "PING")]
+        rig.look()
+        vouch(rig.state, rig.detector, "c", "d")
+        rig.detector._members["c"].probe = None
+        rig.look()
+        assert take_kinds(rig.state) == []
+
     def test_strangers_and_whoever_is_not_up_are_lacked_by_nobody(self) -> None:
         rig = Rig()
         rig.report("b", "b", "e", "x", "c")
@@ -117,6 +146,20 @@ class TestReports:
         rig.lacks.entered()
         assert rig.lacks.going == frozenset()
         assert rig.look() == frozenset()
+
+
+@pytest.mark.parametrize("round_trip_s", [0.0, 0.2])
+def test_a_link_is_given_the_time_that_it_takes_to_come_up(round_trip_s: float) -> None:
+    rig = Rig("b")
+    rig.state.round_trip_s = round_trip_s
+    rig.unlink("c")
+    wait(rig.state, max(timing.LACK_S, 3 * round_trip_s) - 0.001)
+    vouch(rig.state, rig.detector, "c")
+    assert not rig.lacks.is_lacked("c")
+    wait(rig.state, 0.002)
+    assert rig.lacks.is_lacked("c")
+    rig.state.of("c").note_link(is_up=True)
+    assert not rig.lacks.is_lacked("c")
 
 
 class TestWhoGoes:
@@ -176,6 +219,9 @@ class TestWhoGoes:
         rig = Rig(me)
         wait(rig.state, unheard_s)
         hear(rig.state, "c", "d")
+        rig.look()
+        assert rig.lacks.edges == set()  # it may be silent
+        vouch(rig.state, rig.detector, "b" if me == "a" else "a")
         rig.look()
         assert rig.lacks.edges == ({("a", "b")} if lacking else set())
         rig.lacks.entered()  # a new view gives everybody time
@@ -311,7 +357,7 @@ class TestLog:
         rig.unlink("b", "c")
         wait(rig.state, timing.HEARD_S)
         hear(rig.state, "a", "d")
-        rig.state.of("b").heard_awake_s = rig.state.awake_s
+        rig.state.of("b").heard_at, rig.state.of("b").heard_awake_s = rig.state.now, rig.state.awake_s
         rig.look()
         (line,) = rig.lines()
         assert "b and e" in line

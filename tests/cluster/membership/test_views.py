@@ -151,7 +151,7 @@ class TestOutside:
     def test_but_not_with_one_to_which_it_has_no_link(self) -> None:
         node = Node("a", "abc")
         node.step(LinkUp("b"))
-        for _ in range(12):
+        for _ in range(7):
             for peer in "bc":
                 node.get(peer, pb.HELLO)
             effects = node.tick(0.25)
@@ -302,8 +302,7 @@ class TestLease:
         node.step(LinkRefused("b", 0, True))
         node.tick(0.5)
         assert node.core.lease_until == inf
-        effects = node.get("b", pb.HELLO)
-        assert "b" in {effect.peer for effect in of_kind(effects, OpenLink)}
+        node.get("b", pb.HELLO)
         node.step(LinkUp("b"))
         node.get("b", pb.HELLO, by=node.core.view)
         node.get("b", pb.PING)

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from gevent.server import DatagramServer
 
 from app.config.options import Options, UsageError
+from app.config.servers import is_local
 from app.front.batch import Ring
 
 # What is asked for as the socket's receive buffer; the system gives what it allows (net.core.rmem_max).
@@ -180,13 +181,16 @@ class Sockets:
         self._source = None if options.bind in _WILDCARDS else options.bind
         self._family = _family_of(options.bind)
         self.datagrams = DatagramSocket(_datagram_socket(options.bind, options.port))
-        # It listens before the node says anything and until the process ends: a refused connection means that it is
-        # dead.
+        # It listens before the node says anything and until the process ends: what this machine refuses is dead.
         try:
             self.listener = listening_socket(options.bind, options.port, _BACKLOG, "--bind")
         except UsageError:
             self.datagrams.stop()
             raise
+
+    def is_here(self, address: str) -> bool:
+        """Whether a numeric address is one of this very machine's."""
+        return is_local(address)
 
     def dialling(self) -> StreamSocket:
         """A new socket to dial a peer with. Raises OSError."""

@@ -44,10 +44,15 @@ class LinkClosed:
 
 @dataclass(frozen=True, slots=True)
 class LinkRefused:
-    """The peer's machine refused the connection: no process is there. `incarnation` is the OpenLink's."""
+    """The connection was refused. `incarnation` is the OpenLink's.
+
+    `is_proof`: by this very machine, whose kernel knows that no process is there. Another machine, or something on the
+    way, may refuse although a process lives.
+    """
 
     peer: str
     incarnation: int
+    is_proof: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,14 @@ class LeaveRequested:
     """Hand everything over and leave; answered by Left."""
 
 
-Event: TypeAlias = Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | LeaveRequested
+@dataclass(frozen=True, slots=True)
+class FoundRequested:
+    """An operator has this node found a cluster of those that it hears: override.py, and `ClusterCore.objection`."""
+
+
+Event: TypeAlias = (
+    Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | LeaveRequested | FoundRequested
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +131,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the log: "info" or "warning"."""
+    """A line for the log: "info", "warning" or "error"."""
 
     level: str
     text: str

@@ -33,6 +33,7 @@ class Peers:
         self.by_datagram_address: dict[bytes, str] = {}
         self._targets: dict[str, tuple[str | int, ...]] = {}
         self._hosts: set[bytes] = set()
+        self._addresses = {str(server): server.address for server in others}
         for server in reached:
             target, packed = self._resolved(server)
             self._targets[str(server)] = target
@@ -61,6 +62,10 @@ class Peers:
     def target(self, peer: str) -> tuple[str | int, ...] | None:
         """What `connect` and `sendto` take to reach the peer; None for one unknown or out of reach."""
         return self._targets.get(peer)
+
+    def address(self, peer: str) -> str:
+        """The numeric address of one of the servers' names."""
+        return self._addresses[peer]
 
     def is_server_host(self, host: str) -> bool:
         """Whether a numeric address, as `accept` gives it, is one of the servers'."""

@@ -10,10 +10,10 @@ writing are callbacks of the loop on plain non-blocking sockets (a greenlet for 
 only dialling and the handshake, which are rare and wait several times, run in greenlets.
 
 A dialled link carries nothing back after the handshake, and is watched for its end all the same: the kernel closes a
-dead process's sockets, which is the fastest sign of its death there is. The cluster core then dials again, and a
-refused connection proves it (app/cluster/membership/dialling.py). What refuses in a living node's place (a firewall
-that rejects with a reset, a port forwarder without its backend) would prove it wrongly: let such things drop packets
-instead.
+dead process's sockets, which is the fastest sign of its death there is. The cluster core then dials again, and is told
+if the connection is refused, and whether by this very machine, whose kernel knows that no process is there
+(app/cluster/membership/dialling.py). Over a network something else may refuse in a living node's place: a firewall that
+rejects with a reset, a port forwarder without its backend.
 
 Who may connect: with a secret, whoever proves to have it (handshake.py); without, connections from the addresses in
 the servers file, which is as good as the network is trusted. Frames lost with a link are lost: the sender is told
@@ -29,7 +29,8 @@ An example, with one way of 0.1 ms.
      10 ms  A turn of a's loop has 40 frames for b: one write at its end, one read at b.
     500 ms  b is killed. Its kernel closes the link, a notices 0.1 ms later: LinkClosed, dialled_link_down. Whoever
             waits for an answer knows that it may be lost. The core has a dial again at once; b's machine refuses:
-            LinkRefused with incarnation 5. That process, and any before it, is dead for certain.
+            LinkRefused with incarnation 5. If that is a's machine too, the process and any before it is dead for
+            certain; else it is suspected.
 
 Had b been stopped at 500 ms and not killed, a would notice nothing here: the kernel takes what fits its buffers, then
 the queue fills up to `queue_max_bytes`, then `send` says False. A new dial is connected by b's kernel and gets no
@@ -103,6 +104,9 @@ class StreamSockets(Protocol):
 
     @property
     def listener(self) -> Listener: ...
+    def is_here(self, address: str) -> bool:
+        """Whether a numeric address is one of this very machine's."""
+
     def dialling(self) -> StreamSocket:
         """A new socket to dial a peer with. Raises OSError."""
 
@@ -357,7 +361,8 @@ class Links:
             sock = self._dialled(link.peer, self._loop.now() + DIAL_TIMEOUT_S)
             event = LinkUp(link.peer)
         except _NobodyThere:
-            event = LinkRefused(link.peer, link.incarnation)
+            is_proof = self._sockets.is_here(self._peers.address(link.peer))
+            event = LinkRefused(link.peer, link.incarnation, is_proof)
         except Refused as refused:
             self._count_refused(refused.reason, link.peer, "dialled")
         except _TimedOut:

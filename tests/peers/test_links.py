@@ -171,7 +171,7 @@ def test_a_peer_that_ends_is_noticed_and_the_next_dial_is_refused(pair: tuple[En
     assert one.downs == [other.name]
     assert not one.links.is_up(other.name)
     one.dial(other)
-    assert one.events[2] == LinkRefused(other.name, 42)
+    assert one.events[2] == LinkRefused(other.name, 42, is_proof=True)
 
 
 def test_closing_is_not_reported_and_ends_both_sides(pair: tuple[End, End]) -> None:
@@ -228,7 +228,7 @@ def test_a_link_that_breaks_off_in_the_handshake_is_tried_again_at_once() -> Non
         other.links._acceptor.start(break_off)
         one.dial(other)
         assert len(accepted) == 1
-        assert one.events == [LinkRefused(other.name, 42)]
+        assert one.events == [LinkRefused(other.name, 42, is_proof=True)]
 
 
 def test_a_peer_that_dials_anew_replaces_its_link(pair: tuple[End, End]) -> None:

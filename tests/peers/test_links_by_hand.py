@@ -165,7 +165,7 @@ def test_a_connection_that_is_pending_is_waited_for() -> None:
 
 @pytest.mark.parametrize(
     ("code", "event"),
-    [(errno.ECONNREFUSED, LinkRefused(PEER, 42)), (errno.EHOSTUNREACH, LinkFailed(PEER)),
+    [(errno.ECONNREFUSED, LinkRefused(PEER, 42, False)), (errno.EHOSTUNREACH, LinkFailed(PEER)),
      (errno.ETIMEDOUT, LinkFailed(PEER))],
 )  # fmt: skip
 @pytest.mark.parametrize("is_pending", [False, True])
@@ -230,7 +230,7 @@ def test_a_link_that_breaks_off_in_the_handshake_is_tried_once_more_at_once(how:
     elif how == "reset":
         first.fault = ConnectionResetError()
         rig.readable(first)
-    assert rig.tells() == [LinkRefused(PEER, 42)]
+    assert rig.tells() == [LinkRefused(PEER, 42, False)]
     assert first.closed
     assert second.closed
 

@@ -7,7 +7,6 @@ failure: whoever mends the design finds its test passing, and removes the entry 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.cluster.membership import timing
 from tests.sim.checks import Violation
 from tests.sim.clients import ClientOptions
 from tests.sim.cluster import Cluster, Options
@@ -43,11 +42,6 @@ def _late(plan: Plan) -> None:
     plan.faults, plan.pace_s, plan.faults_s = ("stall_for_long",), 0.3, 6.0
 
 
-def _refusing(plan: Plan) -> None:
-    busy(plan)
-    plan.faults, plan.pace_s, plan.faults_s = ("refuse",), 1.5, 6.0
-
-
 def _lasting(kind: str) -> Callable[[Plan], None]:
     def tune(plan: Plan) -> None:
         plain(plan)
@@ -81,17 +75,7 @@ def overloaded() -> None:
         raise Violation(f"under load: {missing}")
 
 
-def _set_back(plan: Plan) -> None:
-    plan.options.steps_back = True
-
-
 KNOWN = {
-    "a wall clock set back": Known(
-        "when faults stop, all are members of one view: a process restarted twice under a wall clock that was set back"
-        " by a second may pass for an earlier one, and stays outside without noticing",
-        "wall clocks are set forward only",
-        _run(20384, _set_back),
-    ),
     "late execution": Known(
         "a messageID takes effect once: a request that a stream held back is executed when its reply is forgotten",
         "streams live through cuts of at most 1.5 s where replies are remembered for 12 s, and of 0.02 s else;"
@@ -102,17 +86,6 @@ KNOWN = {
         "no acknowledged write is lost while one holder of the view lives: a copy that was given up for the bound on"
         " what is gathered still counts as one",
         "bounds on what is gathered as shipped, which no simulated copies reach",
-        None,
-    ),
-    "refused, and alive": Known(
-        "at no moment two nodes serve a slot, one view per epoch: who is refused is held dead for certain",
-        "no connection is refused where a process listens",
-        _run(0, _refusing),
-    ),
-    "impatience": Known(
-        "no acknowledged write is lost while one holder lives: whoever loses its patience goes on alone, under the old"
-        " cluster's name, and prevails by its epoch",
-        "founding patience without end, or of 30 s, which no simulated fault outlasts",
         None,
     ),
     "overload is taken for death": Known(
@@ -142,5 +115,3 @@ KNOWN = {
         None,
     ),
 }
-
-assert timing.BOOTSTRAP_PATIENCE_S == 30.0, "the drawn patience is meant to be the shipped one"

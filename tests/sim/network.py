@@ -547,6 +547,9 @@ class SimSockets:
         self._files.pop(file.fileno(), None)
         self._process.loop.files.pop(file.fileno(), None)
 
+    def is_here(self, address: str) -> bool:
+        return self._process.options.one_machine or address == self._process.host.ip
+
     def dialling(self) -> Stream:
         port = 32768 + self._network._rng.randrange(28000)
         return Stream(self._network, self._process, self._process.host.ip, port)

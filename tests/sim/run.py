@@ -32,6 +32,7 @@ class Plan:
     faults: tuple[str, ...] = ()
     pace_s: float = 0.0
     bursts: bool = False
+    majorities: bool = False  # most of the cluster may be restarted, or go
     lasting: str = ""  # a fault that stays while the others must serve; empty: none
 
 
@@ -57,7 +58,7 @@ def draw(seed: int) -> Plan:
         replicas=rng.choice((1, 2, 3, 3, 3, 4, 5)),
         evict=rng.random() < 0.7,
         secret=rng.choice((None, b"a secret of sixteen or more")),
-        patience_s=rng.choice((inf, inf, 30.0)),
+        one_machine=rng.choice((False, False, True)),
         reply_ttl_s=12.0 if slow else 2.2,
         max_in_flight=rng.choice((8, 1024)),
         batch_size=rng.choice((4, 8, 16)),
@@ -116,6 +117,7 @@ def draw(seed: int) -> Plan:
         options,
         faults_s=rng.choice((2.0, 4.0)) if options.hosts > 5 else rng.choice((3.0, 6.0)),
         bursts=seed % 3 == 0,
+        majorities=seed % 5 == 0,
         lasting=rng.choice(("", "", "isolate", "pause", "crash", "power", "deaf", "mute")) if options.hosts > 2 else "",
     )
 
@@ -146,7 +148,14 @@ def run(seed: int, plan: Plan | None = None) -> Result:
 
 def _play(cluster: Cluster, plan: Plan) -> None:
     world = cluster.world
-    nemesis = Nemesis(cluster, plan.faults_s, faults=plan.faults, pace_s=plan.pace_s, bursts=plan.bursts)
+    nemesis = Nemesis(
+        cluster,
+        plan.faults_s,
+        faults=plan.faults,
+        pace_s=plan.pace_s,
+        bursts=plan.bursts,
+        majorities=plan.majorities,
+    )
     nemesis.start_all()
     for client in cluster.clients:
         client.start(0.2, plan.faults_s + 1.0)

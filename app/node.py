@@ -18,7 +18,6 @@ from gevent.event import Event as Flag
 
 from app.cluster.events import Event, Status
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.membership.timing import BOOTSTRAP_PATIENCE_S
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
 from app.cluster.replication.frames import KINDS
 from app.cluster.view import View
@@ -99,7 +98,6 @@ class Limits:
     """What no option sets; the simulator sets it tighter."""
 
     batch_size: int = BATCH_SIZE
-    founding_patience_s: float = BOOTSTRAP_PATIENCE_S
     queue_max_bytes: int | None = None  # unread by one peer; None: see app/peers/links.py
     arena_floor_bytes: int = ARENA_FLOOR_BYTES
 
@@ -167,8 +165,6 @@ class Node:
                 tuple(map(str, options.servers)),
                 options.replicas,
                 transfer=True,
-                bootstrap_patience_s=limits.founding_patience_s,
-                on_partition=options.on_partition,
             ),
             self.peers,
             self.links,

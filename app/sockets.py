@@ -207,8 +207,7 @@ class Sockets:
         self.datagrams = DatagramSocket(
             _datagram_socket(options.bind, options.port), knows_where_asked=options.bind in _WILDCARDS
         )
-        # It listens before the node says anything and until the process ends: a refused connection means that it is
-        # dead.
+        # It listens before the node says anything and until the process ends: what this machine refuses is dead.
         try:
             self.listener = listening_socket(options.bind, options.port, _BACKLOG, "--bind")
         except UsageError:

@@ -210,6 +210,11 @@ class Client:
         """What the node knows of its cluster; the fields are its own. UnknownCommand: it is another kind of node."""
         return self._told(protocol.STATUS, server)
 
+    def found(self, server: str | None = None) -> dict[str, Any]:
+        """Have a node found a cluster of those servers that it hears, fewer than one needs: whether it did (`founded`),
+        why not (`why_not`), and the `members`. What the other servers hold is given up; see docs/operations.md."""
+        return self._told(protocol.FOUND, server)
+
     def slow_requests(self, server: str | None = None) -> dict[str, Any]:
         """The node's slow requests, newest first, as rows of `columns` in `entries`. UnknownCommand: as for status."""
         return self._told(protocol.SLOWLOG, server)

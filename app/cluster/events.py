@@ -46,7 +46,8 @@ class LinkClosed:
 class LinkRefused:
     """A connection to the peer was refused. `incarnation` is the OpenLink's.
 
-    `is_proof`: no process is there. Else something between the machines may have refused for one that lives.
+    `is_proof`: no process is there, by word of this very machine's kernel (or the operator trusts other machines' as
+    well). Else something between the machines may have refused for one that lives.
     """
 
     peer: str
@@ -87,8 +88,22 @@ class LeaveRequested:
     """Hand everything over and leave; answered by Left."""
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRequested:
+    """An operator has this node found a cluster of those that it hears: override.py, and `ClusterCore.objection`."""
+
+
 Event: TypeAlias = (
-    Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | CopiesLost | LeaveRequested
+    Datagram
+    | Tick
+    | LinkUp
+    | LinkClosed
+    | LinkRefused
+    | LinkFailed
+    | SlotsSynced
+    | CopiesLost
+    | LeaveRequested
+    | FoundRequested
 )
 
 
@@ -140,7 +155,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the log: "info" or "warning"."""
+    """A line for the log: "info", "warning" or "error"."""
 
     level: str
     text: str

@@ -152,6 +152,13 @@ def _parse_yes_or_no(text: str) -> bool:
     return _one_of("yes", "no")(text) == "yes"
 
 
+# Options that are no more, and what to do instead.
+_GONE: Final = {
+    "--on-partition": "is no more: a side with too few servers always refuses. Leave it out; what an operator can do"
+    " about it is in docs/operations.md",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """The declaration of one setting, kept with its field."""
@@ -167,6 +174,10 @@ class Setting:
     is_secret: bool  # never to be shown
 
 
+def _variable(option: str) -> str:
+    return "KV_" + option.removeprefix("--").replace("-", "_").upper()
+
+
 def _setting(
     option: str,
     parse: Callable[[str], Any],
@@ -180,7 +191,7 @@ def _setting(
     is_secret: bool = False,
 ) -> Any:
     """A field of Options that is also an option, a variable and a paragraph of the manual."""
-    variable = variable or "KV_" + option.removeprefix("--").replace("-", "_").upper()
+    variable = variable or _variable(option)
     setting = Setting(option, parse, metavar, default, default_words or str(default), group, help, variable, is_secret)
     return field(default=None if default is None else parse(default), metadata={"setting": setting}, repr=not is_secret)
 
@@ -258,8 +269,8 @@ class Options:
         default_words="everybody who may send requests",
         group="Network",
         help="""
-            Whose SHUTDOWN and WIPEOUT are obeyed; others' are dropped, counted and logged. With --allow, all
-            of it must be within that.""",
+            Whose SHUTDOWN, WIPEOUT and FOUND are obeyed; others' are dropped, counted and logged. With --allow,
+            all of it must be within that.""",
     )
     http_port: int | None = _setting(
         "--http",
@@ -331,17 +342,6 @@ class Options:
         help=f"""
             Copies of each slot, the primary's included, as far as there are nodes: 1 to {COPIES_MAX}. The
             same on every node.""",
-    )
-    on_partition: str = _setting(
-        "--on-partition",
-        _one_of("refuse", "serve"),
-        "MODE",
-        default="refuse",
-        group="Cluster",
-        help="""
-            What nodes do that are cut off from most of the others: `refuse` until they are back, or `serve`
-            as a cluster of their own after some seconds. When the two meet, the larger one's data win, and
-            what was written to the smaller one is lost. The same on every node.""",
     )
     trust_refusals: bool = _setting(
         "--trust-refusals",
@@ -438,6 +438,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     the manual and raises SystemExit(0).
     """
     given = _parse_command_line(arguments)
+    for option, instead in _GONE.items():
+        if environment.get(_variable(option)):
+            raise UsageError(f"{_variable(option)} {instead}")
     values = {name: _value(setting, getattr(given, name, None), environment) for name, setting in _all_settings()}
     try:
         port = servers.parse_port(given.port)
@@ -460,6 +463,8 @@ def _parse_command_line(arguments: Sequence[str]) -> argparse.Namespace:
         if not argument.startswith("-"):
             continue
         option = argument.partition("=")[0]
+        if option in _GONE:
+            raise UsageError(f"{option} {_GONE[option]}")
         close = difflib.get_close_matches(option, [setting.option for _, setting in settings()], 1)
         raise UsageError(f"unknown option {option!r} ({f'is {close[0]} meant?' if close else 'see --help'})")
     if rest:

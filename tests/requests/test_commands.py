@@ -17,6 +17,7 @@ from app.wire.protocol import (
     COMMAND_NAMES,
     DATAGRAM_MAX_BYTES,
     ERROR_NAMES,
+    FOUND,
     GET,
     GET_MEMBERSHIP_CNT,
     GET_PID,
@@ -331,7 +332,7 @@ def test_only_administrators_stop_and_wipe(command: int) -> None:
     node.code(PUT, key=KEY, value=VALUE)
     before = node.parts.held()
     reply = node.send(request(b"x" * 16, command=command, key=b"other"))
-    if command in (SHUTDOWN, WIPEOUT):
+    if command in (SHUTDOWN, WIPEOUT, FOUND):
         assert reply is None
         assert (administrators.asked, node.drops()) == ([(CLIENT, command)], {"admin_not_allowed": 1})
         assert node.parts.held() == before
@@ -343,7 +344,7 @@ def test_only_administrators_stop_and_wipe(command: int) -> None:
     assert node.holds() is None
 
 
-@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT])
+@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT, FOUND])
 def test_a_peer_that_forwards_is_no_administrator(command: int) -> None:
     """What has no key is executed by the node that receives it: no sound node forwards it."""
     net = Net(names=("front", "owner"))
@@ -391,6 +392,7 @@ def test_only_what_is_read_makes_an_answer_larger_than_the_question(node: Asker,
         assert VALUE_MAX_BYTES <= gains.pop(name) <= VALUE_MAX_BYTES + 8
     assert gains.pop("VITALS") <= 20
     assert gains.pop("SLOWLOG") <= 150
+    assert gains.pop("FOUND") <= 20
     assert max(gains.values()) <= 6, gains
 
 
@@ -686,6 +688,7 @@ def test_what_a_node_tells_of_itself() -> None:
     assert node.ask(STATUS) == KVResponse(errCode=NO_ERR, value=node.parts.membership.status)
     assert node.ask(SLOWLOG) == KVResponse(errCode=NO_ERR, value=node.parts.slow_log.as_json())
     assert node.ask(VITALS) == KVResponse(errCode=NO_ERR, value=b'{"pid": 3, "http_port": null}')
+    assert node.ask(FOUND) == KVResponse(errCode=NO_ERR, value=b"{found}")
 
 
 # --- counters -------------------------------------------------------------------------------------------------------
@@ -716,6 +719,7 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
         "STATUS": 0,
         "SLOWLOG": 0,
         "VITALS": 0,
+        "FOUND": 0,
         "unknown": 1,
     }
     counts = dict.fromkeys(ERROR_NAMES.values(), 0)

@@ -1,7 +1,6 @@
 """A node's program, running on a simulated machine: the real Node over a loop, a clock and sockets of ours."""
 
 from dataclasses import dataclass, field
-from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,9 +32,7 @@ class NodeOptions:
     replicas: int = 3
     evict: bool = True
     secret: bytes | None = None
-    patience_s: float = inf
-    on_partition: str = "refuse"
-    trust_refusals: bool = True  # nothing refuses in a living node's place, but in runs that have it so: known.py
+    one_machine: bool = False  # all nodes run on one: its kernel refuses for the dead only, and that is proof
     reply_ttl_s: float = 6.0
     max_in_flight: int = 1024
     batch_size: int = 8
@@ -101,8 +98,6 @@ class Process:
             bind=self.host.ip,
             replicas=options.replicas,
             secret=options.secret,
-            on_partition=options.on_partition,
-            trust_refusals=options.trust_refusals,
             reply_ttl_s=options.reply_ttl_s,
             max_in_flight=options.max_in_flight,
             max_memory_bytes=MEMORY_BYTES,
@@ -116,7 +111,7 @@ class Process:
             random_bytes=self._rng.randbytes,
             resident_bytes=self.resident_bytes,
             on_stopped=self._stopped,
-            limits=Limits(options.batch_size, options.patience_s, options.queue_max_bytes or None, ARENA_FLOOR_BYTES),
+            limits=Limits(options.batch_size, options.queue_max_bytes or None, ARENA_FLOOR_BYTES),
         )
         if options.pages:
             node.replies.max_bytes = REPLIES_BYTES

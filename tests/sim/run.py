@@ -24,7 +24,7 @@ LASTING_S = 8.0  # within which the others serve all slots again when some are g
 NOTICED_S = 1.2  # after which members that lack each other are known to do so
 
 # Faults that stay.
-LASTING = ("", "", "isolate", "pause", "crash", "power", "deaf", "mute", "flow")
+LASTING = ("", "", "isolate", "pause", "crash", "power", "deaf", "mute", "flow", "cable", "streams")
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Plan:
     faults: tuple[str, ...] = ()
     pace_s: float = 0.0
     bursts: bool = False
+    majorities: bool = False  # most of the cluster may be restarted, or go
     lasting: str = ""  # a fault that stays while the others must serve; empty: none
 
 
@@ -61,7 +62,7 @@ def draw(seed: int) -> Plan:
         replicas=rng.choice((1, 2, 3, 3, 3, 4, 5)),
         evict=rng.random() < 0.7,
         secret=rng.choice((None, b"a secret of sixteen or more")),
-        patience_s=rng.choice((inf, inf, 30.0)),
+        one_machine=rng.choice((False, False, True)),
         reply_ttl_s=12.0 if slow else 2.2,
         max_in_flight=rng.choice((8, 1024)),
         batch_size=rng.choice((4, 8, 16)),
@@ -120,6 +121,7 @@ def draw(seed: int) -> Plan:
         options,
         faults_s=rng.choice((2.0, 4.0)) if options.hosts > 5 else rng.choice((3.0, 6.0)),
         bursts=seed % 3 == 0,
+        majorities=seed % 5 == 0,
         lasting=rng.choice(LASTING) if options.hosts > 2 else "",
     )
 
@@ -150,7 +152,14 @@ def run(seed: int, plan: Plan | None = None) -> Result:
 
 def _play(cluster: Cluster, plan: Plan) -> None:
     world = cluster.world
-    nemesis = Nemesis(cluster, plan.faults_s, faults=plan.faults, pace_s=plan.pace_s, bursts=plan.bursts)
+    nemesis = Nemesis(
+        cluster,
+        plan.faults_s,
+        faults=plan.faults,
+        pace_s=plan.pace_s,
+        bursts=plan.bursts,
+        majorities=plan.majorities,
+    )
     nemesis.start_all()
     for client in cluster.clients:
         client.start(0.2, plan.faults_s + 1.0)

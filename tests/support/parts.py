@@ -194,6 +194,9 @@ class Surroundings:
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
         self.heard.append((payload, address))
 
+    def found(self) -> bytes:
+        return b"{found}"
+
     def member_count(self) -> int:
         return self._members
 

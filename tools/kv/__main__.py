@@ -13,6 +13,11 @@ def misuse(given: Namespace) -> str | None:
     """What is wrong with arguments that are right each by itself."""
     if given.command == "shutdown" and len(given.server or ()) != 1:
         return "shutdown is for one server at a time, named by -s"
+    if given.command == "found":
+        if not given.force:
+            return "found takes --force: read `kv.py found --help` for its price"
+        if len(given.server or ()) != 1:
+            return "found is for one server, named by -s"
     if given.command == "put" and (given.value is None) == (given.file is None):
         return "put takes either a VALUE or --file"
     return None

@@ -138,6 +138,18 @@ def run_wipe(client: Client, given: Namespace) -> int:
         return cluster.wipe(fleet, given.yes, given.json)
 
 
+def run_found(client: Client, given: Namespace) -> int:
+    answer = client.found()
+    if given.json:
+        cli.print_json(answer)
+    elif answer.get("founded"):
+        print(f"founded: {' '.join(map(str, answer.get('members', ())))}")
+    if not answer.get("founded"):
+        cli.complain("kv.py", f"{client.servers[0].name}: {answer.get('why_not')}")
+        return cli.FAILED
+    return cli.OK
+
+
 def run_shutdown(client: Client, given: Namespace) -> int:
     client.shutdown()
     if given.json:

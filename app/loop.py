@@ -26,6 +26,8 @@ from app.observe import logs
 READ: Final = 1  # libev's
 WRITE: Final = 2
 
+_HIGHEST: Final = 2  # libev's EV_MAXPRI: called back before all of its default, 0
+
 EXIT_FAULT: Final = 70  # sysexits: internal software error
 
 _log = logs.logger("node")
@@ -68,8 +70,9 @@ class Loop(ABC):
         """A timer."""
 
     @abstractmethod
-    def watch(self, descriptor: int, events: int) -> Watcher:
-        """A watcher of a descriptor for READ or WRITE."""
+    def watch(self, descriptor: int, events: int, *, is_first: bool = False) -> Watcher:
+        """A watcher of a descriptor for READ or WRITE. `is_first`: of all that are to be called back in a turn it comes
+        before those that are not."""
 
     @abstractmethod
     def exit(self, status: int) -> NoReturn:
@@ -153,8 +156,8 @@ class GeventLoop(Loop):
     def timer(self) -> Timer:
         return _GeventTimer(self._loop)
 
-    def watch(self, descriptor: int, events: int) -> Watcher:
-        watcher: Watcher = self._loop.io(descriptor, events)
+    def watch(self, descriptor: int, events: int, *, is_first: bool = False) -> Watcher:
+        watcher: Watcher = self._loop.io(descriptor, events, priority=_HIGHEST if is_first else None)
         return watcher
 
     def exit(self, status: int) -> NoReturn:

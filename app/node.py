@@ -18,23 +18,24 @@ from gevent.event import Event as Flag
 
 from app.cluster.events import Event, Status
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.membership.timing import BOOTSTRAP_PATIENCE_S
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
+from app.cluster.replication.frames import KINDS
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
 from app.front.access import Administrators, clients
-from app.front.batch import DatagramBatch
+from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
 from app.loop import GeventLoop, Loop
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
-from app.peers.frames import ANSWER, CLUSTER, Frame
-from app.peers.links import Links, StreamSockets
+from app.peers.connecting import StreamSockets
+from app.peers.datagrams import ConnectedSockets, PeerDatagrams
+from app.peers.frames import ANSWER, CLUSTER, LIFE, Frame
+from app.peers.links import Links
 from app.peers.membership import DatagramSender, Membership
-from app.peers.pairs import Pairs
 from app.peers.view_log import ViewLog
 from app.requests.answers import Answers
 from app.requests.commands import Commands
@@ -85,7 +86,7 @@ class NodeDatagrams(ServerSocket, DatagramSender, Protocol):
     def receive_buffer(self) -> ReceiveBuffer | None: ...
 
 
-class NodeSockets(StreamSockets, Protocol):
+class NodeSockets(StreamSockets, ConnectedSockets, Protocol):
     """A node's sockets: see app/sockets.py."""
 
     @property
@@ -97,7 +98,6 @@ class Limits:
     """What no option sets; the simulator sets it tighter."""
 
     batch_size: int = BATCH_SIZE
-    founding_patience_s: float = BOOTSTRAP_PATIENCE_S
     queue_max_bytes: int | None = None  # unread by one peer; None: see app/peers/links.py
     arena_floor_bytes: int = ARENA_FLOOR_BYTES
 
@@ -153,6 +153,7 @@ class Node:
             sockets,
             self.peers,
             options.cluster_secret,
+            trust_refusals=options.trust_refusals,
             random_bytes=random_bytes,
             wake=self._wake,
             queue_max_bytes=limits.queue_max_bytes,
@@ -164,8 +165,6 @@ class Node:
                 tuple(map(str, options.servers)),
                 options.replicas,
                 transfer=True,
-                bootstrap_patience_s=limits.founding_patience_s,
-                on_partition=options.on_partition,
             ),
             self.peers,
             self.links,
@@ -174,23 +173,28 @@ class Node:
             incarnation=incarnation,
             random_bytes=random_bytes,
         )
+        self.peer_datagrams = PeerDatagrams(loop, sockets, self.peers, self.membership.take_datagram)
         self.replication = Replication(
-            str(options.me), self.store, self.replies, mutations, pending_max_bytes=self.links.queue_max_bytes // 2
+            str(options.me),
+            self.store,
+            self.replies,
+            mutations,
+            backlog_max_bytes=self.links.queue_max_bytes // 4,  # the rest is for chunks, requests and answers
+            queued_bytes=self.links.queued_bytes,
         )
-        self.pairs = Pairs(self.links, random_bytes)
         self.view_log = ViewLog()
 
         # A request's path, from the bottom up.
         routes = self.replication.routes
-        self.turn = Turn(loop, self.membership.core, routes, on_stall=self.links.sever_incoming, end=self.end_turn)
+        self.turn = Turn(loop, self.membership.core, routes, end=self.end_turn)
         self.workers = Workers(loop, options.max_in_flight, int(options.max_memory_bytes * WAITING_SHARE))
-        self.batch = DatagramBatch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
+        self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, wake=self.turn.wake
         )
-        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links, routes=routes)
+        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
-            self.replication, self.turn, self.workers, self.counters, self.links, self.pairs, self.membership
+            self.replication, self.turn, self.workers, self.counters, self.links, self.membership
         )
         self.commands = Commands(
             loop,
@@ -211,6 +215,7 @@ class Node:
             self.workers,
             self.answers,
             self.commands,
+            self.counters,
             forwarding=self.forwarding,
             on_other=self._on_frame,
         )
@@ -242,8 +247,8 @@ class Node:
         """Start serving; returns at once."""
         self.replies.advance(self.loop.now())
         self.governor.look()
-        self.pairs.start(self.replicator)
         self.links.start(self, lambda: self.membership.core.incarnation)
+        self.peer_datagrams.start()
         self.membership.start(self)
         self.sockets.datagrams.serve(self.front.read)
         self.loop.spawn(self._upkeep)
@@ -297,6 +302,7 @@ class Node:
         self.membership.stop()
         self.end_turn()
         self.links.stop()
+        self.peer_datagrams.stop()
         self.sockets.datagrams.stop()
         self._on_stopped()
 
@@ -329,30 +335,31 @@ class Node:
     def link_event(self, event: Event) -> None:
         self.membership.take(event)
 
-    def dialled_link_up(self, peer: str) -> None:
-        self.pairs.dialled(peer)
+    def link_up(self, peer: str) -> None:
+        self.forwarding.link_up(peer)
+        self.replicator.link_up(peer)
 
-    def dialled_link_down(self, peer: str) -> None:
-        self.forwarding.link_closed(peer)
-        self.pairs.dialled_ended(peer)
-
-    def accepted_link_changed(self, peer: str) -> None:
-        self.pairs.accepted_changed(peer)
+    def link_down(self, peer: str) -> None:
+        self.forwarding.link_down(peer)
+        self.replicator.link_down(peer)
 
     def frames(self, peer: str, frames: list[Frame]) -> None:
         self.relayed.on_frames(peer, frames)
 
     def _on_frame(self, peer: str, kind: int, body: bytes) -> None:
         """A frame that is neither a request nor the answer to one."""
-        if kind == CLUSTER:
-            self.membership.handle_frame(peer, body)
-        else:
+        if kind in KINDS:
             self.replicator.on_frame(peer, kind, body)
+        elif kind == LIFE:
+            self.links.on_life(peer, body)
+        elif kind == CLUSTER:
+            self.membership.handle_frame(peer, body)
 
     # --- what membership decides (app/peers/membership.py) -----------------------------------------------------------
 
     def view_installed(self, view: View, is_member: bool) -> None:
         self.view_log.note(view, is_member, self.loop.unix_s())
+        self.forwarding.on_view(view)
         self.replicator.on_view(view, is_member)
 
     def was_reset(self) -> None:

@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple
 from gevent.server import DatagramServer
 
 from app.config.options import Options, UsageError
+from app.config.servers import is_local
+from app.fragments import allow_fragments
 from app.front.batch import Ring
 
 # What is asked for as the socket's receive buffer; the system gives what it allows (net.core.rmem_max).
@@ -33,7 +35,12 @@ _BACKLOG: Final = 1024
 # the datagrams lost for want of room in it (linux/sock_diag.h, SK_MEMINFO_*).
 _SO_MEMINFO: Final = 55
 _MEMINFO: Final = Struct("9I")
+# What was sent to a peer and is not acknowledged for so long ends the connection, a request for one included: the
+# kernel's own patience is a quarter of an hour. Nodes themselves notice sooner (app/peers/links.py).
+_USER_TIMEOUT_MS: Final = 1000
 _WILDCARDS: Final = ("0.0.0.0", "::")
+# setsockopt: the kernel tells with each datagram which address of this machine it came to (linux/in.h).
+_IP_PKTINFO: Final = 8
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _recvmmsg: Final = _libc.recvmmsg
@@ -55,12 +62,13 @@ class ReceiveBuffer(NamedTuple):
 class DatagramSocket:
     """The node's UDP socket. Its requests are served by gevent's DatagramServer."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """`sock`: bound, non-blocking."""
+    def __init__(self, sock: socket.socket, *, knows_where_asked: bool = False) -> None:
+        """`sock`: bound, non-blocking. `knows_where_asked`: see app/front/batch.py."""
         self._sock = sock
         self._fd = sock.fileno()  # -1 once it is closed: by then its number may be another's
         self._server: _Server | None = None
         self.family = sock.family
+        self.knows_where_asked = knows_where_asked
         self.age_s()  # from now on the kernel notes when datagrams come
 
     def receive(self, ring: Ring) -> int:
@@ -84,6 +92,23 @@ class DatagramSocket:
         except OSError:
             return False
         return True
+
+    def connected(self, target: Address) -> socket.socket | None:
+        """Another socket of the same port, connected, non-blocking; None if the system refuses."""
+        sock = socket.socket(self.family, socket.SOCK_DGRAM)
+        # Only while it is being bound: another process that wants this port is to learn that it is taken.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(self._sock.getsockname())
+            sock.connect(target)
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            return None
+        finally:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        return sock
 
     def age_s(self) -> float:
         """How long ago the datagram last received came; infinite if that is not known."""
@@ -179,14 +204,20 @@ class Sockets:
         """Bind them. Raises UsageError."""
         self._source = None if options.bind in _WILDCARDS else options.bind
         self._family = _family_of(options.bind)
-        self.datagrams = DatagramSocket(_datagram_socket(options.bind, options.port))
-        # It listens before the node says anything and until the process ends: a refused connection means that it is
-        # dead.
+        self.datagrams = DatagramSocket(
+            _datagram_socket(options.bind, options.port), knows_where_asked=options.bind in _WILDCARDS
+        )
+        # It listens before the node says anything and until the process ends: what this machine refuses is dead.
         try:
             self.listener = listening_socket(options.bind, options.port, _BACKLOG, "--bind")
         except UsageError:
             self.datagrams.stop()
             raise
+        _prepare(self.listener)  # what it accepts is as it is
+
+    def is_here(self, address: str) -> bool:
+        """Whether a numeric address is one of this very machine's."""
+        return is_local(address)
 
     def dialling(self) -> StreamSocket:
         """A new socket to dial a peer with. Raises OSError."""
@@ -195,7 +226,7 @@ class Sockets:
             sock.setblocking(False)
             # Otherwise a node could not be restarted while the port it listens on is, by chance, ours here.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _prepare(sock)
             if self._source is not None:
                 sock.bind((self._source, 0))
         except OSError:
@@ -203,14 +234,36 @@ class Sockets:
             raise
         return sock
 
+    def connected(self, target: Address) -> socket.socket | None:
+        """A UDP socket of this node's port, connected: what comes from there goes to it, and not to `datagrams`.
+
+        None if the system refuses.
+        """
+        return self.datagrams.connected(target)
+
+
+def _prepare(sock: socket.socket) -> None:
+    """Set up a connection to a peer, or the listener that gets some."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+
 
 def _datagram_socket(address: str, port: int) -> socket.socket:
-    """A UDP socket with as large a receive buffer as the system gives. Raises UsageError."""
+    """A UDP socket with as large a receive buffer as the system gives. Raises UsageError.
+
+    At a wildcard address it tells which of this machine's addresses each datagram came to.
+    """
     sock = socket.socket(_family_of(address), socket.SOCK_DGRAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)  # past rmem_max, if allowed
     except OSError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    allow_fragments(sock)
+    if address in _WILDCARDS:  # before any datagram can come
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     _bind(sock, address, port, "UDP", "--bind")
     return sock
 

@@ -55,7 +55,7 @@ class Member(_message.Message):
     def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., leaving: _Optional[bool] = ...) -> None: ...
 
 class View(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "members", "primaries", "backups", "homes", "cause", "nonce")
+    __slots__ = ("cluster_id", "epoch", "members", "primaries", "backups", "homes", "cause", "nonce", "is_forced", "forced_from_cluster_id", "forced_from_epoch")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,9 @@ class View(_message.Message):
     HOMES_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    IS_FORCED_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FROM_CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FROM_EPOCH_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     epoch: int
     members: _containers.RepeatedCompositeFieldContainer[Member]
@@ -72,7 +75,10 @@ class View(_message.Message):
     homes: bytes
     cause: str
     nonce: int
-    def __init__(self, cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., primaries: _Optional[bytes] = ..., backups: _Optional[bytes] = ..., homes: _Optional[bytes] = ..., cause: _Optional[str] = ..., nonce: _Optional[int] = ...) -> None: ...
+    is_forced: bool
+    forced_from_cluster_id: int
+    forced_from_epoch: int
+    def __init__(self, cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., primaries: _Optional[bytes] = ..., backups: _Optional[bytes] = ..., homes: _Optional[bytes] = ..., cause: _Optional[str] = ..., nonce: _Optional[int] = ..., is_forced: _Optional[bool] = ..., forced_from_cluster_id: _Optional[int] = ..., forced_from_epoch: _Optional[int] = ...) -> None: ...
 
 class Death(_message.Message):
     __slots__ = ("address", "incarnation")

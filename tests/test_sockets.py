@@ -253,6 +253,48 @@ def test_ipv6_and_both_at_once(made: Made, bind: str, family: socket.AddressFami
     assert (dialled.getsockname()[0] == "::1") == (bind == "::1")
 
 
+# --- connected sockets -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bind", [HOST, "0.0.0.0", pytest.param("::", marks=needs_ipv6)])
+def test_what_comes_from_an_address_goes_to_the_socket_that_is_connected_to_it(made: Made, bind: str) -> None:
+    sockets = made.sockets(bind)
+    port = sockets.datagrams.address[1]
+    peer, client = made.plain(socket.SOCK_DGRAM), made.plain(socket.SOCK_DGRAM)
+    peer.bind((HOST, 0))
+    target = peer.getsockname() if bind != "::" else (f"::ffff:{HOST}", peer.getsockname()[1], 0, 0)
+    connected = sockets.connected(target)
+    assert connected is not None
+    made.all.append(connected)
+    for _ in range(3):
+        client.sendto(b"of a client", (HOST, port))
+        peer.sendto(b"of a node", (HOST, port))
+    readable(connected)
+    readable(sockets.datagrams._sock)
+    assert [connected.recv(100) for _ in range(3)] == [b"of a node"] * 3
+    with pytest.raises(BlockingIOError):
+        connected.recv(100)
+    ring = Ring(8)
+    assert sockets.datagrams.receive(ring) == 3
+    connected.close()
+    peer.sendto(b"x", (HOST, port))
+    readable(sockets.datagrams._sock)
+    assert sockets.datagrams.receive(ring) == 1
+
+
+def test_the_port_is_nobody_elses_nonetheless(made: Made) -> None:
+    sockets = made.sockets()
+    made.all.append(sockets.connected((HOST, 9)))
+    other = made.plain(socket.SOCK_DGRAM)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with pytest.raises(OSError, match="Address already in use"):
+        other.bind(sockets.datagrams.address)
+
+
+def test_where_the_system_refuses_there_is_none(made: Made) -> None:
+    assert made.sockets().connected(("255.255.255.255", 9)) is None  # for broadcasts one must ask
+
+
 # --- datagrams -------------------------------------------------------------------------------------------------------
 
 

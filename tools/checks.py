@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from app.client import Client, Timeout
 from app.client.address import resolve
 from app.client.codec import NotAnAnswer, decode_response
+from app.fragments import allow_fragments
 from app.wire.protocol import (
     CLIENT_TIMEOUTS_MS,
     COMMAND_NAMES,
@@ -120,6 +121,7 @@ class BareSocket:
     def __init__(self, server: str) -> None:
         _, family, address = resolve(server)
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        allow_fragments(self._socket)
         self._socket.connect(address)
         self._done_with: set[bytes] = set()  # messageIDs
 
@@ -195,8 +197,8 @@ class Suite:
     def __init__(self, server: str, out: TextIO, quiet: bool = False) -> None:
         self.server = server
         # Two, for two local ports. Both give up when nothing listens: a node that dies is reported at once.
-        self.client = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS, give_up_when_refused=True)
-        self.other = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS, give_up_when_refused=True)
+        self.client = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS)
+        self.other = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS)
         self.bare = BareSocket(server)
         self.passed = 0
         self.failed = 0

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         server = cli.join_host_port(arguments.host, arguments.port)
-        with Client([server], timeouts_ms=GREETING_TIMEOUTS_MS, give_up_when_refused=True) as client:
+        with Client([server], timeouts_ms=GREETING_TIMEOUTS_MS) as client:
             client.ping()
         suite = Suite(server, sys.stdout, arguments.quiet)
     except (ArgumentTypeError, KVError, OSError) as error:

@@ -7,6 +7,7 @@ from app.client.client import Client, Versioned
 from app.client.errors import (
     BadAnswer,
     BadServer,
+    Closed,
     ErrorAnswer,
     InternalError,
     InvalidKey,
@@ -20,6 +21,7 @@ from app.client.errors import (
     Timeout,
     UnknownCommand,
     Unreachable,
+    WrongCluster,
 )
 from app.client.stats import Stats
 
@@ -27,6 +29,7 @@ __all__ = [
     "BadAnswer",
     "BadServer",
     "Client",
+    "Closed",
     "ErrorAnswer",
     "InternalError",
     "InvalidKey",
@@ -42,4 +45,5 @@ __all__ = [
     "UnknownCommand",
     "Unreachable",
     "Versioned",
+    "WrongCluster",
 ]

@@ -7,7 +7,10 @@ from app.client.errors import BadServer
 
 
 class Endpoint(NamedTuple):
-    """Where a server is: its name as it was given, and the address family and address that it resolved to."""
+    """Where a server is: its name as it was given, and the address family and address that it resolved to.
+
+    `address` empty: the name has not resolved yet.
+    """
 
     name: str
     family: socket.AddressFamily
@@ -26,7 +29,7 @@ def split_host_port(text: str) -> tuple[str, int]:
         raise BadServer(f"'{text}': an IPv6 address goes in brackets, like [::1]:3331")
     if not (colon and host):
         raise BadServer(f"'{text}' is not host:port, like 127.0.0.1:3331")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise BadServer(f"'{text}': '{port}' is not a port (1 to 65535)")
     return host, int(port)
 
@@ -36,23 +39,31 @@ def numeric(text: str) -> Endpoint | None:
     try:
         host, port = split_host_port(text)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError, BadServer):
+    except (OSError, ValueError):
         return None
     family, _, _, _, address = found[0]
     return Endpoint(text, family, address)
 
 
-def resolve(text: str) -> Endpoint:
+def unresolved(text: str) -> Endpoint:
+    """The Endpoint of a name that is to be looked up later. BadServer when it is malformed."""
+    split_host_port(text)
+    return Endpoint(text.strip(), socket.AF_UNSPEC, ())
+
+
+def resolve(text: str, after: Endpoint | None = None) -> Endpoint:
     """The Endpoint that "host:port" names.
 
     A name with addresses of both families is taken as IPv4: nodes listen there unless told otherwise, and
-    UDP has no handshake by which the other one could be tried in passing. BadServer also when it does not
-    resolve.
+    UDP has no handshake by which the other one could be tried in passing. Of several addresses of that family it is the
+    first, or the next one after that of the Endpoint `after`. BadServer also when it does not resolve.
     """
     host, port = split_host_port(text)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:  # the latter: what can't be a host's name at all
         raise BadServer(f"'{text}': {getattr(error, 'strerror', None) or error}") from None
-    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return Endpoint(text.strip(), family, address)
+    family = min((entry[0] for entry in found), key=lambda family: family != socket.AF_INET)
+    addresses = [entry[4] for entry in found if entry[0] == family]
+    place = addresses.index(after.address) + 1 if after is not None and after.address in addresses else 0
+    return Endpoint(text.strip(), family, addresses[place % len(addresses)])

@@ -4,20 +4,20 @@ Everything on the wire is the engine's: a call of one request is an engine with 
 and values into requests, answers into results and exceptions, and brings router and engine together.
 """
 
-import json
 import os
 import random
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from app.client import codec
-from app.client.address import Endpoint, resolve
+from app.client import clock, codec
+from app.client.address import Endpoint, resolve, unresolved
 from app.client.engine import Engine, Exchange
 from app.client.errors import (
     BadAnswer,
+    BadServer,
+    Closed,
     InvalidValue,
     KeyNotFound,
     KVError,
@@ -25,12 +25,13 @@ from app.client.errors import (
     Overloaded,
     PartialFailure,
     Timeout,
+    WrongCluster,
     error_answer,
 )
 from app.client.retry import OVERLOAD_PATIENCE_S
 from app.client.router import NOWHERE, PROBE_TIMEOUT_S, Router
 from app.client.stats import Stats
-from app.client.table import read_status
+from app.client.table import read_object, read_status
 from app.wire import protocol
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 
@@ -69,12 +70,15 @@ class Client:
     `overload_patience_s`: how long a request bears being refused with SYS_OVERLOAD_ERR before it raises Overloaded.
     `ack`: tell the node when a PUT, REMOVE or WIPEOUT has been answered, so that it need not remember the answer for
     the whole 6 s. One datagram more for each, worth it for a client that writes a great deal.
-    `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there,
-    instead of trying until a Timeout. For people at a terminal; a program outlives a node's restart without it.
+    `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there.
+    False: try on until a Timeout, as a program may want that is to outlive the restart of its only node. While any
+    server does not refuse, both try on.
     `window`: requests in flight at most, in the calls for many keys.
     `rng`: the source of the first choice and of the jitter.
 
-    Raises BadServer for a malformed or unknown server. Calls raise what app.client.errors lists.
+    Raises BadServer when a server is malformed, or when the name of none resolves; one of several that does not is
+    looked up again later, as is one whose server has failed. Calls raise what app.client.errors lists. After a fork
+    parent and child can both use the client.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class Client:
         timeouts_ms: Sequence[int] = protocol.CLIENT_TIMEOUTS_MS,
         overload_patience_s: float = OVERLOAD_PATIENCE_S,
         ack: bool = False,
-        give_up_when_refused: bool = False,
+        give_up_when_refused: bool = True,
         window: int = WINDOW,
         rng: random.Random | None = None,
     ) -> None:
@@ -93,11 +97,13 @@ class Client:
             raise ValueError(f"servers is a list of at least one host:port, not {servers!r}")
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
-        rng = rng or random.Random()
-        self.servers: tuple[Endpoint, ...] = tuple(resolve(text) for text in servers)
+        self._own_rng = random.Random()
+        rng = rng or self._own_rng
+        self.servers: tuple[Endpoint, ...] = _resolved(servers)
         self.stats = Stats()
         self._ack = ack
-        self._router = Router(self.servers, slot_aware=slot_aware, current=rng.randrange(len(self.servers)))
+        start = rng.choice([index for index, server in enumerate(self.servers) if server.address])
+        self._router = Router(self.servers, slot_aware=slot_aware, current=start)
         self._engine = Engine(
             self._router,
             self.stats,
@@ -106,11 +112,13 @@ class Client:
             give_up_when_refused=give_up_when_refused,
             window=window,
             rng=rng,
+            now=clock.now,
         )
         self._status = KVRequest(command=protocol.STATUS)
         self._in_call = False
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(
@@ -119,7 +127,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the sockets back. A closed client can't be used again; closing twice does no harm."""
+        """Give the sockets back. Whatever uses a closed client gets Closed, but closing twice does no harm."""
         self._engine.sockets.close()
 
     # The store. Any node will do; retries go round the list.
@@ -177,10 +185,10 @@ class Client:
         self._checked(KVRequest(command=protocol.IS_ALIVE), server)
 
     def is_alive(self, server: str | None = None) -> bool:
-        """True when the node answers, false when it does not, after all tries."""
+        """True when the node answers, false when it does not, after all tries, or its name does not resolve."""
         try:
             self.ping(server)
-        except Timeout:
+        except (Timeout, BadServer):
             return False
         return True
 
@@ -202,6 +210,11 @@ class Client:
         """What the node knows of its cluster; the fields are its own. UnknownCommand: it is another kind of node."""
         return self._told(protocol.STATUS, server)
 
+    def found(self, server: str | None = None) -> dict[str, Any]:
+        """Have a node found a cluster of those servers that it hears, fewer than one needs: whether it did (`founded`),
+        why not (`why_not`), and the `members`. What the other servers hold is given up; see docs/operations.md."""
+        return self._told(protocol.FOUND, server)
+
     def slow_requests(self, server: str | None = None) -> dict[str, Any]:
         """The node's slow requests, newest first, as rows of `columns` in `entries`. UnknownCommand: as for status."""
         return self._told(protocol.SLOWLOG, server)
@@ -209,14 +222,7 @@ class Client:
     def _told(self, command: int, server: str | None) -> dict[str, Any]:
         """What a node tells of itself in a JSON object."""
         response = self._checked(KVRequest(command=command), server)
-        name = protocol.COMMAND_NAMES[command].lower()
-        try:
-            told = json.loads(response.value)
-        except ValueError:
-            raise BadAnswer(f"{name}: not JSON") from None
-        if not isinstance(told, dict):
-            raise BadAnswer(f"{name}: not an object")
-        return told
+        return read_object(response.value, protocol.COMMAND_NAMES[command].lower())
 
     def wipeout(self, server: str | None = None) -> None:
         """Drop every key of the slots that the node is primary for: in a cluster, ask each node in turn.
@@ -325,7 +331,7 @@ class Client:
                     continue
                 try:
                     exchange = in_flight[key] = self._start(request)
-                except InvalidValue as error:
+                except (InvalidValue, WrongCluster) as error:
                     errors[key] = error
                 else:
                     exchange.done = partial(finish, request)
@@ -338,11 +344,26 @@ class Client:
         if errors:
             raise PartialFailure(what, errors, result)
 
+    def _check_open(self) -> None:
+        if self._engine.sockets.is_closed:
+            raise Closed
+
     def _enter(self) -> None:
+        self._check_open()
+        if self._engine.sockets.is_inherited:
+            self._forked()
         if self._in_call:
             raise RuntimeError("this Client is in the middle of a call: make one for each thread or greenlet")
         self._in_call = True
         self._engine.sockets.trouble = ""
+        self._engine.collect()
+
+    def _forked(self) -> None:
+        """The first call in a forked child: what the client knows is the child's, too, the rest its parent's."""
+        self._engine.forked()
+        self._router.forked()
+        self._in_call = False
+        self._own_rng.seed()
 
     def _start(self, request: KVRequest, message_id: bytes | None = None, server: str | None = None) -> Exchange:
         """Send a request to the server that is named, else to its slot's primary, else to the current one."""
@@ -356,7 +377,9 @@ class Client:
             )
         router, engine = self._router, self._engine
         if server is not None:
-            return engine.start(message_id, datagram, self._index_of(server), only=True)
+            return engine.start(message_id, datagram, self._named(server), only=True)
+        if router.disputed:
+            self._look_again()
         key = request.key
         primary = router.primary(protocol.slot_of(key)) if key else NOWHERE
         if primary == NOWHERE:
@@ -365,19 +388,28 @@ class Client:
         else:
             self.stats.direct += 1
             exchange = engine.start(message_id, datagram, primary)
-        if key and time.monotonic() >= router.wake_at:
+        if key and clock.now() >= router.wake_at:
             self._ask_for_tables()
         return exchange
 
     def _ask_for_tables(self) -> None:
-        for index in self._router.targets(time.monotonic()):
+        self._engine.collect()
+        for index in self._router.targets(clock.now()):
             message_id = os.urandom(MESSAGE_ID_BYTES)
             datagram = codec.encode_request(message_id, self._status)
             self._engine.probe(message_id, datagram, index, PROBE_TIMEOUT_S).done = self._learn
 
+    def _look_again(self) -> None:
+        """The given servers are of different clusters. WrongCluster unless they say something else by now."""
+        if clock.now() >= self._router.wake_at:
+            self._ask_for_tables()
+        self._engine.poll()
+        if self._router.disputed:
+            raise WrongCluster(self._router.dispute())
+
     def _learn(self, probe: Exchange) -> None:
         if probe.answer is not None and probe.answer.errCode == protocol.NO_ERR:
-            self._router.learn(probe.answered_by, read_status(probe.answer.value), time.monotonic())
+            self._router.learn(probe.answered_by, read_status(probe.answer.value), clock.now())
 
     def _acknowledge(self, request: KVRequest, exchange: Exchange) -> None:
         """Tell the node that answered that its memory of the request may go, if this client does that.
@@ -391,11 +423,28 @@ class Client:
             self._engine.sockets.send(index, self._router.servers[index], codec.encode_ack(exchange.message_id))
             self.stats.acks += 1
 
-    def _index_of(self, name: str) -> int:
+    def _named(self, name: str) -> int:
+        """The number of a server that the caller names. BadServer when it has no address yet, and does not get one."""
         for index, server in enumerate(self.servers):
             if server.name == name:
+                if not self._router.servers[index].address:
+                    self._router.place(index, resolve(name))
                 return index
         raise ValueError(f"{name!r} is not among this client's servers")
+
+
+def _resolved(servers: Sequence[str]) -> tuple[Endpoint, ...]:
+    """Where the servers are. BadServer when one is malformed, or none resolves."""
+    found = [unresolved(text) for text in servers]
+    fault: BadServer | None = None
+    for index, server in enumerate(found):
+        try:
+            found[index] = resolve(server.name)
+        except BadServer as error:
+            fault = fault or error
+    if fault is not None and not any(server.address for server in found):
+        raise fault
+    return tuple(found)
 
 
 def _put(key: bytes, value: bytes, version: int) -> KVRequest:

@@ -13,7 +13,6 @@ each window of answers, as TCP does it.
 
 import heapq
 import random
-import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
@@ -93,11 +92,13 @@ class Engine:
         give_up_when_refused: bool,
         window: int,
         rng: random.Random,
+        now: Callable[[], float],
     ) -> None:
-        """The arguments are those of Client."""
+        """`now`: see clock.py; the other arguments are those of Client."""
         self.sockets = Sockets(stats)
         self.window = float(window)
         self.heard_at = 0.0  # when the last answer to a request came
+        self._now = now
         self._router = router
         self._stats = stats
         self._timeouts_ms = timeouts_ms
@@ -109,12 +110,25 @@ class Engine:
         self._dues: list[tuple[float, int, Exchange]] = []  # a heap; what is not an exchange's `due` any more is void
         self._count = 0  # keeps the heap from comparing exchanges
         self._heard: dict[int, float] = {}  # when each server's last answer came
+        self._renewed_at: dict[int, float] = {}  # when each server was last given a new socket
         self._shrunk_at = 0.0
+
+    def forked(self) -> None:
+        """This is another process from now on: what is in flight is its parent's, and so are the sockets."""
+        self.sockets.close()
+        self.sockets = Sockets(self._stats)
+        self._in_flight.clear()
+        self._dues.clear()
+
+    def collect(self) -> None:
+        """Take what was looked up of the servers meanwhile."""
+        for index in self._router.collect(self._now()):
+            self.sockets.forget(index)
 
     def start(self, message_id: bytes, datagram: bytes, asked: int, *, only: bool = False) -> Exchange:
         """Send a request to a server; `turn` does the rest. `only`: no other server may be asked."""
         assert message_id not in self._in_flight, f"{message_id!r} is in flight"
-        now = time.monotonic()
+        now = self._now()
         attempts = Attempts(now, self._timeouts_ms, self._patience_s, self._rng)
         exchange = Exchange(message_id, datagram, asked, attempts, now)
         exchange.only = only
@@ -125,7 +139,7 @@ class Engine:
 
     def probe(self, message_id: bytes, datagram: bytes, asked: int, wait_s: float) -> Exchange:
         """Send what nobody waits for: one try, to one server."""
-        now = time.monotonic()
+        now = self._now()
         exchange = Exchange(message_id, datagram, asked, Attempts(now, (int(wait_s * 1000),)), now)
         exchange.only = exchange.is_impatient = exchange.is_probe = True
         self._stats.probes += 1
@@ -139,15 +153,21 @@ class Engine:
     def turn(self) -> None:
         """Wait until something happens, and deal with it: answers, refusals, and tries that are due."""
         assert self._in_flight, "nothing to wait for"
-        now = time.monotonic()
+        self._turn(max(self._next_due() - self._now(), 0.0))
+
+    def poll(self) -> None:
+        """Deal with what has happened."""
+        self._turn(0.0)
+
+    def _turn(self, wait_s: float) -> None:
         # With a single request in flight there is nothing to look for behind its answer.
         limit = DRAIN_MAX if len(self._in_flight) > 1 else 1
-        for index, datagram in self.sockets.receive(max(self._next_due() - now, 0.0), limit):
+        for index, datagram in self.sockets.receive(wait_s, limit):
             if datagram is None:
                 self._refused(index)
             else:
                 self._received(index, datagram)
-        now = time.monotonic()
+        now = self._now()
         while self._next_due() <= now:
             _, _, exchange = heapq.heappop(self._dues)
             self._due(exchange, now)
@@ -184,8 +204,7 @@ class Engine:
     def _due(self, exchange: Exchange, now: float) -> None:
         was_waiting, exchange.is_waiting = exchange.is_waiting, False
         if not was_waiting and self._heard.get(exchange.asked, 0.0) < exchange.sent_at:
-            # Nothing at all from that server since: not one lost datagram among many, but silence.
-            self._router.failed(exchange.asked, now)
+            self._silent(exchange, now)
         if not was_waiting and not exchange.is_probe:
             self._shrink(exchange, now)
         if not exchange.attempts.again(now):
@@ -195,11 +214,20 @@ class Engine:
             return
         self._stats.retries += 1
         exchange.refused.clear()
-        if not exchange.only:
+        if not exchange.only:  # one for a certain server must not go to another machine because its name has moved
+            self.collect()
             exchange.asked = self._router.next_after(exchange.asked)
         exchange.sent_at = now
         self._schedule(exchange)
         self._send(exchange)
+
+    def _silent(self, exchange: Exchange, now: float) -> None:
+        """Nothing at all has come from the server since the try left: not one lost datagram among many, but silence."""
+        index = exchange.asked
+        self._router.failed(index, now)
+        if exchange.sent_at >= self._renewed_at.get(index, 0.0):  # once for all tries that left by the same socket
+            self._renewed_at[index] = now
+            self.sockets.renew(index)
 
     def _received(self, index: int, datagram: bytes) -> None:
         try:
@@ -211,7 +239,7 @@ class Engine:
         if exchange is None:
             self._stats.ignore("other_id")
             return
-        now = self._heard[index] = time.monotonic()
+        now = self._heard[index] = self._now()
         if not exchange.is_probe:
             self.heard_at = now
         if response.errCode == SYS_OVERLOAD_ERR and not exchange.is_probe:
@@ -231,7 +259,7 @@ class Engine:
         self._finish(exchange)
 
     def _refused(self, index: int) -> None:
-        now = time.monotonic()
+        now = self._now()
         self._router.failed(index, now)
         for exchange in list(self._in_flight.values()):
             if exchange.only and exchange.asked != index:

@@ -3,7 +3,9 @@
 KVError
   Timeout            nobody answered in time; also a TimeoutError
     Unreachable      every server's machine says that nothing listens there
+  Closed             the client was closed before; also a RuntimeError
   BadServer          the given "host:port" is malformed or does not resolve; also a ValueError
+  WrongCluster       one of the given servers belongs to another cluster than the others
   NotTried           get_many and the like: given up before this key's turn, since nobody answers any more
   PartialFailure     get_many and the like: some keys failed, each with one of the others
   BadAnswer          an answer without a field that it must have: the node breaks the protocol
@@ -24,7 +26,18 @@ from app.wire import protocol
 
 
 class KVError(Exception):
-    """The root of everything that a client raises on purpose."""
+    """The root of everything that a client raises on purpose. Pickle keeps all of it but the traceback."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default an exception is made again by calling its class with `args`; constructors here take other things.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[KVError], args: tuple[Any, ...], attributes: dict[str, Any]) -> KVError:
+    """What pickle and copy make an exception of again."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class Timeout(KVError, TimeoutError):
@@ -35,10 +48,25 @@ class Timeout(KVError, TimeoutError):
 
 
 class Unreachable(Timeout):
-    """Nothing listens at any of the servers' addresses, by word of their machines.
+    """Nothing listens at any of the servers' addresses, by word of their machines. Told at once, without further tries.
 
-    Only for a client made with `give_up_when_refused`; others go on trying, since a node that restarts
-    refuses as well.
+    Not by a client made with give_up_when_refused=False: that one goes on trying, since a node that restarts refuses as
+    well.
+    """
+
+
+class Closed(KVError, RuntimeError):
+    """The client was closed before, or, by another greenlet or thread, in the middle of the call. Nothing is sent."""
+
+    def __init__(self, text: str = "this Client is closed") -> None:
+        super().__init__(text)
+
+
+class WrongCluster(KVError):
+    """The given servers belong to different clusters; the text names them. Nothing was sent.
+
+    Which one is meant only the caller knows. For as long as they say so, every call raises this but those that name a
+    server.
     """
 
 

@@ -12,7 +12,8 @@ try leaves 4.45 s after the first); overload waits can stretch it. So:
 - from the first unanswered try on, one may be lying in some queue and take effect yet: no further try
   leaves later than SAFE_RETRY_S after it, however often the node asks to wait.
 
-Every method takes `now` (monotonic seconds) and says when the caller must look again.
+Every method takes `now` (seconds, by a clock that goes on while the machine is suspended: clock.py) and says when the
+caller must look again.
 """
 
 import random

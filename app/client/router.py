@@ -6,9 +6,15 @@ client is (127.0.0.1 is everywhere). So a server is used for its slots only afte
 answer, which member of this very cluster it is: one of the servers that the caller named, behind whatever published
 port, or one found at the address in the table. Nobody waits for a proof: probes are datagrams that travel beside the
 requests, and until one is answered the requests go where they would without all this. Names are looked up in a thread
-of their own, since a resolver can take seconds.
+of their own, since a resolver can take seconds: those in the table, and that of a server that has failed, which may be
+somewhere else by now.
 
 A server that does not answer loses its proof, so that one timeout, not one a request, is what its failure costs.
+
+**Another cluster.** Tables of two clusters are never mixed. A learned server that belongs to another one is not used.
+One that the caller gave may show that the whole cluster was begun anew, so the others that were given are asked again:
+when none of them still belongs to the former, the client goes over; while one does, the server is left out, and there
+is a `dispute`, which the client raises.
 
 The table is only ever a hint: every node forwards what it does not own. Nothing in an answer tells that it was
 forwarded, so an old table is noticed by a primary that fails, or when it is asked for again, after REFRESH_S.
@@ -17,6 +23,7 @@ forwarded, so an old table is noticed by a primary that fails, or when it is ask
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Final
 
@@ -39,8 +46,14 @@ PROBES_MAX: Final = 8
 # How long a probe is waited for (s); its answer has no hurry.
 PROBE_TIMEOUT_S: Final = 1.0
 
-# A name that did not resolve is looked up again after this (s).
+# What a server has said of its cluster is taken for what it would say now for this long (s).
+WORD_FRESH_S: Final = 1.0
+
+# A name in the table that did not resolve is looked up again after this (s); also any other that a resolver has kept so
+# long without an answer.
 LOOKUP_AGAIN_S: Final = 60.0
+# The name of a server that fails, or that the caller gave and that has not resolved, is looked up this often (s).
+LOOKUP_MIN_S: Final = 5.0
 
 # Servers ever learned from tables, each of which may hold a socket: several generations of the largest cluster.
 LEARNED_MAX: Final = 256
@@ -49,7 +62,9 @@ NOWHERE: Final = -1
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="kv-client-lookup", daemon=True).start()
+    """Do it beside everything else; never, if the system has no more threads to give."""
+    with suppress(RuntimeError):
+        threading.Thread(target=work, name="kv-client-lookup", daemon=True).start()
 
 
 class Router:
@@ -57,6 +72,7 @@ class Router:
 
     `wake_at`: when `targets` wants to be called again (infinity: never, the router is not slot-aware).
     `current`: the given server that is asked for what is not routed by slot.
+    `disputed`: given servers of another cluster, while another given one belongs to the table's; see `dispute`.
     """
 
     def __init__(
@@ -77,14 +93,21 @@ class Router:
         self._by_slot = [NOWHERE] * SLOT_COUNT
         self._table: Table | None = None
         self._proven: dict[str, int] = {}  # member: server
+        # Given servers that say that they are of the table's cluster; when they last did.
+        self._adherents: dict[int, float] = {}
+        self._strangers: dict[int, int] = {}  # given servers that are of another; its origin
+        self._unheard: set[int] = set()  # of them, those that have failed since they said so
+        self.disputed: set[int] = set()
         self._refreshed_at = -inf
-        self._asked: dict[
-            int, tuple[float, float]
-        ] = {}  # server without proof: when it may be asked again, and the wait
+        # Servers without proof: when each may be asked again, and after what wait.
+        self._asked: dict[int, tuple[float, float]] = {}
         self._round = 0
         self._learned: dict[str, int] = {}  # address in a table: server
         self._lookup_again: dict[str, float] = {}
         self._found: deque[tuple[str, Endpoint]] = deque()
+        self._look_up_at: dict[int, float] = {}  # when a server's name may be looked up again
+        self._found_again: deque[tuple[int, Endpoint | None]] = deque()
+        self._unresolved = [index for index in self._given if not servers[index].address]
         self._aside = aside
 
     # Where a request goes.
@@ -96,22 +119,31 @@ class Router:
     def others(self, refused: Collection[int] = ()) -> list[int]:
         """All servers that may be asked for anything, without those that refused."""
         pool = {*self._given, *self._proven.values()}
-        return sorted(pool.difference(refused))
+        return sorted(pool.difference(refused, self._unresolved, self._strangers))
 
     def next_after(self, asked: int, refused: Collection[int] = ()) -> int:
         """The server that a retry goes to; another one than before, if there is any."""
-        pool = self.others(refused) or list(self._given)
+        pool = self.others(refused) or self.others()
         return next((index for index in pool if index > asked), pool[0])
+
+    def dispute(self) -> str:
+        """Which of the given servers are of different clusters, in words; to be called when some are `disputed`."""
+        names = {index: self.servers[index].name for index in (*self.disputed, *self._adherents)}
+        others = ", ".join(names[index] for index in sorted(self.disputed))
+        return f"{others}: of another cluster than {', '.join(names[index] for index in sorted(self._adherents))}"
 
     # What became of it.
 
     def answered(self, index: int) -> None:
         """What was not routed by slot has been answered: stay with that server."""
-        if index in self._given:
+        if index in self._given and index not in self._strangers:
             self.current = index
 
     def failed(self, index: int, now: float) -> None:
         """The server did not answer, or its machine said that nothing listens there."""
+        self._adherents.pop(index, None)
+        self._unheard.add(index)
+        self.disputed = self.disputed - {index} if self._adherents else set()
         members = [member for member, server in self._proven.items() if server == index]
         if members or index in self._given:
             self.doubt(now)
@@ -120,6 +152,7 @@ class Router:
                 del self._proven[member]
             self._asked[index] = (now + PROBE_MIN_S, PROBE_MIN_S)
             self._rebuild()
+        self._look_up_again(index, now)
 
     def doubt(self, now: float) -> None:
         """Something hints at a table that is out of date."""
@@ -130,33 +163,33 @@ class Router:
 
     def targets(self, now: float) -> list[int]:
         """The servers to send STATUS to now, each once; called when `wake_at` has come."""
-        self._collect_lookups()
         targets: list[int] = []
         if now >= self._refreshed_at + REFRESH_MIN_S:
             self._refreshed_at = now
             self._round += 1
             proven = sorted(self._proven.values())
             targets.append(proven[self._round % len(proven)] if proven else self.current)
+            if self._is_in_doubt():
+                targets = [*sorted(self._adherents)[:1], *sorted(self._strangers)[:PROBES_MAX]] or targets
         due = [index for index in self._unproven() if self._asked.get(index, (-inf, 0.0))[0] <= now]
         for index in due[:PROBES_MAX]:
             wait_s = min(2 * self._asked.get(index, (0.0, PROBE_MIN_S / 2))[1], PROBE_MAX_S)
             self._asked[index] = (now + wait_s, wait_s)
             if index not in targets:
                 targets.append(index)
-        self.wake_at = min(now + REFRESH_S, self._next_probe_at(now))
+        refresh_s = REFRESH_MIN_S if self._is_in_doubt() else REFRESH_S
+        self.wake_at = min(now + refresh_s, self._next_probe_at(now))
         return targets
 
     def learn(self, index: int, table: Table | None, now: float) -> None:
         """A server has answered STATUS; None: with something else than a table."""
         if table is None or not table.is_member:
             return
+        if index in self._given:
+            self._judge(index, table, now)
         ours = self._table
-        if ours is None or (table.origin != ours.origin and index in self._given):
-            # The first one, or another cluster where the caller's servers are: all of it began anew.
-            self._proven.clear()
-            ours = None
-        elif table.origin != ours.origin:
-            return  # somebody else's node, at an address that is one of our members' elsewhere
+        if ours is not None and table.origin != ours.origin:
+            return  # somebody else's node
         member = table.address
         if self._proven.get(member) not in self._given:
             self._proven[member] = index
@@ -169,6 +202,41 @@ class Router:
         self._rebuild()
         self.wake_at = min(self.wake_at, self._next_probe_at(now))
 
+    def _judge(self, index: int, table: Table, now: float) -> None:
+        """Whether a given server is of the cluster that the client speaks to; if that was begun anew, forget it."""
+        ours = self._table
+        self._unheard.discard(index)
+        if ours is not None and table.origin != ours.origin:
+            self._adherents.pop(index, None)
+            self._strangers[index] = table.origin
+            for member in [member for member, server in self._proven.items() if server == index]:
+                del self._proven[member]
+            if not self._is_begun_anew(ours, table):
+                if any(now - since <= WORD_FRESH_S for since in self._adherents.values()):
+                    self.disputed.add(index)
+                if index == self.current:
+                    self.current = self.next_after(index)
+                self.doubt(now)
+                self._rebuild()
+                return
+            self._proven.clear()
+            self._table = None
+            self._strangers = {one: origin for one, origin in self._strangers.items() if origin != table.origin}
+        self._strangers.pop(index, None)
+        self._adherents[index] = now
+        self.disputed = self._strangers.keys() - self._unheard
+
+    def _is_begun_anew(self, ours: Table, table: Table) -> bool:
+        """Whether no given server is left of our cluster, and this one is of its servers file or all are of another."""
+        if self._adherents:
+            return False
+        is_same_file = table.address in ours.servers or ours.address in table.servers
+        return is_same_file or self._strangers.keys() >= set(self._given).difference(self._unresolved)
+
+    def _is_in_doubt(self) -> bool:
+        """Some given server has just told of another cluster: the others are to be asked again."""
+        return bool(self._strangers.keys() - self._unheard)
+
     def _rebuild(self) -> None:
         primaries = self._table.primaries if self._table else ("",) * SLOT_COUNT
         self._by_slot = [self._proven.get(member, NOWHERE) for member in primaries]
@@ -176,7 +244,7 @@ class Router:
     def _unproven(self) -> list[int]:
         """Servers that may be members and have not proved it. All of those given; else who has slots and no server."""
         proven = set(self._proven.values())
-        given = [index for index in self._given if index not in proven]
+        given = [index for index in self._given if index not in proven and self.servers[index].address]
         if self._table is None:
             return given
         wanted = {self._learned.get(member, NOWHERE) for member in self._table.primaries if member not in self._proven}
@@ -209,12 +277,59 @@ class Router:
                 continue
         self.wake_at = -inf
 
-    def _collect_lookups(self) -> None:
+    def _look_up_again(self, index: int, now: float) -> None:
+        """A server fails, or has no address yet: see what its name resolves to by now."""
+        if now < self._look_up_at.get(index, -inf):
+            return
+        self._look_up_at[index] = now + LOOKUP_AGAIN_S
+        server = self.servers[index]
+        if numeric(server.name) is None:
+            self._aside(lambda: self._find_again(index, server))
+
+    def _find_again(self, index: int, server: Endpoint) -> None:
+        """In a thread, as `_look_up`."""
+        try:
+            self._found_again.append((index, resolve(server.name, after=server)))
+        except BadServer:
+            self._found_again.append((index, None))
+
+    def collect(self, now: float) -> list[int]:
+        """Take what was looked up meanwhile: the servers that are somewhere else from now on.
+
+        To be called often; it also has names looked up that the caller gave and that have not resolved yet.
+        """
+        if not (self._unresolved or self._found or self._found_again):
+            return []
+        for index in self._unresolved:
+            self._look_up_again(index, now)
         while self._found:
             name, server = self._found.popleft()
             self._lookup_again.pop(name, None)
             if name not in self._learned:
                 self._add(name, server)
+        moved = []
+        while self._found_again:
+            index, found = self._found_again.popleft()
+            self._look_up_at[index] = now + LOOKUP_MIN_S
+            # One that is proven answers where it was.
+            if found is not None and found != self.servers[index] and index not in self._proven.values():
+                self.place(index, found)
+                moved.append(index)
+        return moved
+
+    def place(self, index: int, server: Endpoint) -> None:
+        """The server has this address from now on."""
+        self.servers[index] = server
+        if index in self._unresolved:
+            self._unresolved.remove(index)
+        self._asked.pop(index, None)
+        if self._slot_aware:
+            self.wake_at = -inf
+
+    def forked(self) -> None:
+        """This is another process from now on: what was being looked up never comes."""
+        self._look_up_at.clear()
+        self._lookup_again.clear()
 
     def _add(self, member: str, server: Endpoint) -> None:
         known = {(one.family, one.address): index for index, one in enumerate(self.servers)}

@@ -3,6 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
+from app.client.errors import BadAnswer
 from app.wire.protocol import PLACE_DIGITS, PLACE_NOBODY, SLOT_COUNT
 
 
@@ -14,28 +15,43 @@ class Table(NamedTuple):
     origin: int  # names the cluster
     epoch: int
     primaries: tuple[str, ...]  # by slot; empty where nobody is up to serve it
+    servers: frozenset[str]  # of its servers file, as far as they fit into the answer
 
 
 def read_status(value: bytes) -> Table | None:
     """The table in a STATUS answer; None when it has none: another kind of node, or one that knows of no view yet."""
     try:
-        status = json.loads(value)
-    except ValueError:
+        return table_of(read_object(value, "status"))
+    except BadAnswer:
         return None
-    return table_of(status) if isinstance(status, dict) else None
+
+
+def read_object(value: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in an answer to the command `what`. BadAnswer when it is anything else."""
+    try:
+        told = json.loads(value)
+    except ValueError:
+        raise BadAnswer(f"{what}: not JSON") from None
+    except RecursionError:
+        raise BadAnswer(f"{what}: JSON nested too deeply") from None
+    if not isinstance(told, dict):
+        raise BadAnswer(f"{what}: not an object")
+    return told
 
 
 def table_of(status: dict[str, Any]) -> Table | None:
     """As `read_status`, of what was in the JSON."""
     try:
         column = status["columns"].index("address")
-        members = [row[column] for row in status["members"][: len(PLACE_DIGITS)]]
-        place = dict(zip(PLACE_DIGITS, members, strict=False)) | {PLACE_NOBODY: ""}
+        listed = [row[column] for row in status["members"]]
+        place = dict(zip(PLACE_DIGITS, listed, strict=False)) | {PLACE_NOBODY: ""}
         primaries = tuple(place[digit] for digit in status["primaries"])
-        table = Table(status["address"], status["is_member"], status["origin"], status["epoch"], primaries)
+        table = Table(
+            status["address"], status["is_member"], status["origin"], status["epoch"], primaries, frozenset(listed)
+        )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         return None
-    strings = (table.address, *table.primaries)
+    strings = (table.address, *table.primaries, *table.servers)
     numbers = (table.origin, table.epoch)
     if len(primaries) != SLOT_COUNT or not all(isinstance(text, str) for text in strings):
         return None

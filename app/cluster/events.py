@@ -30,29 +30,34 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """The link that this node dialled is established."""
+    """There is a link to the peer, whoever dialled it; one that it replaces is no more."""
 
     peer: str
 
 
 @dataclass(frozen=True, slots=True)
 class LinkClosed:
-    """An established link that this node dialled has ended."""
+    """The link to the peer has ended."""
 
     peer: str
 
 
 @dataclass(frozen=True, slots=True)
 class LinkRefused:
-    """The peer's machine refused the connection: no process is there. `incarnation` is the OpenLink's."""
+    """A connection to the peer was refused. `incarnation` is the OpenLink's.
+
+    `is_proof`: no process is there, by word of this very machine's kernel (or the operator trusts other machines' as
+    well). Else something between the machines may have refused for one that lives.
+    """
 
     peer: str
     incarnation: int
+    is_proof: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LinkFailed:
-    """The dial came to nothing (timed out, unreachable). It proves nothing."""
+    """No link came of it (timed out, unreachable, or the peer is the one to dial). It proves nothing."""
 
     peer: str
 
@@ -83,8 +88,22 @@ class LeaveRequested:
     """Hand everything over and leave; answered by Left."""
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRequested:
+    """An operator has this node found a cluster of those that it hears: override.py, and `ClusterCore.objection`."""
+
+
 Event: TypeAlias = (
-    Datagram | Tick | LinkUp | LinkClosed | LinkRefused | LinkFailed | SlotsSynced | CopiesLost | LeaveRequested
+    Datagram
+    | Tick
+    | LinkUp
+    | LinkClosed
+    | LinkRefused
+    | LinkFailed
+    | SlotsSynced
+    | CopiesLost
+    | LeaveRequested
+    | FoundRequested
 )
 
 
@@ -98,7 +117,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class OpenLink:
-    """Dial the peer; answered by LinkUp, LinkRefused with this incarnation, or LinkFailed."""
+    """See to a link to the peer; answered by LinkUp, LinkRefused with this incarnation, or LinkFailed.
+
+    Where the peer is the one that dials, it is only tried whether anybody listens there.
+    """
 
     peer: str
     incarnation: int
@@ -106,7 +128,7 @@ class OpenLink:
 
 @dataclass(frozen=True, slots=True)
 class CloseLink:
-    """The peer is no member any more: end the link, or the dial. Not answered."""
+    """The peer is no member any more: end the link, with whatever is in it, or the dial. Not answered."""
 
     peer: str
 
@@ -133,7 +155,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the log: "info" or "warning"."""
+    """A line for the log: "info", "warning" or "error"."""
 
     level: str
     text: str

@@ -46,6 +46,9 @@ class View:
     homes: Homes
     cause: str = ""
     nonce: int = 0  # random: tells apart two views of one epoch, should they ever arise
+    is_forced: bool = False  # an operator has founded with fewer servers than a cluster needs, and it has no more yet
+    # cluster_id and epoch of the view that an operator has made this cluster of; zeros: of none.
+    forced_from: tuple[int, int] = (0, 0)
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -162,6 +165,9 @@ def to_message(view: View) -> pb.View:
         homes=_pack(view.homes, place),
         cause=view.cause,
         nonce=view.nonce,
+        is_forced=view.is_forced,
+        forced_from_cluster_id=view.forced_from[0],
+        forced_from_epoch=view.forced_from[1],
     )
 
 
@@ -186,6 +192,8 @@ def from_message(message: pb.View) -> View:
         _unpack(message.homes, addresses),
         message.cause,
         message.nonce,
+        message.is_forced,
+        (message.forced_from_cluster_id, message.forced_from_epoch),
     )
     view.check()
     return view

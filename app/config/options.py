@@ -148,6 +148,17 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse_choice
 
 
+def _parse_yes_or_no(text: str) -> bool:
+    return _one_of("yes", "no")(text) == "yes"
+
+
+# Options that are no more, and what to do instead.
+_GONE: Final = {
+    "--on-partition": "is no more: a side with too few servers always refuses. Leave it out; what an operator can do"
+    " about it is in docs/operations.md",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """The declaration of one setting, kept with its field."""
@@ -163,6 +174,10 @@ class Setting:
     is_secret: bool  # never to be shown
 
 
+def _variable(option: str) -> str:
+    return "KV_" + option.removeprefix("--").replace("-", "_").upper()
+
+
 def _setting(
     option: str,
     parse: Callable[[str], Any],
@@ -176,7 +191,7 @@ def _setting(
     is_secret: bool = False,
 ) -> Any:
     """A field of Options that is also an option, a variable and a paragraph of the manual."""
-    variable = variable or "KV_" + option.removeprefix("--").replace("-", "_").upper()
+    variable = variable or _variable(option)
     setting = Setting(option, parse, metavar, default, default_words or str(default), group, help, variable, is_secret)
     return field(default=None if default is None else parse(default), metadata={"setting": setting}, repr=not is_secret)
 
@@ -217,7 +232,9 @@ class Options:
         default=None,
         default_words="0.0.0.0 or ::, all of them, as fits this node's line in SERVERS_FILE",
         group="Network",
-        help="The one address to receive on, numeric.",
+        help="""
+            The one address to receive on, numeric. On all of them the node answers from the one that it
+            was asked at.""",
     )
     advertise: tuple[str, int] | None = _setting(
         "--advertise",
@@ -252,8 +269,8 @@ class Options:
         default_words="everybody who may send requests",
         group="Network",
         help="""
-            Whose SHUTDOWN and WIPEOUT are obeyed; others' are dropped, counted and logged. With --allow, all
-            of it must be within that.""",
+            Whose SHUTDOWN, WIPEOUT and FOUND are obeyed; others' are dropped, counted and logged. With --allow,
+            all of it must be within that.""",
     )
     http_port: int | None = _setting(
         "--http",
@@ -326,16 +343,18 @@ class Options:
             Copies of each slot, the primary's included, as far as there are nodes: 1 to {COPIES_MAX}. The
             same on every node.""",
     )
-    on_partition: str = _setting(
-        "--on-partition",
-        _one_of("refuse", "serve"),
-        "MODE",
-        default="refuse",
+    trust_refusals: bool = _setting(
+        "--trust-refusals",
+        _parse_yes_or_no,
+        "yes|no",
+        default="no",
         group="Cluster",
         help="""
-            What nodes do that are cut off from most of the others: `refuse` until they are back, or `serve`
-            as a cluster of their own after some seconds. When the two meet, the larger one's data win, and
-            what was written to the smaller one is lost. The same on every node.""",
+            Whether a connection that another machine refuses proves that its node is dead, so that others take
+            its slots over at once and not when its lease is over. Say yes only if nothing between the machines
+            refuses for a node that lives (a firewall that rejects, a proxy, a published port without its
+            container): the price of being wrong is two nodes that serve a slot, and lost writes. On one
+            machine it is always a proof.""",
     )
     leave_timeout_s: float = _setting(
         "--leave-timeout",
@@ -419,6 +438,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     the manual and raises SystemExit(0).
     """
     given = _parse_command_line(arguments)
+    for option, instead in _GONE.items():
+        if environment.get(_variable(option)):
+            raise UsageError(f"{_variable(option)} {instead}")
     values = {name: _value(setting, getattr(given, name, None), environment) for name, setting in _all_settings()}
     try:
         port = servers.parse_port(given.port)
@@ -441,6 +463,8 @@ def _parse_command_line(arguments: Sequence[str]) -> argparse.Namespace:
         if not argument.startswith("-"):
             continue
         option = argument.partition("=")[0]
+        if option in _GONE:
+            raise UsageError(f"{option} {_GONE[option]}")
         close = difflib.get_close_matches(option, [setting.option for _, setting in settings()], 1)
         raise UsageError(f"unknown option {option!r} ({f'is {close[0]} meant?' if close else 'see --help'})")
     if rest:

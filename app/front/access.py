@@ -26,7 +26,7 @@ def clients(networks: Iterable[Network], servers: Iterable[Server]) -> Verdicts:
 
 
 class Administrators:
-    """Who may have SHUTDOWN and WIPEOUT carried out: clients in these networks."""
+    """Who may have SHUTDOWN, WIPEOUT and FOUND carried out: clients in these networks."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._verdicts = Verdicts(networks)

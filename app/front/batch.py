@@ -7,19 +7,51 @@ The approach: one call receives up to a batch of datagrams into one buffer, one 
 addresses stay the kernel's bytes and are never parsed. Share of memcached's rate on one core, same handler, same
 run: recvfrom/sendto 0.44 to 0.49, batches 0.55 to 0.58 (docs/performance.md).
 
+A socket that is bound to all addresses of a machine must answer from the one that it was asked at: a client that asked
+one address takes no answer from another. The kernel tells the address with each datagram (IP_PKTINFO) in the very form
+in which it takes the source of a reply, so a reply's header points to what came with the request. A socket for each
+address was rejected: addresses come and go, and each further socket would cost calls in every turn. Bound to one
+address, a node has none of this.
+
 Linux only, as is the memory governor (/proc).
 """
 
 import ctypes
 import socket
+import sys
 from collections.abc import Callable
-from typing import Final, Protocol
+from struct import Struct
+from typing import Final, NamedTuple, Protocol
 
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 _SOCKADDR_BYTES: Final = 28  # sockaddr_in6, the longest; sockaddr_in takes 16
 _STRIDE_BYTES: Final = DATAGRAM_MAX_BYTES + 64  # one byte more than the longest legal datagram, aligned
 _ADDRESS_STRIDE_BYTES: Final = 32
+_CONTROL_STRIDE_BYTES: Final = 40  # CMSG_SPACE of the longer of the two forms below
+
+
+class ControlForm(NamedTuple):
+    """A control message (cmsg) that says at which address of this machine a datagram was asked, or is to leave from.
+
+    Offsets count from its start.
+    """
+
+    level: int
+    kind: int
+    length: int  # CMSG_LEN; whatever follows up to `space` is padding
+    space: int  # CMSG_SPACE
+    interface_at: int  # number of the interface, 32 bits; 0 in what leaves: the one that routing gives
+    address_at: int
+    address_bytes: int
+
+
+_FORMS: Final = {
+    # struct in_pktinfo: interface, the address to answer from, the destination as it stood in the header
+    socket.AF_INET: ControlForm(socket.IPPROTO_IP, 8, 28, 32, 16, 20, 4),
+    # struct in6_pktinfo: the address, mapped if it is IPv4; interface
+    socket.AF_INET6: ControlForm(socket.IPPROTO_IPV6, 50, 36, 40, 32, 16, 16),
+}
 
 
 class _IoVec(ctypes.Structure):
@@ -49,16 +81,19 @@ _LENGTH_AT: Final = _MMsgHdr.length.offset // 4
 _NAME_LENGTH_AT: Final = _MsgHdr.name_length.offset // 4
 _HEADER_QUADS: Final = ctypes.sizeof(_MMsgHdr) // 8
 _NAME_AT: Final = _MsgHdr.name.offset // 8
+_CONTROL_AT: Final = _MsgHdr.control.offset // 8
 _IOV_QUADS: Final = ctypes.sizeof(_IoVec) // 8
 _IOV_LENGTH_AT: Final = _IoVec.length.offset // 8
+
+_CMSGHDR: Final = Struct("@Nii")  # length, level, type
 
 assert ctypes.sizeof(ctypes.c_void_p) == 8, "the flat views below assume a 64-bit platform"
 
 
 class Ring:
-    """A fixed array of message headers, each with a buffer and an address of its own."""
+    """A fixed array of message headers, each with a buffer and an address of its own, and perhaps a control message."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, control: ControlForm | None = None) -> None:
         self.size = size
         self.buffer = bytearray(size * _STRIDE_BYTES)
         self.addresses = bytearray(size * _ADDRESS_STRIDE_BYTES)
@@ -75,12 +110,24 @@ class Ring:
             header.name_length = _SOCKADDR_BYTES
             header.iov = vector_base + n * ctypes.sizeof(_IoVec)
             header.iov_length = 1
+        if control is not None:
+            self._add_controls(control)
         self.headers_at = ctypes.addressof(self._headers)
         self.address_pointers = [address_base + n * _ADDRESS_STRIDE_BYTES for n in range(size)]
         flat = memoryview(self._headers).cast("B")
         self.header_ints = flat.cast("I")
         self.header_quads = flat.cast("Q")
         self.vector_quads = memoryview(self._vectors).cast("B").cast("Q")
+
+    def _add_controls(self, form: ControlForm) -> None:
+        """Each header's control message, of no address yet."""
+        self.controls = bytearray(self.size * _CONTROL_STRIDE_BYTES)
+        control_base = ctypes.addressof(ctypes.c_char.from_buffer(self.controls))
+        self.control_pointers = [control_base + n * _CONTROL_STRIDE_BYTES for n in range(self.size)]
+        for n, pointer in enumerate(self.control_pointers):
+            _CMSGHDR.pack_into(self.controls, n * _CONTROL_STRIDE_BYTES, form.length, form.level, form.kind)
+            self._headers[n].header.control = pointer
+            self._headers[n].header.control_length = form.space
 
     def header_at(self, place: int) -> int:
         """The address in memory of a place's header."""
@@ -91,6 +138,7 @@ class BatchSocket(Protocol):
     """What is asked of a UDP socket."""
 
     family: socket.AddressFamily
+    knows_where_asked: bool  # each datagram comes with a control message (ControlForm)
 
     def receive(self, ring: Ring) -> int:
         """Receive into the ring's first places: how many datagrams; 0: nothing is there."""
@@ -100,7 +148,7 @@ class BatchSocket(Protocol):
 
 
 class DatagramBatch:
-    """Receives and answers datagrams of one UDP socket, up to `size` of them at a time.
+    """Receives and answers datagrams of one UDP socket that is bound to one address, up to `size` of them at a time.
 
     Whatever leaves was executed under a lease, or is taken for such: before each call of the system that sends, it is
     looked at once more (`may_not_leave`), and if it has run out, what is laid out is dropped.
@@ -113,8 +161,7 @@ class DatagramBatch:
         self.unfenced = 0  # datagrams dropped, because they might no longer leave
         self._sock = sock
         self._may_not_leave = may_not_leave
-        self._in = Ring(size)
-        self._out = Ring(size)
+        self._in, self._out = self._rings()
         self.buffer = self._in.buffer  # what was received; overwritten by the next `receive`
         self._in_view = memoryview(self.buffer)
         self._in_lengths = self._in.header_ints[_LENGTH_AT:]
@@ -131,6 +178,9 @@ class DatagramBatch:
         self._host_at, self._host_bytes = (8, 16) if sock.family == socket.AF_INET6 else (4, 4)
         for n in range(size):
             self._out.header_ints[n * _HEADER_INTS + _NAME_LENGTH_AT] = self._address_bytes
+
+    def _rings(self) -> tuple[Ring, Ring]:
+        return Ring(self.size), Ring(self.size)
 
     def receive(self) -> int:
         """Receive what is there, at most `size` datagrams; how many (0: nothing there, or a passing error)."""
@@ -158,6 +208,10 @@ class DatagramBatch:
         at = number * _ADDRESS_STRIDE_BYTES + self._host_at
         return self._in_addresses[at : at + self._host_bytes].tobytes()
 
+    def asked_at(self, number: int) -> bytes:
+        """The address of this machine that datagram `number` came to, for a later reply; empty: the only one."""
+        return b""
+
     def reply(self, number: int, data: bytes) -> None:
         """Lay out a reply to the sender of datagram `number` of the batch in hand; `flush` sends it."""
         slot = self._pending
@@ -172,8 +226,8 @@ class DatagramBatch:
         self._pending = slot + 1
         self._is_answering = True
 
-    def send(self, address: bytes, data: bytes) -> None:
-        """Lay out a datagram to an address that `sender` gave earlier; `flush` sends it."""
+    def send(self, address: bytes, data: bytes, asked_at: bytes = b"") -> None:
+        """Lay out a datagram to an address that `sender` gave, from one that `asked_at` gave; `flush` sends it."""
         slot = self._pending
         if slot == self.size:
             self.flush()
@@ -210,3 +264,87 @@ class DatagramBatch:
                 count = 1
             sent += count
         self._flushed += total
+
+
+class WildcardBatch(DatagramBatch):
+    """As DatagramBatch, of a socket that is bound to all addresses of this machine: answers leave from the one asked.
+
+    As a rule all datagrams of a batch, and of the one before, have come to the same address by the same interface. So
+    the headers of replies all point to one control message for that, and it costs a comparison of bytes for each batch.
+    Only where addresses are mixed each reply is given its own, and those that leave later have kept theirs.
+
+    A request that came by IPv6 multicast gets no answer: there is no such source.
+    """
+
+    def __init__(self, sock: BatchSocket, size: int, may_not_leave: Callable[[], bool] = lambda: False) -> None:
+        form = self._form = _FORMS[socket.AddressFamily(sock.family)]
+        super().__init__(sock, size, may_not_leave)
+        self._in_controls = self._in.controls
+        self._in_interfaces = memoryview(self._in_controls).cast("I")[
+            form.interface_at // 4 :: _CONTROL_STRIDE_BYTES // 4
+        ]
+        self._no_interfaces = memoryview(bytes(4 * size)).cast("I")
+        self._out_controls = self._out.header_quads[_CONTROL_AT::_HEADER_QUADS]
+        self._usual_out = bytearray(_CONTROL_STRIDE_BYTES)
+        pointer = ctypes.addressof(ctypes.c_char.from_buffer(self._usual_out))
+        self._usual_pointers = memoryview(pointer.to_bytes(8, sys.byteorder) * size).cast("Q")
+        self._out_controls[:] = self._usual_pointers
+        self._usual_at = b""
+        # A whole batch of it, as the kernel gives it; to begin with, what it never gives.
+        self._usual_in = memoryview(b"\xff" * (_CONTROL_STRIDE_BYTES * size))
+        self._is_mixed = (
+            False  # not everything that is or will be laid out before the next flush is of the usual address
+        )
+
+    def _rings(self) -> tuple[Ring, Ring]:
+        return Ring(self.size, self._form), Ring(self.size, self._form)
+
+    def receive(self) -> int:
+        count = super().receive()
+        if count and not self._in_controls.startswith(self._usual_in[: count * _CONTROL_STRIDE_BYTES]):
+            self._meet(count)
+        return count
+
+    def _meet(self, count: int) -> None:
+        """Not all of the batch came as usual: make it the usual way if all came alike, and nothing else is laid out."""
+        first = bytes(self._in_controls[:_CONTROL_STRIDE_BYTES])
+        # An answer takes the way that routing gives, which need not be the one by which the request came.
+        self._in_interfaces[:count] = self._no_interfaces[:count]
+        if self._pending or not self._in_controls.startswith(self._in_controls[:_CONTROL_STRIDE_BYTES] * count):
+            self._is_mixed = True
+            return
+        self._usual_in = memoryview(first * self.size)
+        self._usual_out[:] = self._in_controls[:_CONTROL_STRIDE_BYTES]
+        self._usual_at = self.asked_at(0)
+
+    def asked_at(self, number: int) -> bytes:
+        at = number * _CONTROL_STRIDE_BYTES + self._form.address_at
+        return bytes(self._in_controls[at : at + self._form.address_bytes])
+
+    def send(self, address: bytes, data: bytes, asked_at: bytes = b"") -> None:
+        assert len(asked_at) == self._form.address_bytes, f"{asked_at!r}: not what `asked_at` gave"
+        super().send(address, data)
+        at = (self._pending - 1) * _CONTROL_STRIDE_BYTES + self._form.address_at
+        self._out.controls[at : at + self._form.address_bytes] = asked_at
+        if asked_at != self._usual_at:
+            self._is_mixed = True
+
+    def flush(self) -> None:
+        if not self._is_mixed:
+            super().flush()
+            return
+        self._is_mixed = False
+        for slot in range(self._pending):
+            name = self._out_names[slot * _HEADER_QUADS]
+            if name == self._out.address_pointers[slot]:  # laid out by `send`
+                self._out_controls[slot] = self._out.control_pointers[slot]
+            else:
+                number = (name - self._in_names[0]) // _ADDRESS_STRIDE_BYTES
+                self._out_controls[slot] = self._in.control_pointers[number]
+        super().flush()
+        self._out_controls[:] = self._usual_pointers
+
+
+def datagram_batch(sock: BatchSocket, size: int, may_not_leave: Callable[[], bool]) -> DatagramBatch:
+    """The kind that the socket needs."""
+    return (WildcardBatch if sock.knows_where_asked else DatagramBatch)(sock, size, may_not_leave)

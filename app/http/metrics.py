@@ -64,7 +64,6 @@ PLAIN: Final[Mapping[str, tuple[type[Metric], str, str]]] = {
     "resident_bytes": (_GAUGE, "kv_memory_resident_bytes", "Resident memory of the process at the governor's look."),
     "peak_resident_bytes": (_GAUGE, "kv_memory_peak_bytes", "Peak resident memory of the process (VmHWM)."),
     # copies
-    "copies_links_up": (_GAUGE, "kv_copies_links_up", "Peers that copies can travel to and from."),
     "copies_slots_led": (_GAUGE, "kv_copies_slots_led", "Slots that this node orders the writes of."),
     "copies_writes_in_flight": (_GAUGE, "kv_copies_writes_in_flight", "Writes that not all copies have yet."),
     # membership
@@ -75,8 +74,8 @@ PLAIN: Final[Mapping[str, tuple[type[Metric], str, str]]] = {
     "cluster_views": (_COUNTER, "kv_cluster_views", "Views installed."),
     "cluster_send_errors": (_COUNTER, "kv_cluster_send_errors", "Datagrams to members that could not be sent."),
     # links between nodes
-    "links_accepted": (_GAUGE, "kv_links_accepted", "Links that peers dialled and this node accepted."),
     "links_pending": (_GAUGE, "kv_links_pending", "Connections still in their handshake."),
+    "links_silent": (_COUNTER, "kv_links_silent", "Links severed because nothing came over them."),
     "links_frames_received": (_COUNTER, "kv_links_frames_received", "Frames received over links."),
     "links_frames_not_taken": (_COUNTER, "kv_links_frames_not_taken", "Frames refused: the peer reads too slowly."),
 }

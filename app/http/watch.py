@@ -19,6 +19,7 @@ from zlib import crc32
 import gevent
 from gevent import socket
 
+from app.fragments import allow_fragments
 from app.http.observed import ObservedNode
 from app.observe import logs
 from app.observe.histogram import REQUEST_EDGES_S, quantile_s
@@ -127,6 +128,7 @@ class Watch:
         view = self._node.view
         asked: dict[bytes, str] = {}
         with socket.socket(peers.family, socket.SOCK_DGRAM) as sock, gevent.Timeout(ASK_TIMEOUT_S, False):  # type: ignore[arg-type]
+            allow_fragments(sock)
             for name in view.addresses if view else ():
                 target = peers.target(name)
                 if target is None:

@@ -30,6 +30,7 @@ DROP_REASONS: Final = (
     "no_payload",
     "unexpected_type",
     "too_old",
+    "shed",
     "not_allowed",
     "admin_not_allowed",
 )

@@ -32,6 +32,7 @@ class Peers:
         self.unreachable: tuple[str, ...] = tuple(str(server) for server in others if server not in reached)
         self.by_datagram_address: dict[bytes, str] = {}
         self._targets: dict[str, tuple[str | int, ...]] = {}
+        self._addresses = {str(server): server.address for server in others}
         self._hosts: set[bytes] = set()
         for server in reached:
             target, packed = self._resolved(server)
@@ -61,6 +62,14 @@ class Peers:
     def target(self, peer: str) -> tuple[str | int, ...] | None:
         """What `connect` and `sendto` take to reach the peer; None for one unknown or out of reach."""
         return self._targets.get(peer)
+
+    def address(self, peer: str) -> str:
+        """The numeric address of a peer of the file."""
+        return self._addresses[peer]
+
+    def dials(self, peer: str) -> bool:
+        """Whether this node dials the peer, or the peer this node: by their names, so that both say the same."""
+        return self.me < peer
 
     def is_server_host(self, host: str) -> bool:
         """Whether a numeric address, as `accept` gives it, is one of the servers'."""

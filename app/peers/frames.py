@@ -13,9 +13,9 @@ from typing import Final
 from app.cluster.replication.frames import BadFrame
 
 # Kinds. 0 is no kind, so that a link which carries zeros is told apart.
-FORWARD: Final = 1  # a client's request, for the primary of its slot
-ANSWER: Final = 2  # the answer to one
-PAIR: Final = 3  # which two connections make one link (pairs.py)
+FORWARD: Final = 1  # a client's request, for the primary of its slot: deadline, hops, datagram
+ANSWER: Final = 2  # the answer to one: datagram
+LIFE: Final = 3  # what the sender's clock shows: it lives (links.py)
 CLUSTER: Final = 4  # a message about membership that is large for a datagram (membership.py)
 # 16 and above are replication's (app/cluster/replication/frames.py).
 
@@ -27,6 +27,18 @@ _HEADER: Final = Struct("<IB")
 HEADER_BYTES: Final = _HEADER.size
 pack_header: Final = _HEADER.pack  # (bytes of the body, kind)
 _unpack_header: Final = _HEADER.unpack_from
+
+# What stands before the datagram in a FORWARD: until when it may be executed, by the receiver's clock (s), and through
+# how many nodes it has gone. Frame and FORWARD are packed by one call.
+_FORWARD: Final = Struct("<dB")
+FORWARD_BYTES: Final = _FORWARD.size
+pack_forward: Final = Struct("<IBdB").pack  # (FORWARD_BYTES and those of the datagram, FORWARD, deadline, hops)
+unpack_forward: Final = _FORWARD.unpack_from  # deadline, hops
+
+_LIFE: Final = Struct("<d")
+LIFE_BYTES: Final = _LIFE.size
+pack_life: Final = _LIFE.pack  # (s of the sender's clock)
+unpack_life: Final = _LIFE.unpack
 
 Frame = tuple[int, bytes]  # kind and body
 

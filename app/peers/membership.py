@@ -30,6 +30,7 @@ from app.cluster.events import (
     Datagram,
     Effect,
     Event,
+    FoundRequested,
     LeaveRequested,
     Left,
     Log,
@@ -48,8 +49,10 @@ from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import BadDatagram, DatagramAuth
 from app.peers.frames import CLUSTER
+from app.wire.codec import DecodeError, parse_msg
 from app.wire.protocol import (
     ADDRESS_MAX_BYTES,
+    CLIENT_TIMEOUTS_MS,
     DATAGRAM_MAX_BYTES,
     PLACE_DIGITS,
     PLACE_NOBODY,
@@ -70,6 +73,10 @@ _STATUS_ROW_BYTES: Final = len('["",,"suspect",false,256,256,256],') + 20
 _STATUS_REST_BYTES: Final = 600 + SLOT_COUNT + 2 * ADDRESS_MAX_BYTES
 assert MEMBERS_MAX * (ADDRESS_MAX_BYTES + _STATUS_ROW_BYTES) + _STATUS_REST_BYTES <= VALUE_MAX_BYTES
 assert len(PLACE_DIGITS) == len(set(PLACE_DIGITS)) == MEMBERS_MAX
+
+# For how long a FOUND is a retry of the one before: a client's last try leaves 4.45 s after its first.
+FOUND_RETRIES_S: Final = 6.0
+assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 < FOUND_RETRIES_S
 
 _log = logs.logger("cluster")
 _faults = logs.limited_logger("cluster")
@@ -157,6 +164,7 @@ class Membership:
         self._routes = list(self.core.routes)
         self._had_lease = False
         self._change_is_due = False
+        self._founded_s = -inf
         self._described = ""  # the last view, as the core's own log line has it
 
     def start(self, handler: MembershipHandler) -> None:
@@ -182,6 +190,26 @@ class Membership:
     def copies_lost(self, slots: int, epoch: int) -> None:
         """This node does not hold these slots (mask of 256 bits), as whose holder the view of that epoch lists it."""
         self.take(CopiesLost(slots, epoch))
+
+    def found(self) -> bytes:
+        """An operator has this node found a cluster of those that it hears (app/cluster/membership/override.py).
+
+        Whether that was done, as compact JSON of at most VALUE_MAX_BYTES: `founded`, `why_not` (else empty), and the
+        `members` of the view that the node now goes by. A retry, whose first answer was lost, is told the same.
+        """
+        objection = ""
+        if self._loop.now() - self._founded_s >= FOUND_RETRIES_S:
+            objection = self.core.objection()
+            if not objection:
+                self._founded_s = self._loop.now()
+                self.take(FoundRequested())
+        view = self.core.view
+        fields = {
+            "founded": not objection,
+            "why_not": objection,
+            "members": [*view.addresses] if view else [],
+        }
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
     # --- driving the core ----------------------------------------------------------------------------------------
 
@@ -232,7 +260,9 @@ class Membership:
                 self._handler.has_left()
             case Log():
                 if effect.text != self._described:
-                    (_faults.warning if effect.level == "warning" else _log.info)("note", text=effect.text)
+                    {"info": _log.info, "warning": _faults.warning, "error": _faults.error}[effect.level](
+                        "note", text=effect.text
+                    )
 
     def _installed(self, view: View, is_member: bool) -> None:
         self.views += 1
@@ -290,6 +320,19 @@ class Membership:
             self.sent += 1
         else:  # no room, or no way there: as good as lost on the way
             self.send_errors += 1
+
+    def take_datagram(self, data: bytes, address: bytes) -> None:
+        """A datagram from a server's address (app/peers/datagrams.py): a Msg of type TYPE_CLUSTER, or unsound."""
+        try:
+            msg = parse_msg(data)
+        except DecodeError:
+            self._refuse("unparsable", address)
+            return
+        payload = msg.payload
+        if msg.type == TYPE_CLUSTER and crc32(payload, crc32(msg.messageID)) == msg.checkSum:
+            self.handle_datagram(payload, address)
+        else:
+            self._refuse("unparsable", address)
 
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
         """The payload of a Msg of type TYPE_CLUSTER, and the kernel's bytes of the address it came from."""

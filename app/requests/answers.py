@@ -20,7 +20,7 @@ _REFUSAL: Final = SYS_OVERLOAD_ERR
 class Outbox(Protocol):
     """Where datagrams to clients are laid out."""
 
-    def send(self, address: bytes, data: bytes) -> None: ...
+    def send(self, address: bytes, data: bytes, asked_at: bytes = b"") -> None: ...
 
 
 class Answers:
@@ -70,7 +70,7 @@ class Answers:
         if not request.client:
             self.to_peer(request.peer, reply)
             return
-        self._outbox.send(request.client, reply)
+        self._outbox.send(request.client, reply, request.asked_at)
         duration_s = self._now() - request.received_s
         latency = self._latency[request.how]
         latency.counts[bisect_left(latency.edges_s, duration_s)] += 1

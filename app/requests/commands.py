@@ -41,6 +41,7 @@ from app.wire.codec import (
 from app.wire.protocol import (
     COMMAND_NAMES,
     DATAGRAM_MAX_BYTES,
+    FOUND,
     GET,
     GET_MEMBERSHIP_CNT,
     GET_PID,
@@ -88,13 +89,15 @@ class Shutdown(Exception):
 
 
 class ClusterDatagrams(Protocol):
-    """Takes what nodes say to each other about membership."""
+    """Takes what nodes, and operators, say about membership."""
 
     def handle_datagram(self, payload: bytes, address: bytes) -> object: ...
+    def found(self) -> bytes:
+        """Found a cluster, as an operator orders; whether that was done, as JSON of at most VALUE_MAX_BYTES."""
 
 
 class Administrators(Protocol):
-    """Who may have SHUTDOWN and WIPEOUT carried out."""
+    """Who may have SHUTDOWN, WIPEOUT and FOUND carried out."""
 
     def may(self, request: Request, command: int) -> bool: ...
 
@@ -318,7 +321,7 @@ class Commands:
     # --- requests without a key ----------------------------------------------------------------------------------
 
     def _handle_keyless(self, request: Request, command: int, message_id: bytes, id_crc: int) -> bytes | None:
-        if command in (SHUTDOWN, WIPEOUT) and not self._may_administer(request, command):
+        if command in (SHUTDOWN, WIPEOUT, FOUND) and not self._may_administer(request, command):
             self._drop("admin_not_allowed")
             return None
         if command == WIPEOUT:
@@ -329,8 +332,13 @@ class Commands:
             payload = KVResponse(errCode=NO_ERR, pid=reports.pid).SerializeToString()
         elif command == GET_MEMBERSHIP_CNT:
             payload = KVResponse(errCode=NO_ERR, membershipCount=reports.member_count()).SerializeToString()
-        elif command in (STATUS, SLOWLOG, VITALS):
-            tell = {STATUS: reports.status, SLOWLOG: reports.slow_requests, VITALS: reports.vitals}[command]
+        elif command in (STATUS, SLOWLOG, VITALS, FOUND):
+            tell = {
+                STATUS: reports.status,
+                SLOWLOG: reports.slow_requests,
+                VITALS: reports.vitals,
+                FOUND: self._cluster.found,
+            }[command]
             payload = KVResponse(errCode=NO_ERR, value=tell()).SerializeToString()
         elif command in (IS_ALIVE, SHUTDOWN):
             reply = self._answer.code(command, message_id, id_crc, NO_ERR)

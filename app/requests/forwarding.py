@@ -1,10 +1,10 @@
 """Requests for slots that other nodes serve: relayed to their primary, and its answer to whoever asked.
 
 A misrouted request travels as a frame FORWARD over the ordered link to the primary, the client's datagram in it as it
-came (after the number of hops and how long it may still wait); the answer comes back in a frame ANSWER, the datagram to
-send to the client. Nothing is encoded anew, and what belongs together is told by the messageID in both. All frames of
-one loop turn to one peer leave in one write, so at load a forwarded request costs each side a fraction of a system
-call.
+came (after its deadline, by the receiver's clock, and the number of hops); the answer comes back in a frame ANSWER, the
+datagram to send to the client. Nothing is encoded anew, and what belongs together is told by the messageID in both. All
+frames of one loop turn to one peer leave in one write, so at load a forwarded request costs each side a fraction of a
+system call.
 
 The request's greenlet waits for the answer in `relay`. What else it may wait for there:
 
@@ -12,17 +12,23 @@ The request's greenlet waits for the answer in `relay`. What else it may wait fo
   RESEND_S it is: an answer may have been lost with a link, and the primary answers a repeated request from its memory.
 - When nobody serves the slot (its primary has just died), or our lease has run out and we may be the one who is cut
   off, the request waits for the next view, until its deadline (request.py).
+- When the link to the primary is down, it waits for that, too; after DETOUR_S, in which a dead primary's slots have as
+  a rule gone to others, it goes by way of another member, the coordinator if that can be reached. One detour, by
+  whoever has the request from its client: it never goes in circles.
 - After HOPS_MAX hops a request is refused for a moment: the nodes' tables disagree, which passes.
 - SYS_OVERLOAD_ERR says that nothing was done. A write that was sent and not answered, or sent twice, to two nodes
   perhaps, may have taken effect; it is never refused, but left to its client's next try.
 """
 
-from struct import Struct
+from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Final, Protocol
 
 from app.cluster.events import SELF, UNKNOWN
+from app.cluster.membership.timing import SAFE_SHARE
+from app.cluster.view import View
 from app.observe.counters import FORWARDED, WAITED
-from app.peers.frames import FORWARD
+from app.peers.frames import FORWARD, FORWARD_BYTES, pack_forward
 from app.requests.answers import Answers
 from app.requests.request import Request
 from app.requests.turn import Turn
@@ -34,6 +40,8 @@ HOPS_MAX: Final = 3
 # A retry that comes this long after the last forwarding is forwarded again. Below the clients' first timeout (150 ms),
 # so that every retry but one in a burst of duplicates has a chance.
 RESEND_S: Final = 0.1
+# A primary whose link has been down for so long is asked by way of another member.
+DETOUR_S: Final = 0.3
 # How often what waits is looked through for what can go on or has waited too long.
 SWEEP_S: Final = 0.05
 # What clients are told to wait: tables settle within a heartbeat or two; what is full drains within some loop turns.
@@ -44,30 +52,37 @@ FULL_WAIT_MS: Final = 20
 # What `relay` returns when the slot has come to be served here.
 HERE: Final = b"here"
 
-_HEADER: Final = Struct("<BH")  # hops, ms that it may still wait
-HEADER_BYTES: Final = _HEADER.size
-_pack_header: Final = _HEADER.pack
-unpack_header: Final = _HEADER.unpack_from
 
+class PeerLink(Protocol):
+    """A link to a peer that is up: see app/peers/links.py."""
 
-class FrameSender(Protocol):
-    """Sends frames to peers."""
-
-    def send(self, peer: str, kind: int, body: bytes, head: bytes = b"") -> bool: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def clock_base_s(self) -> float: ...
+    def put(self, header: bytes, body: bytes) -> bool: ...
 
 
 class Forwarding:
     """One node's requests to other nodes."""
 
     def __init__(
-        self, turn: Turn, workers: Workers, answers: Answers, links: FrameSender, *, routes: list[str]
+        self,
+        turn: Turn,
+        workers: Workers,
+        answers: Answers,
+        links: Mapping[str, PeerLink],
+        *,
+        routes: list[str],
     ) -> None:
-        """`routes`: by slot, changed in place by their owner."""
+        """`links`: those that are up, by peer; `routes`: by slot. Both are changed in place by their owners."""
         self._turn = turn
         self._workers = workers
         self._answers = answers
         self._links = links
         self._routes = routes
+        self._members: Sequence[str] = ()  # the coordinator first
+        self._down_since_s: dict[str, float] = {}  # links that have been up
         self._requests: dict[bytes, Request] = {}  # by messageID
         self.forwarded = 0
         self.duplicates = 0  # retries that joined a request in flight
@@ -105,7 +120,7 @@ class Forwarding:
                     request.how = WAITED
                     break
                 self._send(request)
-                answer = request.wait()
+                answer = self._workers.park(request)
                 if answer is EXPIRED:
                     return self._expired(request, message_id, id_crc)
                 if answer is not AGAIN:
@@ -128,21 +143,34 @@ class Forwarding:
             self._send(first)
 
     def _send(self, request: Request) -> None:
-        """Forward a request to its slot's primary, or let it wait when there is none or its link is down."""
+        """Forward a request to its slot's primary, or let it wait when there is none or no way to it.
+
+        What it takes along is its deadline by the clock of whoever is to execute it: never later than ours.
+        """
         route = self._routes[request.slot]
         if route != SELF and route != UNKNOWN and self._turn.may_forward:
-            now = self._turn.now_s
-            left_ms = int((request.deadline_s - now) * 1000)
-            header = _pack_header(request.hops + 1, left_ms if left_ms > 0 else 0)
-            if self._links.send(route, FORWARD, request.datagram, header):
-                if request.was_sent and request.command != GET:
-                    request.is_uncertain = True
-                request.was_sent = True
-                request.sent_to = route
-                request.sent_s = now
-                self.forwarded += 1
-                return
+            link = self._links.get(route) or self._detour(request, route)
+            if link is not None:
+                datagram = request.datagram
+                deadline_s = request.deadline_s * SAFE_SHARE + link.clock_base_s
+                header = pack_forward(FORWARD_BYTES + len(datagram), FORWARD, deadline_s, request.hops + 1)
+                if link.put(header, datagram):
+                    if request.was_sent and request.command != GET:
+                        request.is_uncertain = True
+                    request.was_sent = True
+                    request.sent_to = route
+                    request.sent_over = link.peer
+                    request.sent_s = self._turn.now_s
+                    self.forwarded += 1
+                    return
         request.sent_to = ""
+
+    def _detour(self, request: Request, primary: str) -> PeerLink | None:
+        """A way to a primary that we have no link to."""
+        if request.hops or self._turn.now_s - self._down_since_s.get(primary, -inf) < DETOUR_S:
+            return None
+        ways = (self._links.get(member) for member in self._members)
+        return next((link for link in ways if link is not None), None)
 
     def _expired(self, request: Request, message_id: bytes, id_crc: int) -> bytes | None:
         self.abandoned += 1
@@ -153,24 +181,31 @@ class Forwarding:
 
     # --- what wakes those who wait; called by the loop -----------------------------------------------------------
 
-    def on_answer(self, reply: bytes) -> None:
-        """A frame ANSWER: the datagram for whoever asked."""
+    def asked_for(self, reply: bytes) -> Request | None:
+        """The request that a frame ANSWER brings the answer to; None: nobody waits for it any more."""
         if reply[:2] == b"\n\x10":  # a messageID of 16 bytes, laid out by a node: see encode_response
             message_id = reply[2:18]
         else:
             try:
                 message_id = parse_msg(reply).messageID
             except DecodeError:
-                return
-        request = self._requests.get(message_id)
-        if request is not None:
-            request.wake(reply)
+                return None
+        return self._requests.get(message_id)
 
-    def link_closed(self, peer: str) -> None:
+    def link_up(self, peer: str) -> None:
+        """There is a link to the peer."""
+        self._down_since_s.pop(peer, None)
+
+    def link_down(self, peer: str) -> None:
         """What was sent over this link may be lost: it waits until there is a way again."""
+        self._down_since_s[peer] = self._turn.read_clock()
         for request in self._requests.values():
-            if request.sent_to == peer:
+            if request.sent_to and request.sent_over == peer:
                 request.sent_to = ""
+
+    def on_view(self, view: View) -> None:
+        """This node goes by this view from now on."""
+        self._members = view.addresses
 
     def sweep(self) -> None:
         """Let those go on for whom there is a way by now; also what was sent to a node that is not its slot's primary
@@ -178,7 +213,9 @@ class Forwarding:
 
         To be called when a route has changed and every SWEEP_S, in a turn that was opened.
         """
-        for request in list(self._requests.values()):
+        woken: list[tuple[Request, object]] = []
+        for request in self._requests.values():
             route = self._routes[request.slot]
             if self._turn.serving if route == SELF else route != UNKNOWN and request.sent_to != route:
-                request.wake(AGAIN)
+                woken.append((request, AGAIN))
+        self._workers.wake(woken)

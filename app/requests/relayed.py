@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable
 
-from app.peers.frames import ANSWER, FORWARD, Frame
+from app.observe.counters import Counters
+from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES, Frame, unpack_forward
 from app.requests.answers import Answers
 from app.requests.commands import Commands
-from app.requests.forwarding import HEADER_BYTES, Forwarding, unpack_header
+from app.requests.forwarding import Forwarding
 from app.requests.request import PATIENCE_S, Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
@@ -20,6 +21,7 @@ class Relayed:
         workers: Workers,
         answers: Answers,
         commands: Commands,
+        counters: Counters,
         *,
         forwarding: Forwarding,
         on_other: Callable[[str, int, bytes], object],
@@ -30,8 +32,8 @@ class Relayed:
         self._answers = answers
         self._handle = commands.handle
         self._forwarding = forwarding
+        self._counters = counters
         self._on_other = on_other
-        self._spare: Request | None = None
         # The requests of the read that is being worked off:
         self._peer = ""
         self._bodies: list[bytes] = []
@@ -39,36 +41,42 @@ class Relayed:
 
     def on_frames(self, peer: str, frames: Iterable[Frame]) -> None:
         """Take what one read has brought, in order; requests come after the rest."""
-        if not self._turn.open():  # they may be as old as the stall was long; their link was ended
-            return
+        turn = self._turn
+        turn.open()
         bodies: list[bytes] = []
+        answered: list[tuple[Request, object]] = []
         for kind, body in frames:
             if kind == ANSWER:
-                self._forwarding.on_answer(body)
+                request = self._forwarding.asked_for(body)
+                if request is not None:
+                    answered.append((request, body))
             elif kind == FORWARD:
-                if len(body) > HEADER_BYTES:
-                    bodies.append(body)
+                if len(body) > FORWARD_BYTES:
+                    if unpack_forward(body)[0] > turn.now_s:
+                        bodies.append(body)
+                    else:
+                        self._counters.drops["too_old"] += 1
             else:
                 self._on_other(peer, kind, body)
+        if answered:
+            self._workers.wake(answered)
         if bodies:
             self._peer, self._bodies, self._next = peer, bodies, 0
             self._workers.run(self)
-        self._turn.wake()
+        turn.wake()
 
     # --- a source of requests (request.py) ---------------------------------------------------------------------------
 
     def is_left(self) -> bool:
         return self._next < len(self._bodies)
 
-    def work(self) -> None:
-        request = self._spare or Request(self, self._workers)
-        self._spare = None
+    def work(self, request: Request) -> None:
         bodies = self._bodies
         peer = self._peer
         while self._next < len(bodies):
             body = bodies[self._next]
             self._next += 1
-            reply = self._handle(request, body, HEADER_BYTES, len(body))
+            reply = self._handle(request, body, FORWARD_BYTES, len(body))
             if request.has_waited:
                 if reply is not None:
                     self._answers.deliver(request, reply)
@@ -76,13 +84,12 @@ class Relayed:
             if reply is not None:
                 self._answers.to_peer(peer, reply)
             request.release()
-        self._spare = request
 
     def fill(self, request: Request) -> None:
         body = self._bodies[self._next - 1]
-        hops, left_ms = unpack_header(body)
+        now_s = self._turn.now_s
+        deadline_s, request.hops = unpack_forward(body)
         request.client, request.peer = b"", self._peer
-        request.hops = hops
-        request.deadline_s = self._turn.now_s + min(left_ms / 1000, PATIENCE_S)
-        request.received_s = self._turn.now_s
-        request.datagram = body[HEADER_BYTES:]
+        request.deadline_s = min(deadline_s, now_s + PATIENCE_S)
+        request.received_s = now_s
+        request.datagram = body[FORWARD_BYTES:]

@@ -1,9 +1,8 @@
 """Requests that have to do with copies: writes that wait until all copies have them, and reads of such writes.
 
 The core (app/cluster/replication) decides everything and touches no socket. Here a write for a slot that other nodes
-keep copies of is given to it, and its greenlet waits; frames of its kinds come from links whose both ends agree
-(app/peers/pairs.py); and when a turn of the loop ends, `settle` carries out what the core wants: frames to peers, those
-who waited go on.
+keep copies of is given to it, and its greenlet waits; and when a turn of the loop ends, `settle` carries out what the
+core wants: frames to peers, those who waited go on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,16 +10,17 @@ from typing import Final, Protocol
 
 from app.cluster.events import SELF
 from app.cluster.replication.core import IGNORED, PARKED, Replication
-from app.cluster.replication.frames import KINDS, BadFrame
+from app.cluster.slots import slots_of
 from app.cluster.view import View
+from app.observe import logs
 from app.observe.counters import REPLICATED, WAITED, Counters
-from app.peers.frames import PAIR
-from app.peers.pairs import Pairs
 from app.requests.forwarding import FULL_WAIT_MS
 from app.requests.request import Request
 from app.requests.turn import Turn
 from app.requests.workers import AGAIN, EXPIRED, Workers
 from app.wire.protocol import NO_ERR, SYS_OVERLOAD_ERR
+
+_log = logs.logger("copies")
 
 # What a client is told to wait when slots are not served for a moment.
 _CLOSED_WAIT_MS: Final = 50
@@ -34,14 +34,16 @@ LOOK_AGAIN: Final = -3  # this node can't tell any more what becomes of it: see 
 class PeerLinks(Protocol):
     """Links to peers."""
 
-    def send(self, peer: str, kind: int, body: bytes, head: bytes = b"") -> bool: ...
+    def send(self, peer: str, kind: int, body: bytes) -> bool: ...
+    def is_up(self, peer: str) -> bool: ...
     def sever(self, peer: str) -> None: ...
 
 
-class Synced(Protocol):
-    """Membership: it is told which learners have caught up."""
+class CopiesListener(Protocol):
+    """Membership: it is told which learners have caught up, and of which slots this node should be no holder."""
 
     def synced(self, learner: str, slots: int, epoch: int) -> None: ...
+    def copies_lost(self, slots: int, epoch: int) -> None: ...
 
 
 class Core(Protocol):
@@ -61,15 +63,13 @@ class Replicator:
         workers: Workers,
         counters: Counters,
         links: PeerLinks,
-        pairs: Pairs,
-        membership: Synced,
+        membership: CopiesListener,
     ) -> None:
         self._replication = replication
         self._turn = turn
         self._workers = workers
         self._counters = counters
         self._links = links
-        self._pairs = pairs
         self._membership = membership
         self._is_due = False  # the core has something to be carried out, perhaps
         self.followed: Sequence[object] = replication.followed  # by slot: not None where others keep copies
@@ -118,7 +118,7 @@ class Replicator:
                 return ~code
             return code
         request.how = REPLICATED
-        outcome = request.wait()
+        outcome = self._workers.park(request)
         if outcome is EXPIRED:
             return NO_ANSWER
         if outcome is AGAIN:
@@ -140,7 +140,7 @@ class Replicator:
         if not self._replication.hold_read(key, request):
             return self._refused(FULL_WAIT_MS)
         request.how = WAITED
-        outcome = request.wait(answer_bytes)
+        outcome = self._workers.park(request, answer_bytes)
         if outcome is EXPIRED:
             return self._refused(FULL_WAIT_MS)
         if outcome is AGAIN:
@@ -169,7 +169,7 @@ class Replicator:
         self._wake()
 
     def link_up(self, peer: str) -> None:
-        """Both ends of a link agree that it is there."""
+        """There is a link to the peer; one that it replaces was told as down."""
         self._replication.link_up(peer, self._turn.read_clock())
         self._wake()
 
@@ -184,16 +184,10 @@ class Replicator:
         self._wake()
 
     def on_frame(self, peer: str, kind: int, body: bytes) -> None:
-        """A frame that is neither a request nor the answer to one."""
-        if kind in KINDS:
-            if self._pairs.is_up(peer):  # else it was sent over a link that is no more
-                self._replication.on_frame(peer, kind, body, self._turn.now_s)
-                self._wake()
-        elif kind == PAIR:
-            try:
-                self._pairs.on_pair(peer, body)
-            except BadFrame:
-                self._links.sever(peer)
+        """A frame of one of the core's kinds (app.cluster.replication.frames.KINDS)."""
+        if self._links.is_up(peer):  # else what came before it in the same read has ended the link
+            self._replication.on_frame(peer, kind, body, self._turn.now_s)
+            self._wake()
 
     def _wake(self) -> None:
         """Have what came of an event carried out at the end of this turn."""
@@ -216,10 +210,17 @@ class Replicator:
                 self._links.sever(peer)
             for learner, slots, epoch in out.synced:
                 self._membership.synced(learner, slots, epoch)
-            for request, code in out.released:
-                request.wake(NO_ERR if code is None else code)
-            for request in out.dropped:
-                request.wake(AGAIN)
+            for slots, epoch in out.lost:
+                _log.error("copies_lost", slots=slots_of(slots), epoch=epoch)
+                self._membership.copies_lost(slots, epoch)
+            if out.emptied:
+                _log.error("slots_start_empty", slots=slots_of(out.emptied))
+            woken: list[tuple[Request, object]] = [
+                (request, NO_ERR if code is None else code) for request, code in out.released
+            ]
+            woken += [(request, AGAIN) for request in out.dropped]
+            if woken:
+                self._workers.wake(woken)
             opened = opened or out.opened
         return opened
 
@@ -228,7 +229,7 @@ class Replicator:
         replication = self._replication
         faults = {f"copies_fault_{reason.replace(' ', '_')}": n for reason, n in sorted(replication.faults.items())}
         return faults | {
-            "copies_links_up": self._pairs.up,
             "copies_slots_led": replication.leading,
+            "copies_waiting_for_room": replication.short_of_room,
             "copies_writes_in_flight": replication.pending,
         }

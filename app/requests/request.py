@@ -1,20 +1,20 @@
 """One request on its way through the node: who asked, how long it may still be executed, and the greenlet it runs in.
 
 **Age.** Replies are remembered for 6 s, and a client's last try leaves 4.45 s after its first. A request that is
-executed later than the difference after it was sent could be one whose reply has been forgotten, or undo what its
-client has done since. So each has a deadline, counted from the moment it may have arrived (what waited in a socket
-while the process was stopped counts as old); the time left travels with it from node to node, and past it nobody
-executes it.
+executed later than the difference after it arrived could be one whose reply has been forgotten, or undo what its client
+has done since. So each has a deadline, counted from the moment at which it may have arrived (what waited in a socket
+while the process was stopped counts as old), and past it nobody executes it. A node that forwards it says the deadline
+by the receiver's clock (app/peers/links.py), so it holds whatever kernels and networks do on the way.
 
-**Waiting.** A request that must wait, for another node's answer or for copies to have a write, parks its greenlet:
-`wait` returns what whoever wakes it has to say, and the code goes on where it was. Until then everything about it lies
+**Waiting.** A request that must wait, for another node's answer or for copies to have a write, parks its greenlet
+(workers.py): whoever wakes it gives it a value, and the code goes on where it was. Until then everything about it lies
 in a buffer that the next batch overwrites, so a request that is answered at once costs no copy; `keep` takes along what
 is needed later.
 """
 
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from greenlet import getcurrent, greenlet
+from greenlet import greenlet
 
 from app.config.options import REPLY_TTL_MIN_S
 from app.observe.counters import IN_TURN
@@ -23,10 +23,7 @@ from app.wire.protocol import CLIENT_TIMEOUTS_MS
 # How long a request may wait for a primary or for its answer. The next view is there within 1 s as a rule; a client
 # that is still waiting tries again.
 PATIENCE_S: Final = 0.9
-# A turn of the loop that comes so long after the one before means that this process was stopped, or starved: what it
-# reads may be as old. Shorter: links end on a crowded machine; longer: less is left of PATIENCE_S.
-STALL_S: Final = 0.5
-assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 + PATIENCE_S + STALL_S < REPLY_TTL_MIN_S, (
+assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 + PATIENCE_S < REPLY_TTL_MIN_S, (
     "a reply may be forgotten before its last retry is executed"
 )
 
@@ -37,47 +34,39 @@ class Source(Protocol):
     def is_left(self) -> bool:
         """Whether there is another request to be executed now."""
 
-    def work(self) -> None:
-        """Execute requests, in a worker's greenlet, until none is left or one that had to wait has been answered."""
+    def work(self, request: "Request") -> None:
+        """Execute requests, in a worker's greenlet and with its object, until none is left or one that had to wait has
+        been answered."""
 
     def fill(self, request: "Request") -> None:
         """Set what the source knows of the request that is being executed: datagram, who asked, deadline."""
 
 
-class Parking(Protocol):
-    """Where requests wait: the workers (workers.py)."""
-
-    def park(self, request: "Request", kept_bytes: int) -> Any:
-        """Leave this greenlet until the request is woken: what with. `kept_bytes`: what it keeps meanwhile."""
-
-    def unpark(self, request: "Request") -> bool:
-        """Whether the request was waiting; from now on it is not."""
-
-
 class Request:
-    """See the module. One that never waits is used for one request after the other; one that waits is not."""
+    """See the module. It belongs to a worker, and is used for one request after the other."""
 
     __slots__ = (
-        "_greenlet",
-        "_source",
-        "_workers",
+        "asked_at",
         "client",
         "command",
         "datagram",
         "deadline_s",
+        "greenlet",
+        "has_expired",
         "has_waited",
         "hops",
         "how",
         "is_uncertain",
         "peer",
         "received_s",
+        "sent_over",
         "sent_s",
         "sent_to",
         "slot",
+        "source",
         "was_sent",
     )
 
-    _greenlet: greenlet
     # Set by `keep`:
     client: bytes  # the socket address of the client to answer; empty: `peer` is to be answered
     peer: str
@@ -88,48 +77,40 @@ class Request:
     command: int
     slot: int
     was_sent: bool  # to another node, at least once
-    sent_to: str  # the peer it was last forwarded to; empty: it is not under way
+    sent_to: str  # the primary it was last forwarded to; empty: it is not under way
+    sent_over: str  # the peer over whose link
     sent_s: float
 
-    def __init__(self, source: Source, workers: Parking) -> None:
-        self._source = source
-        self._workers = workers
+    def __init__(self, greenlet: greenlet | None, source: Source) -> None:
+        """`greenlet`: in which it is executed; None: it must not wait."""
+        self.greenlet = greenlet
+        self.begin(source)
         self.datagram = b""  # once it is kept
+        self.asked_at = b""  # the address of this machine that the client has asked, where it may have several
         self.has_waited = False
+        self.has_expired = False  # somebody may still hold it to wake it
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
         self.how = IN_TURN  # it came to its answer: see app/observe/counters.py
+
+    def begin(self, source: Source) -> None:
+        """From now on it is used for requests of this source."""
+        self.source = source
 
     def keep(self) -> None:
         """Take along what the source knows of it. To be called while it is being executed for the first time."""
         if not self.datagram:
-            self._source.fill(self)
+            self.source.fill(self)
 
     def release(self) -> None:
-        """It was answered without waiting: the object serves for the next one."""
+        """It was answered: the object serves for the next one."""
         if self.datagram:
             self.datagram = b""
+            self.has_waited = False
             self.is_uncertain = False
             self.how = IN_TURN
-
-    def wait(self, answer_bytes: int = 0) -> Any:
-        """Park this greenlet until somebody wakes the request: what `wake` was given.
-
-        To be called only if the workers have room for one more (Workers.full). `answer_bytes`: of an answer that is
-        made already and kept meanwhile.
-        """
-        if not self.datagram:
-            self._source.fill(self)
-        self.has_waited = True
-        self._greenlet = getcurrent()
-        # The datagram, and what was made of it: a value to be stored, if it is not yet.
-        return self._workers.park(self, 2 * len(self.datagram) + answer_bytes)
-
-    def wake(self, value: object) -> None:
-        """Let it go on with this value, if it is waiting. To be called by the loop, never by another request."""
-        if self._workers.unpark(self):
-            self._greenlet.switch(value)
 
     def answer_to(self, retry: "Request") -> None:
         """Whoever sent the retry is to get the answer: the one who asked first may have given up, or moved."""
         self.client, self.peer, self.hops = retry.client, retry.peer, retry.hops
+        self.asked_at = retry.asked_at
         self.deadline_s, self.received_s = retry.deadline_s, retry.received_s

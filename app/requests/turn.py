@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 from app.cluster.events import UNKNOWN
 from app.loop import Loop
-from app.requests.request import STALL_S
 from app.wire.protocol import SLOT_COUNT
 
 _NOBODY: Final = [UNKNOWN] * SLOT_COUNT
@@ -37,41 +36,31 @@ class Turn:
         lease: Lease,
         routes: list[str],
         *,
-        on_stall: Callable[[], object],
         end: Callable[[], object],
     ) -> None:
-        """`routes`: by slot, changed in place by their owner: where requests go while the lease runs. `on_stall()` is
-        called when a turn begins STALL_S or more after the one before, so that what waits in sockets may be old;
-        `end()` at the end of each turn in which `wake` was."""
+        """`routes`: by slot, changed in place by their owner: where requests go while the lease runs. `end()` is called
+        at the end of each turn in which `wake` was."""
         self._run_callback = loop.run_callback
         self._lease = lease
         self._granted = routes
-        self._on_stall = on_stall
         self._end = end
         self._is_ending = False
         self._owes_lease = False  # something was executed under a lease, and has not left yet
         self.read_clock = loop.now  # the time now, which may be later than the turn's
         self.now_s = loop.now()
-        self.stalls = 0
         self.serving = False
         self.routes = _NOBODY  # by slot: where requests go in this turn
         # Whether the routes can be trusted for other nodes' slots: a member without a lease may be the one that is cut
         # off. An outsider has no lease by right; it relays by the view that it observes.
         self.may_forward = False
 
-    def open(self) -> bool:
-        """Begin with a turn's input; False after a stall. Also to be called several times a second if there is none."""
-        now = self.read_clock()
-        since, self.now_s = self.now_s, now
+    def open(self) -> None:
+        """Begin with a turn's input. Also to be called several times a second if there is none."""
+        now = self.now_s = self.read_clock()
         serving = self.serving = now < self._lease.lease_until
         self._owes_lease = serving or (self._is_ending and self._owes_lease)
         self.may_forward = serving or not self._lease.is_member
         self.routes = self._granted if serving else _NOBODY
-        if now - since < STALL_S:
-            return True
-        self.stalls += 1
-        self._on_stall()
-        return False
 
     def lease_ran_out(self) -> bool:
         """Whether what this turn has executed must not leave: the lease has ended since, others may serve our slots."""

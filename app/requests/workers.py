@@ -3,7 +3,8 @@
 A request may wait anywhere, so each runs in a greenlet; but a greenlet is not made, nor even switched to, for each. A
 worker goes on to the next request of its source as long as they are answered without waiting, and only when one waits
 does another worker take over the rest. The one left behind, once its request is answered, joins the idle. (A new
-greenlet costs 9 to 12 µs on CPython 3.11, a switch to one 0.3.)
+greenlet costs 9 to 12 µs on CPython 3.11, a switch to one 0.3.) Of several that go on in one turn each hands over to
+the next, so that a request that waits costs two switches.
 
 How many may wait at once is bounded (`--max-in-flight`), and how many bytes they keep, for all of them together:
 clients' requests and peers', those that are forwarded and those whose writes or reads wait for copies. Beyond it, a
@@ -41,6 +42,7 @@ class Workers:
         self._max_waiting = max_waiting
         self._max_bytes = max_bytes
         self._idle: list[greenlet] = []
+        self._woken: list[tuple[Request, object]] = []  # what is to go on, and with what; the first one last
         self._waiting: dict[Request, int] = {}  # and what each keeps (bytes); the longest-waiting first
         self.waiting_bytes = 0
         self.full = max_waiting <= 0  # no other request may wait: one that would have to is to be refused
@@ -54,38 +56,76 @@ class Workers:
         """Execute the requests of a source, all but those that wait. To be called by the loop."""
         idle = self._idle
         while source.is_left():
+            # Made here, and never by a worker: a greenlet's depth of recursion counts on from its maker's.
             worker = idle.pop() if idle else greenlet(self._work, self._hub)
             worker.switch(source)
 
     def _work(self, source: Source) -> None:
         """A worker."""
         me = greenlet.getcurrent()
-        become_idle, to_hub = self._idle.append, self._to_hub
+        become_idle, go_on = self._idle.append, self._go_on
+        request = Request(me, source)
         while True:
-            source.work()
+            source.work(request)
+            if request.has_expired:
+                request = Request(me, source)
+            elif request.has_waited:
+                request.release()
             become_idle(me)
-            source = to_hub()
+            source = go_on()
+            request.begin(source)
 
-    def park(self, request: Request, kept_bytes: int) -> Any:
-        """See Request.wait."""
-        assert not self.full, f"{len(self._waiting)} requests wait already"
+    def _go_on(self) -> Any:
+        """Leave this greenlet, for the next of those that are to go on or else for the loop: what it is woken with."""
+        woken, waiting = self._woken, self._waiting
+        while woken:
+            request, value = woken.pop()
+            kept_bytes = waiting.pop(request, 0)
+            if kept_bytes:
+                self.waiting_bytes -= kept_bytes
+                self.full = self.waiting_bytes >= self._max_bytes
+                return request.greenlet.switch(value)  # type: ignore[union-attr]  # one that waits has a greenlet
+        return self._to_hub()
+
+    def park(self, request: Request, answer_bytes: int = 0) -> Any:
+        """Leave the request's greenlet, in which this is called, until it is woken: what with.
+
+        To be called only if there is room for one more (`full`), with a request that was kept. `answer_bytes`: of an
+        answer that is made already and kept meanwhile.
+        """
         waiting = self._waiting
-        waiting[request] = kept_bytes = kept_bytes + GREENLET_BYTES
+        assert not self.full, f"{len(waiting)} requests wait already"
+        # The datagram, and what was made of it: a value to be stored, if it is not yet.
+        waiting[request] = kept_bytes = GREENLET_BYTES + 2 * len(request.datagram) + answer_bytes
         self.waiting_bytes += kept_bytes
         if len(waiting) >= self._max_waiting or self.waiting_bytes >= self._max_bytes:
             self.full = True
-        return self._to_hub()
+        if not request.has_waited:
+            request.has_waited = True
+            source = request.source
+            if self._idle and source.is_left():
+                return self._idle.pop().switch(source)
+        return self._go_on()
 
-    def unpark(self, request: Request) -> bool:
-        """Whether the request was waiting; from now on it is not."""
-        kept_bytes = self._waiting.pop(request, 0)
-        if not kept_bytes:
-            return False
-        self.waiting_bytes -= kept_bytes
-        self.full = self.waiting_bytes >= self._max_bytes
-        return True
+    def wake(self, woken: list[tuple[Request, object]]) -> None:
+        """Let requests go on, each with its value, in order, but for those that do not wait.
+
+        To be called by the loop, never by a request. The list is used up.
+        """
+        woken.reverse()
+        self._woken = woken
+        waiting = self._waiting
+        while woken:
+            request, value = woken.pop()
+            kept_bytes = waiting.pop(request, 0)
+            if kept_bytes:
+                self.waiting_bytes -= kept_bytes
+                self.full = self.waiting_bytes >= self._max_bytes
+                request.greenlet.switch(value)  # type: ignore[union-attr]  # one that waits has a greenlet
 
     def expire(self, now_s: float) -> None:
         """Wake whatever has waited until its deadline. To be called by the loop several times a second."""
-        for request in [one for one in self._waiting if now_s >= one.deadline_s]:
-            request.wake(EXPIRED)
+        expired = [request for request in self._waiting if now_s >= request.deadline_s]
+        for request in expired:
+            request.has_expired = True
+        self.wake([(request, EXPIRED) for request in expired])

@@ -63,6 +63,7 @@ class MutableReplies(Protocol):
     @property
     def wait_ms(self) -> int: ...
     def get(self, message_id: bytes, crc: int) -> int | None: ...
+    def slots_of(self, message_id: bytes, crc: int) -> int: ...
     def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None: ...
 
 
@@ -100,19 +101,23 @@ class Mutations:
         replies.add(message_id, id_crc, slot, code)
         return code
 
-    def wipe(
-        self, slots: Iterable[int], message_id: bytes, id_crc: int, remembered_with: int, hindrances: int = 0
-    ) -> int:
-        """WIPEOUT of these slots: as `execute`. The answer is remembered with the slot `remembered_with`."""
+    def wipe(self, slots: Iterable[int], message_id: bytes, id_crc: int, hindrances: int = 0) -> tuple[int, list[int]]:
+        """WIPEOUT of these slots: the code as of `execute`, and the slots that were wiped by it just now.
+
+        The answer is remembered with every slot, since slots move: a messageID wipes each of them once, wherever its
+        client's tries are executed.
+        """
         replies = self._replies
-        code = replies.get(message_id, id_crc)
-        if code is not None:
-            return ~code
+        wiped = replies.slots_of(message_id, id_crc)
+        left = [slot for slot in slots if not wiped >> slot & 1]
+        if wiped and not left:
+            return ~NO_ERR, []
         if replies.full or hindrances & (REPLIES_FULL | BUSY):
-            return self._refused(replies.wait_ms if replies.full else BUSY_WAIT_MS)
-        self._store.wipe(slots)
-        replies.add(message_id, id_crc, remembered_with, NO_ERR)
-        return NO_ERR
+            return self._refused(replies.wait_ms if replies.full else BUSY_WAIT_MS), []
+        self._store.wipe(left)
+        for slot in left:
+            replies.add(message_id, id_crc, slot, NO_ERR)
+        return NO_ERR, left
 
     def _refused(self, wait_ms: int) -> int:
         self.wait_ms = wait_ms

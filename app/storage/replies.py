@@ -109,7 +109,7 @@ class ReplyMemory:
         return -1
 
     def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None:
-        """Remember the error code of a messageID (1 to 64 bytes) that is not remembered yet.
+        """Remember the error code of a messageID (1 to 64 bytes) that is not remembered yet, or not with this slot.
 
         To be called only while `full` is false.
         """
@@ -211,6 +211,21 @@ class ReplyMemory:
     def has_slot(self, slot: int) -> bool:
         """Whether anything is remembered for the slot."""
         return bool(self._newest_of[slot] or self._oldest_of[slot])
+
+    def slots_of(self, message_id: bytes, crc: int) -> int:
+        """The slots (a mask) that a messageID is remembered with."""
+        slots = 0
+        for buckets in (self._newest, self._oldest):
+            bucket = buckets[crc & self._mask]
+            if bucket is not None and bucket.find(message_id) >= 0:
+                at = 0
+                while at < len(bucket):
+                    end = at + 1 + bucket[at]
+                    slot = bucket[end]
+                    if bucket[at + 1 : end] == message_id and bucket[end + 1] == self._eras[slot]:
+                        slots |= 1 << slot
+                    at = end + 3
+        return slots
 
     def scan(self, start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]:
         """The records of these slots (a mask) in `count` buckets from `start` on: messageID, slot, error code.

@@ -23,10 +23,11 @@ WIPEOUT: Final = 5  # forget every key of the slots that this node is primary of
 IS_ALIVE: Final = 6  # answer, and nothing else
 GET_PID: Final = 7  # tell the number of the node's process
 GET_MEMBERSHIP_CNT: Final = 8  # tell how many nodes are alive as this one sees it, itself included
-# From 32 on they are this project's own, unknown to other servers of this protocol. They change nothing.
+# From 32 on they are this project's own, unknown to other servers of this protocol.
 STATUS: Final = 32  # tell the node's view of the cluster, as JSON in `value`
 SLOWLOG: Final = 33  # tell the node's slow requests, newest first, likewise
 VITALS: Final = 34  # tell the node's process in numbers, likewise
+FOUND: Final = 35  # found a cluster with fewer servers than it needs, and tell whether that was done, likewise
 
 # How a request went, in the field `errCode` of its KVResponse.
 NO_ERR: Final = 0  # as it was asked for
@@ -93,6 +94,7 @@ COMMAND_NAMES: Final = {
     STATUS: "STATUS",
     SLOWLOG: "SLOWLOG",
     VITALS: "VITALS",
+    FOUND: "FOUND",
 }
 
 ERROR_NAMES: Final = {

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from app.client.address import resolve, split_host_port
+from app.client.address import Endpoint, numeric, resolve, split_host_port, unresolved
 from app.client.errors import BadServer
 
 
@@ -33,6 +33,7 @@ def test_split(text: str, parts: tuple[str, int]) -> None:
         "host:-1",
         "host:x",
         "host:²",
+        "host:" + "1" * 5000,
         "::1:3331",
         "[::1:3331",
         "::1]:3331",
@@ -57,6 +58,34 @@ def test_a_name_of_both_families_is_taken_as_ipv4(monkeypatch: pytest.MonkeyPatc
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     assert resolve("node:9").address == ("127.0.0.1", 9)
+
+
+def test_of_several_addresses_the_next_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = ["::1", "10.0.0.1", "10.0.0.2"]
+    found = [
+        (socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM, 17, "", (host, 9)) for host in hosts
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    first = resolve("node:9")
+    second = resolve("node:9", after=first)
+    assert [first.address, second.address] == [("10.0.0.1", 9), ("10.0.0.2", 9)]
+    assert resolve("node:9", after=second) == first
+    assert resolve("node:9", after=unresolved("node:9")) == first
+    assert resolve("node:9", after=Endpoint("node:9", socket.AF_INET, ("10.9.9.9", 9))) == first
+
+
+def test_what_is_looked_up_later_is_well_formed() -> None:
+    assert unresolved(" node:9 ") == ("node:9", socket.AF_UNSPEC, ())
+    with pytest.raises(BadServer, match="not host:port"):
+        unresolved("node")
+
+
+@pytest.mark.parametrize("host", ["a\0b", "\ud800", "a" * 64, "é" * 300, "a..b"])
+def test_what_can_be_no_host_is_a_bad_server(host: str) -> None:
+    """As it may stand in a table that is no table."""
+    with pytest.raises(BadServer):
+        resolve(f"{host}:9")
+    assert numeric(f"{host}:9") is None
 
 
 def test_an_unknown_host_is_a_bad_server() -> None:

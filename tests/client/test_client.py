@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from zlib import crc32
@@ -13,6 +14,7 @@ import pytest
 from app.client import (
     BadAnswer,
     Client,
+    Closed,
     ErrorAnswer,
     InternalError,
     InvalidKey,
@@ -38,7 +40,7 @@ from tests.client.peer import (
     lose_answer,
     overload,
 )
-from tests.support.ports import free_port
+from tests.support.ports import free_port, free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -114,7 +116,14 @@ def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
             client.membership_count()
 
 
-@pytest.mark.parametrize(("told", "complaint"), [(b"nonsense", "status: not JSON"), (b"[1]", "status: not an object")])
+@pytest.mark.parametrize(
+    ("told", "complaint"),
+    [
+        (b"nonsense", "status: not JSON"),
+        (b"[1]", "status: not an object"),
+        (b"[" * 5000 + b"]" * 5000, "status: JSON nested too deeply"),
+    ],
+)
 def test_a_status_that_is_no_object_is_a_bad_answer(told: bytes, complaint: str) -> None:
     with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         assert client.status() == {"epoch": 1}
@@ -296,21 +305,34 @@ def test_no_ack_after_a_retry_since_an_earlier_try_may_still_be_under_way() -> N
         assert peer.acked == []
 
 
-def test_where_nothing_listens_an_impatient_client_gives_up_at_once() -> None:
-    nobody = f"127.0.0.1:{free_port()}"
-    with plain([nobody], give_up_when_refused=True) as client:
-        with pytest.raises(Unreachable, match="connection refused"):
-            client.put(b"key", b"value")
-        assert client.stats.retries == 0
-        assert not client.is_alive()
+def test_where_nothing_listens_a_call_fails_at_once() -> None:
+    """With one server and with several, however patient the schedule is."""
+    nobody = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    for servers in (nobody[:1], nobody):
+        with Client(servers) as client:
+            with pytest.raises(Unreachable, match="connection refused"):
+                client.put(b"key", b"value")
+            with pytest.raises(Unreachable, match=f"^no answer from {nobody[0]}: connection refused$"):
+                client.get_pid(nobody[0])
+            assert client.stats.retries == 0
+            assert not client.is_alive()
 
 
-def test_where_nothing_listens_a_patient_client_uses_all_its_tries() -> None:
+def test_where_nothing_listens_a_client_that_was_told_so_uses_all_its_tries() -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    with plain([nobody], timeouts_ms=(5, 5)) as client:
+    with plain([nobody], timeouts_ms=(5, 5), give_up_when_refused=False) as client:
         with pytest.raises(Timeout, match="connection refused"):
             client.put(b"key", b"value")
         assert client.stats.retries == 1
+
+
+def test_a_server_that_refuses_is_tried_again_while_another_one_is_merely_silent() -> None:
+    """As in a cluster whose one node is being restarted while the others agree on who leads its slots."""
+    refusing = f"127.0.0.1:{free_port()}"
+    with Peer([drop] * 3) as peer, plain([refusing, peer.name], timeouts_ms=(20, 20, 20, 5000)) as client:
+        client.put(b"key", b"value")
+        assert peer.store == {b"key": (b"value", 0)}
+        assert client.stats.refused > 1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -319,7 +341,7 @@ def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     with Peer() as peer:
         servers = [nobody, peer.name]
-        with plain(servers, give_up_when_refused=True, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:
+        with plain(servers, timeouts_ms=PATIENT, rng=random.Random(seed)) as client:
             client.put(b"key", b"value")
             assert client.stats.retries == 0
 
@@ -356,6 +378,50 @@ def test_a_client_gives_its_sockets_back() -> None:
             assert opened.fileno() >= 0
         assert opened.fileno() == -1
         client.close()
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.put(b"key", b"value"),
+        lambda client: client.get(b"key"),
+        lambda client: client.get_many([]),
+        lambda client: client.put_many({b"key": b"value"}),
+        lambda client: client.is_alive(),
+        lambda client: client.status(client.servers[0].name),
+        lambda client: client.call(KVRequest(command=protocol.WIPEOUT)),
+        lambda client: client.__enter__(),
+    ],
+)
+def test_a_closed_client_says_so_and_sends_nothing(use: Callable[[Client], object], was_used: bool) -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as other:
+        client = Client([peer.name], timeouts_ms=PATIENT)
+        if was_used:
+            client.put(b"before", b"value")
+        client.close()
+        received = len(peer.requests())
+        for _ in range(2):
+            with pytest.raises(Closed, match=r"^this Client is closed$"):
+                use(client)
+        other.ping()  # whatever was sent before has arrived
+        assert len(peer.requests()) == received + 1
+        assert client.stats.sent == was_used
+
+
+def test_a_client_that_is_closed_in_the_middle_of_a_call_ends_it() -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT, window=2) as client:
+
+        def items() -> Iterator[tuple[bytes, bytes]]:
+            yield b"key 1", b"value"
+            client.close()
+            yield b"key 2", b"value"
+
+        with pytest.raises(Closed):
+            client.put_many(items())
+        with Client([peer.name], timeouts_ms=PATIENT) as other:
+            other.ping()
+        assert b"key 2" not in peer.store
 
 
 @pytest.mark.parametrize("servers", [[], "127.0.0.1:3331"])
@@ -407,6 +473,57 @@ def run_python(script: str, *arguments: str) -> str:
 def test_under_gevent_only_the_calling_greenlet_waits() -> None:
     with Peer([drop]) as peer:
         assert run_python(GEVENT_SCRIPT, peer.name) == "fine\n"
+
+
+CLOSED_MEANWHILE = """
+import sys
+from app.client import Client, Closed
+client = Client([sys.argv[1]], slot_aware=False)
+seen = []
+def work():
+    try:
+        client.put(b"key", b"value")
+    except Closed:
+        seen.append("closed")
+"""
+BY_A_GREENLET = (
+    """
+import gevent.monkey
+gevent.monkey.patch_all()
+import gevent
+"""
+    + CLOSED_MEANWHILE
+    + """
+job = gevent.spawn(work)
+while not client._engine.sockets._selector.get_map():
+    gevent.sleep(0)
+client.close()
+job.join()
+print(*seen)
+"""
+)
+BY_A_THREAD = (
+    CLOSED_MEANWHILE
+    + """
+import threading
+thread = threading.Thread(target=work)
+thread.start()
+while not client._engine.sockets._selector.get_map():
+    pass
+client.close()
+thread.join()
+print(*seen)
+"""
+)
+
+
+@pytest.mark.parametrize("script", [BY_A_GREENLET, BY_A_THREAD], ids=["greenlet", "thread"])
+def test_a_client_that_another_closes_in_the_middle_of_a_call_says_so_there(script: str) -> None:
+    with Peer([drop] * 100) as peer:
+        assert run_python(script, peer.name) == "closed\n"
+        with plain([peer.name], timeouts_ms=(1,)) as other:
+            other.is_alive()
+        assert len({message.messageID for message in peer.requests()}) <= 2
 
 
 def test_importing_the_client_brings_neither_gevent_nor_the_server() -> None:

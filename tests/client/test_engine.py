@@ -1,12 +1,10 @@
 """Requests in flight, one event at a time: a clock and sockets that the tests drive, and the real router."""
 
 import random
-from collections.abc import Iterator
 from zlib import crc32
 
 import pytest
 
-from app.client import engine as module
 from app.client.address import Endpoint, resolve
 from app.client.codec import encode_request
 from app.client.engine import DRAIN_MAX, WINDOW_MIN, Engine, Exchange
@@ -27,7 +25,7 @@ class Clock:
     def __init__(self) -> None:
         self.now_s = 1000.0
 
-    def monotonic(self) -> float:
+    def now(self) -> float:
         return self.now_s
 
 
@@ -37,12 +35,17 @@ class Wire:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.trouble = ""
+        self.is_closed = self.is_inherited = False
         self.sent: list[tuple[int, bytes]] = []  # server, messageID
         self.coming: list[tuple[int, bytes | None]] = []
         self.limits: list[int] = []
+        self.renewed: list[int] = []
 
     def close(self) -> None:
         pass
+
+    def renew(self, index: int) -> None:
+        self.renewed.append(index)
 
     def send(self, index: int, server: Endpoint, datagram: bytes) -> None:
         assert server.name == NAMES[index]
@@ -72,6 +75,7 @@ class Bench:
             give_up_when_refused=impatient,
             window=window,
             rng=random.Random(1),
+            now=clock.now,
         )
         self.engine.sockets.close()
         self.wire = Wire(clock)
@@ -92,7 +96,7 @@ class Bench:
         names = [NAMES[member] for member in members]
         primaries = tuple(names[slot % len(names)] for slot in range(SLOT_COUNT))
         for member in members:
-            self.router.learn(member, Table(NAMES[member], True, 1, 1, primaries), self.clock.now_s)
+            self.router.learn(member, Table(NAMES[member], True, 1, 1, primaries, frozenset(names)), self.clock.now_s)
 
 
 def answer(message_id: bytes, code: int = NO_ERR, wait_ms: int = 0) -> bytes:
@@ -102,10 +106,8 @@ def answer(message_id: bytes, code: int = NO_ERR, wait_ms: int = 0) -> bytes:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -184,6 +186,15 @@ def test_tries_follow_the_schedule_and_go_round(clock: Clock) -> None:
     assert (bench.stats.sent, bench.stats.retries, bench.stats.timeouts) == (3, 2, 1)
 
 
+def test_nothing_is_sent_again_after_the_machine_was_suspended(clock: Clock) -> None:
+    """The nodes have forgotten by then that they have answered: a retry would take effect a second time."""
+    bench = Bench(clock)
+    exchange = bench.start(b"1")
+    clock.now_s += 60.0
+    assert bench.turn() == []
+    assert isinstance(exchange.error, Timeout)
+
+
 def test_a_named_server_is_tried_alone_and_named_in_the_error(clock: Clock) -> None:
     bench = Bench(clock)
     exchange = bench.start(b"1", B, only=True)
@@ -211,6 +222,35 @@ def test_one_lost_datagram_among_answers_is_no_silence(clock: Clock) -> None:
     bench.turn((B, answer(b"2")))
     assert bench.turn() == [(A, b"1")], "it is tried again elsewhere"
     assert bench.router.primary(1) == B
+
+
+def test_a_silent_server_is_given_a_new_socket_once_for_all_tries_that_left_by_the_former_one(clock: Clock) -> None:
+    bench = Bench(clock)
+    bench.start(b"1")
+    bench.start(b"2")
+    clock.now_s += 0.05
+    bench.start(b"later")
+    clock.now_s += 0.05
+    bench.turn()
+    assert bench.wire.renewed == [A]
+    bench.turn()  # the later one: it, too, had left by then
+    assert bench.wire.renewed == [A]
+    bench.turn()  # the second tries, at the other server
+    assert bench.wire.renewed == [A, B]
+    bench.turn()
+    bench.turn()  # the third tries, by the new socket
+    assert bench.wire.renewed == [A, B, A]
+
+
+def test_who_answers_or_refuses_keeps_its_socket(clock: Clock) -> None:
+    bench = Bench(clock)
+    for n in range(3):
+        bench.start(b"%d" % n)
+    clock.now_s += 0.001
+    bench.turn((A, answer(b"1")), (A, answer(b"2", SYS_OVERLOAD_ERR, 10)))
+    bench.turn()
+    bench.turn((B, None))
+    assert bench.wire.renewed == []
 
 
 # --- refusals by a server's machine -------------------------------------------------------------------------------

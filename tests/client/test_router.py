@@ -1,7 +1,7 @@
 """Where requests go, and how that is learned: no sockets, and a clock that is set by hand."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
@@ -22,10 +22,17 @@ from app.wire.protocol import SLOT_COUNT
 A, B, C = "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"
 
 
-def table(me: str, members: list[str], epoch: int = 1, origin: int = 1, is_member: bool = True) -> Table:
+def table(
+    me: str,
+    members: list[str],
+    epoch: int = 1,
+    origin: int = 1,
+    is_member: bool = True,
+    absent: Collection[str] = (),
+) -> Table:
     """Slot s belongs to the member at place s modulo their number."""
     primaries = tuple(members[slot % len(members)] for slot in range(SLOT_COUNT))
-    return Table(me, is_member, origin, epoch, primaries)
+    return Table(me, is_member, origin, epoch, primaries, frozenset((*members, *absent)))
 
 
 def at_once(work: Callable[[], None]) -> None:
@@ -38,6 +45,7 @@ def a_router(*given: str, aside: Callable[[Callable[[], None]], None] = at_once)
 
 def probe(router: Router, now: float) -> set[str]:
     """The names of the servers that are sent a probe."""
+    assert router.collect(now) == []
     assert now >= router.wake_at
     targets = router.targets(now)
     assert len(targets) == len(set(targets))
@@ -107,6 +115,112 @@ def test_a_cluster_begun_anew_at_a_given_server_is_taken() -> None:
     assert primaries(router) == [A, B, A]
     router.learn(0, table(A, [B, A], origin=2, epoch=1), 1.0)
     assert primaries(router) == ["", A, ""]
+
+
+X = "10.0.9.1:1"
+OTHERS = [X, "10.0.9.2:1"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_given_servers_of_two_clusters_are_in_dispute_whoever_answers_first(first: int) -> None:
+    router = a_router(A, X)
+    words = [table(A, [A, B]), table(X, OTHERS, origin=2, epoch=99)]
+    assert not router.disputed
+    router.learn(first, words[first], 0.0)
+    assert not router.disputed
+    router.learn(1 - first, words[1 - first], 0.1)
+    names = [A, X]
+    assert router.dispute() == f"{names[1 - first]}: of another cluster than {names[first]}"
+    assert primaries(router)[0] == names[first]
+    assert (router.others(), router.current, router.next_after(first)) == ([first], first, first)
+
+
+def test_a_stranger_among_the_given_servers_is_left_out_while_the_others_are_asked() -> None:
+    router = a_router(A, X)
+    router.current = 1
+    probe(router, 0.0)
+    router.learn(0, table(A, [A, B]), 0.0)
+    router.learn(1, table(X, OTHERS, origin=2), 50.0)
+    assert not router.disputed, "A has not said anything for long: all of it may have been begun anew"
+    assert primaries(router)[0] == A
+    assert (router.others(), router.current) == ([0], 0)
+    router.answered(1)  # what was under way
+    assert router.current == 0
+    assert probe(router, 50.0) >= {A, X}
+    router.learn(0, table(A, [A, B]), 50.1)
+    assert router.dispute() == f"{X}: of another cluster than {A}"
+    assert probe(router, 50.0 + REFRESH_MIN_S) >= {A, X}, "they are asked as long as it lasts"
+    router.learn(1, table(X, [A, X]), 51.0)
+    assert not router.disputed
+    assert router.others() == [0, 1]
+
+
+def test_a_cluster_begun_anew_is_gone_over_to_when_no_given_server_is_of_the_former() -> None:
+    router = a_router(A, B)
+    router.learn(0, table(A, [A, B, C], epoch=50), 0.0)
+    router.learn(1, table(B, [A, B, C], epoch=50), 0.0)
+    router.learn(0, table(A, [A, B, C], origin=2), 10.0)
+    assert (primaries(router)[:2], router.disputed) == (["", B], set())
+    router.learn(0, table(A, [A, B, C], origin=2), 10.5)
+    assert (primaries(router)[:2], router.disputed) == (["", B], set())
+    router.learn(1, table(B, [A, B, C], origin=2), 10.6)
+    assert (primaries(router)[:2], router.disputed) == (["", B], set())
+    assert router.epoch == 1
+    router.learn(0, table(A, [A, B, C], origin=2), 10.7)
+    assert (primaries(router)[:2], router.disputed) == ([A, B], set())
+
+
+@pytest.mark.parametrize(
+    ("word", "is_taken"),
+    [
+        (table(A, [A, B], origin=2), True),
+        (table(C, [C, X], origin=2), True),  # as C, absent, is of the file
+        (table(X, [X], origin=2, absent=[B]), True),  # as ours is of theirs
+        (table(X, OTHERS, origin=2), False),
+    ],
+)
+def test_without_the_others_only_one_of_the_same_servers_file_is_gone_over_to(word: Table, is_taken: bool) -> None:
+    router = a_router(A, B)
+    router.learn(1, table(B, [A, B], absent=[C]), 0.0)
+    router.failed(1, 1.0)
+    for _ in range(3):
+        router.learn(0, word, 2.0)
+    assert not router.disputed
+    assert (router.primary(0) == 0) == is_taken
+    assert router.others() == ([0, 1] if is_taken else [1])
+
+
+def test_when_all_given_servers_are_of_another_cluster_that_is_the_callers() -> None:
+    router = a_router(A, B)
+    router.learn(0, table(A, [A, B]), 0.0)
+    router.learn(1, table(B, [A, B]), 0.0)
+    for index in (0, 1, 0):
+        router.learn(index, table(OTHERS[index], OTHERS, origin=2), 100.0)
+    assert (primaries(router)[:2], router.disputed) == ([A, B], set())
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_dispute_ends_with_the_answers_of_either_side_and_who_was_a_stranger_stays_one(silent: int) -> None:
+    router = a_router(A, X)
+    router.learn(0, table(A, [A, B]), 0.0)
+    router.learn(1, table(X, OTHERS, origin=2), 0.0)
+    assert router.disputed
+    router.failed(silent, 1.0)
+    assert not router.disputed
+    assert router.others() == [0]
+    router.learn(1, table(X, OTHERS, origin=2), 100.0)
+    assert router.primary(0) == (NOWHERE if silent == 0 else 0)
+    assert router.others() == [0]
+    router.learn(0, table(A, [A, B]), 100.0)
+    assert router.dispute() == f"{X}: of another cluster than {A}"
+
+
+def test_a_third_cluster_is_a_stranger_too() -> None:
+    router = a_router(A, B, X)
+    router.learn(0, table(A, [A]), 0.0)
+    router.learn(1, table(B, [B], origin=3), 0.0)
+    router.learn(2, table(X, OTHERS, origin=2), 0.0)
+    assert router.dispute() == f"{B}, {X}: of another cluster than {A}"
 
 
 def test_an_older_table_changes_nothing_but_who_is_there() -> None:
@@ -238,7 +352,7 @@ def test_a_name_that_was_found_is_remembered_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("app.client.router.LEARNED_MAX", 3)
     router = a_router(A)
     router.learn(0, table(A, [A, "localhost:1"]), 0.0)
-    router.targets(1.0)
+    router.collect(1.0)
     router.learn(0, table(A, [A, "localhost:1", B, C], epoch=2), 1.0)
     assert [server.name for server in router.servers] == [A, "localhost:1", B]
 

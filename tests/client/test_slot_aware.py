@@ -1,13 +1,13 @@
 """A slot-aware client among scripted peers: straight to the primary, and quietly back when that does not work."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from zlib import crc32
 
 import pytest
 
-from app.client import Client
+from app.client import Client, PartialFailure, WrongCluster
 from app.client.router import NOWHERE
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, STATUS, UNKNOWN_CMD_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
@@ -124,6 +124,54 @@ def test_another_clusters_node_at_a_members_address_never_sees_a_request() -> No
         assert keys_put_at(stranger) == set()
 
 
+def test_given_servers_of_two_clusters_are_an_error_that_names_them_until_they_agree() -> None:
+    with Peer() as peer, Peer() as stranger, Client([peer.name, stranger.name], timeouts_ms=PATIENT) as client:
+        cluster(peer)
+        cluster(stranger)
+        stranger.status = status(stranger.name, [stranger.name], origin=2)
+
+        def complaint(call: Callable[[], object]) -> str:
+            try:
+                call()
+            except WrongCluster as error:
+                return str(error)
+            return ""
+
+        poll(lambda: complaint(lambda: client.put(b"key", b"value")), complaint="the clusters are mixed")
+        names = {peer.name, stranger.name}
+        assert set(complaint(lambda: client.get(b"key")).split(": of another cluster than ")) == names
+        executed = [len(one.store) for one in (peer, stranger)]
+        with pytest.raises(PartialFailure) as caught:
+            client.put_many({b"one": b"1", b"two": b"2"})
+        assert {key: type(error) for key, error in caught.value.errors.items()} == {
+            b"one": WrongCluster,
+            b"two": WrongCluster,
+        }
+        assert [len(one.store) for one in (peer, stranger)] == executed, "nothing was sent"
+        assert client.status(stranger.name)["origin"] == 2
+        assert client.is_alive(peer.name)
+        cluster(peer, stranger)
+        poll(lambda: not complaint(lambda: client.put(b"key", b"value")), complaint="they agree by now")
+        client.put_many({b"one": b"1", b"two": b"2"})
+
+
+def test_a_given_server_of_another_cluster_is_sent_nothing_once_that_is_known() -> None:
+    with Peer() as peer, Peer() as stranger, Client([peer.name, stranger.name], timeouts_ms=PATIENT) as client:
+        cluster(peer)
+        client._router.current = 0
+        stranger.script = [drop] * 10_000  # away, when the client begins
+        taught(client, range(2))
+        stranger.status = status(stranger.name, [stranger.name], origin=2)
+        stranger.script = []
+
+        def put_for_long() -> None:
+            poll(lambda: client.put(key_of(1, 2), b"value"), complaint="it is not noticed")
+
+        with pytest.raises(WrongCluster, match=f"^{stranger.name}: of another cluster than {peer.name}$"):
+            put_for_long()
+        assert stranger.store == {}
+
+
 def test_servers_that_have_no_table_are_used_as_ever() -> None:
     class Plain(Peer):
         def execute(self, request: KVRequest) -> KVResponse:
@@ -137,6 +185,22 @@ def test_servers_that_have_no_table_are_used_as_ever() -> None:
                 assert client.get_many(peer.store).keys() == peer.store.keys()
                 assert client.stats.direct == 0
                 assert 1 <= client.stats.probes < 10
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"[" * 5000 + b"]" * 5000,
+        status("a:1", ["a:1", "b\0c:1", "d:" + "1" * 5000, "\ud800:1", "e..f:1"]),
+    ],
+)
+def test_a_table_that_cannot_be_read_disturbs_no_call(told: bytes) -> None:
+    with Peer() as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        peer.status = told
+        for n in range(20):
+            client.put(b"key %d" % n, b"value")
+        assert client.get(b"key 7").value == b"value"
+        assert client.stats.probes > 0
 
 
 @pytest.mark.parametrize("slot_aware", [False, True])

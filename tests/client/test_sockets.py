@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from app.client import sockets as module
 from app.client.address import resolve
 from app.client.sockets import Sockets
 from app.client.stats import Stats
-from tests.client.peer import Peer
+from tests.client.peer import Address, Peer, drop
+from tests.support.polling import poll
+from tests.support.ports import free_port
 
 SERVER = resolve("127.0.0.1:9")
 
@@ -42,18 +45,19 @@ class Scripted:
 
 class Ready(NamedTuple):
     data: int
+    fileobj: Scripted
 
 
 class AllReady:
     """A selector that finds every socket readable."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, *scripted: Scripted) -> None:
+        self.ready = [Ready(*numbered) for numbered in enumerate(scripted)]
         self.waited_s = 0.0
 
     def select(self, wait_s: float) -> list[tuple[Ready, int]]:
         self.waited_s += wait_s
-        return [(Ready(index), selectors.EVENT_READ) for index in range(self.count)]
+        return [(ready, selectors.EVENT_READ) for ready in self.ready]
 
     def close(self) -> None:
         pass
@@ -62,8 +66,8 @@ class AllReady:
 def sockets_of(*scripted: Scripted) -> tuple[Sockets, Stats]:
     stats = Stats()
     sockets = Sockets(stats)
-    sockets.close()
-    sockets._selector = AllReady(len(scripted))  # type: ignore[assignment]
+    sockets._selector.close()
+    sockets._selector = AllReady(*scripted)  # type: ignore[assignment]
     sockets._sockets = dict(enumerate(scripted))  # type: ignore[arg-type]
     return sockets, stats
 
@@ -121,6 +125,88 @@ def test_one_socket_for_each_server_until_they_are_closed() -> None:
         sockets.close()
         assert [one.fileno() for one in opened] == [-1, -1]
         sockets.close()
+
+
+def sent_by(peer: Peer, sockets: Sockets, datagram: bytes) -> Address:
+    """Have a datagram sent to the peer, which answers nothing: where it came from."""
+    sockets.send(0, resolve(peer.name), datagram)
+    poll(lambda: [sender for received, sender in peer.received if received == datagram])
+    return next(sender for received, sender in peer.received if received == datagram)
+
+
+def received_by(sockets: Sockets) -> list[tuple[int, bytes | None]]:
+    found: list[tuple[int, bytes | None]] = []
+    poll(lambda: found.extend(sockets.receive(0.01, 9)) or found)
+    return found
+
+
+def test_a_new_socket_has_a_new_port_and_the_former_one_is_listened_to() -> None:
+    with Peer([drop] * 9) as peer:
+        sockets = Sockets(Stats())
+        sockets.renew(0)  # nothing was sent yet
+        senders = [sent_by(peer, sockets, b"1"), sent_by(peer, sockets, b"2")]
+        assert senders[0] == senders[1]
+        sockets.renew(0)
+        senders.append(sent_by(peer, sockets, b"3"))
+        assert senders[2] != senders[1]
+        peer.send(b"late", senders[1])
+        assert received_by(sockets) == [(0, b"late")]
+        peer.send(b"in time", senders[2])
+        assert received_by(sockets) == [(0, b"in time")]
+        sockets.renew(0)
+        senders.append(sent_by(peer, sockets, b"4"))
+        assert len(set(senders)) == 3
+        peer.send(b"too late", senders[0])
+        peer.send(b"late", senders[2])
+        assert received_by(sockets) == [(0, b"late")], "there is one former socket at most"
+        assert len(sockets._selector.get_map()) == 2
+        opened = [*sockets._sockets.values(), *sockets._former.values()]
+        sockets.close()
+        assert [one.fileno() for one in opened] == [-1, -1]
+
+
+def test_a_refusal_of_what_a_former_socket_sent_is_no_news() -> None:
+    stats = Stats()
+    sockets = Sockets(stats)
+    nobody = resolve(f"127.0.0.1:{free_port()}")
+    sockets.send(0, nobody, b"1")
+    sockets.renew(0)
+    poll(lambda: sockets.receive(0.01, 9) or stats.refused)
+    assert stats.refused == 1
+    sockets.send(0, nobody, b"2")
+    assert received_by(sockets) == [(0, None)]
+    sockets.close()
+
+
+def test_of_a_server_that_is_somewhere_else_nothing_is_listened_to() -> None:
+    with Peer([drop] * 9) as peer, Peer([drop]) as other:
+        sockets = Sockets(Stats())
+        senders = [sent_by(peer, sockets, b"1")]
+        sockets.renew(0)
+        senders.append(sent_by(peer, sockets, b"2"))
+        sockets.forget(0)
+        sockets.forget(1)  # never spoken to
+        for sender in senders:
+            peer.send(b"late", sender)
+        other.send(b"answer", sent_by(other, sockets, b"3"))
+        assert received_by(sockets) == [(0, b"answer")]
+        assert len(sockets._selector.get_map()) == 1
+        sockets.close()
+
+
+def test_what_a_parent_has_opened_is_not_used() -> None:
+    with Peer([drop]) as peer:
+        sockets = Sockets(Stats())
+        sent_by(peer, sockets, b"1")
+        assert not sockets.is_inherited
+        module._forked()  # as in a child: test_fork.py has real ones
+        assert sockets.is_inherited
+        with pytest.raises(RuntimeError, match="forked in the middle"):
+            sockets.send(0, resolve(peer.name), b"2")
+        with pytest.raises(RuntimeError, match="forked in the middle"):
+            sockets.receive(0.0, 1)
+        sockets.close()
+        assert len(peer.received) == 1
 
 
 def test_a_server_that_no_socket_can_be_made_for_costs_the_datagram() -> None:

@@ -27,12 +27,14 @@ def test_the_table() -> None:
     table = read()
     assert (table.address, table.is_member, table.origin, table.epoch) == ("b:1", True, 5, 12)
     assert table.primaries == ("a:1",) * 100 + ("b:1",) * 100 + ("",) * 56
+    assert table.servers == {"a:1", "b:1", "absent:1"}
 
 
 def test_the_largest_cluster() -> None:
     members = [[n, f"{n}:1"] for n in range(70)]
     table = read(members=members, primaries=PLACE_DIGITS * 4)
     assert table.primaries == tuple(f"{n}:1" for n in range(64)) * 4
+    assert len(table.servers) == 70
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,12 @@ def test_what_is_no_table(changes: dict[str, object]) -> None:
     assert read(**changes) is None
 
 
-@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"7", b"{}", b'{"epoch":1}', b"\xff\xfe"])
+DEEP = b"[" * 5000 + b"]" * 5000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"{", b"[]", b"7", b"{}", b'{"epoch":1}', b"\xff\xfe", b"7" * 5000, DEEP, b'{"members":' + DEEP + b"}"],
+)
 def test_another_kind_of_answer(value: bytes) -> None:
     assert read_status(value) is None

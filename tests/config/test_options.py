@@ -63,7 +63,7 @@ def test_defaults(file: str) -> None:
         max_in_flight=1024,
         slow_ms=0,
         replicas=3,
-        on_partition="refuse",
+        trust_refusals=False,
         leave_timeout_s=10.0,
         secret=None,
         file_secret=None,
@@ -97,7 +97,7 @@ def test_options_can_be_made_without_a_command_line() -> None:
         ("--reply-ttl", "7s", "reply_ttl_s", 7.0),
         ("--max-in-flight", "1", "max_in_flight", 1),
         ("--replicas", "1", "replicas", 1),
-        ("--on-partition", "serve", "on_partition", "serve"),
+        ("--trust-refusals", "yes", "trust_refusals", True),
         ("--leave-timeout", "2.5", "leave_timeout_s", 2.5),
         ("--log-level", "debug", "log_level", "debug"),
         ("--log-format", "json", "log_format", "json"),
@@ -249,7 +249,7 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--max-in-flight", str(IN_FLIGHT_MAX + 1), "isn't a number from 1 to 65536"),
         ("--max-in-flight", "1.5", "isn't a number from"),
         ("--max-in-flight", "x", "isn't a number from"),
-        ("--on-partition", "both", "isn't one of refuse, serve"),
+        ("--trust-refusals", "true", "isn't one of yes, no"),
         ("--replicas", "0", "isn't a number from 1 to 8"),
         ("--replicas", "8", None),
         ("--replicas", "9", "isn't a number from 1 to 8"),
@@ -465,3 +465,15 @@ def test_a_containers_limit_is_the_machines_memory(
     without = options.machine_memory_bytes(str(tmp_path / "none"))
     assert without > 64 * MIB
     assert options.machine_memory_bytes(str(tmp_path)) == (64 * MIB if limited else without)
+
+
+@pytest.mark.parametrize("given", [["--on-partition", "serve"], ["--on-partition=refuse"]])
+def test_an_option_that_is_no_more_says_what_to_do(file: str, given: list[str]) -> None:
+    with pytest.raises(options.UsageError, match=r"^--on-partition is no more: .* docs/operations\.md$"):
+        options.parse(["3331", file, *given], {})
+
+
+def test_so_does_its_variable_unless_it_is_empty(file: str) -> None:
+    with pytest.raises(options.UsageError, match=r"^KV_ON_PARTITION is no more: "):
+        options.parse(["3331", file], {"KV_ON_PARTITION": "refuse"})
+    options.parse(["3331", file], {"KV_ON_PARTITION": ""})

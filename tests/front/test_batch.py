@@ -245,6 +245,7 @@ class Recording:
     """A socket that takes what a script says, and reads the ring as the kernel would."""
 
     family = socket.AF_INET
+    knows_where_asked = False
 
     def __init__(self, *takes: int) -> None:
         self.takes = list(takes)  # how many each call sends at most; then all; 0: an error

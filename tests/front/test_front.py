@@ -18,13 +18,13 @@ from app.config.allowlist import Verdicts, parse_networks
 from app.config.options import Options
 from app.config.servers import Server
 from app.front.batch import DatagramBatch, Ring
-from app.front.front import BATCH_SIZE, POLL_PAUSE_TURNS, POLLS, Front
+from app.front.front import BATCH_SIZE, FRESH_S, OVERLOAD_S, POLL_PAUSE_TURNS, POLLS, QUEUE_S, Front
 from app.node import Node
 from app.observe.counters import IN_TURN, WAITED, Counters
 from app.observe.slowlog import SlowLog
 from app.requests.answers import Answers
 from app.requests.commands import Shutdown
-from app.requests.request import STALL_S, Request
+from app.requests.request import Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
 from app.sockets import DatagramSocket, Sockets
@@ -83,6 +83,7 @@ class Rig:
         allowed: Mapping[bytes, bool] | None = None,
         slow_s: float = inf,
         max_waiting: int = 100,
+        batch: type[DatagramBatch] = DatagramBatch,
     ) -> None:
         self.loop = ManualLoop()
         self.sock = FakeDatagrams()
@@ -91,10 +92,9 @@ class Rig:
         self.commands = Commands()
         self.lease_until = inf
         self.is_member = True
-        self.stalls = 0
-        self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, on_stall=self._stall, end=self._end)
+        self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, end=self._end)
         self.workers = Workers(self.loop, max_waiting, 1 << 30)
-        self.batch = DatagramBatch(self.sock, BATCH_SIZE, self.turn.lease_ran_out)
+        self.batch = batch(self.sock, BATCH_SIZE, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch,
             self.counters,
@@ -118,9 +118,6 @@ class Rig:
             shares_turns=shares_turns,
         )
         self.waiting: dict[bytes, Request] = {}
-
-    def _stall(self) -> None:
-        self.stalls += 1
 
     def _end(self) -> None:
         self.turn.close()
@@ -146,7 +143,7 @@ class Rig:
             for _ in range(times):
                 request.keep()
                 self.waiting[request.datagram] = request
-                answer = request.wait()
+                answer = self.workers.park(request)
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -154,7 +151,7 @@ class Rig:
         self.commands.rules |= dict.fromkeys(datagrams, rule)
 
     def wake(self, datagram: bytes, answer: object) -> None:
-        self.waiting.pop(datagram).wake(answer)
+        self.workers.wake([(self.waiting.pop(datagram), answer)])
         self.loop.turn()
 
     def latency(self) -> tuple[int, int]:
@@ -332,6 +329,37 @@ def test_greenlets_are_used_again() -> None:
     assert len(made) <= 2 + 1
 
 
+def test_a_late_answer_leaves_from_the_address_that_was_asked_by_whoever_asked_last() -> None:
+    """A retry that joins may have come to another address of this machine than the request."""
+
+    class AtMany(DatagramBatch):
+        def asked_at(self, number: int) -> bytes:
+            return b"at " + self.sender(number)[4:8]
+
+        def send(self, address: bytes, data: bytes, asked_at: bytes = b"") -> None:
+            super().send(address, data + asked_at)
+
+    rig = Rig(batch=AtMany)
+    waiting: list[Request] = []
+
+    def rule(request: Request) -> bytes | None:
+        waiting.append(request)
+        return bytes(request.wait())
+
+    def join(request: Request) -> None:
+        request.keep()
+        waiting[0].answer_to(request)
+
+    rig.commands.rules |= {b"one": rule, b"its retry": join}
+    rig.sock.arrive(A, b"one")
+    rig.read()
+    rig.sock.arrive(B, b"its retry")
+    rig.read()
+    rig.loop.run_callback(waiting[0].wake, b"late, ")
+    rig.loop.turn()
+    assert rig.sock.sent_to(B) == [b"late, at " + B[4:8]]
+
+
 def test_what_is_kept_of_a_request() -> None:
     """Who asked, the datagram as it came, how long it may be executed; and for each its own."""
     rig = Rig(patience_s=0.9)
@@ -494,14 +522,6 @@ def test_answers_that_are_held_back_are_not_taken_from_those_that_were_counted()
     assert rig.latency() == (0, 0)
 
 
-def test_a_turn_after_a_stall_is_told() -> None:
-    rig = Rig()
-    rig.ask(A, b"x")
-    rig.loop.now_s += STALL_S
-    rig.ask(A, b"y")
-    assert rig.stalls == 1
-
-
 # --- what has waited in the socket ------------------------------------------------------------------------------------
 
 
@@ -577,15 +597,15 @@ def test_a_long_queue_is_as_old_as_the_system_says() -> None:
     rig = Rig(patience_s=1.0, shares_turns=True)
     for _ in range(5):
         rig.sock.arrive(A, *numbered(BATCH_SIZE))
-        rig.sock.age = 0.3
+        rig.sock.age = 0.015
         rig.front.read()
         rig.loop.turn()
         rig.loop.now_s += 0.6
     assert rig.counters.drops["too_old"] == 0
-    rig.sock.age = 0.5
+    rig.sock.age = 0.015
     rig.sock.arrive(A, *numbered(BATCH_SIZE))
     rig.front.read()
-    rig.loop.now_s += 0.5
+    rig.loop.now_s += 0.985
     rig.ask(A, b"x")
     assert rig.counters.drops["too_old"] == 1
     assert len(rig.sock.sent_to(A)) == 6 * BATCH_SIZE
@@ -599,6 +619,118 @@ def test_a_queue_of_unknown_age_is_taken_for_as_old_as_before() -> None:
     rig.loop.now_s += 0.4
     rig.ask(A, b"x")
     assert rig.counters.drops["too_old"] == 1
+
+
+# --- overload ---------------------------------------------------------------------------------------------------------
+
+
+def overload(rig: Rig) -> None:
+    """Full batches are found whose last datagram has waited for long, until that is an overload; they are answered."""
+    for now_s in (rig.loop.now_s, rig.loop.now_s + OVERLOAD_S - 0.001):
+        rig.loop.now_s = now_s
+        rig.sock.arrive(B, *numbered(BATCH_SIZE))
+        rig.sock.ages = [QUEUE_S]
+        rig.read()
+    assert len(rig.sock.sent_to(B)) == 2 * BATCH_SIZE
+    rig.loop.now_s += 0.001
+
+
+def test_in_an_overload_what_has_waited_is_dropped_and_what_is_fresh_is_answered() -> None:
+    rig = Rig()
+    overload(rig)
+    rig.sock.arrive(A, *numbered(3 * BATCH_SIZE, b"old"), *numbered(5, b"new"))
+    rig.sock.ages = [QUEUE_S, 1.0, QUEUE_S]
+    rig.read()
+    assert rig.counters.drops["shed"] == 3 * BATCH_SIZE
+    assert rig.sock.sent_to(A) == answers_to(numbered(5, b"new"))
+
+
+def test_once_it_drops_it_goes_on_until_what_it_finds_is_fresh() -> None:
+    rig = Rig()
+    overload(rig)
+    rig.sock.arrive(A, *numbered(3 * BATCH_SIZE))
+    rig.sock.ages = [QUEUE_S, FRESH_S, FRESH_S - 0.001]
+    rig.read()
+    assert rig.counters.drops["shed"] == 2 * BATCH_SIZE
+    assert rig.sock.sent_to(A) == answers_to(numbered(3 * BATCH_SIZE))[2 * BATCH_SIZE :]
+
+
+def test_what_a_stall_has_left_is_worked_off() -> None:
+    rig = Rig()
+    rig.sock.arrive(A, *numbered(3 * BATCH_SIZE))
+    rig.sock.age = 0.5
+    rig.read()
+    assert rig.counters.drops["shed"] == 0
+    assert len(rig.sock.sent_to(A)) == 3 * BATCH_SIZE
+
+
+def test_a_queue_that_was_short_once_was_no_overload() -> None:
+    rig = Rig()
+    for age_s in (QUEUE_S, QUEUE_S - 0.001, QUEUE_S):
+        rig.sock.arrive(A, *numbered(BATCH_SIZE))
+        rig.sock.ages = [age_s]
+        rig.read()
+        rig.loop.now_s += OVERLOAD_S - 0.001
+    assert rig.counters.drops["shed"] == 0
+
+
+@pytest.mark.parametrize(("later_s", "shed"), [(OVERLOAD_S - 0.001, BATCH_SIZE), (OVERLOAD_S, 0)])
+def test_an_overload_is_over_when_nothing_had_to_be_dropped_for_a_while(later_s: float, shed: int) -> None:
+    rig = Rig()
+    overload(rig)
+    rig.sock.arrive(A, *numbered(BATCH_SIZE))
+    rig.sock.ages = [QUEUE_S]
+    rig.read()
+    rig.sock.arrive(A, *numbered(BATCH_SIZE))
+    rig.sock.ages = [QUEUE_S - 0.001]
+    rig.read()
+    dropped = rig.counters.drops["shed"]
+    rig.loop.now_s += later_s
+    rig.sock.arrive(A, *numbered(BATCH_SIZE))
+    rig.sock.ages = [QUEUE_S]
+    rig.read()
+    assert rig.counters.drops["shed"] - dropped == shed
+
+
+@pytest.mark.parametrize("age_s", [1.0, inf])
+def test_few_datagrams_or_ones_of_unknown_age_are_not_dropped(age_s: float) -> None:
+    rig = Rig()
+    overload(rig)
+    rig.sock.arrive(A, *numbered(BATCH_SIZE - 1 if age_s < inf else BATCH_SIZE))
+    rig.sock.age = age_s
+    rig.read()
+    assert rig.counters.drops["shed"] == 0
+    assert rig.sock.sent_to(A)
+
+
+def test_the_loop_turns_however_much_there_is_to_be_dropped() -> None:
+    rig = Rig()
+    overload(rig)
+    rig.sock.arrive(A, *numbered(40 * BATCH_SIZE))
+    rig.sock.age = 1.0
+    rig.front.read()
+    assert rig.counters.drops["shed"] == 32 * BATCH_SIZE
+    assert rig.sock.arriving
+
+
+def test_what_nodes_say_is_heard_among_what_is_dropped() -> None:
+    rig = Rig()
+    overload(rig)
+    said = envelope(b"of a node", b"said", TYPE_CLUSTER)
+    rig.sock.arrive(B, *numbered(BATCH_SIZE - 1), said)
+    rig.sock.age = 1.0
+    rig.read()
+    assert (rig.counters.drops["shed"], rig.commands.shut_out_) == (BATCH_SIZE - 1, [(B, said)])
+
+
+def test_what_follows_a_dropped_batch_came_after_the_socket_was_found_empty() -> None:
+    rig = Rig(patience_s=1.0)
+    overload(rig)
+    rig.sock.arrive(A, *numbered(BATCH_SIZE))
+    rig.sock.ages = [0.3]
+    rig.read()
+    assert rig.counters.drops["shed"] == BATCH_SIZE
+    assert deadline_of(rig) == rig.loop.now_s + 1.0
 
 
 # --- how long requests took -----------------------------------------------------------------------------------------

@@ -101,3 +101,12 @@ def test_wiping_through_one_node_empties_all(three: list[Node], capsys: pytest.C
 def test_bench_against_a_cluster(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:
     assert kv.main(["-s", three[0].name, "bench", "--seconds", "1", "--batch", "50"]) == 0
     assert "straight to the primary" in capsys.readouterr().out
+
+
+def test_a_node_answers_from_whichever_of_its_machines_addresses_was_asked(three: list[Node]) -> None:
+    """At once, and where another node's answer is waited for; a client's socket takes answers from no other address."""
+    with Client([f"127.0.0.2:{three[0].port}"], slot_aware=False) as client:
+        before = forwarded(three)
+        client.put_many(ITEMS)
+        assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
+        assert forwarded(three) > before

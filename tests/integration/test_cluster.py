@@ -251,7 +251,7 @@ def test_whoever_connects_without_the_secret_is_refused(tmp_path: Path) -> None:
         for node in nodes:
             node.start()
         await_count(nodes, 2, DEADLINE_S)
-        for junk in (b"GET / HTTP/1.1\r\n\r\n" + bytes(64), b""):
+        for junk in (b"GET / HTTP/1.1\r\n\r\n" + bytes(64), b"KVLK"):
             with socket.create_connection(("127.0.0.1", nodes[0].port)) as connection:
                 connection.settimeout(DEADLINE_S)
                 with suppress(OSError):  # the node may have hung up by now

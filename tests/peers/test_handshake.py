@@ -29,31 +29,33 @@ def reason(shake: Handshake, greeting: bytes) -> str:
     ],
 )
 def test_both_or_none_have_a_secret(secret: bytes | None, theirs: bytes | None, expected: str) -> None:
-    assert reason(Handshake(secret), Handshake(theirs).greeting(7, NONCE)) == expected
+    assert reason(Handshake(secret), Handshake(theirs).greeting(7, 1.5, NONCE)) == expected
 
 
 def test_greetings() -> None:
-    greeting = Handshake(None).greeting(7, NONCE)
+    greeting = Handshake(None).greeting(7, 1.5, NONCE)
     assert len(greeting) == GREETING_BYTES
-    assert Handshake(None).check(greeting).incarnation == 7
-    assert Handshake(None).hello(7, NONCE, "a:1", "b:22") == greeting + b"\x03a:1\x04b:22"
+    checked = Handshake(None).check(greeting)
+    assert (checked.incarnation, checked.stamp_s) == (7, 1.5)
+    assert Handshake(None).hello(7, 1.5, NONCE, "a:1", "b:22") == greeting + b"\x03a:1\x04b:22"
     assert reason(Handshake(None), b"X" + greeting[1:]) == "malformed"
-    assert reason(Handshake(None), greeting[:4] + b"\x02" + greeting[5:]) == "other_version"
+    assert reason(Handshake(None), greeting[:4] + b"\x01" + greeting[5:]) == "other_version"
 
 
 def test_a_proof_is_good_for_one_side_one_secret_and_one_exchange() -> None:
     shake = Handshake(b"secret")
-    hello, challenge = shake.hello(7, NONCE, "a:1", "b:22"), shake.greeting(8, OTHER_NONCE)
+    hello, challenge = shake.hello(7, 1.5, NONCE, "a:1", "b:22"), shake.greeting(8, 2.5, OTHER_NONCE)
     proof = shake.proof("dialler", hello, challenge)
     assert len(proof) == PROOF_BYTES
     shake.check_proof("dialler", hello, challenge, proof)
     wrong = [
         (shake, "acceptor", hello, challenge, proof),
         (Handshake(b"Secret"), "dialler", hello, challenge, proof),
-        (shake, "dialler", shake.hello(7, OTHER_NONCE, "a:1", "b:22"), challenge, proof),
-        (shake, "dialler", shake.hello(7, NONCE, "c:1", "b:22"), challenge, proof),
-        (shake, "dialler", shake.hello(7, NONCE, "a:1", "c:22"), challenge, proof),
-        (shake, "dialler", hello, shake.greeting(8, NONCE), proof),
+        (shake, "dialler", shake.hello(7, 1.5, OTHER_NONCE, "a:1", "b:22"), challenge, proof),
+        (shake, "dialler", shake.hello(7, 1.5, NONCE, "c:1", "b:22"), challenge, proof),
+        (shake, "dialler", shake.hello(7, 1.5, NONCE, "a:1", "c:22"), challenge, proof),
+        (shake, "dialler", hello, shake.greeting(8, 2.5, NONCE), proof),
+        (shake, "dialler", hello, shake.greeting(8, 9.5, OTHER_NONCE), proof),
         (shake, "dialler", hello, challenge, bytes(PROOF_BYTES)),
         (shake, "dialler", hello, challenge, proof[:-1] + bytes([proof[-1] ^ 1])),
     ]
@@ -75,6 +77,6 @@ def test_the_proof_as_other_versions_of_the_program_make_it() -> None:
 
 
 def test_names_have_a_bound() -> None:
-    assert Handshake(None).hello(7, NONCE, "a" * 255, "b").endswith(b"\xff" + b"a" * 255 + b"\x01b")
+    assert Handshake(None).hello(7, 1.5, NONCE, "a" * 255, "b").endswith(b"\xff" + b"a" * 255 + b"\x01b")
     with pytest.raises(AssertionError):
-        Handshake(None).hello(7, NONCE, "a" * 256, "b")
+        Handshake(None).hello(7, 1.5, NONCE, "a" * 256, "b")

@@ -4,15 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.cluster.membership.timing import SAFE_SHARE
+from app.cluster.replication.frames import KINDS
 from app.config.options import Options
 from app.config.servers import Server
 from app.loop import READ
 from app.node import Node
-from app.peers.frames import FORWARD, PAIR, pack_header
+from app.peers.frames import FORWARD, LIFE, pack_header, pack_life
 from app.peers.handshake import NONCE_BYTES, PROOF_BYTES, Handshake
 from app.wire.protocol import IS_ALIVE
 from tests.support.datagrams import FakeDatagrams
 from tests.support.loop import ManualLoop
+from tests.support.parts import forwarded
 from tests.support.streams import FakeStream, FakeStreams
 from tests.wire.datagrams import request
 
@@ -25,6 +28,9 @@ class Sockets(FakeStreams):
     def __init__(self) -> None:
         super().__init__()
         self.datagrams = FakeDatagrams()
+
+    def connected(self, target: object) -> None:
+        """The system refuses."""
 
 
 class Rig:
@@ -51,34 +57,30 @@ class Rig:
         self.loop.ready(sock.number, READ)
         self.loop.turn()
 
-    def link(self) -> FakeStream:
-        """The peer has dialled, and the node the peer: the latter's number is told, and is not 0."""
-        accepted = FakeStream()
-        self.sockets.arriving.append((accepted, "127.0.0.2"))
-        self.give(accepted, b"")
-        self.loop.ready(self.sockets.number, READ)
-        self.loop.turn()
-        self.give(accepted, self.shake.hello(200, bytes(NONCE_BYTES), str(PEER), str(ME)) + bytes(PROOF_BYTES))
-        return accepted
-
     def dialled(self) -> FakeStream:
         """The link that the node has dialled, up."""
         sock = self.sockets.made[-1]
-        self.give(sock, self.shake.greeting(200, bytes(NONCE_BYTES)))
+        self.give(sock, self.shake.greeting(200, self.loop.now_s, bytes(NONCE_BYTES)))
         self.give(sock, bytes(PROOF_BYTES))
+        return sock
+
+    def accepted(self) -> FakeStream:
+        """A link that the peer has dialled."""
+        sock = FakeStream()
+        self.sockets.arriving.append((sock, "127.0.0.2"))
+        self.loop.ready(self.sockets.number, READ)
+        self.loop.turn()
+        hello = self.shake.hello(200, self.loop.now_s, bytes(NONCE_BYTES), str(PEER), str(ME))
+        self.give(sock, hello + bytes(PROOF_BYTES))
         return sock
 
     @property
     def is_up(self) -> bool:
-        return self.node.pairs.is_up(str(PEER))
+        return self.node.links.is_up(str(PEER))
 
 
-def pair(theirs: int, ours: int) -> bytes:
-    body = theirs.to_bytes(8, "little") + ours.to_bytes(8, "little")
-    return pack_header(len(body), PAIR) + body
-
-
-OURS = int.from_bytes(b"\x07" * 8, "little")
+def frame(kind: int, body: bytes) -> bytes:
+    return pack_header(len(body), kind) + body
 
 
 @pytest.fixture
@@ -88,35 +90,47 @@ def rig() -> Iterator[Rig]:
     rig.node.stop()
 
 
-def test_a_pair_comes_up(rig: Rig) -> None:
-    accepted, dialled = rig.link(), rig.dialled()
-    assert bytes(dialled.sent).endswith(pair(OURS, 0))
-    rig.give(accepted, pair(9, OURS))
+@pytest.mark.parametrize("how", ["dialled", "accepted"])
+def test_over_one_link_requests_come_and_answers_go(rig: Rig, how: str) -> None:
+    sock = rig.dialled() if how == "dialled" else rig.accepted()
     assert rig.is_up
-    assert bytes(dialled.sent).endswith(pair(OURS, 9))
+    assert rig.node.replication._shared.links == {str(PEER)}
+    sock.sent.clear()
+    rig.give(sock, frame(FORWARD, forwarded(request(b"m" * 16, command=IS_ALIVE), rig.loop.now_s + 0.5)))
+    assert b"m" * 16 in sock.sent
+    sock.ended = True
+    rig.give(sock, b"")
+    assert rig.node.replication._shared.links == set()
 
 
-@pytest.mark.parametrize("body", [b"", b"1" * 15, b"1" * 17])
-@pytest.mark.parametrize("behind", [b"", pair(9, OURS), pair(9, 0)])
-@pytest.mark.parametrize("was_up", [False, True])
-def test_a_malformed_pair_ends_that_link_and_the_node_goes_on(
-    rig: Rig, body: bytes, behind: bytes, was_up: bool
-) -> None:
-    """Whatever came with it: the link does not count as up after it."""
-    accepted, dialled = rig.link(), rig.dialled()
-    if was_up:
-        rig.give(accepted, pair(9, OURS))
-    assert rig.is_up is was_up
-    rig.give(accepted, pack_header(len(body), PAIR) + body + behind)
-    assert accepted.closed
-    assert dialled.closed
+def test_what_a_peers_clock_shows_is_noted(rig: Rig) -> None:
+    sock = rig.dialled()
+    rig.give(sock, frame(LIFE, pack_life(5000.0)))
+    link = rig.node.links.up[str(PEER)]
+    assert link.clock_base_s + SAFE_SHARE * rig.loop.now_s == pytest.approx(5000.0)
+
+
+@pytest.mark.parametrize("body", [b"", b"1" * 7, b"1" * 9])
+@pytest.mark.parametrize("behind", [b"", frame(LIFE, pack_life(1.0)), frame(KINDS[0], b"anything")])
+def test_a_malformed_life_ends_that_link_and_the_node_goes_on(rig: Rig, body: bytes, behind: bytes) -> None:
+    """Whatever came with it: nothing of it is taken any more."""
+    sock = rig.dialled()
+    rig.give(sock, frame(LIFE, body) + behind)
+    assert sock.closed
     assert not rig.is_up
-    assert rig.node.links.snapshot()["links_up"] == 0
-    again, dialled = rig.link(), rig.dialled()
-    assert not rig.is_up
-    rig.give(again, pair(11, OURS))
+    assert rig.node.replication.faults == {}
+    sock = rig.accepted()
     assert rig.is_up
-    body = b"\x01\x84\x03" + request(b"m" * 16, command=IS_ALIVE)
-    dialled.sent.clear()
-    rig.give(again, pack_header(len(body), FORWARD) + body)
-    assert b"m" * 16 in dialled.sent, "it is answered"
+    rig.give(sock, frame(FORWARD, forwarded(request(b"m" * 16, command=IS_ALIVE), rig.loop.now_s + 0.5)))
+    assert b"m" * 16 in sock.sent, "it is answered"
+
+
+def test_what_an_expelled_peer_had_sent_is_not_taken(rig: Rig) -> None:
+    """Its link is closed with whatever is in it."""
+    sock = rig.dialled()
+    sock.inbox += frame(FORWARD, forwarded(request(b"m" * 16, command=IS_ALIVE), rig.loop.now_s + 0.5))
+    rig.node.links.close(str(PEER))
+    sock.sent.clear()
+    rig.give(sock, b"")
+    assert sock.closed
+    assert sock.sent == b""

@@ -12,12 +12,13 @@ import gevent
 import pytest
 
 from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
+from app.cluster.membership.timing import SAFE_SHARE
 from app.config.options import Options
 from app.config.servers import Server
 from app.loop import Loop
 from app.peers import links as links_module
 from app.peers.addresses import Peers
-from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, Frame, pack_header
+from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, LIFE, Frame, pack_header
 from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
 from app.peers.links import PENDING_MAX, Links
 from app.sockets import Sockets
@@ -38,8 +39,9 @@ class End:
         self.received: list[tuple[str, Frame]] = []
         self.downs: list[str] = []
         self.ups: list[str] = []
+        self.stamps: list[bytes] = []
         peers = Peers(me, servers, sockets.datagrams.family)
-        self.links = Links(loop, sockets, peers, secret, random_bytes=os.urandom, wake=self._wake)
+        self.links = Links(loop, sockets, peers, secret, trust_refusals=False, random_bytes=os.urandom, wake=self._wake)
         self.links.start(self, lambda: 7)
 
     def _wake(self) -> None:
@@ -48,31 +50,30 @@ class End:
     def link_event(self, event: Event) -> None:
         self.events.append(event)
 
-    def dialled_link_up(self, peer: str) -> None:
+    def link_up(self, peer: str) -> None:
         self.ups.append(peer)
 
-    def dialled_link_down(self, peer: str) -> None:
+    def link_down(self, peer: str) -> None:
         self.downs.append(peer)
 
-    def accepted_link_changed(self, peer: str) -> None: ...
-
     def frames(self, peer: str, frames: list[Frame]) -> None:
-        self.received += ((peer, frame) for frame in frames)
+        for kind, body in frames:
+            if kind == LIFE:
+                self.stamps.append(body)
+                self.links.on_life(peer, body)
+            else:
+                self.received.append((peer, (kind, body)))
 
     def dial(self, other: "End") -> None:
         before = len(self.events)
         self.links.open(other.name, 42)
         poll(lambda: len(self.events) > before)
 
-    @property
-    def accepted(self) -> int:
-        """How many links are there that others have dialled."""
-        return self.links.snapshot()["links_accepted"]
-
 
 @contextmanager
 def ends(count: int = 2, secrets: tuple[bytes | None, ...] = (None,), host: str = "127.0.0.1") -> Iterator[list[End]]:
-    servers = [Server(host, free_port(), host) for _ in range(count)]
+    """Each dials those after it."""
+    servers = sorted((Server(host, free_port(), host) for _ in range(count)), key=str)
     with watched_loop() as loop:
         made = []
         for n, me in enumerate(servers):
@@ -91,7 +92,7 @@ def ends(count: int = 2, secrets: tuple[bytes | None, ...] = (None,), host: str 
 def pair() -> Iterator[tuple[End, End]]:
     with ends() as (one, other):
         one.dial(other)
-        assert one.events == [LinkUp(other.name)]
+        assert (one.events, other.events) == ([LinkUp(other.name)], [LinkUp(one.name)])
         yield one, other
 
 
@@ -116,7 +117,7 @@ def is_closed(sock: socket.socket) -> bool:
 
 def test_frames_arrive_in_order_whole_and_with_their_sender(pair: tuple[End, End]) -> None:
     one, other = pair
-    assert one.links.send(other.name, FORWARD, b"bc", b"a")
+    assert one.links.send(other.name, FORWARD, b"abc")
     assert one.links.send(other.name, ANSWER, b"")
     assert other.received == []
     poll(lambda: len(other.received) == 2)
@@ -129,7 +130,6 @@ def test_frames_arrive_in_order_whole_and_with_their_sender(pair: tuple[End, End
 
 def test_large_frames_in_both_directions(pair: tuple[End, End]) -> None:
     one, other = pair
-    other.dial(one)
     bodies = [os.urandom(FRAME_MAX_BYTES) for _ in range(4)]
     for body in bodies:
         assert one.links.send(other.name, FORWARD, body)
@@ -142,18 +142,17 @@ def test_large_frames_in_both_directions(pair: tuple[End, End]) -> None:
 
 def test_a_slow_peer_is_given_a_bounded_amount_and_gets_it_in_order(pair: tuple[End, End]) -> None:
     one, other = pair
-    poll(lambda: other.accepted)
-    incoming = other.links._incoming[one.name]
-    incoming.reader.stop()
+    link = other.links.up[one.name]
+    link._reader.stop()
     body = bytes(FRAME_MAX_BYTES - 4)
     taken = 0
-    while one.links.send(other.name, FORWARD, body, taken.to_bytes(4, "little")):
+    while one.links.send(other.name, FORWARD, taken.to_bytes(4, "little") + body):
         taken += 1
         gevent.sleep(0.001)
         assert taken < 1000
-    assert one.links.full == 1
+    assert one.links.full >= 1
     assert one.links.queued_bytes(other.name) <= one.links.queue_max_bytes
-    incoming.reader.start(other.links._on_readable, incoming)
+    link.start(other.links._on_readable)
     poll(lambda: len(other.received) == taken)
     assert [int.from_bytes(frame[:4], "little") for _, (_, frame) in other.received] == list(range(taken))
     assert one.links.send(other.name, FORWARD, b"on it goes")
@@ -164,22 +163,22 @@ def test_a_slow_peer_is_given_a_bounded_amount_and_gets_it_in_order(pair: tuple[
 
 def test_a_peer_that_ends_is_noticed_and_the_next_dial_is_refused(pair: tuple[End, End]) -> None:
     one, other = pair
-    poll(lambda: other.accepted)
     other.links.stop()
     poll(lambda: len(one.events) == 2)
     assert one.events[1] == LinkClosed(other.name)
     assert one.downs == [other.name]
     assert not one.links.is_up(other.name)
     one.dial(other)
-    assert one.events[2] == LinkRefused(other.name, 42)
+    assert one.events[2] == LinkRefused(other.name, 42, is_proof=True)
 
 
-def test_closing_is_not_reported_and_ends_both_sides(pair: tuple[End, End]) -> None:
-    one, other = pair
-    poll(lambda: other.accepted)
+@pytest.mark.parametrize("who", [0, 1])
+def test_closing_is_not_reported_and_ends_both_sides(pair: tuple[End, End], who: int) -> None:
+    one, other = pair[who], pair[1 - who]
     one.links.close(other.name)
     assert one.downs == [other.name]
-    poll(lambda: not other.accepted)
+    poll(lambda: other.downs == [one.name])
+    assert other.events == [LinkUp(one.name), LinkClosed(one.name)]
     assert one.events == [LinkUp(other.name)]
     one.links.close(other.name)
 
@@ -194,7 +193,7 @@ def test_closing_while_dialling_and_dialling_anew() -> None:
         assert one.events == [LinkUp(other.name)]
         assert one.links.send(other.name, FORWARD, b"x")
         poll(lambda: other.received)
-        poll(lambda: other.accepted == 1 and not other.links.snapshot()["links_pending"])
+        poll(lambda: other.links.is_up(one.name) and not other.links.snapshot()["links_pending"])
 
 
 def test_a_dial_that_nobody_answers_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +227,7 @@ def test_a_link_that_breaks_off_in_the_handshake_is_tried_again_at_once() -> Non
         other.links._acceptor.start(break_off)
         one.dial(other)
         assert len(accepted) == 1
-        assert one.events == [LinkRefused(other.name, 42)]
+        assert one.events == [LinkRefused(other.name, 42, is_proof=True)]
 
 
 def test_a_peer_that_dials_anew_replaces_its_link(pair: tuple[End, End]) -> None:
@@ -239,19 +238,50 @@ def test_a_peer_that_dials_anew_replaces_its_link(pair: tuple[End, End]) -> None
     one.dial(other)
     one.links.send(other.name, FORWARD, b"new")
     poll(lambda: len(other.received) == 2)
-    assert list(other.links._incoming) == [one.name]
+    assert list(other.links.up) == [one.name]
 
 
-def test_both_may_dial_each_other_at_once() -> None:
+def test_both_may_open_at_once_and_one_link_comes_of_it() -> None:
     with ends(secrets=(b"secret",)) as (one, other):
         one.links.open(other.name, 1)
         other.links.open(one.name, 1)
-        poll(lambda: one.events and other.events)
-        assert (one.events, other.events) == ([LinkUp(other.name)], [LinkUp(one.name)])
+        poll(lambda: one.links.is_up(other.name) and other.links.is_up(one.name))
+        assert one.events == [LinkUp(other.name)]
+        assert other.events[-1] == LinkUp(one.name)
         one.links.send(other.name, FORWARD, b"there")
         other.links.send(one.name, ANSWER, b"back")
         poll(lambda: one.received and other.received)
         assert one.received == [(other.name, (ANSWER, b"back"))]
+        assert (len(one.ups), len(other.ups), one.downs, other.downs) == (1, 1, [], [])
+
+
+def test_whoever_is_not_to_dial_knocks() -> None:
+    with ends() as (one, other):
+        other.dial(one)
+        assert other.events == [LinkFailed(one.name)]
+        poll(lambda: not one.links._pending)
+        assert not one.links.refused
+        one.links.stop()
+        other.dial(one)
+        assert other.events[1:] == [LinkRefused(one.name, 42, is_proof=True)]
+
+
+def test_each_end_tells_the_other_that_it_lives(pair: tuple[End, End]) -> None:
+    poll(lambda: all(len(end.stamps) >= 3 for end in pair))
+    for end, peer in (pair, pair[::-1]):
+        (link,) = end.links.up.values()
+        shown_s = link.clock_base_s + SAFE_SHARE * end.loop.now()
+        assert end.loop.now() - 1.0 < shown_s < end.loop.now(), "one clock for both"
+        assert link.peer == peer.name
+
+
+def test_both_ends_send_at_once_and_do_not_wait_for_the_kernel(pair: tuple[End, End]) -> None:
+    for end in pair:
+        (link,) = end.links.up.values()
+        sock = link.sock
+        assert isinstance(sock, socket.socket)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000
 
 
 def test_ipv6() -> None:
@@ -259,15 +289,6 @@ def test_ipv6() -> None:
         one.dial(other)
         one.links.send(other.name, FORWARD, b"x")
         poll(lambda: other.received == [(one.name, (FORWARD, b"x"))])
-
-
-def test_data_on_a_link_that_we_dialled_ends_it(pair: tuple[End, End]) -> None:
-    one, other = pair
-    poll(lambda: other.accepted)
-    other.links._incoming[one.name].sock.send(b"?")
-    poll(lambda: len(one.events) == 2)
-    assert one.events[1] == LinkClosed(other.name)
-    assert one.links.refused["unexpected_data"] == 1
 
 
 # Who is let in.
@@ -287,14 +308,14 @@ def test_different_secrets(secrets: tuple[bytes | None, bytes | None], by_dialle
         assert one.events == [LinkFailed(other.name)]
         assert set(one.links.refused) == ({by_dialler} if by_dialler else set())
         assert set(other.links.refused) == {by_acceptor}
-        assert not other.accepted
+        assert not other.links.up
 
 
 def test_an_acceptor_without_the_secret_is_not_trusted() -> None:
     """It can answer the HELLO as if it had one, and not prove it."""
     with ends(secrets=(b"secret",)) as (one, other):
-        other.links._handshake = Handshake(b"guess")
-        other.links._handshake.check_proof = lambda *given: None  # type: ignore[method-assign]
+        other.links._connector._handshake = Handshake(b"guess")
+        other.links._connector._handshake.check_proof = lambda *given: None  # type: ignore[method-assign]
         one.dial(other)
         assert one.events == [LinkFailed(other.name)]
         assert one.links.refused == {"wrong_secret": 1}
@@ -302,7 +323,7 @@ def test_an_acceptor_without_the_secret_is_not_trusted() -> None:
 
 def test_the_dialler_proves_itself_first() -> None:
     with ends(secrets=(b"secret",)) as (one, other), connect(one) as sock:
-        sock.send(Handshake(b"secret").hello(1, bytes(NONCE_BYTES), other.name, one.name))
+        sock.send(Handshake(b"secret").hello(1, 0.0, bytes(NONCE_BYTES), other.name, one.name))
         received = b""
 
         def has_challenge() -> bool:
@@ -321,8 +342,8 @@ def test_the_dialler_proves_itself_first() -> None:
 def shaken(end: End, name: str) -> socket.socket:
     """A connection that has shaken hands, without a secret, under that name."""
     sock = connect(end)
-    sock.send(Handshake(None).hello(1, bytes(NONCE_BYTES), name, end.name) + bytes(PROOF_BYTES))
-    poll(lambda: end.links._incoming.get(name))
+    sock.send(Handshake(None).hello(1, 0.0, bytes(NONCE_BYTES), name, end.name) + bytes(PROOF_BYTES))
+    poll(lambda: end.links.is_up(name))
     return sock
 
 
@@ -331,11 +352,11 @@ def shaken(end: End, name: str) -> socket.socket:
     [
         (b"GET / HTTP/1.1\r\nHost: kv\r\nUser-Agent: x\r\n\r\n", "malformed"),
         (bytes(100), "malformed"),
-        (Handshake(None).hello(1, bytes(NONCE_BYTES), "stranger:1", "ME"), "unknown_peer"),
-        (Handshake(None).hello(1, bytes(NONCE_BYTES), "ME", "ME"), "unknown_peer"),
-        (Handshake(None).hello(1, bytes(NONCE_BYTES), "OTHER", "OTHER"), "misdirected"),
-        (Handshake(None).hello(1, bytes(NONCE_BYTES), "OTHER", "ME")[:-1], "handshake_broken_off"),
-        (b"", "handshake_broken_off"),
+        (Handshake(None).hello(1, 0.0, bytes(NONCE_BYTES), "stranger:1", "ME"), "unknown_peer"),
+        (Handshake(None).hello(1, 0.0, bytes(NONCE_BYTES), "ME", "ME"), "unknown_peer"),
+        (Handshake(None).hello(1, 0.0, bytes(NONCE_BYTES), "OTHER", "OTHER"), "misdirected"),
+        (Handshake(None).hello(1, 0.0, bytes(NONCE_BYTES), "OTHER", "ME")[:-1], "handshake_broken_off"),
+        (b"K", "handshake_broken_off"),
     ],
 )
 def test_whoever_is_no_peer_is_refused_and_counted(hello: bytes, reason: str) -> None:
@@ -368,14 +389,14 @@ def test_a_handshake_takes_so_long_at_most(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_so_many_handshakes_at_once_at_most_and_a_peer_gets_in_all_the_same() -> None:
     with ends() as (one, other):
-        idlers = [connect(one) for _ in range(PENDING_MAX + 10)]
-        poll(lambda: one.links.refused["too_many"] == 10)
-        assert len(one.links._pending) == PENDING_MAX
-        other.dial(one)
-        assert other.events == [LinkUp(one.name)]
+        idlers = [connect(other) for _ in range(PENDING_MAX + 10)]
+        poll(lambda: other.links.refused["too_many"] == 10)
+        assert len(other.links._pending) == PENDING_MAX
+        one.dial(other)
+        assert one.events == [LinkUp(other.name)]
         for sock in idlers:
             sock.close()
-        poll(lambda: not one.links._pending)
+        poll(lambda: not other.links._pending)
 
 
 @pytest.mark.parametrize("junk", [pack_header(FRAME_MAX_BYTES + 1, FORWARD), bytes(5)])
@@ -384,16 +405,16 @@ def test_what_is_no_frame_ends_the_link(junk: bytes) -> None:
         sock.send(pack_header(1, FORWARD) + b"x" + junk)
         poll(lambda: one.links.refused)
         assert one.links.refused == {"bad_frame": 1}
-        assert not one.accepted
+        assert not one.links.up
 
 
 def test_a_handshake_byte_by_byte() -> None:
     with ends() as (one, other), connect(one) as sock:
-        hello = Handshake(None).hello(1, bytes(NONCE_BYTES), other.name, one.name) + bytes(PROOF_BYTES)
+        hello = Handshake(None).hello(1, 0.0, bytes(NONCE_BYTES), other.name, one.name) + bytes(PROOF_BYTES)
         for at in range(len(hello)):
             sock.send(hello[at : at + 1])
             gevent.sleep(0)
-        poll(lambda: one.accepted)
+        poll(lambda: one.links.is_up(other.name))
         for byte in pack_header(2, FORWARD) + b"ab":
             sock.send(bytes([byte]))
             gevent.sleep(0)

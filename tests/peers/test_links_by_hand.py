@@ -7,27 +7,53 @@ from collections.abc import Callable
 import pytest
 
 from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
+from app.cluster.membership.timing import CLOCK_DRIFT, SAFE_SHARE
 from app.config.servers import Server
 from app.loop import READ, WRITE
 from app.peers.addresses import Peers
-from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, HEADER_BYTES, Frame, pack_header
+from app.peers.frames import (
+    ANSWER,
+    FORWARD,
+    FRAME_MAX_BYTES,
+    HEADER_BYTES,
+    LIFE,
+    Frame,
+    pack_header,
+    pack_life,
+    unpack_life,
+)
 from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
-from app.peers.links import DIAL_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, PENDING_MAX, READ_BYTES, Links
+from app.peers.links import (
+    DIAL_TIMEOUT_S,
+    HANDSHAKE_TIMEOUT_S,
+    LIFE_S,
+    PENDING_MAX,
+    READ_BYTES,
+    SILENT_BEATS,
+    Links,
+)
 from tests.support.loop import ManualLoop
 from tests.support.streams import FakeStream, FakeStreams
 
-ME, PEER, THIRD = "127.0.0.1:1001", "127.0.0.2:1002", "127.0.0.3:1003"
-SERVERS = tuple(
-    Server(name.partition(":")[0], int(name.partition(":")[2]), name.partition(":")[0]) for name in (ME, PEER, THIRD)
-)
+ME, PEER, THIRD, FOURTH = "127.0.0.1:1001", "127.0.0.2:1002", "127.0.0.3:1003", "127.0.0.4:1004"
+SERVERS = tuple(Server(host, int(port), host) for host, port in (name.split(":") for name in (ME, PEER, THIRD, FOURTH)))
 NONCE = b"n" * NONCE_BYTES
 SOON_S = 0.001
 
 
 class Rig:
-    """A node's links; what they tell is kept in one list, in order."""
+    """A node's links; what they tell is kept in one list, in order. The node is ME, the first by name: it dials."""
 
-    def __init__(self, *, secret: bytes | None = None, queue_max_bytes: int | None = None, others: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        secret: bytes | None = None,
+        queue_max_bytes: int | None = None,
+        others: int = 2,
+        trust_refusals: bool = False,
+        servers: tuple[Server, ...] = SERVERS,
+    ) -> None:
+        """`servers`: the first is this node."""
         self.loop = ManualLoop()
         self.streams = FakeStreams()
         self.told: list[object] = []
@@ -37,12 +63,14 @@ class Rig:
         self.links = Links(
             self.loop,
             self.streams,
-            Peers(SERVERS[0], SERVERS[: 1 + others], socket.AF_INET),
+            Peers(servers[0], servers[: 1 + others], socket.AF_INET),
             secret,
+            trust_refusals=trust_refusals,
             random_bytes=lambda count: b"r" * count,
             wake=self._wake,
             queue_max_bytes=queue_max_bytes,
         )
+        self.me = str(servers[0])
         self.links.start(self, lambda: 7)
 
     def _wake(self) -> None:
@@ -52,14 +80,11 @@ class Rig:
         self.told.append(event)
         self.on_event(event)
 
-    def dialled_link_up(self, peer: str) -> None:
+    def link_up(self, peer: str) -> None:
         self.told.append(("up", peer))
 
-    def dialled_link_down(self, peer: str) -> None:
+    def link_down(self, peer: str) -> None:
         self.told.append(("down", peer))
-
-    def accepted_link_changed(self, peer: str) -> None:
-        self.told.append(("accepted", peer))
 
     def frames(self, peer: str, frames: list[Frame]) -> None:
         self.told.append((peer, frames))
@@ -94,7 +119,7 @@ class Rig:
     def welcome(self, sock: FakeStream) -> None:
         """The acceptor's part of the handshake."""
         hello = bytes(sock.sent)
-        challenge = self.shake.greeting(9, NONCE)
+        challenge = self.shake.greeting(9, self.loop.now_s, NONCE)
         self.readable(sock, challenge)
         self.readable(sock, self.shake.proof("acceptor", hello, challenge))
 
@@ -103,9 +128,16 @@ class Rig:
         sock = self.dial(peer)
         self.welcome(sock)
         assert self.tells()[-2:] == [LinkUp(peer), ("up", peer)]
+        self.forget(sock)
+        return sock
+
+    def forget(self, sock: FakeStream) -> None:
+        """What was sent so far, the first LIFE included."""
+        self.links.flush()
         sock.sent.clear()
         sock.writes.clear()
-        return sock
+        self.wakes = 0
+        self.links.bytes_sent = 0
 
     def accept(self, *socks: FakeStream, host: str = "127.0.0.2") -> None:
         self.streams.arriving += ((sock, host) for sock in socks)
@@ -116,12 +148,16 @@ class Rig:
         """A link that the peer has dialled."""
         sock = FakeStream()
         self.accept(sock)
-        hello = self.shake.hello(9, NONCE, peer, ME)
+        hello = self.shake.hello(9, self.loop.now_s, NONCE, peer, self.me)
         self.readable(sock, hello)
         self.readable(sock, self.shake.proof("dialler", hello, bytes(sock.sent)))
-        sock.sent.clear()
-        assert ("accepted", peer) in self.tells()
+        assert self.tells()[-2:] == [LinkUp(peer), ("up", peer)]
+        self.forget(sock)
         return sock
+
+
+def life(stamp_s: float) -> bytes:
+    return frame(LIFE, pack_life(stamp_s))
 
 
 def frame(kind: int, body: bytes) -> bytes:
@@ -135,9 +171,9 @@ def test_a_dial_is_a_connection_a_handshake_and_then_a_link() -> None:
     rig = Rig(secret=b"secret")
     sock = rig.dial()
     assert sock.connects == [("127.0.0.2", 1002)]
-    hello = rig.shake.hello(7, b"r" * NONCE_BYTES, ME, PEER)
+    hello = rig.shake.hello(7, rig.loop.now_s, b"r" * NONCE_BYTES, ME, PEER)
     assert sock.sent == hello
-    challenge = rig.shake.greeting(9, NONCE)
+    challenge = rig.shake.greeting(9, 0.0, NONCE)
     rig.readable(sock, challenge[:10])  # it may come in pieces
     assert sock.sent == hello
     rig.readable(sock, challenge[10:])
@@ -165,7 +201,7 @@ def test_a_connection_that_is_pending_is_waited_for() -> None:
 
 @pytest.mark.parametrize(
     ("code", "event"),
-    [(errno.ECONNREFUSED, LinkRefused(PEER, 42)), (errno.EHOSTUNREACH, LinkFailed(PEER)),
+    [(errno.ECONNREFUSED, LinkRefused(PEER, 42, False)), (errno.EHOSTUNREACH, LinkFailed(PEER)),
      (errno.ETIMEDOUT, LinkFailed(PEER))],
 )  # fmt: skip
 @pytest.mark.parametrize("is_pending", [False, True])
@@ -198,7 +234,7 @@ def test_connecting_and_shaking_hands_take_so_long_at_most_together() -> None:
     rig.loop.advance(SOON_S)
     assert (rig.tells(), sock.closed) == ([LinkFailed(PEER)], True)
     assert len(rig.streams.made) == 1, "the time for another try is over"
-    rig.readable(sock, rig.shake.greeting(9, NONCE))
+    rig.readable(sock, rig.shake.greeting(9, 0.0, NONCE))
     assert rig.tells() == []
 
 
@@ -230,7 +266,7 @@ def test_a_link_that_breaks_off_in_the_handshake_is_tried_once_more_at_once(how:
     elif how == "reset":
         first.fault = ConnectionResetError()
         rig.readable(first)
-    assert rig.tells() == [LinkRefused(PEER, 42)]
+    assert rig.tells() == [LinkRefused(PEER, 42, False)]
     assert first.closed
     assert second.closed
 
@@ -277,10 +313,10 @@ def test_without_a_descriptor_or_an_address_a_dial_fails() -> None:
 @pytest.mark.parametrize(
     ("secret", "answer", "reason"),
     [
-        (b"secret", Handshake(None).greeting(9, NONCE), "no_secret"),
-        (None, Handshake(b"secret").greeting(9, NONCE), "secret_needed"),
+        (b"secret", Handshake(None).greeting(9, 0.0, NONCE), "no_secret"),
+        (None, Handshake(b"secret").greeting(9, 0.0, NONCE), "secret_needed"),
         (None, bytes(GREETING_BYTES), "malformed"),
-        (b"secret", Handshake(b"secret").greeting(9, NONCE) + bytes(PROOF_BYTES), "wrong_secret"),
+        (b"secret", Handshake(b"secret").greeting(9, 0.0, NONCE) + bytes(PROOF_BYTES), "wrong_secret"),
     ],
 )
 def test_an_acceptor_that_is_no_peer_is_refused_and_counted(secret: bytes | None, answer: bytes, reason: str) -> None:
@@ -316,7 +352,7 @@ def test_what_comes_at_the_moment_of_closing_comes_too_late() -> None:
     rig = Rig()
     sock = rig.dial()
     hello = bytes(sock.sent)
-    challenge = rig.shake.greeting(9, NONCE)
+    challenge = rig.shake.greeting(9, 0.0, NONCE)
     sock.inbox += challenge + rig.shake.proof("acceptor", hello, challenge)
     rig.links.close(PEER)
     rig.loop.ready(sock.number, READ)
@@ -326,11 +362,22 @@ def test_what_comes_at_the_moment_of_closing_comes_too_late() -> None:
     assert not rig.links.is_up(PEER)
 
 
-def test_dialling_anew_replaces_what_was_there() -> None:
+def test_a_link_that_is_there_is_not_dialled_again() -> None:
     rig = Rig()
     old = rig.up()
-    new = rig.dial()
-    assert rig.tells() == [("down", PEER)]
+    rig.links.open(PEER, 43)
+    rig.loop.turn()
+    assert rig.tells() == [LinkUp(PEER)]
+    assert not old.closed
+    assert len(rig.streams.made) == 1
+
+
+def test_dialling_anew_replaces_the_dial_before() -> None:
+    rig = Rig()
+    old, new = rig.streams.pending(), FakeStream()
+    rig.streams.next.append(new)
+    rig.dial()
+    rig.dial()
     assert old.closed
     rig.welcome(new)
     assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
@@ -339,23 +386,204 @@ def test_dialling_anew_replaces_what_was_there() -> None:
     assert new.closed
 
 
-@pytest.mark.parametrize("then", ["close", "open"])
-def test_a_link_that_is_not_wanted_by_the_time_it_is_there(then: str) -> None:
+def test_a_link_that_is_not_wanted_by_the_time_it_is_there() -> None:
     """What is told of it leads to its end: it is not told as usable any more."""
     rig = Rig()
-
-    def ends(event: Event) -> None:
-        rig.on_event = lambda event: None
-        rig.links.close(PEER) if then == "close" else rig.links.open(PEER, 43)
-
-    rig.on_event = ends
+    rig.on_event = lambda event: rig.links.close(PEER)
     sock = rig.dial()
     rig.welcome(sock)
     assert rig.tells() == [LinkUp(PEER), ("down", PEER)]
     assert sock.closed
-    if then == "open":
-        rig.welcome(rig.streams.made[-1])
-        assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
+
+
+# --- where the peer dials --------------------------------------------------------------------------------------------
+
+
+def listening() -> Rig:
+    """A node that PEER dials, and is dialled by it if it comes first by name."""
+    return Rig(servers=(SERVERS[2], SERVERS[1], SERVERS[0], SERVERS[3]))
+
+
+def test_of_two_nodes_the_same_one_dials_whoever_is_asked() -> None:
+    for one in SERVERS:
+        for other in SERVERS:
+            if one != other:
+                dials = [Peers(me, SERVERS, socket.AF_INET).dials(str(it)) for me, it in ((one, other), (other, one))]
+                assert sorted(dials) == [False, True]
+
+
+@pytest.mark.parametrize("is_pending", [False, True])
+@pytest.mark.parametrize(
+    ("code", "event"),
+    [(0, LinkFailed(PEER)), (errno.ECONNREFUSED, LinkRefused(PEER, 42, False)), (errno.EHOSTUNREACH, LinkFailed(PEER))],
+)
+def test_whoever_is_dialled_only_tries_whether_the_peer_is_there(code: int, event: Event, is_pending: bool) -> None:
+    rig = listening()
+    sock = rig.streams.pending()
+    if is_pending:
+        sock.code = code
+    else:
+        sock.connect_code = code
+    rig.dial()
+    if is_pending:
+        rig.writable(sock)
+    assert rig.tells() == [event]
+    assert sock.closed
+    assert sock.sent == b""
+    assert len(rig.streams.made) == 1
+
+
+def test_a_knock_takes_as_long_as_a_dial_at_most() -> None:
+    rig = listening()
+    sock = rig.streams.pending()
+    rig.dial()
+    rig.loop.advance(DIAL_TIMEOUT_S)
+    assert (rig.tells(), sock.closed) == ([LinkFailed(PEER)], True)
+
+
+def test_a_knock_ends_when_the_peer_has_dialled() -> None:
+    rig = listening()
+    sock = rig.streams.pending()
+    rig.dial()
+    rig.accepted()
+    rig.loop.turn()
+    assert sock.closed
+    sock.code = errno.ECONNREFUSED
+    rig.loop.advance(LIFE_S)
+    assert rig.tells() == []
+
+
+def test_a_knock_leaves_nothing_behind() -> None:
+    rig = Rig()
+    sock = FakeStream()
+    rig.accept(sock)
+    sock.ended = True
+    rig.readable(sock)
+    assert sock.closed
+    assert rig.links.refused == {}
+    assert rig.tells() == []
+    assert rig.links.snapshot()["links_pending"] == 0
+
+
+@pytest.mark.parametrize(
+    ("here", "trusted", "is_proof"),
+    [((), False, False), ((), True, True), (("127.0.0.2",), False, True), (("127.0.0.1", "127.0.0.3"), False, False)],
+)
+def test_a_refusal_by_this_very_machine_is_a_proof(here: tuple[str, ...], trusted: bool, is_proof: bool) -> None:
+    rig = Rig(trust_refusals=trusted)
+    rig.streams.here.update(here)
+    rig.streams.pending().connect_code = errno.ECONNREFUSED
+    rig.dial()
+    assert rig.tells() == [LinkRefused(PEER, 42, is_proof)]
+
+
+# --- life ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["dialled", "accepted"])
+def test_each_end_tells_at_once_and_every_so_often_what_its_clock_shows(how: str) -> None:
+    rig = Rig()
+    began_s = rig.loop.now_s
+    if how == "dialled":
+        sock = rig.dial()
+        rig.welcome(sock)
+    else:
+        sock = FakeStream()
+        rig.accept(sock)
+        rig.readable(sock, rig.shake.hello(9, 0.0, NONCE, PEER, ME) + bytes(PROOF_BYTES))
+    rig.links.flush()
+    assert bytes(sock.sent).endswith(life(began_s))
+    for beat in range(1, 4):
+        rig.forget(sock)
+        rig.loop.advance(LIFE_S)
+        assert rig.wakes == 1
+        rig.links.flush()
+        (kind, body) = sock.sent[4], bytes(sock.sent[HEADER_BYTES:])
+        assert (kind, unpack_life(body)[0]) == (LIFE, pytest.approx(began_s + beat * LIFE_S))
+
+
+def test_a_peer_that_is_silent_is_left() -> None:
+    rig = Rig()
+    sock, other = rig.up(), rig.up(THIRD)
+    for beat in range(SILENT_BEATS):
+        rig.loop.advance(LIFE_S)
+        rig.readable(other, life(1.0)[beat : beat + 1])  # one byte is enough
+    assert rig.tells() == []
+    rig.loop.advance(LIFE_S)
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER)]
+    assert (sock.closed, other.closed) == (True, False)
+    assert rig.links.snapshot()["links_silent"] == 1
+    assert 0.5 <= SILENT_BEATS * LIFE_S <= 0.5
+
+
+def test_a_stop_of_our_own_is_nobodys_silence() -> None:
+    rig = Rig()
+    sock = rig.up()
+    rig.loop.now_s += 60.0  # what waits in the sockets comes after the timers that are due
+    rig.loop.advance(LIFE_S)
+    rig.readable(sock, life(1.0))
+    rig.loop.advance(SILENT_BEATS * LIFE_S - SOON_S)
+    assert rig.links.is_up(PEER)
+
+
+@pytest.mark.parametrize("ahead_s", [-500.0, 0.0, 500.0])
+def test_the_peers_clock_is_never_taken_for_later_than_it_is(ahead_s: float) -> None:
+    """Whatever the delay of its stamps, and however far the clocks drift apart within what is allowed."""
+    rig = Rig()
+    sock = rig.up()
+    link = rig.links.up[PEER]
+    for rate in (1 - 2 * CLOCK_DRIFT / (1 + CLOCK_DRIFT), 1.0, (1 + CLOCK_DRIFT) / (1 - CLOCK_DRIFT)):
+        since_s = rig.loop.now_s
+
+        def shows(now_s: float, rate: float = rate, since_s: float = since_s) -> float:
+            """What the peer's clock shows when ours shows that."""
+            return since_s + ahead_s + (now_s - since_s) * rate
+
+        for delay_s in (0.0, 0.3, 0.01):
+            stamp_s = shows(rig.loop.now_s)
+            rig.loop.now_s += delay_s
+            assert rig.links.up[PEER] is link
+            rig.readable(sock, life(stamp_s))
+            for _, frames in rig.tells():  # type: ignore[misc]
+                rig.links.on_life(PEER, frames[0][1])
+            for later_s in (0.0, 0.5, 60.0):
+                bound_s = link.clock_base_s + SAFE_SHARE * (rig.loop.now_s + later_s)
+                truth_s = shows(rig.loop.now_s + later_s)
+                assert truth_s - delay_s * rate - later_s * 0.041 - 1e-6 <= bound_s <= truth_s + 1e-6
+
+
+def test_the_handshake_says_already_what_the_clocks_show() -> None:
+    rig = Rig()
+    sock = rig.dial()
+    rig.loop.now_s += 0.25
+    rig.welcome(sock)
+    rig.loop.now_s += 0.0
+    assert rig.links.up[PEER].clock_base_s == pytest.approx(rig.loop.now_s - SAFE_SHARE * rig.loop.now_s)
+    accepted = rig.accepted(THIRD)
+    assert not accepted.closed
+    assert rig.links.up[THIRD].clock_base_s == pytest.approx(rig.loop.now_s - SAFE_SHARE * rig.loop.now_s)
+
+
+@pytest.mark.parametrize("body", [b"", bytes(7), bytes(9)])
+def test_a_malformed_life_ends_the_link(body: bytes) -> None:
+    rig = Rig()
+    sock = rig.up()
+    rig.links.on_life(PEER, body)
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER)]
+    assert sock.closed
+    assert rig.links.refused == {"bad_frame": 1}
+    rig.links.on_life(PEER, body)
+    assert rig.tells() == [], "what came behind it is nobody's"
+
+
+def test_one_silent_peer_whose_end_is_the_end_of_another() -> None:
+    rig = Rig()
+    rig.up()
+    rig.up(THIRD)
+    rig.on_event = lambda event: rig.links.close(THIRD)
+    rig.loop.advance((SILENT_BEATS + 1) * LIFE_S + SOON_S)
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER), ("down", THIRD)]
+    assert rig.links.snapshot()["links_silent"] == 1
 
 
 # --- the end of a dialled link ---------------------------------------------------------------------------------------
@@ -379,34 +607,39 @@ def test_the_end_of_a_dialled_link_is_told_at_once() -> None:
     assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
 
 
-def test_a_dialled_link_that_is_reset_or_speaks_has_ended() -> None:
+def test_a_link_that_is_reset_has_ended() -> None:
     rig = Rig()
     sock = rig.up()
     sock.fault = ConnectionResetError()
     rig.readable(sock)
     assert rig.tells() == [("down", PEER), LinkClosed(PEER)]
     assert not rig.links.refused
-    rig.readable(rig.up(), b"?")
-    assert rig.tells() == [("down", PEER), LinkClosed(PEER)]
-    assert rig.links.refused == {"unexpected_data": 1}
 
 
-def test_severing_ends_both_links_as_if_the_peer_had() -> None:
+@pytest.mark.parametrize("how", ["dialled", "accepted"])
+def test_severing_ends_a_link_as_if_the_peer_had(how: str) -> None:
     rig = Rig()
-    ours, theirs, other = rig.up(), rig.accepted(), rig.up(THIRD)
+    sock, other = rig.up() if how == "dialled" else rig.accepted(), rig.up(THIRD)
+    sock.inbox += frame(FORWARD, b"old")
     rig.links.sever(PEER)
-    assert rig.tells() == [("accepted", PEER), ("down", PEER), LinkClosed(PEER)]
-    assert (ours.closed, theirs.closed, other.closed) == (True, True, False)
+    rig.loop.ready(sock.number, READ)
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER)], "what is in it is lost"
+    assert (sock.closed, other.closed) == (True, False)
     rig.links.sever(PEER)
     assert rig.tells() == []
 
 
-def test_severing_what_was_accepted_leaves_what_was_dialled() -> None:
+@pytest.mark.parametrize("how", ["dialled", "accepted"])
+def test_closing_ends_a_link_with_whatever_is_in_it(how: str) -> None:
     rig = Rig()
-    ours, first, second = rig.up(), rig.accepted(), rig.accepted(THIRD)
-    rig.links.sever_incoming()
-    assert sorted(map(str, rig.tells())) == sorted(map(str, [("accepted", PEER), ("accepted", THIRD)]))
-    assert (ours.closed, first.closed, second.closed) == (False, True, True)
+    sock = rig.up() if how == "dialled" else rig.accepted()
+    sock.inbox += frame(FORWARD, b"old")
+    rig.links.send(PEER, FORWARD, b"x")
+    rig.links.close(PEER)
+    rig.loop.ready(sock.number, READ)
+    rig.links.flush()
+    assert rig.tells() == [("down", PEER)]
+    assert (sock.closed, sock.sent) == (True, b"")
 
 
 # --- sending ---------------------------------------------------------------------------------------------------------
@@ -415,7 +648,7 @@ def test_severing_what_was_accepted_leaves_what_was_dialled() -> None:
 def test_what_a_turn_queues_for_a_peer_leaves_in_one_write() -> None:
     rig = Rig()
     sock, other = rig.up(), rig.up(THIRD)
-    assert rig.links.send(PEER, FORWARD, b"bc", b"a")
+    assert rig.links.send(PEER, FORWARD, b"abc")
     assert rig.links.send(PEER, ANSWER, b"")
     assert rig.links.send_all(PEER, ANSWER, [b"d", b"ef"])
     assert rig.wakes == 1
@@ -543,8 +776,8 @@ def test_a_peer_is_given_so_much_at_most_and_then_all_or_nothing() -> None:
     assert not rig.links.send_all(PEER, FORWARD, [b""])
     rig.links.flush()
     assert not rig.links.send_all(PEER, FORWARD, [bytes(40), bytes(51)])
-    assert rig.links.send(PEER, FORWARD, b"bc", b"a" * 93)
-    assert not rig.links.send(PEER, FORWARD, b"bc", b"a" * 94)
+    assert rig.links.send(PEER, FORWARD, b"a" * 95)
+    assert not rig.links.send(PEER, FORWARD, b"a" * 96)
     assert rig.links.snapshot()["links_frames_not_taken"] == rig.links.full == 3 + 1 + 1 + 2 + 1
 
 
@@ -555,16 +788,16 @@ def test_peers_share_what_may_be_unread() -> None:
     servers = [Server("127.0.0.1", 1 + n, "127.0.0.1") for n in range(64)]
     streams = FakeStreams()
     peers = Peers(servers[0], servers, socket.AF_INET)
-    links = Links(ManualLoop(), streams, peers, None, random_bytes=bytes, wake=lambda: None)
+    links = Links(ManualLoop(), streams, peers, None, trust_refusals=False, random_bytes=bytes, wake=lambda: None)
     assert links.queue_max_bytes == 512 << 10
 
 
 def test_a_frame_over_the_bound_is_our_own_fault() -> None:
     rig = Rig()
     rig.up()
-    assert rig.links.send(PEER, FORWARD, bytes(FRAME_MAX_BYTES - 1), b"a")
+    assert rig.links.send(PEER, FORWARD, bytes(FRAME_MAX_BYTES))
     with pytest.raises(AssertionError, match=str(FRAME_MAX_BYTES + 1)):
-        rig.links.send(PEER, FORWARD, bytes(FRAME_MAX_BYTES), b"a")
+        rig.links.send(PEER, FORWARD, bytes(FRAME_MAX_BYTES + 1))
 
 
 # --- accepting -------------------------------------------------------------------------------------------------------
@@ -574,17 +807,17 @@ def test_whoever_dials_is_challenged_and_must_prove_to_be_a_peer() -> None:
     rig = Rig(secret=b"secret")
     sock = FakeStream()
     rig.accept(sock)
-    hello = rig.shake.hello(9, NONCE, PEER, ME)
+    hello = rig.shake.hello(9, 0.0, NONCE, PEER, ME)
     rig.readable(sock, hello[:-1])
     assert (sock.sent, rig.links.snapshot()["links_pending"]) == (b"", 1)
     rig.readable(sock, hello[-1:])
-    challenge = rig.shake.greeting(7, b"r" * NONCE_BYTES)
+    challenge = rig.shake.greeting(7, rig.loop.now_s, b"r" * NONCE_BYTES)
     assert sock.sent == challenge
     rig.readable(sock, rig.shake.proof("dialler", hello, challenge))
     assert sock.sent == challenge + rig.shake.proof("acceptor", hello, challenge)
-    assert rig.tells() == [("accepted", PEER)]
+    assert rig.tells() == [LinkUp(PEER), ("up", PEER)]
     counters = rig.links.snapshot()
-    assert (counters["links_pending"], counters["links_accepted"]) == (0, 1)
+    assert (counters["links_pending"], counters["links_up"]) == (0, 1)
 
 
 def test_frames_are_handed_on_as_one_read_brings_them() -> None:
@@ -623,10 +856,10 @@ def test_the_end_of_an_accepted_link(how: str) -> None:
     else:
         sock.inbox += frame(FORWARD, b"good") + bytes(HEADER_BYTES)
     rig.readable(sock)
-    assert rig.tells() == [("accepted", PEER)], "nothing of that read is handed on"
+    assert rig.tells() == [("down", PEER), LinkClosed(PEER)], "nothing of that read is handed on"
     assert sock.closed
     assert rig.links.refused == ({"bad_frame": 1} if how == "no frame" else {})
-    assert rig.links.snapshot()["links_accepted"] == 0
+    assert rig.links.snapshot()["links_up"] == 0
 
 
 def test_a_peer_that_dials_anew_is_done_with_the_link_before() -> None:
@@ -636,9 +869,9 @@ def test_a_peer_that_dials_anew_is_done_with_the_link_before() -> None:
     rig.tells()
     new = FakeStream()
     rig.accept(new)
-    hello = rig.shake.hello(9, NONCE, PEER, ME)
+    hello = rig.shake.hello(9, 0.0, NONCE, PEER, ME)
     rig.readable(new, hello + bytes(PROOF_BYTES))
-    assert rig.tells() == [("accepted", PEER), ("accepted", PEER)], "one has ended, one is there"
+    assert rig.tells() == [("down", PEER), LinkUp(PEER), ("up", PEER)]
     assert old.closed
     rig.readable(new, frame(FORWARD, b"x"))
     assert rig.tells() == [(PEER, [(FORWARD, b"x")])]
@@ -669,7 +902,7 @@ def test_one_that_does_not_take_the_challenge_is_no_peer() -> None:
     sock = FakeStream()
     sock.room = GREETING_BYTES - 1
     rig.accept(sock)
-    rig.readable(sock, rig.shake.hello(9, NONCE, PEER, ME))
+    rig.readable(sock, rig.shake.hello(9, 0.0, NONCE, PEER, ME))
     assert sock.closed
     assert rig.links.refused == {"handshake_broken_off": 1}
 
@@ -738,10 +971,10 @@ def test_a_connection_that_has_gone_before_it_was_accepted() -> None:
 
 
 def test_stopping_writes_what_is_queued_and_ends_everything_without_a_word() -> None:
-    rig = Rig()
-    up, accepted = rig.up(), rig.accepted()
+    rig = Rig(others=3)
+    up, accepted = rig.up(), rig.accepted(THIRD)
     pending, welcomed = rig.streams.pending(), FakeStream()
-    rig.dial(THIRD)
+    rig.dial(FOURTH)
     rig.accept(welcomed)
     rig.links.send(PEER, FORWARD, b"last words")
     rig.links.stop()
@@ -759,7 +992,7 @@ def test_stopping_writes_what_is_queued_and_ends_everything_without_a_word() -> 
     assert rig.tells() == []
     assert rig.links.refused == {}
     counters = rig.links.snapshot()
-    assert [counters[f"links_{name}"] for name in ("up", "accepted", "pending", "bytes_queued")] == [0] * 4
+    assert [counters[f"links_{name}"] for name in ("up", "pending", "bytes_queued")] == [0] * 3
 
 
 def test_a_handshake_that_is_done_at_the_moment_of_stopping_comes_too_late() -> None:
@@ -767,12 +1000,12 @@ def test_a_handshake_that_is_done_at_the_moment_of_stopping_comes_too_late() -> 
     rig = Rig()
     sock = FakeStream()
     rig.accept(sock)
-    sock.inbox += rig.shake.hello(9, NONCE, PEER, ME) + bytes(PROOF_BYTES)
+    sock.inbox += rig.shake.hello(9, 0.0, NONCE, PEER, ME) + bytes(PROOF_BYTES)
     rig.links.stop()
     rig.loop.ready(sock.number, READ)
     rig.loop.turn()
     assert sock.closed
-    assert rig.links.snapshot()["links_accepted"] == 0
+    assert rig.links.snapshot()["links_up"] == 0
     rig.loop.ready(sock.number, READ)  # nobody watches what is closed
 
 
@@ -789,12 +1022,11 @@ def test_stopping_during_a_pause() -> None:
 def test_what_is_counted() -> None:
     rig = Rig()
     rig.up()
-    rig.accepted()
     rig.links.send(PEER, FORWARD, b"abc")
     assert rig.links.snapshot() == {
         "links_up": 1,
-        "links_accepted": 1,
         "links_pending": 0,
+        "links_silent": 0,
         "links_frames_received": 0,
         "links_bytes_received": 0,
         "links_bytes_sent": 0,

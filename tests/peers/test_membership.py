@@ -21,6 +21,7 @@ from app.cluster.events import (
     Datagram,
     Effect,
     Event,
+    FoundRequested,
     LeaveRequested,
     Left,
     LinkUp,
@@ -43,9 +44,9 @@ from app.loop import EXIT_FAULT, Loop
 from app.node import fresh_incarnation
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import DatagramAuth
-from app.peers.frames import CLUSTER, Frame
+from app.peers.frames import CLUSTER, LIFE, Frame
 from app.peers.links import Links
-from app.peers.membership import Membership
+from app.peers.membership import FOUND_RETRIES_S, Membership
 from app.sockets import Sockets
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
@@ -71,7 +72,15 @@ class Node:
         self.loop = loop
         self.sockets = sockets
         peers = Peers(me, servers, socket.AF_INET)
-        self.links = Links(loop, sockets, peers, secret, random_bytes=os.urandom, wake=self.wake)
+        self.links = Links(
+            loop,
+            sockets,
+            peers,
+            secret,
+            trust_refusals=False,
+            random_bytes=os.urandom,
+            wake=self.wake,
+        )
         self.links.start(self, lambda: self.membership.core.incarnation)
         self.membership = Membership(
             loop,
@@ -131,16 +140,17 @@ class Node:
     def link_event(self, event: Event) -> None:
         self.membership.take(event)
 
-    def dialled_link_up(self, peer: str) -> None: ...
+    def link_up(self, peer: str) -> None: ...
 
-    def dialled_link_down(self, peer: str) -> None: ...
-
-    def accepted_link_changed(self, peer: str) -> None: ...
+    def link_down(self, peer: str) -> None: ...
 
     def frames(self, peer: str, frames: list[Frame]) -> None:
         for kind, body in frames:
-            assert kind == CLUSTER
-            self.membership.handle_frame(peer, body)
+            if kind == LIFE:
+                self.links.on_life(peer, body)
+            else:
+                assert kind == CLUSTER
+                self.membership.handle_frame(peer, body)
 
 
 @contextmanager
@@ -237,6 +247,11 @@ class Core:
         self.is_member = True
         self.epoch = 17
         self.fails: BaseException | None = None
+        self.view: View | None = None
+        self.refuses = ""
+
+    def objection(self) -> str:
+        return self.refuses
 
     def step(self, event: Event, now: float) -> list[Effect]:
         self.events.append(event)
@@ -372,6 +387,7 @@ def test_effects_are_carried_out_in_order(rig: Rig, caplog: pytest.LogCaptureFix
             Log("info", VIEW.describe()),
             Log("warning", "mind this"),
             Log("info", "as it goes"),
+            Log("error", "this is lost"),
             CloseLink(B),
             Send(B, b"y"),
             Left(),
@@ -387,6 +403,7 @@ def test_effects_are_carried_out_in_order(rig: Rig, caplog: pytest.LogCaptureFix
         ("INFO", "cluster.view"),
         ("WARNING", "cluster.note"),
         ("INFO", "cluster.note"),
+        ("ERROR", "cluster.note"),
     ]
     assert caplog.records[1].__dict__["fields"] == {
         "epoch": 3,
@@ -645,6 +662,26 @@ def test_the_status_fits_one_answer(rig: Rig, count: int, absent: int, is_cut: b
     assert (len(rows) < count + absent) == is_cut
     assert {row[2] for row in status["members"][count:]} <= {"absent"}
     assert [PLACE_DIGITS.index(digit) for digit in status["primaries"]] == [n % count for n in range(SLOT_COUNT)]
+
+
+def test_an_operator_founds_or_is_told_why_not(rig: Rig) -> None:
+    rig.core.refuses = "the cluster goes on"
+    assert json.loads(rig.membership.found()) == {"founded": False, "why_not": "the cluster goes on", "members": []}
+    assert rig.core.events == []
+    rig.core.refuses = ""
+    rig.core.view = VIEW
+    assert json.loads(rig.membership.found()) == {"founded": True, "why_not": "", "members": ["a:1"]}
+    assert rig.core.events == [FoundRequested()]
+
+
+def test_a_retry_of_what_has_founded_is_told_the_same_and_founds_nothing(rig: Rig) -> None:
+    first = rig.membership.found()
+    rig.core.refuses = "the cluster goes on"
+    rig.loop.advance(FOUND_RETRIES_S - 0.1)
+    assert rig.membership.found() == first
+    rig.loop.advance(0.1)
+    assert json.loads(rig.membership.found())["why_not"] == "the cluster goes on"
+    assert rig.core.events.count(FoundRequested()) == 1
 
 
 def test_the_status_says_where_nobody_serves(rig: Rig) -> None:

@@ -9,15 +9,15 @@ import pytest
 
 from app.cluster.events import SELF
 from app.observe.counters import DROP_REASONS
-from app.peers.frames import FORWARD
+from app.peers.frames import FORWARD, FORWARD_BYTES
 from app.requests.commands import Shutdown
-from app.requests.forwarding import HEADER_BYTES
 from app.requests.request import Request
 from app.storage.store import Store
 from app.wire.protocol import (
     COMMAND_NAMES,
     DATAGRAM_MAX_BYTES,
     ERROR_NAMES,
+    FOUND,
     GET,
     GET_MEMBERSHIP_CNT,
     GET_PID,
@@ -49,7 +49,7 @@ from app.wire.protocol import (
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.support.loop import Exited
-from tests.support.parts import CLIENT, PID, Net, Parts
+from tests.support.parts import CLIENT, PID, Net, Parts, forwarded
 from tests.wire.datagrams import ack, envelope, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 
@@ -299,7 +299,7 @@ def test_unsound_datagrams_are_dropped_and_counted_by_reason(node: Asker, reason
 
 
 def test_every_reason_is_tried_above() -> None:
-    elsewhere = {"too_old", "not_allowed", "admin_not_allowed"}  # the front's, and tried below
+    elsewhere = {"too_old", "shed", "not_allowed", "admin_not_allowed"}  # the front's, and tried below
     assert {reason for reason, _ in DROPPED} == set(DROP_REASONS) - elsewhere
 
 
@@ -332,7 +332,7 @@ def test_only_administrators_stop_and_wipe(command: int) -> None:
     node.code(PUT, key=KEY, value=VALUE)
     before = node.parts.held()
     reply = node.send(request(b"x" * 16, command=command, key=b"other"))
-    if command in (SHUTDOWN, WIPEOUT):
+    if command in (SHUTDOWN, WIPEOUT, FOUND):
         assert reply is None
         assert (administrators.asked, node.drops()) == ([(CLIENT, command)], {"admin_not_allowed": 1})
         assert node.parts.held() == before
@@ -344,13 +344,13 @@ def test_only_administrators_stop_and_wipe(command: int) -> None:
     assert node.holds() is None
 
 
-@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT])
+@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT, FOUND])
 def test_a_peer_that_forwards_is_no_administrator(command: int) -> None:
     """What has no key is executed by the node that receives it: no sound node forwards it."""
     net = Net(names=("front", "owner"))
     owner = net["owner"]
     owner.handle(request(FIRST, command=PUT, key=KEY, value=VALUE))
-    net.queue.append(("front", "owner", FORWARD, b"\x01\xff\x00" + request(b"x" * 16, command=command)))
+    net.queue.append(("front", "owner", FORWARD, forwarded(request(b"x" * 16, command=command), net.loop.now_s + 0.5)))
     net.deliver()
     assert owner.drops() == {"admin_not_allowed": 1}
     assert len(owner.store) == 1
@@ -374,7 +374,7 @@ def test_only_what_is_read_makes_an_answer_larger_than_the_question(node: Asker,
     """What a forged sender could have sent to its victim: docs/security.md."""
     node.code(PUT, key=b"k", value=bytes(VALUE_MAX_BYTES))
     node.parts.membership.status = bytes(VALUE_MAX_BYTES)
-    answers, no_request = node.parts.answers, Request(node.parts.clients, node.parts.workers)
+    answers, no_request = node.parts.answers, Request(None, node.parts.clients)
     gains: dict[str, int] = {}
     for command, name in (*COMMAND_NAMES.items(), (99, "unknown")):
         key = {"key": b"k"} if command in (PUT, GET, REMOVE) else {}
@@ -392,6 +392,7 @@ def test_only_what_is_read_makes_an_answer_larger_than_the_question(node: Asker,
         assert VALUE_MAX_BYTES <= gains.pop(name) <= VALUE_MAX_BYTES + 8
     assert gains.pop("VITALS") <= 20
     assert gains.pop("SLOWLOG") <= 150
+    assert gains.pop("FOUND") <= 20
     assert max(gains.values()) <= 6, gains
 
 
@@ -650,7 +651,7 @@ def test_what_another_node_serves_is_forwarded_whole(value: bytes) -> None:
         request(FIRST + b"r", command=REMOVE, key=KEY),
     ]
     assert [node.send(datagram) for datagram in datagrams] == [None] * 3
-    assert [(receiver, body[HEADER_BYTES:]) for _, receiver, _, body in net.queue] == [
+    assert [(receiver, body[FORWARD_BYTES:]) for _, receiver, _, body in net.queue] == [
         ("elsewhere", datagram) for datagram in datagrams
     ]
     assert node.parts.content() == {}
@@ -687,6 +688,7 @@ def test_what_a_node_tells_of_itself() -> None:
     assert node.ask(STATUS) == KVResponse(errCode=NO_ERR, value=node.parts.membership.status)
     assert node.ask(SLOWLOG) == KVResponse(errCode=NO_ERR, value=node.parts.slow_log.as_json())
     assert node.ask(VITALS) == KVResponse(errCode=NO_ERR, value=b'{"pid": 3, "http_port": null}')
+    assert node.ask(FOUND) == KVResponse(errCode=NO_ERR, value=b"{found}")
 
 
 # --- counters -------------------------------------------------------------------------------------------------------
@@ -717,6 +719,7 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
         "STATUS": 0,
         "SLOWLOG": 0,
         "VITALS": 0,
+        "FOUND": 0,
         "unknown": 1,
     }
     counts = dict.fromkeys(ERROR_NAMES.values(), 0)

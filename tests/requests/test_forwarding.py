@@ -6,10 +6,12 @@ from struct import unpack_from
 import pytest
 
 from app.cluster.events import SELF, UNKNOWN
+from app.cluster.membership.planner import first_view
+from app.cluster.view import Member
 from app.observe.counters import FORWARDED, WAITED
-from app.peers.frames import ANSWER, FORWARD
-from app.requests.forwarding import FULL_WAIT_MS, HEADER_BYTES, HOPS_MAX, RESEND_S
-from app.requests.request import PATIENCE_S, STALL_S
+from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES
+from app.requests.forwarding import DETOUR_S, FULL_WAIT_MS, HOPS_MAX, RESEND_S, SWEEP_S
+from app.requests.request import PATIENCE_S
 from app.storage.store import Store
 from app.wire.protocol import (
     GET,
@@ -24,7 +26,7 @@ from app.wire.protocol import (
     slot_of,
 )
 from proto_gen.key_value_pb2 import KVResponse
-from tests.support.parts import CLIENT, OTHER_CLIENT, Net, Parts
+from tests.support.parts import CLIENT, OTHER_CLIENT, Net, Parts, forwarded
 from tests.wire.datagrams import ack, envelope, request, response
 
 KEY = b"key"
@@ -52,10 +54,15 @@ def fill_replies(node: Parts) -> None:
     node.replies.full = True
 
 
-def header(body: bytes) -> tuple[int, int]:
-    """Hops and milliseconds that are left, of a frame FORWARD."""
-    hops, left_ms = unpack_from("<BH", body)
-    return hops, left_ms
+def header(body: bytes) -> tuple[int, float]:
+    """Hops, and deadline by the receiver's clock, of a frame FORWARD."""
+    deadline_s, hops = unpack_from("<dB", body)
+    return hops, deadline_s
+
+
+def deadline(net: Net, left_s: float) -> object:
+    """That of a request which has so much time left: never later, and earlier by what clocks drift apart meanwhile."""
+    return pytest.approx(net.loop.now_s + 0.99 * left_s, abs=0.0102 * left_s)
 
 
 # --- there and back -------------------------------------------------------------------------------------------------
@@ -67,8 +74,8 @@ def test_a_request_goes_to_its_primary_and_the_answer_to_the_client() -> None:
     assert front.take(put()) is None
     ((sender, receiver, kind, body),) = net.queue
     assert (sender, receiver, kind) == ("front", "owner", FORWARD)
-    assert body[HEADER_BYTES:] == put(), "the client's datagram travels as it came"
-    assert header(body) == (1, pytest.approx(PATIENCE_S * 1000, abs=1))
+    assert body[FORWARD_BYTES:] == put(), "the client's datagram travels as it came"
+    assert header(body) == (1, deadline(net, PATIENCE_S))
     net.deliver()
     assert front.code(ONE) == NO_ERR
     assert len(owner.store) == 1
@@ -98,7 +105,7 @@ def test_a_request_passes_several_nodes() -> None:
     net.deliver_from("front")
     ((_, _, _, body),) = net.queue
     assert header(body)[0] == 2
-    assert body[HEADER_BYTES:] == put()
+    assert body[FORWARD_BYTES:] == put()
     net.deliver()
     assert front.code(ONE) == NO_ERR
     assert len(net["owner"].store) == 1
@@ -226,13 +233,14 @@ def test_a_request_waits_for_its_primary(cause: str) -> None:
     net = nodes(front=UNKNOWN if cause == "nobody" else "owner", owner=SELF)
     front = net["front"]
     if cause == "link":
-        net.down.add(frozenset(("front", "owner")))
+        net.cut("front", "owner")
     assert front.take(get()) is None
     front.sweep()
     assert not net.queue
     assert front.forwarding.forwarded == 0
     assert front.told() == []
-    net.down.clear()
+    if cause == "link":
+        net.link("front", "owner")
     front.set_routes("owner")
     front.sweep()
     net.deliver()
@@ -254,11 +262,14 @@ def test_what_was_sent_over_a_broken_link_is_sent_again() -> None:
     net = nodes(front="owner", other="owner", owner=SELF)
     front = net["front"]
     front.take(put())
-    front.dialled_link_down("other")
+    net.cut("front", "other")
     front.sweep()
     assert len(net.queue) == 1, "another link's end is nothing to it"
     net.cut("front", "owner")
     assert net.queue == []
+    front.sweep()
+    assert net.queue == []
+    net.link("front", "owner")
     front.sweep()
     net.deliver()
     assert front.code(ONE) == NO_ERR
@@ -367,16 +378,17 @@ def test_a_request_takes_along_how_long_it_may_still_wait() -> None:
     front, owner = net["front"], net["owner"]
     front.take(put())
     net.wait(PATIENCE_S / 2)
+    front.links.up["owner"].show_clock(0.0)
     front.set_routes("owner")
     front.sweep()
     ((_, _, _, body),) = net.queue
-    assert header(body) == (1, pytest.approx(PATIENCE_S * 1000 / 2, abs=1))
+    assert header(body) == (1, deadline(net, PATIENCE_S / 2))
     net.deliver()
     assert owner.forwarding.in_flight == 1
-    net.wait(PATIENCE_S / 2 - 0.01)
+    net.wait(PATIENCE_S / 2 - 0.02)
     owner.sweep()
     assert owner.forwarding.in_flight == 1
-    net.wait(0.01)
+    net.wait(0.02)
     owner.set_routes(SELF)
     owner.sweep()
     assert len(owner.store) == 0, "executed when its reply might be forgotten before its last retry"
@@ -385,7 +397,7 @@ def test_a_request_takes_along_how_long_it_may_still_wait() -> None:
 def test_a_peer_can_not_have_a_request_wait_for_longer_than_a_client_can() -> None:
     net = nodes(front="owner", owner=UNKNOWN)
     owner = net["owner"]
-    net.queue.append(("front", "owner", FORWARD, b"\x01\xff\xff" + get()))
+    net.queue.append(("front", "owner", FORWARD, forwarded(get(), net.loop.now_s + 60.0)))
     net.deliver()
     net.wait(PATIENCE_S - 0.01, sweep=True)
     assert owner.forwarding.in_flight == 1
@@ -393,16 +405,18 @@ def test_a_peer_can_not_have_a_request_wait_for_longer_than_a_client_can() -> No
     assert owner.forwarding.in_flight == 0
 
 
-def test_what_is_sent_on_past_its_time_says_that_nothing_is_left() -> None:
+def test_what_is_sent_on_past_its_time_is_not_executed() -> None:
     """A retry that has passed more nodes does not renew it."""
     net = nodes(front="owner", owner=SELF)
     front = net["front"]
     front.take(put())
     net.wait(PATIENCE_S + 0.1)
-    net.queue[:] = [("owner", "front", FORWARD, b"\x02\xff\x00" + put())]
+    net.queue[:] = [("owner", "front", FORWARD, forwarded(put(), net.loop.now_s + 0.5, hops=2))]
     net.deliver_from("owner")
     ((_, _, _, body),) = net.queue
-    assert header(body) == (1, 0)
+    assert header(body)[1] < net.loop.now_s
+    net.deliver()
+    assert len(net["owner"].store) == 0
 
 
 @pytest.mark.parametrize("command", [PUT, GET])
@@ -417,17 +431,101 @@ def test_what_waited_past_its_deadline_is_not_executed(command: int) -> None:
     assert len(front.store) == len(front.replies) == 0
 
 
-def test_what_a_stopped_process_finds_in_its_links_is_not_executed() -> None:
-    net = nodes(front="owner", owner=SELF)
+@pytest.mark.parametrize("ahead_s", [-1000.0, -0.5, 0.0, 0.5, 1e6])
+@pytest.mark.parametrize("hops", [1, 2])
+def test_a_request_that_was_held_back_on_the_way_is_not_executed(ahead_s: float, hops: int) -> None:
+    """Whatever held it back, and whatever the executing node's clock shows: by that clock its time is over."""
+    routes = {"front": "owner", "owner": SELF} if hops == 1 else {"front": "via", "via": "owner", "owner": SELF}
+    net = nodes(**routes)
     front, owner = net["front"], net["owner"]
+    net["via" if hops == 2 else "front"].links.up["owner"].show_clock(ahead_s)
+    for held_back_s, is_executed in ((PATIENCE_S * 0.95, True), (PATIENCE_S * 0.999, False), (12.0, False)):
+        message_id = b"%016d" % int(held_back_s * 1000)
+        front.take(request(message_id, command=PUT, key=message_id, value=b"v"))
+        if hops == 2:
+            net.deliver_from("front")
+        now_s = net.loop.now_s
+        net.loop.now_s = now_s + held_back_s + ahead_s
+        frames = [(kind, body) for _, receiver, kind, body in net.queue if receiver == "owner"]
+        net.queue.clear()
+        owner.frames("via" if hops == 2 else "front", frames)
+        net.loop.turn()
+        assert (owner.store.peek(slot_of(message_id), message_id) is not None) is is_executed
+        net.loop.now_s = now_s
+        net.queue.clear()
+    assert owner.drops() == {"too_old": 2}
+
+
+# --- another way ----------------------------------------------------------------------------------------------------
+
+
+def apart(*others: str) -> Net:
+    """The front has no link to the owner any more; both have links to the others: members, the coordinator first."""
+    net = nodes(front="owner", owner=SELF, **dict.fromkeys(others, "owner"))
+    members = tuple(Member(name, 1) for name in (*others, "front", "owner"))
+    for name in net.nodes:
+        net[name].forwarding.on_view(first_view(members, 7, 1))
+    net.cut("front", "owner")
+    return net
+
+
+def test_a_primary_that_can_not_be_reached_is_asked_by_way_of_the_coordinator() -> None:
+    net = apart("first", "second")
+    front = net["front"]
     front.take(put())
-    net.loop.now_s += STALL_S
+    net.wait(DETOUR_S - 0.01, sweep=True)
+    assert net.queue == [], "it may be dead: then its slots go to others"
+    net.wait(SWEEP_S, sweep=True)
+    ((_, receiver, kind, body),) = net.queue
+    assert (receiver, kind, header(body)[0], body[FORWARD_BYTES:]) == ("first", FORWARD, 1, put())
+    net.wait(SWEEP_S, sweep=True)
+    assert len(net.queue) == 1, "it is under way"
     net.deliver()
-    assert owner.links.stalls == 1
-    assert len(owner.store) == 0
-    front.take(put(TWO))
+    assert front.code(ONE) == NO_ERR
+    front.take(get(TWO))
     net.deliver()
-    assert len(owner.store) == 1
+    assert front.code(TWO) == NO_ERR, "the next goes that way at once"
+    net.link("front", "owner")
+    front.take(get())
+    assert [receiver for _, receiver, _, _ in net.queue] == ["owner"]
+
+
+def test_another_member_will_do_when_the_coordinator_can_not_be_reached_either() -> None:
+    net = apart("first", "second")
+    front = net["front"]
+    net.cut("front", "first")
+    net.wait(DETOUR_S + 0.01)
+    front.take(put())
+    net.deliver()
+    assert front.code(ONE) == NO_ERR
+    assert not net["first"].forwarding.forwarded
+
+
+def test_what_was_sent_by_a_way_that_has_broken_goes_by_the_next() -> None:
+    net = apart("first", "second")
+    front = net["front"]
+    net.wait(DETOUR_S + 0.01)
+    front.take(put())
+    net.cut("front", "first")
+    front.sweep()
+    net.deliver()
+    assert front.code(ONE) == NO_ERR
+
+
+def test_one_detour_is_enough() -> None:
+    """Whoever is asked in the primary's place, and can't reach it either, waits: nothing goes in circles."""
+    net = apart("first", "second")
+    net.cut("first", "owner")
+    net.wait(DETOUR_S + 0.01)
+    net["front"].take(put())
+    net.deliver_from("front")
+    net.wait(PATIENCE_S / 2, sweep=True)
+    assert net.queue == []
+    assert net["first"].forwarding.in_flight == 1
+    net.link("first", "owner")
+    net["first"].sweep()
+    net.deliver()
+    assert net["front"].code(ONE) == NO_ERR
 
 
 # --- what may have taken effect -------------------------------------------------------------------------------------
@@ -567,7 +665,7 @@ def test_a_request_that_breaks_the_code_takes_nothing_along(monkeypatch: pytest.
     owner = net["owner"]
     _break_reads(monkeypatch)
     datagrams = [get(), put(TWO)]
-    owner.frames("front", [(FORWARD, b"\x01\xff\x00" + datagram) for datagram in datagrams])
+    owner.frames("front", [(FORWARD, forwarded(datagram, net.loop.now_s + 0.5)) for datagram in datagrams])
     net.loop.turn()
     assert len(owner.store) == 1
     codes = [response(body, number).errCode for (_, _, _, body), number in zip(net.queue, (ONE, TWO), strict=True)]
@@ -611,7 +709,7 @@ def test_what_nodes_say_of_membership_is_never_taken_from_a_forwarded_request() 
     owner = net["owner"]
     owner.take(get())
     said = envelope(b"m" * 16, b"anything", TYPE_CLUSTER)
-    owner.frames("front", [(FORWARD, b"\x01\xff\x00" + said)])
+    owner.frames("front", [(FORWARD, forwarded(said, net.loop.now_s + 0.5))])
     net.loop.turn()
     assert owner.membership.heard == []
     assert owner.drops() == {"unexpected_type": 1}
@@ -622,7 +720,7 @@ def test_an_ack_that_a_peer_forwards_is_taken() -> None:
     net = nodes(front="owner", owner=SELF)
     owner = net["owner"]
     owner.take(put())
-    owner.frames("front", [(FORWARD, b"\x01\xff\x00" + ack(ONE))])
+    owner.frames("front", [(FORWARD, forwarded(ack(ONE), net.loop.now_s + 0.5))])
     net.loop.turn()
     assert owner.counters.acks == 1
     assert net.queue == []

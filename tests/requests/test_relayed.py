@@ -1,16 +1,15 @@
 """What peers send over their links: the order in which it is taken, and the requests in it as a source of their own."""
 
-from struct import pack
+from math import inf, nan
 
 import pytest
 
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication.frames import KINDS
-from app.peers.frames import ANSWER, FORWARD, PAIR
-from app.requests.forwarding import HEADER_BYTES
-from app.requests.request import PATIENCE_S, STALL_S, Request
+from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES, LIFE
+from app.requests.request import PATIENCE_S, Request
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SYS_OVERLOAD_ERR
-from tests.support.parts import Net, Parts
+from tests.support.parts import Net, Parts, forwarded
 from tests.wire.datagrams import ack, request, response
 
 KEY = b"key"
@@ -27,8 +26,8 @@ def owner(net: Net) -> Parts:
     return net["owner"]
 
 
-def forward(datagram: bytes, hops: int = 1, left_ms: int = 900) -> tuple[int, bytes]:
-    return FORWARD, pack("<BH", hops, left_ms) + datagram
+def forward(datagram: bytes, hops: int = 1, deadline_s: float = inf) -> tuple[int, bytes]:
+    return FORWARD, forwarded(datagram, deadline_s, hops=hops)
 
 
 def get(message_id: bytes) -> bytes:
@@ -57,11 +56,11 @@ def test_the_requests_of_one_read_are_answered_in_order(net: Net, owner: Parts) 
 def test_requests_come_after_the_rest(net: Net, owner: Parts) -> None:
     """An answer may free the place that a request needs, and what concerns copies must keep its order."""
     calls: list[object] = []
-    owner.forwarding.on_answer = lambda body: calls.append((ANSWER, body))  # type: ignore[method-assign]
+    owner.forwarding.asked_for = lambda body: calls.append((ANSWER, body))  # type: ignore[method-assign, func-returns-value, assignment]
     owner.relayed._on_other = lambda peer, kind, body: calls.append((peer, kind, body))
     handle = owner.relayed._handle
     owner.relayed._handle = lambda *arguments: calls.append(FORWARD) or handle(*arguments)  # type: ignore[func-returns-value]
-    kinds = [PAIR, KINDS[0], KINDS[-1], 99]
+    kinds = [LIFE, KINDS[0], KINDS[-1], 99]
     frames = [(kind, b"%d" % kind) for kind in kinds]
     owner.frames("front", [forward(get(ONE)), *frames, (ANSWER, b"an answer"), forward(get(TWO))])
     assert calls == [*(("front", kind, b"%d" % kind) for kind in kinds), (ANSWER, b"an answer"), FORWARD, FORWARD]
@@ -82,25 +81,23 @@ def test_one_object_serves_the_requests_of_all_reads(net: Net, owner: Parts) -> 
     assert len(set(map(id, used))) == 1
 
 
-@pytest.mark.parametrize("length", range(HEADER_BYTES + 1))
+@pytest.mark.parametrize("length", range(FORWARD_BYTES + 1))
 def test_what_is_too_short_for_a_request_is_none(net: Net, owner: Parts, length: int) -> None:
     owner.frames("front", [(FORWARD, bytes(length)), forward(get(ONE))])
     assert answers(net) == [("front", ONE, KEY_DNE_ERR)]
     assert owner.drops() == {}
 
 
-def test_what_comes_after_a_stall_is_not_taken(net: Net, owner: Parts) -> None:
-    calls: list[object] = []
-    owner.forwarding.on_answer = calls.append  # type: ignore[method-assign]
-    owner.turn.open()
-    net.loop.now_s += STALL_S
-    owner.frames("front", [forward(put(ONE)), (ANSWER, b"an answer"), (PAIR, b"short")])
-    assert answers(net) == []
-    assert calls == []
-    assert owner.links.severed == []
-    assert len(owner.store) == 0
-    owner.frames("front", [forward(put(TWO))])
-    assert answers(net) == [("front", TWO, NO_ERR)]
+@pytest.mark.parametrize(
+    ("left_s", "is_executed"), [(0.001, True), (0.0, False), (-0.001, False), (-1e9, False), (nan, False)]
+)
+def test_what_comes_past_its_deadline_is_not_executed(net: Net, owner: Parts, left_s: float, is_executed: bool) -> None:
+    late = forward(put(ONE), deadline_s=net.loop.now_s + left_s)
+    owner.frames("front", [late, forward(get(TWO))])
+    expected = [("front", ONE, NO_ERR), ("front", TWO, NO_ERR)] if is_executed else [("front", TWO, KEY_DNE_ERR)]
+    assert answers(net) == expected
+    assert owner.drops() == ({} if is_executed else {"too_old": 1})
+    assert len(owner.store) == is_executed
 
 
 def test_one_that_waits_does_not_hold_up_the_rest(net: Net, owner: Parts) -> None:
@@ -116,7 +113,7 @@ def test_requests_that_wait_keep_who_forwarded_them(net: Net, owner: Parts) -> N
     owner.frames("front", [forward(put(b"0" * 16))])  # the object that served this one serves for the next
     answers(net)
     owner.set_routes(UNKNOWN)
-    net.nodes["other"] = net["front"]
+    owner.links.add("other")
     owner.frames("front", [forward(get(ONE)), forward(get(TWO))])
     owner.frames("other", [forward(get(THREE))])
     owner.set_routes(SELF)
@@ -125,20 +122,23 @@ def test_requests_that_wait_keep_who_forwarded_them(net: Net, owner: Parts) -> N
 
 def test_what_joined_another_leaves_nothing_to_the_next(net: Net, owner: Parts) -> None:
     owner.set_routes(UNKNOWN)
-    net.nodes["other"] = net["front"]
+    owner.links.add("other")
     owner.frames("front", [forward(put(ONE))])
     owner.frames("other", [forward(put(ONE)), forward(put(TWO))])
     owner.set_routes(SELF)
     assert sorted(answers(net)) == [("other", ONE, NO_ERR), ("other", TWO, NO_ERR)]
 
 
-@pytest.mark.parametrize(("left_ms", "waits_s"), [(0, 0.0), (1, 0.001), (250, 0.25), (900, 0.9), (65_535, PATIENCE_S)])
-def test_it_waits_for_as_long_as_it_says_and_no_longer_than_any(
-    net: Net, owner: Parts, left_ms: int, waits_s: float
+@pytest.mark.parametrize(
+    ("left_s", "waits_s"),
+    [(0.001, 0.001), (0.25, 0.25), (PATIENCE_S, PATIENCE_S), (60.0, PATIENCE_S), (inf, PATIENCE_S)],
+)
+def test_it_waits_until_its_deadline_and_no_longer_than_any(
+    net: Net, owner: Parts, left_s: float, waits_s: float
 ) -> None:
     owner.set_routes(UNKNOWN)
     net.loop.now_s += 0.125
-    owner.frames("front", [forward(get(ONE), left_ms=left_ms)])
+    owner.frames("front", [forward(get(ONE), deadline_s=net.loop.now_s + left_s)])
     owner.workers.expire(net.loop.now_s + waits_s - 0.0005)
     assert answers(net) == []
     owner.workers.expire(net.loop.now_s + waits_s)
@@ -148,10 +148,11 @@ def test_it_waits_for_as_long_as_it_says_and_no_longer_than_any(
 @pytest.mark.parametrize(("hops", "is_refused"), [(1, False), (2, False), (3, True), (4, True), (255, True)])
 def test_it_goes_on_through_so_many_nodes(net: Net, owner: Parts, hops: int, is_refused: bool) -> None:
     owner.set_routes("front")
+    owner.links.add("other")
     owner.frames("other", [forward(get(ONE), hops=hops)])
     net.loop.turn()
     ((_, receiver, kind, body),) = net.queue
     if is_refused:
         assert (receiver, kind, response(body, ONE).errCode) == ("other", ANSWER, SYS_OVERLOAD_ERR)
     else:
-        assert (receiver, kind, body[0]) == ("front", FORWARD, hops + 1)
+        assert (receiver, kind, body[8]) == ("front", FORWARD, hops + 1)

@@ -10,7 +10,7 @@ from app.cluster.replication.frames import ACK, OPS
 from app.cluster.replication.primary import WAITERS_MAX
 from app.cluster.view import Member, View
 from app.observe.counters import FORWARDED, REPLICATED, WAITED
-from app.peers.frames import ANSWER, FORWARD, PAIR
+from app.peers.frames import ANSWER, FORWARD
 from app.requests.forwarding import FULL_WAIT_MS
 from app.requests.request import PATIENCE_S, Request
 from app.storage.mutate import BUSY_WAIT_MS, ROOM_WAIT_MS
@@ -382,7 +382,7 @@ def test_a_retry_that_joins_another_in_the_table_keeps_that_it_may_have_taken_ef
     a.set_lease(1e9)
     a.take(put(1), OTHER_CLIENT)  # executed
     assert (a.forwarding.in_flight, a.replication.pending) == (1, 1)
-    net.down.add(frozenset("ab"))
+    net.cut("a", "b")
     install(net, LED_BY_B_VIEW, "a")
     assert a.forwarding.duplicates == 1, "the second joins the first"
     net.wait(PATIENCE_S, sweep=True)
@@ -499,8 +499,7 @@ def test_a_wipeout_is_not_told_while_a_copy_may_lack_it(net: Net) -> None:
     assert len(b.store) == 1
     net.cut("a", "b")
     install(net, second, "b")
-    for name, peer in (("a", "b"), ("b", "a")):
-        net[name].dialled_link_up(peer)
+    net.link("a", "b")
     net.deliver()
     assert len(b.store) == 0
     assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
@@ -519,51 +518,33 @@ def test_a_wipeout_in_flight_at_a_change_of_primary_is_left_to_its_client(net: N
 # --- links ----------------------------------------------------------------------------------------------------------
 
 
-def test_frames_of_a_link_that_is_no_more_are_not_taken(net: Net) -> None:
-    a, b = net["a"], net["b"]
-    a.take(put(1))
-    b.accepted_link_changed("a")
-    net.deliver_from("a")
-    assert len(b.store) == 0
-
-
-@pytest.mark.parametrize("body", [b"", b"short", bytes(15), bytes(17)])
-def test_a_malformed_pair_ends_the_link_it_came_over_and_not_the_reader(net: Net, body: bytes) -> None:
-    a = net["a"]
-    key = LED_BY_A[3]
-    a.take(put(1))
-    net.deliver()
-    a.told()
-    a.frames("b", [(PAIR, body), (FORWARD, b"\x01\xff\x00" + get(key=key))])
-    assert a.links.severed == ["b"]
-    assert a.pairs.up == 0
-    net.loop.turn()
-    ((_, receiver, kind, reply),) = net.queue
-    assert (receiver, kind, response(reply, READ).errCode) == ("b", ANSWER, KEY_DNE_ERR)
-    net.queue.clear()
-    for name, peer in (("a", "b"), ("b", "a")):
-        net[name].dialled_link_up(peer)
-    net.deliver()
-    assert a.pairs.up == 1
-    a.take(put(2))
-    net.deliver()
-    assert a.code(ident(2)) == NO_ERR
-
-
-def test_what_a_severed_link_brought_besides_is_not_taken(net: Net) -> None:
+def test_frames_of_a_link_that_has_ended_are_not_taken(net: Net) -> None:
+    """What came before them in the same read has ended it."""
     a, b = net["a"], net["b"]
     a.take(put(1))
     frames = [(kind, body) for _, _, kind, body in net.queue]
     assert [kind for kind, _ in frames] == [OPS]
-    b.frames("a", [(PAIR, b"short"), *frames])
+    net.cut("a", "b")
+    b.frames("a", frames)
     net.loop.turn()
     assert len(b.store) == 0
+    assert b.replication.faults == {}
+
+
+def test_a_link_that_comes_back_is_begun_anew(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    net.cut("a", "b")
+    net.link("a", "b")
+    net.deliver()
+    assert a.code(ident(1)) == NO_ERR
+    assert len(net["b"].store) == 1
 
 
 def test_a_frame_that_is_no_ones_business_changes_nothing(net: Net) -> None:
     a = net["a"]
     before = a.held()
-    a.frames("b", [(kind, b"anything") for kind in (4, 15, 26, 200)])
+    a.frames("b", [(kind, b"anything") for kind in (5, 15, 26, 200)])
     net.loop.turn()
     assert a.links.severed == []
     assert a.held() == before
@@ -576,7 +557,7 @@ def test_a_peer_that_sends_unsound_frames_is_cut_off(net: Net) -> None:
     net.loop.turn()
     assert a.links.severed == ["b"]
     assert a.replicator.snapshot()["copies_fault_bad_frame"] == 2
-    assert a.replicator.snapshot()["copies_links_up"] == 0
+    assert not a.links.is_up("b")
 
 
 def test_a_peer_that_is_too_far_behind_is_cut_off(net: Net) -> None:
@@ -622,8 +603,8 @@ def test_the_state_in_numbers(net: Net) -> None:
     a = net["a"]
     a.take(put(1))
     assert a.replicator.snapshot() == {
-        "copies_links_up": 1,
         "copies_slots_led": VIEW.primaries.count("a"),
+        "copies_waiting_for_room": 0,
         "copies_writes_in_flight": 1,
     }
 

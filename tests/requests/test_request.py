@@ -4,8 +4,7 @@ import pytest
 
 from app.cluster.events import SELF, UNKNOWN
 from app.observe.counters import IN_TURN, WAITED
-from app.peers.frames import ANSWER, FORWARD
-from app.requests.forwarding import HEADER_BYTES
+from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES
 from app.requests.request import PATIENCE_S, Request
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SYS_OVERLOAD_ERR, TYPE_CLUSTER
 from tests.support.parts import CLIENT, OTHER_CLIENT, Net, Parts
@@ -72,7 +71,7 @@ def test_who_joined_another_leaves_nothing_to_the_next(net: Net) -> None:
 
 def test_who_was_let_go_is_a_new_request(net: Net) -> None:
     front = net["front"]
-    asked = Request(front.clients, front.workers)
+    asked = Request(None, front.clients)
     front.clients._datagram, front.clients._client = put(ONE), CLIENT
     asked.keep()
     assert (asked.datagram, asked.client, asked.peer, asked.hops) == (put(ONE), CLIENT, "", 0)
@@ -101,7 +100,7 @@ def test_what_a_node_said_leaves_nothing_to_the_next_request(net: Net, where: st
     assert node.membership.heard == [(b"sealed", CLIENT)]
     net.loop.turn()
     ((_, _, kind, body),) = net.queue
-    assert (kind, body[HEADER_BYTES:]) == (FORWARD, put(ONE))
+    assert (kind, body[FORWARD_BYTES:]) == (FORWARD, put(ONE))
     net.deliver()
     assert node.code(ONE, OTHER_CLIENT) == NO_ERR
     assert len(net["owner"].store) == 1

@@ -7,7 +7,6 @@ import pytest
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member
-from app.requests.request import STALL_S
 from app.requests.turn import Turn
 from app.wire.protocol import GET, NO_ERR, PUT, SLOT_COUNT, slot_of
 from tests.support.loop import ManualLoop
@@ -28,7 +27,7 @@ class Turning:
         self.calls: list[str] = []
         self.in_end: list[Any] = []  # to be called by the next end
         self.after_close: list[Any] = []  # by its last step
-        self.turn = Turn(self.loop, self.lease, self.routes, on_stall=lambda: self.calls.append("stall"), end=self._end)
+        self.turn = Turn(self.loop, self.lease, self.routes, end=self._end)
 
     def _end(self) -> None:
         self.calls.append("end")
@@ -49,7 +48,7 @@ def turning() -> Turning:
 
 def test_before_the_first_turn_nothing_is_served(turning: Turning) -> None:
     turn = turning.turn
-    assert (turn.serving, turn.may_forward, turn.stalls) == (False, False, 0)
+    assert (turn.serving, turn.may_forward) == (False, False)
     assert turn.routes == [UNKNOWN] * SLOT_COUNT
     assert not turn.lease_ran_out()
 
@@ -57,7 +56,7 @@ def test_before_the_first_turn_nothing_is_served(turning: Turning) -> None:
 def test_within_the_lease_requests_go_by_the_routes(turning: Turning) -> None:
     turn = turning.turn
     turning.pass_time(0.25)
-    assert turn.open()
+    turn.open()
     assert (turn.serving, turn.may_forward, turn.now_s) == (True, True, turning.loop.now_s)
     assert turn.routes is turning.routes, "changes show at once"
 
@@ -76,17 +75,6 @@ def test_an_outsider_forwards_by_what_it_observes(turning: Turning) -> None:
     turning.lease.is_member = False
     turning.turn.open()
     assert (turning.turn.serving, turning.turn.may_forward) == (False, True)
-
-
-@pytest.mark.parametrize(("pause_s", "is_stall"), [(STALL_S - 0.001, False), (STALL_S, True), (60.0, True)])
-def test_a_long_pause_between_turns_is_a_stall(turning: Turning, pause_s: float, is_stall: bool) -> None:
-    assert turning.turn.open()
-    turning.pass_time(pause_s)
-    assert turning.turn.open() is not is_stall
-    assert turning.calls == ["stall"] * is_stall
-    assert turning.turn.stalls == is_stall
-    assert turning.turn.open(), "the next one follows at once"
-    assert turning.turn.stalls == is_stall
 
 
 def test_what_was_executed_under_a_lease_must_leave_under_it(turning: Turning) -> None:

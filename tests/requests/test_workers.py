@@ -21,8 +21,7 @@ class Jobs:
     def is_left(self) -> bool:
         return bool(self.jobs)
 
-    def work(self) -> None:
-        request = Request(self, self.workers)
+    def work(self, request: Request) -> None:
         while self.jobs:
             self.greenlets.append(getcurrent())
             self.jobs.pop(0)(request)
@@ -37,7 +36,8 @@ class Jobs:
 class Waiting:
     """A job that waits, again and again, and notes what it is woken with."""
 
-    def __init__(self, times: int = 1, deadline_s: float = 1.0) -> None:
+    def __init__(self, workers: Workers, times: int = 1, deadline_s: float = 1.0) -> None:
+        self.workers = workers
         self.times = times
         self.deadline_s = deadline_s
         self.woken: list[object] = []
@@ -48,11 +48,11 @@ class Waiting:
         for _ in range(self.times):
             request.keep()
             request.deadline_s = self.deadline_s
-            self.woken.append(request.wait())
+            self.woken.append(self.workers.park(request))
 
     def wake(self, value: object) -> None:
         assert self.request is not None
-        self.request.wake(value)
+        self.workers.wake([(self.request, value)])
 
 
 def quick(request: Request) -> None:
@@ -79,7 +79,7 @@ def test_requests_that_do_not_wait_run_in_one_greenlet(workers: Workers, source:
 
 
 def test_when_one_waits_another_takes_over_the_rest(workers: Workers, source: Jobs) -> None:
-    waiting = Waiting()
+    waiting = Waiting(workers)
     source.jobs = [quick, waiting, quick, quick]
     workers.run(source)
     first, second, third, fourth = source.greenlets
@@ -94,19 +94,33 @@ def test_when_one_waits_another_takes_over_the_rest(workers: Workers, source: Jo
 
 def test_one_that_was_answered_is_used_again(workers: Workers, source: Jobs) -> None:
     for _ in range(5):
-        both = Waiting(), Waiting()
+        both = Waiting(workers), Waiting(workers)
         source.jobs = [*both]
         workers.run(source)
         for one in both:
             one.wake(None)
     assert len(set(source.greenlets)) == 2
-    source.jobs = [Waiting() for _ in range(3)]
+    source.jobs = [Waiting(workers) for _ in range(3)]
     workers.run(source)
     assert len(set(source.greenlets)) == 3
 
 
+def test_thousands_may_wait_whose_workers_are_new_or_idle() -> None:
+    """Each goes as deep as the first."""
+    workers = Workers(ManualLoop(), 10_000, 1 << 30)
+    source = Jobs(workers)
+    for count in (3000, 1500, 5000):
+        waiting = [Waiting(workers) for _ in range(count)]
+        source.jobs = [*waiting]
+        workers.run(source)
+        assert workers.waiting == count
+        workers.wake([(one.request, "word") for one in waiting if one.request is not None])
+        assert all(one.woken == ["word"] for one in waiting)
+    assert len(set(source.greenlets)) == 5000
+
+
 def test_what_waits_keeps_what_it_needs(workers: Workers, source: Jobs) -> None:
-    waiting = Waiting()
+    waiting = Waiting(workers)
     source.jobs = [waiting]
     workers.run(source)
     assert waiting.request is not None
@@ -114,7 +128,7 @@ def test_what_waits_keeps_what_it_needs(workers: Workers, source: Jobs) -> None:
 
 
 def test_it_may_wait_again_and_is_woken_once_for_each(workers: Workers, source: Jobs) -> None:
-    waiting = Waiting(times=2)
+    waiting = Waiting(workers, times=2)
     source.jobs = [waiting]
     workers.run(source)
     waiting.wake(1)
@@ -127,13 +141,13 @@ def test_it_may_wait_again_and_is_woken_once_for_each(workers: Workers, source: 
 
 
 def test_a_wake_up_of_what_does_not_wait_yet_is_ignored(workers: Workers, source: Jobs) -> None:
-    request = Request(source, workers)
-    request.wake("word")
+    request = Request(None, source)
+    workers.wake([(request, "word")])
     assert workers.waiting == 0
 
 
 def test_they_are_woken_in_any_order(workers: Workers, source: Jobs) -> None:
-    jobs = [Waiting() for _ in range(3)]
+    jobs = [Waiting(workers) for _ in range(3)]
     source.jobs = [*jobs]
     workers.run(source)
     for number in (1, 2, 0):
@@ -142,13 +156,13 @@ def test_they_are_woken_in_any_order(workers: Workers, source: Jobs) -> None:
 
 
 def test_how_many_may_wait_is_bounded(workers: Workers, source: Jobs) -> None:
-    jobs = [Waiting() for _ in range(3)]
+    jobs = [Waiting(workers) for _ in range(3)]
     for number, job in enumerate(jobs):
         assert (workers.waiting, workers.full) == (number, False)
         source.jobs = [job]
         workers.run(source)
     assert (workers.waiting, workers.full) == (3, True)
-    source.jobs = [Waiting()]
+    source.jobs = [Waiting(workers)]
     with pytest.raises(AssertionError, match="3 requests wait already"):
         workers.run(source)
     jobs[1].wake(None)
@@ -160,7 +174,11 @@ def test_none_may_wait_where_the_bound_is_zero() -> None:
 
 
 def test_whoever_has_waited_until_its_deadline_is_told_so(workers: Workers, source: Jobs) -> None:
-    soon, later, again = Waiting(deadline_s=5.0), Waiting(deadline_s=5.5), Waiting(times=2, deadline_s=5.0)
+    soon, later, again = (
+        Waiting(workers, deadline_s=5.0),
+        Waiting(workers, deadline_s=5.5),
+        Waiting(workers, times=2, deadline_s=5.0),
+    )
     source.jobs = [soon, later, again]
     workers.run(source)
     workers.expire(4.999)
@@ -193,7 +211,7 @@ def test_what_all_keep_is_bounded() -> None:
     def wait(request: Request) -> None:
         request.datagram = bytes(1000)
         waiting.append(request)
-        request.wait(500 if len(waiting) == 1 else 0)
+        workers.park(request, 500 if len(waiting) == 1 else 0)
 
     jobs.jobs = [wait]
     workers.run(jobs)
@@ -202,8 +220,58 @@ def test_what_all_keep_is_bounded() -> None:
     jobs.jobs = [wait]
     workers.run(jobs)
     assert workers.full
-    waiting[0].wake(None)
+    workers.wake([(waiting[0], None)])
     assert workers.waiting_bytes == GREENLET_BYTES + 2 * 1000
     assert not workers.full
-    waiting[1].wake(None)
+    workers.wake([(waiting[1], None)])
     assert workers.waiting_bytes == workers.waiting == 0
+
+
+def test_those_that_go_on_together_do_so_in_order_whatever_one_of_them_does(workers: Workers, source: Jobs) -> None:
+    """One is answered, one waits again, and of one somebody has been told twice."""
+    order: list[int] = []
+
+    def job(number: int, times: int) -> Callable[[Request], None]:
+        def wait(request: Request) -> None:
+            kept[number] = request
+            for _ in range(times):
+                request.keep()
+                workers.park(request)
+                order.append(number)
+
+        return wait
+
+    kept: dict[int, Request] = {}
+    source.jobs = [job(1, 1), job(2, 2), job(3, 1)]
+    workers.run(source)
+    workers.wake([(kept[1], None), (kept[1], None), (kept[2], None), (kept[3], None)])
+    assert order == [1, 2, 3]
+    assert workers.waiting == 1
+    workers.wake([(kept[2], None)])
+    assert (order, workers.waiting, workers.waiting_bytes) == ([1, 2, 3, 2], 0, 0)
+
+
+def test_who_waited_in_vain_can_not_be_woken_in_the_place_of_the_next(workers: Workers, source: Jobs) -> None:
+    """Somebody may still hold the request that has expired; its worker goes on with another."""
+    first, second = Waiting(workers), Waiting(workers)
+    source.jobs = [first]
+    workers.run(source)
+    workers.expire(1.0)
+    source.jobs = [second]
+    workers.run(source)
+    assert source.greenlets[0] is source.greenlets[1], "the worker is the same"
+    first.wake("late")
+    assert (first.woken, second.woken) == ([EXPIRED], [])
+
+
+def test_an_object_that_has_waited_is_as_new_for_the_next(workers: Workers, source: Jobs) -> None:
+    waiting = Waiting(workers)
+    source.jobs = [waiting]
+    workers.run(source)
+    assert waiting.request is not None
+    waiting.request.is_uncertain = True
+    waiting.wake(None)
+    seen: list[tuple[bool, bool, bytes]] = []
+    source.jobs = [lambda request: seen.append((request.has_waited, request.is_uncertain, request.datagram))]
+    workers.run(source)
+    assert seen == [(False, False, b"")]

@@ -6,7 +6,7 @@ within a bounded time; then, in some, a fault comes that stays, and those whom i
 the same run, in whatever process.
 
 **What runs is app.node.Node**: commands, workers, forwarding, replicator, turn, front and batches, links with their
-handshake, framing and queues, pairs, datagram seals, membership shell and core, replication, store, replies, governor.
+handshake, framing and queues, datagram seals, membership shell and core, replication, store, replies, governor.
 
 **What is replaced**, and by what:
 

@@ -141,7 +141,7 @@ class Checks:
                 del self._serving[other]
                 continue
             both = self._serving[other][0] & slots
-            if other is not process and both and self._has_lease(other) and not self._are_apart(process, other):
+            if other is not process and both and self._has_lease(other):
                 numbers = slots_of(both)
                 raise Violation(
                     f"{len(numbers)} slots ({numbers[:5]}...) are served by {process.address} (epoch "
@@ -150,11 +150,6 @@ class Checks:
 
     def _has_lease(self, process: "Process") -> bool:
         return process.host.clock.local(self._world.now) < self._serving[process][1] and not process.is_over
-
-    def _are_apart(self, one: "Process", other: "Process") -> bool:
-        """Whether they are of two sides that both go on, as they were told to."""
-        views = (one.core.view, other.core.view)
-        return one.options.on_partition == "serve" and len({view.cluster_id for view in views if view}) == 2
 
     def _bounds(self, process: "Process") -> None:
         """What a node may hold."""

@@ -20,7 +20,6 @@ class Options:
     hosts: int = 3
     drift: float = 0.0  # clock rates are within 1 +- this
     stands_still: bool = True  # clocks may stand still for some ms
-    steps_back: bool = False  # wall clocks may be set back, not only forward: see known.py
     node: NodeOptions = field(default_factory=NodeOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     clients: ClientOptions = field(default_factory=ClientOptions)

@@ -3,7 +3,6 @@
 from math import inf
 
 from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
-from app.cluster.membership.core import ClusterCore
 from app.cluster.slots import slots_of
 from app.cluster.view import View, to_message
 from app.wire.protocol import ALL_SLOTS
@@ -42,19 +41,12 @@ class Checks:
         for other, (slots, other_until) in list(self._serving.items()):
             if other.host.process is not other:
                 del self._serving[other]
-            elif (
-                other is not process and other_until > now and slots & core.served and not self._are_apart(core, other)
-            ):
+            elif other is not process and other_until > now and slots & core.served:
                 both = slots_of(slots & core.served)
                 raise Violation(
                     f"{len(both)} slots ({both[:5]}...) are served by {process.address} (epoch {core.epoch}) "
                     f"and {other.address} (epoch {other.core.epoch})"
                 )
-
-    def _are_apart(self, core: ClusterCore, other: Process) -> bool:
-        """Whether they are of two sides that both go on, as they were told to."""
-        views = (core.view, other.core.view)
-        return self._world.options.on_partition == "serve" and len({view.cluster_id for view in views if view}) == 2
 
     def after_effect(self, process: Process, effect: object) -> None:
         if isinstance(effect, ViewInstalled):

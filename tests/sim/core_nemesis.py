@@ -1,7 +1,6 @@
 """What goes wrong, and when: all of it drawn from the seed of the run."""
 
 import random
-from math import inf
 
 from app.cluster.events import LeaveRequested
 from tests.sim.core_world import Host, Options, World
@@ -15,7 +14,6 @@ def draw_options(rng: random.Random) -> Options:
         replicas=rng.choice((1, 2, 3, 3, 3)),
         transfer=(transfer := rng.random() < 0.5),
         sync_s=rng.choice((0.0, 0.05, 0.5)) if transfer else 0.0,
-        patience_s=inf,
         delay_s=rng.choice((0.0001, 0.0005, 0.005)),
         jitter_s=rng.choice((0.0, 0.0005, 0.01, 0.05)),
         slow_share=rng.choice((0.0, 0.0, 0.01, 0.1)),
@@ -25,6 +23,7 @@ def draw_options(rng: random.Random) -> Options:
         drift=rng.choice((0.0, 0.0001, 0.0095)),
         lag_s=0.05 if busy else 0.001,
         clock_set_back=rng.choice((0.0, 0.0, 0.3)),
+        one_machine=rng.random() < 0.4,
     )
 
 

@@ -43,7 +43,6 @@ class Options:
     replicas: int = 3
     transfer: bool = False
     sync_s: float = 0.0  # with transfer: how long a learner takes, at most
-    patience_s: float = inf
     delay_s: float = 0.0005
     jitter_s: float = 0.0005
     slow_share: float = 0.0  # of datagrams that take up to slow_s
@@ -53,7 +52,7 @@ class Options:
     drift: float = 0.0  # clock rates are within 1 +- this
     lag_s: float = 0.001  # a timer fires up to this much late
     clock_set_back: float = 0.0  # chance that a process starts with a lower incarnation than the one before
-    on_partition: str = "refuse"
+    one_machine: bool = False  # all run on one: who is refused is proven to be gone
     bursts: bool = False  # many join or leave at one moment, now and then
     link_cuts: bool = False  # links of some pairs end, with or without their datagrams, now and then
 
@@ -164,8 +163,6 @@ class World:
             self.servers,
             options.replicas,
             options.transfer,
-            options.patience_s,
-            options.on_partition,
         )
         rng = random.Random(self.rng.getrandbits(32))
         core = core_module.ClusterCore(config, incarnation, host.local(self.now), rng)
@@ -327,7 +324,7 @@ class World:
             return
         target = self.by_address[peer].process
         if target is None:
-            self.after(self._delay(), self._tell, link, peer, LinkRefused(peer, incarnation))
+            self.after(self._delay(), self._tell, link, peer, LinkRefused(peer, incarnation, self.options.one_machine))
             return
         if target.paused:  # its kernel has connected us, and nobody shakes hands
             if self.now < give_up_at:

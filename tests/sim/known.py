@@ -7,14 +7,8 @@ failure: whoever mends the design finds its test passing, and removes the entry 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.cluster.membership import timing
-from tests.sim.checks import Violation
-from tests.sim.clients import ClientOptions
-from tests.sim.cluster import Cluster, Options
-from tests.sim.process import NodeOptions
-from tests.sim.run import Plan, converge, draw, run
-from tests.sim.test_nodes import busy, plain
-from tests.sim.world import trace_logs
+from tests.sim.run import Plan, draw, run
+from tests.sim.test_nodes import plain
 
 
 @dataclass(frozen=True)
@@ -35,19 +29,6 @@ def _run(seed: int, tune: Callable[[Plan], None]) -> Callable[[], object]:
     return shows
 
 
-def _late(plan: Plan) -> None:
-    busy(plan)
-    plan.options.network.delay_s = plan.options.network.jitter_s = 0.001
-    plan.options.network.survives_cut_s = 1000.0
-    plan.options.node.reply_ttl_s, plan.options.clients.timeouts_s = 2.2, (0.15, 0.45, 1.5)
-    plan.faults, plan.pace_s, plan.faults_s = ("stall_for_long",), 0.3, 6.0
-
-
-def _refusing(plan: Plan) -> None:
-    busy(plan)
-    plan.faults, plan.pace_s, plan.faults_s = ("refuse",), 1.5, 6.0
-
-
 def _lasting(kind: str) -> Callable[[Plan], None]:
     def tune(plan: Plan) -> None:
         plain(plan)
@@ -58,83 +39,12 @@ def _lasting(kind: str) -> Callable[[Plan], None]:
     return tune
 
 
-def overloaded() -> None:
-    """A busy cluster on a whole network stays in its view."""
-    options = Options(
-        3,
-        node=NodeOptions(batch_size=8, turn_s=0.02),
-        clients=ClientOptions(clients=0, load_s=0.002, load_burst=200),
-    )
-    cluster = Cluster(1, options)
-    trace_logs(cluster.world)
-    for host in cluster.hosts:
-        cluster.start(host)
-    converge(cluster)
-    epoch = cluster.processes()[0].core.epoch
-    assert cluster.load is not None
-    cluster.load.start(cluster.world.now + 5.0)
-    cluster.world.run(cluster.world.now + 5.0)
-    missing = cluster.checks.is_converged()
-    cluster.dispose()
-    trace_logs(None)
-    if missing or cluster.processes()[0].core.epoch != epoch:
-        raise Violation(f"under load: {missing}")
-
-
-def _set_back(plan: Plan) -> None:
-    plan.options.steps_back = True
-
-
 KNOWN = {
-    "a wall clock set back": Known(
-        "when faults stop, all are members of one view: a process restarted twice under a wall clock that was set back"
-        " by a second may pass for an earlier one, and stays outside without noticing",
-        "wall clocks are set forward only",
-        _run(20384, _set_back),
-    ),
-    "late execution": Known(
-        "a messageID takes effect once: a request that a stream held back is executed when its reply is forgotten",
-        "streams live through cuts of at most 1.5 s where replies are remembered for 12 s, and of 0.02 s else;"
-        " then their ends are told",
-        _run(0, _late),
-    ),
     "a copy given up is promoted": Known(
         "no acknowledged write is lost while one holder of the view lives: a copy that was given up for the bound on"
         " what is gathered still counts as one",
         "bounds on what is gathered as shipped, which no simulated copies reach",
         None,
-    ),
-    "refused, and alive": Known(
-        "at no moment two nodes serve a slot, one view per epoch: who is refused is held dead for certain",
-        "no connection is refused where a process listens",
-        _run(0, _refusing),
-    ),
-    "impatience": Known(
-        "no acknowledged write is lost while one holder lives: whoever loses its patience goes on alone, under the old"
-        " cluster's name, and prevails by its epoch",
-        "founding patience without end, or of 30 s, which no simulated fault outlasts",
-        None,
-    ),
-    "overload is taken for death": Known(
-        "a busy machine is no dead one: membership waits behind the datagrams of clients",
-        "convergence is demanded once the load has ended",
-        overloaded,
-    ),
-    "one bad cable": Known(
-        "requests are answered while every holder can be reached: two members that lack each other stay members, and"
-        " writes of their slots wait for as long as it lasts",
-        "lasting faults take a whole machine from all others",
-        _run(0, _lasting("cable")),
-    ),
-    "a dead flow": Known(
-        "requests are answered: connections that something on the way has forgotten are not noticed",
-        "what ends a stream tells its ends, at the latest when the cut is mended",
-        _run(0, _lasting("flow")),
-    ),
-    "streams blocked, datagrams open": Known(
-        "requests are answered, or the cluster says that it can't: all are in one view, and nothing is written",
-        "lasting faults take datagrams and streams",
-        _run(0, _lasting("streams")),
     ),
     "a clock that stands still": Known(
         "at no moment two nodes serve a slot (docs/cluster.md names it among what is not promised)",
@@ -142,5 +52,3 @@ KNOWN = {
         None,
     ),
 }
-
-assert timing.BOOTSTRAP_PATIENCE_S == 30.0, "the drawn patience is meant to be the shipped one"

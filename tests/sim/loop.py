@@ -76,8 +76,8 @@ class SimLoop(Loop):
     def timer(self) -> "SimTimer":
         return SimTimer(self)
 
-    def watch(self, descriptor: int, events: int) -> "SimWatcher":
-        return SimWatcher(self, self.files[descriptor], events)
+    def watch(self, descriptor: int, events: int, *, is_first: bool = False) -> "SimWatcher":
+        return SimWatcher(self, self.files[descriptor], events, is_first)
 
     def spawn(self, function: Callable[..., object], *args: Any) -> Task:
         task = super().spawn(function, *args)
@@ -117,9 +117,10 @@ class SimLoop(Loop):
             self._world.at(when, self._turn, self._turn_number)
 
     def resume(self) -> None:
-        """The process was stopped and goes on."""
-        self._turn_at = inf
-        self._turn_by(self._process.time)
+        """The process was stopped and goes on; one that was stopped in the middle of a turn does so by itself."""
+        if not self.is_turning:
+            self._turn_at = inf
+            self._turn_by(self._process.time)
 
     def _turn(self, number: int) -> None:
         process = self._process
@@ -187,6 +188,7 @@ class SimLoop(Loop):
         due += [watcher for watcher in self._watchers if watcher.is_ready()]
         if len(due) > 1:
             self._rng.shuffle(due)
+            due.sort(key=lambda what: isinstance(what, SimTimer) or not what.is_first)
         timers = self._timers
         for what in due:
             if isinstance(what, SimTimer):
@@ -241,9 +243,10 @@ class SimTimer:
 class SimWatcher:
     """See app.loop.Watcher."""
 
-    __slots__ = ("_events", "_file", "_loop", "args", "callback")
+    __slots__ = ("_events", "_file", "_loop", "args", "callback", "is_first")
 
-    def __init__(self, loop: SimLoop, file: File, events: int) -> None:
+    def __init__(self, loop: SimLoop, file: File, events: int, is_first: bool) -> None:
+        self.is_first = is_first
         self._loop = loop
         self._file = file
         self._events = events

@@ -1,5 +1,6 @@
 """What goes wrong, and when: all of it drawn from the seed of the run."""
 
+import errno
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
 
 PACES_S: Final = (0.1, 0.4, 1.5)
+# With most of a cluster gone, its copies are lost by right: only some runs have these.
+MAJORITY_FAULTS: Final = ("restart_most", "crash_most")
 # What is drawn from; the others are for runs that ask for them by name.
 FAULTS: Final = (
     "crash",
     "crash_two",
+    "crash_giver",
     "bounce",
     "lose_power",
     "pause",
@@ -35,6 +39,7 @@ FAULTS: Final = (
     "press_memory",
     "run_out_of_descriptors",
     "babble",
+    "refuse",
 )
 
 
@@ -52,15 +57,18 @@ class Nemesis:
         faults: tuple[str, ...] = (),
         pace_s: float = 0.0,
         bursts: bool = False,
+        majorities: bool = False,
     ) -> None:
         """`faults`: only these; none named: any. `pace_s`: between them; 0: drawn. `bursts`: many join or leave at one
-        moment, now and then."""
+        moment, now and then. `majorities`: most of a cluster is restarted, or goes, as well."""
         self._cluster = cluster
         self._world = cluster.world
         self._rng = Random(cluster.world.rng.getrandbits(32))
         self._until = until
         self._pace_s = pace_s or self._rng.choice(PACES_S)
         self._faults = faults or tuple(fault for fault in FAULTS if self._rng.random() < 0.6) or FAULTS
+        if majorities:
+            self._faults += MAJORITY_FAULTS
         self._is_over = False
         self._later(self._rng.uniform(0.1, 2.0), self._next)
         if bursts:
@@ -136,11 +144,62 @@ class Nemesis:
         self.crash()
         self._later(self._rng.uniform(0.05, 0.6), self.crash)
 
+    def crash_giver(self) -> None:
+        """One that gives another node a slot, so that part of it is there; rather one that the view counts on."""
+        givers: dict[bool, set[str]] = {True: set(), False: set()}
+        for process in self._cluster.processes():
+            replication = process.node.replication
+            for slot, session in replication._follower.sessions.items():
+                if not session.is_whole:
+                    givers[replication._shared.holds(slot)].add(session.primary)
+        hosts = [
+            host
+            for host in self._cluster.hosts
+            if host.address in (givers[True] or givers[False]) and self._spares(host)
+        ]
+        if hosts:
+            host = self._rng.choice(hosts)
+            self._end(host)
+            self._later(self._for_a_while(), self._cluster.start, host)
+
     def bounce(self) -> None:
         """A restart faster than any timeout."""
         host = self._victim()
         self._end(host)
         self._later(self._rng.uniform(0, 0.01), self._cluster.start, host)
+
+    def _minority(self) -> tuple[list[Host], list[Host]]:
+        """Fewer than half of the machines, and the others."""
+        hosts = self._rng.sample(self._cluster.hosts, len(self._cluster.hosts))
+        some = self._rng.randint(1, max(1, (len(hosts) - 1) // 2))
+        return hosts[:some], hosts[some:]
+
+    def restart_most(self) -> None:
+        """Most are restarted, and have forgotten what they promised, while the others are cut off from them."""
+        few, most = self._minority()
+        self._part(few, most)
+        for host in most:
+            self._end(host)
+            self._later(self._rng.uniform(0, 0.01), self._cluster.start, host)
+
+    def crash_most(self) -> None:
+        """Most go, one after the other, as far as something is left of all; they return where the others can't be
+        reached."""
+        few, most = self._minority()
+        for number, host in enumerate(most):
+            self._later(0.9 * number, self._end, host)
+        self._later(0.9 * len(most) + 0.5, self._return, few, most)
+
+    def _return(self, few: list[Host], most: list[Host]) -> None:
+        self._part(few, most)
+        for host in most:
+            self._cluster.start(host)
+
+    def _part(self, few: list[Host], most: list[Host]) -> None:
+        paths = [path for one in few for other in most for path in ((one.ip, other.ip), (other.ip, one.ip))]
+        self._world.note("network", "parts", few)
+        self._cluster.network.cut(paths, datagrams=True, streams=True)
+        self._later(self._rng.uniform(1.0, 5.0), self._mend, paths)
 
     def bounce_power(self) -> None:
         """The same, and the machine forgets its connections: their other ends hear of it when they send something."""
@@ -218,7 +277,7 @@ class Nemesis:
         """Streams stall, and deliver later what was sent before; datagrams pass."""
         one, other = self._some().ip, self._some().ip
         if one != other:
-            seconds = self._rng.uniform(0.0, self._cluster.network.options.survives_cut_s)
+            seconds = self._rng.choice((0.02, 0.5, 6.0)) * self._rng.random()
             self._cut([(one, other)], kinds="streams", seconds=seconds)
 
     def _cut(self, pairs: list[Path], *, kinds: str = "", seconds: float = 0.0) -> None:
@@ -244,25 +303,28 @@ class Nemesis:
         self._cluster.network.mend()
 
     def refuse(self) -> None:
-        """Connections are refused although processes live (a port forwarder without its backend), datagrams lost."""
+        """Connections are refused although processes live (a port forwarder without its backend): of all, or to one.
+        Datagrams are lost besides, or pass. One machine's own kernel refuses for the dead only."""
+        network, rng = self._cluster.network, self._rng
+        if self._cluster.options.one_machine:
+            return
         ips = [host.ip for host in self._cluster.hosts]
         paths = [(one, other) for one in ips for other in ips if one != other]
-        self._world.note("network", "refuses")
-        network = self._cluster.network
+        if rng.random() < 0.5:
+            victim = rng.choice(ips)
+            paths = [path for path in paths if path[1] == victim]
+        self._world.note("network", "refuses", paths)
         network.refusing.update(paths)
-        network.cut(paths, datagrams=True, streams=False)
+        if rng.random() < 0.7:
+            network.cut(paths, datagrams=True, streams=False)
         for stream in list(network._streams):
-            stream.broken(104)
-        self._later(4.0, self._mend_refusing, paths)
+            if stream.peer is not None and {(stream.ip, stream.peer.ip), (stream.peer.ip, stream.ip)} & set(paths):
+                stream.broken(errno.ECONNRESET)
+        self._later(self._for_a_while(), self._mend_refusing, paths)
 
     def _mend_refusing(self, paths: list[Path]) -> None:
-        self._cluster.network.refusing.clear()
+        self._cluster.network.refusing.difference_update(paths)
         self._mend(paths)
-
-    def stall_for_long(self) -> None:
-        """Streams stall for seconds, and deliver then what was sent before; datagrams pass."""
-        one, other = self._rng.sample([host.ip for host in self._cluster.hosts], 2)
-        self._cut([(one, other)], kinds="streams", seconds=self._rng.uniform(2.0, 6.0))
 
     # Machines.
 
@@ -290,8 +352,7 @@ class Nemesis:
     def step_wall_clock(self) -> None:
         """Somebody sets the clock that leases do not go by."""
         host = self._some()
-        seconds = self._rng.choice((-3600.0, -1.0, -0.2, 0.2, 1.0, 3600.0))
-        host.clock.step_wall(seconds if self._cluster.all_options.steps_back else abs(seconds))
+        host.clock.step_wall(self._rng.choice((-3600.0, -1.0, -0.2, 0.2, 1.0, 3600.0)))
 
     def press_memory(self) -> None:
         """The heap grows, or shrinks: the store has less room, or more."""

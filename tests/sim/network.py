@@ -54,7 +54,7 @@ class NetworkOptions:
     datagram_buffer_bytes: int = 256 * 1024
     stream_buffer_bytes: int = 128 * 1024
     # A stream lives through a cut of this length and delivers later what was sent before; after a longer one both ends
-    # are told that it is gone. See known.py: late execution.
+    # are told that it is gone.
     survives_cut_s: float = 0.5
 
 
@@ -157,6 +157,7 @@ class SimDatagrams:
 
     def __init__(self, network: Network, process: "Process", port: int) -> None:
         self.family = int(socket.AF_INET)
+        self.knows_where_asked = False  # each machine has one address
         self.address = (process.host.ip, port)
         self.receive_buffer_bytes = network.options.datagram_buffer_bytes
         self.overflowed = 0
@@ -167,11 +168,16 @@ class SimDatagrams:
         self._queued_bytes = 0
         self._stamp_unix_s: float | None = None
         self._targets: dict[Any, bytes] = {}
+        self.connected: dict[bytes, SimConnected] = {}  # by the address that they are connected to
         self._watcher: Any = None
         network.bound[self._me] = self
 
     def take(self, data: bytes, source: bytes) -> None:
         """The network brings a datagram."""
+        connected = self.connected.get(source)
+        if connected is not None:
+            connected.take(data)
+            return
         size = len(data) + _DATAGRAM_COST_BYTES
         if self._queued_bytes + size > self.receive_buffer_bytes:
             self.overflowed += 1
@@ -244,6 +250,40 @@ class SimDatagrams:
         """The kernel closes it."""
         if self._network.bound.get(self._me) is self:
             del self._network.bound[self._me]
+
+
+class SimConnected:
+    """A UDP socket of a node's port that is connected to another server's address."""
+
+    def __init__(self, process: "Process", buffer_bytes: int) -> None:
+        self._process = process
+        self._room_bytes = buffer_bytes
+        self._queue: deque[bytes] = deque()
+        self._descriptor = process.sockets.descriptor(self)
+
+    def take(self, data: bytes) -> None:
+        """The network brings a datagram."""
+        size = len(data) + _DATAGRAM_COST_BYTES
+        if size <= self._room_bytes:
+            self._room_bytes -= size
+            self._queue.append(data)
+            self._process.loop.poke()
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def ready(self, events: int) -> bool:
+        return bool(events & READ and self._queue)
+
+    def recv(self, count: int) -> bytes:
+        if not self._queue:
+            raise BlockingIOError(errno.EAGAIN, "nothing")
+        data = self._queue.popleft()
+        self._room_bytes += len(data) + _DATAGRAM_COST_BYTES
+        return data[:count]
+
+    def close(self) -> None:
+        self._process.sockets.forget(self)
 
 
 class SimListener:
@@ -546,6 +586,14 @@ class SimSockets:
     def forget(self, file: Any) -> None:
         self._files.pop(file.fileno(), None)
         self._process.loop.files.pop(file.fileno(), None)
+
+    def connected(self, target: tuple[str | int, ...]) -> SimConnected:
+        made = SimConnected(self._process, self._network.options.datagram_buffer_bytes)
+        self.datagrams.connected[sockaddr(str(target[0]), int(target[1]))] = made
+        return made
+
+    def is_here(self, address: str) -> bool:
+        return self._process.options.one_machine or address == self._process.host.ip
 
     def dialling(self) -> Stream:
         port = 32768 + self._network._rng.randrange(28000)

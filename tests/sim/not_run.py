@@ -103,30 +103,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise Refused("wrong_secret")',
         ],
     },
-    "app/peers/links.py": {
+    "app/peers/connecting.py": {
         RARE: [
-            "self.full += 1",
-            "return False",
-            "self.full += len(bodies)",
-            "sent = 0",
-            "link = self._up.get(peer)",
-            "return peer in self._up",
-            "self._down(link)",
-            'self._count_refused(refused.reason, link.peer, "dialled")',
-            'self._count_refused("unexpected_data", link.peer, "dialled")',
-            "return",
-            "self._give_way(next(iter(self._pending)))",
-            "_abandon(task, self._pending.pop(task))",
-            'self._count_refused("too_many", "", "accepted")',
-            "sock.close()  # the node stops: it is about to be told",
-            "self._end(link)",
-            "return fields | {",
-            "self._loop.run_callback(_abandon, task, sock)",
-            "task.cancel()",
-            "sock.close()",
+            "self._connect(peer, deadline_s).close()",
         ],
         SYSTEM: [
-            "return link.queued if link else 0",
             'raise OSError(errno.EHOSTUNREACH, "not in the servers file, or of another address family")',
             "raise OSError(code, os.strerror(code))",
             'raise ConnectionAbortedError(errno.ECONNABORTED, "connected to itself")',
@@ -135,7 +116,37 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         MALFORMED: [
             'raise Refused("misdirected")',
             'raise Refused("unknown_peer")',
-            'self._count_refused("bad_frame", f"{link.peer}: {fault}", "accepted")',
+        ],
+    },
+    "app/peers/links.py": {
+        RARE: [
+            "links.full += 1",
+            "return False",
+            "links.full += len(bodies)",
+            "sent = 0",
+            "link = self.up.get(peer)",
+            "return peer in self.up",
+            "self._down(link)",
+            "self._count_refused(refused.reason, peer)",
+            "return",
+            "continue",
+            "self._give_way(next(iter(self._pending)))",
+            "_abandon(task, self._pending.pop(task))",
+            'self._count_refused("too_many", "")',
+            "sock.close()  # the node stops: it is about to be told",
+            "return fields | {",
+            "self._loop.run_callback(_abandon, task, sock)",
+            "task.cancel()",
+            "sock.close()",
+            "connected.sock.close()",
+        ],
+        SYSTEM: [
+            "return link.queued if link else 0",
+        ],
+        MALFORMED: [
+            "self._end_for(link, str(fault))",
+            'self._end_for(link, f"LIFE of {len(body)} bytes")',
+            'self._count_refused("bad_frame", f"{link.peer}: {fault}")',
         ],
         PEOPLE: [
             'fields = {f"links_refused_{reason}": count for reason, count in sorted(self.refused.items())}',
@@ -159,14 +170,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'fields = {f"cluster_refused_{reason}": count for reason, count in sorted(self.refused.items())}',
             "dropped = core.status().dropped",
             "fields |= {f\"cluster_dropped_{reason.replace(' ', '_')}\": count for reason, count in sorted(dropped.items())}",
-        ],
-    },
-    "app/peers/pairs.py": {
-        RARE: [
-            "return sum(pair.is_up for pair in self._pairs.values())",
-        ],
-        MALFORMED: [
-            'raise BadFrame(f"PAIR of {len(body)} bytes")',
         ],
     },
     "app/cluster/membership/bootstrap.py": {

@@ -1,7 +1,6 @@
 """A node's program, running on a simulated machine: the real Node over a loop, a clock and sockets of ours."""
 
 from dataclasses import dataclass, field
-from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,13 +32,13 @@ class NodeOptions:
     replicas: int = 3
     evict: bool = True
     secret: bytes | None = None
-    patience_s: float = inf
-    on_partition: str = "refuse"
+    one_machine: bool = False  # all nodes run on one: its kernel refuses for the dead only, and that is proof
     reply_ttl_s: float = 6.0
     max_in_flight: int = 1024
     batch_size: int = 8
     queue_max_bytes: int = 0  # of what may wait for one peer; 0: as shipped
     staging_bytes: tuple[int, int] = (0, 0)  # (soft, hard) bounds; zeros: as shipped
+    transfer_bytes: tuple[int, int] = (0, 0)  # a second, and in a chunk; zeros: as shipped
     pages: int = 0  # of 64 KiB that the store may take, by the simulated resident size; 0: plenty
     lag_s: float = 0.0005  # between something happening and the turn of the loop that finds it, at most
     turn_s: float = 0.0  # what a turn takes, at most
@@ -99,7 +98,6 @@ class Process:
             bind=self.host.ip,
             replicas=options.replicas,
             secret=options.secret,
-            on_partition=options.on_partition,
             reply_ttl_s=options.reply_ttl_s,
             max_in_flight=options.max_in_flight,
             max_memory_bytes=MEMORY_BYTES,
@@ -113,7 +111,7 @@ class Process:
             random_bytes=self._rng.randbytes,
             resident_bytes=self.resident_bytes,
             on_stopped=self._stopped,
-            limits=Limits(options.batch_size, options.patience_s, options.queue_max_bytes or None, ARENA_FLOOR_BYTES),
+            limits=Limits(options.batch_size, options.queue_max_bytes or None, ARENA_FLOOR_BYTES),
         )
         if options.pages:
             node.replies.max_bytes = REPLIES_BYTES
@@ -121,6 +119,10 @@ class Process:
         if options.staging_bytes[1]:
             follower = node.replication._follower
             follower.staging_soft_bytes, follower.staging_max_bytes = options.staging_bytes
+        if options.transfer_bytes[1]:
+            transfer = node.replication._primary.transfer
+            transfer.rate_bytes_s, transfer.chunk_bytes = options.transfer_bytes
+            transfer.burst_bytes = transfer.chunk_bytes
         return node
 
     @property

@@ -23,6 +23,9 @@ CONVERGE_S = 20.0  # virtual seconds without faults within which all copies are 
 LASTING_S = 8.0  # within which the others serve all slots again when some are gone for good
 NOTICED_S = 1.2  # after which members that lack each other are known to do so
 
+# Faults that stay.
+LASTING = ("", "", "isolate", "pause", "crash", "power", "deaf", "mute", "flow", "cable", "streams")
+
 
 @dataclass
 class Plan:
@@ -33,6 +36,7 @@ class Plan:
     faults: tuple[str, ...] = ()
     pace_s: float = 0.0
     bursts: bool = False
+    majorities: bool = False  # most of the cluster may be restarted, or go
     lasting: str = ""  # a fault that stays while the others must serve; empty: none
 
 
@@ -51,14 +55,14 @@ def draw(seed: int) -> Plan:
     rng = Random(seed ^ 0x5EED)
     busy = rng.random() < 0.2
     pressure = rng.random() < 0.3
-    # Late datagrams, and streams that stall, must not outlive the replies that are remembered (known.py): either all
-    # is fast and replies are forgotten soon, or much is slow and they are remembered for long.
+    # Nodes see how old a request is from when it came on. Clients' datagrams must not be late by more than the replies
+    # are remembered: either all is fast and replies are forgotten soon, or much is slow and they are kept for long.
     slow = rng.random() < 0.5
     node = NodeOptions(
         replicas=rng.choice((1, 2, 3, 3, 3, 4, 5)),
         evict=rng.random() < 0.7,
         secret=rng.choice((None, b"a secret of sixteen or more")),
-        patience_s=rng.choice((inf, inf, 30.0)),
+        one_machine=rng.choice((False, False, True)),
         reply_ttl_s=12.0 if slow else 2.2,
         max_in_flight=rng.choice((8, 1024)),
         batch_size=rng.choice((4, 8, 16)),
@@ -85,7 +89,7 @@ def draw(seed: int) -> Plan:
         duplication=rng.choice((0.0, 0.05, 0.3)),
         datagram_buffer_bytes=rng.choice((16_384, 256 * 1024)),
         stream_buffer_bytes=rng.choice((4096, 32_768, 256 * 1024)),
-        survives_cut_s=1.5 if slow else 0.02,
+        survives_cut_s=rng.choice((0.02, 1.5, inf)),
     )
     clients = ClientOptions(
         clients=rng.choice((4, 8, 12)),
@@ -117,7 +121,8 @@ def draw(seed: int) -> Plan:
         options,
         faults_s=rng.choice((2.0, 4.0)) if options.hosts > 5 else rng.choice((3.0, 6.0)),
         bursts=seed % 3 == 0,
-        lasting=rng.choice(("", "", "isolate", "pause", "crash", "power", "deaf", "mute")) if options.hosts > 2 else "",
+        majorities=seed % 5 == 0,
+        lasting=rng.choice(LASTING) if options.hosts > 2 else "",
     )
 
 
@@ -147,16 +152,25 @@ def run(seed: int, plan: Plan | None = None) -> Result:
 
 def _play(cluster: Cluster, plan: Plan) -> None:
     world = cluster.world
-    nemesis = Nemesis(cluster, plan.faults_s, faults=plan.faults, pace_s=plan.pace_s, bursts=plan.bursts)
+    nemesis = Nemesis(
+        cluster,
+        plan.faults_s,
+        faults=plan.faults,
+        pace_s=plan.pace_s,
+        bursts=plan.bursts,
+        majorities=plan.majorities,
+    )
     nemesis.start_all()
     for client in cluster.clients:
         client.start(0.2, plan.faults_s + 1.0)
     if cluster.load is not None:
-        world.after(0.2, cluster.load.start, plan.faults_s)
+        world.after(0.2, cluster.load.start, inf)
     world.run(plan.faults_s)
     nemesis.make_well()
     cluster.client_options.answer_loss = 0.0
     converge(cluster)
+    if cluster.load is not None:
+        cluster.load.until = world.now
     read_all(cluster)
     check_histories(cluster)
     if plan.lasting:

@@ -1,22 +1,28 @@
 """Whole nodes under faults: that the simulator finds what each safeguard prevents."""
 
 from collections.abc import Callable
+from math import inf
 
 import pytest
 
 from app.cluster.events import SELF
+from app.cluster.membership.bootstrap import Bootstrap
+from app.cluster.membership.state import NodeState
 from app.cluster.replication.core import Replication
 from app.cluster.replication.follower import Follower
 from app.cluster.replication.led import Led
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
 from app.front.front import Front
+from app.peers import links
+from app.requests import relayed
 from app.requests.commands import Commands
 from app.requests.turn import Turn
 from app.storage import mutate
 from app.storage.mutate import NOTE
 from app.wire.protocol import KEY_DNE_ERR
 from tests.sim.checks import Violation
+from tests.sim.network import SimSockets
 from tests.sim.run import Plan, draw, run
 
 SEEDS_TRIED = 40
@@ -26,7 +32,7 @@ def plain(plan: Plan) -> None:
     """Nothing besides what a tune asks for."""
     node, network, clients = plan.options.node, plan.options.network, plan.options.clients
     plan.options.hosts, plan.options.drift = max(3, min(5, plan.options.hosts)), 0.0
-    plan.bursts, plan.lasting, plan.faults_s = False, "", 4.0
+    plan.bursts, plan.majorities, plan.lasting, plan.faults_s = False, False, "", 4.0
     node.replicas, node.evict, node.pages, node.reply_ttl_s, node.max_in_flight = 3, True, 0, 12.0, 1024
     node.lag_s, node.turn_s, node.stop_share, node.send_fails, node.queue_max_bytes = 0.0002, 0.0, 0.0, 0.0, 0
     network.loss = network.large_loss = network.slow_share = 0.0
@@ -96,6 +102,47 @@ def woken(plan: Plan) -> None:
     plan.faults, plan.pace_s, plan.faults_s = ("pause_for_long",), 2.0, 9.0
 
 
+def held_up(plan: Plan) -> None:
+    """What nodes send each other stalls for seconds, and is delivered then; replies are forgotten soon."""
+    woken(plan)
+    plan.options.network.survives_cut_s = inf
+    plan.options.hosts = 4
+    plan.faults, plan.pace_s, plan.faults_s = ("stall", "pause_for_long"), 0.3, 6.0
+
+
+def forgotten(plan: Plan) -> None:
+    """Something on the way forgets the connection between two nodes, and never says so."""
+    plain(plan)
+    plan.options.hosts, plan.lasting, plan.faults_s, plan.faults = 4, "flow", 1.0, ("heal",)
+    plan.options.clients.timeouts_s = (0.15, 0.45, 1.5)
+
+
+def refusing(plan: Plan) -> None:
+    """Connections are refused in the place of processes that live."""
+    busy(plan)
+    plan.options.node.one_machine = False
+    plan.faults, plan.pace_s, plan.faults_s = ("refuse",), 1.5, 6.0
+
+
+def restarted(plan: Plan) -> None:
+    """Most are restarted at one moment, and the others cut off from them."""
+    busy(plan)
+    plan.options.network.jitter_s = plan.options.network.delay_s = 0.001
+    plan.options.node.one_machine = False
+    plan.faults, plan.pace_s, plan.faults_s = ("restart_most",), 1.5, 6.0
+
+
+def dwindling(plan: Plan) -> None:
+    """Most go, one by one, and are started again where nobody hears of the others."""
+    restarted(plan)
+    plan.faults, plan.pace_s, plan.faults_s = ("crash_most",), 3.0, 12.0
+
+
+def dwindling_on_one_machine(plan: Plan) -> None:
+    dwindling(plan)
+    plan.options.node.one_machine = True
+
+
 Tune = Callable[[Plan], None]
 
 
@@ -111,6 +158,13 @@ def finds_a_violation(hint: int, tune: Tune) -> int | None:
             if isinstance(cause, Violation) and "without faults" not in str(cause):
                 return seed
     return None
+
+
+@pytest.mark.parametrize("tune", [held_up, forgotten])
+def test_what_the_network_does_to_connections(tune: Tune) -> None:
+    plan = draw(0)
+    tune(plan)
+    run(0, plan)
 
 
 class TestItBites:
@@ -129,7 +183,7 @@ class TestItBites:
 
     def test_second_look_before_answers_leave(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Turn, "lease_ran_out", lambda self: False)
-        assert finds_a_violation(4, stopped_inside) is not None
+        assert finds_a_violation(120, stopped_inside) is not None
 
     def test_age(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A request is executed however long it has waited, in a socket or at a node."""
@@ -147,6 +201,16 @@ class TestItBites:
 
         monkeypatch.setattr(Front, "_handle_batch", as_new)
         assert finds_a_violation(0, woken) is not None
+
+    def test_age_of_what_was_forwarded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A request counts as new where it comes out of a link."""
+        whole = relayed.unpack_forward
+        monkeypatch.setattr(relayed, "unpack_forward", lambda body: (inf, whole(body)[1]))
+        assert finds_a_violation(9, held_up) is not None
+
+    def test_silence_ends_a_link(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(links, "SILENT_BEATS", 1 << 30)
+        assert finds_a_violation(0, forgotten) is not None
 
     def test_epoch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever was a slot's primary once goes on changing the copies of others, the next primary's among them."""
@@ -176,7 +240,7 @@ class TestItBites:
             self._unacked = {}
 
         monkeypatch.setattr(Commands, "__init__", blind)
-        assert finds_a_violation(13, busy) is not None
+        assert finds_a_violation(150, busy) is not None
 
     def test_removal_of_what_is_evicted_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = mutate.change_of
@@ -214,3 +278,28 @@ class TestItBites:
 
         monkeypatch.setattr(Replication, "_update_routes", all_ours)
         assert finds_a_violation(0, busy) is not None
+
+    def test_a_refusal_is_proof_on_one_machine_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(SimSockets, "is_here", lambda self, address: True)
+        assert finds_a_violation(0, refusing) is not None
+
+    def test_half_of_the_file_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A quorum of the view is enough, however few it has."""
+        monkeypatch.setattr(NodeState, "members_needed", lambda self: 1)
+        assert finds_a_violation(0, dwindling) is not None
+
+    def test_more_than_half_founds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def anybody(self: Bootstrap, answered: set[str], ripe: set[str]) -> bool:
+            return all(server in answered for server in self.present())
+
+        monkeypatch.setattr(Bootstrap, "has_quorum", anybody)
+        assert finds_a_violation(0, restarted) is not None
+
+    def test_founders_have_run_for_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those who have just been restarted count at once, though what they promised before still holds."""
+        monkeypatch.setattr(Bootstrap, "wait_s", lambda self: 0.0)
+        assert finds_a_violation(0, restarted) is not None
+
+    def test_proof_of_absence_is_fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(NodeState, "expire_absent", lambda self: None)
+        assert finds_a_violation(0, dwindling_on_one_machine) is not None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.cluster.events import LeaveRequested
+from app.cluster.events import FoundRequested, LeaveRequested, LinkRefused
 from app.cluster.membership import timing
 from app.cluster.membership.agreement import RANKS
 from app.cluster.membership.coordinator import Coordinator
@@ -69,6 +69,11 @@ def counts(world: World) -> set[int]:
     return {process.core.member_count for process in world.processes() if not process.paused}
 
 
+def counts_of(world: World, host: int) -> set[int]:
+    process = world.hosts[host].process
+    return {process.core.member_count} if process is not None else set()
+
+
 def is_served(world: World) -> bool:
     """Whether all slots are served by processes that run."""
     served = 0
@@ -101,10 +106,20 @@ class TestTimes:
     @pytest.mark.parametrize("victim", [0, 2])
     @pytest.mark.parametrize("hosts", [2, 3, 5, 20])
     def test_a_killed_process_is_out_and_replaced_within_200_ms(self, hosts: int, victim: int) -> None:
-        world, _ = cluster(hosts)
+        """On one machine: its kernel's refusal is proof."""
+        world, _ = cluster(hosts, one_machine=True)
         world.crash(world.hosts[min(victim, hosts - 1)])
         took = until(world, lambda: counts(world) == {hosts - 1} and is_served(world), 0.2)
         assert took < 0.1
+
+    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize(("hosts", "victim"), [(2, 1), (3, 0), (3, 2), (5, 0), (5, 4), (20, 0), (20, 7)])
+    def test_over_a_network_within_800_ms(self, hosts: int, victim: int, seed: int) -> None:
+        """A refusal proves nothing there: the leases must have run out."""
+        world, _ = cluster(hosts, seed)
+        world.run(world.now + seed * 0.017)
+        world.crash(world.hosts[victim])
+        until(world, lambda: counts(world) == {hosts - 1} and is_served(world), 0.8)
 
     @pytest.mark.parametrize("seed", range(6))
     @pytest.mark.parametrize(("hosts", "victim"), [(2, 1), (3, 0), (3, 2), (5, 0), (5, 4), (20, 0), (20, 7)])
@@ -134,7 +149,7 @@ class TestTimes:
 
     def test_leaving_hands_everything_over(self) -> None:
         world, _ = cluster(5)
-        for index in (0, 3):
+        for index in (0, 3):  # which leaves three of five: half, and more
             process = world.hosts[index].process
             assert process is not None
             world.give(process, LeaveRequested())
@@ -161,50 +176,175 @@ class TestFounding:
         second.core._coordinator._acceptor.accept(RANKS, gone)
         until(world, lambda: not checks.is_converged(), 2.0)
 
-    def test_a_silent_server_holds_the_founding_up_until_patience_ends(self) -> None:
-        world = World(1, Options(hosts=3, patience_s=5.0))
-        world.start(world.hosts[2])
-        assert world.hosts[2].process is not None
-        world.pause(world.hosts[2], 60.0)
+    @pytest.mark.parametrize("is_silent", [True, False])
+    def test_a_majority_founds_after_waiting_for_the_others(self, is_silent: bool) -> None:
+        """Whether those are silent, or another machine refuses."""
+        world = World(1, Options(hosts=3))
+        if is_silent:
+            world.start(world.hosts[2])
+            world.pause(world.hosts[2], 60.0)
         for host in world.hosts[:2]:
             world.start(host)
-        world.run(4.9)
+        world.run(timing.FOUND_WAIT_S - 0.1)
         assert not is_served(world)
-        until(world, lambda: is_served(world) and counts(world) == {2}, 1.0)
+        until(world, lambda: is_served(world) and counts(world) == {2}, 0.3)
 
-    def test_infinite_patience_waits(self) -> None:
-        world = World(1, Options(hosts=3))
-        world.start(world.hosts[2])
-        world.pause(world.hosts[2], 1000.0)
-        for host in world.hosts[:2]:
+    @pytest.mark.parametrize("hosts", [2, 3, 4])
+    def test_half_of_the_file_founds_nothing(self, hosts: int) -> None:
+        world = World(1, Options(hosts=hosts))
+        for host in world.hosts[: hosts // 2]:
             world.start(host)
         world.run(100.0)
         assert not is_served(world)
 
-    def test_two_clusters_that_meet_become_the_larger_one(self) -> None:
-        """One founds alone (nobody else is there), is cut off; two others start, and lose patience."""
-        world = World(1, Options(hosts=3, patience_s=2.0))
-        checks = Checks(world)
-        world.start(world.hosts[0])
-        world.run(1.0)
-        lonely = world.hosts[0].process
-        assert lonely is not None
-        assert lonely.core.member_count == 1
+    @pytest.mark.parametrize("hosts", [2, 5])
+    def test_one_machine_knows_who_is_absent(self, hosts: int) -> None:
+        world = World(1, Options(hosts=hosts, one_machine=True))
+        world.start(world.hosts[-1])
+        until(world, lambda: is_served(world), 0.3)
+        world.run(30.0)
+        assert is_served(world)
+
+    def test_a_restarted_majority_founds_when_no_lease_of_before_runs(self) -> None:
+        """Two of three are restarted at once while the third, which has a copy of all, is cut off. When they meet, the
+        larger cluster prevails: what the third held was given up when a majority forgot it."""
+        world, checks = cluster(3)
         alone = world.hosts[0].address
-        cuts = {pair for host in world.hosts[1:] for pair in ((alone, host.address), (host.address, alone))}
-        world.blocked |= cuts
-        world.on_step = lambda process: None  # two clusters serve the same slots: this is not promised away
+        world.blocked |= {pair for host in world.hosts[1:] for pair in ((alone, host.address), (host.address, alone))}
+        for host in world.hosts[1:]:
+            world.crash(host)
+            world.start(host)
+        took = until(world, lambda: counts(world) == {2} | counts_of(world, 0) and is_served(world), 3.0)
+        assert took > timing.FOUND_WAIT_S
+        founder = world.hosts[1].process
+        assert founder is not None
+        assert founder.core.view is not None
+        cluster_id = founder.core.view.cluster_id
+        world.run(world.now + 5.0)
+        world.blocked.clear()
+        until(world, lambda: not checks.is_converged(), 5.0)
+        assert founder.core.view.cluster_id == cluster_id
+
+    def test_but_joins_the_third_where_it_is_heard(self) -> None:
+        world, checks = cluster(3)
+        first = world.hosts[0].process
+        assert first is not None
+        assert first.core.view is not None
+        cluster_id = first.core.view.cluster_id
+        for host in world.hosts[1:]:
+            world.crash(host)
+        world.run(world.now + 5.0)
+        assert not is_served(world)  # one of three
         for host in world.hosts[1:]:
             world.start(host)
-        world.run(5.0)
-        larger = world.hosts[1].process
-        assert larger is not None
-        assert larger.core.view is not None
-        assert larger.core.member_count == 2
+        until(world, lambda: not checks.is_converged(), 2.0)
+        assert first.core.view.cluster_id == cluster_id
+        assert first.core.incarnation < 10_000_000 + 100 * 2  # it has never dropped what it holds
+
+
+class TestGoingOn:
+    def test_a_side_with_fewer_than_half_of_the_file_closes_its_slots(self) -> None:
+        """Three of five in the view, a quorum of that are two: who fall short of half of the file."""
+        world, checks = cluster(5)
+        for host in world.hosts[3:]:
+            world.crash(host)
+        until(world, lambda: counts(world) == {3} and is_served(world), 2.0)
+        world.pause(world.hosts[2], 5.0)
+        world.run(world.now + 3.0)
+        assert not is_served(world)
+        assert len(world.processes()[0].core.view.members) == 3  # type: ignore[union-attr]
+        for host in world.hosts[3:]:
+            world.start(host)
+        world.run(world.now + 3.0)
+        until(world, lambda: not checks.is_converged(), 3.0)
+
+    def test_on_one_machine_all_but_one_may_go(self) -> None:
+        world, _ = cluster(5, one_machine=True)
+        for left in (4, 3, 2, 1):
+            world.crash(world.hosts[left])
+            until(world, lambda left=left: counts(world) == {left} and is_served(world), 0.2)
+        world.run(world.now + 30.0)
+        assert is_served(world)
+
+    def test_who_was_held_dead_and_lives_is_one_of_the_cluster_again(self) -> None:
+        """All are told that all others are dead for certain, and make views of one; then they hear of each other."""
+        world, checks = cluster(3, one_machine=True)
+        world.on_step = lambda process: None  # two serve a slot: this is what a false proof costs
+        for one in world.processes():
+            for other in world.processes():
+                if one is not other:
+                    world.blocked.add((one.address, other.address))
+        for one in world.processes():
+            for other in world.processes():
+                if one is not other:
+                    world.give(one, LinkRefused(other.address, other.core.incarnation, True))
+        world.run(world.now + 1.0)
+        assert counts(world) == {1}
         world.blocked.clear()
-        cluster_id = larger.core.view.cluster_id
         until(world, lambda: not checks.is_converged(), 5.0)
-        assert larger.core.view.cluster_id == cluster_id
+
+
+class TestOverride:
+    """What an operator may order: override.py."""
+
+    def test_a_node_that_others_have_left_goes_on_with_what_it_holds(self) -> None:
+        world, checks = cluster(3)
+        world.on_step = lambda process: None
+        last = world.hosts[2].process
+        assert last is not None
+        incarnation = last.core.incarnation
+        for host in world.hosts[:2]:
+            world.pause(host, 30.0)
+        world.run(world.now + 3.0)
+        assert not is_served(world)
+        assert not last.core.objection()
+        world.give(last, FoundRequested())
+        until(world, lambda: is_served(world), 0.1)
+        world.run(world.now + 10.0)
+        assert is_served(world)
+        for host in world.hosts[:2]:  # though they wake up as two of three, in the view that this one has left
+            assert host.process is not None
+            world.resume(host.process)
+        until(world, lambda: not checks.is_converged(), 5.0)
+        assert last.core.incarnation == incarnation
+        assert last.core.view is not None
+        assert not last.core.view.is_forced
+        assert last.core.objection()  # it goes on by itself again
+
+    def test_those_who_hear_each_other_go_on_together(self) -> None:
+        world, _ = cluster(5)
+        for host in world.hosts[:3]:
+            world.pause(host, 1000.0)
+        world.run(world.now + 3.0)
+        last = world.hosts[4].process
+        assert last is not None
+        incarnations = [process.core.incarnation for process in world.processes()]
+        world.give(last, FoundRequested())
+        until(world, lambda: counts(world) == {2} and is_served(world), 1.0)
+        assert [process.core.incarnation for process in world.processes()] == incarnations
+
+    def test_newcomers_found_with_whom_they_hear(self) -> None:
+        world = World(1, Options(hosts=5))
+        checks = Checks(world)
+        for host in world.hosts[:2]:
+            world.start(host)
+        world.run(5.0)
+        assert not is_served(world)
+        founder = world.hosts[1].process
+        assert founder is not None
+        world.give(founder, FoundRequested())
+        until(world, lambda: counts(world) == {2} and is_served(world), 1.0)
+        for host in world.hosts[2:]:
+            world.start(host)
+        until(world, lambda: not checks.is_converged(), 3.0)
+
+    def test_it_is_declined_where_the_cluster_goes_on_or_another_is_to_be_asked(self) -> None:
+        world, _ = cluster(3)
+        first = world.processes()[0].core
+        assert "lease runs" in first.objection()
+        epoch = first.epoch
+        world.give(world.processes()[0], FoundRequested())
+        assert first.epoch == epoch
 
 
 class TestNoFalseRemoval:

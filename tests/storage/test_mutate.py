@@ -55,8 +55,10 @@ class Copy:
         blob = blob if command == PUT else b""
         return self.mutations.execute(command, slot_of(key), key, blob, message_id, crc32(message_id), hindrances)
 
-    def wipe(self, message_id: bytes, *slots: int, remembered_with: int = 7, hindrances: int = 0) -> int:
-        return self.mutations.wipe(slots, message_id, crc32(message_id), remembered_with, hindrances)
+    def wipe(self, message_id: bytes, *slots: int, hindrances: int = 0) -> int:
+        code, wiped = self.mutations.wipe(slots, message_id, crc32(message_id), hindrances)
+        assert set(wiped) <= set(slots) if code == NO_ERR else not wiped
+        return code
 
     def remembered(self) -> list[tuple[bytes, int, int]]:
         return self.replies.scan(0, self.replies.bucket_count, (1 << SLOT_COUNT) - 1)
@@ -101,14 +103,26 @@ def test_a_remove_removes_and_is_remembered(copy: Copy, was_there: bool, code: i
     assert copy.remembered() == [(ONE, SLOT, code)]
 
 
-def test_a_wipeout_wipes_its_slots_and_is_remembered_with_one(copy: Copy) -> None:
+def test_a_wipeout_wipes_its_slots_and_is_remembered_with_each(copy: Copy) -> None:
     keys = [b"%d" % n for n in range(50)]
     for key in keys:
         copy.store.put(slot_of(key), key, b"blob")
     wiped = {slot_of(key) for key in keys[:10]}
-    assert copy.wipe(ONE, *wiped, remembered_with=9) == NO_ERR
+    assert copy.wipe(ONE, *wiped) == NO_ERR
     assert [key for key in keys if copy.get(key) is not None] == [key for key in keys if slot_of(key) not in wiped]
-    assert copy.remembered() == [(ONE, 9, NO_ERR)]
+    assert sorted(copy.remembered()) == [(ONE, slot, NO_ERR) for slot in sorted(wiped)]
+
+
+def test_a_wipeout_that_is_tried_again_wipes_what_it_has_not_and_nothing_twice(copy: Copy) -> None:
+    """Slots have come and gone meanwhile, and were written to."""
+    copy.wipe(ONE, SLOT, SLOT + 1)
+    copy.replies.forget_slots(1 << SLOT + 1)
+    copy.do(PUT, TWO)
+    copy.store.put(SLOT + 2, b"k", b"blob")
+    assert copy.mutations.wipe((SLOT, SLOT + 2), ONE, crc32(ONE)) == (NO_ERR, [SLOT + 2])
+    assert copy.get() == b"blob"
+    assert copy.store.peek(SLOT + 2, b"k") is None
+    assert copy.wipe(ONE, SLOT, SLOT + 2) == ~NO_ERR
 
 
 @pytest.mark.parametrize("hindrances", [0, HINDRANCES, BUSY])
@@ -116,7 +130,7 @@ def test_a_wipeout_wipes_its_slots_and_is_remembered_with_one(copy: Copy) -> Non
 def test_what_was_executed_is_told_again_and_does_nothing(copy: Copy, hindrances: int, full: bool) -> None:
     copy.do(PUT, ONE, b"one")
     copy.do(REMOVE, TWO, key=b"other")
-    copy.wipe(b"w" * 16)
+    copy.wipe(b"w" * 16, SLOT)
     copy.do(PUT, b"3" * 16, b"later")
     before = copy.remembered()
     copy.replies.full = full

@@ -436,3 +436,22 @@ def test_forgetting_every_slot_makes_room() -> None:
     replies.forget_slots((1 << 256) - 1)
     assert (len(replies), replies.used_bytes) == (0, 0)
     assert not replies.has_slot(3)
+
+
+def test_the_slots_that_an_id_is_remembered_with() -> None:
+    replies = replies_of()
+    clock = Clock(replies)
+    wiped, other = b"w" * 16, b"o" * 16
+    crc = crc32(wiped)
+    for slot in (3, 9):
+        replies.add(wiped, crc, slot, 0)
+    replies.add(other, crc, 4, 0)  # in the same bucket
+    replies.add(wiped + b"x", crc, 5, 0)
+    clock.pass_s(TTL_S)
+    replies.add(wiped, crc, 200, 0)
+    assert replies.slots_of(wiped, crc) == 1 << 3 | 1 << 9 | 1 << 200
+    replies.forget_slots(1 << 9)
+    assert replies.slots_of(wiped, crc) == 1 << 3 | 1 << 200
+    assert replies.slots_of(b"n" * 16, crc) == 0
+    clock.pass_s(TTL_S)
+    assert replies.slots_of(wiped, crc) == 1 << 200

@@ -17,11 +17,13 @@ class FakeDatagrams:
     """See the module."""
 
     family = socket.AF_INET
+    knows_where_asked = False
 
     def __init__(self) -> None:
         self.arriving: deque[tuple[bytes, bytes]] = deque()  # sender's address, datagram
         self.sent: list[tuple[bytes, bytes]] = []  # receiver's address, datagram
         self.age = 0.0
+        self.ages: list[float] = []  # what each question for the age is answered with; then `age`
         self.receives = 0
         self.takes: list[int] = []  # how many each call of `send` takes at most; then all; 0: an error
         self.calls: list[str] = []
@@ -74,7 +76,7 @@ class FakeDatagrams:
         return None
 
     def age_s(self) -> float:
-        return self.age
+        return self.ages.pop(0) if self.ages else self.age
 
     def sent_to(self, address: bytes) -> list[bytes]:
         """What has left for one receiver; it is taken away."""

@@ -55,7 +55,7 @@ class ManualLoop(Loop):
     def timer(self) -> Timer:
         return ManualTimer(self)
 
-    def watch(self, descriptor: int, events: int) -> Watcher:
+    def watch(self, descriptor: int, events: int, *, is_first: bool = False) -> Watcher:
         watcher = ManualWatcher(descriptor, events)
         self.watchers.append(watcher)
         return watcher

@@ -10,12 +10,14 @@ import ctypes
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from struct import pack
 from typing import Any, Final
 
 from hypothesis import settings
 
 from app.cluster.events import SELF
 from app.cluster.membership.planner import first_view
+from app.cluster.membership.timing import SAFE_SHARE
 from app.cluster.replication.core import Replication
 from app.cluster.view import Member, View
 from app.front import batch as layout
@@ -24,7 +26,7 @@ from app.front.front import Front
 from app.node import Node
 from app.observe.counters import Counters
 from app.observe.slowlog import SlowLog
-from app.peers.pairs import Pairs
+from app.peers.frames import HEADER_BYTES, pack_header
 from app.peers.view_log import ViewLog
 from app.requests.answers import Answers
 from app.requests.commands import Commands
@@ -57,6 +59,11 @@ OTHER_CLIENT: Final = b"\x02\x00\x00\x02another-----"
 def examples(count: int) -> settings:
     """Settings of a property test: that many examples, no time limit each, a failure that can be replayed."""
     return settings(deadline=None, print_blob=True, max_examples=count)
+
+
+def forwarded(datagram: bytes, deadline_s: float, *, hops: int = 1) -> bytes:
+    """The body of a FORWARD; `deadline_s`: by the receiver's clock."""
+    return pack("<dB", deadline_s, hops) + datagram
 
 
 @cache
@@ -105,34 +112,60 @@ class Outside:
         return count
 
 
+class Link:
+    """A link to a peer: what app/peers/links.py has in its place."""
+
+    def __init__(self, links: "Links", peer: str) -> None:
+        self.peer = peer
+        self.clock_base_s = 0.0
+        self._links = links
+
+    def show_clock(self, ahead_s: float) -> None:
+        """The peer has said that its clock is ahead of ours by so much, or more."""
+        now_s = self._links.node.loop.now()
+        self.clock_base_s = now_s + ahead_s - SAFE_SHARE * now_s
+
+    def put(self, header: bytes, body: bytes) -> bool:
+        net = self._links.net
+        assert net is not None
+        if self.peer in net.full:
+            return False
+        net.queue.append((self._links.node.name, self.peer, header[4], header[HEADER_BYTES:] + body))
+        return True
+
+
 class Links:
     """Links to peers: frames go into the net's queue, unless that peer's link is down or full."""
 
     def __init__(self, node: "Parts", net: "Net | None") -> None:
+        self.node = node
+        self.net = net
+        self.up: dict[str, Link] = {}
         self.severed: list[str] = []
-        self.stalls = 0
         self.flushes = 0
-        self._node = node
-        self._net = net
 
-    def send(self, peer: str, kind: int, body: bytes, head: bytes = b"") -> bool:
-        assert self._net is not None, "a node by itself has no peers"
-        if frozenset((self._node.name, peer)) in self._net.down or peer in self._net.full:
-            return False
-        self._net.queue.append((self._node.name, peer, kind, head + body))
-        return True
+    def add(self, peer: str) -> None:
+        """There is one to this peer, whose clock shows what ours shows."""
+        link = self.up[peer] = Link(self, peer)
+        link.show_clock(0.0)
+
+    def is_up(self, peer: str) -> bool:
+        return peer in self.up
+
+    def send(self, peer: str, kind: int, body: bytes) -> bool:
+        link = self.up.get(peer)
+        return link is not None and link.put(pack_header(len(body), kind), body)
 
     def send_all(self, peer: str, kind: int, bodies: list[bytes]) -> bool:
         return all(self.send(peer, kind, body) for body in bodies)
 
     def sever(self, peer: str) -> None:
         self.severed.append(peer)
-        if self._net is not None:
-            self._net.cut(self._node.name, peer)
+        if self.net is not None:
+            self.net.cut(self.node.name, peer)
 
-    def sever_incoming(self) -> None:
-        """A stall: what lies in the links is old."""
-        self.stalls += 1
+    def on_life(self, peer: str, body: bytes) -> None:
+        """Not sent here."""
 
     def flush(self) -> None:
         self.flushes += 1
@@ -147,6 +180,7 @@ class Surroundings:
         self.lease_until = 1e9
         self.is_member = True
         self.synced_slots: list[tuple[str, int, int]] = []
+        self.lost_slots: list[tuple[int, int]] = []
         self.heard: list[tuple[bytes, bytes]] = []  # payload, address
         self.status = b"{status}"
         self._members = members
@@ -154,8 +188,14 @@ class Surroundings:
     def synced(self, learner: str, slots: int, epoch: int) -> None:
         self.synced_slots.append((learner, slots, epoch))
 
+    def copies_lost(self, slots: int, epoch: int) -> None:
+        self.lost_slots.append((slots, epoch))
+
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
         self.heard.append((payload, address))
+
+    def found(self) -> bytes:
+        return b"{found}"
 
     def member_count(self) -> int:
         return self._members
@@ -169,7 +209,6 @@ class Clients:
 
     def __init__(self, node: "Parts") -> None:
         self._node = node
-        self._spare: Request | None = None
         self._is_left = False
 
     def ask(self, datagram: bytes, client: bytes, handle: Callable[..., bytes | None]) -> bytes | None:
@@ -185,9 +224,7 @@ class Clients:
     def is_left(self) -> bool:
         return self._is_left
 
-    def work(self) -> None:
-        request = self._spare or Request(self, self._node.workers)
-        self._spare = None
+    def work(self, request: Request) -> None:
         self._is_left = False
         reply = self._handle(request, self._buffer, 2, 2 + len(self._datagram))
         if request.has_waited:
@@ -196,7 +233,6 @@ class Clients:
             return
         self._reply = reply
         request.release()
-        self._spare = request
 
     def fill(self, request: Request) -> None:
         turn = self._node.turn
@@ -238,13 +274,9 @@ class Parts(Node):
         self.links = Links(self, net)
         self.membership = Surroundings(members)
         self.replication = Replication(name, self.store, self.replies, self.mutations, reserve_bytes=reserve_bytes)
-        numbers = iter(range(1, 1 << 30))
-        self.pairs = Pairs(self.links, lambda count: (next(numbers) << 8).to_bytes(count, "little"))
         self.view_log = ViewLog()
         routes = self.replication.routes
-        self.turn = Turn(
-            self.loop, self.membership, routes, on_stall=self.links.sever_incoming, end=lambda: self.end_turn()
-        )
+        self.turn = Turn(self.loop, self.membership, routes, end=lambda: self.end_turn())
         self.workers = Workers(self.loop, max_waiting, 1 << 30)
         self.outside = Outside()
         self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out)
@@ -256,9 +288,9 @@ class Parts(Node):
             unix_s=self.loop.unix_s,
             wake=self.turn.wake,
         )
-        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links, routes=routes)
+        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
-            self.replication, self.turn, self.workers, self.counters, self.links, self.pairs, self.membership
+            self.replication, self.turn, self.workers, self.counters, self.links, self.membership
         )
         self.commands = Commands(
             self.loop,
@@ -279,11 +311,11 @@ class Parts(Node):
             self.workers,
             self.answers,
             self.commands,
+            self.counters,
             forwarding=self.forwarding,
-            on_other=self.replicator.on_frame,
+            on_other=self._on_frame,
         )
         self.clients = Clients(self)
-        self.pairs.start(self.replicator)
         self.install(view or _view_of_one(name))
 
     # --- what happens around it ------------------------------------------------------------------------------------
@@ -382,16 +414,13 @@ class Net:
         who serves is said with `set_routes`."""
         self.loop = ManualLoop()
         self.queue: list[tuple[str, str, int, bytes]] = []  # sender, receiver, kind, body
-        self.down: set[frozenset[str]] = set()  # pairs of nodes without a link
         self.full: set[str] = set()  # nodes whose links take nothing more
         names = tuple(view.addresses) if view is not None else tuple(names)
         self.nodes = {name: Parts(name, loop=self.loop, net=self, view=view, **more) for name in names}
-        if view is not None:
-            for name in names:
-                for peer in names:
-                    if peer != name:
-                        self.nodes[name].dialled_link_up(peer)
-            self.deliver()
+        for place, name in enumerate(names):
+            for peer in names[:place]:
+                self.link(name, peer)
+        self.deliver()
 
     def __getitem__(self, name: str) -> Parts:
         return self.nodes[name]
@@ -417,13 +446,18 @@ class Net:
             self.nodes[receiver].frames(sender, sent)
             self.loop.turn()
 
+    def link(self, one: str, other: str) -> None:
+        """A link comes up."""
+        for name, peer in ((one, other), (other, one)):
+            self.nodes[name].links.add(peer)
+            self.nodes[name].link_up(peer)
+
     def cut(self, one: str, other: str) -> None:
-        """End both connections between two nodes: what is in them is lost."""
+        """End the link between two nodes: what is in it is lost."""
         self.queue = [frame for frame in self.queue if {frame[0], frame[1]} != {one, other}]
         for name, peer in ((one, other), (other, one)):
-            node = self.nodes[name]
-            node.accepted_link_changed(peer)
-            node.dialled_link_down(peer)
+            if self.nodes[name].links.up.pop(peer, None) is not None:
+                self.nodes[name].link_down(peer)
 
     def wait(self, seconds: float, *, sweep: bool = False) -> None:
         """Let time pass while every node's loop turns, and looks for what can go on if it is to sweep."""

@@ -78,6 +78,10 @@ class FakeStreams:
         self.arriving: deque[tuple[FakeStream, str] | OSError] = deque()
         self.number = next(_numbers)
         self.is_closed = False
+        self.here: set[str] = set()  # addresses of this very machine
+
+    def is_here(self, address: str) -> bool:
+        return address in self.here
 
     @property
     def listener(self) -> "FakeStreams":

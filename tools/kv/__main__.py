@@ -13,6 +13,11 @@ def misuse(given: Namespace) -> str | None:
     """What is wrong with arguments that are right each by itself."""
     if given.command == "shutdown" and len(given.server or ()) != 1:
         return "shutdown is for one server at a time, named by -s"
+    if given.command == "found":
+        if not given.force:
+            return "found takes --force: read `kv.py found --help` for its price"
+        if len(given.server or ()) != 1:
+            return "found is for one server, named by -s"
     if given.command == "put" and (given.value is None) == (given.file is None):
         return "put takes either a VALUE or --file"
     return None
@@ -32,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One request needs no table of slots.
     slot_aware = given.command == "bench" and not given.plain
     try:
-        with cli.reader_may_leave(), Client(servers, slot_aware=slot_aware, give_up_when_refused=True) as client:
+        with cli.reader_may_leave(), Client(servers, slot_aware=slot_aware) as client:
             return int(given.run(client, given))
         return cli.FAILED
     except BadServer as error:

@@ -234,6 +234,27 @@ exit status: 3 if a node did not answer (its keys may be there still), 1 if one 
             action="store_true",
             help="ask only the servers given by -s: where the members' own addresses can't be reached",
         )
+    found = command(
+        "found",
+        commands.run_found,
+        "have one node found a cluster with fewer servers than one needs, or go on with them",
+        """\
+For when too few servers are left, for good or for long: a cluster is founded by more than half of the
+servers file and goes on with half of it, else its nodes refuse requests. The node that is asked makes a
+new cluster of those that it hears; they keep what they hold.
+
+The price: what only the others hold is gone, and they drop it when they come back. If they do live, cut
+off, and serve, there are two clusters until they meet; then the one with fewer members drops everything,
+what it has acknowledged included. So make sure that the others are down. Ask a node that still has the
+data (`kv.py status` shows members and their copies), not one that was just restarted.
+
+examples:
+  python tools/kv.py found --force -s 10.0.0.7:3331
+
+exit status: 1 if the node declines, since its cluster goes on or another node is to be asked
+""",
+    )
+    found.add_argument("--force", action="store_true", help="needed: this gives up what the other servers hold")
     command(
         "shutdown",
         commands.run_shutdown,

@@ -65,9 +65,7 @@ class Fleet:
     def _ask(self, name: str, survey: Survey) -> None:
         try:
             if name not in self._clients:
-                self._clients[name] = Client(
-                    [name], slot_aware=False, timeouts_ms=STATUS_TIMEOUTS_MS, give_up_when_refused=True
-                )
+                self._clients[name] = Client([name], slot_aware=False, timeouts_ms=STATUS_TIMEOUTS_MS)
             survey.answers[name] = self._clients[name].status()
         except KVError as error:
             survey.faults[name] = str(error)
@@ -177,7 +175,7 @@ def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
 def _wipe_one(name: str) -> tuple[int, str]:
     """An exit status, and what went wrong. A call for each node: no retry of one may wipe another."""
     try:
-        with Client([name], slot_aware=False, give_up_when_refused=True) as client:
+        with Client([name], slot_aware=False) as client:
             client.wipeout()
     except (Timeout, BadServer) as error:
         return cli.NO_ANSWER, str(error)

@@ -9,7 +9,7 @@ import sys
 import time
 from argparse import Namespace
 
-from app.client import Client, Timeout
+from app.client import BadServer, Client, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tools import cli
 from tools.kv import bench, cluster, slowlog, status
@@ -72,7 +72,7 @@ def run_ping(client: Client, given: Namespace) -> int:
         started = time.perf_counter()
         try:
             client.ping(server.name)
-        except Timeout as error:
+        except (Timeout, BadServer) as error:
             answers.append({"server": server.name, "alive": False})
             cli.complain("kv.py", error)
             continue
@@ -136,6 +136,18 @@ def run_wait_ready(client: Client, given: Namespace) -> int:
 def run_wipe(client: Client, given: Namespace) -> int:
     with cluster.Fleet([server.name for server in client.servers], given.given_only) as fleet:
         return cluster.wipe(fleet, given.yes, given.json)
+
+
+def run_found(client: Client, given: Namespace) -> int:
+    answer = client.found()
+    if given.json:
+        cli.print_json(answer)
+    elif answer.get("founded"):
+        print(f"founded: {' '.join(map(str, answer.get('members', ())))}")
+    if not answer.get("founded"):
+        cli.complain("kv.py", f"{client.servers[0].name}: {answer.get('why_not')}")
+        return cli.FAILED
+    return cli.OK
 
 
 def run_shutdown(client: Client, given: Namespace) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from app.client.address import Endpoint, resolve
+from app.fragments import allow_fragments
 from app.wire.protocol import IS_ALIVE
 from tools.load.faults import FaultyPath
 from tools.load.targets import NotAnAnswer, Target
@@ -59,6 +60,7 @@ class Lanes:
         self._all.append(lane)
         lane.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LANE_BUFFER_BYTES)
         lane.setblocking(False)
+        allow_fragments(lane)
         lane.connect(server.address)
         return lane
 

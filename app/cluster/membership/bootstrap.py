@@ -1,23 +1,26 @@
-"""The first view: when servers that know of no cluster may found one.
+"""The first view: when servers that know of no cluster may found one, and what becomes of two clusters that meet.
 
-A server that starts can't tell "I am the first" from "I am cut off" by silence; the kernel of the other
-machine can: a refused connection means that no process is there. So founding needs every server of the file
-to be accounted for, as heard (a newcomer as well, and it hears us) or as refused. All who were heard must
-accept (agreement.py). Two foundings can't both succeed then: a server opens its port before it asks, so of
-any two the one that came later finds the other and can't be refused by it.
+A server that starts can't tell "I am the first" from "I am cut off" by silence. So newcomers found a cluster only if
 
-A server that is neither heard nor refused (its machine is off, or cut off) holds the founding up for
-`bootstrap_patience_s`; after that most of the file's servers (half, with the first one) may go on without
-it. That is the one place where two clusters can arise: when the silent ones do live, cut off, as a cluster
-of their own. Infinite patience rules this out and asks an operator to edit the file instead. A file of one
-server founds at once. Clusters that meet later: see `outranks`.
+- every server of the file is a newcomer that accepts, or is proven to have no process (state.absent: it would be on
+  this machine, whose kernel refuses the connection). A server opens its port before it asks; so of any two foundings
+  the one that came later finds the other;
+- or more than half of the file's servers are newcomers that accept, and each of those has run for FOUND_WAIT_S.
+
+A cluster that goes on is one whose coordinator has the support of half of the file's servers (state.members_needed), so
+none is founded beside it: one of that half would be among the founders. That one may have been restarted since, and
+have forgotten; but within FOUND_WAIT_S whatever rests on its support is over. What a restarted majority can't know is
+that a silent minority still has copies, without a lease. It waits FOUND_WAIT_S for those, founds without them, and
+when they are met they drop what they hold.
+
+A file of one server founds at once. Patience instead of a majority, then anyone founds, was rejected: what the silent
+ones have acknowledged meanwhile is lost when they are met.
 """
 
 from collections.abc import Collection
 from math import inf
 
 from app.cluster.membership import timing
-from app.cluster.membership.agreement import has_quorum
 from app.cluster.membership.state import NodeState
 from app.cluster.view import Member, View
 
@@ -27,24 +30,17 @@ class Bootstrap:
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
-        self._refused: set[str] = set()
         self._newcomers: set[str] = set()  # said last that they have no view
         self._since = 0.0  # awake time when we began to look for others
+        self._logged_at = -inf
 
     def restart(self) -> None:
         """Begin anew, as a fresh incarnation."""
-        self._refused.clear()
         self._newcomers.clear()
         self._since = self._state.awake_s
 
-    def refused(self, server: str) -> None:
-        """No process listens at the server's address."""
-        self._refused.add(server)
-        self._newcomers.discard(server)
-
     def heard(self, server: str, epoch: int) -> None:
         """The server sent something."""
-        self._refused.discard(server)
         if epoch:
             self._newcomers.discard(server)
         else:
@@ -60,25 +56,47 @@ class Bootstrap:
             or (
                 server in self._newcomers
                 and state.of(server).is_linked
+                and server not in state.absent
                 and state.awake_s - state.of(server).heard_awake_s < timing.HEARD_S
             )
         ]
 
-    def has_quorum(self, answered: Collection[str]) -> bool:
-        """Whether those who answered may found a cluster."""
-        servers = self._state.config.servers
-        if all(server in answered or server in self._refused for server in servers):
+    def wait_s(self) -> float:
+        """How long until we count among a majority that founds without the others."""
+        return max(0.0, self._since + timing.FOUND_WAIT_S - self._state.awake_s)
+
+    def has_quorum(self, answered: Collection[str], ripe: Collection[str]) -> bool:
+        """Whether those who answered may found a cluster; `ripe`: who has run long enough to do so without others."""
+        state = self._state
+        servers = state.config.servers
+        if all(server in answered or server in state.absent for server in servers):
             return True
-        waited = self._state.awake_s - self._since
-        return waited >= self._state.config.bootstrap_patience_s and has_quorum(servers, answered, ())
+        votes = sum(1 for server in servers if server in answered and server in ripe)
+        return 2 * votes > len(servers) and all(server in answered for server in self.present())
 
     def may_found(self) -> bool:
         """Whether it is our turn to propose the first view."""
-        servers = self._state.config.servers
-        if len(servers) > 1 and self._state.awake_s - self._since < timing.SETTLE_S:
+        state = self._state
+        waited = state.awake_s - self._since
+        if len(state.config.servers) > 1 and waited < timing.SETTLE_S:
             return False
         present = self.present()
-        return present[0] == self._state.address and self.has_quorum(present)
+        may = present[0] == state.address and self.has_quorum(present, () if self.wait_s() else present)
+        if not may and waited >= timing.FOUND_WAIT_S:
+            self._say_what_is_missing(present)
+        return may
+
+    def _say_what_is_missing(self, present: list[str]) -> None:
+        state = self._state
+        if state.now - self._logged_at >= timing.WAITING_LOG_S:
+            self._logged_at = state.now
+            servers = state.config.servers
+            silent = [server for server in servers if server not in present and server not in state.absent]
+            state.log(
+                f"no cluster yet: {len(present)} of {len(servers)} servers are up, {len(servers) // 2 + 1} are needed;"
+                f" nothing is heard of {' '.join(silent)}",
+                "warning",
+            )
 
     def members(self) -> list[Member]:
         """The members of a first view, the founder first."""
@@ -96,22 +114,32 @@ class Bootstrap:
         return all(self._is_gone(member) for member in view.members)
 
     def _is_gone(self, member: Member) -> bool:
-        if member.address == self._state.address:
-            return member.incarnation < self._state.incarnation
-        known = self._state.of(member.address)
-        return member.incarnation <= known.dead or member.address in self._refused
+        state = self._state
+        if member.address == state.address:
+            return member.incarnation < state.incarnation
+        return member.incarnation <= state.of(member.address).dead or member.address in state.absent
 
 
-def _rank(view: View) -> tuple[int, int, int, int]:
-    return (len(view.members), -view.cluster_id, view.epoch, view.nonce)
+def _rank(view: View, other: View) -> tuple[int, int, int, int]:
+    # A member in whose place the other view has a later process is gone.
+    left = [member for member in view.members if other.incarnations.get(member.address, 0) <= member.incarnation]
+    return (len(left), -view.cluster_id, view.epoch, view.nonce)
 
 
 def outranks(other: View, mine: View) -> bool:
     """Whether another cluster's view prevails over mine: more members, then the older founder.
 
-    The loser's nodes drop what they hold and rejoin: what was written to the smaller cluster is lost.
+    What an operator has made of a view prevails over that view, and those before it. The loser's nodes drop what they
+    hold and rejoin: what was written to their cluster is lost.
     """
-    return _rank(other) > _rank(mine)
+    if _is_made_of(other, mine) or _is_made_of(mine, other):
+        return _is_made_of(other, mine)
+    return _rank(other, mine) > _rank(mine, other)
 
 
-assert inf >= timing.BOOTSTRAP_PATIENCE_S > timing.SETTLE_S
+def _is_made_of(forced: View, view: View) -> bool:
+    cluster_id, epoch = forced.forced_from
+    return view.cluster_id == cluster_id and view.epoch <= epoch
+
+
+assert timing.FOUND_WAIT_S > timing.SETTLE_S

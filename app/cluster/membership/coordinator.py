@@ -11,6 +11,7 @@ leaving and has handed over. Deaths are acted on at once; joins and caught-up le
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
 from app.cluster.membership import timing
@@ -84,7 +85,7 @@ class Coordinator:
                 self._advance(proposal)
             return
         may_start = (is_tick or self._state.dead) and self._state.now >= self._retry_at
-        if may_start and self._may_propose() and self._is_due():
+        if may_start and self._may_propose() and self._is_due() and self._leaves_enough():
             self._start()
 
     def _may_propose(self) -> bool:
@@ -128,6 +129,32 @@ class Coordinator:
             return False
         self._gather_until = min(self._gather_until, state.now + timing.BATCH_S)
         return state.now >= self._gather_until
+
+    def _leaves_enough(self) -> bool:
+        """Whether as many would be in the next view as may go on."""
+        state = self._state
+        if state.view is None:
+            return True
+        left = self._left(state.view, self._changes(is_support_over=True))
+        needed = state.members_needed()
+        if len(left) < needed and state.now - self._too_few_logged_at >= timing.WAITING_LOG_S:
+            self._too_few_logged_at = state.now
+            missing = [server for server in state.config.servers if server not in left and server not in state.absent]
+            state.log(
+                f"too few servers to go on: {len(left)}, {needed} are needed; nothing is heard of {' '.join(missing)}",
+                "warning",
+            )
+        return len(left) >= needed
+
+    def _left(self, view: View, changes: Changes) -> set[str]:
+        """Who must be enough to go on (state.members_needed) for these changes to be made.
+
+        Whoever leaves by itself may: it has handed over. If too few are left, they don't serve until there are more.
+        """
+        stay = {address for address in view.addresses if changes.gone.get(address, "left") == "left"}
+        return stay | changes.joined.keys()
+
+    _too_few_logged_at = -inf
 
     def _deny_leavers(self, view: View) -> None:
         # When all leave at once there is nobody to hand over to: their leases run out, then they may go.
@@ -257,8 +284,12 @@ class Coordinator:
 
     def _complete(self, proposal: Proposal) -> bool:
         if self._state.view is None:
-            return self._bootstrap.has_quorum(proposal.answered)
+            return self._bootstrap.has_quorum(proposal.answered, self._free())
         return proposal.has_quorum(self._state.countable_dead())
+
+    def _free(self) -> set[str]:
+        """Those who have promised, and whose support of another coordinator is over."""
+        return {node for node, until in self._support_ends.items() if until <= self._state.now}
 
     def _advance(self, proposal: Proposal) -> None:
         state = self._state
@@ -312,12 +343,17 @@ class Coordinator:
             return first_view(members, state.incarnation, state.config.replicas, nonce)
         is_support_over = False
         if self.grantor is None and state.view.coordinator not in state.dead:
-            over = {node for node, until in self._support_ends.items() if until <= state.now}
-            probe = Proposal(proposal.ballot, proposal.acceptors, answered=over)
+            probe = Proposal(proposal.ballot, proposal.acceptors, answered=self._free())
             if not probe.has_quorum(state.countable_dead()):
                 return None
             is_support_over = True
-        return next_view(state.view, self._changes(is_support_over), state.config.replicas, nonce)
+        changes = self._changes(is_support_over)
+        if len(self._left(state.view, changes)) < state.members_needed():
+            return None
+        following = next_view(state.view, changes, state.config.replicas, nonce)
+        if following is not None and following.is_forced and 2 * len(following.members) >= len(state.config.servers):
+            return replace(following, is_forced=False)  # it has as many as a cluster needs
+        return following
 
     def _chosen(self, view: View) -> None:
         state = self._state
@@ -335,8 +371,11 @@ class Coordinator:
     def _support_left_s(self) -> float:
         """How long we still support the coordinator of the view, by our clock.
 
-        As the coordinator ourselves: how long the leases run that we have granted.
+        As the coordinator ourselves: how long the leases run that we have granted. As a newcomer: how long what the
+        process before us has promised may count.
         """
+        if self._state.view is None:
+            return self._bootstrap.wait_s()
         if self.grantor is not None:
             return max([0.0, *(until - self._state.now for until in self.grantor.granted_until.values())])
         return max(0.0, self._state.support_until - self._state.now)

@@ -15,6 +15,7 @@ from app.cluster.events import (
     Datagram,
     Effect,
     Event,
+    FoundRequested,
     LeaveRequested,
     Left,
     LinkClosed,
@@ -34,8 +35,8 @@ from app.cluster.membership.dialling import Dialler
 from app.cluster.membership.heartbeat import Heartbeat
 from app.cluster.membership.inbox import Handler, Inbox
 from app.cluster.membership.leases import USABLE_S, Grantor, Lease
+from app.cluster.membership.override import emptied, forced_view
 from app.cluster.membership.routing import Routing
-from app.cluster.membership.split import Split
 from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.membership.status import snapshot
 from app.cluster.view import MEMBERS_MAX, BadView, View, from_message, to_message
@@ -59,7 +60,6 @@ class ClusterCore:
         self._coordinator = Coordinator(state, self._detector, self._lease, self._bootstrap, self._install)
         self._heartbeat = Heartbeat(state, self._lease, self._coordinator)
         self._routing = Routing(state, self._detector)
-        self._split = Split(state, self._detector)
         self._inbox = Inbox(
             state,
             self._detector,
@@ -133,6 +133,17 @@ class ClusterCore:
         lacks = self._coordinator.lacks.edges
         return snapshot(self._state, self._detector, self._routing.served, self.lease_until, lacks)
 
+    def objection(self) -> str:
+        """Why FoundRequested would do nothing now; empty: it would found a cluster."""
+        state = self._state
+        if state.leaving:
+            return "this node is leaving"
+        if state.is_member:
+            return "the cluster goes on: this node's lease runs" if self._lease.until > state.now else ""
+        if state.view is not None:
+            return f"this node is no member of the cluster that it knows: ask one of {' '.join(state.view.addresses)}"
+        return ""
+
     # Driving.
 
     def step(self, event: Event, now: float) -> list[Effect]:
@@ -146,11 +157,7 @@ class ClusterCore:
                 if not self._has_left:
                     self._inbox.take(event.peer, event.payload)
             case LinkRefused():
-                self._dialler.failed(event.peer)
-                self._bootstrap.refused(event.peer)
-                state.of(event.peer).refused_at = now
-                if event.incarnation:
-                    self._died(event.peer, event.incarnation)
+                self._refused(event)
             case LinkClosed():
                 self._dialler.closed(event.peer)
             case LinkFailed():
@@ -162,8 +169,11 @@ class ClusterCore:
             case LeaveRequested():
                 state.leaving = True
                 self._heartbeat.ask()
+            case FoundRequested():
+                self._found_by_force()
             case LinkUp():
                 self._dialler.up(event.peer)
+                state.note_present(event.peer)
                 self._say_linked()
         is_tick = now >= self.wake_at
         if is_tick:
@@ -171,8 +181,6 @@ class ClusterCore:
             self.wake_at = now + timing.MEMBERSHIP_TICK_S
         if not self._has_left:
             self._coordinator.run(is_tick)
-            if is_tick and (view := self._split.due(self._lease.until)) is not None:
-                self._split_off(view)
             self._heartbeat.refresh()
             self._leave_if_alone()
         self.lease_until = self._lease.until if state.is_member else -inf
@@ -184,6 +192,7 @@ class ClusterCore:
         state = self._state
         if self._has_left:
             return
+        state.expire_absent()
         if self._final_view_to:
             self._broadcast_final_view()
         elif not state.is_member:
@@ -333,17 +342,26 @@ class ClusterCore:
                 self._lease.until = min(self._lease.until, state.now + USABLE_S)
         self._coordinator.entered(grantor)
         self._want_links()
+        if before is not None:
+            self._dialler.renew(node for node in before.addresses if node not in view.incarnations)
         state.effects.append(ViewInstalled(view, is_member))
         state.log(view.describe())
         self._heartbeat.entered(view)
         self._say_linked()
 
-    def _split_off(self, view: View) -> None:
-        """Go on as another cluster, without those whom we can't reach: see split.py."""
+    def _found_by_force(self) -> None:
+        """As an operator has ordered: see override.py."""
         state = self._state
-        assert state.view is not None
-        state.log(f"leaving the view of epoch {state.view.epoch}: too few members are left for a quorum", "warning")
-        self._split.note_split_from(state.view)
+        if self.objection():
+            return
+        before = state.view
+        view = forced_view(state, self._detector, self._bootstrap)
+        empty = emptied(before, view)
+        state.log(
+            f"an operator has this node found a cluster of {' '.join(view.addresses)}: what others hold is given up,"
+            f" {empty} slots start empty",
+            "error",
+        )
         self._install(view)
         for node in state.others():
             state.post(node, pb.VIEW, view=to_message(view))
@@ -379,18 +397,41 @@ class ClusterCore:
         is_fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.dropped["unproven view"] += 1
-        elif self._split.is_behind(view):
-            state.dropped["stale view"] += 1
-        elif mine is not None and self._split.is_of_our_side(view, self._lease.until):
-            self._split.note_split_from(mine)
-            self._install(view)
         elif mine is None or outranks(view, mine):
-            if state.is_member:
-                state.log(f"cluster {view.cluster_id} has {len(view.members)} members: joining it", "warning")
-                self._start_anew(view)
-            self._install(view)
+            self._go_over_to(view)
+
+    def _go_over_to(self, view: View) -> None:
+        """To another cluster's view, which prevails over ours."""
+        state = self._state
+        if state.is_member and view.has(state.address, state.incarnation):
+            # An operator has made it of ours, with us in it: we keep what we hold. It may not know that we serve.
+            if self._lease.until > state.now:
+                state.dropped["lease runs"] += 1
+                return
+        elif state.is_member:
+            state.log(
+                f"cluster {view.cluster_id} of {len(view.members)} members prevails over ours: what this node holds is"
+                " given up",
+                "error",
+            )
+            self._start_anew(view)
+        self._install(view)
 
     # Deaths.
+
+    def _refused(self, refused: LinkRefused) -> None:
+        state, peer, incarnation = self._state, refused.peer, refused.incarnation
+        known, dialled_at = state.of(peer), self._dialler.dialled_at(peer)
+        self._dialler.failed(peer)
+        was_wrong = 0 < known.undead == known.incarnation
+        if not refused.is_proof or was_wrong:
+            known.doubted_at = state.now
+            self._detector.refused(peer, incarnation)
+            return
+        if incarnation == known.incarnation:  # else a later process has been heard meanwhile
+            state.note_absent(peer, dialled_at)
+        if incarnation:
+            self._died(peer, incarnation)
 
     def _died(self, address: str, incarnation: int) -> None:
         """The process is dead for certain."""
@@ -398,24 +439,16 @@ class ClusterCore:
         known = state.of(address)
         if incarnation <= known.dead or address == state.address:
             return
-        known.dead, known.died_at, known.died_awake_s = incarnation, state.now, state.awake_s
+        known.dead, known.died_at = incarnation, state.now
         state.note_dead()
         if self._detector.died(address, incarnation):
             state.log(f"{address} is dead")
             # Survivors may have to account for every server: see NodeState.countable_dead.
-            self._want_links()
             self._dialler.dial_all()
 
     def _want_links(self) -> None:
         state = self._state
-        if state.view is None or state.dead:
-            self._dialler.want((*(state.view.addresses if state.view else ()), *state.config.servers))
-        else:
-            self._dialler.want((*state.view.addresses, *self._wanted_outsiders()))
-
-    def _wanted_outsiders(self) -> list[str]:
-        """Who asks to join needs a link to each member."""
-        return self._coordinator.lacks.outsiders() if self._state.is_member else []
+        self._dialler.want((*(state.view.addresses if state.view else ()), *state.config.servers))
 
     def _ask_for_newer_views(self) -> None:
         """While a member is dead, ask those outside the view what they know."""

@@ -6,13 +6,13 @@ suspect *failed* here: it is not counted as alive, and the coordinator replaces 
 too. Any proof of life dated after the suspicion began clears it, as does the suspect's own refutation.
 (Das, Gupta, Motivala: SWIM, 2002; Dadgar, Phillips, Currey: Lifeguard, 2018.)
 
-What differs. Suspicions are told to everyone at once, not gossiped: the cluster is small. Whoever hears one
-probes the suspect itself and vouches for it if it answers. Partners of the heartbeat are probed as soon as
-they fall silent, not when their turn comes. Timeouts follow the worst recent round trip. And all deadlines
-run in *awake time* (state.py), which stands still while the node does: rather than to multiply timeouts after a
-stall was noticed, the time of the stall does not count.
+What differs. A refused connection makes a suspect at once, for the shortest time. Suspicions are told to everyone at
+once, not gossiped: the cluster is small. Whoever hears one probes the suspect itself and vouches for it if it answers.
+Partners of the heartbeat are probed as soon as they fall silent, not when their turn comes. Timeouts follow the worst
+recent round trip. And all deadlines run in *awake time* (state.py), which stands still while the node does: rather than
+to multiply timeouts after a stall was noticed, the time of the stall does not count.
 
-Death for certain (a refused link, a newer incarnation) comes from elsewhere and is final.
+Death for certain (a later process, a refused link on one machine) comes from elsewhere.
 """
 
 from collections.abc import Iterable
@@ -56,6 +56,7 @@ class Probe:
 class Suspicion:
     started_at: float
     started_awake_s: float
+    is_refused: bool = False  # its machine has refused a connection
     confirmed_by: set[str] = field(default_factory=set)
     reprobed_awake_s: float = -inf
 
@@ -150,6 +151,22 @@ class Detector:
             return False
         watched.state, watched.probe, watched.suspicion = DEAD, None, None
         return True
+
+    def refused(self, address: str, incarnation: int) -> None:
+        """A connection to the process, or one before it, was refused: it has died, or something on the way refuses."""
+        watched = self._members.get(address)
+        if watched is None or watched.incarnation > incarnation:
+            return
+        if watched.state == ALIVE:
+            self._suspect(address, watched, self._state.now)
+        if watched.suspicion is not None:
+            watched.suspicion.is_refused = True
+
+    def lives(self, address: str, incarnation: int) -> None:
+        """The process was held dead, and has shown that it lives."""
+        watched = self._members.get(address)
+        if watched is not None and watched.incarnation == incarnation and watched.state == DEAD:
+            watched.state = ALIVE
 
     def _answered(self, address: str, probe: Probe, *, vouched: bool) -> None:
         state = self._state
@@ -262,8 +279,9 @@ class Detector:
     def _check_suspicion(self, address: str, watched: Watched, suspicion: Suspicion, timeout: float) -> None:
         awake_s = self._state.awake_s
         stretch = timeout / timing.PROBE_TIMEOUT_MIN_S  # slow answers and ill health stretch this as well
-        lasts = suspicion_s(len(suspicion.confirmed_by), len(self._members) - 1) * stretch
-        if awake_s - suspicion.started_awake_s >= lasts:
+        others = len(self._members) - 1
+        lasts = timing.SUSPICION_MIN_S if suspicion.is_refused else suspicion_s(len(suspicion.confirmed_by), others)
+        if awake_s - suspicion.started_awake_s >= lasts * stretch:
             watched.state, watched.suspicion = FAILED, None
             watched.failed_at = self._state.now
             self._state.log(f"{address} is silent", "warning")

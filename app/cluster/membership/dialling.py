@@ -1,9 +1,11 @@
-"""The links that we dial: one to each other member (to each server, while we know of no view).
+"""The links that we want: one to each other member and each other server of the file.
 
-Links carry data between nodes, in order. Here they matter for what their ends prove: a process keeps its port
-open for as long as it lives, and opens it before it says anything; so a refused connection means that every
-incarnation we had heard of when we dialled is dead. A link that closes is dialled again at once, so a killed
-process is known to be dead within a round trip. A dial that times out proves nothing.
+Links carry data between nodes, in order. Here they matter for what their ends show. A process keeps its port open for
+as long as it lives, and opens it before it says anything. So a connection that is refused makes us doubt every
+incarnation that we had heard of when we dialled; where the address is one of this very machine's, whose kernel knows,
+it proves them dead. Over a network it proves nothing: a port forwarder without its backend, a proxy, a firewall refuse
+in a living process's place. A link that closes is tried again at once. A dial that times out shows nothing. (Of two
+nodes one dials; what the other opens only tries whether the first is there: app/peers/links.py.)
 
 Whether a link is up, and since when it is not, is kept with what else is known of the peer (state.py): who lacks whom
 decides who can be a member (lacks.py).
@@ -47,8 +49,11 @@ class Dialler:
 
     def tick(self) -> None:
         """Dial what is down, now and then."""
+        state = self._state
         for peer, dial in self._dials.items():
-            if not dial.busy and self._state.now - dial.dialled_at >= timing.DIAL_S:
+            matters = state.view is None or peer in state.view.incarnations or peer in state.absent
+            interval_s = timing.DIAL_S if matters else timing.DIAL_NON_MEMBER_S
+            if not dial.busy and state.now - dial.dialled_at >= interval_s:
                 self._dial(peer)
 
     def dial_all(self) -> None:
@@ -58,10 +63,22 @@ class Dialler:
                 self._dial(peer)
 
     def up(self, peer: str) -> None:
-        """The link is established."""
+        """The link is there, perhaps by the peer's dial."""
         self._state.of(peer).note_link(is_up=True)
         if peer in self._dials:
             self._dials[peer].busy = True
+
+    def renew(self, peers: Iterable[str]) -> None:
+        """End the links to these, who are no members any more, and dial anew: what is in them has come to nothing."""
+        for peer in peers:
+            if peer in self._dials:
+                self._state.effects.append(CloseLink(peer))
+                self._dial(peer)
+
+    def dialled_at(self, peer: str) -> float:
+        """When the peer was last dialled."""
+        dial = self._dials.get(peer)
+        return dial.dialled_at if dial else -inf
 
     def closed(self, peer: str) -> None:
         """The link, or the process at its end, is gone: dial at once to learn which."""

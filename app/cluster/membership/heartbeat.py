@@ -10,7 +10,7 @@ from math import inf
 
 from app.cluster.membership import timing
 from app.cluster.membership.coordinator import Coordinator
-from app.cluster.membership.leases import Lease
+from app.cluster.membership.leases import USABLE_S, Grantor, Lease
 from app.cluster.membership.state import NodeState, slots_from_bytes, slots_to_bytes
 from app.cluster.slots import slots_of
 from app.cluster.view import MEMBERS_MAX, View
@@ -142,7 +142,7 @@ class Heartbeat:
         is_to_go = peer in self._coordinator.lacks.going
         hears_us = state.awake_s - state.of(peer).heard_awake_s < timing.HEARD_S
         if hears_us and not is_to_go and not state.support_withdrawn:
-            span = grantor.grant(peer, grantor.leader_lease_end(state.countable_dead()), state.now)
+            span = grantor.grant(peer, self._leader_lease_end(grantor), state.now)
         state.post(
             peer,
             pb.GRANT,
@@ -150,6 +150,13 @@ class Heartbeat:
             blocked=slots_to_bytes(grantor.blocked()),
             settled=grantor.is_settled(state.dead),
         )
+
+    def _leader_lease_end(self, grantor: Grantor) -> float:
+        state = self._state
+        end = grantor.leader_lease_end(state.countable_dead(), state.members_needed())
+        # Alone, and enough only because others are absent: as long as that is known.
+        is_alone = end == inf and len(state.config.servers) > 2 and not grantor.view.is_forced
+        return state.now + USABLE_S if is_alone else end
 
     def _push(self, freed: int) -> None:
         """Tell those who wait for these slots that they may serve them."""
@@ -166,7 +173,7 @@ class Heartbeat:
             return
         freed = grantor.expire(state.dead, state.now) if grantor.may_still_serve else 0
         if not state.support_withdrawn:
-            leader_lease_end = grantor.leader_lease_end(state.countable_dead())
+            leader_lease_end = self._leader_lease_end(grantor)
             if state.address not in grantor.denied:
                 lease.until = max(lease.until, leader_lease_end)
             if leader_lease_end > state.now and grantor.waiting:

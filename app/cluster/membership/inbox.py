@@ -81,10 +81,18 @@ class Inbox:
         if message.to_incarnation > state.incarnation and not state.is_member:
             # An earlier process here had a higher incarnation: the wall clock was set back.
             self._raise_incarnation(message.to_incarnation)
+        if message.incarnation == known.incarnation <= known.dead:
+            known.stamp_us = max(known.stamp_us, message.stamp_us)  # echoed, so that its answer may show that it lives
+            if self._echo_after(known.died_at, message):
+                self._lives(peer, message.incarnation)
         if message.incarnation < known.incarnation or message.incarnation <= known.dead:
             if state.now - known.anti_entropy_at >= timing.ANTI_ENTROPY_S:
                 known.anti_entropy_at = state.now
-                state.post(peer, pb.ACK)  # tells it the incarnation that we know of
+                # Tells it the incarnation that we know of, and the view that has it no more.
+                if state.view is None:
+                    state.post(peer, pb.ACK)
+                else:
+                    state.post(peer, pb.VIEW, view=to_message(state.view))
             return False
         if message.incarnation > known.incarnation:
             if known.incarnation > known.dead and not self._lived_after(known, message):
@@ -102,16 +110,27 @@ class Inbox:
         A higher incarnation alone does not show it: where the wall clock was set back, a datagram that is late may be
         from a process before.
         """
+        return self._echo_after(known.heard_at, message)
+
+    def _echo_after(self, dated: float, message: pb.ClusterMessage) -> bool:
+        """Whether the message proves that its sender lived after that date."""
         echo = message.echo_us / 1e6
-        return (
-            message.to_incarnation == self._state.incarnation and known.heard_at < echo <= self._state.now and echo > 0
-        )
+        return message.to_incarnation == self._state.incarnation and dated < echo <= self._state.now and echo > 0
+
+    def _lives(self, peer: str, incarnation: int) -> None:
+        """The process was held dead for certain, and is not: something has refused in its place."""
+        state, known = self._state, self._state.of(peer)
+        known.undead, known.dead = incarnation, incarnation - 1
+        state.note_dead()
+        self._detector.lives(peer, incarnation)
+        state.log(f"{peer} lives, though its machine has refused a connection: it was held dead", "error")
 
     def _take_header(self, peer: str, message: pb.ClusterMessage) -> None:
         state, known = self._state, self._state.of(peer)
         if message.stamp_us >= known.stamp_us:
             known.stamp_us = message.stamp_us
             known.view_key = (message.cluster_id, message.epoch, message.nonce)
+        state.note_present(peer)
         self._bootstrap.heard(peer, message.epoch)
         echo = message.echo_us / 1e6
         is_proof = message.to_incarnation == state.incarnation and 0 < echo <= state.now
@@ -121,7 +140,8 @@ class Inbox:
             self._detector.heard(peer, message.incarnation, echo)
         for death in message.deaths:
             in_view = state.view is not None and state.view.has(death.address, death.incarnation)
-            if in_view or state.of(death.address).incarnation >= death.incarnation:
+            about = state.of(death.address)
+            if (in_view or about.incarnation >= death.incarnation) and death.incarnation > about.undead:
                 self._died(death.address, death.incarnation)
         grantor = self._coordinator.grantor
         if grantor is not None and state.goes_by_our_view(peer, message):

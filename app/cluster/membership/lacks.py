@@ -181,21 +181,16 @@ class Lacks:
         assert view is not None
         up = tuple(node for node in view.addresses if self._detector.is_up(node))
         dead = frozenset(state.countable_dead())
-        servers = self._servers()
-        made_from = (view.key, self.edges, up, dead, servers, frozenset(lost.items()))
+        needed = state.members_needed()
+        made_from = (view.key, self.edges, up, dead, needed, frozenset(lost.items()))
         if made_from != self._chosen[0]:
 
             def may_go_on(staying: Collection[str]) -> bool:
-                return has_quorum(view.addresses, staying, dead) and 2 * len(staying) >= servers
+                return has_quorum(view.addresses, staying, dead) and len(staying) >= needed
 
             going = fewest_to_remove(self.edges, up, wholes(view, up, lost), may_go_on)
             self._chosen = (made_from, going)
         return self._chosen[1]
-
-    def _servers(self) -> int:
-        """How many servers of the file may have a process: those whose machine last refused us have none."""
-        known = [self._state.of(server) for server in self._state.config.servers]
-        return sum(1 for server in known if server.refused_at <= server.heard_at)
 
     def _edges(self) -> frozenset[Edge]:
         """Who lacks whom, as far as this node knows."""

@@ -119,20 +119,21 @@ class Grantor:
     def others(self) -> list[str]:
         return [node for node in self.view.addresses if node != self.address]
 
-    def leader_lease_end(self, dead: Iterable[str]) -> float:
-        """Until when we may grant and serve, by our clock: -inf without a quorum's support, inf if we are one alone."""
+    def leader_lease_end(self, dead: Iterable[str], needed: int) -> float:
+        """Until when we may grant and serve, by our clock: -inf without the support of a quorum, and of as many as are
+        `needed`, ourselves among them; inf if we are enough alone."""
         gone = set(dead)
         if not gone:  # nearly always: half will do, as we are the longest-standing
-            others = (len(self.view.members) + 1) // 2 - 1
+            others = max((len(self.view.members) + 1) // 2, needed) - 1
             if len(self.support_until) < others:
                 return -inf
             return sorted(self.support_until.values())[-others] if others else inf
         backing = {self.address}
-        if has_quorum(self.view.addresses, backing, gone):
+        if needed <= 1 and has_quorum(self.view.addresses, backing, gone):
             return inf
         for node, until in sorted(self.support_until.items(), key=lambda entry: -entry[1]):
             backing.add(node)
-            if has_quorum(self.view.addresses, backing, gone):
+            if len(backing - gone) >= needed and has_quorum(self.view.addresses, backing, gone):
                 return until
         return -inf
 

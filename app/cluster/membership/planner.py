@@ -85,6 +85,8 @@ def next_view(view: View, changes: Changes, replicas: int, nonce: int = 0) -> Vi
         homes,
         _cause(changes, joined)[:CAUSE_MAX_BYTES],
         nonce,
+        view.is_forced,
+        view.forced_from,
     )
     following.check()
     return following

@@ -31,21 +31,18 @@ class ClusterConfig:
     """What a node is told at its start; the same on every node, but for the address.
 
     `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
-    caught up at once. `bootstrap_patience_s`: see bootstrap.py. `on_partition`: "refuse", or "serve" (split.py).
+    caught up at once.
     """
 
     address: str
     servers: tuple[str, ...]  # in the file's order, this node's address among them
     replicas: int = 3
     transfer: bool = False
-    bootstrap_patience_s: float = timing.BOOTSTRAP_PATIENCE_S
-    on_partition: str = "refuse"
 
     def __post_init__(self) -> None:
         assert self.address in self.servers, f"{self.address} is not among {self.servers}"
         assert 1 <= len(set(self.servers)) == len(self.servers) <= SERVERS_MAX, self.servers
         assert 1 <= self.replicas <= 8, self.replicas
-        assert self.on_partition in ("refuse", "serve"), self.on_partition
 
 
 @dataclass(slots=True)
@@ -55,10 +52,11 @@ class Known:
     incarnation: int = 0  # the highest heard of
     dead: int = 0  # its incarnations up to this one are dead for certain
     died_at: float = -inf  # when we learned that
-    died_awake_s: float = -inf  # the same, in awake time
+    undead: int = 0  # an incarnation that was held dead and lived: of it only a later process is proof
     stamp_us: int = 0  # its latest stamp, to be echoed
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
-    refused_at: float = -inf  # when its machine last said that no process is there
+    absent_at: float = -inf  # when its machine, which is ours, last said that no process is there; heard since: -inf
+    doubted_at: float = -inf  # when a connection to it was last refused, which proves nothing
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
     heard_awake_s: float = -inf  # the same, in awake time
     anti_entropy_at: float = -inf  # when it was last told of a newer view or incarnation
@@ -91,6 +89,8 @@ class NodeState:
     round_trip_s: float = 0.0  # the worst recent one
     leaving: bool = False
     dead: set[str] = field(default_factory=set)  # members of the view that are dead for certain
+    absent: set[str] = field(default_factory=set)  # servers that are proven to have no process; see `expire_absent`
+    unlisted: int = 0  # members of the view that our servers file lacks
     # Until then we support the coordinator of the view (leases.py): we help no other to replace it.
     support_until: float = -inf
     support_withdrawn: bool = False  # we have promised a ballot to another than the coordinator
@@ -127,6 +127,7 @@ class NodeState:
         """Bring `dead` up to date; called when the view, or what is known of its members, has changed."""
         members = self.view.members if self.view else ()
         self.dead = {member.address for member in members if member.incarnation <= self.of(member.address).dead}
+        self.unlisted = sum(1 for member in members if member.address not in self.config.servers)
 
     def note_unlinked(self, peer: str) -> None:
         """The link to the peer is wanted, and down as of now."""
@@ -152,23 +153,47 @@ class NodeState:
         """The dead members, if the survivors may go on without a majority (agreement.py); else nobody.
 
         They may only if no one else can have gone on with what the dead had agreed to: since they died, every
-        other server of the file has shown that it knows of no newer view, or that no process is there. That
-        goes for whoever came after them at their addresses, too. For a silent one the survivors wait as long
-        as founders do (bootstrap.py).
+        other server of the file has shown that it knows of no newer view, nor goes by another cluster's, or that no
+        process is there. That goes for whoever came after them at their addresses, too. A silent one is waited for
+        without end: it may have what was acknowledged since.
         """
         if not self.dead or self.view is None:
             return self.dead
         since = max(self.of(address).died_at for address in self.dead)
-        waited = self.awake_s - max(self.of(address).died_awake_s for address in self.dead)
-        is_patient = waited < self.config.bootstrap_patience_s
         for server in (*self.non_members(), *self.dead):
             known = self.of(server)
             theirs, ours = known.view_key, self.view.key
-            if known.heard_at >= since and theirs != ours and theirs[0] == ours[0] and theirs[1] >= ours[1]:
+            is_newer = theirs[1] >= ours[1] if theirs[0] == ours[0] else theirs[0] != 0
+            if known.heard_at >= since and theirs != ours and is_newer:
                 return set()
-            if is_patient and known.heard_at < since and known.refused_at < since:
+            if known.heard_at < since and known.absent_at < since:
                 return set()
         return self.dead
+
+    def note_absent(self, server: str, dated: float) -> None:
+        """The server's machine, which is ours, has said that no process is there, at this date or after it."""
+        self.of(server).absent_at = dated
+        self.absent.add(server)
+        self.expire_absent()
+
+    def note_present(self, server: str) -> None:
+        """A process is there: something came from it, or a connection."""
+        self.of(server).absent_at = -inf
+        self.absent.discard(server)
+
+    def expire_absent(self) -> None:
+        """Forget proofs of absence that are not fresh: a process may have been started since."""
+        self.absent = {server for server in self.absent if self.now - self.of(server).absent_at < timing.ABSENT_S}
+
+    def members_needed(self) -> int:
+        """How many must be together to go on: half of the file's servers, those proven absent not counted.
+
+        Founders are more than half of them (bootstrap.py): so no cluster is founded beside one that goes on. A view
+        that an operator has forced goes on with whom it has.
+        """
+        if self.view is not None and self.view.is_forced:
+            return 1
+        return (len(self.config.servers) + self.unlisted - len(self.absent) + 1) // 2
 
     def others(self) -> list[str]:
         """The other members of the view, in order of seniority."""
@@ -197,6 +222,7 @@ class NodeState:
             and peer == view.coordinator
             and not self.support_withdrawn
             and peer not in self.dead
+            and self.of(peer).heard_at >= self.of(peer).doubted_at
             and self.coordinator_is_fresh()
         )
 

@@ -74,16 +74,20 @@ HELLO_MAX_S: Final = 0.4
 HEARD_S: Final = 1.0  # a server counts as present this long after it was heard
 SETTLE_S: Final = 0.2  # from the start to the first view: servers started together meet in it
 DIAL_S: Final = 0.25  # between tries to open a link
+DIAL_NON_MEMBER_S: Final = 1.0  # to a server outside the view, unless it is proven absent: that is to be kept fresh
 # A coordinator pings the servers outside its view this often: so clusters that were split find each other.
 NON_MEMBER_PING_S: Final = 1.0
 OBSERVED_STALE_S: Final = 2.0  # an outsider forgets a view none of whose members answers
 FINAL_VIEW_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
-# With --on-partition serve: a side that has held too many members for silent this long goes on by itself. Lower, and a
-# short break costs the smaller side's writes; they are lost when the sides meet.
-SPLIT_S: Final = 3.0
 ANTI_ENTROPY_S: Final = 0.02  # a peer that is behind is sent the view at most this often
 
-BOOTSTRAP_PATIENCE_S: Final = 30.0  # the default: see bootstrap.py
+# That a server of this machine has no process is known for so long after a connection to it was refused. Longer: more
+# has to pass before founders are sure of each other; shorter: a busy node can't keep the proof fresh.
+ABSENT_S: Final = 1.0
+# A newcomer counts among a majority that founds without the others when it has run this long (bootstrap.py): then the
+# leases that its predecessor supported are over. Also how long founders wait for servers that are silent.
+FOUND_WAIT_S: Final = 2.0
+WAITING_LOG_S: Final = 10.0  # between log lines of those who wait for others
 
 # Whoever asks to join counts as present from one request to the next, and when one is lost in between.
 assert HELLO_S <= HELLO_MAX_S < HEARD_S / 2
@@ -104,5 +108,12 @@ assert HELPED_S > 2 * ACCEPT_GRACE_S + PREPARE_RETRY_S
 assert UNHEARD_S > HEARTBEAT_S + LAPSE_S
 # A link's silence (0.5 s: app/peers/links.py), the lack, its report and the wait for the lease make less than 2 s.
 assert 0.5 + LACK_S + max(LACKS_SETTLE_S, LAPSE_S) + HEARTBEAT_S + ASK_RETRY_S + 2 * MEMBERSHIP_TICK_S < 1.8
-# Whoever was cut off has been removed by the side with a quorum, and all leases of before are over, when a side parts.
-assert SPLIT_S > FOUND_S + 2 * LAPSE_S
+# Who is refused is dialled again before its absence is forgotten, twice.
+assert ABSENT_S > 3 * DIAL_S
+# A lease that rests on the absence of a newcomer, or on the support of the process before it, is over by the time at
+# which the newcomer may found with others.
+assert FOUND_WAIT_S * SAFE_SHARE > ABSENT_S + LAPSE_S
+# Over a network a killed process is out, and replaced, within 0.8 s: refused at once, its suspicion over before the
+# leases that it gave, or had, and a round of agreement after those.
+assert SUSPICION_MIN_S < LAPSE_S
+assert LAPSE_S + 4 * MEMBERSHIP_TICK_S < 0.8

@@ -17,7 +17,7 @@ Rejected: replicating through a log on its own (a second copy of all values), an
 copy on every write).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from app.cluster.events import SELF, UNKNOWN
@@ -46,16 +46,21 @@ class Replication:
         mutations: Mutations,
         *,
         reserve_bytes: int = 1 << 20,
-        pending_max_bytes: int = PENDING_MAX_BYTES,
+        backlog_max_bytes: int = PENDING_MAX_BYTES,
+        queued_bytes: Callable[[str], int] = lambda peer: 0,
     ) -> None:
         """`reserve_bytes`: a store that may not evict takes no more PUTs as a primary when it has less room than
-        this, so that there is room for what is in flight to it as a backup. `pending_max_bytes`: writes in flight."""
+        this, so that there is room for what is in flight to it as a backup.
+
+        `queued_bytes(peer)`: what its link has queued. While that is more than `backlog_max_bytes`, or a turn has
+        ordered more for this peer, writes that it must have are refused; so no link takes on more than three times as
+        much of them.
+        """
         shared = self._shared = Shared(address, store, replies, mutations, reserve_bytes)
         self._replies = replies
         self._mutations = mutations
         self.wait_ms = 0  # after a refusal: how long its client is to wait
-        self._pending_max_bytes = min(pending_max_bytes, PENDING_MAX_BYTES)
-        self._primary = Primary(shared)
+        self._primary = Primary(shared, backlog_max_bytes, queued_bytes)
         self._follower = Follower(shared)
         self._core_routes: list[str] = [UNKNOWN] * SLOT_COUNT
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT  # by slot; changed in place
@@ -77,7 +82,12 @@ class Replication:
     @property
     def leading(self) -> int:
         """How many slots this node is primary of, served or not."""
-        return len(self._primary.led)
+        return len(self._primary.led) + len(self._primary.lost)
+
+    @property
+    def short_of_room(self) -> int:
+        """How many slots this node is to hold and has no room for: see app/cluster/replication/follower.py."""
+        return self._follower.short_of_room
 
     def is_under_way(self, message_id: bytes) -> bool:
         """Whether the mutation with this messageID waits for acknowledgements: a retry joins it."""
@@ -125,8 +135,8 @@ class Replication:
         before = self._shared.view.incarnations if self._shared.view else {}
         for peer, incarnation in view.incarnations.items():
             if before.get(peer, incarnation) != incarnation:
-                self._primary.link_closed(peer)
-                self._follower.link_closed(peer)
+                self._primary.forget_process(peer)
+                self._follower.forget_process(peer)
 
     def _drop_all_but(self, slots: set[int]) -> None:
         """Forget the copies that are not ours to hold any more."""
@@ -296,7 +306,7 @@ class Replication:
     def _busy(self, may_wait: bool) -> int:
         """BUSY if nothing more may wait for acknowledgements."""
         primary = self._primary
-        room = primary.pending < PENDING_MAX and primary.pending_bytes < self._pending_max_bytes
+        room = primary.pending < PENDING_MAX and primary.pending_bytes < PENDING_MAX_BYTES
         return 0 if may_wait and room else BUSY
 
     def _refused(self, wait_ms: int) -> int:
@@ -321,23 +331,21 @@ class Replication:
         if waiting is not None:
             return self._joins(waiting, waiter) if may_wait else IGNORED
         mine = list(slots)
-        followed = [led for slot in mine if (led := self.followed[slot]) is not None]
-        anchor = followed[0].slot if followed else (mine[0] if mine else 0)
         hindrances = 0 if may_wait else BUSY
-        for led in followed:
-            hindrances |= primary.refuses(led)
-        code = self._mutations.wipe(mine, message_id, id_crc, anchor, hindrances)
+        for slot in mine:
+            if (led := self.followed[slot]) is not None:
+                hindrances |= primary.refuses(led)
+        code, wiped = self._mutations.wipe(mine, message_id, id_crc, hindrances)
         if code < 0:
             return code
         if code == SYS_OVERLOAD_ERR:
             return self._refused(self._mutations.wait_ms)
         joint = Joint(waiter)
-        for led in followed:
-            # The reply is remembered with one slot: a retry finds it wherever that one is led from.
-            anchors = led.slot == anchor
-            op = primary.order(led, WIPE, b"", b"", message_id if anchors else b"", NO_ERR)
+        for slot in wiped:
+            led = self.followed[slot]
+            op = primary.order(led, WIPE, b"", b"", message_id, NO_ERR) if led is not None else None
             if op is not None:
-                op.joint, op.message_id = joint, message_id
+                op.joint = joint
                 joint.left += 1
         self._update_routes()
         if not joint.left:

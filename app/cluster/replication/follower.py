@@ -17,12 +17,14 @@ An example: b is a backup of slot 7, its copy at position (4, 20), that is, the 
 
 A copy that is whole stays until its successor is: what BEGIN announces is gathered beside it (staging.py)
 and put in its place at END, replies included. For the view may make this node the primary at any moment, and a whole
-copy has every write that was ever acknowledged; half a copy has not. Only a copy that is not whole, or empty, is filled
-in place. Rejected: wiping first, which loses acknowledged writes when the primary dies in that very moment.
+copy has every write that was ever acknowledged; half a copy has not. Only a copy that is not whole is filled in place,
+and one that is empty, if the view names this node a learner. Rejected: wiping first, which loses acknowledged writes
+when the primary dies in that very moment.
 
 What is gathered is bounded for the node, whatever is sent by however many primaries: past STAGING_SOFT_BYTES only one
-of them gets credit for more chunks; past STAGING_MAX_BYTES the largest copy goes on in place after all, one that has
-another holder besides the primary before others.
+of them gets credit for more chunks; past STAGING_MAX_BYTES the slots begun last wait for their turn. One that exceeds
+it alone is *lost*: the node says so, keeps what it has, and waits for a view that names it a learner of the slot; from
+then on the copy counts no more, and is filled in place.
 """
 
 from dataclasses import dataclass
@@ -47,6 +49,10 @@ RETRY_S: Final = 0.3
 STAGING_SOFT_BYTES: Final = 2 * 1024 * 1024
 STAGING_MAX_BYTES: Final = 8 * 1024 * 1024
 assert STAGING_SOFT_BYTES < STAGING_MAX_BYTES
+
+# A copy that was filled in place and found no room is begun anew after so long, twice as long each time.
+ROOM_PAUSE_S: Final = 0.5
+ROOM_PAUSE_MAX_S: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -74,6 +80,11 @@ class Follower:
         self._mine: set[int] = set()  # slots we are backup or learner of
         self._reported: dict[int, tuple[int, float]] = {}  # slot: number and time of our report
         self._number = 0
+        self._waiting: dict[int, None] = {}  # reported once nothing is gathered any more, some at a time
+        self._at_once = SLOT_COUNT  # how many of those
+        self._lost: set[int] = set()  # of this view; see the module
+        # Slots that did not fit when they were filled in place: for how long they wait this time, and until when.
+        self._no_room: dict[int, tuple[float, float]] = {}
         self._unacknowledged: dict[str, dict[int, None]] = {}
         self._credit: dict[str, int] = {}  # chunks taken, by link
         self._owed: set[str] = set()  # primaries that wait for their credit
@@ -81,6 +92,11 @@ class Follower:
         self.staging_soft_bytes = STAGING_SOFT_BYTES
         self.staging_max_bytes = STAGING_MAX_BYTES
         self._told: dict[str, int] = {}  # flags last told
+
+    @property
+    def short_of_room(self) -> int:
+        """How many slots wait for room, to be filled."""
+        return len(self._no_room)
 
     # Views and links.
 
@@ -91,6 +107,12 @@ class Follower:
             if slot not in mine or not self._shared.leads(session.primary, slot):
                 self._end(slot)
         self._reported.clear()
+        self._waiting.clear()
+        self._lost.clear()
+        for slot in self._no_room.keys() - mine:
+            del self._no_room[slot]
+        shared = self._shared
+        self._lose({slot for slot in mine if shared.positions[slot] is None and shared.holds(slot)})
         self.report(mine - self.sessions.keys())
 
     def link_up(self, peer: str) -> None:
@@ -104,6 +126,10 @@ class Follower:
 
     def link_closed(self, peer: str) -> None:
         self._owed.discard(peer)
+        self.forget_process(peer)
+
+    def forget_process(self, peer: str) -> None:
+        """Nothing of what was agreed on with the peer counts any more. The link goes on, and so does its credit."""
         for slot, session in list(self.sessions.items()):
             if session.primary == peer:
                 self._end(slot)
@@ -128,7 +154,8 @@ class Follower:
         shared = self._shared
         self._number = self._number % 0xFFFFFFFF + 1
         by_report: dict[tuple[str, int], list[int]] = {}
-        for slot in sorted(slots):
+        full = {slot for slot, (_, until) in self._no_room.items() if shared.now < until}
+        for slot in sorted(slots - self._waiting.keys() - self._lost - full):
             primary = shared.primary(slot)
             if primary in shared.links:
                 assert primary is not None
@@ -144,6 +171,7 @@ class Follower:
     def tick(self) -> None:
         """Report again where nothing was agreed on; tell a change of our flags."""
         shared = self._shared
+        self._resume()
         due = {
             slot
             for slot in self._mine - self.sessions.keys()
@@ -181,7 +209,7 @@ class Follower:
             del self._reported[slot]
             session = Session(peer, term, position, position[1], is_whole=False)
             self.sessions[slot] = session
-            if shared.positions[slot] in (None, (0, 0)):
+            if shared.positions[slot] is None or (shared.positions[slot] == (0, 0) and not shared.holds(slot)):
                 shared.positions[slot] = None
                 emptied |= 1 << slot
             else:
@@ -209,9 +237,11 @@ class Follower:
                 if session.is_whole:
                     self._shared.positions[op.slot] = session.position
                     self._note(peer, op.slot)
-            else:
+            elif session.is_whole:
                 self._end(op.slot)  # no room: asked again by the next tick, when there may be
                 self._shared.faults["no room"] += 1
+            else:
+                self._ran_out_of_room(op.slot)
         self.report({slot for slot in gaps if slot in self.sessions})
         self._bound_staging()
 
@@ -231,8 +261,9 @@ class Follower:
     def _remember(self, message_id: bytes, slot: int, code: int) -> None:
         if message_id:
             crc = crc32(message_id)
-            if self._shared.replies.get(message_id, crc) is None:
-                self._shared.replies.add(message_id, crc, slot, code)
+            replies = self._shared.replies
+            if replies.get(message_id, crc) is None or not replies.slots_of(message_id, crc) >> slot & 1:
+                replies.add(message_id, crc, slot, code)
 
     def on_entries(self, peer: str, body: bytes) -> None:
         for slot, key, blob in frames.decode_entries(body):
@@ -242,8 +273,7 @@ class Follower:
             if session.staging is not None:
                 self.staged_bytes += session.staging.put(key, blob)
             elif not self._put(slot, key, blob):
-                self._end(slot)
-                self._shared.faults["no room"] += 1
+                self._ran_out_of_room(slot)
         self._took(peer)
 
     def on_replies(self, peer: str, body: bytes) -> None:
@@ -280,59 +310,84 @@ class Follower:
         self._owed &= waiting
 
     def _bound_staging(self) -> None:
-        """Fill the largest copies in place, rather than to exceed the bound: see the module."""
-        shared = self._shared
+        """Have slots wait for their turn, the ones begun last first, rather than exceed the bound: see the module."""
         while self.staged_bytes > self.staging_max_bytes:
-            _, _, slot = max(
-                (self._is_held_elsewhere(slot, session), session.staging.size_bytes, slot)
-                for slot, session in self.sessions.items()
-                if session.staging
-            )
-            staging = self._unstage(self.sessions[slot])
-            assert staging is not None
-            shared.positions[slot] = None
-            shared.faults["staging full"] += 1
-            shared.replies.forget_slots(1 << slot)
-            if not self._replace(slot, staging):
-                self._end(slot)
-                shared.faults["no room"] += 1
+            gathered = [slot for slot, session in self.sessions.items() if session.staging is not None]
+            slot = gathered[-1]
+            self._end(slot)
+            if len(gathered) > 1:
+                self._waiting[slot] = None
+                self._at_once = max(1, len(gathered) // 2)
+                self._shared.faults["staging full"] += 1
+            else:
+                self._can_not_stage(slot)
 
-    def _is_held_elsewhere(self, slot: int, session: Session) -> bool:
-        """Whether the view names another holder than the primary and us."""
-        view = self._shared.view
-        return view is not None and bool({*view.holders(slot)} - {session.primary, self._shared.address})
+    def _can_not_stage(self, slot: int) -> None:
+        """There is no room for the new copy beside the old one."""
+        if self._shared.holds(slot):
+            self._lose({slot})
+        else:
+            self._shared.positions[slot] = None  # filled in place, when it is reported the next time
+
+    def _lose(self, slots: set[int]) -> None:
+        """Say that this node should be a holder of these slots no more."""
+        self._lost |= slots
+        self._shared.lose(slots)
+
+    def _resume(self) -> None:
+        """Report those that have waited for long enough."""
+        if self._waiting and not any(session.staging is not None for session in self.sessions.values()):
+            for slot in list(self._waiting)[: self._at_once]:
+                del self._waiting[slot]
+            self._at_once = min(SLOT_COUNT, 2 * self._at_once)
+
+    def _ran_out_of_room(self, slot: int) -> None:
+        """A copy that is filled in place does not fit: what came of it makes room for others."""
+        shared = self._shared
+        self._end(slot)
+        shared.faults["no room"] += 1
+        shared.store.wipe((slot,))
+        shared.replies.forget_slots(1 << slot)
+        pause_s = min(ROOM_PAUSE_MAX_S, 2 * self._no_room[slot][0]) if slot in self._no_room else ROOM_PAUSE_S
+        self._no_room[slot] = (pause_s, shared.now + pause_s)
 
     def on_end(self, peer: str, body: bytes) -> None:
         shared = self._shared
-        whole = []
-        replaced = 0
         for slot, term in frames.decode_end(body):
             session = self._filling(peer, slot)
-            if session is not None and session.term == term:
-                whole.append((slot, session))
-                replaced |= (session.staging is not None) << slot
-        shared.replies.forget_slots(replaced)
-        for slot, session in whole:
-            if session.staging is not None and not self._replace(slot, session.staging):
-                shared.positions[slot] = None
-                self._end(slot)
-                shared.faults["no room"] += 1
+            if session is None or session.term != term:
                 continue
-            self._unstage(session)
+            staging = self._unstage(session)
+            if staging is not None and not self._replace(slot, staging):
+                continue
+            self._no_room.pop(slot, None)
             session.is_whole = True
             shared.positions[slot] = session.position
             self._note(peer, slot)
         self._give_credit()
 
     def _replace(self, slot: int, staging: Staging) -> bool:
-        """Make the copy in place what was gathered; False if there is no room for all of it."""
-        store = self._shared.store
+        """Make the copy in place what was gathered; False, and its session is over, if there is no room for that."""
+        shared, store = self._shared, self._shared.store
+        if not store.evicts and staging.changed_bytes > store.room_bytes:
+            shared.faults["no room"] += 1
+            self._end(slot)
+            self._can_not_stage(slot)
+            return False
         for key in store.keys(slot):
             if key not in staging.entries:
                 store.remove(slot, key)
+        shared.replies.forget_slots(1 << slot)
         for message_id, code in staging.replies.items():
             self._remember(message_id, slot, code)
-        return all(self._put(slot, key, blob) for key, blob in staging.entries.items() if blob is not None)
+        if all(self._put(slot, key, blob) for key, blob in staging.entries.items() if blob is not None):
+            return True
+        # There seemed to be room. What is left is neither the old copy nor the new one.
+        shared.positions[slot] = None
+        self._ran_out_of_room(slot)
+        if shared.holds(slot):
+            self._lose({slot})
+        return False
 
     # Acknowledging.
 

@@ -39,12 +39,30 @@ class Op:
         self.joint: Joint | None = None
 
 
+class Outbox:
+    """What a turn has ordered for one peer, of all slots. `flags`: what hinders writes there, or on the way."""
+
+    __slots__ = ("flags", "ops", "size_bytes")
+
+    def __init__(self) -> None:
+        self.ops: list[bytes] = []
+        self.size_bytes = 0
+        self.flags = 0
+
+    def take(self) -> list[bytes]:
+        """The ops; from now on there are none."""
+        ops, self.ops = self.ops, []
+        self.size_bytes = 0
+        return ops
+
+
 class Progress:
     """How far one follower of one slot is. `acked`: the seq up to which it has everything in this term, or -1."""
 
-    __slots__ = ("acked", "is_streaming", "report")
+    __slots__ = ("acked", "is_streaming", "outbox", "report")
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
         self.acked = -1
         self.is_streaming = False  # it is sent every op
         self.report = 0  # number of its latest HAVE; 0: it has not said what it has

@@ -33,6 +33,11 @@ class Staging:
             self._store.spend(size_bytes)
         return size_bytes
 
+    @property
+    def changed_bytes(self) -> int:
+        """Of the entries that are not in place already."""
+        return sum(len(key) + len(blob) for key, blob in self.entries.items() if blob is not None)
+
     def put(self, key: bytes, blob: bytes) -> int:
         grown = -len(self.entries[key] or b"") if key in self.entries else len(key) + ENTRY_BYTES
         if self._store.peek(self._slot, key) == blob:

@@ -45,6 +45,7 @@ class CopyReplies(Protocol):
     def __len__(self) -> int: ...
     def has_slot(self, slot: int) -> bool: ...
     def get(self, message_id: bytes, crc: int) -> int | None: ...
+    def slots_of(self, message_id: bytes, crc: int) -> int: ...
     def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None: ...
     def scan(self, start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]: ...
     def forget_slots(self, slots: int) -> None: ...
@@ -60,6 +61,8 @@ class Output:
     )  # who waits, and the code; None: a read that waited
     dropped: list[Any] = field(default_factory=list)  # who waits, and can't be answered here: ask the new primary
     synced: list[tuple[str, int, int]] = field(default_factory=list)  # learner, slots, epoch: SlotsSynced
+    lost: list[tuple[int, int]] = field(default_factory=list)  # slots, epoch: CopiesLost
+    emptied: int = 0  # slots of ours to lead that start empty, as no whole copy is left
     closed: list[str] = field(default_factory=list)  # peers that sent what they may not: end their links
     opened: bool = False  # routes have changed to the better: requests that wait may go on
 
@@ -101,6 +104,18 @@ class Shared:
     def leads(self, peer: str, slot: int) -> bool:
         """Whether the peer is the slot's primary in our view: nobody else may change our copy."""
         return self.view is not None and self.view.primaries[slot] == peer
+
+    def holds(self, slot: int) -> bool:
+        """Whether our view names this node a holder: it may make it primary at any moment."""
+        return self.view is not None and self.address in self.view.holders(slot)
+
+    def lose(self, slots: Iterable[int]) -> None:
+        """Say that our view names this node a holder of slots that it can't hold the whole of, or does not."""
+        mask = sum(1 << slot for slot in slots)
+        if mask:
+            assert self.view is not None
+            self.faults["copies lost"] += mask.bit_count()
+            self.out.lost.append((mask, self.view.epoch))
 
     def followers(self, slot: int) -> tuple[str, ...]:
         """Backups and learners of a slot."""

@@ -56,6 +56,9 @@ class Transfer:
         self._shared = shared
         self._led = led
         self._streams: dict[str, Stream] = {}
+        self.rate_bytes_s = RATE_BYTES_S
+        self.chunk_bytes = frames.FRAME_FILL_BYTES
+        self.burst_bytes = BURST_BYTES
         self._tokens = float(BURST_BYTES)
         self._filled_at = 0.0
         self.before_chunk: Callable[[str], None] = lambda peer: None
@@ -72,6 +75,13 @@ class Transfer:
                 stream.filling.discard(slot)
                 if stream.batch is not None:
                     stream.batch.slots.pop(slot, None)
+
+    def forget_all(self, peer: str) -> None:
+        """Stop sending anything to the peer. What it has taken, and will say so, still counts."""
+        if (stream := self._streams.get(peer)) is not None:
+            stream.queued.clear()
+            stream.filling.clear()
+            stream.batch = None
 
     def link_closed(self, peer: str) -> None:
         self._streams.pop(peer, None)
@@ -105,12 +115,15 @@ class Transfer:
             if stream.batch is None and not self._begin(peer, stream):
                 return
             assert stream.batch is not None
-            if not self._send_chunk(peer, stream, stream.batch):
-                self._finish(peer, stream, stream.batch)
+            replies = self._replies(stream.batch)
+            if replies is None:
+                self._send_entries(peer, stream, stream.batch)
+            else:
+                self._send_chunk(peer, stream, frames.REPLIES, replies)
 
     def _refill(self) -> None:
         elapsed = max(0.0, self._shared.now - self._filled_at)
-        self._tokens = min(BURST_BYTES, self._tokens + elapsed * RATE_BYTES_S)
+        self._tokens = min(self.burst_bytes, self._tokens + elapsed * self.rate_bytes_s)
         self._filled_at = self._shared.now
 
     def _begin(self, peer: str, stream: Stream) -> bool:
@@ -133,24 +146,33 @@ class Transfer:
         stream.batch = Batch({slot: self._shared.store.keys(slot) for slot in slots})
         return True
 
-    def _send_chunk(self, peer: str, stream: Stream, batch: Batch) -> bool:
-        """Send one chunk; False if there is nothing left to send."""
-        kind, parts = frames.REPLIES, self._replies(batch)
-        if parts is None:
-            kind, parts = frames.ENTRIES, self._entries(batch)
-            if not parts:
-                return False
+    def _send_chunk(self, peer: str, stream: Stream, kind: int, parts: list[bytes]) -> None:
         self.before_chunk(peer)  # ops ordered before these values were read must arrive before them
         part: list[bytes] = []
         size = 0
         for data in parts:
-            if size >= frames.FRAME_FILL_BYTES:
+            if size >= self.chunk_bytes:
                 self._send(peer, stream, kind, part)
                 part, size = [], 0
             part.append(data)
             size += len(data)
         self._send(peer, stream, kind, part)
-        return True
+
+    def _send_entries(self, peer: str, stream: Stream, batch: Batch) -> None:
+        """Send one chunk, and the END of each slot that has no more: its copy is whole, and what is gathered beside
+        the one before has an end."""
+        parts = self._entries(batch)
+        if parts:
+            self._send_chunk(peer, stream, frames.ENTRIES, parts)
+        done = [slot for slot, keys in batch.slots.items() if not keys]
+        if done:
+            self.before_chunk(peer)
+            self._shared.send(peer, frames.END, frames.encode_end((slot, self._led[slot].term) for slot in done))
+            stream.filling.difference_update(done)
+            for slot in done:
+                del batch.slots[slot]
+        if not batch.slots:
+            stream.batch = None
 
     def _send(self, peer: str, stream: Stream, kind: int, parts: list[bytes]) -> None:
         body = b"".join(parts)
@@ -173,18 +195,10 @@ class Transfer:
         parts: list[bytes] = []
         size = 0
         for slot, keys in batch.slots.items():
-            while keys and size < frames.FRAME_FILL_BYTES:
+            while keys and size < self.chunk_bytes:
                 key = keys.pop()
                 blob = self._shared.store.peek(slot, key)
                 if blob is not None:  # else removed, or evicted, since
                     parts.append(frames.encode_entry(slot, key, blob))
                     size += len(parts[-1])
         return parts
-
-    def _finish(self, peer: str, stream: Stream, batch: Batch) -> None:
-        stream.batch = None
-        self.before_chunk(peer)
-        rows = [(slot, self._led[slot].term) for slot in batch.slots]
-        stream.filling.difference_update(batch.slots)
-        if rows:
-            self._shared.send(peer, frames.END, frames.encode_end(rows))

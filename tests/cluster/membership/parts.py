@@ -69,7 +69,7 @@ def die(state: NodeState, *peers: str) -> None:
     """The processes that are known at these addresses are dead for certain, as of now."""
     for peer in peers:
         known = state.of(peer)
-        known.dead, known.died_at, known.died_awake_s = known.incarnation, state.now, state.awake_s
+        known.dead, known.died_at = known.incarnation, state.now
     state.note_dead()
 
 

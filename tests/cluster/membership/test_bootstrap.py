@@ -1,7 +1,10 @@
 """When servers that know of no cluster may found one, and with whom."""
 
+from dataclasses import replace
+
 import pytest
 
+from app.cluster.events import Log
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap, outranks
 from app.cluster.membership.planner import first_view
@@ -10,8 +13,8 @@ from app.cluster.view import Member, View
 from tests.cluster.membership.parts import INCARNATIONS, a_state, hear, wait
 
 
-def a_newcomer(me: str = "a", servers: str = "abc", patience_s: float = 5.0) -> tuple[NodeState, Bootstrap]:
-    state = a_state(me, "", servers, bootstrap_patience_s=patience_s)
+def a_newcomer(me: str = "a", servers: str = "abc") -> tuple[NodeState, Bootstrap]:
+    state = a_state(me, "", servers)
     bootstrap = Bootstrap(state)
     bootstrap.restart()
     wait(state, timing.SETTLE_S)
@@ -27,7 +30,7 @@ def meet(state: NodeState, bootstrap: Bootstrap, *peers: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("me", "newcomers", "refused", "founds"),
+    ("me", "newcomers", "absent", "founds"),
     [
         ("a", "bc", "", True),
         ("a", "b", "", False),  # c is not accounted for
@@ -39,12 +42,12 @@ def meet(state: NodeState, bootstrap: Bootstrap, *peers: str) -> None:
     ],
 )
 def test_the_first_newcomer_founds_once_all_are_accounted_for(
-    me: str, newcomers: str, refused: str, founds: bool
+    me: str, newcomers: str, absent: str, founds: bool
 ) -> None:
     state, bootstrap = a_newcomer(me)
     meet(state, bootstrap, *newcomers)
-    for server in refused:
-        bootstrap.refused(server)
+    for server in absent:
+        state.note_absent(server, state.now)
     assert bootstrap.may_found() == founds
     if founds:
         assert [member.address for member in bootstrap.members()] == [me, *newcomers]
@@ -85,36 +88,66 @@ def test_whoever_knows_a_view_or_was_not_heard_of_late_is_not_present() -> None:
     assert bootstrap.present() == ["a", "c"]
 
 
-def test_who_was_refused_is_gone_until_it_is_heard() -> None:
+def test_who_is_absent_is_gone_until_it_is_heard() -> None:
     state, bootstrap = a_newcomer()
     meet(state, bootstrap, "b", "c")
-    bootstrap.refused("b")
+    state.note_absent("b", state.now)
     assert bootstrap.present() == ["a", "c"]
-    assert bootstrap.has_quorum({"a", "c"})
+    assert bootstrap.has_quorum({"a", "c"}, ())
+    state.note_present("b")
     meet(state, bootstrap, "b")
     assert bootstrap.present() == ["a", "b", "c"]
-    assert not bootstrap.has_quorum({"a", "c"})
+    assert not bootstrap.has_quorum({"a", "c"}, ())
 
 
 @pytest.mark.parametrize(
-    ("answered", "awake_s", "is_one"),
-    [("ab", 4.99, False), ("ab", 5.0, True), ("bc", 5.0, True), ("a", 5.0, False), ("b", 99.0, False)],
+    ("servers", "here", "answered", "ripe", "is_one"),
+    [
+        ("abc", "ab", "ab", "ab", True),
+        ("abc", "ab", "ab", "a", False),  # b has not run long enough: what it promised before may still count
+        ("abc", "a", "a", "a", False),
+        ("abc", "abc", "ab", "abc", False),  # c is heard, and must accept
+        ("abcd", "ab", "ab", "ab", False),  # half of the file may go on elsewhere
+        ("abcd", "abc", "abc", "abc", True),
+        ("abcd", "abcd", "abcd", "", True),  # all are newcomers: nobody goes on
+    ],
 )
-def test_past_its_patience_most_of_the_file_will_do(answered: str, awake_s: float, is_one: bool) -> None:
+def test_a_majority_founds_without_the_silent(servers: str, here: str, answered: str, ripe: str, is_one: bool) -> None:
+    state, bootstrap = a_newcomer("a", servers)
+    meet(state, bootstrap, *here[1:])
+    assert bootstrap.has_quorum(set(answered), set(ripe)) == is_one
+
+
+@pytest.mark.parametrize(("more_s", "founds"), [(-0.001, False), (0.0, True)])
+def test_it_waits_for_them_first_and_says_so(more_s: float, founds: bool) -> None:
     state, bootstrap = a_newcomer()
-    state.awake_s = awake_s
-    assert bootstrap.has_quorum(set(answered)) == is_one
+    wait(state, timing.FOUND_WAIT_S - timing.SETTLE_S + more_s)
+    meet(state, bootstrap, "b")
+    assert bootstrap.may_found() == founds
+    assert bootstrap.wait_s() == pytest.approx(-min(0.0, more_s))
+
+
+def test_too_few_say_now_and_then_what_they_wait_for() -> None:
+    state, bootstrap = a_newcomer("a", "abcd")
+    meet(state, bootstrap, "b")
+    said = []
+    for _ in range(220):
+        assert not bootstrap.may_found()
+        said += [effect.text for effect in state.effects if isinstance(effect, Log)]
+        state.effects.clear()
+        wait(state, 0.1)
+        meet(state, bootstrap, "b")
+    assert said == ["no cluster yet: 2 of 4 servers are up, 3 are needed; nothing is heard of c d"] * 2
 
 
 def test_a_restart_begins_anew() -> None:
     state, bootstrap = a_newcomer()
     meet(state, bootstrap, "b")
-    bootstrap.refused("c")
     wait(state, 9.0)
     bootstrap.restart()
     hear(state, "b")  # who does not say any more whether it knows a view
     assert bootstrap.present() == ["a"]
-    assert not bootstrap.has_quorum({"a", "b"})
+    assert bootstrap.wait_s() == timing.FOUND_WAIT_S
 
 
 @pytest.mark.parametrize(
@@ -122,7 +155,7 @@ def test_a_restart_begins_anew() -> None:
     [
         ([Member("b", 11)], False),
         ([Member("b", 10)], True),
-        ([Member("c", 99)], True),  # refused: whatever was there is gone
+        ([Member("c", 99)], True),  # absent: whatever was there is gone
         ([Member("a", 10)], False),  # ourselves
         ([Member("a", 9)], True),
         ([Member("b", 10), Member("a", 10)], False),
@@ -131,7 +164,7 @@ def test_a_restart_begins_anew() -> None:
 def test_a_view_whose_members_are_all_gone_is_nobodys(members: list[Member], is_extinct: bool) -> None:
     state, bootstrap = a_newcomer()
     state.of("b").dead = 10
-    bootstrap.refused("c")
+    state.note_absent("c", state.now)
     assert bootstrap.is_extinct(first_view(members, 7, 1, 1)) == is_extinct
 
 
@@ -163,3 +196,19 @@ def test_one_that_is_heard_and_has_no_link_is_not_present() -> None:
     assert not bootstrap.may_found()
     state.of("c").note_link(is_up=True)
     assert bootstrap.may_found()
+
+
+def test_a_member_that_the_other_view_has_a_later_process_of_does_not_count() -> None:
+    """b and c were restarted and have founded without a, which still goes by the view before."""
+    mine = a_cluster("abc", 1, 7)
+    other = first_view([Member("b", 2), Member("c", 2)], 9, 1, 1)
+    assert outranks(other, mine)
+    assert not outranks(mine, other)
+
+
+@pytest.mark.parametrize(("epoch", "prevails"), [(3, True), (4, True), (5, False)])
+def test_what_an_operator_has_made_of_a_view_prevails_over_it(epoch: int, prevails: bool) -> None:
+    forced = replace(a_cluster("a", 9), forced_from=(1, 4), is_forced=True)
+    other = a_cluster("abc", 1, epoch)
+    assert outranks(forced, other) == prevails
+    assert outranks(other, forced) != prevails

@@ -4,6 +4,7 @@ from math import inf
 
 import pytest
 
+from app.cluster.events import Log
 from app.cluster.membership import timing
 from app.cluster.membership.agreement import BALLOT_MAX, RANKS, Phase
 from app.cluster.membership.bootstrap import Bootstrap
@@ -141,12 +142,41 @@ class TestWhoProposes:
             ("b", {"a": FAILED, "c": FAILED}, True),
             ("c", {"a": FAILED}, False),  # b does
             ("c", {"a": FAILED, "b": FAILED}, True),
+            ("d", {"a": FAILED, "b": FAILED, "c": FAILED}, False),  # fewer than half of the file are left
         ],
     )
     def test_the_first_member_that_is_up(self, me: str, states: dict[str, str], proposes: bool) -> None:
-        rig = Rig(me)
+        rig = Rig(me, "abcd")
         rig.set_state(**states)
         assert bool(rig.run()) == proposes
+
+    def test_with_too_few_left_nobody_does_and_it_says_so_now_and_then(self) -> None:
+        rig = Rig("b")
+        rig.set_state(a=FAILED, c=FAILED)
+        said = []
+        for _ in range(220):
+            rig.coordinator.run(True)
+            said += [effect.text for effect in rig.state.effects if isinstance(effect, Log)]
+            rig.state.effects.clear()
+            wait(rig.state, 0.1)
+        assert said == ["too few servers to go on: 1, 2 are needed; nothing is heard of a c"] * 3
+
+    def test_on_one_machine_those_proven_absent_are_not_missed(self) -> None:
+        rig = Rig("b")
+        rig.die("a", "c")
+        for peer in "ac":
+            rig.state.note_absent(peer, rig.state.now)
+        rig.run()
+        assert rig.installed[0].addresses == ("b",)
+
+    def test_who_comes_counts_as_well_and_whoever_leaves_by_itself_may(self) -> None:
+        rig = Rig("b", "abc", "abcd")
+        rig.set_state(a=FAILED, c=FAILED)
+        assert rig.run() == []
+        join(rig)
+        assert rig.run()
+        changes = Changes(gone={"a": "left", "c": "is silent"})
+        assert rig.coordinator._left(rig.view, changes) == {"a", "b"}
 
     def test_not_one_that_is_no_member(self) -> None:
         rig = Rig("d", "abc", "abcd")

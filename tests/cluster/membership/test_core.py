@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +15,8 @@ from proto_gen import cluster_pb2 as pb
 SERVERS = ("a:1", "b:1", "c:1")
 
 
-def a_core(*servers: str, address: str = "a:1") -> ClusterCore:
-    return ClusterCore(ClusterConfig(address, servers or SERVERS), 1000, 0.0, random.Random(1))
+def a_core(*servers: str, address: str = "a:1", now: float = 0.0) -> ClusterCore:
+    return ClusterCore(ClusterConfig(address, servers or SERVERS), 1000, now, random.Random(1))
 
 
 def test_a_cluster_of_one_serves_in_its_first_step() -> None:
@@ -26,16 +27,18 @@ def test_a_cluster_of_one_serves_in_its_first_step() -> None:
     assert (core.member_count, core.epoch) == (1, 1)
 
 
-def test_refused_by_all_others_it_founds_alone_after_settling() -> None:
-    core = a_core()
+@pytest.mark.parametrize("is_proof", [True, False])
+def test_refused_by_all_others_it_founds_alone_after_settling(is_proof: bool) -> None:
+    """If they are to be of this machine."""
+    core = a_core(now=5.0)
     effects = core.step(Tick(), 5.0)
     assert {effect.peer for effect in effects if isinstance(effect, OpenLink)} == {"b:1", "c:1"}
     for peer in ("b:1", "c:1"):
-        core.step(LinkRefused(peer, 0), 5.001)
+        core.step(LinkRefused(peer, 0, is_proof), 5.001)
     assert core.routes == [UNKNOWN] * SLOT_COUNT
     for tick in range(1, 12):
         core.step(Tick(), 5.0 + 0.025 * tick)
-    assert core.routes == [SELF] * SLOT_COUNT
+    assert core.routes == [SELF if is_proof else UNKNOWN] * SLOT_COUNT
 
 
 def dropped(core: ClusterCore) -> dict[str, int]:

@@ -649,3 +649,55 @@ class TestMembers:
             assert (watched.state, watched.probe, watched.suspicion) == (DEAD, None, None)
             assert not detector.died(address, incarnation)
             assert not detector.is_up("b")
+
+
+class TestRefused:
+    """A connection to a member was refused, which is no proof of its death."""
+
+    def test_it_is_suspected_at_once_for_the_shortest_time(self) -> None:
+        state, detector = a_detector()
+        detector.refused("b", INCARNATIONS["b"])
+        assert detector.state_of("b") == SUSPECTED
+        detector._next_probe_awake_s = state.awake_s + 100.0
+        detector.tick(())
+        assert take_kinds(state) == [("b", "PING")]  # the others are refused themselves
+        wait(state, timing.SUSPICION_MIN_S - 0.001)
+        detector.tick(())
+        assert detector.state_of("b") == SUSPECTED
+        wait(state, 0.002)
+        detector.tick(())
+        assert detector.state_of("b") == FAILED
+
+    def test_proof_of_later_life_clears_it(self) -> None:
+        state, detector = a_detector()
+        detector.refused("b", INCARNATIONS["b"])
+        detector.heard("b", INCARNATIONS["b"], state.now - 0.001)
+        assert detector.state_of("b") == SUSPECTED
+        detector.heard("b", INCARNATIONS["b"], state.now)
+        assert detector.state_of("b") == ALIVE
+
+    def test_a_suspect_has_no_longer_than_that_either(self) -> None:
+        state, detector = a_detector()
+        peer = suspect_one(state, detector)
+        detector.refused(peer, INCARNATIONS[peer])
+        wait(state, timing.SUSPICION_MIN_S + 0.001)
+        detector.tick(())
+        assert detector.state_of(peer) == FAILED
+
+    def test_not_a_later_process_than_was_dialled_nor_a_stranger_or_one_that_is_dead(self) -> None:
+        _, detector = a_detector()
+        detector.refused("b", INCARNATIONS["b"] - 1)
+        detector.refused("x", 99)
+        assert detector.state_of("b") == ALIVE
+        detector.died("b", INCARNATIONS["b"])
+        detector.refused("b", INCARNATIONS["b"])
+        assert detector.state_of("b") == DEAD
+
+    def test_who_was_held_dead_and_lives_is_watched_again(self) -> None:
+        _, detector = a_detector()
+        detector.died("b", INCARNATIONS["b"])
+        detector.lives("b", INCARNATIONS["b"] + 1)
+        detector.lives("x", 1)
+        assert detector.state_of("b") == DEAD
+        detector.lives("b", INCARNATIONS["b"])
+        assert detector.state_of("b") == ALIVE

@@ -54,6 +54,34 @@ def test_what_is_down_is_dialled_again_now_and_then() -> None:
     assert effects(state) == opened("b")
 
 
+def test_a_server_outside_the_view_is_dialled_less_often_unless_it_is_proven_absent() -> None:
+    state = a_state("a", "ab", "abcd")
+    dialler = Dialler(state)
+    dialler.want("bcd")
+    effects(state)
+    for peer in "bcd":
+        dialler.failed(peer)
+    state.note_absent("d", state.now)
+    wait(state, timing.DIAL_S)
+    dialler.tick()
+    assert effects(state) == [OpenLink("b", INCARNATIONS["b"]), OpenLink("d", 0)]
+    wait(state, timing.DIAL_NON_MEMBER_S - timing.DIAL_S)
+    dialler.tick()
+    assert effects(state) == [OpenLink("c", 0)]
+
+
+def test_links_to_those_who_are_members_no_more_are_ended_and_dialled_anew() -> None:
+    state = a_state()
+    dialler = Dialler(state)
+    dialler.want("bc")
+    effects(state)
+    wait(state, 1.0)
+    dialler.renew("cx")
+    assert effects(state) == [CloseLink("c"), *opened("c")]
+    assert dialler.dialled_at("c") == state.now
+    assert dialler.dialled_at("x") == -inf
+
+
 def test_all_that_is_down_can_be_dialled_at_once() -> None:
     state = a_state()
     dialler = Dialler(state)
@@ -95,3 +123,16 @@ def test_a_link_that_has_ended_is_dialled_at_once_to_learn_whether_the_process_h
     dialler.closed("b")
     dialler.closed("c")
     assert effects(state) == opened("b")
+
+
+def test_a_link_that_the_peer_has_dialled_is_not_dialled_as_well() -> None:
+    state = a_state()
+    dialler = Dialler(state)
+    dialler.want("b")
+    dialler.failed("b")
+    dialler.up("b")
+    dialler.up("stranger")
+    effects(state)
+    wait(state, 2 * timing.DIAL_S)
+    dialler.tick()
+    assert effects(state) == []

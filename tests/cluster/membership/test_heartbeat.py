@@ -1,5 +1,6 @@
 """ASK and GRANT: what a member tells and when, and what its coordinator answers."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -391,5 +392,13 @@ class TestRefresh:
         rig.heartbeat.refresh()
         assert rig.lease.until == -inf
         enter(rig.state, rig.view)
+        rig.heartbeat.refresh()
+        assert rig.lease.until == -inf  # of four servers two are needed
+        for server in "bcd":
+            rig.state.note_absent(server, rig.state.now)
+        rig.heartbeat.refresh()
+        assert rig.lease.until == rig.state.now + USABLE_S  # as long as that is known
+        rig.state.view = replace(rig.view, is_forced=True)
+        rig.coordinator.grantor = Grantor(rig.state.view, "a")
         rig.heartbeat.refresh()
         assert rig.lease.until == inf

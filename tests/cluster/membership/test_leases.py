@@ -31,23 +31,23 @@ class TestLeaderLease:
     @pytest.mark.parametrize("count", [1, 2])
     def test_whoever_is_a_quorum_alone_has_it_for_ever(self, count: int) -> None:
         """Of two, half with the longest-standing member will do."""
-        assert Grantor(views(count)[0], "a").leader_lease_end(()) == inf
+        assert Grantor(views(count)[0], "a").leader_lease_end((), 1) == inf
 
     def test_it_ends_with_the_support_that_makes_the_quorum(self) -> None:
         grantor = Grantor(views(5)[0], "a")
-        assert grantor.leader_lease_end(()) == -inf
+        assert grantor.leader_lease_end((), 1) == -inf
         grantor.add_support("b", 10.0)
-        assert grantor.leader_lease_end(()) == -inf
+        assert grantor.leader_lease_end((), 1) == -inf
         grantor.add_support("c", 10.2)
-        assert grantor.leader_lease_end(()) == pytest.approx(10.0 + USABLE_S)
+        assert grantor.leader_lease_end((), 1) == pytest.approx(10.0 + USABLE_S)
         grantor.add_support("d", 10.1)
-        assert grantor.leader_lease_end(()) == pytest.approx(10.1 + USABLE_S)
+        assert grantor.leader_lease_end((), 1) == pytest.approx(10.1 + USABLE_S)
 
     def test_late_support_takes_nothing_back(self) -> None:
         grantor = Grantor(views(3)[0], "a")
         grantor.add_support("b", 10.0)
         grantor.add_support("b", 9.0)
-        assert grantor.leader_lease_end(()) == pytest.approx(10.0 + USABLE_S)
+        assert grantor.leader_lease_end((), 1) == pytest.approx(10.0 + USABLE_S)
 
     @pytest.mark.parametrize(
         ("count", "supporters", "dead", "end"),
@@ -71,7 +71,24 @@ class TestLeaderLease:
         grantor = Grantor(views(count)[0], "a")
         for until, node in enumerate(supporters, 1):
             grantor.add_support(node, until - USABLE_S)
-        assert grantor.leader_lease_end(dead) == pytest.approx(end)
+        assert grantor.leader_lease_end(dead, 1) == pytest.approx(end)
+
+    @pytest.mark.parametrize(
+        ("needed", "dead", "end"),
+        [
+            (1, "", 1.0),  # a majority of the view's three
+            (2, "", 1.0),
+            (3, "", -inf),  # of the file's five or six, all three are needed
+            (1, "c", 1.0),
+            (2, "c", 1.0),
+            (1, "bc", inf),  # all who live
+            (2, "bc", -inf),  # what b has promised does not make it one of those who are there
+        ],
+    )
+    def test_as_many_as_are_needed_must_be_there(self, needed: int, dead: str, end: float) -> None:
+        grantor = Grantor(views(3)[0], "a")
+        grantor.add_support("b", 1.0 - USABLE_S)
+        assert grantor.leader_lease_end(dead, needed) == pytest.approx(end)
 
     def test_others_are_all_members_but_oneself(self) -> None:
         assert Grantor(views(3)[0], "b").others() == ["a", "c"]

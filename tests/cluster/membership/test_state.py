@@ -1,6 +1,7 @@
 """What every message says, whom a member supports, and when survivors may leave the dead out of account."""
 
 import random
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -26,8 +27,6 @@ MS = 0.001
         ({"replicas": 1}, True),
         ({"replicas": 8}, True),
         ({"replicas": 9}, False),
-        ({"on_partition": "serve"}, True),
-        ({"on_partition": "pray"}, False),
     ],
 )
 def test_a_configuration_is_checked(fields: dict[str, object], is_sound: bool) -> None:
@@ -180,9 +179,9 @@ class TestGoesByOurView:
 class TestCountableDead:
     """Survivors may go on without a majority once every other server of the file is accounted for."""
 
-    def survivors(self, patience_s: float = 5.0) -> NodeState:
+    def survivors(self) -> NodeState:
         """b, of a, b and c in a file of a to d; c has died 1 s ago. d is no member."""
-        state = a_state("b", "abc", "abcd", bootstrap_patience_s=patience_s)
+        state = a_state("b", "abc", "abcd")
         wait(state, 10.0)
         die(state, "c")
         wait(state, 1.0)
@@ -190,7 +189,7 @@ class TestCountableDead:
 
     def account_for(self, state: NodeState, *peers: str) -> None:
         for peer in peers:
-            state.of(peer).refused_at = state.now
+            state.of(peer).absent_at = state.now
 
     def test_nobody_is_dead(self) -> None:
         assert a_state().countable_dead() == set()
@@ -203,7 +202,7 @@ class TestCountableDead:
         for peer in "cd":
             if peer != missing:
                 if how == "refused":
-                    state.of(peer).refused_at = at
+                    state.of(peer).absent_at = at
                 else:
                     state.of(peer).heard_at = at
         assert state.countable_dead() == (set() if missing else {"c"})
@@ -211,7 +210,7 @@ class TestCountableDead:
     def test_what_was_heard_before_they_died_does_not_count(self) -> None:
         state = self.survivors()
         self.account_for(state, "c")
-        state.of("d").refused_at = state.now - 1.001
+        state.of("d").absent_at = state.now - 1.001
         assert state.countable_dead() == set()
 
     def test_of_several_dead_the_last_one_dates_it(self) -> None:
@@ -231,7 +230,8 @@ class TestCountableDead:
             ((view.cluster_id, 1, 9), True),  # another view of our epoch
             ((view.cluster_id, 1, 1), False),  # ours
             ((view.cluster_id, 0, 1), False),
-            ((view.cluster_id + 1, 2, 1), False),  # another cluster's
+            ((view.cluster_id + 1, 0, 1), True),  # another cluster's
+            ((0, 0, 0), False),  # a newcomer
         ]:
             state = self.survivors()
             state.of("c").heard_at = state.of("d").heard_at = state.of("c").died_at
@@ -239,13 +239,57 @@ class TestCountableDead:
             wait(state, 100.0)
             assert state.countable_dead() == (set() if forbids else {"c"})
 
-    @pytest.mark.parametrize(("more_s", "is_over"), [(3.99, False), (4.0, True)])
-    def test_for_the_silent_they_wait_as_long_as_founders_do(self, more_s: float, is_over: bool) -> None:
+    def test_for_the_silent_they_wait_without_end(self) -> None:
         state = self.survivors()
-        state.now += 60.0  # a stop of our own is no patience
+        self.account_for(state, "c")
+        wait(state, 1000.0)
         assert state.countable_dead() == set()
-        state.awake_s = state.of("c").died_awake_s + 1.0 + more_s
-        assert state.countable_dead() == ({"c"} if is_over else set())
+
+
+class TestMembersNeeded:
+    """Half of the servers file goes on."""
+
+    @pytest.mark.parametrize(
+        ("servers", "absent", "needed"),
+        [
+            ("a", "", 1),
+            ("ab", "", 1),
+            ("abc", "", 2),
+            ("abcd", "", 2),
+            ("abcde", "", 3),
+            ("abcde", "e", 2),
+            ("abcde", "de", 2),
+            ("abcde", "cde", 1),
+            ("abcde", "bcde", 1),
+        ],
+    )
+    def test_those_proven_absent_do_not_count(self, servers: str, absent: str, needed: int) -> None:
+        state = a_state("a", "a", servers)
+        for server in absent:
+            state.note_absent(server, state.now)
+        assert state.members_needed() == needed
+
+    def test_members_that_the_file_lacks_do(self) -> None:
+        assert a_state("a", "abcd", "ab").members_needed() == 2
+
+    def test_a_proof_holds_for_a_while_or_until_something_is_heard(self) -> None:
+        state = a_state("a", "a", "abc")
+        state.note_absent("b", state.now - 0.5)
+        state.note_absent("c", state.now)
+        assert state.members_needed() == 1
+        wait(state, timing.ABSENT_S - 0.5)
+        state.expire_absent()
+        assert state.absent == {"c"}
+        state.note_present("c")
+        assert state.absent == set()
+        state.note_absent("b", state.now - timing.ABSENT_S)  # told too late
+        assert state.absent == set()
+
+    def test_a_view_that_was_forced_goes_on_with_whom_it_has(self) -> None:
+        state = a_state("a", "a", "abcde")
+        assert state.view is not None
+        state.view = replace(state.view, is_forced=True)
+        assert state.members_needed() == 1
 
 
 def test_of_a_view_that_is_observed_the_latest_proof_of_a_member_counts() -> None:

@@ -12,12 +12,14 @@ from app.cluster.events import (
     CopiesLost,
     Datagram,
     Effect,
+    FoundRequested,
     LeaveRequested,
     Left,
     LinkClosed,
     LinkFailed,
     LinkRefused,
     LinkUp,
+    Log,
     OpenLink,
     Reset,
     SlotsSynced,
@@ -45,7 +47,7 @@ class Node:
         self.core = ClusterCore(
             ClusterConfig(me, tuple(servers), **config),  # type: ignore[arg-type]
             INCARNATIONS[me],
-            NOW - 1.0,
+            NOW - 0.5,
             random.Random(1),
         )
         self.step(Tick())
@@ -138,7 +140,6 @@ class TestOutside:
         assert node.core.view is None
         assert node.core.incarnation > incarnation
         assert of_kind(effects, Reset) == [Reset(node.core.incarnation)]
-        assert "e" in {effect.peer for effect in of_kind(effects, OpenLink)}  # all servers are looked for again
         assert node.core._state.support_until == -inf
 
     def test_with_newcomers_like_itself_it_founds_a_cluster(self) -> None:
@@ -299,7 +300,7 @@ class TestLease:
 
     def test_one_without_end_is_cut_when_there_is_somebody_to_be_replaced_by(self) -> None:
         node = Node("a", "ab")
-        node.step(LinkRefused("b", 0))
+        node.step(LinkRefused("b", 0, True))
         node.tick(0.5)
         assert node.core.lease_until == inf
         node.get("b", pb.HELLO)
@@ -397,7 +398,7 @@ class TestIncarnations:
 
     def test_a_dead_process_is_not_listened_to(self) -> None:
         node = Node().join()
-        node.step(LinkRefused("c", INCARNATIONS["c"]))
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
         assert node.core._state.dead == {"c"}
         node.get("c", pb.PING, by=VIEW)
         assert node.core.status().dropped == {"stale incarnation": 1}
@@ -414,6 +415,7 @@ class TestIncarnations:
         assert node.core._state.dead == set()  # we know better
         node.get("a", pb.PING, by=VIEW, deaths=[pb.Death(address="c", incarnation=INCARNATIONS["c"] + 1)])
         assert node.core._state.dead == set()  # of a process that nobody knows
+        node.step(LinkFailed("d"))
         effects = node.get("a", pb.PING, by=VIEW, deaths=[pb.Death(address="c", incarnation=INCARNATIONS["c"])])
         assert node.core._state.dead == {"c"}
         # All servers of the file must be accounted for now.
@@ -423,7 +425,7 @@ class TestIncarnations:
         node = Node().join()
         node.get("a", pb.PING, by=VIEW)
         assert "d" not in sent_to(node.tick(), "PING")
-        node.step(LinkRefused("c", INCARNATIONS["c"]))
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
         assert {"c", "d"} <= set(sent_to(node.tick(), "PING"))
 
 
@@ -468,10 +470,14 @@ class TestSupportThatArrives:
 
 
 class TestLinks:
-    def test_links_to_members_only_once_there_is_a_view(self) -> None:
+    def test_to_all_servers_and_anew_to_whoever_is_a_member_no_more(self) -> None:
         node = Node()
         effects = node.get("a", pb.VIEW, view=VIEW, by=VIEW)
-        assert {effect.peer for effect in effects if isinstance(effect, CloseLink)} == {"d"}
+        assert of_kind(effects, CloseLink) == []
+        without = after(VIEW, gone={"c": "is silent"})
+        effects = node.get("a", pb.VIEW, view=without, by=without)
+        assert of_kind(effects, CloseLink) == [CloseLink("c")]
+        assert of_kind(effects, OpenLink) == [OpenLink("c", INCARNATIONS["c"])]
 
     def test_a_dial_that_came_to_nothing_is_repeated_and_one_that_is_up_is_not(self) -> None:
         node = Node().join()
@@ -483,13 +489,156 @@ class TestLinks:
         node = Node().join()
         assert of_kind(node.step(LinkClosed("c")), OpenLink) == [OpenLink("c", INCARNATIONS["c"])]
 
-    def test_a_refused_one_proves_who_was_known_to_be_dead(self) -> None:
+    def test_one_that_this_machine_refuses_proves_who_was_known_to_be_dead(self) -> None:
         node = Node().join()
-        node.step(LinkRefused("c", INCARNATIONS["c"] - 1))
+        node.step(LinkRefused("c", INCARNATIONS["c"] - 1, True))
         assert node.core._state.dead == set()
-        node.step(LinkRefused("c", INCARNATIONS["c"]))
+        assert node.core._state.absent == set()  # a later process has been heard since it was dialled
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
         assert node.core._state.dead == {"c"}
-        assert node.core._state.of("c").refused_at == node.now
+        assert node.core._state.absent == {"c"}
+        node.step(LinkUp("c"))
+        assert node.core._state.absent == set()
+
+    def test_another_one_makes_it_a_suspect(self) -> None:
+        node = Node().join()
+        node.tick(0.1)
+        node.step(LinkRefused("a", INCARNATIONS["a"], False))
+        state = node.core._state
+        assert (state.dead, state.absent) == (set(), set())
+        assert node.core.status().members[0].state == "suspect"
+        (ping,) = [one for one in sent_in(node.tick()) if one.peer == "a" and one.kind == "PING"]
+        assert not ping.message.supports
+        node.get("a", pb.ACK, by=VIEW)
+        assert node.core.status().members[0].state == "alive"
+        node = Node().join()
+        node.step(LinkRefused("a", INCARNATIONS["a"], False))
+        node.tick(3 * timing.SUSPICION_MIN_S)  # c is silent, too, so it doubts itself
+        assert node.core.status().members[0].state == "failed"
+
+
+class TestHeldDead:
+    """A conclusion that was wrong, as something else has refused in a living process's place."""
+
+    def held_dead(self) -> Node:
+        node = Node().join()
+        node.tick(1.0)
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
+        node.tick(0.1)
+        return node
+
+    def test_a_proof_of_later_life_takes_it_back_with_an_error(self) -> None:
+        node = self.held_dead()
+        died_at = node.core._state.of("c").died_at
+        node.get("c", pb.PING, by=VIEW, echo_us=round(died_at * 1e6))
+        assert node.core._state.dead == {"c"}
+        effects = node.get("c", pb.PING, by=VIEW)
+        assert node.core._state.dead == set()
+        assert node.core.status().members[2].state == "alive"
+        (log,) = of_kind(effects, Log)
+        assert log == Log("error", "c lives, though its machine has refused a connection: it was held dead")
+
+    def test_from_then_on_only_a_later_process_is_proof(self) -> None:
+        node = self.held_dead()
+        node.get("c", pb.PING, by=VIEW)
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
+        assert node.core._state.dead == set()
+        assert node.core.status().members[2].state == "suspect"
+        node.get("a", pb.PING, by=VIEW, deaths=[pb.Death(address="c", incarnation=INCARNATIONS["c"])])
+        assert node.core._state.dead == set()
+        node.tick(0.1)
+        node.get("c", pb.HELLO, incarnation=99)
+        assert node.core._state.dead == {"c"}
+
+    def test_it_is_answered_with_the_view_and_echoed_so_that_it_can_prove_itself(self) -> None:
+        node = self.held_dead()
+        effects = node.get("c", pb.PING, by=VIEW, fresh=False)
+        (answer,) = [one for one in sent_in(effects) if one.peer == "c"]
+        assert (answer.kind, answer.message.echo_us) == ("VIEW", round(node.now * 1e6))
+        newcomer = Node()
+        newcomer.get("c", pb.HELLO)
+        newcomer.step(LinkRefused("c", INCARNATIONS["c"], True))
+        newcomer.tick(0.1)
+        assert "ACK" in [one.kind for one in sent_in(newcomer.get("c", pb.HELLO, fresh=False)) if one.peer == "c"]
+
+
+class TestForcedViews:
+    def forced(self, members: str) -> View:
+        gone = {node: "is left behind" for node in "abc" if node not in members}
+        made = replace(after(VIEW, gone=gone), cluster_id=77, is_forced=True)
+        return replace(made, forced_from=(VIEW.cluster_id, VIEW.epoch))
+
+    def test_one_that_has_us_in_it_is_taken_with_what_we_hold_once_our_lease_is_over(self) -> None:
+        node = Node().join()
+        node.get("a", pb.GRANT, by=VIEW, span_us=500_000, blocked=slots_to_bytes(0), settled=True)
+        forced = self.forced("bc")
+        effects = node.get("c", pb.VIEW, view=forced, by=forced)
+        assert not of_kind(effects, ViewInstalled)
+        assert node.core.status().dropped == {"lease runs": 1}
+        node.tick(0.6)
+        effects = node.get("c", pb.VIEW, view=forced, by=forced)
+        assert of_kind(effects, ViewInstalled) == [ViewInstalled(forced, True)]
+        assert not of_kind(effects, Reset)
+
+    def test_one_that_has_left_us_behind_is_joined_with_empty_hands(self) -> None:
+        node = Node().join()
+        forced = self.forced("c")
+        effects = node.get("c", pb.VIEW, view=forced, by=forced)
+        assert of_kind(effects, Reset)
+        assert of_kind(effects, ViewInstalled) == [ViewInstalled(forced, False)]
+
+    def test_the_view_that_it_was_made_of_is_nothing_to_it(self) -> None:
+        node = Node().join(self.forced("b"))
+        assert not of_kind(node.get("a", pb.VIEW, view=VIEW, by=VIEW), ViewInstalled)
+
+
+class TestFounding:
+    def test_an_operator_is_told_why_not(self) -> None:
+        assert Node().core.objection() == ""
+        node = Node("d").join()
+        assert node.core.objection() == "this node is no member of the cluster that it knows: ask one of a b c"
+        node = Node().join()
+        assert node.core.objection() == ""
+        node.get("a", pb.GRANT, by=VIEW, span_us=500_000, blocked=slots_to_bytes(0), settled=True)
+        assert node.core.objection() == "the cluster goes on: this node's lease runs"
+        assert not of_kind(node.step(FoundRequested()), ViewInstalled)
+        node.step(LeaveRequested())
+        assert node.core.objection() == "this node is leaving"
+
+    def test_a_member_founds_with_those_who_are_up_and_of_its_cluster(self) -> None:
+        node = Node("b").join()
+        node.core._detector._members["a"].state = "failed"
+        effects = node.step(FoundRequested())
+        view = node.core.view
+        assert view is not None
+        assert view.addresses == ("b", "c")
+        assert view.cluster_id > VIEW.cluster_id
+        assert (view.epoch, view.forced_from, view.is_forced) == (2, (VIEW.cluster_id, 1), False)  # two of four
+        assert sent_to(effects, "VIEW") == ["c"]
+        assert not of_kind(effects, Reset)
+        assert next(log.level for log in of_kind(effects, Log)) == "error"  # type: ignore[attr-defined]
+
+    def test_a_newcomer_founds_with_those_it_hears(self) -> None:
+        node = Node("b")
+        node.get("c", pb.HELLO)
+        effects = node.step(FoundRequested())
+        view = node.core.view
+        assert view is not None
+        assert (view.addresses, view.epoch, view.forced_from) == (("b", "c"), 1, (0, 0))
+        assert sent_to(effects, "VIEW") == ["c"]
+
+    def test_of_one_in_four_it_is_forced_and_serves(self) -> None:
+        node = Node("b")
+        node.step(FoundRequested())
+        assert node.core.view is not None
+        assert node.core.view.is_forced
+        assert node.core.lease_until == inf
+
+    def test_a_refusal_that_is_no_proof_is_a_dial_that_came_to_nothing(self) -> None:
+        node = Node().join()
+        node.step(LinkRefused("c", INCARNATIONS["c"], is_proof=False))
+        assert node.core._state.dead == set()
+        assert {effect.peer for effect in of_kind(node.tick(timing.DIAL_S * 2), OpenLink)} == {"c"}
 
 
 class TestLeaving:
@@ -510,7 +659,7 @@ class TestLeaving:
         assert of_kind(effects, ViewInstalled) == [ViewInstalled(without, False)]
         assert not of_kind(effects, Reset)
         assert Left() in effects
-        assert {effect.peer for effect in of_kind(effects, CloseLink)} == {"a", "c"}
+        assert {effect.peer for effect in of_kind(effects, CloseLink)} == {"a", "c", "d"}
         assert node.core.lease_until == -inf
 
     def test_the_last_member_goes_at_once(self) -> None:

@@ -28,6 +28,8 @@ class Machine:
         self.released: list[tuple[object, int | None]] = []
         self.dropped: list[object] = []
         self.synced: list[tuple[str, int, int]] = []
+        self.lost: list[tuple[int, int]] = []
+        self.emptied = 0
         self.closed: list[str] = []
 
     def _allow(self) -> None:
@@ -38,6 +40,8 @@ class Machine:
         self.released += out.released
         self.dropped += out.dropped
         self.synced += out.synced
+        self.lost += out.lost
+        self.emptied |= out.emptied
         self.closed += out.closed
         return out
 

@@ -1,9 +1,11 @@
 """Two or three replication cores, wired by hand."""
 
+from dataclasses import replace
 from zlib import crc32
 
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication.core import PARKED
+from app.cluster.view import Member, View
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
 from tests.cluster.replication.parts import entries_of
@@ -161,6 +163,32 @@ def test_wipeout_closes_until_all_have_it() -> None:
     assert a.released[-2:] == [("wiper", NO_ERR), ("again", NO_ERR)]
     assert b.store.get(SLOT, KEY) is None
     assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "later") == ~NO_ERR
+
+
+def test_wipeout_takes_effect_once_wherever_its_slots_are() -> None:
+    """The other node is asked again after it has taken over, and the first one once some of its slots have left."""
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    half = View(
+        1,
+        1,
+        tuple(Member(address, 1) for address in "ab"),
+        tuple("ab"[slot % 2] for slot in range(SLOT_COUNT)),
+        tuple(("ba"[slot % 2],) for slot in range(SLOT_COUNT)),
+        tuple(("ab"[slot % 2], "ba"[slot % 2]) for slot in range(SLOT_COUNT)),
+    )
+    wires.enter(half)
+    keys = {slot_of(key) % 2: key for key in (b"k%d" % n for n in range(9))}
+    assert a.core.wipe(range(0, SLOT_COUNT, 2), b"w", crc32(b"w"), "wiper") == PARKED
+    wires.run()
+    assert a.put(b"v", b"m1", keys[0]) == b.put(b"v", b"m2", keys[1]) == PARKED
+    wires.run()
+    assert b.core.wipe(range(1, SLOT_COUNT, 2), b"w", crc32(b"w"), "wiper") == PARKED, "what it leads was not wiped"
+    wires.run()
+    assert (b.store.get(slot_of(keys[1]), keys[1]), b.released[-1]) == (None, ("wiper", NO_ERR))
+    wires.enter(replace(half, epoch=2, primaries=("a",) * SLOT_COUNT, backups=(("b",),) * SLOT_COUNT))
+    assert a.core.wipe(range(SLOT_COUNT), b"w", crc32(b"w"), "wiper") == ~NO_ERR
+    assert a.store.get(slot_of(keys[0]), keys[0]) == b"v"
 
 
 def test_an_unsound_frame_closes_the_link() -> None:

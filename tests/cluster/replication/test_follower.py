@@ -3,7 +3,7 @@
 import pytest
 
 from app.cluster.replication import frames
-from app.cluster.replication.follower import RETRY_S, Follower
+from app.cluster.replication.follower import RETRY_S, ROOM_PAUSE_MAX_S, ROOM_PAUSE_S, Follower
 from app.cluster.replication.frames import NOWHERE
 from app.cluster.replication.state import Shared
 from app.cluster.view import View
@@ -317,8 +317,8 @@ class TestFilling:
         assert entries_of(rig.shared) == {b"new": b"2"}
 
     @pytest.mark.parametrize("position", [None, (0, 0)])
-    def test_a_part_or_nothing_is_emptied_and_filled_in_place(self, position: frames.Position | None) -> None:
-        rig = Rig()
+    def test_a_learner_s_part_or_nothing_is_emptied_and_filled_in_place(self, position: frames.Position | None) -> None:
+        rig = Rig(a_view(backups="c", learners="b"))
         rig.report()
         rig.shared.positions[SLOT] = position
         rig.shared.store.put(SLOT, b"old", b"1")
@@ -370,7 +370,34 @@ class TestFilling:
         assert (rig.position, entries_of(rig.shared)) == (BASE, {b"old": b"1"})
         assert rig.follower.staged_bytes == 0
 
-    def test_without_room_for_all_of_it_the_copy_is_not_whole(self) -> None:
+    def test_an_empty_copy_that_the_view_counts_on_stays_until_the_new_one_is_whole(self) -> None:
+        rig = Rig()
+        rig.report()
+        rig.shared.positions[SLOT] = (0, 0)
+        rig.follower.report({SLOT})
+        rig.begin()
+        rig.entries((b"new", b"2"))
+        assert (rig.position, entries_of(rig.shared)) == ((0, 0), {})
+        rig.end()
+        assert (rig.position, entries_of(rig.shared)) == ((4, 30), {b"new": b"2"})
+
+    def test_without_room_for_both_the_old_copy_stays_and_the_node_says_so(self) -> None:
+        rig = Rig(evict=False)
+        rig.shared.store.put(SLOT, b"old", b"1")
+        remember(rig.shared, b"before")
+        rig.begin()
+        rig.entries((b"new", bytes(9000)))
+        rig.shared.store.heap_full = True  # type: ignore[attr-defined]
+        rig.end()
+        assert (rig.position, entries_of(rig.shared)) == (BASE, {b"old": b"1"})
+        assert remembered(rig.shared, b"before") == NO_ERR
+        assert not rig.follower.sessions
+        assert rig.acks() == []
+        assert rig.follower.staged_bytes == 0
+        assert rig.shared.out.lost == [(1 << SLOT, 5)]
+        assert rig.shared.faults == {"no room": 1, "copies lost": 1}
+
+    def test_what_seemed_to_fit_and_does_not_is_not_whole_and_the_node_says_so(self) -> None:
         """Neither the old copy nor the new one is there: it must not pass for in sync."""
         rig = Rig(evict=False)
         rig.shared.store.put(SLOT, b"old", b"1")
@@ -378,27 +405,54 @@ class TestFilling:
         rig.entries((b"new", b"2"))
         rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
         rig.end()
-        assert rig.position is None
+        assert (rig.position, entries_of(rig.shared)) == (None, {})
         assert not rig.follower.sessions
         assert rig.acks() == []
-        assert rig.follower.staged_bytes == 0
-        assert rig.shared.faults == {"no room": 1}
-        rig.follower.tick()
-        assert rig.report()[1] == [(SLOT, NOWHERE)]
+        assert rig.shared.out.lost == [(1 << SLOT, 5)]
 
-    def test_without_room_for_an_entry_in_place_it_begins_again(self) -> None:
-        rig = Rig(evict=False)
+    def learner_without_room(self) -> Rig:
+        rig = Rig(a_view(backups="c", learners="b"), evict=False)
         rig.report()
         rig.shared.positions[SLOT] = None
         rig.follower.report({SLOT})
+        return rig
+
+    def test_without_room_in_place_it_begins_again_after_growing_pauses(self) -> None:
+        rig = self.learner_without_room()
+        put = rig.shared.store.put
+        now = NOW
+        for pause_s in (ROOM_PAUSE_S, 2 * ROOM_PAUSE_S, 4 * ROOM_PAUSE_S):
+            rig.begin()
+            rig.entries((b"one", b"1"))
+            rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+            rig.entries((b"two", b"2"), (b"three", b"3"))
+            rig.shared.store.put = put  # type: ignore[method-assign]
+            assert not rig.follower.sessions
+            assert (rig.position, entries_of(rig.shared)) == (None, {}), "others may have the room"
+            rig.end()
+            assert rig.position is None
+            assert rig.follower.short_of_room == 1
+            take_frames(rig.shared)
+            rig.shared.now = now + pause_s - 0.01
+            rig.follower.tick()
+            assert take_frames(rig.shared) == []
+            now = rig.shared.now = now + pause_s
+            rig.follower.tick()
+        assert rig.shared.faults == {"no room": 3}
+        assert rig.shared.out.lost == []
         rig.begin()
-        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
-        rig.entries((b"one", b"1"), (b"two", b"2"))
-        assert not rig.follower.sessions
-        assert rig.position is None
-        assert rig.shared.faults == {"no room": 1}
         rig.end()
-        assert rig.position is None
+        assert rig.follower.short_of_room == 0
+
+    def test_pauses_have_a_bound(self) -> None:
+        rig = self.learner_without_room()
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        for _ in range(10):
+            rig.begin()
+            rig.ops(an_op(31))
+            rig.shared.now += ROOM_PAUSE_MAX_S
+            rig.follower.tick()
+        assert rig.report()
 
 
 class TestCredit:
@@ -450,13 +504,9 @@ class TestCredit:
 
 
 class TestBounds:
-    def two_copies(self, *, evict: bool = True) -> Rig:
-        """Two slots are gathered: of SLOT the view names another holder, c; of the next one nobody but a and us."""
-        view = a_view()
-        backups = [("b",)] * SLOT_COUNT
-        backups[SLOT] = ("b", "c")
-        homes = [("a", *others) for others in backups]
-        rig = Rig(View(1, 5, view.members, view.primaries, tuple(backups), tuple(homes), nonce=3), evict=evict)
+    def copies(self, view: View | None = None) -> Rig:
+        """SLOT and the next one are gathered."""
+        rig = Rig(view)
         rig.shared.positions[SLOT + 1] = BASE
         rig.follower.entered({SLOT, SLOT + 1})
         rows = [(slot, 5, (4, 30)) for slot in (SLOT, SLOT + 1)]
@@ -465,46 +515,104 @@ class TestBounds:
             rig.shared.store.put(slot, b"old", b"1")
             remember(rig.shared, b"before%d" % slot, slot)
         rig.follower.staging_max_bytes = 1000
+        take_frames(rig.shared)
         return rig
 
-    def test_what_others_hold_as_well_is_given_up_before_what_nobody_else_holds(self) -> None:
-        """Even where that is smaller."""
-        rig = self.two_copies()
-        rig.entries((b"x", bytes(100)))
-        rig.entries((b"y", bytes(700)), slot=SLOT + 1)
-        assert rig.shared.positions[SLOT] is None
-        assert rig.shared.positions[SLOT + 1] == BASE
-        assert entries_of(rig.shared) == {b"x": bytes(100)}
-        assert entries_of(rig.shared, SLOT + 1) == {b"old": b"1"}
-        assert remembered(rig.shared, b"before%d" % SLOT) is None
-        assert remembered(rig.shared, b"before%d" % (SLOT + 1)) == NO_ERR
+    def have(self, rig: Rig) -> list[tuple[int, frames.Position]]:
+        """What it reports with the next tick."""
+        take_frames(rig.shared)
+        rig.follower.tick()
+        reports = [body for _, kind, body in take_frames(rig.shared) if kind == frames.HAVE]
+        return [row for body in reports for row in frames.decode_have(body)[3]]
+
+    def test_the_slot_begun_last_waits_until_nothing_is_gathered(self) -> None:
+        rig = self.copies()
+        rig.entries((b"x", bytes(700)))
+        rig.entries((b"y", bytes(200)), slot=SLOT + 1)
+        assert rig.follower.sessions.keys() == {SLOT}
+        assert rig.shared.positions[SLOT] == rig.shared.positions[SLOT + 1] == BASE
         assert rig.shared.faults == {"staging full": 1}
-        rig.entries((b"z", b"3"))  # goes on in place
+        assert self.have(rig) == []
         rig.end()
-        assert entries_of(rig.shared) == {b"x": bytes(100), b"z": b"3"}
-        assert rig.position == (4, 30)
+        assert entries_of(rig.shared) == {b"x": bytes(700)}
+        assert self.have(rig) == [(SLOT + 1, BASE)]
+        assert rig.shared.out.lost == []
+
+    def test_of_those_that_wait_some_are_reported_and_then_twice_as_many(self) -> None:
+        rig = self.copies()
+        rig.shared.positions[:20] = [BASE] * 20
+        rig.follower.entered(set())
+        rig.follower.entered(set(range(20)))
+        rows = [(slot, 5, (4, 30)) for slot in range(20)]
+        rig.follower.on_begin("a", frames.encode_start(rig.follower._number, rows))
+        for slot in range(20):
+            rig.entries((b"x", bytes(300)), slot=slot)
+        assert rig.follower.sessions.keys() == {0, 1}
+        counts = []
+        for slot in range(2):
+            rig.end(slot)
+        for _ in range(5):
+            reported = self.have(rig)
+            counts.append(len(reported))
+            for slot, _ in reported:
+                number = rig.follower._reported[slot][0]
+                rig.follower.on_begin("a", frames.encode_start(number, [(slot, 5, (4, 30))]))
+                rig.end(slot)
+        assert counts == [1, 2, 4, 8, 3]
+
+    def test_one_that_exceeds_the_bound_alone_stays_as_it_is_and_the_node_says_so(self) -> None:
+        rig = self.copies()
+        rig.entries((b"x", bytes(1000)))
+        assert rig.follower.staged_bytes == 0
+        assert not rig.follower.sessions
+        assert (rig.position, entries_of(rig.shared)) == (BASE, {b"old": b"1"})
+        assert remembered(rig.shared, b"before%d" % SLOT) == NO_ERR
+        assert rig.shared.out.lost == [(1 << SLOT, 5)]
+        assert self.have(rig) == [(SLOT + 1, BASE)], "the other has waited for its turn"
+        assert self.have(rig) == [], "it waits for a view in which it is no holder"
+
+    def test_in_such_a_view_it_gathers_once_more_and_then_fills_in_place(self) -> None:
+        """A whole copy is given up only where the view does not count on it, and only if there is no other way."""
+        rig = self.copies()
+        rig.entries((b"x", bytes(1000)))
+        take_frames(rig.shared)
+        rig.shared.view = a_view(6, backups="c", learners="b")
+        rig.follower.entered({SLOT})
+        assert rig.follower._lost == set()
+        rig.begin()
+        rig.entries((b"x", bytes(1000)))
+        assert (rig.position, entries_of(rig.shared)) == (None, {b"old": b"1"})
+        rig.shared.now += RETRY_S
+        take_frames(rig.shared)
+        rig.follower.tick()
+        rig.begin()
+        assert entries_of(rig.shared) == {}
+        rig.entries((b"x", bytes(1000)))
+        rig.end()
+        assert (rig.position, entries_of(rig.shared)) == ((4, 30), {b"x": bytes(1000)})
+        assert len(rig.shared.out.lost) == 1
 
     def test_writes_in_between_count_as_well(self) -> None:
-        rig = self.two_copies()
+        rig = self.copies()
         rig.ops(an_op(31, b"x", bytes(1000)))
-        assert rig.position is None
-        assert rig.shared.faults == {"staging full": 1}
+        assert rig.position == BASE
+        assert rig.shared.out.lost == [(1 << SLOT, 5)]
 
-    def test_at_the_bound_nothing_is_given_up(self) -> None:
-        rig = self.two_copies()
+    def test_at_the_bound_nothing_has_to_wait(self) -> None:
+        rig = self.copies()
         rig.entries((b"x", bytes(100)))
         rig.follower.staging_max_bytes = rig.follower.staged_bytes
         rig.follower._bound_staging()
-        assert rig.position == BASE
+        assert rig.follower.sessions.keys() == {SLOT, SLOT + 1}
 
-    def test_without_room_in_place_it_begins_again(self) -> None:
-        rig = self.two_copies(evict=False)
-        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
-        rig.entries((b"x", bytes(1000)))
-        assert rig.position is None
-        assert SLOT not in rig.follower.sessions
-        assert rig.shared.faults == {"staging full": 1, "no room": 1}
-        assert rig.follower.staged_bytes == 0
+    def test_whose_copy_is_not_whole_says_so_in_every_view_that_names_it_a_holder(self) -> None:
+        rig = Rig()
+        rig.shared.positions[SLOT] = None
+        rig.follower.entered({SLOT})
+        assert rig.shared.out.lost == [(1 << SLOT, 5)]
+        rig.shared.view = a_view(6, backups="c", learners="b")
+        rig.follower.entered({SLOT})
+        assert rig.shared.out.lost == [(1 << SLOT, 5)]
 
 
 class TestFlags:

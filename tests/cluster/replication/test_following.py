@@ -2,10 +2,10 @@
 
 from zlib import crc32
 
+from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.core import PARKED
 from app.cluster.replication.follower import RETRY_S
-from app.cluster.view import Member, View
 from app.storage.mutate import STORE_FULL
 from app.wire.protocol import NO_ERR, SLOT_COUNT
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -211,27 +211,72 @@ def test_a_change_of_what_hinders_is_told_without_a_write() -> None:
     assert [frames.decode_ack(body) for body in sent(b, frames.ACK)] == [(0, [])]
 
 
-def test_past_the_bound_the_copy_that_another_holds_too_is_given_up_first() -> None:
-    """The other one may be the last whole copy of its slot when the primary dies."""
-    one, other = 3, 4
-    b = Machine("b")
+def test_a_copy_that_can_t_be_gathered_stays_whole_when_its_primary_dies() -> None:
+    """It may be the last one; were it given up, whoever is made primary next would start empty and empty the others."""
+    a, b, c = Machine("a"), Machine("b"), Machine("c")
+    wires = Wires(a, b, c)
+    wires.enter(view(1, "a", "bc"))
+    a.put(b"v" * 1000, ID)
+    wires.run()
+    b.core._shared.positions[SLOT] = (9, 9)  # it has gone astray
+    b.store.remove(SLOT, KEY)
+    b.store.put(SLOT, b"other", b"acknowledged")
+    b.core._follower.staging_max_bytes = 500
+    b.core.link_closed("a", 1.0)
+    a.core.link_closed("b", 1.0)
+    a.core.link_up("b", 1.0)
     b.core.link_up("a", 1.0)
-    members = tuple(Member(address, 1) for address in "abc")
-    backups = tuple(("c",) if slot == other else () for slot in range(SLOT_COUNT))
-    homes = tuple(("a", *there, "b") for there in backups)
-    b.core._shared.positions[one] = b.core._shared.positions[other] = (9, 9)
-    b.core.on_view(View(1, 1, members, ("a",) * SLOT_COUNT, backups, homes), True, 1.0)
-    number = frames.decode_have(sent(b, frames.HAVE)[0])[2]
-    start = frames.encode_start(number, [(one, 1, (1, 7)), (other, 1, (1, 7))])
-    b.core.on_frame("a", frames.BEGIN, start, 1.0)
-    b.core._follower.staging_max_bytes = 4000
-    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(other, b"small", bytes(1000)), 1.0)
-    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(one, b"large", bytes(2000)), 1.0)
-    assert b.core._shared.positions[other] == (9, 9)  # both fit
-    b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(one, b"more", bytes(1000)), 1.0)
-    assert b.core._shared.positions[one] == (9, 9)
-    assert b.core._shared.positions[other] is None
-    assert b.core.staged_bytes <= 4000
+    wires.run()
+    assert b.core.faults["copies lost"] == 1
+    wires.enter(view(2, "b", "c"))
+    assert b.store.get(SLOT, b"other") == c.store.get(SLOT, b"other") == b"acknowledged"
+
+
+def test_a_primary_without_its_whole_copy_stays_closed_while_another_holder_lives() -> None:
+    a, b, c = Machine("a"), Machine("b"), Machine("c")
+    wires = Wires(a, b, c)
+    wires.enter(view(1, "a", "bc"))
+    a.put(b"v", ID)
+    wires.run()
+    b.core._shared.positions[SLOT] = None
+    wires.enter(view(2, "b", "c"))
+    assert b.core.routes[SLOT] == UNKNOWN
+    assert b.core.leading == SLOT_COUNT
+    assert b.lost == [(1 << SLOT, 2)]
+    assert b.emptied == 0
+    assert c.store.get(SLOT, KEY) == b"v"
+    wires.enter(view(3, "c", learners="b"))
+    assert c.core.routes[SLOT] == SELF
+    assert b.store.get(SLOT, KEY) == b"v"
+    assert b.core._shared.positions[SLOT] == c.core._shared.positions[SLOT]
+
+
+def test_without_another_holder_it_starts_empty_and_says_so() -> None:
+    a, b = a_pair()
+    wires = Wires(a, b)
+    wires.enter(view(2, "a", "b"))
+    a.put(b"v", ID)
+    wires.run()
+    b.core._shared.positions[SLOT] = None
+    wires.enter(view(3, "b"))
+    assert b.core.routes[SLOT] == SELF
+    assert b.store.get(SLOT, KEY) is None
+    assert b.emptied == 1 << SLOT
+
+
+def test_a_process_that_begins_anew_over_the_same_link_goes_on_counting_what_it_took() -> None:
+    """It was expelled, and has joined as another incarnation: its link has not ended."""
+    a, b = a_pair()
+    wires = Wires(a, b)
+    wires.enter(view(2, "a", learners="b"))
+    a.put(b"v", ID)
+    wires.run()
+    assert b.store.get(SLOT, KEY) == b"v"
+    for epoch in (3, 5):
+        b.core.reset()
+        wires.enter(view(epoch, "a", learners="b", restarted="b" if epoch == 3 else ""))
+        assert (a.closed, b.closed) == ([], [])
+        assert b.store.get(SLOT, KEY) == b"v"
 
 
 def test_a_copy_that_is_ours_no_longer_is_forgotten() -> None:

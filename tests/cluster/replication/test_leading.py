@@ -9,8 +9,9 @@ from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.core import IGNORED, PARKED
 from app.cluster.replication.primary import PENDING_MAX, WAITERS_MAX
+from app.cluster.view import Member, View
 from app.storage.mutate import BUSY_WAIT_MS, REPLIES_FULL
-from app.wire.protocol import NO_ERR, SYS_OVERLOAD_ERR, slot_of
+from app.wire.protocol import NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
 
 
@@ -221,9 +222,9 @@ def test_who_is_no_follower_any_more_is_sent_no_more_of_the_slot() -> None:
     assert not any(kind == frames.ENTRIES for _, kind, _ in a.flush().frames)
 
 
-def test_no_more_bytes_are_in_flight_than_the_bound() -> None:
+def test_no_more_bytes_are_in_flight_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = Machine("a"), Machine("b")
-    a.core._pending_max_bytes = 1000
+    monkeypatch.setattr("app.cluster.replication.core.PENDING_MAX_BYTES", 1000)
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
     for turn in range(3):  # each time as much as the time before
@@ -234,6 +235,41 @@ def test_no_more_bytes_are_in_flight_than_the_bound() -> None:
         assert 1000 // 200 <= number <= 1000 // 100
         wires.run()
         assert a.core._primary.pending_bytes == 0
+
+
+def test_no_more_is_ordered_for_one_peer_than_its_link_takes() -> None:
+    """What others have queued is no matter: with 63 peers a share of all that may be in flight would be of no use."""
+    a, b, c = Machine("a"), Machine("b"), Machine("c")
+    queued = {"b": 0, "c": 0}
+    a.core._primary._backlog_max_bytes = 1000
+    a.core._primary._queued_bytes = queued.__getitem__
+    wires = Wires(a, b, c)
+    table = tuple(("bc"[slot % 2],) for slot in range(SLOT_COUNT))
+    members = tuple(Member(address, 1) for address in "abc")
+    homes = tuple(("a", *backups) for backups in table)
+    wires.enter(View(1, 1, members, ("a",) * SLOT_COUNT, table, homes))
+    numbers = iter(range(9999))
+
+    def put(peer: str) -> int:
+        while "bc"[slot_of(key := b"key%d" % next(numbers)) % 2] != peer:
+            pass
+        return a.put(bytes(100), key, key)
+
+    def taken(peer: str) -> int:
+        count = 0
+        while (code := put(peer)) == PARKED:
+            count += 1
+        assert (code, a.core.wait_ms) == (SYS_OVERLOAD_ERR, BUSY_WAIT_MS)
+        return count
+
+    assert [taken("b"), taken("c")] == [8, 8]
+    queued["b"] = 1001
+    wires.run()
+    assert [put("b"), taken("c")] == [SYS_OVERLOAD_ERR, 8], "it is behind with reading"
+    wires.run()
+    queued["b"] = 1000
+    wires.run()
+    assert taken("b") == 8
 
 
 def test_a_wipeout_is_refused_while_a_copy_can_remember_no_reply() -> None:

@@ -114,7 +114,7 @@ def test_what_is_in_place_already_is_not_gathered_again() -> None:
     assert b.core.staged_bytes == 0
 
 
-def test_past_the_bound_the_largest_goes_on_in_place() -> None:
+def test_past_the_bound_slots_take_turns() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
@@ -123,10 +123,15 @@ def test_past_the_bound_the_largest_goes_on_in_place() -> None:
     for slot in range(SLOT_COUNT):
         b.store.wipe((slot,))
     follower = b.core._follower
-    follower.staging_soft_bytes, follower.staging_max_bytes = 1000, 4000
+    follower.staging_soft_bytes, follower.staging_max_bytes = 1000, 6000
     relink(a, b)
-    wires.run()
+    for step in range(40):
+        wires.run()
+        assert all(position is not None for position in b.core._shared.positions)
+        for machine in (a, b):
+            machine.core.tick(1.0 + step / 10)
     assert b.core.faults["staging full"] > 0
+    assert b.lost == []
     assert all_entries(a) == all_entries(b)
     assert b.replies.get(b"idkey5", crc32(b"idkey5")) == NO_ERR
     assert b.core.staged_bytes == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.wire.protocol import NO_SPC_ERR
+from app.wire.protocol import FOUND, NO_SPC_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer
 from tests.support.nodes import REPOSITORY, run_python
@@ -123,6 +123,10 @@ def test_of_several_nodes_each_is_pinged(capfdbinary: Captured) -> None:
         assert kv.main(["ping", "-s", f"{gone.name},{peer.name}", "--json"]) == 3
         first, second = json.loads(capfdbinary.readouterr().out)
         assert (first["alive"], second["alive"]) == (False, True)
+        assert kv.main(["ping", "-s", f"missing.invalid:1,{peer.name}", "--json"]) == 3
+        told = capfdbinary.readouterr()
+        assert [answer["alive"] for answer in json.loads(told.out)] == [False, True]
+        assert b"missing.invalid:1" in told.err
 
 
 def test_members(capfdbinary: Captured) -> None:
@@ -214,6 +218,7 @@ COMMANDS = [
     "wipe",
     "shutdown",
     "bench",
+    "found",
 ]
 
 
@@ -251,3 +256,40 @@ def test_a_script_in_a_pipe_that_closes(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, timeout=60)
         os.close(writing)
         assert (done.returncode, done.stderr) == (1, b"")
+
+
+class Founding(Peer):
+    """A node that founds a cluster when it is told to, unless there is an objection."""
+
+    objection = ""
+
+    def execute(self, request: KVRequest) -> KVResponse:
+        assert request.command == FOUND
+        fields = {"founded": not self.objection, "why_not": self.objection, "members": ["a:1", "b:2"]}
+        return KVResponse(errCode=0, value=json.dumps(fields).encode())
+
+
+def test_found(capfdbinary: Captured) -> None:
+    with Founding() as peer:
+        assert run(peer, "found", "--force") == 0
+        assert capfdbinary.readouterr() == (b"founded: a:1 b:2\n", b"")
+        peer.objection = "the cluster goes on"
+        assert run(peer, "found", "--force") == 1
+        assert capfdbinary.readouterr() == (b"", f"kv.py: {peer.name}: the cluster goes on\n".encode())
+        assert run(peer, "found", "--force", "--json") == 1
+        assert json.loads(capfdbinary.readouterr().out)["founded"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["found", "-s", "127.0.0.1:1"], b"found takes --force"),
+        (["found", "--force"], b"found is for one server"),
+        (["found", "--force", "-s", "127.0.0.1:1,127.0.0.1:2"], b"found is for one server"),
+    ],
+)
+def test_found_is_said_in_full(arguments: list[str], told: bytes, capfdbinary: Captured) -> None:
+    with pytest.raises(SystemExit) as left:
+        kv.main(arguments)
+    assert left.value.code == 2
+    assert told in capfdbinary.readouterr().err

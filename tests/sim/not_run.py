@@ -5,7 +5,7 @@ from typing import Final
 MALFORMED: Final = "what no sound peer sends: the unit tests of the module do"
 PEOPLE: Final = "for people and tools, who ask seldom or not at all here: tests/http, tests/peers and tests/requests do"
 IPV6: Final = "IPv6: simulated machines have IPv4 addresses; tests/peers/test_addresses.py has the rest"
-SPLIT: Final = "with --on-partition serve only, which test_scenarios.py runs"
+FORCED: Final = "what an operator orders, which test_scenarios.py and test_sim.py do"
 FAULT: Final = "a fault of the node itself, which ends a simulated run at once: tests/requests and tests/test_loop.py"
 CLOSED: Final = (
     "--allow and --admin-allow, which simulated nodes go without: tests/front/test_access.py and tests/requests"
@@ -153,6 +153,17 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/peers/membership.py": {
+        FORCED: [
+            'objection = ""',
+            "if self._loop.now() - self._founded_s >= FOUND_RETRIES_S:",
+            "objection = self.core.objection()",
+            "if not objection:",
+            "self._founded_s = self._loop.now()",
+            "self.take(FoundRequested())",
+            "view = self.core.view",
+            "fields = {",
+            'return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()',
+        ],
         RARE: [
             '_log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause="IPv6, but bound to IPv4")',
             "return",
@@ -175,12 +186,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/cluster/membership/bootstrap.py": {
         RARE: [
             "return all(self._is_gone(member) for member in view.members)",
-            "if member.address == self._state.address:",
-            "return member.incarnation < self._state.incarnation",
-            "known = self._state.of(member.address)",
-            "return member.incarnation <= known.dead or member.address in self._refused",
-            "return (len(view.members), -view.cluster_id, view.epoch, view.nonce)",
-            "return _rank(other) > _rank(mine)",
+            "state = self._state",
+            "if member.address == state.address:",
+            "return member.incarnation < state.incarnation",
+            "return member.incarnation <= state.of(member.address).dead or member.address in state.absent",
+            "return _is_made_of(other, mine)",
         ],
     },
     "app/cluster/membership/coordinator.py": {
@@ -200,23 +210,35 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/membership/core.py": {
-        SPLIT: [
-            "self._split_off(view)",
-            "self._split.note_split_from(state.view)",
-            "self._split.note_split_from(mine)",
+        FORCED: [
+            "self._found_by_force()",
+            "state = self._state",
+            "if state.leaving:",
+            'return "this node is leaving"',
+            "if state.is_member:",
+            'return "the cluster goes on: this node\'s lease runs" if self._lease.until > state.now else ""',
+            "if state.view is not None:",
+            "return f\"this node is no member of the cluster that it knows: ask one of {' '.join(state.view.addresses)}\"",
+            'return ""',
+            "if self.objection():",
+            "before = state.view",
+            "view = forced_view(state, self._detector, self._bootstrap)",
+            "empty = emptied(before, view)",
+            "state.log(",
+            "for node in state.others():",
+            "state.post(node, pb.VIEW, view=to_message(view))",
+            "if self._lease.until > state.now:",
+            'state.dropped["lease runs"] += 1',
         ],
         RARE: [
             "return",
             "self._final_view_to.clear()",
-            "state = self._state",
             "assert state.view is not None",
-            'state.log(f"leaving the view of epoch {state.view.epoch}: too few members are left for a quorum", "warning")',
             "self._install(view)",
-            "for node in state.others():",
-            "state.post(node, pb.VIEW, view=to_message(view))",
             'state.dropped["stale view"] += 1',
-            'state.log(f"cluster {view.cluster_id} has {len(view.members)} members: joining it", "warning")',
+            "elif state.is_member:",
             "self._start_anew(view)",
+            "self._detector.refused(peer, incarnation)",
         ],
         MALFORMED: [
             'state.dropped["bad view"] += 1',
@@ -235,6 +257,12 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         RARE: [
             'return "oversized"',
             'return "stranger"',
+            "self._lives(peer, message.incarnation)",
+            "state, known = self._state, self._state.of(peer)",
+            "known.undead, known.dead = incarnation, incarnation - 1",
+            "state.note_dead()",
+            "self._detector.lives(peer, incarnation)",
+            'state.log(f"{peer} lives, though its machine has refused a connection: it was held dead", "error")',
         ],
         MALFORMED: [
             'return "malformed"',
@@ -250,26 +278,25 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return None",
         ],
     },
-    "app/cluster/membership/split.py": {
-        SPLIT: [
-            "left = [node for node in view.addresses if node == state.address or self._is_with_us(node, view)]",
-            "if view.key != self._key or has_quorum(view.addresses, left, state.countable_dead()):",
-            "self._key, self._since = view.key, inf",
-            "self._since = min(self._since, state.awake_s)",
-            "if state.awake_s - self._since < timing.SPLIT_S or left[0] != state.address or lease_until > state.now:",
-            "return None",
-            'why = {DEAD: "died", FAILED: "is cut off"}',
+    "app/cluster/membership/override.py": {
+        FORCED: [
+            "before, replicas = state.view, state.config.replicas",
+            "nonce = state.rng.getrandbits(63) | 1",
+            "if before is None:",
+            "view = first_view(bootstrap.members(), state.incarnation, replicas, nonce)",
             "gone = {",
-            "following = next_view(view, Changes(gone=gone), state.config.replicas, state.rng.getrandbits(63) | 1)",
-            "assert following is not None",
-            "return replace(following, cluster_id=max(view.cluster_id, state.incarnation) + 1 + state.rng.getrandbits(32))",
-            "return self._detector.is_up(node) and self._state.of(node).view_key[0] in (0, view.cluster_id)",
-            "state, mine = self._state, self._state.view",
-            "return (",
-            "self._split_from = (before.cluster_id, before.epoch)",
+            "following = next_view(before, Changes(gone=gone), replicas, nonce)",
+            'assert following is not None, "this node stays"',
+            "cluster_id = max(before.cluster_id, state.incarnation) + 1 + state.rng.getrandbits(32)",
+            "view = replace(following, cluster_id=cluster_id, forced_from=(before.cluster_id, before.epoch))",
+            "return replace(view, is_forced=2 * len(view.members) < len(state.config.servers))",
+            "return detector.is_up(node) and state.of(node).view_key[0] in (0, view.cluster_id)",
+            "return 0",
+            "return sum(1 for slot, node in enumerate(view.primaries) if node not in before.holders(slot))",
         ],
     },
     "app/cluster/membership/state.py": {
+        FORCED: ["return 1"],
         RARE: [
             "return set()",
         ],

@@ -204,8 +204,7 @@ class ClusterCore:
             assert state.view is not None
             self._detector.tick([state.view.coordinator])
             self._heartbeat.tick()
-        if self._coordinator.lacks.forget_outsiders():
-            self._want_links()
+        self._coordinator.lacks.forget_outsiders()
         self._dialler.tick()
         if state.is_member:
             self._ask_for_newer_views()
@@ -462,7 +461,7 @@ class ClusterCore:
     def _on_hello(self, peer: str, message: pb.ClusterMessage) -> None:
         self._coordinator.joiners.add(peer)
         if self._coordinator.lacks.note_hello(peer, message) and self._state.is_member:
-            self._want_links()
+            self._dialler.asked(peer)
         self._state.post(peer, pb.ACK)
 
     def _on_ack(self, peer: str, message: pb.ClusterMessage) -> None:

@@ -52,6 +52,7 @@ class Dialler:
         state = self._state
         for peer, dial in self._dials.items():
             matters = state.view is None or peer in state.view.incarnations or peer in state.absent
+            matters = matters or state.awake_s - state.of(peer).heard_awake_s < timing.HEARD_S
             interval_s = timing.DIAL_S if matters else timing.DIAL_NON_MEMBER_S
             if not dial.busy and state.now - dial.dialled_at >= interval_s:
                 self._dial(peer)
@@ -73,6 +74,15 @@ class Dialler:
         for peer in peers:
             if peer in self._dials:
                 self._state.effects.append(CloseLink(peer))
+                self._state.note_unlinked(peer)
+                self._dial(peer)
+
+    def asked(self, peer: str) -> None:
+        """The peer asks to join, so it is there, and needs a link: it is lacked only if none comes up from now on."""
+        dial = self._dials.get(peer)
+        if dial is not None and not self._state.of(peer).is_linked:
+            self._state.note_unlinked(peer)
+            if not dial.busy:
                 self._dial(peer)
 
     def dialled_at(self, peer: str) -> float:
@@ -82,10 +92,11 @@ class Dialler:
 
     def closed(self, peer: str) -> None:
         """The link, or the process at its end, is gone: dial at once to learn which."""
-        self._state.of(peer).note_link(is_up=False)
         if peer in self._dials:
             self._state.note_unlinked(peer)
             self._dial(peer)
+        else:
+            self._state.of(peer).note_link(is_up=False)
 
     def failed(self, peer: str) -> None:
         """The dial came to nothing."""

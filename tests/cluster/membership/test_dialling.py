@@ -70,14 +70,35 @@ def test_a_server_outside_the_view_is_dialled_less_often_unless_it_is_proven_abs
     assert effects(state) == [OpenLink("c", 0)]
 
 
-def test_links_to_those_who_are_members_no_more_are_ended_and_dialled_anew() -> None:
-    state = a_state()
+def test_who_asks_to_join_is_dialled_at_once_and_is_unlinked_only_from_then_on() -> None:
+    state = a_state("a", "ab", "abc")
     dialler = Dialler(state)
     dialler.want("bc")
     effects(state)
     wait(state, 1.0)
+    dialler.asked("c")
+    assert effects(state) == []  # it is being dialled
+    assert state.of("c").unlinked_at == state.now
+    dialler.failed("c")
+    dialler.asked("c")
+    assert effects(state) == [OpenLink("c", 0)]
+    dialler.up("c")
+    dialler.asked("c")
+    dialler.asked("x")
+    assert effects(state) == []
+    assert state.of("c").is_linked
+
+
+def test_links_to_those_who_are_members_no_more_are_ended_and_dialled_anew() -> None:
+    state = a_state()
+    dialler = Dialler(state)
+    dialler.want("bc")
+    dialler.up("c")
+    effects(state)
+    wait(state, 1.0)
     dialler.renew("cx")
     assert effects(state) == [CloseLink("c"), *opened("c")]
+    assert (state.of("c").is_linked, state.of("c").unlinked_at) == (False, state.now)
     assert dialler.dialled_at("c") == state.now
     assert dialler.dialled_at("x") == -inf
 

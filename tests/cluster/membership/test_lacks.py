@@ -12,7 +12,6 @@ from app.wire.protocol import ALL_SLOTS
 from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import (
     INCARNATIONS,
-    NOW,
     a_state,
     a_view,
     enter,
@@ -180,7 +179,7 @@ class TestWhoGoes:
         rig.report("b", "c")
         assert rig.look() == frozenset()
         for server in "fgh":
-            rig.state.of(server).refused_at = NOW
+            rig.state.note_absent(server, rig.state.now)
         assert rig.look() == {"c"}
 
     def test_a_quorum_is_left(self) -> None:

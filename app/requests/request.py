@@ -113,11 +113,9 @@ class Request:
     def wait(self, answer_bytes: int = 0) -> Any:
         """Park this greenlet until somebody wakes the request: what `wake` was given.
 
-        To be called only if the workers have room for one more (Workers.full). `answer_bytes`: of an answer that is
-        made already and kept meanwhile.
+        To be called only after `keep`, and if the workers have room for one more (Workers.full). `answer_bytes`: of an
+        answer that is made already and kept meanwhile.
         """
-        if not self.datagram:
-            self._source.fill(self)
         self.has_waited = True
         self._greenlet = getcurrent()
         # The datagram, and what was made of it: a value to be stored, if it is not yet.

@@ -258,6 +258,24 @@ class TestGoingOn:
         world.run(world.now + 3.0)
         until(world, lambda: not checks.is_converged(), 3.0)
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_longest_standing_of_two_leaves_in_order_and_returns_while_the_third_is_away(self, seed: int) -> None:
+        """The other keeps what it holds, without a lease, and needs nobody but the one that returns."""
+        world, _ = cluster(3, seed)
+        world.crash(world.hosts[2])
+        until(world, lambda: counts(world) == {2} and is_served(world), 2.0)
+        first, second = (host.process for host in world.hosts[:2])
+        assert first is not None
+        assert second is not None
+        incarnation = second.core.incarnation
+        world.give(first, LeaveRequested())
+        until(world, lambda: first.left, 3.0)
+        world.run(world.now + 3.0)
+        assert not is_served(world)
+        world.start(world.hosts[0])
+        until(world, lambda: counts(world) == {2} and is_served(world), 1.5)
+        assert second.core.incarnation == incarnation
+
     def test_on_one_machine_all_but_one_may_go(self) -> None:
         world, _ = cluster(5, one_machine=True)
         for left in (4, 3, 2, 1):

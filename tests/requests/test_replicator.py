@@ -563,7 +563,7 @@ def test_what_a_severed_link_brought_besides_is_not_taken(net: Net) -> None:
 def test_a_frame_that_is_no_ones_business_changes_nothing(net: Net) -> None:
     a = net["a"]
     before = a.held()
-    a.frames("b", [(kind, b"anything") for kind in (4, 15, 26, 200)])
+    a.frames("b", [(kind, b"anything") for kind in (4, 15, 29, 200)])
     net.loop.turn()
     assert a.links.severed == []
     assert a.held() == before

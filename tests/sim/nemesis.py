@@ -20,7 +20,6 @@ PACES_S: Final = (0.1, 0.4, 1.5)
 FAULTS: Final = (
     "crash",
     "crash_two",
-    "crash_giver",
     "bounce",
     "lose_power",
     "pause",
@@ -36,6 +35,7 @@ FAULTS: Final = (
     "press_memory",
     "run_out_of_descriptors",
     "babble",
+    "crash_giver",
 )
 
 

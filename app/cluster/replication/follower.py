@@ -32,7 +32,8 @@ from typing import Final
 from zlib import crc32
 
 from app.cluster.replication import frames
-from app.cluster.replication.frames import NOWHERE, OpFields, Position
+from app.cluster.replication.frames import NOWHERE, OpFields, Patch, Position
+from app.cluster.replication.recent import Past
 from app.cluster.replication.staging import Staging
 from app.cluster.replication.state import Shared
 from app.cluster.slots import slots_of
@@ -61,14 +62,9 @@ class Session:
 
     primary: str
     term: int
-    base: Position  # where it began
-    seq: int
-    is_whole: bool  # the copy in the store is whole and at (base or) seq
+    position: Position  # of the latest write that it has, or where it began
+    is_whole: bool  # the copy in the store is whole and at that position
     staging: Staging | None = None
-
-    @property
-    def position(self) -> Position:
-        return self.base if self.seq == self.base[1] else (self.term, self.seq)
 
 
 class Follower:
@@ -196,7 +192,7 @@ class Follower:
         for slot, term, position in rows:
             if self._answers(peer, slot, number) and self._shared.positions[slot] == position:
                 del self._reported[slot]
-                self.sessions[slot] = Session(peer, term, position, position[1], is_whole=True)
+                self.sessions[slot] = Session(peer, term, position, is_whole=True)
                 self._note(peer, slot)
 
     def on_begin(self, peer: str, body: bytes) -> None:
@@ -207,7 +203,7 @@ class Follower:
             if not self._answers(peer, slot, number):
                 continue
             del self._reported[slot]
-            session = Session(peer, term, position, position[1], is_whole=False)
+            session = Session(peer, term, position, is_whole=False)
             self.sessions[slot] = session
             if shared.positions[slot] is None or (shared.positions[slot] == (0, 0) and not shared.holds(slot)):
                 shared.positions[slot] = None
@@ -217,6 +213,51 @@ class Follower:
         shared.store.wipe(slots_of(emptied))
         shared.replies.forget_slots(emptied)
 
+    def on_past(self, peer: str, body: bytes) -> None:
+        """Positions that the primary's copies have met: tell the last that ours have met, too, and what came since."""
+        shared = self._shared
+        number, rows = frames.decode_past(body)
+        stretches: dict[int, list[tuple[int, ...]]] = {}
+        for slot, *stretch in rows:
+            if self._answers(peer, slot, number):
+                stretches.setdefault(slot, []).append(tuple(stretch))
+        wanted = {slot: position for slot in stretches if (position := shared.positions[slot]) is not None}
+        pasts = shared.recent.pasts(wanted)
+        part: list[Patch] = []
+        size_bytes = 0
+        for slot, theirs in stretches.items():
+            patch = self._since(slot, pasts.get(slot), theirs)
+            if part and size_bytes + patch.size_bytes > frames.FRAME_FILL_BYTES:
+                shared.send(peer, frames.TOUCHED, frames.encode_patches(number, part))
+                part, size_bytes = [], 0
+            part.append(patch)
+            size_bytes += patch.size_bytes
+        if part:
+            shared.send(peer, frames.TOUCHED, frames.encode_patches(number, part))
+
+    def _since(self, slot: int, past: Past | None, theirs: list[tuple[int, ...]]) -> Patch:
+        """What we have written since the last position of theirs that our copy has met, if that is known and little."""
+        for position in past.positions if past is not None else ():
+            if any(term == position[0] and first <= position[1] <= last for term, first, last in theirs):
+                assert past is not None
+                patch = Patch(slot, 0, position, *(past.since(position) or ([], [])))
+                if patch.size_bytes <= frames.FRAME_FILL_BYTES:
+                    return patch
+        return Patch(slot, 0, NOWHERE, [], [])
+
+    def on_patch(self, peer: str, body: bytes) -> None:
+        """What follows is of these keys and messageIDs only: in all others the copy in place is as the primary's."""
+        shared = self._shared
+        number, patches = frames.decode_patches(body)
+        for patch in patches:
+            slot = patch.slot
+            if self._answers(peer, slot, number) and shared.positions[slot] is not None:
+                del self._reported[slot]
+                staging = Staging(shared.store, slot, patch)
+                self.sessions[slot] = Session(peer, patch.term, patch.position, is_whole=False, staging=staging)
+                self.staged_bytes += staging.size_bytes
+        self._bound_staging()
+
     def _answers(self, peer: str, slot: int, number: int) -> bool:
         """Whether this is the primary's answer to our latest report."""
         asked = self._reported.get(slot)
@@ -224,24 +265,29 @@ class Follower:
 
     def on_ops(self, peer: str, body: bytes) -> None:
         gaps = set()
+        shared = self._shared
+        sessions, positions, leads, note = self.sessions, shared.positions, shared.leads, shared.recent.note
         for op in frames.decode_ops(body):
-            session = self.sessions.get(op.slot)
+            slot = op.slot
+            session = sessions.get(slot)
             if session is None or session.primary != peer or session.term != op.term:
                 continue
-            if not self._shared.leads(peer, op.slot):
-                self._shared.faults["stale op"] += 1
-            elif op.seq != session.seq + 1:
-                gaps.add(op.slot)
+            if not leads(peer, slot):
+                shared.faults["stale op"] += 1
+            elif op.seq != session.position[1] + 1:
+                gaps.add(slot)
             elif self._apply(session, op):
-                session.seq = op.seq
+                position = (op.term, op.seq)
+                note((slot, op.kind, session.position, position, op.key, op.message_id))
+                session.position = position
                 if session.is_whole:
-                    self._shared.positions[op.slot] = session.position
-                    self._note(peer, op.slot)
+                    positions[slot] = position
+                    self._note(peer, slot)
             elif session.is_whole:
-                self._end(op.slot)  # no room: asked again by the next tick, when there may be
-                self._shared.faults["no room"] += 1
+                self._end(slot)  # no room: asked again by the next tick, when there may be
+                shared.faults["no room"] += 1
             else:
-                self._ran_out_of_room(op.slot)
+                self._ran_out_of_room(slot)
         self.report({slot for slot in gaps if slot in self.sessions})
         self._bound_staging()
 
@@ -374,10 +420,7 @@ class Follower:
             self._end(slot)
             self._can_not_stage(slot)
             return False
-        for key in store.keys(slot):
-            if key not in staging.entries:
-                store.remove(slot, key)
-        shared.replies.forget_slots(1 << slot)
+        staging.commit(shared.replies)
         for message_id, code in staging.replies.items():
             self._remember(message_id, slot, code)
         if all(self._put(slot, key, blob) for key, blob in staging.entries.items() if blob is not None):
@@ -400,7 +443,7 @@ class Follower:
             return
         flags = self._shared.flags()
         for peer, slots in self._unacknowledged.items():
-            rows = [(slot, session.term, session.seq) for slot in slots if (session := self.sessions.get(slot))]
+            rows = [(slot, session.term, session.position[1]) for slot in slots if (session := self.sessions.get(slot))]
             assert len(rows) <= SLOT_COUNT
             self._told[peer] = flags
             self._shared.send(peer, frames.ACK, frames.encode_ack(flags, rows))

@@ -98,12 +98,6 @@ KNOWN = {
         " then their ends are told",
         _run(0, _late),
     ),
-    "a copy given up is promoted": Known(
-        "no acknowledged write is lost while one holder of the view lives: a copy that was given up for the bound on"
-        " what is gathered still counts as one",
-        "bounds on what is gathered as shipped, which no simulated copies reach",
-        None,
-    ),
     "refused, and alive": Known(
         "at no moment two nodes serve a slot, one view per epoch: who is refused is held dead for certain",
         "no connection is refused where a process listens",

@@ -267,6 +267,7 @@ class Follower:
         gaps = set()
         shared = self._shared
         sessions, positions, leads, note = self.sessions, shared.positions, shared.leads, shared.recent.note
+        noted: dict[int, None] | None = None
         for op in frames.decode_ops(body):
             slot = op.slot
             session = sessions.get(slot)
@@ -282,7 +283,9 @@ class Follower:
                 session.position = position
                 if session.is_whole:
                     positions[slot] = position
-                    self._note(peer, slot)
+                    if noted is None:
+                        noted = self._unacknowledged.setdefault(peer, {})
+                    noted[slot] = None
             elif session.is_whole:
                 self._end(slot)  # no room: asked again by the next tick, when there may be
                 shared.faults["no room"] += 1

@@ -57,7 +57,7 @@ RecentOp = tuple[int, int, Position, Position, bytes, bytes]
 
 
 class Recent:
-    """One node's. `note(op)` is to be called for each; it is the deque's own `append`, as it is on every write's path."""
+    """One node's. `note(op)` is to be called for each: the deque's own `append`, on the path of every write."""
 
     def __init__(self, spend: Callable[[int], object], count: int = RECENT_MAX) -> None:
         """`spend`: is told of the bytes that it takes, by `settle`."""

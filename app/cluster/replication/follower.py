@@ -1,8 +1,8 @@
 """A backup's or learner's side: apply what the primary orders, exactly, or say what is there and get the slot again.
 
-A *session* covers one slot under one primary's term. It begins with GO (the copy is where the primary wants it) or
-BEGIN (the whole slot follows) in answer to our latest report (HAVE), and ends with the view that names another primary,
-with the link, or with an op that does not follow. Within it ops come in order on an ordered link.
+A *session* covers one slot under one primary's term. It begins with GO (the copy is where the primary wants it), PATCH
+or BEGIN (what differs, or the whole slot, follows) in answer to our latest report (HAVE), and ends with the view that
+names another primary, with the link, or with an op that does not follow. Within it ops come in order on an ordered link.
 
 An example: b is a backup of slot 7, its copy at position (4, 20), that is, the 20th write, ordered in term 4.
 
@@ -11,11 +11,14 @@ An example: b is a backup of slot 7, its copy at position (4, 20), that is, the 
     0.002  b applies them, and remembers their replies: its copy is at (5, 22). At the turn's end it sends an ACK of 22.
     0.100  a dies. View 6 makes c the primary, in term 6; only write 21 had reached c, whose copy is at (5, 21).
     0.101  b reports: HAVE number 2, slot 7 at (5, 22).
-    0.102  c has no write 22 of term 5, so b's copy can't go on: BEGIN number 2 from (5, 21), and then all entries.
-    0.103  b gathers them beside its copy, which still counts as the one at (5, 22).
-    0.200  END: b puts what it has gathered in its copy's place; it is at (5, 21) now, or further by the writes since.
+    0.102  c has no write 22 of term 5, so b's copy can't go on: PAST number 2, its copy was at 17 to 21 before.
+    0.103  So was b's: TOUCHED number 2 from (5, 21), since when write 22 has set key x.
+    0.104  PATCH number 2, and x as c has it: b gathers that beside its copy, which still counts as the one at (5, 22).
+    0.105  END: b puts it in place and forgets the reply of write 22; it is at (5, 21), or further by the writes since.
 
-A copy that is whole stays until its successor is: what BEGIN announces is gathered beside it (staging.py)
+Had b not known its last writes any more, or c its own, BEGIN would have come, and all entries.
+
+A copy that is whole stays until its successor is: what PATCH or BEGIN announces is gathered beside it (staging.py)
 and put in its place at END, replies included. For the view may make this node the primary at any moment, and a whole
 copy has every write that was ever acknowledged; half a copy has not. Only a copy that is not whole is filled in place,
 and one that is empty, if the view names this node a learner. Rejected: wiping first, which loses acknowledged writes

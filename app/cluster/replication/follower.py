@@ -2,7 +2,7 @@
 
 A *session* covers one slot under one primary's term. It begins with GO (the copy is where the primary wants it), PATCH
 or BEGIN (what differs, or the whole slot, follows) in answer to our latest report (HAVE), and ends with the view that
-names another primary, with the link, or with an op that does not follow. Within it ops come in order on an ordered link.
+names another primary, with the link, or with an op that does not follow. Within it ops come in order.
 
 An example: b is a backup of slot 7, its copy at position (4, 20), that is, the 20th write, ordered in term 4.
 

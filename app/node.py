@@ -16,9 +16,10 @@ from typing import Final, Protocol
 import gevent
 from gevent.event import Event as Flag
 
-from app.cluster.events import Event, Status
+from app.cluster.events import Event
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.membership.timing import BOOTSTRAP_PATIENCE_S
+from app.cluster.readiness import Contact, Facts, Readiness, readiness
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
@@ -32,6 +33,7 @@ from app.observe.counters import FORWARDED, Counters
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
 from app.peers.frames import ANSWER, Frame
+from app.peers.link_watch import LinkWatch
 from app.peers.links import Links, StreamSockets
 from app.peers.membership import DatagramSender, Membership
 from app.peers.pairs import Pairs
@@ -41,7 +43,7 @@ from app.requests.commands import Commands
 from app.requests.forwarding import SWEEP_S, Forwarding
 from app.requests.relayed import Relayed
 from app.requests.replicator import Replicator
-from app.requests.reports import Reports
+from app.requests.reports import Reports, status_json
 from app.requests.request import PATIENCE_S
 from app.requests.turn import Turn
 from app.requests.workers import WAITING_SHARE, Workers
@@ -179,6 +181,7 @@ class Node:
         )
         self.pairs = Pairs(self.links, random_bytes)
         self.view_log = ViewLog()
+        self.link_watch = LinkWatch(self.membership.core.contact)
 
         # A request's path, from the bottom up.
         routes = self.replication.routes
@@ -204,7 +207,7 @@ class Node:
             replicator=self.replicator,
             cluster=self.membership,
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
-            reports=Reports(os.getpid(), self.membership, self.slow_log, self.vitals),
+            reports=Reports(os.getpid(), self.membership.member_count, self.status_json, self.slow_log, self.vitals),
         )
         self.relayed = Relayed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
         self.front = Front(
@@ -320,6 +323,7 @@ class Node:
     # --- what happens to links (app/peers/links.py) ------------------------------------------------------------------
 
     def link_event(self, event: Event) -> None:
+        self.link_watch.note(event, self.loop.now())
         self.membership.take(event)
 
     def dialled_link_up(self, peer: str) -> None:
@@ -375,6 +379,13 @@ class Node:
         while not self._is_stopped:
             self.loop.sleep(REPLICATION_TICK_S)
             self.replicator.tick()
+            self._look_at_links()
+
+    def _look_at_links(self) -> None:
+        core = self.membership.core
+        members = core.view.addresses if core.view is not None and core.is_member else ()
+        others = [member for member in members if member != self.peers.me]
+        self.link_watch.look(others, self.replication.linked, self.loop.now())
 
     def _upkeep(self) -> None:
         loop = self.loop
@@ -478,19 +489,35 @@ class Node:
         """The one that it goes by; None: it has found no cluster yet."""
         return self.membership.core.view
 
-    @property
-    def is_member(self) -> bool:
-        """Whether it is a member of its view."""
-        return self.membership.core.is_member
+    def readiness(self) -> Readiness:
+        """Whether it serves, and whether the cluster is whole, as far as it knows."""
+        core, options, now_s = self.membership.core, self.options, self.loop.now()
+        contacts = {
+            server: Contact(
+                server in self.replication.linked,
+                self.link_watch.unlinked_s(server, now_s),
+                now_s - core.contact(server)[1],
+                self.link_watch.is_refused(server),
+            )
+            for server in self.peers.names
+        }
+        return readiness(
+            Facts(
+                core.status(),
+                core.view,
+                core.lease_until > now_s,
+                tuple(map(str, options.servers)),
+                options.replicas,
+                self.replication.routes,
+                self.replication.led_slots(),
+                contacts,
+                self.is_stopping,
+            )
+        )
 
-    @property
-    def lease_s(self) -> float:
-        """How long its lease runs on (inf: without end); 0 or less: it serves nothing."""
-        return self.membership.core.lease_until - self.loop.now()
-
-    def status(self) -> Status:
-        """What it knows of the cluster."""
-        return self.membership.core.status()
+    def status_json(self) -> bytes:
+        """What STATUS answers."""
+        return status_json(self.readiness(), tuple(map(str, self.options.servers)))
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:

@@ -272,7 +272,7 @@ class Parts(Node):
             replicator=self.replicator,
             cluster=self.membership,
             administrators=administrators,
-            reports=Reports(PID, self.membership, self.slow_log, vitals),
+            reports=Reports(PID, self.membership.member_count, self.membership.status_json, self.slow_log, vitals),
         )
         self.relayed = Relayed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
         self.clients = Clients(self)

@@ -127,6 +127,12 @@ class ClusterCore:
         """Live members as this node sees them."""
         return self._routing.member_count
 
+    def contact(self, server: str) -> tuple[int, float]:
+        """Incarnation of the process at the server's address (0: none is known), and when it last proved, by our
+        clock, that it lives and hears us (-inf: never)."""
+        known = self._state.of(server)
+        return known.incarnation, known.heard_at
+
     def status(self) -> Status:
         """A snapshot for people and tools."""
         return snapshot(self._state, self._detector, self._routing.served, self.lease_until)

@@ -30,6 +30,7 @@ from app.front.front import BATCH_SIZE, Front, ServerSocket
 from app.loop import GeventLoop, Loop
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
+from app.observe.overload import OverloadWatch
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
 from app.peers.frames import ANSWER, Frame
@@ -146,6 +147,7 @@ class Node:
             arena_floor_bytes=limits.arena_floor_bytes,
         )
         self._eviction_watch = EvictionWatch()
+        self._overload_watch = OverloadWatch()
         mutations = Mutations(self.store, self.replies)
 
         # Other nodes.
@@ -404,6 +406,8 @@ class Node:
                 if step % _DRAIN_TURN == 0:
                     loop.sleep(0)
             self._note_evictions()
+            buffer = self.receive_buffer()
+            self._overload_watch.look(self.counters.drops, buffer.dropped if buffer else 0, loop.now())
 
     def _note_evictions(self) -> None:
         """One line when the store starts to evict, and when it has come to rest again."""

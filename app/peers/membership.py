@@ -40,6 +40,7 @@ from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import BadDatagram, DatagramAuth
+from app.peers.lease_watch import LeaseWatch
 from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_CLUSTER
 from proto_gen.message_pb2 import Msg
 
@@ -125,6 +126,7 @@ class Membership:
         self._armed_at = 0.0
         self._routes = list(self.core.routes)
         self._had_lease = False
+        self._lease_watch = LeaseWatch(config.address, self._unheard_s)
         self._change_is_due = False
         self._described = ""  # the last view, as the core's own log line has it
 
@@ -212,9 +214,13 @@ class Membership:
         )
         self._handler.view_installed(view, is_member)
 
+    def _unheard_s(self, member: str) -> float:
+        return self._loop.now() - self.core.contact(member)[1]
+
     def _note_changes(self) -> None:
         now_s = self._loop.now()
         has_lease = self.core.lease_until > now_s
+        self._lease_watch.note(self.core.lease_until, self.core.view if self.core.is_member else None, now_s)
         if has_lease == self._had_lease and self._routes == self.core.routes:
             return
         self._had_lease = has_lease

@@ -386,6 +386,20 @@ def test_a_lease_that_runs_or_has_run_out_is_a_change(rig: Rig) -> None:
     assert told == [0, 1, 0, 1], "only whether it runs matters"
 
 
+def test_a_lease_that_is_lost_is_told_with_who_is_silent(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.core.view = View(5, 3, (Member(B, 7), Member(A, 7)), (B,) * SLOT_COUNT, ((A,),) * SLOT_COUNT, ((B, A),) * 256)
+    rig.core.contact = lambda server: (7, 999.0)  # type: ignore[attr-defined]
+    rig.core.lease_until = rig.loop.now_s + 0.5
+    rig.membership.take(Tick())
+    rig.loop.now_s += 1.0
+    rig.membership.take(Tick())
+    rig.core.lease_until = rig.loop.now_s + 0.5
+    rig.membership.take(Tick())
+    lost, back = (record.__dict__["fields"] for record in caplog.records)
+    assert (lost["for_s"], lost["coordinator"], lost["silent"]) == (0.5, B, B)
+    assert back == {"after_s": 0.5}
+
+
 def test_the_timer_follows_the_core(rig: Rig) -> None:
     core, loop = rig.core, rig.loop
     start_s = loop.now_s

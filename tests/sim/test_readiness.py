@@ -108,15 +108,18 @@ def test_with_fewer_copies_than_servers_one_that_is_absent_is_not_missed() -> No
     assert site.faults() == []
 
 
-def test_who_is_cut_off_says_whom_it_does_not_hear() -> None:
+def test_who_is_cut_off_says_whom_it_does_not_hear(caplog: pytest.LogCaptureFixture) -> None:
     site = Site()
     site.start()
     site.run(QUIET_S)
     coordinator = site.survey().answers[site.hosts[0].address]["coordinator"]
     alone = next(host for host in site.hosts if host.address != coordinator)
     paths = [path for host in site.hosts if host is not alone for path in site.paths(alone, host)]
-    site.network.cut(paths, datagrams=True, streams=True)
-    site.run(1.5)
+    with caplog.at_level(logging.WARNING, "kv"):
+        site.network.cut(paths, datagrams=True, streams=True)
+        site.run(1.5)
     answer = site.survey().answers[alone.address]
     assert (answer["ready"], answer["reads"], answer["writes"]) == (False, 0, 0)
     assert f"no lease: it serves nothing; its coordinator {coordinator} was heard 1." in answer["reasons"][0]
+    lost = [record.__dict__["fields"] for record in caplog.records if record.msg == "cluster.lease_lost"]
+    assert (lost[0]["coordinator"], lost[0]["silent"]) == (coordinator, coordinator)

@@ -54,6 +54,16 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return",
         ],
     },
+    "app/requests/reports.py": {
+        PEOPLE: [
+            "if lacking or reasons:",
+            "(lacking or reasons).pop()",
+            "continue",
+            'assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"',
+            "members.pop()",
+            'fields["cut"] = True',
+        ],
+    },
     "app/requests/replicator.py": {
         RARE: [
             "if replication.remembers(message_id, id_crc):",

@@ -125,7 +125,7 @@ def readiness(facts: Facts) -> Readiness:
             lacking.append(f"writes of {_slots(hindered)} refused for now: memory is short here or at a copy")
         if missing:
             lacking.append(_copies_sentence(facts, copies, wanted))
-        elif view is not None and not view.is_balanced():
+        elif not status.balanced and all(map(_is_up, status.members)):
             lacking.append("slots are on their way to where they are wanted")
         if 2 * up <= len(facts.servers):
             lacking.append(f"no majority: {up} of {len(facts.servers)} servers of the file are up")

@@ -38,7 +38,10 @@ def status_of(view: View | None, states: Mapping[str, str], *, leaving: str = ""
     )
     is_member = view is not None and A in view.addresses
     coordinator = view.coordinator if view else ""
-    return Status(A, 7, 1, view.epoch if view else 0, is_member, coordinator, 0.5, 0, False, members, (), {})
+    is_balanced = (
+        view is not None and view.is_balanced() and all(state in (ALIVE, SUSPECTED) for state in states.values())
+    )
+    return Status(A, 7, 1, view.epoch if view else 0, is_member, coordinator, 0.5, 0, is_balanced, members, (), {})
 
 
 def facts_of(

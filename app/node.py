@@ -386,7 +386,7 @@ class Node:
     def _look_at_links(self) -> None:
         core = self.membership.core
         members = core.view.addresses if core.view is not None and core.is_member else ()
-        others = [member for member in members if member != self.peers.me]
+        others = [member for member in members if member != self.peers.me and core.is_up(member)]
         self.link_watch.look(others, self.replication.linked, self.loop.now())
 
     def _upkeep(self) -> None:

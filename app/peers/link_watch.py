@@ -8,7 +8,7 @@ The approach: ten times a second the node shows which members it is linked to in
 heard. A link that stays missing is told once, again every minute, and once more when it is back. What becomes of dials
 is noted as it happens: a refusal by a process that is heard afterwards came from something that answers in its place.
 
-A member that is silent altogether is membership's to tell (app/cluster/membership/detector.py); here it is no news.
+A member that nobody hears is membership's to tell (app/cluster/membership/detector.py); here it is no news.
 """
 
 from collections.abc import Callable, Collection
@@ -68,18 +68,20 @@ class LinkWatch:
             self._refusals.pop(event.peer, None)
 
     def look(self, members: Collection[str], linked: Collection[str], now_s: float) -> None:
-        """To be called several times a second. `members`: the others; `linked`: those with a link both ways."""
+        """To be called several times a second. `members`: the others that membership counts as up; `linked`: peers with
+        a link both ways."""
         missing = {peer: self._missing.get(peer) or _Missing(now_s) for peer in members if peer not in linked}
         for peer, one in self._missing.items():
             if one.told_s is not None and peer in linked:
                 _log.info("restored", peer=peer, after_s=round(now_s - one.since_s, 1))
         self._missing = missing
         for peer, one in missing.items():
-            passes = now_s - self._contact(peer)[1] <= heard_s(len(members) + 1)
-            if passes and now_s - one.since_s >= MISSING_S and _is_due(one.told_s, now_s):
+            if now_s - one.since_s >= MISSING_S and _is_due(one.told_s, now_s):
                 one.told_s = now_s
-                for_s = round(now_s - one.since_s, 1)
-                _faults.warning("missing", peer=peer, for_s=for_s, check=f"TCP port {_port(peer)}: its datagrams pass")
+                check = "the network to it: its datagrams do not pass either, others hear it"
+                if now_s - self._contact(peer)[1] <= heard_s(len(members) + 1):
+                    check = f"TCP port {_port(peer)}: its datagrams pass"
+                _faults.warning("missing", peer=peer, for_s=round(now_s - one.since_s, 1), check=check)
         for peer, refusal in self._refusals.items():
             if self.is_refused(peer) and _is_due(refusal.told_s, now_s):
                 refusal.told_s = now_s

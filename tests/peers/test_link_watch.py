@@ -71,28 +71,23 @@ def test_a_short_break_is_not_told(watched: Watched) -> None:
     assert watched.told() == []
 
 
-def test_a_member_that_is_silent_altogether_is_not_told_again(watched: Watched) -> None:
-    watched.heard_s[B] = 2.1
-    watched.linked = {C}
-    watched.run(5.0)
-    assert watched.told() == []
-    watched.heard_s[B] = 1.9
-    watched.run(0.125)
-    assert [event for event, _ in watched.told()] == ["links.missing"]
-
-
-def test_with_many_members_each_is_heard_more_seldom(watched: Watched) -> None:
-    others = [f"10.0.1.{n}:1" for n in range(29)]
-    watched.heard_s |= dict.fromkeys(others, 0.0)
-    watched.incarnation |= dict.fromkeys(others, 1)
-    watched.members = [B, *others]
-    watched.linked = set(others)
-    watched.heard_s[B] = 6.3
+@pytest.mark.parametrize(
+    ("others", "heard_s", "passes"), [(1, 1.9, True), (1, 2.1, False), (29, 6.1, True), (29, 6.3, False)]
+)
+def test_whether_its_datagrams_pass_tells_what_to_check(
+    watched: Watched, others: int, heard_s: float, passes: bool
+) -> None:
+    """With many members each is heard more seldom."""
+    names = [f"10.0.1.{n}:1" for n in range(others)]
+    watched.heard_s |= dict.fromkeys(names, 0.0)
+    watched.incarnation |= dict.fromkeys(names, 1)
+    watched.members = [B, *names]
+    watched.linked = set(names)
+    watched.heard_s[B] = heard_s
     watched.run(2.0)
-    assert watched.told() == []
-    watched.heard_s[B] = 6.1
-    watched.run(2.0)
-    assert len(watched.told()) == 1, "31 members: 6.2 s"
+    ((_, fields),) = watched.told()
+    network = "the network to it: its datagrams do not pass either, others hear it"
+    assert fields["check"] == ("TCP port 3332: its datagrams pass" if passes else network)
 
 
 def test_who_is_no_member_any_more_is_forgotten(watched: Watched) -> None:

@@ -133,6 +133,10 @@ class ClusterCore:
         known = self._state.of(server)
         return known.incarnation, known.heard_at
 
+    def is_up(self, member: str) -> bool:
+        """Whether the member counts as live."""
+        return self._detector.is_up(member)
+
     def status(self) -> Status:
         """A snapshot for people and tools."""
         return snapshot(self._state, self._detector, self._routing.served, self.lease_until)

@@ -16,8 +16,9 @@ from typing import Final, Protocol
 import gevent
 from gevent.event import Event as Flag
 
-from app.cluster.events import Event, Status
+from app.cluster.events import Event
 from app.cluster.membership.state import ClusterConfig
+from app.cluster.readiness import Contact, Facts, Readiness, readiness
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
 from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
@@ -30,11 +31,13 @@ from app.front.front import BATCH_SIZE, Front, ServerSocket
 from app.loop import GeventLoop, Loop
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
+from app.observe.overload import OverloadWatch
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
 from app.peers.connecting import StreamSockets
 from app.peers.datagrams import ConnectedSockets, PeerDatagrams
 from app.peers.frames import ANSWER, CLUSTER, LIFE, Frame
+from app.peers.link_watch import LinkWatch
 from app.peers.links import Links
 from app.peers.membership import DatagramSender, Membership
 from app.peers.view_log import ViewLog
@@ -43,7 +46,7 @@ from app.requests.commands import Commands
 from app.requests.forwarding import SWEEP_S, Forwarding
 from app.requests.relayed import Relayed
 from app.requests.replicator import Replicator
-from app.requests.reports import Reports
+from app.requests.reports import Reports, status_json
 from app.requests.request import PATIENCE_S
 from app.requests.turn import Turn
 from app.requests.workers import WAITING_SHARE, Workers
@@ -147,6 +150,7 @@ class Node:
             arena_floor_bytes=limits.arena_floor_bytes,
         )
         self._eviction_watch = EvictionWatch()
+        self._overload_watch = OverloadWatch()
         mutations = Mutations(self.store, self.replies)
 
         # Other nodes.
@@ -187,6 +191,7 @@ class Node:
             recent_max=min(RECENT_MAX, options.max_memory_bytes // _MEMORY_PER_RECENT_BYTES),
         )
         self.view_log = ViewLog()
+        self.link_watch = LinkWatch(self.membership.core.contact)
 
         # A request's path, from the bottom up.
         routes = self.replication.routes
@@ -212,7 +217,7 @@ class Node:
             replicator=self.replicator,
             cluster=self.membership,
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
-            reports=Reports(os.getpid(), self.membership, self.slow_log, self.vitals),
+            reports=Reports(os.getpid(), self.membership.member_count, self.status_json, self.slow_log, self.vitals),
         )
         self.relayed = Relayed(
             self.turn,
@@ -337,6 +342,7 @@ class Node:
     # --- what happens to links (app/peers/links.py) ------------------------------------------------------------------
 
     def link_event(self, event: Event) -> None:
+        self.link_watch.note(event, self.loop.now())
         self.membership.take(event)
 
     def link_up(self, peer: str) -> None:
@@ -400,6 +406,13 @@ class Node:
         while not self._is_stopped:
             self.loop.sleep(REPLICATION_TICK_S)
             self.replicator.tick()
+            self._look_at_links()
+
+    def _look_at_links(self) -> None:
+        core = self.membership.core
+        members = core.view.addresses if core.view is not None and core.is_member else ()
+        others = [member for member in members if member != self.peers.me and core.is_up(member)]
+        self.link_watch.look(others, self.replication.linked, self.loop.now())
 
     def _upkeep(self) -> None:
         loop = self.loop
@@ -418,6 +431,8 @@ class Node:
                 if step % _DRAIN_TURN == 0:
                     loop.sleep(0)
             self._note_evictions()
+            buffer = self.receive_buffer()
+            self._overload_watch.look(self.counters.drops, buffer.dropped if buffer else 0, loop.now())
 
     def _note_evictions(self) -> None:
         """One line when the store starts to evict, and when it has come to rest again."""
@@ -503,19 +518,35 @@ class Node:
         """The one that it goes by; None: it has found no cluster yet."""
         return self.membership.core.view
 
-    @property
-    def is_member(self) -> bool:
-        """Whether it is a member of its view."""
-        return self.membership.core.is_member
+    def readiness(self) -> Readiness:
+        """Whether it serves, and whether the cluster is whole, as far as it knows."""
+        core, options, now_s = self.membership.core, self.options, self.loop.now()
+        contacts = {
+            server: Contact(
+                server in self.replication.linked,
+                self.link_watch.unlinked_s(server, now_s),
+                now_s - core.contact(server)[1],
+                self.link_watch.is_refused(server),
+            )
+            for server in self.peers.names
+        }
+        return readiness(
+            Facts(
+                core.status(),
+                core.view,
+                core.lease_until > now_s,
+                tuple(map(str, options.servers)),
+                options.replicas,
+                self.replication.routes,
+                self.replication.led_slots(),
+                contacts,
+                self.is_stopping,
+            )
+        )
 
-    @property
-    def lease_s(self) -> float:
-        """How long its lease runs on (inf: without end); 0 or less: it serves nothing."""
-        return self.membership.core.lease_until - self.loop.now()
-
-    def status(self) -> Status:
-        """What it knows of the cluster."""
-        return self.membership.core.status()
+    def status_json(self) -> bytes:
+        """What STATUS answers."""
+        return status_json(self.readiness(), tuple(map(str, self.options.servers)))
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:

@@ -33,7 +33,7 @@ from app.client.table import Table
 from app.wire.protocol import SLOT_COUNT
 
 # The table is asked for this often (s) though nothing is wrong. After a change that went unnoticed, requests take a
-# node's detour for that long; a node makes an answer in 0.4 ms, so 1000 clients take 4 % of one node's time in all.
+# node's detour for that long; a node makes an answer in 0.6 ms, so 1000 clients take 6 % of one node's time in all.
 REFRESH_S: Final = 10.0
 # And at most this often, however much is wrong.
 REFRESH_MIN_S: Final = 0.5

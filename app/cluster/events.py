@@ -166,7 +166,7 @@ Effect: TypeAlias = Send | OpenLink | CloseLink | ViewInstalled | Reset | Left |
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A snapshot for people and tools."""
+    """A snapshot of what membership knows, for people and tools; readiness.py says what follows from it."""
 
     address: str
     incarnation: int
@@ -177,7 +177,6 @@ class Status:
     lease_s: float  # how long this node's lease runs on; 0 or less: it may not serve
     blocked: int  # own slots that wait for their last primary to be gone
     balanced: bool  # every slot is where it is wanted, with all its copies in sync, and every member is up
-    copies_missing: int  # pairs of a slot and a node that is to hold it and has not caught up
     members: tuple["MemberStatus", ...]
     primaries: tuple[int, ...]  # by slot, the primary's place among the members; -1: it is not up. Empty: no view
     dropped: dict[str, int]  # datagrams, by reason

@@ -11,7 +11,6 @@ neither, so a counter added to the node is added here.
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from itertools import accumulate
 from typing import Final
 
@@ -28,8 +27,9 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from app.cluster.events import Status
+from app.cluster.readiness import Readiness
 from app.http.observed import ObservedNode
-from app.http.status import ABSENT, copies_missing, not_ready_because
+from app.http.status import ABSENT
 from app.observe.histogram import Histogram
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 
@@ -148,8 +148,9 @@ class NodeCollector(Collector):
             yield family
         limit_bytes = self._node.options.max_memory_bytes
         yield _one(_GAUGE, "kv_memory_limit_bytes", "What the whole process stays under (--max-memory).", limit_bytes)
-        yield from self._cluster()
-        yield from self._links()
+        readiness = self._node.readiness()
+        yield from self._cluster(readiness)
+        yield from self._links(readiness)
         yield from self._receive_buffer()
 
     def _requests(self) -> Metric:
@@ -175,23 +176,29 @@ class NodeCollector(Collector):
             family.add_metric((how,), _buckets(histogram), histogram.total_s)
         return family
 
-    def _cluster(self) -> Iterator[Metric]:
-        node = self._node
-        view = node.view
-        status = node.status()
-        gauge = partial(_one, _GAUGE)
-        yield gauge("kv_ready", "1 if this node serves: see /ready.", int(not not_ready_because(node)))
-        yield gauge(
-            "kv_cluster_lease_seconds",
-            "How long the lease runs on; without it nothing is served.",
-            max(0.0, status.lease_s),
+    def _cluster(self, readiness: Readiness) -> Iterator[Metric]:
+        status = readiness.status
+        for name, help_text, value in (
+            ("kv_ready", "1 if clients may ask this node: see /ready.", readiness.is_ready),
+            ("kv_cluster_whole", "1 if nothing is missing: copies, members, links.", readiness.is_whole),
+            ("kv_cluster_lease_seconds", "How long the lease runs on.", max(0.0, status.lease_s)),
+            ("kv_cluster_slots_blocked", "Own slots that wait for their last primary.", status.blocked),
+            ("kv_cluster_slots_closed", "Slots that this node is to serve and does not serve now.", readiness.closed),
+            ("kv_cluster_slots_unserved", "Slots that nobody serves, as far as this node knows.", readiness.unserved),
+            ("kv_cluster_copies_wanted", "Copies of each slot that there should be.", readiness.copies_wanted),
+            ("kv_cluster_copies_least", "Copies in sync of the slot with the fewest.", readiness.copies_least),
+            ("kv_cluster_copies_missing", "Copies short of those wanted, over all slots.", readiness.copies_missing),
+        ):
+            yield _one(_GAUGE, name, help_text, value)
+        opened = GaugeMetricFamily(
+            "kv_cluster_slots_open", "Slots that this node serves now, by operation.", labels=("operation",)
         )
-        yield gauge("kv_cluster_slots_blocked", "Own slots that wait for their last primary.", status.blocked)
-        missing = copies_missing(view, node.options.replicas) if view else 0
-        yield gauge("kv_cluster_copies_missing", "Copies of slots short of --replicas, over all slots.", missing)
+        opened.add_metric(("read",), readiness.reads)
+        opened.add_metric(("write",), readiness.writes)
+        yield opened
         yield self._slots(status)
         states = GaugeMetricFamily("kv_cluster_servers", "Servers of the file, by state.", labels=("state",))
-        for state, count in _states(status, [str(server) for server in node.options.servers]).items():
+        for state, count in _states(status, [str(server) for server in self._node.options.servers]).items():
             states.add_metric((state,), count)
         yield states
 
@@ -202,12 +209,13 @@ class NodeCollector(Collector):
             family.add_metric((role,), getattr(me, f"{role}_slots") if me else 0)
         return family
 
-    def _links(self) -> Iterator[Metric]:
+    def _links(self, readiness: Readiness) -> Iterator[Metric]:
         links = self._node.links
-        up = GaugeMetricFamily("kv_link_up", "1 if frames can be sent to the peer.", labels=("peer",))
+        linked = {member.address for member in readiness.status.members} - set(readiness.unlinked)
+        up = GaugeMetricFamily("kv_link_up", "1 if frames can travel to and from the peer.", labels=("peer",))
         queued = GaugeMetricFamily("kv_link_queued_bytes", "Bytes that wait to be sent to the peer.", labels=("peer",))
         for peer in self._node.peers.names:
-            up.add_metric((peer,), int(links.is_up(peer)))
+            up.add_metric((peer,), int(peer in linked))
             queued.add_metric((peer,), links.queued_bytes(peer))
         yield up
         yield queued

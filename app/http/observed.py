@@ -7,7 +7,7 @@ together, is where a type checker compares them.
 from collections.abc import Sequence
 from typing import Protocol
 
-from app.cluster.events import Status
+from app.cluster.readiness import Readiness
 from app.cluster.view import View
 from app.observe.counters import Counters
 from app.observe.slowlog import SlowLog
@@ -38,9 +38,6 @@ class ShownOptions(Protocol):
 class LinkStates(Protocol):
     """The links to peers."""
 
-    def is_up(self, peer: str) -> bool:
-        """Whether frames can be sent to the peer."""
-
     def queued_bytes(self, peer: str) -> int:
         """What waits to be written to the peer."""
 
@@ -52,9 +49,6 @@ class ObservedNode(Protocol):
     def options(self) -> ShownOptions: ...
     @property
     def started_unix_s(self) -> float: ...
-    @property
-    def is_stopping(self) -> bool:
-        """Whether it was told to stop, and hands its slots over."""
 
     # What is counted.
 
@@ -84,15 +78,9 @@ class ObservedNode(Protocol):
     def view(self) -> View | None:
         """The one it goes by; None: it has found no cluster yet."""
 
-    @property
-    def is_member(self) -> bool:
-        """Whether it is a member of its view."""
+    def readiness(self) -> Readiness:
+        """Whether it serves, and whether the cluster is whole, as far as it knows."""
 
-    @property
-    def lease_s(self) -> float:
-        """How long its lease runs on; 0 or less: it serves nothing."""
-
-    def status(self) -> Status: ...
     @property
     def view_log(self) -> ViewLog: ...
     @property

@@ -29,7 +29,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 from app.http.metrics import METRICS_TYPE, Exposition
 from app.http.observed import ObservedNode
 from app.http.page import Page
-from app.http.status import StatusReport, not_ready_because
+from app.http.status import StatusReport
 from app.http.watch import Watch
 from app.observe import logs
 from app.sockets import listening_socket
@@ -129,8 +129,9 @@ class Site:
         return _json("200 OK", {"status": "alive"})
 
     def _ready(self) -> _Answer:
-        reasons = not_ready_because(self._node)
-        return _json("503 Service Unavailable" if reasons else "200 OK", {"ready": not reasons, "reasons": reasons})
+        readiness = self._node.readiness()
+        said = {"ready": readiness.is_ready, "reasons": readiness.reasons, "lacking": readiness.lacking}
+        return _json("200 OK" if readiness.is_ready else "503 Service Unavailable", said)
 
     def _slowlog(self) -> _Answer:
         return _Answer("200 OK", _JSON, self._node.slow_log.as_json(max_bytes=1 << 20))

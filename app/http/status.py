@@ -1,4 +1,4 @@
-"""What the node knows, as the status page shows it: /status.json, and whether the node is ready.
+"""What the node knows, as the status page shows it: /status.json.
 
 Everything here is read at the time of the question and steers nothing.
 """
@@ -9,32 +9,13 @@ from collections.abc import Iterable
 from math import inf
 from typing import Any, Final
 
-from app.cluster.events import Status
+from app.cluster.readiness import Readiness
 from app.cluster.view import View
 from app.http.observed import ObservedNode
 from app.http.watch import SAMPLE_S, Answer, Watch
 from app.wire.protocol import SLOT_COUNT
 
 ABSENT: Final = "absent"  # a server of the file that is in no view
-
-
-def not_ready_because(node: ObservedNode) -> list[str]:
-    """Why clients should rather ask another node; empty when it is ready."""
-    reasons = []
-    if node.view is None:
-        reasons.append("no view: it has found no cluster yet")
-    elif not node.is_member:
-        reasons.append("not a member: it is not in the view that it knows")
-    elif node.lease_s <= 0:
-        reasons.append("no lease: it has not heard from the cluster in time, and serves nothing")
-    if node.is_stopping:
-        reasons.append("stopping: it hands its slots over")
-    return reasons
-
-
-def copies_missing(view: View, replicas: int) -> int:
-    """Copies that --replicas asks for and no node holds in sync, over all slots."""
-    return sum(max(0, replicas - len(view.holders(slot))) for slot in range(SLOT_COUNT))
 
 
 class StatusReport:
@@ -54,17 +35,18 @@ class StatusReport:
     def as_dict(self) -> dict[str, Any]:
         """The whole, fit for JSON."""
         node = self._node
-        reasons = not_ready_because(node)
+        readiness = node.readiness()
         view = node.view
-        status = node.status()
-        members = self._members(status, self._watch.members())
+        members = self._members(readiness, self._watch.members())
         place = {member["address"]: number for number, member in enumerate(members)}
         return {
             "time": round(time.time(), 3),
             "node": self._process,
-            "ready": not reasons,
-            "reasons": reasons,
-            "cluster": self._cluster(status, view),
+            "ready": readiness.is_ready,
+            "whole": readiness.is_whole,
+            "reasons": readiness.reasons,
+            "lacking": readiness.lacking,
+            "cluster": _cluster(readiness),
             "members": members,
             "slots": None if view is None else _slots(view, place),
             "memory": self._memory(),
@@ -80,21 +62,9 @@ class StatusReport:
             },
         }
 
-    def _cluster(self, status: Status, view: View | None) -> dict[str, Any]:
-        return {
-            "origin": str(status.cluster_id),  # 64 bits: more than a JSON number is sure to keep
-            "epoch": status.epoch,
-            "is_member": status.is_member,
-            "coordinator": status.coordinator,
-            "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),
-            "blocked": status.blocked,
-            "balanced": status.balanced,
-            "copies_missing": 0 if view is None else copies_missing(view, self._node.options.replicas),
-        }
-
-    def _members(self, status: Status, answers: dict[str, Answer]) -> list[dict[str, Any]]:
+    def _members(self, readiness: Readiness, answers: dict[str, Answer]) -> list[dict[str, Any]]:
         """Those of the view, the longest-standing first, then the servers of the file that are in none."""
-        node = self._node
+        node, status = self._node, readiness.status
         me = str(node.options.me)
         servers = [str(server) for server in node.options.servers]
         rows = []
@@ -117,7 +87,7 @@ class StatusReport:
             row["me"] = address == me
             # The line in the servers file: what the page numbers and colours nodes by, since it never changes.
             row["line"] = servers.index(address) if address in servers else None
-            row["link"] = None if address == me else node.links.is_up(address)
+            row["link"] = None if address == me or address not in listed else address not in readiness.unlinked
             row["queued_bytes"] = node.links.queued_bytes(address)
             answer = answers.get(address) if row["state"] != ABSENT else None  # not what it said before it died
             row["vitals"] = node.vitals() if address == me else answer and answer.vitals
@@ -141,6 +111,29 @@ class StatusReport:
             "replies_bytes": memory["replies_bytes"],
             "replies_limit_bytes": memory["replies_limit_bytes"],
         }
+
+
+def _cluster(readiness: Readiness) -> dict[str, Any]:
+    status = readiness.status
+    return {
+        "origin": str(status.cluster_id),  # 64 bits: more than a JSON number is sure to keep
+        "epoch": status.epoch,
+        "is_member": status.is_member,
+        "coordinator": status.coordinator,
+        "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),
+        "blocked": status.blocked,
+        "balanced": status.balanced,
+        "reads": readiness.reads,
+        "writes": readiness.writes,
+        "closed": readiness.closed,
+        "unserved": readiness.unserved,
+        "copies_wanted": readiness.copies_wanted,
+        "copies_least": readiness.copies_least,
+        "copies_most": readiness.copies_most,
+        "copies_missing": readiness.copies_missing,
+        "servers": readiness.servers,
+        "servers_up": readiness.servers_up,
+    }
 
 
 def _slots(view: View, place: dict[str, int]) -> dict[str, Any]:

@@ -43,36 +43,21 @@ from app.cluster.events import (
 )
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.view import MEMBERS_MAX, View
+from app.cluster.view import View
 from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import BadDatagram, DatagramAuth
 from app.peers.frames import CLUSTER
+from app.peers.lease_watch import LeaseWatch
 from app.wire.codec import DecodeError, parse_msg
-from app.wire.protocol import (
-    ADDRESS_MAX_BYTES,
-    CLIENT_TIMEOUTS_MS,
-    DATAGRAM_MAX_BYTES,
-    PLACE_DIGITS,
-    PLACE_NOBODY,
-    SLOT_COUNT,
-    TYPE_CLUSTER,
-    VALUE_MAX_BYTES,
-)
+from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES, TYPE_CLUSTER
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
 # What a datagram takes at most if it is not to be cut: 1280 bytes, less headers, envelope and seal (datagram_auth.py).
 # Lower, and more waits behind what else is queued for the peer.
 _UNCUT_MAX_BYTES: Final = 1100
-
-# What STATUS takes at most (bytes): a member's row beside its address (quotes, brackets, commas, and an incarnation of
-# 64 bits, "suspect", false, and three counts up to 256), and the rest.
-_STATUS_ROW_BYTES: Final = len('["",,"suspect",false,256,256,256],') + 20
-_STATUS_REST_BYTES: Final = 600 + SLOT_COUNT + 2 * ADDRESS_MAX_BYTES
-assert MEMBERS_MAX * (ADDRESS_MAX_BYTES + _STATUS_ROW_BYTES) + _STATUS_REST_BYTES <= VALUE_MAX_BYTES
-assert len(PLACE_DIGITS) == len(set(PLACE_DIGITS)) == MEMBERS_MAX
 
 # For how long a FOUND is a retry of the one before: a client's last try leaves 4.45 s after its first.
 FOUND_RETRIES_S: Final = 6.0
@@ -146,7 +131,6 @@ class Membership:
         self.views = 0  # installed
         self._handler: MembershipHandler
         self._loop = loop
-        self._config = config
         self._peers = peers
         self._links = links
         self._auth = (
@@ -163,6 +147,7 @@ class Membership:
         self._armed_at = 0.0
         self._routes = list(self.core.routes)
         self._had_lease = False
+        self._lease_watch = LeaseWatch(config.address, self._unheard_s)
         self._change_is_due = False
         self._founded_s = -inf
         self._described = ""  # the last view, as the core's own log line has it
@@ -277,8 +262,13 @@ class Membership:
         )
         self._handler.view_installed(view, is_member)
 
+    def _unheard_s(self, member: str) -> float:
+        return self._loop.now() - self.core.contact(member)[1]
+
     def _note_changes(self) -> None:
-        has_lease = self.core.lease_until > self._loop.now()
+        now_s = self._loop.now()
+        has_lease = self.core.lease_until > now_s
+        self._lease_watch.note(self.core.lease_until, self.core.view if self.core.is_member else None, now_s)
         if has_lease == self._had_lease and self._routes == self.core.routes:
             return
         self._had_lease = has_lease
@@ -371,50 +361,6 @@ class Membership:
     def member_count(self) -> int:
         """Live members as this node sees them."""
         return self.core.member_count
-
-    def status_json(self) -> bytes:
-        """The status as compact JSON, at most VALUE_MAX_BYTES.
-
-        Rows that do not fit are left out from the end: those of absent servers. All members of a view and its table
-        always fit (asserted below), so that the table's places name rows that are there.
-        """
-        status = self.core.status()
-        members: list[list[object]] = [
-            [
-                member.address,
-                member.incarnation,
-                member.state,
-                member.leaving,
-                member.primary_slots,
-                member.backup_slots,
-                member.learner_slots,
-            ]
-            for member in status.members
-        ]
-        listed = {member.address for member in status.members}
-        members += [[server, 0, "absent", False, 0, 0, 0] for server in self._config.servers if server not in listed]
-        fields: dict[str, object] = {
-            "address": status.address,
-            "incarnation": status.incarnation,
-            "origin": status.cluster_id,
-            "epoch": status.epoch,
-            "is_member": status.is_member,
-            "coordinator": status.coordinator,
-            "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),  # None: without end
-            "blocked": status.blocked,
-            "balanced": status.balanced,
-            "copies_missing": status.copies_missing,
-            "primaries": "".join(PLACE_NOBODY if place < 0 else PLACE_DIGITS[place] for place in status.primaries),
-            "columns": ["address", "incarnation", "state", "leaving", "primary", "backup", "learner"],
-            "members": members,
-        }
-        while True:
-            text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
-            if len(text) <= VALUE_MAX_BYTES:
-                return text
-            assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"
-            members.pop()
-            fields["cut"] = True
 
     def snapshot(self) -> dict[str, int]:
         """What is counted, by name, and the state in numbers."""

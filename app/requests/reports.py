@@ -1,17 +1,21 @@
 """What a node tells of itself when it is asked: STATUS, SLOWLOG, VITALS, and the numbers of the protocol."""
 
 import json
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Final
 
+from app.cluster.readiness import Readiness
+from app.cluster.view import MEMBERS_MAX
 from app.observe.slowlog import SlowLog
+from app.wire.protocol import ADDRESS_MAX_BYTES, PLACE_DIGITS, PLACE_NOBODY, SLOT_COUNT, VALUE_MAX_BYTES
 
-
-class MembershipReport(Protocol):
-    """What membership tells."""
-
-    def member_count(self) -> int: ...
-    def status_json(self) -> bytes: ...
+# What STATUS takes at most (bytes): a member's row beside its address (quotes, brackets, commas, and an incarnation of
+# 64 bits, "suspect", false, and three counts up to 256) and its digit among those without a link; and the rest.
+_ROW_BYTES: Final = len('["",,"suspect",false,256,256,256],') + 20 + 1
+_REST_BYTES: Final = 600 + SLOT_COUNT + 2 * ADDRESS_MAX_BYTES
+assert MEMBERS_MAX * (ADDRESS_MAX_BYTES + _ROW_BYTES) + _REST_BYTES <= VALUE_MAX_BYTES
+assert len(PLACE_DIGITS) == len(set(PLACE_DIGITS)) == MEMBERS_MAX
 
 
 class Reports:
@@ -20,17 +24,82 @@ class Reports:
     def __init__(
         self,
         pid: int,
-        membership: MembershipReport,
+        member_count: Callable[[], int],
+        status: Callable[[], bytes],
         slow_log: SlowLog,
         vitals: Callable[[], dict[str, int | None]],
     ) -> None:
-        """`vitals()`: figures of the process, by name."""
+        """`status()`: what STATUS answers. `vitals()`: figures of the process, by name."""
         self.pid = pid
-        self.member_count = membership.member_count
-        self.status = membership.status_json
+        self.member_count = member_count
+        self.status = status
         self.slow_requests = slow_log.as_json
         self._vitals = vitals
 
     def vitals(self) -> bytes:
         """Figures of this process, as JSON."""
         return json.dumps(self._vitals()).encode()
+
+
+def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:
+    """What STATUS answers, as compact JSON of at most VALUE_MAX_BYTES; docs/protocol.md has the fields.
+
+    What does not fit is left out from the end: sentences first (`ready` and `whole` say that there are some), then rows
+    of absent servers. All members of a view and its table always fit (asserted above), so that the table's places name
+    rows that are there. `servers`: of the file.
+    """
+    status = readiness.status
+    members: list[list[object]] = [
+        [
+            member.address,
+            member.incarnation,
+            member.state,
+            member.leaving,
+            member.primary_slots,
+            member.backup_slots,
+            member.learner_slots,
+        ]
+        for member in status.members
+    ]
+    place = {member.address: number for number, member in enumerate(status.members)}
+    members += [[server, 0, "absent", False, 0, 0, 0] for server in servers if server not in place]
+    reasons, lacking = list(readiness.reasons), list(readiness.lacking)
+    fields: dict[str, object] = {
+        "address": status.address,
+        "incarnation": status.incarnation,
+        "origin": status.cluster_id,
+        "epoch": status.epoch,
+        "is_member": status.is_member,
+        "coordinator": status.coordinator,
+        "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),  # None: without end
+        "blocked": status.blocked,
+        "balanced": status.balanced,
+        "ready": readiness.is_ready,
+        "whole": readiness.is_whole,
+        "reads": readiness.reads,
+        "writes": readiness.writes,
+        "closed": readiness.closed,
+        "unserved": readiness.unserved,
+        "copies_wanted": readiness.copies_wanted,
+        "copies_least": readiness.copies_least,
+        "copies_most": readiness.copies_most,
+        "copies_missing": readiness.copies_missing,
+        "servers": readiness.servers,
+        "servers_up": readiness.servers_up,
+        "unlinked": "".join(PLACE_DIGITS[place[member]] for member in readiness.unlinked),
+        "reasons": reasons,
+        "lacking": lacking,
+        "primaries": "".join(PLACE_NOBODY if at < 0 else PLACE_DIGITS[at] for at in status.primaries),
+        "columns": ["address", "incarnation", "state", "leaving", "primary", "backup", "learner"],
+        "members": members,
+    }
+    while True:
+        text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= VALUE_MAX_BYTES:
+            return text
+        if lacking or reasons:
+            (lacking or reasons).pop()
+            continue
+        assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"
+        members.pop()
+        fields["cut"] = True

@@ -61,7 +61,9 @@ def test_requests_are_there_by_command_and_code_and_in_the_histogram() -> None:
         assert samples["kv_cluster_slots", (("role", "primary"),)] == 256
         assert samples["kv_ready", ()] == 1
         assert samples["kv_cluster_servers", (("state", "alive"),)] == 1
-        assert samples["kv_cluster_copies_missing", ()] == 512
+        assert samples["kv_cluster_whole", ()] == 1
+        assert samples["kv_cluster_copies_missing", ()] == 0, "its file has no place for more than one"
+        assert samples["kv_cluster_slots_open", (("operation", "write"),)] == 256
         assert samples["kv_memory_limit_bytes", ()] == MEMORY_BYTES
 
 
@@ -135,6 +137,14 @@ def test_the_dashboard_asks_only_for_metrics_that_exist(node: Running) -> None:
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24, f"{panel['title']} is wider than the page"
+
+
+def test_the_alerts_ask_only_for_metrics_that_exist(node: Running) -> None:
+    text = (REPOSITORY / "deploy" / "alerts.yaml").read_text()
+    expressions = re.findall(r"^ +expr: (.*)$", text, re.MULTILINE)
+    assert len(expressions) == text.count("- alert: ") > 5
+    used = set(re.findall(r"\bkv_[a-z0-9_]+", " ".join(expressions)))
+    assert used <= names(node), f"{used - names(node)} do not exist"
 
 
 def test_the_dashboards_labels_exist(node: Running) -> None:

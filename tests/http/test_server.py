@@ -256,16 +256,19 @@ def test_ready_says_why_it_is_not() -> None:
         answer = node.ask("/ready")
         assert (answer.status, answer.json()) == (
             503,
-            {"ready": False, "reasons": ["no view: it has found no cluster yet"]},
+            {
+                "ready": False,
+                "reasons": ["no view: it has found no cluster yet; 1 of 1 servers of the file heard, itself included"],
+                "lacking": [],
+            },
         )
         assert node.ask("/health").json() == {"status": "alive"}
         assert node.ask("/status.json").json()["slots"] is None
         node.node.start()
-        assert node.ask("/ready").json() == {"ready": True, "reasons": []}
+        assert node.ask("/ready").json() == {"ready": True, "reasons": [], "lacking": []}
         node.node.membership.core.lease_until = 0.0
-        assert node.ask("/ready").json()["reasons"] == [
-            "no lease: it has not heard from the cluster in time, and serves nothing"
-        ]
+        (reason,) = node.ask("/ready").json()["reasons"]
+        assert reason.startswith("no lease: it serves nothing")
     finally:
         node.close()
 
@@ -290,6 +293,8 @@ def test_status_json_tells_of_the_node() -> None:
         assert (member["address"], member["state"], member["me"], member["line"]) == (me, "alive", True, 0)
         assert (member["primary"], member["vitals"]["requests"]) == (256, 10)
         assert told["slots"] == {"primary": [0] * 256, "backups": [[]] * 256, "learners": [[]] * 256}
-        assert told["cluster"]["copies_missing"] == 2 * 256
+        cluster = told["cluster"]
+        assert (cluster["copies_wanted"], cluster["copies_missing"]) == (1, 0), "its file has no place for more"
+        assert (cluster["reads"], cluster["writes"], told["whole"], told["lacking"]) == (256, 256, True, [])
         (change,) = told["changes"]
         assert (change["epoch"], change["came"], change["went"], change["moved"]) == (1, [me], [], 0)

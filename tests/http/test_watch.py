@@ -9,7 +9,6 @@ import pytest
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 from app.http import watch as watching
-from app.http.status import copies_missing
 from app.http.watch import ANSWER_STALE_S, SHOWN, Watch
 from app.observe.counters import FORWARDED, IN_TURN
 from app.observe.logs import limited_logger
@@ -37,11 +36,6 @@ def view_of(epoch: int, *incarnations: int) -> View:
     members = [Member(f"10.0.0.{place}:1", incarnation) for place, incarnation in enumerate(incarnations)]
     view = first_view([member for member in members if member.incarnation], 7, 3, 1)
     return View(7, epoch, view.members, view.primaries, view.backups, view.homes, f"cause {epoch}")
-
-
-@pytest.mark.parametrize(("members", "missing"), [(1, 512), (2, 256), (3, 0), (4, 0)])
-def test_copies_missing_are_those_short_of_what_is_wanted(members: int, missing: int) -> None:
-    assert copies_missing(view_of(1, *range(1, members + 1)), 3) == missing
 
 
 def test_a_sample_is_the_rate_and_the_99th_percentile_since_the_last_one(

@@ -37,9 +37,9 @@ def status(node: Node) -> dict[str, Any]:
 
 
 def is_settled(node: Node) -> bool:
-    """Whether it sees every slot where it is wanted, with all its copies."""
+    """Whether it finds the cluster whole."""
     told = status(node)
-    return bool(told) and told["cluster"]["balanced"] and not told["cluster"]["blocked"]
+    return bool(told) and bool(told["whole"])
 
 
 @contextmanager

@@ -137,6 +137,8 @@ def page(shared: Browser, nodes: list[Node]) -> Iterator[Browser]:
 def test_it_shows_every_slot_and_every_member(page: Browser, nodes: list[Node]) -> None:
     told = status(nodes[0])
     assert page.text("#ready") == "✓ ready"
+    assert "cluster whole" in page.text("#facts")
+    assert page.run("return document.getElementById('faults').hidden")
     assert page.text("#address") == nodes[0].name
     assert [page.state_of(node) for node in nodes] == ["✓ alive"] * 3
     expected = []
@@ -300,12 +302,16 @@ def test_a_node_that_dies_is_seen_to_die_and_to_come_back(page: Browser, nodes: 
     page.until("the ring without it", lambda: not any(victim.name in label for label in page.labels()))
     assert page.text("#members-count") == "2 alive of 3"
     page.until("what is missing", lambda: page.text("#centre-3") == "256 copies missing")
+    sentence = f"2 of 3 copies each: 1 server absent ({victim.name})"
+    page.until("why", lambda: page.texts("#faults li") == [sentence])
+    assert page.run("return document.getElementById('faults').className") == "banner lacking"
     assert page.sticking_out() == []
     page.until("the change", lambda: f"\N{MINUS SIGN} {victim.name}" in page.text("#changes li:first-child"))
     assert page.text("#ready") == "✓ ready"
     victim.start()
     page.until("its return", lambda: page.state_of(victim) == "✓ alive")
     page.until("its copies", lambda: page.text("#centre-3") == "all copies in sync")
+    page.until("nothing wrong", lambda: page.run("return document.getElementById('faults').hidden"))
     poll(lambda: all(is_settled(node) for node in nodes), SHOWN_S)
 
 

@@ -26,12 +26,10 @@ from app.cluster.events import (
     Left,
     LinkUp,
     Log,
-    MemberStatus,
     OpenLink,
     Reset,
     Send,
     SlotsSynced,
-    Status,
     Tick,
     ViewInstalled,
 )
@@ -48,13 +46,7 @@ from app.peers.frames import CLUSTER, LIFE, Frame
 from app.peers.links import Links
 from app.peers.membership import FOUND_RETRIES_S, Membership
 from app.sockets import Sockets
-from app.wire.protocol import (
-    DATAGRAM_MAX_BYTES,
-    PLACE_DIGITS,
-    SLOT_COUNT,
-    TYPE_CLUSTER,
-    VALUE_MAX_BYTES,
-)
+from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT, TYPE_CLUSTER
 from proto_gen.message_pb2 import Msg
 from tests.support.gevent_loop import watched_loop
 from tests.support.loop import Exited, ManualLoop
@@ -243,6 +235,7 @@ class Core:
         self.lease_until = -inf
         self.wake_at = inf
         self.incarnation = 9
+        self.view: View | None = None
         self.member_count = 3
         self.is_member = True
         self.epoch = 17
@@ -457,6 +450,20 @@ def test_a_lease_that_runs_or_has_run_out_is_a_change(rig: Rig) -> None:
     assert told == [0, 1, 0, 1], "only whether it runs matters"
 
 
+def test_a_lease_that_is_lost_is_told_with_who_is_silent(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.core.view = View(5, 3, (Member(B, 7), Member(A, 7)), (B,) * SLOT_COUNT, ((A,),) * SLOT_COUNT, ((B, A),) * 256)
+    rig.core.contact = lambda server: (7, 999.0)  # type: ignore[attr-defined]
+    rig.core.lease_until = rig.loop.now_s + 0.5
+    rig.membership.take(Tick())
+    rig.loop.now_s += 1.0
+    rig.membership.take(Tick())
+    rig.core.lease_until = rig.loop.now_s + 0.5
+    rig.membership.take(Tick())
+    lost, back = (record.__dict__["fields"] for record in caplog.records)
+    assert (lost["for_s"], lost["coordinator"], lost["silent"]) == (0.5, B, B)
+    assert back == {"after_s": 0.5}
+
+
 def test_the_timer_follows_the_core(rig: Rig) -> None:
     core, loop = rig.core, rig.loop
     start_s = loop.now_s
@@ -626,44 +633,6 @@ def test_what_is_counted(rig: Rig) -> None:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("count", "absent", "is_cut"), [(3, 2, False), (64, 0, False), (10, 64, False), (50, 60, True)]
-)
-def test_the_status_fits_one_answer(rig: Rig, count: int, absent: int, is_cut: bool) -> None:
-    """With the longest addresses and numbers there are, every member has its row; only absent servers are left out."""
-    names = [f"{n:03}." + "é" * 38 for n in range(count + absent)]
-    members = tuple(MemberStatus(name, 2**64 - 1, "suspect", False, 256, 256, 256) for name in names[:count])
-    rig.core.status = lambda: Status(  # type: ignore[attr-defined]
-        names[0],
-        2**64 - 1,
-        2**64 - 1,
-        1 << 40,
-        True,
-        names[1],
-        0.51234,
-        256,
-        False,
-        256 * 8,
-        members,
-        tuple(n % count for n in range(SLOT_COUNT)),
-        {},
-    )
-    rig.membership._config = SimpleNamespace(servers=names)  # type: ignore[assignment]
-    text = rig.membership.status_json()
-    assert len(text) <= VALUE_MAX_BYTES
-    status = json.loads(text)
-    assert status.get("cut", False) == is_cut
-    assert status["lease_s"] == 0.512
-    assert status["copies_missing"] == 2048
-    assert len(status["columns"]) == len(status["members"][0])
-    rows = [row[0] for row in status["members"]]
-    assert rows == names[: len(rows)]
-    assert count <= len(rows) <= count + absent
-    assert (len(rows) < count + absent) == is_cut
-    assert {row[2] for row in status["members"][count:]} <= {"absent"}
-    assert [PLACE_DIGITS.index(digit) for digit in status["primaries"]] == [n % count for n in range(SLOT_COUNT)]
-
-
 def test_an_operator_founds_or_is_told_why_not(rig: Rig) -> None:
     rig.core.refuses = "the cluster goes on"
     assert json.loads(rig.membership.found()) == {"founded": False, "why_not": "the cluster goes on", "members": []}
@@ -682,43 +651,3 @@ def test_a_retry_of_what_has_founded_is_told_the_same_and_founds_nothing(rig: Ri
     rig.loop.advance(0.1)
     assert json.loads(rig.membership.found())["why_not"] == "the cluster goes on"
     assert rig.core.events.count(FoundRequested()) == 1
-
-
-def test_the_status_says_where_nobody_serves(rig: Rig) -> None:
-    member = MemberStatus("a:1", 1, "dead", False, 256, 0, 0)
-    fields = ("a:1", 1, 1, 1, True, "a:1", 0.0, 0, True, 0, (member,))
-    rig.core.status = lambda: Status(*fields, (-1,) * SLOT_COUNT, {})  # type: ignore[attr-defined]
-    assert json.loads(rig.membership.status_json())["primaries"] == "." * SLOT_COUNT
-    rig.core.status = lambda: Status(*fields, (), {})  # type: ignore[attr-defined]
-    assert json.loads(rig.membership.status_json())["primaries"] == ""
-
-
-def test_the_status_whole(rig: Rig) -> None:
-    members = (
-        MemberStatus(A, 5, "alive", False, 128, 64, 1),
-        MemberStatus(B, 6, "suspect", True, 128, 63, 2),
-    )
-    fields = (A, 5, 77, 4, True, B, inf, 3, False, 9, members, (0, 1) * (SLOT_COUNT // 2), {})
-    rig.core.status = lambda: Status(*fields)  # type: ignore[attr-defined]
-    rig.membership._config = SimpleNamespace(servers=(A, "absent:1", B))  # type: ignore[assignment]
-    assert json.loads(rig.membership.status_json()) == {
-        "address": A,
-        "incarnation": 5,
-        "origin": 77,
-        "epoch": 4,
-        "is_member": True,
-        "coordinator": B,
-        "lease_s": None,
-        "blocked": 3,
-        "balanced": False,
-        "copies_missing": 9,
-        "primaries": PLACE_DIGITS[:2] * (SLOT_COUNT // 2),
-        "columns": ["address", "incarnation", "state", "leaving", "primary", "backup", "learner"],
-        "members": [
-            [A, 5, "alive", False, 128, 64, 1],
-            [B, 6, "suspect", True, 128, 63, 2],
-            ["absent:1", 0, "absent", False, 0, 0, 0],
-        ],
-    }
-    rig.core.status = lambda: Status(*fields[:6], -0.5, *fields[7:])  # type: ignore[attr-defined]
-    assert json.loads(rig.membership.status_json())["lease_s"] == 0.0

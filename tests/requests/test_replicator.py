@@ -645,3 +645,39 @@ def _free_the_others(net: Net) -> None:
         node.store.wipe(range(SLOT_COUNT))
         while node.store.drain_wiped():
             pass
+
+
+# --- what is told of it ----------------------------------------------------------------------------------------------
+
+
+def test_slots_take_writes_while_all_their_copies_take_part(net: Net) -> None:
+    """What readiness goes by: a write at a link that is down waits, however open its slot is."""
+    a = net["a"].replication
+    mine = VIEW.masks["a"]
+    assert a.led_slots() == (mine, mine)
+    assert set(a.linked) == {"b"}
+    net.cut("a", "b")
+    assert a.led_slots() == (0, 0)
+    assert not a.linked
+    net["a"].dialled_link_up("b")
+    net["b"].dialled_link_up("a")
+    net.deliver()
+    assert a.led_slots() == (mine, mine)
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_memory_that_is_short_here_or_at_a_copy_hinders_writes(net: Net, who: str) -> None:
+    mine = VIEW.masks["a"]
+    net[who].replies.full = True
+    if who == "b":
+        net[who].replies.max_bytes = 0  # so that it stays full
+        net["a"].take(put(1))  # its acknowledgement says so
+        net.deliver()
+    assert net["a"].replication.led_slots() == (mine, 0)
+
+
+def test_a_full_store_that_may_not_evict_hinders_nothing() -> None:
+    """A PUT is answered then, by NO_SPC_ERR."""
+    net = Net(VIEW, evict=False, arena_bytes=1 << 16, reserve_bytes=1 << 20)
+    assert net["a"].replication.led_slots() == (VIEW.masks["a"],) * 2
+    assert net["a"].replication._primary.refuses(net["a"].replication.followed[slot_of(KEY)])  # type: ignore[arg-type]

@@ -220,6 +220,14 @@ class Checks:
             served |= core.served
         return "" if served == ALL_SLOTS else "not all slots are served"
 
+    def complains(self) -> str:
+        """Empty if every node says that nothing is missing; else what one says."""
+        for process in self._cluster.processes():
+            found = process.node.readiness()
+            if not found.is_whole:
+                return f"{process.address} says: {[*found.reasons, *found.lacking]}"
+        return ""
+
     def differs(self, processes: "list[Process] | None" = None) -> str:
         """Empty if every holder of every slot has the same, and all slots are open; else where not."""
         cluster = self._cluster

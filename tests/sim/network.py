@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.front import batch
 from app.loop import READ, WRITE
+from app.sockets import ReceiveBuffer
 from tests.sim.world import Host, World
 
 if TYPE_CHECKING:
@@ -188,6 +189,9 @@ class SimDatagrams:
 
     def ready(self, events: int) -> bool:
         return bool(events & READ and self._queue)
+
+    def receive_buffer(self) -> ReceiveBuffer:
+        return ReceiveBuffer(self._queued_bytes, self.receive_buffer_bytes, self.overflowed)
 
     def receive(self, ring: "Ring") -> int:
         queue = self._queue

@@ -55,6 +55,16 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return",
         ],
     },
+    "app/requests/reports.py": {
+        PEOPLE: [
+            "if lacking or reasons:",
+            "(lacking or reasons).pop()",
+            "continue",
+            'assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"',
+            "members.pop()",
+            'fields["cut"] = True',
+        ],
+    },
     "app/requests/replicator.py": {
         RARE: [
             "if replication.remembers(message_id, id_crc):",
@@ -179,9 +189,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._loop.fail(error)",
         ],
         PEOPLE: [
-            'assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"',
-            "members.pop()",
-            'fields["cut"] = True',
             "core = self.core",
             'fields = {f"cluster_refused_{reason}": count for reason, count in sorted(self.refused.items())}',
             "dropped = core.status().dropped",

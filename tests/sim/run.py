@@ -184,7 +184,7 @@ def converge(cluster: Cluster) -> None:
     """All becomes well, within bounded time."""
     world, checks = cluster.world, cluster.checks
     began = world.now
-    while missing := checks.is_converged() or checks.differs():
+    while missing := checks.is_converged() or checks.differs() or checks.complains():
         if world.now >= began + CONVERGE_S:
             raise Violation(f"after {CONVERGE_S} s without faults: {missing}")
         world.run(world.now + 0.1)

@@ -194,11 +194,13 @@ examples:
     ready = command(
         "wait-ready",
         commands.run_wait_ready,
-        "wait until the cluster is whole: every slot where it is wanted, with all its copies",
+        "wait until the cluster is whole: every slot open for reads and writes, with all its copies",
         """\
-All members that the nodes know of are asked, each at its own address, and all must agree. This is the
-"safe to go on" of a rolling restart. A server that is down and out of the cluster is not waited for: say
-with --members how many there must be.
+All members that the nodes know of are asked, each at its own address, and all must agree: every slot is
+where it is wanted and open, every member up and linked to all others in both directions. This is the "safe
+to go on" of a rolling restart. Copies are missing if there are fewer than --replicas of the nodes, or than
+servers in their file; a server that is down but whose copies have another place is not waited for: say with
+--members how many there must be. What is missing is told on standard error, by the nodes' own words.
 
 examples:
   python tools/kv.py wait-ready --members 5 --timeout 60        then restart the next node

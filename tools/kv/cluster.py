@@ -1,7 +1,8 @@
 """What kv.py does with a whole cluster: ask every member, wait until it is whole, wipe it.
 
-One node's word is not enough: a node that was just restarted or cut off is the one to ask about itself. So members are
-taken from the answers of the nodes given, and then asked each at its own address.
+One node's word is not enough: a node that was just restarted or cut off is the one to ask about itself, and each knows
+only its own links. So members are taken from the answers of the nodes given, and then asked each at its own address.
+What makes a node say that it is not ready, or the cluster not whole, is in app/cluster/readiness.py.
 """
 
 import sys
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from app.client import BadServer, Client, KVError, Timeout
+from app.wire.protocol import SLOT_COUNT
 from tools import cli
 from tools.kv import status
 
@@ -87,28 +89,28 @@ def faults(survey: Survey, members_min: int) -> list[str]:
         count = len(member_addresses(answer))
         if count < members_min:
             found.append(f"{name}: {count} of {members_min} members")
-    return found
+    return found or _between(survey)
+
+
+def _between(survey: Survey) -> list[str]:
+    """What the nodes' answers come to when each finds the cluster whole: all slots, if all members were asked."""
+    by_address = {answer.get("address"): answer for answer in survey.answers.values()}
+    if not _all_asked(survey):
+        return []
+    served = {what: sum(answer.get(what, 0) for answer in by_address.values()) for what in ("reads", "writes")}
+    return [f"{count} of {SLOT_COUNT} slots open for {what}" for what, count in served.items() if count != SLOT_COUNT]
+
+
+def _all_asked(survey: Survey) -> bool:
+    asked = {answer.get("address") for answer in survey.answers.values()}
+    return all(asked.issuperset(member_addresses(answer)) for answer in survey.answers.values())
 
 
 def _faults_of(answer: dict[str, Any]) -> list[str]:
-    """What keeps one node from being ready, by its own word."""
-    if not answer.get("epoch"):
-        return ["knows of no cluster yet"]
-    found = [] if answer.get("is_member") else ["is no member"]
-    if answer.get("lease_s") is not None and answer["lease_s"] <= 0:
-        found.append("has no lease")
-    if answer.get("blocked"):
-        found.append(f"{answer['blocked']} slots wait for their last primary")
-    for row in status.members(answer):
-        if row.get("state") not in ("alive", "absent"):
-            found.append(f"member {row.get('address')} is {row.get('state')}")
-        if row.get("leaving"):
-            found.append(f"member {row.get('address')} is leaving")
-    if answer.get("copies_missing"):
-        found.append(f"{answer['copies_missing']} copies missing")
-    elif not answer.get("balanced"):
-        found.append("not every slot is where it is wanted yet")
-    return found
+    """What keeps the cluster from being whole, by one node's word: its own sentences."""
+    if "whole" not in answer:
+        return ["does not say whether it is ready: another version, or another kind of node"]
+    return [] if answer["whole"] else status.sentences(answer) or ["is not whole, and has no room to say why"]
 
 
 def wait_ready(fleet: Fleet, timeout_s: float, members_min: int, as_json: bool) -> int:
@@ -130,12 +132,23 @@ def wait_ready(fleet: Fleet, timeout_s: float, members_min: int, as_json: bool) 
         cli.print_json({"ready": not missing, "waited_s": round(waited_s, 3), "missing": missing, "nodes": nodes})
     if not missing:
         if not as_json:
-            count = len(survey.answers)
-            print(f"ready: {count} node{'s' if count > 1 else ''}, every slot where it is wanted, with all its copies")
+            print(_whole(survey))
         return cli.OK
     for line in missing:
         cli.complain("kv.py", f"not ready: {line}")
     return cli.NOT_READY if survey.answers else cli.NO_ANSWER
+
+
+def _whole(survey: Survey) -> str:
+    """What was found, by everyone's word."""
+    count = len(survey.answers)
+    answer = next(iter(survey.answers.values()))
+    wanted = answer.get("copies_wanted", 1)
+    copies = "1 copy" if wanted == 1 else f"{wanted} copies"
+    nodes = "1 node" if count == 1 else f"{count} nodes"
+    if not _all_asked(survey):
+        nodes += f" asked of {len(member_addresses(answer))}"
+    return f"ready: {nodes}, every slot where it is wanted and open for reads and writes, {copies} of each in sync"
 
 
 def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:

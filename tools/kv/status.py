@@ -12,15 +12,23 @@ def table(status: dict[str, Any]) -> str:
     if status.get("epoch"):
         member = "a member" if status.get("is_member") else "no member"
         lines.append(f"epoch {status['epoch']} of cluster {status.get('origin')}, coordinator {status['coordinator']}")
-        lines.append(f"{member} of it, {_lease(status)}{', ' + _blocked(status) if status.get('blocked') else ''}")
-        balanced = "every slot is" if status.get("balanced") else "not every slot is yet"
-        missing = f" ({status['copies_missing']} missing)" if status.get("copies_missing") else ""
-        lines.append(f"{balanced} where it is wanted, with all its copies{missing}")
+        lines.append(f"{member} of it, {_lease(status)}")
     else:
         lines.append("knows of no cluster yet")
+    if "reads" in status:
+        lines.append(f"open here: {status['reads']} slots for reads, {status['writes']} for writes{_not_open(status)}")
+        lines.append(_copies(status))
+    if "ready" in status:
+        lines.append(f"{'ready' if status['ready'] else 'not ready'}, {'' if status['whole'] else 'not '}whole")
+        lines += [f"  {sentence}" for sentence in sentences(status)]
     if status.get("members"):
         lines += ["", members_table(status)]
     return "\n".join(lines)
+
+
+def sentences(status: dict[str, Any]) -> list[str]:
+    """Why the node is not ready, and what else keeps the cluster from being whole, in its own words."""
+    return [str(sentence) for sentence in (*status.get("reasons", ()), *status.get("lacking", ()))]
 
 
 def members(status: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,8 +52,16 @@ def _lease(status: dict[str, Any]) -> str:
     return f"its lease for {lease_s:.2f} s more" if lease_s > 0 else "without a lease: it serves nothing"
 
 
-def _blocked(status: dict[str, Any]) -> str:
-    return f"{status['blocked']} of its slots waiting for their last primary"
+def _not_open(status: dict[str, Any]) -> str:
+    closed = f", {status['closed']} of its own closed" if status["closed"] else ""
+    unserved = f", {status['unserved']} served by nobody" if status["unserved"] else ""
+    return closed + unserved
+
+
+def _copies(status: dict[str, Any]) -> str:
+    least, most, missing = status["copies_least"], status["copies_most"], status["copies_missing"]
+    span = f"{least}" if least == most else f"{least} to {most}"
+    return f"{span} of {status['copies_wanted']} copies of each slot in sync{f', {missing} missing' if missing else ''}"
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[str] = TEXT_COLUMNS) -> list[str]:

@@ -128,6 +128,16 @@ class ClusterCore:
         """Live members as this node sees them."""
         return self._routing.member_count
 
+    def contact(self, server: str) -> tuple[int, float]:
+        """Incarnation of the process at the server's address (0: none is known), and when it last proved, by our
+        clock, that it lives and hears us (-inf: never)."""
+        known = self._state.of(server)
+        return known.incarnation, known.heard_at
+
+    def is_up(self, member: str) -> bool:
+        """Whether the member counts as live."""
+        return self._detector.is_up(member)
+
     def status(self) -> Status:
         """A snapshot for people and tools."""
         lacks = self._coordinator.lacks.edges

@@ -284,7 +284,7 @@ class Detector:
         if awake_s - suspicion.started_awake_s >= lasts * stretch:
             watched.state, watched.suspicion = FAILED, None
             watched.failed_at = self._state.now
-            self._state.log(f"{address} is silent", "warning")
+            self._state.log(f"{address} is silent: check its process, its machine and the network to it", "warning")
         elif awake_s - suspicion.reprobed_awake_s >= timing.REPROBE_S:
             suspicion.reprobed_awake_s = awake_s
             self._ping(address)

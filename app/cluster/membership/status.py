@@ -30,7 +30,6 @@ def snapshot(
         lease_until - state.now,
         (own & ~served).bit_count(),
         view is not None and view.is_balanced() and all(member.state in (ALIVE, SUSPECTED) for member in members),
-        sum(member.learner_slots for member in members),
         members,
         _primaries(view, members) if view else (),
         dict(state.dropped),

@@ -17,10 +17,11 @@ Rejected: replicating through a log on its own (a second copy of all values), an
 copy on every write).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from app.cluster.events import SELF, UNKNOWN
+from app.cluster.readiness import LedSlots
 from app.cluster.replication import frames
 from app.cluster.replication.follower import Follower
 from app.cluster.replication.led import Joint, Led, Op
@@ -28,7 +29,7 @@ from app.cluster.replication.primary import PENDING_MAX, PENDING_MAX_BYTES, WAIT
 from app.cluster.replication.recent import RECENT_MAX, Recent
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
 from app.cluster.view import View
-from app.storage.mutate import BUSY, NOTE, SET, WIPE, Mutations, change_of
+from app.storage.mutate import BUSY, NOTE, REPLIES_FULL, SET, STORE_BUSY, WIPE, Mutations, change_of
 from app.wire.protocol import ALL_SLOTS, NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
 
 REPLICATION_TICK_S: Final = 0.1
@@ -93,6 +94,23 @@ class Replication:
     def short_of_room(self) -> int:
         """How many slots this node is to hold and has no room for: see app/cluster/replication/follower.py."""
         return self._follower.short_of_room
+
+    @property
+    def linked(self) -> Collection[str]:
+        """The peers that frames can be sent to and taken from."""
+        return self._shared.links
+
+    def led_slots(self) -> LedSlots:
+        """Which of the slots that this node leads take writes, for those who watch: 0.1 ms for 100 slots."""
+        primary = self._primary
+        busy = self._busy(may_wait=True)
+        followed = unhindered = 0
+        for slot, led in primary.led.items():
+            if all(led.progress[peer].is_streaming for peer in led.required):
+                followed |= 1 << slot
+                if not (busy | primary.refuses(led)) & (BUSY | REPLIES_FULL | STORE_BUSY):
+                    unhindered |= 1 << slot
+        return LedSlots(followed, unhindered)
 
     def is_under_way(self, message_id: bytes) -> bool:
         """Whether the mutation with this messageID waits for acknowledgements: a retry joins it."""

@@ -88,7 +88,7 @@ function holders(slot) {
 
 function describe(slot) {
   const { primary, backups, learners } = holders(slot);
-  const wanted = last.node.replicas, missing = Math.max(0, wanted - 1 - backups.length - learners.length);
+  const wanted = last.cluster.copies_wanted, missing = Math.max(0, wanted - 1 - backups.length - learners.length);
   const parts = [["Primary", nodeName(primary)]];
   parts.push([backups.length === 1 ? "Backup" : "Backups", backups.map(nodeName).join(", ") || "none"]);
   if (learners.length) parts.push(["Catching up", learners.map(nodeName).join(", ")]);
@@ -104,7 +104,7 @@ function drawRing() {
     const { primary, backups, learners } = holders(slot);
     wedge.style.setProperty("--c", colour(primary.line));
     setAttribute(wedge, "aria-label", `slot ${slot}. ` + describe(slot).map(([what, who]) => `${what}: ${who}`).join(". "));
-    const full = 1 + backups.length >= last.node.replicas;
+    const full = 1 + backups.length >= last.cluster.copies_wanted;
     setAttribute(mark, "class", full ? "copy-full" : learners.length ? "copy-learning" : "copy-missing");
   }
   light();
@@ -360,6 +360,17 @@ function drawChanges() {
   if (!last.changes.length) list.append(make("li", "quiet", "None yet."));
 }
 
+// --- what is wrong ---------------------------------------------------------------------------------------------
+
+function drawFaults() {
+  const list = $("faults"), told = [...last.reasons, ...last.lacking], key = JSON.stringify(told);
+  list.hidden = !told.length;
+  setAttribute(list, "class", last.ready ? "banner lacking" : "banner");
+  if (list.dataset.shown === key) return;
+  list.dataset.shown = key;
+  list.replaceChildren(...told.map((sentence) => make("li", "", sentence)));
+}
+
 // --- the whole -------------------------------------------------------------------------------------------------
 
 function draw() {
@@ -367,14 +378,16 @@ function draw() {
   document.title = `${last.ready ? "" : "! "}${node.address} – kv-node`;
   setText($("address"), node.address);
   const facts = [`up for ${duration(last.time - node.started)}`, `process ${node.pid}`];
-  if (last.slots) facts.push(`epoch ${cluster.epoch}`, cluster.balanced ? "balanced" : "slots are moving");
+  if (last.slots) facts.push(`epoch ${cluster.epoch}`, last.whole ? "cluster whole" : "cluster not whole");
   if (cluster.is_member) facts.push(cluster.lease_s === null || cluster.lease_s > 0 ? "lease held" : "without a lease");
-  if (cluster.blocked) facts.push(`${plural(cluster.blocked, "slot")} blocked`);
+  if (cluster.is_member) facts.push(`${plural(cluster.reads, "slot")} open for reads, ${count(cluster.writes)} for writes`);
+  if (cluster.closed) facts.push(`${plural(cluster.closed, "slot")} closed`);
   facts.push(node.policy);
   setText($("facts"), facts.join(" · "));
-  setText($("ready"), last.ready ? "✓ ready" : `✕ not ready: ${last.reasons.map((reason) => reason.split(":")[0]).join(", ")}`);
+  setText($("ready"), last.ready ? "✓ ready" : "✕ not ready");
   $("ready").className = `badge ${last.ready ? "good" : "bad"}`;
   setText($("slow"), last.slow.threshold_ms === null ? " (off)" : ` (${count(last.slow.total)})`);
+  drawFaults();
   drawRing();
   drawMembers();
   drawMemory();

@@ -334,7 +334,7 @@ class TestSuspicion:
         detector.tick(())
         assert (detector.state_of("b"), detector.is_up("b")) == (FAILED, False)
         assert detector._members["b"].failed_at == state.now
-        assert state.effects == [Log("warning", "b is silent")]
+        assert state.effects == [Log("warning", "b is silent: check its process, its machine and the network to it")]
 
     @pytest.mark.parametrize(("awake_s", "expected"), [(0.19, SUSPECTED), (0.2, FAILED)])
     def test_it_has_run_out_at_its_very_end(self, awake_s: float, expected: str) -> None:

@@ -21,40 +21,51 @@ WHOLE: dict[str, Any] = {
     "address": "a:1",
     "origin": 1,
     "epoch": 3,
-    "is_member": True,
-    "lease_s": 0.4,
-    "blocked": 0,
-    "balanced": True,
-    "copies_missing": 0,
+    "ready": True,
+    "whole": True,
+    "reads": 128,
+    "writes": 128,
+    "copies_wanted": 2,
+    "reasons": [],
+    "lacking": [],
     "columns": ["address", "state", "leaving"],
     "members": [["a:1", "alive", False], ["b:1", "alive", False], ["c:1", "absent", False]],
 }
+OTHER = WHOLE | {"address": "b:1"}
 
 
 def test_a_whole_cluster_has_no_faults() -> None:
-    survey = Survey({"a:1": WHOLE, "b:1": WHOLE | {"lease_s": None}})
-    assert faults(survey, 2) == []
+    assert faults(Survey({"a:1": WHOLE, "b:1": OTHER}), 2) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "fault"),
+    ("changes", "told"),
     [
-        ({"epoch": 0}, "a:1: knows of no cluster yet"),
-        ({"is_member": False}, "a:1: is no member"),
-        ({"lease_s": 0.0}, "a:1: has no lease"),
-        ({"blocked": 3}, "a:1: 3 slots wait for their last primary"),
-        ({"copies_missing": 5, "balanced": False}, "a:1: 5 copies missing"),
-        ({"balanced": False}, "a:1: not every slot is where it is wanted yet"),
-        ({"members": [["a:1", "alive", False], ["b:1", "dead", False]]}, "a:1: member b:1 is dead"),
-        ({"members": [["a:1", "alive", False], ["b:1", "alive", True]]}, "a:1: member b:1 is leaving"),
+        ({"whole": False, "reasons": ["no lease: x"], "lacking": ["y", "z"]}, ["no lease: x", "y", "z"]),
+        ({"whole": False}, ["is not whole, and has no room to say why"]),
     ],
 )
-def test_what_keeps_a_cluster_from_being_whole(changes: dict[str, Any], fault: str) -> None:
-    assert faults(Survey({"a:1": WHOLE | changes}), 1) == [fault]
+def test_what_keeps_a_cluster_from_being_whole_a_node_says_itself(changes: dict[str, Any], told: list[str]) -> None:
+    assert faults(Survey({"a:1": WHOLE | changes, "b:1": OTHER}), 1) == [f"a:1: {sentence}" for sentence in told]
+
+
+def test_a_node_that_says_nothing_of_it_is_not_taken_for_ready() -> None:
+    before = {field: value for field, value in WHOLE.items() if field not in ("ready", "whole", "reasons", "lacking")}
+    (fault,) = faults(Survey({"a:1": before | {"balanced": True, "copies_missing": 0}}), 1)
+    assert fault.startswith("a:1: does not say whether it is ready")
+
+
+@pytest.mark.parametrize("what", ["reads", "writes"])
+def test_all_slots_must_be_open_between_them(what: str) -> None:
+    survey = Survey({"a:1": WHOLE, "b:1": OTHER | {what: 127}})
+    assert faults(survey, 1) == [f"255 of 256 slots open for {what}"]
+    del survey.answers["a:1"]
+    assert faults(survey, 1) == [], "only b was asked"
+    assert faults(Survey({"a:1": WHOLE, "127.0.0.1:1": WHOLE, "b:1": OTHER}), 1) == [], "a node asked by two names"
 
 
 def test_faults_that_show_between_nodes() -> None:
-    survey = Survey({"a:1": WHOLE, "b:1": WHOLE | {"epoch": 4}}, {"c:1": "no answer from c:1"})
+    survey = Survey({"a:1": WHOLE, "b:1": OTHER | {"epoch": 4}}, {"c:1": "no answer from c:1"})
     assert faults(survey, 3) == [
         "no answer from c:1",
         "the nodes go by different views",
@@ -72,11 +83,13 @@ def test_ready_is_asked_of_every_member(capsys: Captured) -> None:
     with Peer() as one, Peer() as other:
         a_cluster(one, other)
         assert kv.main(["-s", one.name, "wait-ready", "--members", "2"]) == 0
-        assert capsys.readouterr().out.startswith("ready: 2 nodes")
-        other.status = status_of(one, other, address=other.name, copies_missing=7)
+        told = "every slot where it is wanted and open for reads and writes, 1 copy of each in sync\n"
+        assert capsys.readouterr().out == f"ready: 2 nodes, {told}"
+        other.status = status_of(one, other, address=other.name, whole=False, lacking=["2 of 3 copies each: why"])
         assert kv.main(["-s", one.name, "wait-ready", "--timeout", "0"]) == 4
-        assert capsys.readouterr().err == f"kv.py: not ready: {other.name}: 7 copies missing\n"
+        assert capsys.readouterr().err == f"kv.py: not ready: {other.name}: 2 of 3 copies each: why\n"
         assert kv.main(["-s", one.name, "wait-ready", "--timeout", "0", "--given-only"]) == 0
+        assert capsys.readouterr().out == f"ready: 1 node asked of 2, {told}"
 
 
 def test_it_waits_until_the_cluster_is_whole(capsys: Captured) -> None:
@@ -87,7 +100,8 @@ def test_it_waits_until_the_cluster_is_whole(capsys: Captured) -> None:
 
         def response_to(self, message_id: bytes, request: KVRequest) -> KVResponse:
             self.asked.add(message_id)
-            self.status = status_of(self, copies_missing=max(0, 4 - len(self.asked)))
+            left = max(0, 4 - len(self.asked))
+            self.status = status_of(self, whole=not left, lacking=[f"a: {left} copies missing"])
             return super().response_to(message_id, request)
 
     with Healing() as peer:

@@ -26,7 +26,8 @@ def run(peer: Peer, *arguments: str) -> int:
 def status_of(*peers: Peer, **changes: object) -> bytes:
     """What the first of these peers says of a cluster that is whole."""
     rows = [[peer.name, "alive", 256] for peer in peers]
-    fields = {"address": peers[0].name, "origin": 1, "epoch": 3, "is_member": True, "lease_s": 0.5, "balanced": True}
+    fields = {"address": peers[0].name, "origin": 1, "epoch": 3, "is_member": True, "lease_s": 0.5, "whole": True}
+    fields |= dict.fromkeys(("reads", "writes"), 256 // len(peers))
     return json.dumps(fields | {"columns": ["address", "state", "primary"], "members": rows} | changes).encode()
 
 

@@ -1,0 +1,107 @@
+"""What STATUS says: every field, and that it fits one answer whatever there is to say."""
+
+import json
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from app.cluster.events import MemberStatus, Status
+from app.cluster.readiness import Readiness
+from app.requests.reports import status_json
+from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, VALUE_MAX_BYTES
+
+A, B = "10.0.0.1:3331", "10.0.0.2:3331"
+MEMBERS = (MemberStatus(A, 5, "alive", False, 128, 64, 1), MemberStatus(B, 6, "suspect", True, 128, 63, 2))
+STATUS = Status(A, 5, 77, 4, True, B, inf, 3, False, MEMBERS, (0, 1) * (SLOT_COUNT // 2), {})
+FOUND = Readiness(STATUS, 125, 120, 3, 9, 3, 1, 2, 300, (B,), 4, 2, ("no writes: why",), ("2 of 3 copies each: why",))
+
+
+def test_the_status_whole() -> None:
+    assert json.loads(status_json(FOUND, (A, "absent:1", B))) == {
+        "address": A,
+        "incarnation": 5,
+        "origin": 77,
+        "epoch": 4,
+        "is_member": True,
+        "coordinator": B,
+        "lease_s": None,
+        "blocked": 3,
+        "balanced": False,
+        "ready": False,
+        "whole": False,
+        "reads": 125,
+        "writes": 120,
+        "closed": 3,
+        "unserved": 9,
+        "copies_wanted": 3,
+        "copies_least": 1,
+        "copies_most": 2,
+        "copies_missing": 300,
+        "servers": 4,
+        "servers_up": 2,
+        "unlinked": "B",
+        "reasons": ["no writes: why"],
+        "lacking": ["2 of 3 copies each: why"],
+        "primaries": "AB" * (SLOT_COUNT // 2),
+        "columns": ["address", "incarnation", "state", "leaving", "primary", "backup", "learner"],
+        "members": [
+            [A, 5, "alive", False, 128, 64, 1],
+            [B, 6, "suspect", True, 128, 63, 2],
+            ["absent:1", 0, "absent", False, 0, 0, 0],
+        ],
+    }
+
+
+@pytest.mark.parametrize(("reasons", "lacking"), [((), ()), (("why",), ()), ((), ("what",))])
+def test_ready_and_whole(reasons: tuple[str, ...], lacking: tuple[str, ...]) -> None:
+    said = json.loads(status_json(replace(FOUND, reasons=reasons, lacking=lacking), ()))
+    assert (said["ready"], said["whole"]) == (not reasons, not reasons and not lacking)
+
+
+def test_a_lease_is_no_less_than_none() -> None:
+    said = json.loads(status_json(replace(FOUND, status=replace(STATUS, lease_s=-0.5)), ()))
+    assert said["lease_s"] == 0.0
+
+
+def test_the_status_says_where_nobody_serves() -> None:
+    nowhere = replace(STATUS, primaries=(-1,) * SLOT_COUNT)
+    assert json.loads(status_json(replace(FOUND, status=nowhere), ()))["primaries"] == "." * SLOT_COUNT
+    nothing = replace(STATUS, primaries=())
+    assert json.loads(status_json(replace(FOUND, status=nothing), ()))["primaries"] == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "absent", "is_cut"), [(3, 2, False), (64, 0, False), (10, 64, False), (50, 60, True)]
+)
+@pytest.mark.parametrize("sentences", [0, 2, 12])
+def test_the_status_fits_one_answer(count: int, absent: int, is_cut: bool, sentences: int) -> None:
+    """With the longest addresses and numbers there are, every member has its row; what is left out are sentences, and
+    where that does not suffice, absent servers."""
+    names = [f"{n:03}." + "é" * 38 for n in range(count + absent)]
+    members = tuple(MemberStatus(name, 2**64 - 1, "suspect", False, 256, 256, 256) for name in names[:count])
+    primaries = tuple(n % count for n in range(SLOT_COUNT))
+    status = Status(
+        names[0], 2**64 - 1, 2**64 - 1, 1 << 40, True, names[1], 0.51234, 256, False, members, primaries, {}
+    )
+    said_wrong = tuple(f"{n}. " + "x" * 250 for n in range(sentences))
+    found = Readiness(
+        status, 256, 256, 256, 256, 8, 8, 8, 2048, tuple(names[:count]), 64, 64, said_wrong[::2], said_wrong[1::2]
+    )
+    text = status_json(found, names)
+    assert len(text) <= VALUE_MAX_BYTES
+    said = json.loads(text)
+    assert said.get("cut", False) == is_cut
+    assert said["lease_s"] == 0.512
+    assert said["whole"] == (not sentences)
+    assert len(said["columns"]) == len(said["members"][0])
+    rows = [row[0] for row in said["members"]]
+    assert rows == names[: len(rows)]
+    assert count <= len(rows) <= count + absent
+    assert (len(rows) < count + absent) == is_cut
+    assert {row[2] for row in said["members"][count:]} <= {"absent"}
+    assert [PLACE_DIGITS.index(digit) for digit in said["primaries"]] == list(primaries)
+    assert said["unlinked"] == PLACE_DIGITS[:count]
+    told = [*said["reasons"], *said["lacking"]]
+    assert told == [*said_wrong[::2], *said_wrong[1::2]][: len(told)]
+    assert count > 3 or len(told) == sentences

@@ -41,7 +41,7 @@ class _Client:
     def __init__(self, number: int) -> None:
         self.number = number
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind(("", 0))
         self.socket.setblocking(False)
         self.writes = 0
         self.message_id = b""
@@ -70,7 +70,7 @@ class Traffic:
         """`slots`: the keys are of these."""
         print(f"traffic: seed {seed}")
         self._rng = random.Random(seed)
-        self._ports = [node.port for node in nodes]
+        self._servers = [(node.host, node.port) for node in nodes]
         self.keys = list(islice((key for n in count() if slot_of(key := b"key %d" % n) in slots), keys))
         self.histories: dict[bytes, list[Operation]] = {key: [] for key in self.keys}
         self.counts: Counter[str] = Counter()
@@ -99,7 +99,7 @@ class Traffic:
 
     def ask(self, nodes: Sequence[Node]) -> None:
         """Further tries go to these nodes only."""
-        self._ports = [node.port for node in nodes]
+        self._servers = [(node.host, node.port) for node in nodes]
 
     def go_on(self, answers: int) -> None:
         """Wait until so many more requests have been answered."""
@@ -150,10 +150,10 @@ class Traffic:
             self.counts["retries"] += 1
         client.next_s = now + CLIENT_TIMEOUTS_MS[client.tries] / 1000
         client.server = (
-            (client.server + 1) % len(self._ports) if client.tries else self._rng.randrange(len(self._ports))
+            (client.server + 1) % len(self._servers) if client.tries else self._rng.randrange(len(self._servers))
         )
         client.tries += 1
-        client.socket.sendto(client.datagram, ("127.0.0.1", self._ports[client.server]))
+        client.socket.sendto(client.datagram, self._servers[client.server])
 
     def _receive(self, client: _Client) -> None:
         try:

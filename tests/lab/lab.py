@@ -1,0 +1,189 @@
+"""A lab: nodes on hosts of their own, each node's view of things, and probes that tell which slots are served.
+
+While a lab is open, the test's thread is on the clients' host: sockets that it opens there reach all nodes.
+"""
+
+import json
+import os
+import random
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import combinations
+from pathlib import Path
+from typing import Final
+
+from app.client import codec
+from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SLOT_COUNT, slot_of
+from proto_gen.key_value_pb2 import KVRequest
+from tests.integration.http_nodes import fetch
+from tests.lab.network import Cable, Host, Network
+from tests.support.nodes import REPOSITORY, Node, environment
+from tools.nodes import await_ready
+
+# What an idle machine keeps within 2 s (docs/networks.md) must be there within so long on a busy one.
+SERVED_S: Final = 5.0
+# After faults have ended, for all to be one whole cluster again.
+WHOLE_S: Final = 15.0
+_FIRST_PORT: Final = 3331
+_HTTP_PORT: Final = 9331
+_AGAIN_S: Final = 0.1  # between two tries of a probe that is not answered
+_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+class LabNode(Node):
+    """A node on a host of its own; its status page is on."""
+
+    def __init__(self, host: Host, servers: Path, options: Sequence[str]) -> None:
+        port = _FIRST_PORT + host.number - 1
+        super().__init__(port, servers, options, {"KV_HTTP": str(_HTTP_PORT)}, host.address)
+        self.machine = host
+
+    def start(self) -> None:
+        with self.machine.namespace.entered():
+            super().start()
+
+    def is_ready(self) -> bool:
+        """What /ready says."""
+        return fetch(self, "/ready")[0] == 200
+
+    def epoch(self) -> int:
+        """0: it does not answer, or knows of no view."""
+        return int(self.status().get("epoch", 0))
+
+
+class Lab:
+    """`nodes`, in the servers file's order, which is that of seniority as well: the first one coordinates."""
+
+    def __init__(self, directory: Path, count: int, options: Sequence[str]) -> None:
+        self.network = Network(count)
+        self.clients, *machines = self.network.hosts
+        servers = directory / "servers.txt"
+        servers.write_text(
+            "".join(f"{host.address}:{_FIRST_PORT + host.number - 1}\n" for host in machines), encoding="ascii"
+        )
+        self.nodes = [LabNode(host, servers, options) for host in machines]
+
+    def start(self, *nodes: LabNode) -> None:
+        """Start these, or all, and wait until they are one whole cluster."""
+        for node in nodes or self.nodes:
+            node.start()
+        self.await_whole(nodes or self.nodes)
+
+    def await_whole(self, nodes: Sequence[LabNode] = (), deadline_s: float = WHOLE_S) -> float:
+        """Wait until these, or all, are one cluster in which every slot is where it is wanted; how long that took (s).
+        NotReady."""
+        started = time.monotonic()
+        await_ready(nodes or self.nodes, deadline_s)
+        return time.monotonic() - started
+
+    def cable(self, one: LabNode, other: LabNode) -> Cable:
+        return self.network.cable(one.machine, other.machine)
+
+    def cables(self, *nodes: LabNode) -> list[Cable]:
+        """All between nodes; with `nodes`, those that have one of them at one end and another node at the other."""
+        pairs = combinations(self.nodes, 2)
+        return [self.cable(a, b) for a, b in pairs if not nodes or (a in nodes) != (b in nodes)]
+
+    def clients_cable(self, node: LabNode) -> Cable:
+        return self.network.cable(self.clients, node.machine)
+
+    def kv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run tools/kv.py on the clients' host."""
+        return subprocess.run(
+            [sys.executable, "tools/kv.py", *arguments],
+            cwd=REPOSITORY,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60.0,
+            check=False,
+        )
+
+    def led_by(self, node: LabNode) -> set[int]:
+        """The slots whose primary it is, by its own word."""
+        status = node.status()
+        place = [row[0] for row in status["members"]].index(node.name)
+        return {slot for slot, letter in enumerate(status["primaries"]) if _ALPHABET.find(letter) == place}
+
+    def holders(self, slot: int) -> list[LabNode]:
+        """Those that hold the slot, primary first, as the first node's status page says."""
+        told = json.loads(fetch(self.nodes[0], "/status.json")[1])
+        places = [told["slots"]["primary"][slot], *told["slots"]["backups"][slot]]
+        names = [told["members"][place]["address"] for place in places]
+        return [node for name in names for node in self.nodes if node.name == name]
+
+    def close(self) -> None:
+        self.network.mend()
+        for node in self.nodes:
+            node.close()
+        self.network.close()
+
+
+@contextmanager
+def lab(directory: Path, count: int, *options: str) -> Iterator[Lab]:
+    """A lab with nodes that are not started yet; nothing of it is left afterwards. The nodes' logs are printed if the
+    block fails."""
+    with ExitStack() as undo:
+        made = Lab(directory, count, options)
+        undo.callback(made.close)
+        undo.enter_context(made.clients.namespace.entered())
+        try:
+            yield made
+        except BaseException:
+            for node in made.nodes:
+                if node.log_path.exists():
+                    print(f"--- {node.name}\n{node.log}")
+            raise
+
+
+def key_of(slot: int, word: str = "probe") -> bytes:
+    """A key of that slot."""
+    return next(key for n in range(1 << 16) if slot_of(key := b"%s %d" % (word.encode(), n)) == slot)
+
+
+class Probes:
+    """Reads and writes of one key for each slot, each sent to one of `nodes`, until all are answered."""
+
+    def __init__(self, nodes: Sequence[LabNode], slots: Sequence[int] = range(SLOT_COUNT)) -> None:
+        self._servers = [(node.host, node.port) for node in nodes]
+        self._keys = {slot: key_of(slot) for slot in slots}
+
+    def served_after(self, moment: float, deadline_s: float = SERVED_S) -> float:
+        """Ask for reads and writes of all slots, again and again, until each was answered once; how long after
+        `moment` (time.monotonic) the last one was. AssertionError: not within `deadline_s` after it."""
+        waiting = {(command, slot) for command in (GET, PUT) for slot in self._keys}
+        asked: dict[bytes, tuple[int, int]] = {}
+        next_s = 0.0
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            sock.setblocking(False)
+            while waiting:
+                now = time.monotonic()
+                assert now < moment + deadline_s, self._complaint(waiting, deadline_s)
+                if now >= next_s:
+                    next_s = now + _AGAIN_S
+                    for command, slot in waiting:
+                        self._ask(sock, command, slot, asked)
+                if select.select([sock], [], [], _AGAIN_S / 10)[0]:
+                    message_id, response = codec.decode_response(sock.recv(65536))
+                    if response.errCode in (NO_ERR, KEY_DNE_ERR):
+                        waiting.discard(asked[message_id])
+        return time.monotonic() - moment
+
+    def _ask(self, sock: socket.socket, command: int, slot: int, asked: dict[bytes, tuple[int, int]]) -> None:
+        message_id = os.urandom(16)
+        asked[message_id] = (command, slot)
+        request = KVRequest(command=command, key=self._keys[slot])
+        if command == PUT:
+            request.value = b"probed"
+        sock.sendto(codec.encode_request(message_id, request), random.choice(self._servers))
+
+    def _complaint(self, waiting: set[tuple[int, int]], deadline_s: float) -> str:
+        reads, writes = (sum(1 for one, _ in waiting if one == command) for command in (GET, PUT))
+        return f"not within {deadline_s:g} s: of {len(self._keys)} slots {reads} take no reads, {writes} no writes"

@@ -18,7 +18,7 @@ protocol (network.py). A cable is what lies between two hosts.
         here.start()
         a, b, c = here.nodes
         cut = time.monotonic()
-        here.cable(b, c).cut("tcp", source=b)
+        here.cable(b, c).cut("tcp", source=b.machine)
         Probes(here.nodes).served_after(cut)
 
 It takes Linux, iproute2 and the rights of root; else the tests are skipped, with the reason. Nothing is left behind,

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +48,13 @@ class LabNode(Node):
         with self.machine.namespace.entered():
             super().start()
 
+    def pause(self) -> None:
+        """It stands still, as a suspended machine does."""
+        self.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.send_signal(signal.SIGCONT)
+
     def is_ready(self) -> bool:
         """What /ready says."""
         return fetch(self, "/ready")[0] == 200
@@ -57,7 +65,7 @@ class LabNode(Node):
 
 
 class Lab:
-    """`nodes`, in the servers file's order, which is that of seniority as well: the first one coordinates."""
+    """`nodes`: in the servers file's order."""
 
     def __init__(self, directory: Path, count: int, options: Sequence[str]) -> None:
         self.network = Network(count)
@@ -68,11 +76,14 @@ class Lab:
         )
         self.nodes = [LabNode(host, servers, options) for host in machines]
 
-    def start(self, *nodes: LabNode) -> None:
-        """Start these, or all, and wait until they are one whole cluster."""
+    def start(self, *nodes: LabNode) -> list[LabNode]:
+        """Start these, or all, and wait until they are one whole cluster. In order of seniority: the first one
+        coordinates."""
         for node in nodes or self.nodes:
             node.start()
         self.await_whole(nodes or self.nodes)
+        seniority = [row[0] for row in (nodes or self.nodes)[0].status()["members"]]
+        return sorted(nodes or self.nodes, key=lambda node: seniority.index(node.name))
 
     def await_whole(self, nodes: Sequence[LabNode] = (), deadline_s: float = WHOLE_S) -> float:
         """Wait until these, or all, are one cluster in which every slot is where it is wanted; how long that took (s).
@@ -111,12 +122,15 @@ class Lab:
         place = [row[0] for row in status["members"]].index(node.name)
         return {slot for slot, letter in enumerate(status["primaries"]) if _ALPHABET.find(letter) == place}
 
-    def holders(self, slot: int) -> list[LabNode]:
-        """Those that hold the slot, primary first, as the first node's status page says."""
+    def holders(self) -> list[tuple[str, ...]]:
+        """By slot: the names of those that hold it, primary first, as the first node sees it."""
         told = json.loads(fetch(self.nodes[0], "/status.json")[1])
-        places = [told["slots"]["primary"][slot], *told["slots"]["backups"][slot]]
-        names = [told["members"][place]["address"] for place in places]
-        return [node for name in names for node in self.nodes if node.name == name]
+        names = [member["address"] for member in told["members"]]
+        slots = zip(told["slots"]["primary"], told["slots"]["backups"], strict=True)
+        return [tuple(names[place] for place in (primary, *backups)) for primary, backups in slots]
+
+    def named(self, name: str) -> LabNode:
+        return next(node for node in self.nodes if node.name == name)
 
     def close(self) -> None:
         self.network.mend()

@@ -176,6 +176,7 @@ class Cable:
         self._air.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
+        """Deliver what has waited."""
         assert self._air is not None
         self._air.send_signal(signal.SIGCONT)
 
@@ -192,6 +193,7 @@ class Cable:
             self._air = None
 
     def _add(self, action: str, only: str, source: Host | None) -> None:
+        assert source in (None, *self._ends), "no end of this cable"
         protocol = f" ipproto {only}" if only else ""
         self._apply(
             f"prio {_FAULTS} iif {near.leg} to {far.address}{protocol} {action}"

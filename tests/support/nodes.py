@@ -49,10 +49,17 @@ def run_python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]
 
 
 def ask(
-    port: int, command: int, *, patience_s: float = ANSWER_S, host: str = HOST, **fields: object
+    port: int,
+    command: int,
+    *,
+    patience_s: float = ANSWER_S,
+    host: str = HOST,
+    message_id: bytes = b"",
+    **fields: object,
 ) -> KVResponse | None:
-    """What the node there answers to one request, tried once; None when nothing has come in time."""
-    message_id = os.urandom(16)
+    """What the node there answers to one request, tried once; None when nothing has come in time. `message_id`: empty:
+    a fresh one."""
+    message_id = message_id or os.urandom(16)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(patience_s)
         sock.connect((host, port))
@@ -86,9 +93,11 @@ class Node(nodes.NodeProcess):
         sock.connect((self.host, self.port))
         return sock
 
-    def ask(self, command: int, *, patience_s: float = ANSWER_S, **fields: object) -> KVResponse | None:
+    def ask(
+        self, command: int, *, patience_s: float = ANSWER_S, message_id: bytes = b"", **fields: object
+    ) -> KVResponse | None:
         """One request, one try; None when there is no answer."""
-        return ask(self.port, command, patience_s=patience_s, host=self.host, **fields)
+        return ask(self.port, command, patience_s=patience_s, host=self.host, message_id=message_id, **fields)
 
     def code(self, command: int, **fields: object) -> int:
         """The errCode of the answer, which must come."""

@@ -80,6 +80,7 @@ class Traffic:
         for client in self._clients:
             self._selector.register(client.socket, selectors.EVENT_READ, client)
         self._is_ending = False
+        self._is_broken_off = False  # the block has failed: what becomes of requests under way is of no interest
         self._answers = threading.Semaphore(0)  # one more for each answer
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -91,6 +92,7 @@ class Traffic:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_ending = True
+        self._is_broken_off = kind is not None
         self._thread.join(30.0)
         for client in self._clients:
             client.socket.close()
@@ -109,7 +111,7 @@ class Traffic:
             assert self._answers.acquire(timeout=DEADLINE_S), f"nothing is answered any more: {self.counts}"
 
     def _run(self) -> None:
-        while True:
+        while not self._is_broken_off:
             now = time.monotonic()
             under_way = False
             for client in self._clients:

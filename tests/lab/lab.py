@@ -164,40 +164,45 @@ def key_of(slot: int, word: str = "probe") -> bytes:
 class Probes:
     """Reads and writes of one key for each slot, each sent to one of `nodes`, until all are answered."""
 
-    def __init__(self, nodes: Sequence[LabNode], slots: Sequence[int] = range(SLOT_COUNT)) -> None:
+    def __init__(self, nodes: Sequence[LabNode]) -> None:
         self._servers = [(node.host, node.port) for node in nodes]
-        self._keys = {slot: key_of(slot) for slot in slots}
+        self._keys = {slot: key_of(slot) for slot in range(SLOT_COUNT)}
+        self._waiting = {(command, slot) for command in (GET, PUT) for slot in range(SLOT_COUNT)}
+        self._asked: dict[bytes, tuple[int, int]] = {}
 
     def served_after(self, moment: float, deadline_s: float = SERVED_S) -> float:
         """Ask for reads and writes of all slots, again and again, until each was answered once; how long after
         `moment` (time.monotonic) the last one was. AssertionError: not within `deadline_s` after it."""
-        waiting = {(command, slot) for command in (GET, PUT) for slot in self._keys}
-        asked: dict[bytes, tuple[int, int]] = {}
+        self._run(moment + deadline_s)
+        reads, writes = (sum(1 for one, _ in self._waiting if one == command) for command in (GET, PUT))
+        assert not self._waiting, f"not within {deadline_s:g} s: {reads} slots take no reads, {writes} no writes"
+        return time.monotonic() - moment
+
+    def served_within(self, seconds: float) -> int:
+        """How many of the reads and writes are answered in this time."""
+        before = len(self._waiting)
+        self._run(time.monotonic() + seconds)
+        return before - len(self._waiting)
+
+    def _run(self, deadline: float) -> None:
         next_s = 0.0
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             sock.setblocking(False)
-            while waiting:
-                now = time.monotonic()
-                assert now < moment + deadline_s, self._complaint(waiting, deadline_s)
+            while self._waiting and (now := time.monotonic()) < deadline:
                 if now >= next_s:
                     next_s = now + _AGAIN_S
-                    for command, slot in waiting:
-                        self._ask(sock, command, slot, asked)
+                    for command, slot in self._waiting:
+                        self._ask(sock, command, slot)
                 if select.select([sock], [], [], _AGAIN_S / 10)[0]:
                     message_id, response = codec.decode_response(sock.recv(65536))
                     if response.errCode in (NO_ERR, KEY_DNE_ERR):
-                        waiting.discard(asked[message_id])
-        return time.monotonic() - moment
+                        self._waiting.discard(self._asked[message_id])
 
-    def _ask(self, sock: socket.socket, command: int, slot: int, asked: dict[bytes, tuple[int, int]]) -> None:
+    def _ask(self, sock: socket.socket, command: int, slot: int) -> None:
         message_id = os.urandom(16)
-        asked[message_id] = (command, slot)
+        self._asked[message_id] = (command, slot)
         request = KVRequest(command=command, key=self._keys[slot])
         if command == PUT:
             request.value = b"probed"
         sock.sendto(codec.encode_request(message_id, request), random.choice(self._servers))
-
-    def _complaint(self, waiting: set[tuple[int, int]], deadline_s: float) -> str:
-        reads, writes = (sum(1 for one, _ in waiting if one == command) for command in (GET, PUT))
-        return f"not within {deadline_s:g} s: of {len(self._keys)} slots {reads} take no reads, {writes} no writes"

@@ -16,7 +16,8 @@ from typing import Final, Literal
 from tests.lab.namespaces import Namespace
 from tests.support.nodes import REPOSITORY
 
-_FAULTS, _AIR, _ICMP = 100, 200, 50  # priorities of the rules: the first that fits decides
+# Priorities of the rules: the first that fits decides.
+_ICMP, _CUTS, _FAULTS, _AIR = 50, 80, 100, 200
 _REFUSING = 77  # table of the way to the host that refuses everything
 _ESTABLISHED: Final = "01"  # in /proc/net/tcp
 
@@ -195,8 +196,9 @@ class Cable:
     def _add(self, action: str, only: str, source: Host | None) -> None:
         assert source in (None, *self._ends), "no end of this cable"
         protocol = f" ipproto {only}" if only else ""
+        priority = _CUTS if action == "blackhole" else _FAULTS
         self._apply(
-            f"prio {_FAULTS} iif {near.leg} to {far.address}{protocol} {action}"
+            f"prio {priority} iif {near.leg} to {far.address}{protocol} {action}"
             for near, far in (self._ends, self._ends[::-1])
             if source in (None, near)
         )

@@ -66,12 +66,13 @@ class Traffic:
         keys: int = 200,
         slots: Container[int] = range(SLOT_COUNT),
         seed: int = 1,
+        name: str = "key",
     ) -> None:
-        """`slots`: the keys are of these."""
+        """`slots`: the keys are of these. `name`: they begin with it; nothing may be stored under them yet."""
         print(f"traffic: seed {seed}")
         self._rng = random.Random(seed)
         self._servers = [(node.host, node.port) for node in nodes]
-        self.keys = list(islice((key for n in count() if slot_of(key := b"key %d" % n) in slots), keys))
+        self.keys = list(islice((key for n in count() if slot_of(key := f"{name} {n}".encode()) in slots), keys))
         self.histories: dict[bytes, list[Operation]] = {key: [] for key in self.keys}
         self.counts: Counter[str] = Counter()
         self.acknowledged: list[tuple[float, float, int]] = []  # writes: called, returned, slot
@@ -146,7 +147,7 @@ class Traffic:
     def _try(self, client: _Client, now: float) -> None:
         if client.tries == len(CLIENT_TIMEOUTS_MS):
             self.counts["unanswered"] += 1
-            self._note(client, None, None, float("inf"))
+            self._note(client, None, client.value, float("inf"))
             return
         if client.tries:
             self.counts["retries"] += 1

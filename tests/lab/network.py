@@ -177,9 +177,9 @@ class Cable:
         self._air.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Deliver what has waited."""
-        assert self._air is not None
-        self._air.send_signal(signal.SIGCONT)
+        """Deliver what has waited since `stall`, unless the cable has been mended."""
+        if self._air is not None:
+            self._air.send_signal(signal.SIGCONT)
 
     def mend(self) -> None:
         """As new. What a stalled cable holds is lost."""

@@ -36,6 +36,7 @@ class Nemesis:
         self._undo = ExitStack()
         self._dead: list[LabNode] = []
         self._paused: list[LabNode] = []
+        self._starved: set[int] = set()  # by pid
 
     def _all(self) -> tuple[Callable[[LabNode, Cable], None], ...]:
         on_the_way = (self.cut, self.cut_one_way, self.isolate, self.refuse, self.forget_flows, self.reject)
@@ -57,7 +58,7 @@ class Nemesis:
             node.resume()
         for node in self._dead:
             node.start()
-        self._dead, self._paused = [], []
+        self._dead, self._paused, self._starved = [], [], set()
 
     # Faults. Each is about a node, or about a cable of it.
 
@@ -112,7 +113,8 @@ class Nemesis:
             node.pause()
 
     def starve(self, node: LabNode, cable: Cable) -> None:
-        if not shares.why_not() and node not in self._dead:
+        if not shares.why_not() and node not in self._dead and node.process.pid not in self._starved:
+            self._starved.add(node.process.pid)
             self._undo.enter_context(shares.share(node.process.pid, 0.1))
 
 

@@ -8,9 +8,8 @@ import pytest
 
 from app.client import Client
 from tests.integration.traffic import Traffic
-from tests.lab.conftest import Tell
+from tests.lab.conftest import Tell, broken
 from tests.lab.lab import Lab, Probes, lab
-from tests.lab.test_seen import broken
 from tests.support.polling import poll
 
 

@@ -15,7 +15,7 @@ from app.cluster.slots import rebalance
 from app.wire.protocol import GET, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PUT, WIPEOUT, slot_of
 from tests.integration.traffic import Traffic
 from tests.lab import shares
-from tests.lab.conftest import Tell
+from tests.lab.conftest import Tell, broken
 from tests.lab.flood import Flood
 from tests.lab.lab import Lab, LabNode, Probes, key_of, lab
 from tests.support.polling import poll
@@ -24,11 +24,6 @@ from tests.support.polling import poll
 FORGOTTEN_S: Final = 12.5
 # Longer than today's nodes wait for silent servers before they go on without.
 PATIENCE_S: Final = 32.0
-
-
-def broken(promise: str) -> pytest.MarkDecorator:
-    """Today's design breaks this promise, each time."""
-    return pytest.mark.xfail(strict=True, reason=promise)
 
 
 def value(node: LabNode, key: bytes) -> bytes | None:

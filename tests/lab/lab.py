@@ -33,7 +33,6 @@ WHOLE_S: Final = 15.0
 _FIRST_PORT: Final = 3331
 _HTTP_PORT: Final = 9331
 _AGAIN_S: Final = 0.1  # between two tries of a probe that is not answered
-_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 class LabNode(Node):
@@ -100,9 +99,6 @@ class Lab:
         pairs = combinations(self.nodes, 2)
         return [self.cable(a, b) for a, b in pairs if not nodes or (a in nodes) != (b in nodes)]
 
-    def clients_cable(self, node: LabNode) -> Cable:
-        return self.network.cable(self.clients, node.machine)
-
     def kv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run tools/kv.py on the clients' host."""
         return subprocess.run(
@@ -117,10 +113,8 @@ class Lab:
         )
 
     def led_by(self, node: LabNode) -> set[int]:
-        """The slots whose primary it is, by its own word."""
-        status = node.status()
-        place = [row[0] for row in status["members"]].index(node.name)
-        return {slot for slot, letter in enumerate(status["primaries"]) if _ALPHABET.find(letter) == place}
+        """The slots whose primary it is."""
+        return {slot for slot, holders in enumerate(self.holders()) if holders[0] == node.name}
 
     def holders(self) -> list[tuple[str, ...]]:
         """By slot: the names of those that hold it, primary first, as the first node sees it."""

@@ -53,6 +53,7 @@ def test_a_node_that_is_cut_off_says_so(tmp_path: Path) -> None:
         for cable in here.cables(c):
             cable.cut()
         poll(lambda: not c.is_ready(), TOLD_S)
+        assert not Probes([c]).served_within(1.0)
         poll(lambda: complaints(c, a.name) and complaints(c, b.name) and complaints(a, c.name), TOLD_S)
         assert here.kv("-s", c.name, "wait-ready", "--timeout", "0", "--given-only").returncode == 4
 

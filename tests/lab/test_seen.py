@@ -245,16 +245,7 @@ def test_a_flooded_node_is_of_use_and_is_not_taken_for_dead(tmp_path: Path, tell
         assert flooded > 0.7 * top
 
 
-# One bad cable, a dead flow, TCP blocked.
-
-
-@broken("every slot with a reachable holder is served: two members that lack each other stay members")
-def test_one_bad_cable(tmp_path: Path, tell: Tell) -> None:
-    with lab(tmp_path, 3) as here:
-        _, b, c = here.start()
-        cut = time.monotonic()
-        here.cable(b, c).cut()
-        tell(f"one bad cable: all slots served after {Probes(here.nodes).served_after(cut):.2f} s")
+# One bad cable, a dead flow: see test_networks.py.
 
 
 @broken("status tells what is served: all alive, every slot where it is wanted, while no write succeeds")
@@ -265,25 +256,6 @@ def test_one_bad_cable_is_told(tmp_path: Path) -> None:
         time.sleep(3.0)
         done = here.kv("-s", b.name, "wait-ready", "--members", "3", "--timeout", "0")
         assert done.returncode != 0, done.stdout
-
-
-@broken("every slot with a reachable holder is served: a flow that a router has forgotten is not given up")
-def test_a_dead_flow(tmp_path: Path, tell: Tell) -> None:
-    with lab(tmp_path, 3) as here:
-        _, b, c = here.start()
-        cut = time.monotonic()
-        here.cable(b, c).forget_flows()
-        tell(f"a dead flow: all slots served after {Probes(here.nodes).served_after(cut):.2f} s")
-
-
-@broken("every slot with a reachable holder is served: a member that no stream reaches stays one")
-def test_tcp_is_blocked_to_one_node(tmp_path: Path, tell: Tell) -> None:
-    with lab(tmp_path, 3) as here:
-        _, _, c = here.start()
-        cut = time.monotonic()
-        for cable in here.cables(c):
-            cable.cut("tcp")
-        tell(f"TCP blocked to one of three: all slots served after {Probes(here.nodes[:2]).served_after(cut):.2f} s")
 
 
 @broken("says ready only if it serves: TCP is blocked from the start, and no write ever succeeds")

@@ -84,7 +84,7 @@ def test_the_coordinator_is_cut_off(tmp_path: Path, tell: Tell) -> None:
 def serves_on(
     here: Lab, asked: list[LabNode], fault: Callable[[], object], mend: Callable[[], object], tell: Tell
 ) -> None:
-    """All slots are served again soon after the fault, and while it lasts; soon after it ends all are one whole cluster;
+    """All slots are served again soon after the fault, and while it lasts; soon after its end all are one cluster;
     what clients saw in all that time is linearizable."""
     with Traffic(here.nodes) as traffic:
         traffic.go_on(300)

@@ -30,5 +30,5 @@ iptables, nftables, netem.
 - nemesis.py: random faults of network and processes under load: `python -m tests.lab --minutes 10 --seed 1`.
 
 A scenario that fails today is a strict expected failure that names the promise broken. What an idle machine keeps in
-2 s is held to 5 s here: machines are busy. The times seen are printed.
+2 s is held to 8 s here: machines are busy. The times seen are printed.
 """

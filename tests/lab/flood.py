@@ -19,13 +19,16 @@ _STEP_S: Final = 0.002
 
 
 class Flood:
-    """`with Flood(node, keys, rate=5000) as flood:` half reads, half writes, so many a second whatever becomes of them;
-    with `window` instead: so many at a time are unanswered."""
+    """`with Flood(node, keys, rate=5000) as flood:` half writes, half reads, so many a second whatever becomes of them;
+    with `window` instead: so many at a time are unanswered. Without `writes`: reads only."""
 
-    def __init__(self, node: LabNode, keys: Sequence[bytes], *, rate: float = inf, window: float = inf) -> None:
+    def __init__(
+        self, node: LabNode, keys: Sequence[bytes], *, rate: float = inf, window: float = inf, writes: bool = True
+    ) -> None:
         self._keys = keys
         self._rate = rate
         self._window = window
+        self._writes = writes
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._socket.connect((node.host, node.port))
@@ -66,7 +69,7 @@ class Flood:
         self._number += 1
         message_id = self._number.to_bytes(16, "big")
         key = self._keys[self._number // 2 % len(self._keys)]
-        if self._number % 2:
+        if self._writes and self._number % 2:
             request = KVRequest(command=PUT, key=key, value=message_id)
         else:
             request = KVRequest(command=GET, key=key)

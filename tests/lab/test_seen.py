@@ -271,6 +271,23 @@ def test_tcp_is_blocked_from_the_start(tmp_path: Path) -> None:
         assert not any(node.is_ready() for node in here.nodes)
 
 
+@broken("what waits is bounded in bytes: reads of keys whose writes wait for a copy take 136 MiB of 128")
+def test_reads_that_wait_for_a_bad_cable_are_bounded(tmp_path: Path, tell: Tell) -> None:
+    with lab(tmp_path, 3) as here:
+        a, b, c = here.start()
+        with Client([a.name]) as client:
+            client.put_many({b"key %d" % n: bytes(10_000) for n in range(12_000)})
+        keys = [key_of(slot) for slot in here.led_by(b)][:40]
+        here.cable(b, c).cut()
+        for key in keys:
+            b.ask(PUT, key=key, value=bytes(10_000), patience_s=0.001)
+        with Flood(b, keys, rate=5000, writes=False) as flood:
+            flood.useful_rate(4.0)
+        peak_mib = b.status_field_bytes("VmHWM") / (1 << 20)
+        tell(f"reads that wait: a peak of {peak_mib:.1f} of 128 MiB")
+        assert peak_mib <= 128
+
+
 # What is remembered, and what has no room.
 
 

@@ -60,6 +60,12 @@ PATHS ?= app
 mutants: $(DEV_READY)  ## would the tests notice a change? make mutants [SEED=n] [COUNT=120] [PATHS="app/peers app/client"]
 	$(BIN)/python -m tests.mutants $(if $(SEED),--seed $(SEED)) --count $(COUNT) $(ARGS) $(PATHS)
 
+.PHONY: lab
+MINUTES ?= 1
+
+lab: $(DEV_READY)  ## real nodes on a network that breaks, as root: make lab [MINUTES=10] [SEED=n]
+	$(BIN)/python -m tests.lab --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/ and tools/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -48,11 +48,18 @@ class NodeProcess:
     """One node's process, started anew as often as wanted; its log is a file beside the servers file."""
 
     def __init__(
-        self, port: int, servers: Path, options: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+        self,
+        port: int,
+        servers: Path,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] = os.environ,
+        host: str = HOST,
     ) -> None:
-        """`environment`: all that the process gets; it may be changed in `self.environment` before a start."""
+        """`environment`: all that the process gets; it may be changed in `self.environment` before a start. `host`: as
+        the servers file has it."""
+        self.host = host
         self.port = port
-        self.name = f"{HOST}:{port}"
+        self.name = f"{host}:{port}"
         self.log_path = servers.with_name(f"{port}.log")
         self.environment = dict(environment)
         self._servers = servers
@@ -143,9 +150,9 @@ def running(ports: Sequence[int], options: Sequence[str] = ()) -> Iterator[list[
                 node.close()
 
 
-def await_ready(nodes: Sequence[NodeProcess]) -> None:
-    """Wait until all are members of one whole cluster. NotReady."""
-    deadline = time.monotonic() + READY_S
+def await_ready(nodes: Sequence[NodeProcess], ready_s: float = READY_S) -> None:
+    """Wait until all are members of one whole cluster. NotReady after `ready_s`, or when one has ended."""
+    deadline = time.monotonic() + ready_s
     with Fleet([node.name for node in nodes], given_only=True) as fleet:
         while missing := faults(fleet.survey(), len(nodes)):
             for node in nodes:
@@ -153,7 +160,7 @@ def await_ready(nodes: Sequence[NodeProcess]) -> None:
                     last = node.log.strip().rpartition("\n")[2]
                     raise NotReady(f"{node.name} has ended with status {node.process.returncode}: {last}")
             if time.monotonic() > deadline:
-                raise NotReady(f"not ready within {READY_S:g} s: {missing[0]}")
+                raise NotReady(f"not ready within {ready_s:g} s: {missing[0]}")
             time.sleep(_POLL_S)
 
 

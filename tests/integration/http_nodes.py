@@ -16,7 +16,7 @@ START_S = 20.0
 
 
 def url(node: Node, path: str = "/") -> str:
-    return f"http://127.0.0.1:{node.environment['KV_HTTP']}{path}"
+    return f"http://{node.host}:{node.environment['KV_HTTP']}{path}"
 
 
 def fetch(node: Node, path: str) -> tuple[int, bytes]:

@@ -41,7 +41,7 @@ class _Client:
     def __init__(self, number: int) -> None:
         self.number = number
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind(("", 0))
         self.socket.setblocking(False)
         self.writes = 0
         self.message_id = b""
@@ -66,12 +66,13 @@ class Traffic:
         keys: int = 200,
         slots: Container[int] = range(SLOT_COUNT),
         seed: int = 1,
+        name: str = "key",
     ) -> None:
-        """`slots`: the keys are of these."""
+        """`slots`: the keys are of these. `name`: they begin with it; nothing may be stored under them yet."""
         print(f"traffic: seed {seed}")
         self._rng = random.Random(seed)
-        self._ports = [node.port for node in nodes]
-        self.keys = list(islice((key for n in count() if slot_of(key := b"key %d" % n) in slots), keys))
+        self._servers = [(node.host, node.port) for node in nodes]
+        self.keys = list(islice((key for n in count() if slot_of(key := f"{name} {n}".encode()) in slots), keys))
         self.histories: dict[bytes, list[Operation]] = {key: [] for key in self.keys}
         self.counts: Counter[str] = Counter()
         self.acknowledged: list[tuple[float, float, int]] = []  # writes: called, returned, slot
@@ -80,6 +81,7 @@ class Traffic:
         for client in self._clients:
             self._selector.register(client.socket, selectors.EVENT_READ, client)
         self._is_ending = False
+        self._is_broken_off = False  # the block has failed: what becomes of requests under way is of no interest
         self._answers = threading.Semaphore(0)  # one more for each answer
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -91,6 +93,7 @@ class Traffic:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_ending = True
+        self._is_broken_off = kind is not None
         self._thread.join(30.0)
         for client in self._clients:
             client.socket.close()
@@ -99,7 +102,7 @@ class Traffic:
 
     def ask(self, nodes: Sequence[Node]) -> None:
         """Further tries go to these nodes only."""
-        self._ports = [node.port for node in nodes]
+        self._servers = [(node.host, node.port) for node in nodes]
 
     def go_on(self, answers: int) -> None:
         """Wait until so many more requests have been answered."""
@@ -109,7 +112,7 @@ class Traffic:
             assert self._answers.acquire(timeout=DEADLINE_S), f"nothing is answered any more: {self.counts}"
 
     def _run(self) -> None:
-        while True:
+        while not self._is_broken_off:
             now = time.monotonic()
             under_way = False
             for client in self._clients:
@@ -144,16 +147,16 @@ class Traffic:
     def _try(self, client: _Client, now: float) -> None:
         if client.tries == len(CLIENT_TIMEOUTS_MS):
             self.counts["unanswered"] += 1
-            self._note(client, None, None, float("inf"))
+            self._note(client, None, client.value, float("inf"))
             return
         if client.tries:
             self.counts["retries"] += 1
         client.next_s = now + CLIENT_TIMEOUTS_MS[client.tries] / 1000
         client.server = (
-            (client.server + 1) % len(self._ports) if client.tries else self._rng.randrange(len(self._ports))
+            (client.server + 1) % len(self._servers) if client.tries else self._rng.randrange(len(self._servers))
         )
         client.tries += 1
-        client.socket.sendto(client.datagram, ("127.0.0.1", self._ports[client.server]))
+        client.socket.sendto(client.datagram, self._servers[client.server])
 
     def _receive(self, client: _Client) -> None:
         try:

@@ -48,12 +48,21 @@ def run_python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def ask(port: int, command: int, *, patience_s: float = ANSWER_S, **fields: object) -> KVResponse | None:
-    """What the node there answers to one request, tried once; None when nothing has come in time."""
-    message_id = os.urandom(16)
+def ask(
+    port: int,
+    command: int,
+    *,
+    patience_s: float = ANSWER_S,
+    host: str = HOST,
+    message_id: bytes = b"",
+    **fields: object,
+) -> KVResponse | None:
+    """What the node there answers to one request, tried once; None when nothing has come in time. `message_id`: empty:
+    a fresh one."""
+    message_id = message_id or os.urandom(16)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(patience_s)
-        sock.connect((HOST, port))
+        sock.connect((host, port))
         try:
             sock.send(codec.encode_request(message_id, KVRequest(command=command, **fields)))  # type: ignore[arg-type]
             answered, response = codec.decode_response(sock.recv(65_535))
@@ -67,21 +76,28 @@ class Node(nodes.NodeProcess):
     """One node's process; started anew as often as wanted."""
 
     def __init__(
-        self, port: int, servers: Path, options: Sequence[str] = (), more: Mapping[str, str] | None = None
+        self,
+        port: int,
+        servers: Path,
+        options: Sequence[str] = (),
+        more: Mapping[str, str] | None = None,
+        host: str = HOST,
     ) -> None:
         """`more`: environment variables."""
-        super().__init__(port, servers, options, environment() | dict(more or {}))
+        super().__init__(port, servers, options, environment() | dict(more or {}), host)
 
     def socket(self, timeout_s: float = DEADLINE_S) -> socket.socket:
         """A UDP socket that is connected to the node."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.settimeout(timeout_s)
-        sock.connect((HOST, self.port))
+        sock.connect((self.host, self.port))
         return sock
 
-    def ask(self, command: int, *, patience_s: float = ANSWER_S, **fields: object) -> KVResponse | None:
+    def ask(
+        self, command: int, *, patience_s: float = ANSWER_S, message_id: bytes = b"", **fields: object
+    ) -> KVResponse | None:
         """One request, one try; None when there is no answer."""
-        return ask(self.port, command, patience_s=patience_s, **fields)
+        return ask(self.port, command, patience_s=patience_s, host=self.host, message_id=message_id, **fields)
 
     def code(self, command: int, **fields: object) -> int:
         """The errCode of the answer, which must come."""

@@ -88,6 +88,7 @@ LABELLED: Final[Mapping[str, tuple[str, str, str]]] = {
     "cluster_refused_": ("kv_cluster_refused", "reason", "Datagrams about membership from who is no peer."),
     "cluster_dropped_": ("kv_cluster_dropped", "reason", "Datagrams of peers that are of no use."),
     "cluster_datagrams_": ("kv_cluster_datagrams", "direction", "Datagrams about membership, by direction."),
+    "cluster_frames_": ("kv_cluster_frames", "direction", "Large messages about membership, by link, by direction."),
     "links_refused_": ("kv_links_refused", "reason", "Connections between nodes that were refused."),
     "links_bytes_": ("kv_links_bytes", "direction", "Bytes over links between nodes, by direction."),
 }

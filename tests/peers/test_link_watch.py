@@ -104,7 +104,7 @@ def test_who_is_no_member_any_more_is_forgotten(watched: Watched) -> None:
 
 
 def refuse(watched: Watched, incarnation: int = 5) -> None:
-    watched.watch.note(LinkRefused(B, incarnation), watched.now_s)
+    watched.watch.note(LinkRefused(B, incarnation, False), watched.now_s)
 
 
 def test_a_refusal_by_a_process_that_is_heard_afterwards_is_told(watched: Watched) -> None:

@@ -659,8 +659,7 @@ def test_slots_take_writes_while_all_their_copies_take_part(net: Net) -> None:
     net.cut("a", "b")
     assert a.led_slots() == (0, 0)
     assert not a.linked
-    net["a"].dialled_link_up("b")
-    net["b"].dialled_link_up("a")
+    net.link("a", "b")
     net.deliver()
     assert a.led_slots() == (mine, mine)
 

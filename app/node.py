@@ -20,6 +20,7 @@ from app.cluster.events import Event, Status
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
 from app.cluster.replication.frames import KINDS
+from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
@@ -68,6 +69,8 @@ _TRIM_S: Final = 2.0
 # Entries of wiped slots that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
 _DRAIN_STEPS: Final = 10_000
 _DRAIN_TURN: Final = 500
+# Of so much memory one more recent write is kept for repairs, up to RECENT_MAX at 128 MiB: 3.7 % of it.
+_MEMORY_PER_RECENT_BYTES: Final = 8192
 # A second signal so soon after the first says nothing new: the same wish may come to the process and to its group.
 _SAME_SIGNAL_S: Final = 1.0
 
@@ -181,6 +184,7 @@ class Node:
             mutations,
             backlog_max_bytes=self.links.queue_max_bytes // 4,  # the rest is for chunks, requests and answers
             queued_bytes=self.links.queued_bytes,
+            recent_max=min(RECENT_MAX, options.max_memory_bytes // _MEMORY_PER_RECENT_BYTES),
         )
         self.view_log = ViewLog()
 

@@ -65,6 +65,7 @@ PLAIN: Final[Mapping[str, tuple[type[Metric], str, str]]] = {
     "peak_resident_bytes": (_GAUGE, "kv_memory_peak_bytes", "Peak resident memory of the process (VmHWM)."),
     # copies
     "copies_slots_led": (_GAUGE, "kv_copies_slots_led", "Slots that this node orders the writes of."),
+    "copies_waiting_for_room": (_GAUGE, "kv_copies_waiting_for_room", "Slots to be held that there is no room for."),
     "copies_writes_in_flight": (_GAUGE, "kv_copies_writes_in_flight", "Writes that not all copies have yet."),
     # membership
     "cluster_members": (_GAUGE, "kv_cluster_members", "Live members as this node sees them."),

@@ -129,6 +129,7 @@ class Checks:
                 if route == SELF and not core.served >> slot & 1:
                     raise Violation(f"slot {slot} is open at {process.address}, which may not serve it")
         self._bounds(process)
+        self._holders_are_whole(process)
 
     def _serves(self, process: "Process", serving: tuple[int, float]) -> None:
         self._serving[process] = serving
@@ -159,6 +160,17 @@ class Checks:
         follower = node.replication._follower
         if follower.staged_bytes > follower.staging_max_bytes + 65536:
             raise Violation(f"{process.address} has gathered {follower.staged_bytes} bytes beside its copies")
+
+    def _holders_are_whole(self, process: "Process") -> None:
+        """Whoever the view names a holder has a whole copy, or has said that it has not."""
+        replication = process.node.replication
+        shared = replication._shared
+        if shared.view is None or None not in shared.positions:
+            return
+        said = replication._follower._lost | replication._primary.lost
+        for slot in self._cluster.slots - said:
+            if shared.positions[slot] is None and shared.holds(slot):
+                raise Violation(f"slot {slot}: {process.address} is named a holder, and holds a part")
 
     # At every answer.
 

@@ -167,7 +167,7 @@ class Ledger:
         chapter = self._chapter(process, slot, session.term)
         if chapter is None:
             raise Violation(f"slot {slot}: {process.address} was given what nobody leads")
-        ids, entries = chapter.up_to(session.seq)
+        ids, entries = chapter.up_to(session.position[1])
         store = process.node.store
         held = contents.entries(store, slot)
         if not held.items() <= entries.items() or (self._exact and held != entries):

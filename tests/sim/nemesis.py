@@ -23,7 +23,6 @@ MAJORITY_FAULTS: Final = ("restart_most", "crash_most")
 FAULTS: Final = (
     "crash",
     "crash_two",
-    "crash_giver",
     "bounce",
     "lose_power",
     "pause",
@@ -40,6 +39,7 @@ FAULTS: Final = (
     "run_out_of_descriptors",
     "babble",
     "refuse",
+    "crash_giver",
 )
 
 
@@ -145,22 +145,23 @@ class Nemesis:
         self._later(self._rng.uniform(0.05, 0.6), self.crash)
 
     def crash_giver(self) -> None:
-        """One that gives another node a slot, so that part of it is there; rather one that the view counts on."""
-        givers: dict[bool, set[str]] = {True: set(), False: set()}
+        """One that gives a slot to a node that the view counts on, when part of it is there."""
+        self._crash_giver(tries=50)
+
+    def _crash_giver(self, tries: int) -> None:
+        givers: set[str] = set()
         for process in self._cluster.processes():
             replication = process.node.replication
             for slot, session in replication._follower.sessions.items():
-                if not session.is_whole:
-                    givers[replication._shared.holds(slot)].add(session.primary)
-        hosts = [
-            host
-            for host in self._cluster.hosts
-            if host.address in (givers[True] or givers[False]) and self._spares(host)
-        ]
+                if not session.is_whole and replication._shared.holds(slot):
+                    givers.add(session.primary)
+        hosts = [host for host in self._cluster.hosts if host.address in givers and self._spares(host)]
         if hosts:
             host = self._rng.choice(hosts)
             self._end(host)
             self._later(self._for_a_while(), self._cluster.start, host)
+        elif tries:
+            self._later(0.02, self._crash_giver, tries - 1)
 
     def bounce(self) -> None:
         """A restart faster than any timeout."""

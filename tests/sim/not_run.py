@@ -17,6 +17,7 @@ SYSTEM: Final = "what the system says on no path that is simulated: tests/peers/
 NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/requests/commands.py": {
         RARE: [
+            "return self._answer.refusal(request, command, message_id, id_crc, EXPIRED_WAIT_MS)",
             "super().__init__()",
             "self.reply = reply",
             "return self._turn.routes[slot] == SELF and (command == GET or self._followed[slot] is None)",
@@ -72,6 +73,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/peers/addresses.py": {
+        RARE: [
+            "return self._addresses[peer]",
+        ],
         IPV6: [
             "if server.family == socket.AF_INET:",
             "host = _MAPPED + socket.inet_aton(server.address)",
@@ -120,6 +124,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/peers/links.py": {
         RARE: [
+            '_faults.debug("dial_failed", peer=peer, error=error)',
             "links.full += 1",
             "return False",
             "links.full += len(bodies)",
@@ -183,6 +188,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "fields |= {f\"cluster_dropped_{reason.replace(' ', '_')}\": count for reason, count in sorted(dropped.items())}",
         ],
     },
+    "app/cluster/membership/agreement.py": {
+        RARE: [
+            "return False",
+        ],
+    },
     "app/cluster/membership/bootstrap.py": {
         RARE: [
             "return all(self._is_gone(member) for member in view.members)",
@@ -195,6 +205,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/coordinator.py": {
         RARE: [
+            "self._give_way(message.accepted_ballot)",
+            "state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)",
             "since = max(state.of(coordinator).died_at, state.installed_at)",
             "return state.now >= since + timing.LAPSE_S",
             "proposal.found = None",

@@ -55,6 +55,7 @@ def draw(seed: int) -> Plan:
     rng = Random(seed ^ 0x5EED)
     busy = rng.random() < 0.2
     pressure = rng.random() < 0.3
+    giving = Random(seed ^ 0xC0B1E5)  # how slots are given; of its own, so that the other options stay as they were
     # Nodes see how old a request is from when it came on. Clients' datagrams must not be late by more than the replies
     # are remembered: either all is fast and replies are forgotten soon, or much is slow and they are kept for long.
     slow = rng.random() < 0.5
@@ -72,6 +73,8 @@ def draw(seed: int) -> Plan:
         turn_s=0.01 if busy else rng.choice((0.0, 0.0005)),
         stop_share=rng.choice((0.0, 0.0, 0.0001)),
         stop_s=rng.choice((0.1, 0.7, 2.0)),
+        staging_bytes=giving.choice(((0, 0), (0, 0), (300, 600), (3000, 6000), (20_000, 40_000))),
+        transfer_bytes=giving.choice(((0, 0), (0, 0), (400_000, 2000), (2_000_000, 500))),
         send_fails=rng.choice((0.0, 0.0, 0.01)),
         clock_set_back=rng.choice((0.0, 0.0, 0.3)),
         extra={

@@ -12,6 +12,7 @@ from app.cluster.replication.core import Replication
 from app.cluster.replication.follower import Follower
 from app.cluster.replication.led import Led
 from app.cluster.replication.primary import Primary
+from app.cluster.replication.recent import Past
 from app.cluster.replication.state import Shared
 from app.front.front import Front
 from app.peers import links
@@ -20,6 +21,7 @@ from app.requests.commands import Commands
 from app.requests.turn import Turn
 from app.storage import mutate
 from app.storage.mutate import NOTE
+from app.storage.replies import ReplyMemory
 from app.wire.protocol import KEY_DNE_ERR
 from tests.sim.checks import Violation
 from tests.sim.network import SimSockets
@@ -34,6 +36,7 @@ def plain(plan: Plan) -> None:
     plan.options.hosts, plan.options.drift = max(3, min(5, plan.options.hosts)), 0.0
     plan.bursts, plan.majorities, plan.lasting, plan.faults_s = False, False, "", 4.0
     node.replicas, node.evict, node.pages, node.reply_ttl_s, node.max_in_flight = 3, True, 0, 12.0, 1024
+    node.staging_bytes = node.transfer_bytes = (0, 0)
     node.lag_s, node.turn_s, node.stop_share, node.send_fails, node.queue_max_bytes = 0.0002, 0.0, 0.0, 0.0, 0
     network.loss = network.large_loss = network.slow_share = 0.0
     network.delay_s, network.jitter_s, network.duplication = 0.0005, 0.001, 0.0
@@ -90,6 +93,25 @@ def tight(plan: Plan) -> None:
     plan.options.network.jitter_s = 0.002
     plan.options.node.pages, plan.options.clients.value_bytes, plan.options.clients.keys = 3, 6000, 50
     plan.faults = ("crash", "bounce")
+
+
+def parting(plan: Plan) -> None:
+    """Machines lose their power with writes on the way to some of their copies and not to others."""
+    busy(plan)
+    network, clients = plan.options.network, plan.options.clients
+    plan.options.hosts, network.delay_s, network.jitter_s = 4, 0.002, 0.01
+    network.slow_share, network.slow_s = 0.3, 0.8
+    clients.clients, clients.keys, clients.write_share = 24, 6, 0.8
+    plan.faults, plan.pace_s = ("lose_power", "isolate", "bounce_power"), 0.5
+
+
+def repairing(plan: Plan) -> None:
+    """The same, copies are given slowly and beside the old ones little fits, and who gives them dies."""
+    parting(plan)
+    node = plan.options.node
+    node.staging_bytes, node.transfer_bytes, node.reply_ttl_s = (200, 400), (40_000, 300), 2.2
+    plan.options.clients.timeouts_s = (0.15, 0.45, 1.5)
+    plan.faults, plan.pace_s, plan.faults_s = ("lose_power", "isolate", "crash_giver", "crash_giver"), 0.5, 6.0
 
 
 def woken(plan: Plan) -> None:
@@ -303,3 +325,19 @@ class TestItBites:
     def test_proof_of_absence_is_fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(NodeState, "expire_absent", lambda self: None)
         assert finds_a_violation(2, dwindling_on_one_machine) is not None
+
+    def test_patches_have_what_the_follower_has_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A primary patches what it has written itself since both were at one position, and nothing else."""
+        monkeypatch.setattr(Past, "since", lambda self, position: ([], []) if position in self.positions else None)
+        assert finds_a_violation(0, parting) is not None
+
+    def test_replies_of_what_is_no_more_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ReplyMemory, "forget", lambda self, message_id, crc: False)
+        assert finds_a_violation(0, parting) is not None
+
+    def test_a_copy_that_the_view_counts_on_is_not_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def can_not_stage(self: Follower, slot: int) -> None:
+            self._shared.positions[slot] = None
+
+        monkeypatch.setattr(Follower, "_can_not_stage", can_not_stage)
+        assert finds_a_violation(0, repairing) is not None

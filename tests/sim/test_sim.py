@@ -420,6 +420,13 @@ class TestItBites:
         monkeypatch.setattr(timing, "SUSPICION_MAX_S", 0.02)
         assert finds_a_violation(5)
 
+    def test_the_wait_for_the_lease_of_one_that_is_lacked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def with_link_cuts(options: Options) -> None:
+            options.link_cuts = True
+
+        monkeypatch.setattr(Grantor, "is_lapsed", lambda self, node, now: True)
+        assert finds_a_violation(3, with_link_cuts)
+
     def test_the_members_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Coordinator, "_support_left_s", lambda self: 0.0)
         monkeypatch.setattr(timing, "SUSPICION_MIN_S", 0.01)

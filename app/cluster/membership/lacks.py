@@ -106,7 +106,8 @@ class Lacks:
 
     def unlinked(self) -> list[str]:
         """The members of the view to which there is no link at this moment. For an outsider's HELLOs."""
-        return [peer for peer in self._state.others() if not self._state.of(peer).is_linked]
+        known = self._state.known
+        return [peer for peer in self._state.others() if peer not in known or not known[peer].is_linked]
 
     def outsiders(self) -> list[str]:
         """Who has asked to join of late."""
@@ -170,9 +171,8 @@ class Lacks:
     def _probe_unlinked(self) -> None:
         """Have it shown, soon, whether those live to whom the link has gone down."""
         state = self._state
-        for peer in state.others() if state.is_member else ():
-            known = state.of(peer)
-            if not known.is_linked and self._detector.last_heard(peer)[0] <= known.unlinked_at < state.now:
+        for peer in self.unlinked() if state.is_member else ():
+            if self._detector.last_heard(peer)[0] <= state.of(peer).unlinked_at < state.now:
                 self._detector.probe(peer)
 
     def _choice(self, lost: Mapping[str, int]) -> frozenset[str]:
@@ -193,32 +193,28 @@ class Lacks:
         return self._chosen[1]
 
     def _edges(self) -> frozenset[Edge]:
-        state = self._state
-        if state.is_member:
-            found = {(state.address, peer) for peer in state.others() if self.is_lacked(peer) or self.is_unheard(peer)}
-            since = state.awake_s - timing.HEARD_S
-            for peer, report in self._reports.items() if state.is_coordinator else ():
+        """Who lacks whom, as far as this node knows."""
+        state, view = self._state, self._state.view
+        since = state.awake_s - timing.HEARD_S
+        if view is None or not state.is_member:
+            peers = view.addresses if view else state.config.servers
+            lacked = [peer for peer in peers if state.of(peer).heard_awake_s > since and self.is_lacked(peer)]
+            return frozenset(_edge(state.address, peer) for peer in lacked)
+        lacked = [peer for peer in self.unlinked() if self.is_lacked(peer)]
+        partners = view.addresses if state.is_coordinator else (view.coordinator,)
+        lacked += [peer for peer in partners if peer != state.address and self.is_unheard(peer)]
+        found = {_edge(state.address, peer) for peer in lacked}
+        if state.is_coordinator:
+            for peer, report in self._reports.items():
                 if report.awake_s > since:
-                    found |= {(peer, other) for other in report.lacks if other != peer}
-            members = state.view.incarnations if state.view else {}
-            is_alive = self._detector.is_alive
-            found = {(a, b) for a, b in found if a in members and b in members and is_alive(a) and is_alive(b)}
-        else:
-            since = state.awake_s - timing.HEARD_S
-            peers = state.others() or state.config.servers
-            found = {
-                (state.address, peer) for peer in peers if self.is_lacked(peer) and state.of(peer).heard_awake_s > since
-            }
-        return frozenset((min(edge), max(edge)) for edge in found)
+                    found |= {_edge(peer, other) for other in report.lacks if other != peer}
+        is_alive = self._detector.is_alive
+        return frozenset(edge for edge in found if all(end in view.incarnations and is_alive(end) for end in edge))
 
     def is_unheard(self, peer: str, *, longer_s: float = 0.0) -> bool:
-        """Whether one end of a heartbeat, the coordinator or a member, has not heard the other itself for UNHEARD_S and
-        so much longer, though others vouch for it."""
-        state = self._state
-        assert state.view is not None
-        if state.view.coordinator not in (peer, state.address):
-            return False
-        heard_awake_s = max(state.of(peer).heard_awake_s, self._installed_awake_s)
+        """Whether we have heard nothing for UNHEARD_S, and so much longer, of the other end of a heartbeat, though
+        others vouch for it. One end is the coordinator, the other any member."""
+        heard_awake_s = max(self._state.of(peer).heard_awake_s, self._installed_awake_s)
         return self._detector.last_heard(peer)[1] - heard_awake_s > timing.UNHEARD_S + longer_s
 
     def is_certain(self) -> bool:
@@ -285,6 +281,10 @@ class Lacks:
             self._stuck_awake_s = state.awake_s
             pairs = ", ".join(f"{one} and {other}" for one, other in sorted(self.edges)[:LINE_PAIRS_MAX])
             state.log(f"{len(self.edges)} pairs of members lack each other, no removal would help: {pairs}", "warning")
+
+
+def _edge(one: str, other: str) -> Edge:
+    return (one, other) if one < other else (other, one)
 
 
 def wholes(view: View, up: Collection[str], lost: Mapping[str, int]) -> dict[frozenset[str], int]:

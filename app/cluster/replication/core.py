@@ -25,6 +25,7 @@ from app.cluster.replication import frames
 from app.cluster.replication.follower import Follower
 from app.cluster.replication.led import Joint, Led, Op
 from app.cluster.replication.primary import PENDING_MAX, PENDING_MAX_BYTES, WAITERS_MAX, Primary
+from app.cluster.replication.recent import RECENT_MAX, Recent
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
 from app.cluster.view import View
 from app.storage.mutate import BUSY, NOTE, SET, WIPE, Mutations, change_of
@@ -48,15 +49,19 @@ class Replication:
         reserve_bytes: int = 1 << 20,
         backlog_max_bytes: int = PENDING_MAX_BYTES,
         queued_bytes: Callable[[str], int] = lambda peer: 0,
+        recent_max: int = RECENT_MAX,
     ) -> None:
         """`reserve_bytes`: a store that may not evict takes no more PUTs as a primary when it has less room than
         this, so that there is room for what is in flight to it as a backup.
+
+        `recent_max`: of how many writes the keys are kept (app/cluster/replication/recent.py).
 
         `queued_bytes(peer)`: what its link has queued. While that is more than `backlog_max_bytes`, or a turn has
         ordered more for this peer, writes that it must have are refused; so no link takes on more than three times as
         much of them.
         """
-        shared = self._shared = Shared(address, store, replies, mutations, reserve_bytes)
+        recent = Recent(store.spend, recent_max)
+        shared = self._shared = Shared(address, store, replies, mutations, reserve_bytes, recent)
         self._replies = replies
         self._mutations = mutations
         self.wait_ms = 0  # after a refusal: how long its client is to wait
@@ -108,6 +113,8 @@ class Replication:
         """This node goes by `view` from now on."""
         shared = self._shared
         shared.now = now
+        if shared.view is not None and shared.view.cluster_id != view.cluster_id:
+            shared.recent.clear()
         self._forget_predecessors(view)
         shared.view = view if is_member else None
         lead: set[int] = set()
@@ -151,6 +158,7 @@ class Replication:
         """This node was expelled: it holds nothing any more."""
         shared = self._shared
         shared.view = None
+        shared.recent.clear()
         self._primary.entered(None, set())
         self._follower.entered(set())
         self._shared.store.wipe(range(SLOT_COUNT))
@@ -234,6 +242,12 @@ class Replication:
             self._follower.on_end(peer, body)
         elif kind == frames.CREDIT:
             self._primary.transfer.on_credit(peer, body)
+        elif kind == frames.PAST:
+            self._follower.on_past(peer, body)
+        elif kind == frames.TOUCHED:
+            self._primary.on_touched(peer, body)
+        elif kind == frames.PATCH:
+            self._follower.on_patch(peer, body)
         else:
             raise frames.BadFrame(f"kind {kind}")
 
@@ -250,6 +264,7 @@ class Replication:
         shared.now = now
         self._follower.flush()
         self._primary.flush()
+        shared.recent.settle()
         out, shared.out = shared.out, Output()
         return out
 

@@ -1,8 +1,8 @@
 """A backup's or learner's side: apply what the primary orders, exactly, or say what is there and get the slot again.
 
-A *session* covers one slot under one primary's term. It begins with GO (the copy is where the primary wants it) or
-BEGIN (the whole slot follows) in answer to our latest report (HAVE), and ends with the view that names another primary,
-with the link, or with an op that does not follow. Within it ops come in order on an ordered link.
+A *session* covers one slot under one primary's term. It begins with GO (the copy is where the primary wants it), PATCH
+or BEGIN (what differs, or the whole slot, follows) in answer to our latest report (HAVE), and ends with the view that
+names another primary, with the link, or with an op that does not follow. Within it ops come in order.
 
 An example: b is a backup of slot 7, its copy at position (4, 20), that is, the 20th write, ordered in term 4.
 
@@ -11,11 +11,14 @@ An example: b is a backup of slot 7, its copy at position (4, 20), that is, the 
     0.002  b applies them, and remembers their replies: its copy is at (5, 22). At the turn's end it sends an ACK of 22.
     0.100  a dies. View 6 makes c the primary, in term 6; only write 21 had reached c, whose copy is at (5, 21).
     0.101  b reports: HAVE number 2, slot 7 at (5, 22).
-    0.102  c has no write 22 of term 5, so b's copy can't go on: BEGIN number 2 from (5, 21), and then all entries.
-    0.103  b gathers them beside its copy, which still counts as the one at (5, 22).
-    0.200  END: b puts what it has gathered in its copy's place; it is at (5, 21) now, or further by the writes since.
+    0.102  c has no write 22 of term 5, so b's copy can't go on: PAST number 2, its copy was at 17 to 21 before.
+    0.103  So was b's: TOUCHED number 2 from (5, 21), since when write 22 has set key x.
+    0.104  PATCH number 2, and x as c has it: b gathers that beside its copy, which still counts as the one at (5, 22).
+    0.105  END: b puts it in place and forgets the reply of write 22; it is at (5, 21), or further by the writes since.
 
-A copy that is whole stays until its successor is: what BEGIN announces is gathered beside it (staging.py)
+Had b not known its last writes any more, or c its own, BEGIN would have come, and all entries.
+
+A copy that is whole stays until its successor is: what PATCH or BEGIN announces is gathered beside it (staging.py)
 and put in its place at END, replies included. For the view may make this node the primary at any moment, and a whole
 copy has every write that was ever acknowledged; half a copy has not. Only a copy that is not whole is filled in place,
 and one that is empty, if the view names this node a learner. Rejected: wiping first, which loses acknowledged writes
@@ -32,7 +35,8 @@ from typing import Final
 from zlib import crc32
 
 from app.cluster.replication import frames
-from app.cluster.replication.frames import NOWHERE, OpFields, Position
+from app.cluster.replication.frames import NOWHERE, OpFields, Patch, Position
+from app.cluster.replication.recent import Past
 from app.cluster.replication.staging import Staging
 from app.cluster.replication.state import Shared
 from app.cluster.slots import slots_of
@@ -61,14 +65,9 @@ class Session:
 
     primary: str
     term: int
-    base: Position  # where it began
-    seq: int
-    is_whole: bool  # the copy in the store is whole and at (base or) seq
+    position: Position  # of the latest write that it has, or where it began
+    is_whole: bool  # the copy in the store is whole and at that position
     staging: Staging | None = None
-
-    @property
-    def position(self) -> Position:
-        return self.base if self.seq == self.base[1] else (self.term, self.seq)
 
 
 class Follower:
@@ -196,7 +195,7 @@ class Follower:
         for slot, term, position in rows:
             if self._answers(peer, slot, number) and self._shared.positions[slot] == position:
                 del self._reported[slot]
-                self.sessions[slot] = Session(peer, term, position, position[1], is_whole=True)
+                self.sessions[slot] = Session(peer, term, position, is_whole=True)
                 self._note(peer, slot)
 
     def on_begin(self, peer: str, body: bytes) -> None:
@@ -207,7 +206,7 @@ class Follower:
             if not self._answers(peer, slot, number):
                 continue
             del self._reported[slot]
-            session = Session(peer, term, position, position[1], is_whole=False)
+            session = Session(peer, term, position, is_whole=False)
             self.sessions[slot] = session
             if shared.positions[slot] is None or (shared.positions[slot] == (0, 0) and not shared.holds(slot)):
                 shared.positions[slot] = None
@@ -217,6 +216,51 @@ class Follower:
         shared.store.wipe(slots_of(emptied))
         shared.replies.forget_slots(emptied)
 
+    def on_past(self, peer: str, body: bytes) -> None:
+        """Positions that the primary's copies have met: tell the last that ours have met, too, and what came since."""
+        shared = self._shared
+        number, rows = frames.decode_past(body)
+        stretches: dict[int, list[tuple[int, ...]]] = {}
+        for slot, *stretch in rows:
+            if self._answers(peer, slot, number):
+                stretches.setdefault(slot, []).append(tuple(stretch))
+        wanted = {slot: position for slot in stretches if (position := shared.positions[slot]) is not None}
+        pasts = shared.recent.pasts(wanted)
+        part: list[Patch] = []
+        size_bytes = 0
+        for slot, theirs in stretches.items():
+            patch = self._since(slot, pasts.get(slot), theirs)
+            if part and size_bytes + patch.size_bytes > frames.FRAME_FILL_BYTES:
+                shared.send(peer, frames.TOUCHED, frames.encode_patches(number, part))
+                part, size_bytes = [], 0
+            part.append(patch)
+            size_bytes += patch.size_bytes
+        if part:
+            shared.send(peer, frames.TOUCHED, frames.encode_patches(number, part))
+
+    def _since(self, slot: int, past: Past | None, theirs: list[tuple[int, ...]]) -> Patch:
+        """What we have written since the last position of theirs that our copy has met, if that is known and little."""
+        for position in past.positions if past is not None else ():
+            if any(term == position[0] and first <= position[1] <= last for term, first, last in theirs):
+                assert past is not None
+                patch = Patch(slot, 0, position, *(past.since(position) or ([], [])))
+                if patch.size_bytes <= frames.FRAME_FILL_BYTES:
+                    return patch
+        return Patch(slot, 0, NOWHERE, [], [])
+
+    def on_patch(self, peer: str, body: bytes) -> None:
+        """What follows is of these keys and messageIDs only: in all others the copy in place is as the primary's."""
+        shared = self._shared
+        number, patches = frames.decode_patches(body)
+        for patch in patches:
+            slot = patch.slot
+            if self._answers(peer, slot, number) and shared.positions[slot] is not None:
+                del self._reported[slot]
+                staging = Staging(shared.store, slot, patch)
+                self.sessions[slot] = Session(peer, patch.term, patch.position, is_whole=False, staging=staging)
+                self.staged_bytes += staging.size_bytes
+        self._bound_staging()
+
     def _answers(self, peer: str, slot: int, number: int) -> bool:
         """Whether this is the primary's answer to our latest report."""
         asked = self._reported.get(slot)
@@ -224,24 +268,32 @@ class Follower:
 
     def on_ops(self, peer: str, body: bytes) -> None:
         gaps = set()
+        shared = self._shared
+        sessions, positions, leads, note = self.sessions, shared.positions, shared.leads, shared.recent.note
+        noted: dict[int, None] | None = None
         for op in frames.decode_ops(body):
-            session = self.sessions.get(op.slot)
+            slot = op.slot
+            session = sessions.get(slot)
             if session is None or session.primary != peer or session.term != op.term:
                 continue
-            if not self._shared.leads(peer, op.slot):
-                self._shared.faults["stale op"] += 1
-            elif op.seq != session.seq + 1:
-                gaps.add(op.slot)
+            if not leads(peer, slot):
+                shared.faults["stale op"] += 1
+            elif op.seq != session.position[1] + 1:
+                gaps.add(slot)
             elif self._apply(session, op):
-                session.seq = op.seq
+                position = (op.term, op.seq)
+                note((slot, op.kind, session.position, position, op.key, op.message_id))
+                session.position = position
                 if session.is_whole:
-                    self._shared.positions[op.slot] = session.position
-                    self._note(peer, op.slot)
+                    positions[slot] = position
+                    if noted is None:
+                        noted = self._unacknowledged.setdefault(peer, {})
+                    noted[slot] = None
             elif session.is_whole:
-                self._end(op.slot)  # no room: asked again by the next tick, when there may be
-                self._shared.faults["no room"] += 1
+                self._end(slot)  # no room: asked again by the next tick, when there may be
+                shared.faults["no room"] += 1
             else:
-                self._ran_out_of_room(op.slot)
+                self._ran_out_of_room(slot)
         self.report({slot for slot in gaps if slot in self.sessions})
         self._bound_staging()
 
@@ -374,10 +426,7 @@ class Follower:
             self._end(slot)
             self._can_not_stage(slot)
             return False
-        for key in store.keys(slot):
-            if key not in staging.entries:
-                store.remove(slot, key)
-        shared.replies.forget_slots(1 << slot)
+        staging.commit(shared.replies)
         for message_id, code in staging.replies.items():
             self._remember(message_id, slot, code)
         if all(self._put(slot, key, blob) for key, blob in staging.entries.items() if blob is not None):
@@ -400,7 +449,7 @@ class Follower:
             return
         flags = self._shared.flags()
         for peer, slots in self._unacknowledged.items():
-            rows = [(slot, session.term, session.seq) for slot in slots if (session := self.sessions.get(slot))]
+            rows = [(slot, session.term, session.position[1]) for slot in slots if (session := self.sessions.get(slot))]
             assert len(rows) <= SLOT_COUNT
             self._told[peer] = flags
             self._shared.send(peer, frames.ACK, frames.encode_ack(flags, rows))

@@ -25,8 +25,11 @@ ENTRIES: Final = 22  # primary: keys and blobs of slots begun
 REPLIES: Final = 23  # primary: remembered replies of slots begun
 END: Final = 24  # primary: rows: slot, term: that was everything
 CREDIT: Final = 25  # follower: how many ENTRIES and REPLIES it took from this link
+PAST: Final = 26  # primary: number of the HAVE it answers; rows: slot, term, first and last seq of positions it has met
+TOUCHED: Final = 27  # follower: its answer; by slot, the last of them that it has met too, and its writes since
+PATCH: Final = 28  # as BEGIN, of these keys and messageIDs only: what a write has touched since, here or there
 
-KINDS: Final = range(HAVE, CREDIT + 1)
+KINDS: Final = range(HAVE, PATCH + 1)
 
 # The kind of an op is the change that it makes (app/storage/mutate.py).
 PUT_OP: Final = SET
@@ -45,6 +48,8 @@ _NUMBER: Final = Struct("<I")
 _POSITION: Final = Struct("<BIQ")
 _START: Final = Struct("<BIIQ")
 _SLOT_TERM: Final = Struct("<BI")
+_STRETCH: Final = Struct("<BIQQ")
+_PATCH: Final = Struct("<BIIQHH")
 _OP: Final = Struct("<BBBBBIQH")
 _ENTRY: Final = Struct("<BBH")
 _REPLY: Final = Struct("<BBB")
@@ -52,6 +57,9 @@ _REPLY: Final = Struct("<BBB")
 assert _VIEW.size + _NUMBER.size + SLOT_COUNT * _START.size <= BODY_MAX_BYTES
 assert BLOB_MAX_BYTES < 1 << 16
 assert (PUT_OP, REMOVE_OP, WIPE_OP, NOTE_OP) == (1, 2, 3, 4), "decode_ops checks the range"
+
+STRETCHES_MAX: Final = 4  # a slot, in a PAST
+assert _NUMBER.size + STRETCHES_MAX * SLOT_COUNT * _STRETCH.size <= BODY_MAX_BYTES
 
 Position = tuple[int, int]  # term and seq of the last op in a copy; (0, 0): nothing was ever written
 NOWHERE: Final = (0xFFFFFFFF, 0xFFFFFFFF)  # in place of a position: the copy is not whole
@@ -78,9 +86,29 @@ class OpFields:
     blob: bytes
 
 
-def _rows(layout: Struct, body: bytes, start: int) -> list[tuple[int, ...]]:
+@dataclass(slots=True)
+class Patch:
+    """Keys and messageIDs of a slot's writes since a position (TOUCHED), or that a copy is to be patched in (PATCH)."""
+
+    slot: int
+    term: int  # of the session that begins; TOUCHED: 0
+    position: Position  # TOUCHED: the last that both have met, or NOWHERE; PATCH: where the primary is
+    keys: list[bytes]
+    message_ids: list[bytes]
+
+    @property
+    def size_bytes(self) -> int:
+        """On its way."""
+        return _PATCH.size + sum(map(len, self.keys)) + sum(map(len, self.message_ids)) + self.count
+
+    @property
+    def count(self) -> int:
+        return len(self.keys) + len(self.message_ids)
+
+
+def _rows(layout: Struct, body: bytes, start: int, row_max: int = SLOT_COUNT) -> list[tuple[int, ...]]:
     size = len(body) - start
-    if size < 0 or size % layout.size or size > SLOT_COUNT * layout.size:
+    if size < 0 or size % layout.size or size > row_max * layout.size:
         raise BadFrame(f"a table of {size} bytes in rows of {layout.size}")
     return list(layout.iter_unpack(memoryview(body)[start:]))
 
@@ -157,6 +185,57 @@ def decode_credit(body: bytes) -> int:
         raise BadFrame(f"CREDIT of {len(body)} bytes")
     (count,) = _NUMBER.unpack(body)
     return int(count)
+
+
+def encode_past(number: int, rows: Iterable[tuple[int, int, int, int]]) -> bytes:
+    return _NUMBER.pack(number) + b"".join(_STRETCH.pack(*row) for row in rows)
+
+
+def decode_past(body: bytes) -> tuple[int, list[tuple[int, ...]]]:
+    """The number of the HAVE answered, and rows of slot, term, first and last seq."""
+    if len(body) < _NUMBER.size:
+        raise BadFrame(f"PAST of {len(body)} bytes")
+    (number,) = _NUMBER.unpack_from(body)
+    return number, _rows(_STRETCH, body, _NUMBER.size, STRETCHES_MAX * SLOT_COUNT)
+
+
+def encode_patches(number: int, patches: Iterable[Patch]) -> bytes:
+    """The body of TOUCHED or PATCH, of at most 65,535 keys and as many messageIDs each."""
+    parts = [_NUMBER.pack(number)]
+    for patch in patches:
+        parts.append(_PATCH.pack(patch.slot, patch.term, *patch.position, len(patch.keys), len(patch.message_ids)))
+        parts += [b"%c%b" % (len(name), name) for names in (patch.keys, patch.message_ids) for name in names]
+    return b"".join(parts)
+
+
+def decode_patches(body: bytes) -> tuple[int, list[Patch]]:
+    """The number of the HAVE that this goes back to, and what it says by slot."""
+    at, end = _NUMBER.size, len(body)
+    if not at <= end <= BODY_MAX_BYTES:
+        raise BadFrame(f"patches of {end} bytes")
+    (number,) = _NUMBER.unpack_from(body)
+    patches = []
+    while at < end:
+        if end - at < _PATCH.size:
+            raise BadFrame("a patch is cut")
+        slot, term, at_term, at_seq, key_count, id_count = _PATCH.unpack_from(body, at)
+        keys, at = _names(body, at + _PATCH.size, key_count, KEY_MAX_BYTES)
+        message_ids, at = _names(body, at, id_count, MESSAGE_ID_MAX_BYTES)
+        patches.append(Patch(slot, term, (at_term, at_seq), keys, message_ids))
+    return number, patches
+
+
+def _names(body: bytes, at: int, count: int, max_bytes: int) -> tuple[list[bytes], int]:
+    """So many strings, each after a byte that tells its length, and where they end."""
+    names = []
+    for _ in range(count):
+        size = body[at] if at < len(body) else 0
+        end = at + 1 + size
+        if not 0 < size <= max_bytes or end > len(body):
+            raise BadFrame(f"a name of {size} bytes")
+        names.append(body[at + 1 : end])
+        at = end
+    return names, at
 
 
 def encode_op(

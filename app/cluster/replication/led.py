@@ -85,6 +85,11 @@ class Led:
         self.is_open = False
         self.wipes = 0  # in the log
 
+    @property
+    def position(self) -> Position:
+        """Of the latest write."""
+        return self.position_at(self.seq)
+
     def position_at(self, seq: int) -> Position:
         return self.base if seq == self.base[1] else (self.term, seq)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from app.cluster.replication import frames
+from app.cluster.replication.frames import Position
 from app.cluster.replication.led import Joint, Led, Op, Outbox, Progress
 from app.cluster.replication.state import Shared
 from app.cluster.replication.transfer import Transfer
@@ -176,7 +177,10 @@ class Primary:
         """A write that has been applied here: stream it. The op that now waits, or None if nobody is required."""
         led.seq += 1
         data = frames.encode_op(kind, led.slot, code, message_id, key, led.term, led.seq, blob)
-        self._shared.positions[led.slot] = (led.term, led.seq)
+        shared, position = self._shared, (led.term, led.seq)
+        positions, slot = shared.positions, led.slot
+        shared.recent.note((slot, kind, positions[slot] or led.base, position, key, message_id))
+        positions[slot] = position
         for progress in led.progress.values():
             if progress.is_streaming:
                 outbox = progress.outbox
@@ -210,6 +214,7 @@ class Primary:
         if (epoch, nonce) != shared.view_name:
             return  # the one who is behind says or asks again once it is in the view
         starts = []
+        diverged: dict[int, Position] = {}
         backlog: list[bytes] = []
         for slot, position in rows:
             led = self.led.get(slot)
@@ -225,7 +230,8 @@ class Primary:
                 backlog += [op.data for op in led.log if op.seq > position[1]]
             else:
                 progress.is_streaming, progress.acked = False, -1
-                self.transfer.queue(slot, peer)
+                diverged[slot] = position
+        self._repair(peer, number, diverged)
         if starts:
             shared.send(peer, frames.GO, frames.encode_start(number, starts))
             self._outbox(peer).ops.extend(backlog)
@@ -233,6 +239,33 @@ class Primary:
             led = self.led[slot]
             self._advance(led)
             self._consider(led, peer)
+        self.transfer.pump(peer)
+
+    def _repair(self, peer: str, number: int, diverged: dict[int, Position]) -> None:
+        """Bring copies to where ours are: by what we have written since, if they were there once; else by that and
+        what they have, if they can say so (PAST, TOUCHED); else whole."""
+        pasts = self._shared.recent.pasts({slot: self.led[slot].position for slot in diverged})
+        rows = []
+        for slot, position in diverged.items():
+            past = pasts[slot]
+            if position in past.positions:
+                self.transfer.queue(slot, peer, frames.Patch(slot, 0, position, [], []))
+            elif position in (frames.NOWHERE, (0, 0)):
+                self.transfer.queue(slot, peer)
+            else:
+                rows += [(slot, *stretch) for stretch in past.stretches()]
+        if rows:
+            self._shared.send(peer, frames.PAST, frames.encode_past(number, rows))
+
+    def on_touched(self, peer: str, body: bytes) -> None:
+        """Up to where a follower has what we have, and what it has written since."""
+        number, patches = frames.decode_patches(body)
+        for patch in patches:
+            led = self.led.get(patch.slot)
+            progress = led.progress.get(peer) if led else None
+            if progress is None or progress.report != number or progress.is_streaming:
+                continue
+            self.transfer.queue(patch.slot, peer, None if patch.position == frames.NOWHERE else patch)
         self.transfer.pump(peer)
 
     def on_ack(self, peer: str, body: bytes) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.cluster.replication.frames import Position
+from app.cluster.replication.recent import Recent
 from app.cluster.view import View
 from app.storage.mutate import Mutations
 from app.wire.protocol import SLOT_COUNT
@@ -47,6 +48,7 @@ class CopyReplies(Protocol):
     def get(self, message_id: bytes, crc: int) -> int | None: ...
     def slots_of(self, message_id: bytes, crc: int) -> int: ...
     def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None: ...
+    def forget(self, message_id: bytes, crc: int) -> bool: ...
     def scan(self, start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]: ...
     def forget_slots(self, slots: int) -> None: ...
 
@@ -76,6 +78,7 @@ class Shared:
     replies: CopyReplies
     mutations: Mutations
     reserve_bytes: int  # see Replication
+    recent: Recent
     view: View | None = None  # that this node is a member of
     now: float = 0.0
     lease_until: float = 0.0

@@ -12,8 +12,10 @@ which would hold up every write behind it.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
+from zlib import crc32
 
 from app.cluster.replication import frames
+from app.cluster.replication.frames import Patch
 from app.cluster.replication.led import Led
 from app.cluster.replication.state import Shared
 
@@ -35,14 +37,15 @@ class Batch:
     """Slots on their way to one follower."""
 
     slots: dict[int, list[bytes]]  # keys still to be sent
-    bucket: int = 0  # replies in earlier ones have been sent
+    patched: dict[int, list[bytes]]  # by slot of which not all is sent: messageIDs whose replies are still to be sent
+    bucket: int = 0  # of all others: replies in earlier ones have been sent
 
 
 @dataclass(slots=True)
 class Stream:
     """All transfers to one follower."""
 
-    queued: dict[int, None] = field(default_factory=dict)
+    queued: dict[int, Patch | None] = field(default_factory=dict)  # None: whole
     batch: Batch | None = None
     filling: set[int] = field(default_factory=set)  # begun, END not sent or not answerable yet
     sent: int = 0  # chunks over this link
@@ -63,9 +66,10 @@ class Transfer:
         self._filled_at = 0.0
         self.before_chunk: Callable[[str], None] = lambda peer: None
 
-    def queue(self, slot: int, peer: str) -> None:
-        """The peer is to get this slot; the caller pumps."""
-        self._streams.setdefault(peer, Stream()).queued[slot] = None
+    def queue(self, slot: int, peer: str, patch: Patch | None = None) -> None:
+        """The peer is to get this slot; the caller pumps. `patch`: it has what we had at a position, and what it has
+        written since."""
+        self._streams.setdefault(peer, Stream()).queued[slot] = patch
 
     def forget(self, slot: int, peer: str | None = None) -> None:
         """Stop sending this slot to the peer, or to all."""
@@ -75,6 +79,7 @@ class Transfer:
                 stream.filling.discard(slot)
                 if stream.batch is not None:
                     stream.batch.slots.pop(slot, None)
+                    stream.batch.patched.pop(slot, None)
 
     def forget_all(self, peer: str) -> None:
         """Stop sending anything to the peer. What it has taken, and will say so, still counts."""
@@ -128,23 +133,51 @@ class Transfer:
 
     def _begin(self, peer: str, stream: Stream) -> bool:
         wanted = [slot for slot in stream.queued if slot in self._led and peer in self._led[slot].progress]
+        wanted.sort(key=lambda slot: stream.queued[slot] is None)  # little goes first
         slots = wanted[:SLOTS_AT_ONCE]
         if not slots:
             stream.queued.clear()
             return False
         self.before_chunk(peer)
+        patches = self._patches([patch for slot in slots if (patch := stream.queued[slot]) is not None])
         by_number: dict[int, list[int]] = {}
         for slot in slots:
             del stream.queued[slot]
             stream.filling.add(slot)
             progress = self._led[slot].progress[peer]
             progress.is_streaming, progress.acked = True, -1
-            by_number.setdefault(progress.report, []).append(slot)
+            if slot in patches:
+                body = frames.encode_patches(progress.report, [patches[slot]])
+                self._tokens -= len(body)
+                self._shared.send(peer, frames.PATCH, body)
+            else:
+                by_number.setdefault(progress.report, []).append(slot)
         for number, some in by_number.items():
-            rows = [(slot, led.term, led.position_at(led.seq)) for slot in some if (led := self._led[slot])]
+            rows = [(slot, self._led[slot].term, self._led[slot].position) for slot in some]
             self._shared.send(peer, frames.BEGIN, frames.encode_start(number, rows))
-        stream.batch = Batch({slot: self._shared.store.keys(slot) for slot in slots})
+        stream.batch = Batch(
+            {slot: patches[slot].keys if slot in patches else self._shared.store.keys(slot) for slot in slots},
+            {slot: patch.message_ids for slot, patch in patches.items()},
+        )
         return True
+
+    def _patches(self, theirs: list[Patch]) -> dict[int, Patch]:
+        """What is to be patched, by slot: what they have touched since we were at one, and what we have.
+
+        Without those that would not fit a frame, and those of which too much was written here since.
+        """
+        led = self._led
+        pasts = self._shared.recent.pasts({patch.slot: led[patch.slot].position for patch in theirs})
+        patches = {}
+        for their in theirs:
+            slot = their.slot
+            if (ours := pasts[slot].since(their.position)) is not None:
+                keys = list(dict.fromkeys(ours[0] + their.keys))
+                message_ids = list(dict.fromkeys(ours[1] + their.message_ids))
+                patch = Patch(slot, led[slot].term, led[slot].position, keys, message_ids)
+                if patch.size_bytes <= frames.FRAME_FILL_BYTES:
+                    patches[slot] = patch
+        return patches
 
     def _send_chunk(self, peer: str, stream: Stream, kind: int, parts: list[bytes]) -> None:
         self.before_chunk(peer)  # ops ordered before these values were read must arrive before them
@@ -171,6 +204,7 @@ class Transfer:
             stream.filling.difference_update(done)
             for slot in done:
                 del batch.slots[slot]
+                batch.patched.pop(slot, None)
         if not batch.slots:
             stream.batch = None
 
@@ -183,7 +217,12 @@ class Transfer:
     def _replies(self, batch: Batch) -> list[bytes] | None:
         """Those of a part of the memory, perhaps none; None if there is no part left."""
         replies = self._shared.replies
-        mask = sum(1 << slot for slot in batch.slots if replies.has_slot(slot))
+        for slot, message_ids in batch.patched.items():
+            if message_ids:
+                part = [message_ids.pop() for _ in range(min(len(message_ids), REPLIES_SEEN))]
+                codes = [(message_id, replies.get(message_id, crc32(message_id))) for message_id in part]
+                return [frames.encode_reply(slot, code, message_id) for message_id, code in codes if code is not None]
+        mask = sum(1 << slot for slot in batch.slots if slot not in batch.patched and replies.has_slot(slot))
         if not mask or batch.bucket >= replies.bucket_count:
             return None
         count = max(1, replies.bucket_count * REPLIES_SEEN // max(REPLIES_SEEN, len(replies)))

@@ -3,6 +3,7 @@
 from zlib import crc32
 
 from app.cluster.replication import frames
+from app.cluster.replication.recent import Recent
 from app.cluster.replication.state import Shared
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
@@ -29,7 +30,9 @@ def a_shared(me: str, view: View | None = None, *, evict: bool = True, pages: in
     store = Store(Arena(64 * PAGE_BYTES, pages * PAGE_BYTES), evict=evict, on_allowance_used=lambda: None)
     store.allowance_bytes = 1 << 40
     replies = ReplyMemory(6.0, 1 << 20, buckets=16)
-    shared = Shared(me, store, replies, Mutations(store, replies), PAGE_BYTES, view, NOW, NOW + 1.0)
+    shared = Shared(
+        me, store, replies, Mutations(store, replies), PAGE_BYTES, Recent(store.spend), view, NOW, NOW + 1.0
+    )
     shared.links = set(links) - {me}
     return shared
 

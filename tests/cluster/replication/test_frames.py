@@ -1,9 +1,12 @@
 """Frames between replicas: there and back, cut, with trailing bytes, and over their limits."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.cluster.replication import frames
 from app.cluster.replication.frames import BadFrame
@@ -13,6 +16,10 @@ from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES
 OP = frames.encode_op(frames.PUT_OP, 7, 0, b"m" * 16, b"key", 3, 9, b"blob")
 ENTRY = frames.encode_entry(7, b"key", b"blob")
 REPLY = frames.encode_reply(7, 1, b"id")
+PATCHES = [
+    frames.Patch(0, 5, (4, 1 << 40), [b"k" * KEY_MAX_BYTES, b"l"], [b"m" * MESSAGE_ID_MAX_BYTES]),
+    frames.Patch(255, 0, frames.NOWHERE, [], []),
+]
 
 SOUND: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "have": (frames.decode_have, frames.encode_have(1, 2, 3, [(0, (1, 2)), (255, frames.NOWHERE)])),
@@ -23,6 +30,8 @@ SOUND: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "replies": (frames.decode_replies, REPLY),
     "end": (frames.decode_end, frames.encode_end([(0, 1), (255, 2)])),
     "credit": (frames.decode_credit, frames.encode_credit(17)),
+    "past": (frames.decode_past, frames.encode_past(3, [(0, 1, 2, 3), (255, 4, 5, 1 << 40)])),
+    "patches": (frames.decode_patches, frames.encode_patches(3, PATCHES)),
     "ask": (frames.decode_query, frames.encode_query(1, 2, [])),
 }
 
@@ -33,6 +42,9 @@ def test_there_and_back() -> None:
     assert frames.decode_ack(SOUND["ack"][1]) == (3, [(0, 1, 2)])
     assert frames.decode_end(SOUND["end"][1]) == [(0, 1), (255, 2)]
     assert frames.decode_credit(SOUND["credit"][1]) == 17
+    assert frames.decode_past(SOUND["past"][1]) == (3, [(0, 1, 2, 3), (255, 4, 5, 1 << 40)])
+    assert frames.decode_patches(SOUND["patches"][1]) == (3, PATCHES)
+    assert sum(patch.size_bytes for patch in PATCHES) == len(SOUND["patches"][1]) - 4
     assert frames.decode_query(frames.encode_query(1, 2, [4, 255])) == (1, 2, bytes([4, 255]))
     assert frames.decode_query(frames.encode_query(1, 2, [])) == (1, 2, b"")
     assert frames.decode_entries(ENTRY + ENTRY) == [(7, b"key", b"blob")] * 2
@@ -82,6 +94,11 @@ def test_trailing_byte(name: str) -> None:
         (frames.decode_replies, frames.encode_reply(0, 0, b"")),
         (frames.decode_ack, bytes([HINDRANCES + 1])),
         (frames.decode_end, frames.encode_end([(0, 1)] * 257)),
+        (frames.decode_past, frames.encode_past(1, [(0, 1, 2, 3)] * (256 * frames.STRETCHES_MAX + 1))),
+        (frames.decode_patches, frames.encode_patches(1, [frames.Patch(0, 1, (1, 2), [b"k" * 33], [])])),
+        (frames.decode_patches, frames.encode_patches(1, [frames.Patch(0, 1, (1, 2), [b""], [])])),
+        (frames.decode_patches, frames.encode_patches(1, [frames.Patch(0, 1, (1, 2), [], [b"m" * 65])])),
+        (frames.decode_patches, bytes(frames.BODY_MAX_BYTES + 1)),
     ],
 )
 def test_limits(decode: Callable[[bytes], Any], body: bytes) -> None:
@@ -95,3 +112,24 @@ def test_what_is_at_the_limits_is_taken() -> None:
     assert len(frames.decode_ops(frames.encode_op(frames.PUT_OP, 0, 0, message_id, key, 1, 1, blob))) == 1
     assert len(frames.decode_entries(frames.encode_entry(0, key, blob))) == 1
     assert len(frames.decode_replies(frames.encode_reply(0, 0, message_id))) == 1
+
+
+DECODERS = [decode for decode, _ in SOUND.values()]
+
+
+@given(st.sampled_from(DECODERS), st.binary(max_size=200))
+def test_whatever_arrives_is_taken_or_refused(decode: Callable[[bytes], Any], body: bytes) -> None:
+    with suppress(BadFrame):
+        decode(body)
+
+
+NAMES = st.lists(st.binary(min_size=1, max_size=KEY_MAX_BYTES), max_size=5)
+POSITIONS = st.tuples(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1))
+U32 = st.integers(0, (1 << 32) - 1)
+
+
+@given(U32, st.lists(st.builds(frames.Patch, st.integers(0, 255), U32, POSITIONS, NAMES, NAMES), max_size=5))
+def test_patches_go_there_and_back(number: int, patches: list[frames.Patch]) -> None:
+    body = frames.encode_patches(number, patches)
+    assert frames.decode_patches(body) == (number, patches)
+    assert len(body) == 4 + sum(patch.size_bytes for patch in patches)

@@ -281,14 +281,17 @@ class TestReports:
             ((5, 22), frames.GO),
             ((5, 21), frames.GO),
             (BASE, frames.GO),  # everything since is in the log
-            ((4, 19), frames.BEGIN),
-            ((5, 20), frames.BEGIN),  # another term's 20th: another history
-            ((4, 21), frames.BEGIN),  # it has a write that the last primary alone ordered
-            ((5, 23), frames.BEGIN),
+            ((4, 19), frames.PAST),
+            ((5, 20), frames.PAST),  # another term's 20th: another history
+            ((4, 21), frames.PAST),  # it has a write that the last primary alone ordered
+            ((5, 23), frames.PAST),
+            ((0, 0), frames.BEGIN),
             (NOWHERE, frames.BEGIN),
         ],
     )
-    def test_everybody_else_gets_the_slot_again(self, position: frames.Position, how: int) -> None:
+    def test_everybody_else_is_asked_what_it_has_written_or_gets_the_slot_again(
+        self, position: frames.Position, how: int
+    ) -> None:
         rig = Rig()
         rig.agree("b", "c")
         rig.write(b"m1")
@@ -297,13 +300,28 @@ class TestReports:
         rig.have("c", position, 9)
         assert rig.sent()[0] == ("c", how)
 
-    def test_what_has_left_the_log_can_not_be_sent_any_more(self) -> None:
+    def test_what_has_left_the_log_is_given_by_the_keys(self) -> None:
         rig = Rig("b", "c")
         rig.agree("b")
         rig.write(b"m1")
         rig.ack("b", 21)
         rig.have("c", BASE, 9)
-        assert ("c", frames.BEGIN) in rig.sent()
+        ((_, _, body),) = [frame for frame in take_frames(rig.shared) if frame[1] == frames.PATCH]
+        assert frames.decode_patches(body) == (9, [frames.Patch(SLOT, 5, (5, 21), [b"k"], [b"m1"])])
+
+    @pytest.mark.parametrize(("number", "is_streaming"), [(8, False), (9, True)])
+    def test_what_a_follower_tells_counts_once_and_as_the_answer_to_its_last_report(
+        self, number: int, is_streaming: bool
+    ) -> None:
+        rig = Rig("b", "c")
+        rig.have("c", (4, 19), 9)
+        rig.sent()
+        told = frames.Patch(SLOT, 0, NOWHERE, [], [])
+        if is_streaming:
+            rig.primary.on_touched("c", frames.encode_patches(9, [told]))
+            assert ("c", frames.BEGIN) in rig.sent()
+        rig.primary.on_touched("c", frames.encode_patches(number, [told]))
+        assert rig.sent() == []
 
     def test_a_report_counts_once(self) -> None:
         rig = Rig("b")
@@ -426,7 +444,7 @@ class TestViews:
         assert rig.led.is_open  # nobody is required
         assert rig.shared.positions[SLOT] == (6, 0)
         rig.have("b", BASE, 9)
-        assert ("b", frames.BEGIN) in rig.sent()
+        assert ("b", frames.PAST) in rig.sent()
 
     def test_a_transfer_goes_on_in_the_next_view_and_ends_with_who_it_is_for(self) -> None:
         rig = Rig("", "bc")

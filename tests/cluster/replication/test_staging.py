@@ -6,14 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cluster.replication import frames
-from app.cluster.replication.frames import OpFields
+from app.cluster.replication.frames import OpFields, Patch
 from app.cluster.replication.staging import ENTRY_BYTES, REPLY_BYTES, Staging
 from app.cluster.view import Member, View
 from app.storage.arena import PAGE_BYTES, Arena
+from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.protocol import NO_ERR, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import Machine, Wires, view
 from tests.cluster.replication.parts import entries_of
+from tests.storage.contents import entries
 
 KEYS = [b"a", b"bb", b"ccc"]
 BLOBS = [b"", b"x", b"x" * 40]
@@ -36,6 +38,45 @@ CHANGES = st.lists(
     ),
     max_size=30,
 )
+
+
+@given(CHANGES, st.dictionaries(st.sampled_from(KEYS), st.sampled_from(BLOBS)), st.lists(st.sampled_from(KEYS)))
+def test_a_patch_replaces_what_it_names_and_counts_it(
+    changes: list[tuple[object, bytes, bytes]], placed: dict[bytes, bytes], named: list[bytes]
+) -> None:
+    store = store_of(placed)
+    replies = ReplyMemory(6.0, 1 << 20, buckets=16)
+    for name in (b"undone", b"other"):
+        replies.add(name, crc32(name), 7, NO_ERR)
+    staging = Staging(store, 7, Patch(7, 1, (1, 1), named, [b"undone"]))
+    model = {key: blob for key, blob in placed.items() if key not in named}
+    size = staging.size_bytes
+    for kind, key, blob in changes:
+        if kind == "put":
+            size += staging.put(key, blob)
+            model[key] = blob
+        elif kind == "remember":
+            size += staging.remember(key, NO_ERR)
+        else:
+            assert isinstance(kind, int)
+            size += staging.apply(OpFields(kind, 7, NO_ERR, b"", key, 1, 1, blob if kind == frames.PUT_OP else b""))
+            if kind == frames.PUT_OP:
+                model[key] = blob
+            elif kind == frames.REMOVE_OP:
+                model.pop(key, None)
+            else:
+                model.clear()
+    kept = sum(len(blob) for blob in staging.entries.values() if blob is not None)
+    tables = sum(len(key) + ENTRY_BYTES for key in (*staging.entries, *(staging.removed or ())))
+    remembered = sum(len(message_id) + REPLY_BYTES for message_id in (*staging.replies, b"undone"))
+    assert staging.size_bytes == size == kept + tables + remembered
+    staging.commit(replies)
+    for key, gathered in staging.entries.items():
+        if gathered is not None:
+            store.put(7, key, gathered)
+    assert entries(store, 7) == model
+    assert replies.get(b"undone", crc32(b"undone")) is None
+    assert replies.get(b"other", crc32(b"other")) == NO_ERR
 
 
 @given(CHANGES, st.dictionaries(st.sampled_from(KEYS), st.sampled_from(BLOBS)))

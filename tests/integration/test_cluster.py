@@ -165,6 +165,7 @@ def test_nodes_with_one_secret_agree_and_one_with_another_stays_out(tmp_path: Pa
         outsider.environment["KV_CLUSTER_SECRET"] = "something else"
         outsider.start()
         await_count(insiders, 2, DEADLINE_S)
+        await_count([outsider], 1, DEADLINE_S)
 
         def is_counted() -> bool:
             """Of two nodes the one that is dialled counts a link."""

@@ -24,7 +24,7 @@ from proto_gen.key_value_pb2 import KVRequest
 from tests.integration.http_nodes import fetch
 from tests.lab.network import Cable, Host, Network
 from tests.support.nodes import REPOSITORY, Node, environment
-from tools.nodes import await_ready
+from tests.support.polling import poll
 
 # What an idle machine keeps within 2 s (docs/networks.md) must be there within so long on a busy one.
 SERVED_S: Final = 8.0
@@ -85,11 +85,10 @@ class Lab:
         return sorted(nodes or self.nodes, key=lambda node: seniority.index(node.name))
 
     def await_whole(self, nodes: Sequence[LabNode] = (), deadline_s: float = WHOLE_S) -> float:
-        """Wait until these, or all, are one cluster in which every slot is where it is wanted; how long that took (s).
-        NotReady."""
-        started = time.monotonic()
-        await_ready(nodes or self.nodes, deadline_s)
-        return time.monotonic() - started
+        """Wait until these, or all, are the members of one cluster and every slot is where they want it; how long that
+        took (s). AssertionError."""
+        nodes = nodes or self.nodes
+        return poll(lambda: not apart(nodes), deadline_s, lambda: apart(nodes))
 
     def cable(self, one: LabNode, other: LabNode) -> Cable:
         return self.network.cable(one.machine, other.machine)
@@ -131,6 +130,20 @@ class Lab:
         for node in self.nodes:
             node.close()
         self.network.close()
+
+
+def apart(nodes: Sequence[LabNode]) -> str:
+    """What keeps these from being one cluster, whatever other servers there are; empty: nothing."""
+    names = sorted(node.name for node in nodes)
+    told = [node.status() for node in nodes]
+    for node, status in zip(nodes, told, strict=True):
+        members = sorted(row[0] for row in status.get("members", ()) if row[2] != "absent")
+        if members != names or not status["is_member"]:
+            return f"{node.name} goes by {members}"
+        if status["blocked"] or not status["balanced"]:
+            return f"{node.name}: not every slot is where it is wanted"
+    views = {(status["origin"], status["epoch"]) for status in told}
+    return "" if len(views) == 1 else f"they go by different views: {views}"
 
 
 @contextmanager

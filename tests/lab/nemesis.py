@@ -121,7 +121,7 @@ class Nemesis:
 def run(
     directory: Path, seed: int, seconds: float, *, without: Collection[str] = (), say: Callable[[str], None] = print
 ) -> None:
-    """Rounds for so long. AssertionError, or NotReady, at the first violation. `without`: faults that are left out."""
+    """Rounds for so long. AssertionError at the first violation. `without`: faults that are left out."""
     say(f"seed {seed}")
     rng = random.Random(seed)
     with lab(directory, NODES) as here:

@@ -37,7 +37,6 @@ Simulated nodes are small where memory is to be tight (process.py: the governor'
 
 - Keys of slots all of whose holders left the view between two views: they start empty, nothing was promised of them.
   (The nemesis ends no process that has the last whole copy; but holders may be expelled together, and one copy is one.)
-- What WIPEOUT wiped may be gone or not, key by key: a retry that reaches another node wipes what that one leads.
 - Where memory is tight and entries may be evicted, a key may be missing; another value never is.
 - A view that nobody alive has accepted or gone by never was.
 - What known.py lists.

@@ -142,8 +142,6 @@ class Client:
         if command == PUT:
             value = name.ljust(self.options.value_bytes, ".").encode()
         datagram = request(command, message_id, b"" if command == WIPEOUT else key, value)
-        if command == WIPEOUT:
-            self.cluster.ledger.wipes.add(message_id)
         self.current = Call(command, key, name, message_id, datagram, self.cluster.world.now)
         self._try(self.current)
 

@@ -4,8 +4,6 @@ A node that becomes a slot's primary starts a *chapter* with what its copy then 
 the chapter's next line. What a follower applies must be that line; a copy that is given whole must be what the chapter
 says at its position; and no messageID may take effect twice in what led to a copy. Writes that nobody knows any more,
 because all who had them are gone, are in no chapter that goes on, and may be made again.
-
-WIPEOUT is left out: a retry that reaches another node wipes what that one leads.
 """
 
 from dataclasses import dataclass, field
@@ -61,7 +59,6 @@ class Ledger:
 
     def __init__(self, slots: set[int], *, exact: bool) -> None:
         """`slots`: those that keys are in. `exact`: nothing is evicted, so copies hold all that they should."""
-        self.wipes: set[bytes] = set()  # messageIDs of WIPEOUTs
         self._slots = slots
         self._exact = exact
         self._chapters: dict[tuple[int, int, int], Chapter] = {}  # by cluster, slot, term
@@ -105,7 +102,7 @@ class Ledger:
 
         def added(message_id: bytes, crc: int, slot: int, code: int) -> None:
             led = primary.led.get(slot)
-            if led is not None and not led.progress and message_id not in self.wipes:
+            if led is not None and not led.progress:
                 self._take_effect(process, slot, message_id)  # a write that only this node has
             add(message_id, crc, slot, code)
 
@@ -146,7 +143,7 @@ class Ledger:
     def _ordered(self, process: "Process", led: Led, line: Line) -> None:
         chapter = self._chapter(process, led.slot, led.term)
         if chapter is not None and led.slot in self._slots:
-            if line.message_id and line.kind != frames.WIPE_OP:
+            if line.message_id:
                 self._take_effect(process, led.slot, line.message_id)
             chapter.lines.append(line)
 
@@ -160,7 +157,7 @@ class Ledger:
         line = chapter.lines[at]
         if (line.kind, line.key, line.blob, line.message_id) != (op.kind, op.key, op.blob, op.message_id):
             raise Violation(f"slot {op.slot}: {process.address} applies {op} in place of {line}")
-        if op.message_id and op.kind != frames.WIPE_OP:
+        if op.message_id:
             self._take_effect(process, op.slot, op.message_id)
 
     def _whole(self, process: "Process", slot: int, session: Session) -> None:

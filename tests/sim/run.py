@@ -223,7 +223,7 @@ def check_histories(cluster: Cluster) -> None:
                 raise Violation(f"{client.current} is still under way")
         for called, _ in cluster.wipes:  # it may have reached the key's slot, then or later, or not
             operations.append(Operation("REMOVE", None, called))
-        if not is_linearizable(operations, forgets=forgets or bool(cluster.wipes)):
+        if not is_linearizable(operations, forgets=forgets):
             lines = "\n".join(str(op) for op in sorted(operations, key=lambda op: op.called))
             raise Violation(f"{key!r} (slot {slot_of(key)}) is not linearizable:\n{lines}")
 

@@ -114,6 +114,13 @@ def repairing(plan: Plan) -> None:
     plan.faults, plan.pace_s, plan.faults_s = ("lose_power", "isolate", "crash_giver", "crash_giver"), 0.5, 6.0
 
 
+def wiping(plan: Plan) -> None:
+    """WIPEOUTs among other writes, and answers that are lost."""
+    busy(plan)
+    plan.options.network.delay_s, plan.options.network.jitter_s = 0.001, 0.01
+    plan.options.clients.wipe_share, plan.options.clients.answer_loss, plan.faults = 0.03, 0.3, ("crash", "leave")
+
+
 def woken(plan: Plan) -> None:
     """Processes are stopped for long, replies are forgotten soon, and clients' tries are lost or late."""
     busy(plan)
@@ -341,3 +348,7 @@ class TestItBites:
 
         monkeypatch.setattr(Follower, "_can_not_stage", can_not_stage)
         assert finds_a_violation(0, repairing) is not None
+
+    def test_a_wipeout_is_remembered_with_each_slot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ReplyMemory, "slots_of", lambda self, message_id, crc: 0)
+        assert finds_a_violation(1, wiping) is not None

@@ -216,6 +216,7 @@ class Primary:
         starts = []
         diverged: dict[int, Position] = {}
         backlog: list[bytes] = []
+        room_bytes = self._backlog_max_bytes - self._queued_bytes(peer)
         for slot, position in rows:
             led = self.led.get(slot)
             progress = led.progress.get(peer) if led else None
@@ -223,14 +224,19 @@ class Primary:
                 continue
             self.transfer.forget(slot, peer)
             self.flush_peer(peer)  # what was sent under the earlier agreement stays before GO
-            progress.report = number
-            if led.can_resume_from(position):
+            progress.is_streaming, progress.acked = False, -1
+            missing = [op.data for op in led.log if op.seq > position[1]]
+            size_bytes = sum(map(len, missing))
+            if not led.can_resume_from(position) or size_bytes > self._backlog_max_bytes:
+                diverged[slot] = position
+            elif missing and size_bytes > room_bytes:
+                continue  # more than its link takes now: it reports again
+            else:
+                room_bytes -= size_bytes
                 starts.append((slot, led.term, position))
                 progress.is_streaming, progress.acked = True, position[1]
-                backlog += [op.data for op in led.log if op.seq > position[1]]
-            else:
-                progress.is_streaming, progress.acked = False, -1
-                diverged[slot] = position
+                backlog += missing
+            progress.report = number
         self._repair(peer, number, diverged)
         if starts:
             shared.send(peer, frames.GO, frames.encode_start(number, starts))

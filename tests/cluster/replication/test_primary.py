@@ -300,6 +300,25 @@ class TestReports:
         rig.have("c", position, 9)
         assert rig.sent()[0] == ("c", how)
 
+    def test_no_more_is_sent_again_than_the_link_takes(self) -> None:
+        """A link that took more than it may queue would end, and the next one would again."""
+        rig = Rig()
+        rig.agree("b")
+        for number in range(10):
+            rig.write(b"m%d" % number)
+        rig.sent_ops()
+        rig.primary._backlog_max_bytes = 10 * 60
+        rig.primary._queued_bytes = lambda peer: 500
+        rig.have("c", BASE, 9)
+        assert rig.sent() == []
+        rig.primary._queued_bytes = lambda peer: 0
+        rig.have("c", BASE, 9)
+        assert rig.sent()[0] == ("c", frames.GO)
+        rig.sent_ops()
+        rig.primary._backlog_max_bytes = 100
+        rig.have("c", BASE, 10)
+        assert rig.sent()[0] == ("c", frames.PATCH)
+
     def test_what_has_left_the_log_is_given_by_the_keys(self) -> None:
         rig = Rig("b", "c")
         rig.agree("b")

@@ -185,7 +185,7 @@ def test_a_node_that_reaches_no_majority_does_not_go_on_alone_later(tmp_path: Pa
             traffic.go_on(100)
             here.cable(alone, a).refuse()
             here.cable(alone, a).cut("udp")
-            poll(lambda: f"{a.name} is dead" in alone.log, 5.0)
+            time.sleep(1.0)
             traffic.ask([a, b])
             here.cable(alone, a).cut()
             time.sleep(1.0)  # until nothing refuses in the name of the first one any more

@@ -18,7 +18,7 @@ from gevent.event import Event as Flag
 
 from app.cluster.events import Event
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.readiness import Contact, Facts, Readiness, readiness
+from app.cluster.readiness import Contact, Facts, Readiness, heard_s, readiness
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
 from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
@@ -409,10 +409,14 @@ class Node:
             self._look_at_links()
 
     def _look_at_links(self) -> None:
-        core = self.membership.core
-        members = core.view.addresses if core.view is not None and core.is_member else ()
-        others = [member for member in members if member != self.peers.me and core.is_up(member)]
-        self.link_watch.look(others, self.replication.linked, self.loop.now())
+        core, now_s = self.membership.core, self.loop.now()
+        if core.view is None:  # whoever is heard is to found a cluster with this node, and needs a link for that
+            fresh_s = now_s - heard_s(len(self.options.servers))
+            others = [server for server in self.peers.names if core.contact(server)[1] >= fresh_s]
+        else:
+            members = core.view.addresses if core.is_member else ()
+            others = [member for member in members if member != self.peers.me and core.is_up(member)]
+        self.link_watch.look(others, self.replication.linked, now_s)
 
     def _upkeep(self) -> None:
         loop = self.loop

@@ -115,7 +115,16 @@ def readiness(facts: Facts) -> Readiness:
     unlinked = [member for member in others if not _contact(facts, member.address).is_linked]
     up = sum(_is_up(member) and member.address in facts.servers for member in status.members)
     reasons = _reasons(facts, own, reads, unreached)
-    told = [_about(facts, member) for member in others]
+    if view is None:
+        told = [_no_link(facts, server) for server in facts.contacts if _is_heard_only(facts, server)]
+    else:
+        told = [_about(facts, member) for member in others]
+    # What the members say of each other, without what this node has just said of them itself.
+    told += [
+        f"{one}: no link to {other}, as it says: check the network between the two, TCP as well"
+        for one, other in status.lacks
+        if status.address not in (one, other)
+    ]
     about = _told([sentence for sentence in told if sentence])
     lacking: list[str] = []
     if status.is_member:
@@ -240,15 +249,24 @@ def _about(facts: Facts, member: MemberStatus) -> str:
     contact = facts.contacts.get(address)
     if contact is None:
         return f"{address}: a member, and not in this node's servers file: compare the files"
-    port = address.rpartition(":")[2]
     if member.state == DEAD:
         return f"{address}: dead: start it again"
     if member.state != ALIVE:
         return f"{address}: {member.state}, heard {_ago(contact.unheard_s)}: check its process and the network to it"
     if member.leaving:
         return f"{address}: leaving"
-    if contact.is_linked:
-        return ""
+    return "" if contact.is_linked else _no_link(facts, address)
+
+
+def _is_heard_only(facts: Facts, server: str) -> bool:
+    """Whether its datagrams pass, and there is no link."""
+    contact = _contact(facts, server)
+    return not contact.is_linked and contact.unheard_s <= heard_s(len(facts.servers))
+
+
+def _no_link(facts: Facts, address: str) -> str:
+    """That there is no link to another server, and what to check."""
+    contact, port = _contact(facts, address), address.rpartition(":")[2]
     down = f"{address}: no link for {contact.unlinked_s:.1f} s"
     if contact.is_refused:
         return f"{down} (refused, and it lives): check what answers for it on TCP port {port}"

@@ -309,3 +309,20 @@ def test_of_very_many_faults_the_first_are_told() -> None:
     silent = dict.fromkeys(names, Contact(False, 0.0, inf, False))
     (reason,) = readiness(facts_of(None, servers=(A, *names), contacts=silent)).reasons
     assert reason.endswith(f"check {' '.join(names[:4])} and 26 more")
+
+
+def test_servers_that_are_heard_and_not_linked_keep_a_cluster_from_being_founded() -> None:
+    found = readiness(facts_of(None, contacts={B: BLOCKED, C: Contact(False, 0.0, inf, False)}))
+    assert found.reasons == (
+        f"no view: it has found no cluster yet; 2 of 3 servers of the file heard, itself included: check {C}",
+        f"{B}: no link for 3.2 s (UDP passes): check TCP port 3332",
+    )
+
+
+def test_members_that_lack_each_other_are_told_by_the_others() -> None:
+    facts = whole()
+    status = replace(facts.status, lacks=((A, B), (B, C), (C, B)))
+    assert readiness(replace(facts, status=status)).lacking == (
+        f"{B}: no link to {C}, as it says: check the network between the two, TCP as well",
+        f"{C}: no link to {B}, as it says: check the network between the two, TCP as well",
+    )

@@ -36,7 +36,7 @@ def plain(plan: Plan) -> None:
     plan.options.hosts, plan.options.drift = max(3, min(5, plan.options.hosts)), 0.0
     plan.bursts, plan.majorities, plan.lasting, plan.faults_s = False, False, "", 4.0
     node.replicas, node.evict, node.pages, node.reply_ttl_s, node.max_in_flight = 3, True, 0, 12.0, 1024
-    node.staging_bytes = node.transfer_bytes = (0, 0)
+    node.one_machine, node.staging_bytes, node.transfer_bytes = True, (0, 0), (0, 0)
     node.lag_s, node.turn_s, node.stop_share, node.send_fails, node.queue_max_bytes = 0.0002, 0.0, 0.0, 0.0, 0
     network.loss = network.large_loss = network.slow_share = 0.0
     network.delay_s, network.jitter_s, network.duplication = 0.0005, 0.001, 0.0

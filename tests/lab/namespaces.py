@@ -86,6 +86,8 @@ def why_not() -> str:
     """Why there can be no lab on this machine; empty if there can."""
     if shutil.which("ip") is None:
         return "no network namespaces: iproute2 is not installed"
+    if not Path("/dev/net/tun").exists():
+        return "no tunnel devices: /dev/net/tun is not there"
     try:
         Namespace().close()
     except OSError as error:

@@ -52,7 +52,7 @@ def cases(table: dict[str, tuple[Callable[..., object], str]]) -> pytest.MarkDec
     return pytest.mark.parametrize(
         ("name", "fault"),
         [
-            pytest.param(name, fault, id=name, marks=[broken(promise)] if promise else [])
+            pytest.param(name, fault, id=name.replace(" ", "_"), marks=[broken(promise)] if promise else [])
             for name, (fault, promise) in table.items()
         ],
     )

@@ -40,7 +40,7 @@ def test_an_absent_server_is_missed(tmp_path: Path) -> None:
     with lab(tmp_path, 3) as here:
         a, b, c = here.start()
         c.kill()
-        poll(lambda: a.member_count() == b.member_count() == 2, TOLD_S)
+        here.await_whole((a, b))
         assert copies_missing(a) == (256, 256)
         assert copies_missing(b) == (256, 256)
         assert "absent" in here.kv("-s", a.name, "status").stdout

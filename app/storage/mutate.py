@@ -62,8 +62,8 @@ class MutableReplies(Protocol):
 
     @property
     def wait_ms(self) -> int: ...
-    def get(self, message_id: bytes, crc: int) -> int | None: ...
-    def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None: ...
+    def get(self, message_id: bytes) -> int | None: ...
+    def add(self, message_id: bytes, slot: int, code: int) -> None: ...
 
 
 class Mutations:
@@ -74,15 +74,13 @@ class Mutations:
         self._replies = replies
         self.wait_ms = 0
 
-    def execute(
-        self, command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, id_crc: int, hindrances: int = 0
-    ) -> int:
+    def execute(self, command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, hindrances: int = 0) -> int:
         """PUT or REMOVE: the code to answer with, below 0 (`~code`) if it was executed before and is only remembered.
 
         SYS_OVERLOAD_ERR: nothing was done. `hindrances`: those at other nodes that must take part.
         """
         replies = self._replies
-        code = replies.get(message_id, id_crc)
+        code = replies.get(message_id)
         if code is not None:
             return ~code
         if replies.full or hindrances & (REPLIES_FULL | BUSY):
@@ -97,21 +95,19 @@ class Mutations:
         else:
             assert command == REMOVE, command
             code = NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
-        replies.add(message_id, id_crc, slot, code)
+        replies.add(message_id, slot, code)
         return code
 
-    def wipe(
-        self, slots: Iterable[int], message_id: bytes, id_crc: int, remembered_with: int, hindrances: int = 0
-    ) -> int:
+    def wipe(self, slots: Iterable[int], message_id: bytes, remembered_with: int, hindrances: int = 0) -> int:
         """WIPEOUT of these slots: as `execute`. The answer is remembered with the slot `remembered_with`."""
         replies = self._replies
-        code = replies.get(message_id, id_crc)
+        code = replies.get(message_id)
         if code is not None:
             return ~code
         if replies.full or hindrances & (REPLIES_FULL | BUSY):
             return self._refused(replies.wait_ms if replies.full else BUSY_WAIT_MS)
         self._store.wipe(slots)
-        replies.add(message_id, id_crc, remembered_with, NO_ERR)
+        replies.add(message_id, remembered_with, NO_ERR)
         return NO_ERR
 
     def _refused(self, wait_ms: int) -> int:

@@ -86,7 +86,7 @@ def test_a_store_that_may_not_evict_reserves_what_replies_may_still_grow_to() ->
     reserve = replies_max_bytes(BOUND)
     assert machine.arena.limit_bytes == BOUND - MARGIN - 20 * MIB - reserve
     for n in range(50_000):
-        machine.replies.add(b"%016d" % n, n, 0, 0)
+        machine.replies.add(b"%016d" % n, 0, 0)
     used = machine.replies.used_bytes
     assert used > MIB
     machine.heap_bytes += used

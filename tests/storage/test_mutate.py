@@ -1,7 +1,5 @@
 """What mutations do to store and reply memory: executed once, refused and for how long, and applied at copies."""
 
-from zlib import crc32
-
 import pytest
 
 from app.storage.arena import Arena
@@ -53,10 +51,10 @@ class Copy:
         self, command: int, message_id: bytes, blob: bytes = b"blob", *, key: bytes = KEY, hindrances: int = 0
     ) -> int:
         blob = blob if command == PUT else b""
-        return self.mutations.execute(command, slot_of(key), key, blob, message_id, crc32(message_id), hindrances)
+        return self.mutations.execute(command, slot_of(key), key, blob, message_id, hindrances)
 
     def wipe(self, message_id: bytes, *slots: int, remembered_with: int = 7, hindrances: int = 0) -> int:
-        return self.mutations.wipe(slots, message_id, crc32(message_id), remembered_with, hindrances)
+        return self.mutations.wipe(slots, message_id, remembered_with, hindrances)
 
     def remembered(self) -> list[tuple[bytes, int, int]]:
         return self.replies.scan(0, self.replies.bucket_count, (1 << SLOT_COUNT) - 1)
@@ -218,7 +216,7 @@ def test_a_store_that_is_still_wiping_is_overloaded_not_full() -> None:
     assert copy.store.wiping
     assert copy.do(PUT, ONE, BIG) == SYS_OVERLOAD_ERR
     assert copy.mutations.wait_ms == ROOM_WAIT_MS
-    assert copy.replies.get(ONE, crc32(ONE)) is None
+    assert copy.replies.get(ONE) is None
     while copy.store.drain_wiped():
         pass
     assert copy.do(PUT, ONE, BIG) == NO_ERR

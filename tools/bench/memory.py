@@ -11,7 +11,6 @@ import gc
 import os
 import random
 import time
-import zlib
 
 import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
 from app.config.numbers import number
@@ -74,7 +73,7 @@ class _Bench:
             stored = store.put(slot, key, encode_value(value, 1))
             message_id = os.urandom(16)
             if not self._replies.full:
-                self._replies.add(message_id, zlib.crc32(message_id), slot, 0)
+                self._replies.add(message_id, slot, 0)
             if puts % 3 == 0:
                 store.get(slot, key)
             slowest = max(slowest, time.thread_time() - before)

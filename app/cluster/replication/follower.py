@@ -27,7 +27,6 @@ another holder besides the primary before others.
 
 from dataclasses import dataclass
 from typing import Final
-from zlib import crc32
 
 from app.cluster.replication import frames
 from app.cluster.replication.frames import NOWHERE, OpFields, Position
@@ -229,10 +228,8 @@ class Follower:
         return self._shared.mutations.apply(SET, slot, key, blob)
 
     def _remember(self, message_id: bytes, slot: int, code: int) -> None:
-        if message_id:
-            crc = crc32(message_id)
-            if self._shared.replies.get(message_id, crc) is None:
-                self._shared.replies.add(message_id, crc, slot, code)
+        if message_id and self._shared.replies.get(message_id) is None:
+            self._shared.replies.add(message_id, slot, code)
 
     def on_entries(self, peer: str, body: bytes) -> None:
         for slot, key, blob in frames.decode_entries(body):

@@ -55,6 +55,9 @@ _ALLOWANCE_MAX_BYTES: Final = 1 * MIB
 # target by this much: a part of the margin. Sooner: entries are lost for little, as few of them give a page back.
 _HEAP_OVER_BYTES: Final = MIB
 
+# A full heap takes new entries again while there are fewer than this share of those that filled it: they find holes.
+_FULL_AGAIN_SHARE: Final = 3 / 4
+
 # Free chunks worth this share of the arena's limit make moving records together worth the copying (the sparsest
 # page then costs the copies of its live records, about 2 µs each). A larger share costs capacity.
 _COMPACT_SHARE: Final = 1 / 16
@@ -156,6 +159,7 @@ class MemoryGovernor:
         self._arena_floor_bytes = arena_floor_bytes
         self._target_bytes = max_bytes - _MARGIN_BYTES
         self._next_slot = 0
+        self._full_entries = 0  # the most there were since the heap is full
         self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
         self._trimmed_at = 0
         self.resident_bytes = 0  # at the last look
@@ -174,8 +178,10 @@ class MemoryGovernor:
         replies_growth = max(0, self._replies.max_bytes - self._replies.used_bytes)
         left = self._target_bytes - heap
         heap_left = left - replies_growth - self._arena_floor_bytes
-        store.heap_full = heap_left < 0
         store.heap_over = left - replies_growth - arena.resident_bytes < -_HEAP_OVER_BYTES
+        # Entries that have gone since it was full leave holes, which do not show in the resident size.
+        self._full_entries = max(self._full_entries, store.entries) if heap_left < 0 else 0
+        store.heap_full = heap_left < 0 and (store.heap_over or store.entries >= self._full_entries * _FULL_AGAIN_SHARE)
         store.spare_bytes = min(heap_left, self._target_bytes - resident - (0 if self._evict else replies_growth))
         arena.limit_bytes = max(self._arena_floor_bytes, left if self._evict else left - replies_growth)
         store.compact_bytes = max(COMPACT_MIN_BYTES, int(arena.limit_bytes * _COMPACT_SHARE))

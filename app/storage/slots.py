@@ -38,19 +38,21 @@ _LINK_BYTES: Final = 32  # what an OrderedDict counts for each entry's link, whi
 _ORDER_OBJECT_BYTES: Final = dict.__sizeof__(OrderedDict()) - dict.__sizeof__({})  # by which the objects differ
 
 
+# What a table is never made for: it has been split before, and if memory lacked for that, it stays as it is.
+_ENTRIES_MAX: Final = 6 * SPLIT_ENTRIES
+
+
 def _table_sizes() -> dict[int, tuple[int, int]]:
     """By the bytes of a dict: how many entries it can hold, and what a slot's tables of that size take together.
 
-    Found out by filling tables, past the size that two times SPLIT_ENTRIES can bring about.
+    Found out by filling tables.
     """
     sizes: dict[int, tuple[int, int]] = {}
-    data: dict[bytes, int] = {}
-    order: OrderedDict[bytes, None] = OrderedDict()
+    data: dict[int, None] = {}
+    order: OrderedDict[int, None] = OrderedDict()
     last = (0, 0, 0)  # bytes of the dict, entries in it, bytes of both
-    for count in range(1, 16 * SPLIT_ENTRIES):
-        key = b"%d" % count
-        data[key] = count
-        order[key] = None
+    for count in range(1, _ENTRIES_MAX):
+        data[count] = order[count] = None
         size = dict.__sizeof__(data)
         if size != last[0] and count > 1:
             sizes[last[0]] = last[1:]
@@ -60,9 +62,7 @@ def _table_sizes() -> dict[int, tuple[int, int]]:
 
 
 _SIZES: Final = _table_sizes()
-# Those that a table may grow to, rising. What would take more has been split before; if memory lacked for that, the
-# table stays as it is.
-_STEPS: Final = [step for step in sorted(set(_SIZES.values())) if step[0] <= 6 * SPLIT_ENTRIES]
+_STEPS: Final = sorted(set(_SIZES.values()))
 
 
 class Slot(LRUCache[bytes, int]):

@@ -109,6 +109,27 @@ def test_the_heap_is_full_when_it_and_the_replies_would_leave_the_arena_less_tha
     assert Machine(most + 1, evict=evict).store.heap_full
 
 
+def test_a_full_heap_from_which_entries_have_gone_takes_new_ones() -> None:
+    """What they leave is holes, which the resident size does not show: a store must not stay empty for them."""
+    machine = Machine(20 * MIB)
+    machine.fill(1000, 10)
+    machine.heap_bytes = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR + 1
+    machine.governor.look()
+    assert machine.store.heap_full
+    for n in range(251):
+        assert machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
+    machine.governor.look()
+    assert not machine.store.heap_full
+    assert machine.put(b"one more", b"v")
+    machine.governor.look()
+    assert machine.store.heap_full
+    for n in range(251, 1000):
+        machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
+    machine.heap_bytes += 5 * MIB
+    machine.governor.look()
+    assert machine.store.heap_full  # it has grown all the same
+
+
 def test_the_heap_is_past_its_bound_when_it_has_grown_though_it_was_full() -> None:
     full = BOUND - MARGIN - replies_max_bytes(BOUND)
     assert not Machine(full + MIB).store.heap_over

@@ -16,7 +16,6 @@ import gc
 import os
 import random
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -185,6 +184,8 @@ def _run(phases: list[str], seconds: float, rate: float, max_bytes: int, step_ms
 
 def _attack(arguments: list[str]) -> bool:
     """Run the adversary's list, each part in a process of its own; whether all of it was withstood."""
+    import subprocess  # not above: what is imported counts against the bound
+
     failed = []
     for aim, phases in ADVERSARY.items():
         print(f"{aim}:", flush=True)

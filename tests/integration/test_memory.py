@@ -185,7 +185,7 @@ def test_the_peak_stays_under_the_bound_when_entries_are_tiny_and_when_they_all_
 ) -> None:
     """Nearly all of what they take is hash tables, keys and links, which nobody can take back.
 
-    So many PUTs may fill the reply memory too, as it is the more to bear; a refused one is as good as sent later.
+    So many PUTs may fill the reply memory, too; those are refused.
     """
     with running(tmp_path, "--max-memory", "64MiB") as node, node.socket() as sock:
         sender = Sender(sock)

@@ -62,7 +62,7 @@ from app.storage.governor import (
 )
 from app.storage.mutate import Mutations
 from app.storage.pressure import EvictionWatch
-from app.storage.replies import ReplyMemory
+from app.storage.replies import ReplyMemory, buckets_for
 from app.storage.store import Store
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
@@ -138,7 +138,8 @@ class Node:
         self.counters = Counters()
         self.slow_log = SlowLog(options.slow_ms / 1000 or inf)
         self.arena = Arena(options.max_memory_bytes, options.max_memory_bytes)
-        self.replies = ReplyMemory(options.reply_ttl_s, replies_max_bytes(options.max_memory_bytes))
+        replies_bytes = replies_max_bytes(options.max_memory_bytes)
+        self.replies = ReplyMemory(options.reply_ttl_s, replies_bytes, buckets=buckets_for(replies_bytes))
         self.store = Store(self.arena, evict=evict, on_allowance_used=self._look_at_memory)
         self.governor = MemoryGovernor(
             self.arena,

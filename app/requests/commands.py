@@ -215,7 +215,7 @@ class Commands:
                 self._drop(verdict)
                 return None
             if msg.type == TYPE_ACK:
-                self._counters.acks += self._replies.forget(message_id, id_crc)
+                self._counters.acks += self._replies.forget(message_id)
                 return None
             if msg.type == TYPE_CLUSTER:
                 self._hand_to_cluster(request, payload)
@@ -285,7 +285,7 @@ class Commands:
             elif self._followed[slot] is None:
                 return self._mutate_alone(request, command, message_id, id_crc, slot, key, blob)
             else:
-                code = self._replicator.mutate(request, command, message_id, id_crc, slot, key, blob)
+                code = self._replicator.mutate(request, command, message_id, slot, key, blob)
             if code != LOOK_AGAIN:
                 return self._told(request, command, message_id, id_crc, code)
 
@@ -309,7 +309,7 @@ class Commands:
         self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes
     ) -> bytes | None:
         """PUT or REMOVE where nobody else keeps a copy."""
-        code = self._mutate(command, slot, key, blob, message_id, id_crc)
+        code = self._mutate(command, slot, key, blob, message_id)
         if code < 0:
             code = ~code
             self._counters.retries_answered += 1
@@ -325,7 +325,7 @@ class Commands:
             self._drop("admin_not_allowed")
             return None
         if command == WIPEOUT:
-            code = self._replicator.wipe_out(request, message_id, id_crc)
+            code = self._replicator.wipe_out(request, message_id)
             return self._told(request, WIPEOUT, message_id, id_crc, code)
         reports = self._reports
         if command == GET_PID:

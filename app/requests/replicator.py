@@ -78,17 +78,15 @@ class Replicator:
 
     # --- requests, each in its greenlet; the slot's route is SELF and the lease runs --------------------------------
 
-    def mutate(
-        self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes
-    ) -> int:
+    def mutate(self, request: Request, command: int, message_id: bytes, slot: int, key: bytes, blob: bytes) -> int:
         """Execute PUT or REMOVE, and wait until all copies have it: the code to answer with, or what stands above."""
         request.keep()
         may_wait = not self._workers.full
-        code = self._replication.execute(command, slot, key, blob, message_id, id_crc, request, may_wait=may_wait)
+        code = self._replication.execute(command, slot, key, blob, message_id, request, may_wait=may_wait)
         self._wake()
         return self._outcome(request, code)
 
-    def wipe_out(self, request: Request, message_id: bytes, id_crc: int) -> int:
+    def wipe_out(self, request: Request, message_id: bytes) -> int:
         """Wipe all slots that this node leads, or none, and wait until all copies are wiped: as `mutate`.
 
         Not while one of them is closed, or without a lease: nor is it told then that it was done before, for a copy of
@@ -98,10 +96,10 @@ class Replicator:
         replication = self._replication
         slots = [slot for slot, route in enumerate(self._turn.routes) if route == SELF]
         if len(slots) < replication.leading and not replication.is_under_way(message_id):
-            if replication.remembers(message_id, id_crc):
+            if replication.remembers(message_id):
                 return NO_ANSWER
             return self._refused(_CLOSED_WAIT_MS)
-        code = replication.wipe(slots, message_id, id_crc, request, may_wait=not self._workers.full)
+        code = replication.wipe(slots, message_id, request, may_wait=not self._workers.full)
         self._wake()
         outcome = self._outcome(request, code)
         # What was not acknowledged is the next primaries' to decide on, and there may be several.

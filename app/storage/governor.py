@@ -12,8 +12,8 @@ what remains of the target. The heap grows only with the number of entries; when
 little, `heap_full` makes every new entry take the place, and so the holes, of another.
 
 How often it looks: whenever the store has used up an allowance of estimated heap growth, a sixteenth of what is
-left and at most 1 MiB (hash tables of all slots double within few insertions of each other, which is up to eight
-times the estimate), and ten times a second besides. A look costs about 3 µs.
+left and at most 1 MiB, and ten times a second besides. A look costs about 3 µs. Hash tables are not part of the
+estimate: they grow by leaps, all slots' at nearly the same time, so the store asks for each leap (`spare_bytes`).
 
 pympler calibrates the estimate, a few slots and keys at a time: sizing 100,000 entries whole takes a second.
 """
@@ -33,12 +33,11 @@ from app.wire.protocol import SLOT_COUNT
 
 MIB: Final = 1 << 20
 
-_size: Final[Callable[..., int]] = asizeof.asizeof
 _flat_size: Final[Callable[..., int]] = asizeof.flatsize
 
-# Kept free below the bound for what no look can foresee: growth between two looks (at most about 2 MiB while the
-# hash tables double), fresh arena pages that count as resident before they are (they do from the first look on),
-# and transient buffers. Raising it costs that much payload.
+# Kept free below the bound for what no look can foresee: growth between two looks (1 MiB, and as much of hash tables
+# that are ahead of the arena), a full heap whose keys become longer (1 MiB), fresh arena pages that count as resident
+# before they are (they do from the first look on), and transient buffers. Raising it costs that much payload.
 _MARGIN_BYTES: Final = 4 * MIB
 # The arena always keeps this much, so that a value of any size finds a page.
 ARENA_FLOOR_BYTES: Final = 4 * MIB
@@ -52,6 +51,13 @@ _ALLOWANCE_SHARE: Final = 16
 _ALLOWANCE_MIN_BYTES: Final = 32 * 1024
 _ALLOWANCE_MAX_BYTES: Final = 1 * MIB
 
+# A full heap that grows nevertheless, because keys have become longer, makes entries fewer from where it would pass the
+# target by this much: a part of the margin. Sooner: entries are lost for little, as few of them give a page back.
+_HEAP_OVER_BYTES: Final = MIB
+
+# A full heap takes new entries again while there are fewer than this share of those that filled it: they find holes.
+_FULL_AGAIN_SHARE: Final = 3 / 4
+
 # Free chunks worth this share of the arena's limit make moving records together worth the copying (the sparsest
 # page then costs the copies of its live records, about 2 µs each). A larger share costs capacity.
 _COMPACT_SHARE: Final = 1 / 16
@@ -63,13 +69,14 @@ _SHRINK_WORK: Final = 300
 # slot's turn comes every 6 s.
 _SLOTS_PER_CALIBRATION: Final = 4
 _KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are a fair sample of keys of any length
-# A slot whose hash tables cost more than this per entry has them copied into fresh ones. Fresh tables take 70 to 160
-# bytes an entry; under insertion and removal CPython sizes them for three times their entries, which takes up to 280.
-_TABLE_BYTES_PER_ENTRY_MAX: Final = 180
+# A slot whose hash tables cost more than this per entry has them copied into fresh ones. Fresh tables take 66 to 132
+# bytes an entry; under insertion and removal CPython sizes them for three times their entries, which takes up to 264.
+_TABLE_BYTES_PER_ENTRY_MAX: Final = 150
 _REBUILD_MIN_BYTES: Final = 16 * 1024  # below that there is nothing to win
 
 # What the kernel and glibc call what they are asked for (linux/prctl.h, malloc.h).
 _PR_SET_THP_DISABLE: Final = 41
+_M_MXFAST: Final = 1
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
@@ -91,12 +98,15 @@ def tune_allocators() -> None:
     - No transparent huge pages: one touched byte must not make 2 MiB resident.
     - Blocks of 32 KiB and more (hash tables) in mappings of their own, which go back when freed instead of
       leaving holes in the heap; setting it also stops glibc from raising it by itself.
+    - Freed blocks are joined with free neighbours at once. By default glibc sets blocks of up to 128 bytes aside and
+      joins all of them at the next request of 1 KiB: 20 to 50 ms after some hundred thousand entries had gone.
     - One malloc arena; the top of the heap goes back as soon as 128 KiB are free there.
     """
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
     mallopt = getattr(libc, "mallopt", None)  # glibc's; musl has none
     if mallopt is not None:
+        mallopt(_M_MXFAST, 0)
         mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
         mallopt(_M_ARENA_MAX, 1)
@@ -149,7 +159,7 @@ class MemoryGovernor:
         self._arena_floor_bytes = arena_floor_bytes
         self._target_bytes = max_bytes - _MARGIN_BYTES
         self._next_slot = 0
-        self._table_bytes = [0] * SLOT_COUNT  # as last sized
+        self._full_entries = 0  # the most there were since the heap is full
         self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
         self._trimmed_at = 0
         self.resident_bytes = 0  # at the last look
@@ -167,7 +177,12 @@ class MemoryGovernor:
         # Replies may still grow to their own bound: the arena makes way for them then, if it may evict.
         replies_growth = max(0, self._replies.max_bytes - self._replies.used_bytes)
         left = self._target_bytes - heap
-        store.heap_full = left - replies_growth < self._arena_floor_bytes
+        heap_left = left - replies_growth - self._arena_floor_bytes
+        store.heap_over = left - replies_growth - arena.resident_bytes < -_HEAP_OVER_BYTES
+        # Entries that have gone since it was full leave holes, which do not show in the resident size.
+        self._full_entries = max(self._full_entries, store.entries) if heap_left < 0 else 0
+        store.heap_full = heap_left < 0 and (store.heap_over or store.entries >= self._full_entries * _FULL_AGAIN_SHARE)
+        store.spare_bytes = min(heap_left, self._target_bytes - resident - (0 if self._evict else replies_growth))
         arena.limit_bytes = max(self._arena_floor_bytes, left if self._evict else left - replies_growth)
         store.compact_bytes = max(COMPACT_MIN_BYTES, int(arena.limit_bytes * _COMPACT_SHARE))
         allowance = (self._target_bytes - resident) // _ALLOWANCE_SHARE
@@ -182,19 +197,17 @@ class MemoryGovernor:
         for _ in range(_SLOTS_PER_CALIBRATION):
             number = self._next_slot
             self._next_slot = (number + 1) % SLOT_COUNT
-            slot = store.slot(number)
-            # Two levels: the cache, its tables; their entries are sampled below.
-            tables = _size(slot, limit=2)
-            if tables > _REBUILD_MIN_BYTES and tables > _TABLE_BYTES_PER_ENTRY_MAX * len(slot):
-                store.rebuild(number)
-                self.rebuilds += 1
-                tables = _size(store.slot(number), limit=2)
-            self._table_bytes[number] = tables
-            for key in islice(slot, _KEYS_PER_SLOT):
-                sampled_bytes += _allocated(_flat_size(key)) + _HANDLE_BYTES
+            for table in store.tables(number):
+                size = table.table_bytes
+                if size > _REBUILD_MIN_BYTES and size > _TABLE_BYTES_PER_ENTRY_MAX * len(table):
+                    table.rebuild()
+                    self.rebuilds += 1
+                    break
+            for key in islice(store.tables(number)[0], _KEYS_PER_SLOT):
+                sampled_bytes += _allocated(_flat_size(key)) + _HANDLE_BYTES + _LINK_BYTES
                 sampled += 1
-        if sampled and store.entries:
-            store.entry_heap_bytes = sampled_bytes // sampled + sum(self._table_bytes) // store.entries
+        if sampled:
+            store.entry_heap_bytes = sampled_bytes // sampled
 
     def trim(self) -> None:
         """Give the free pages inside the C heap back (0.1 to 5 ms), if anything has been freed since the last time."""
@@ -212,3 +225,5 @@ def _allocated(size: int) -> int:
 
 # What an arena handle takes on the heap: an int of two digits.
 _HANDLE_BYTES: Final = _allocated(_flat_size(1 << 40))
+# What an OrderedDict's link to an entry takes: four pointers.
+_LINK_BYTES: Final = _allocated(32)

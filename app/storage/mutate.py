@@ -62,9 +62,9 @@ class MutableReplies(Protocol):
 
     @property
     def wait_ms(self) -> int: ...
-    def get(self, message_id: bytes, crc: int) -> int | None: ...
-    def slots_of(self, message_id: bytes, crc: int) -> int: ...
-    def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None: ...
+    def get(self, message_id: bytes) -> int | None: ...
+    def slots_of(self, message_id: bytes) -> int: ...
+    def add(self, message_id: bytes, slot: int, code: int) -> None: ...
 
 
 class Mutations:
@@ -75,15 +75,13 @@ class Mutations:
         self._replies = replies
         self.wait_ms = 0
 
-    def execute(
-        self, command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, id_crc: int, hindrances: int = 0
-    ) -> int:
+    def execute(self, command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, hindrances: int = 0) -> int:
         """PUT or REMOVE: the code to answer with, below 0 (`~code`) if it was executed before and is only remembered.
 
         SYS_OVERLOAD_ERR: nothing was done. `hindrances`: those at other nodes that must take part.
         """
         replies = self._replies
-        code = replies.get(message_id, id_crc)
+        code = replies.get(message_id)
         if code is not None:
             return ~code
         if replies.full or hindrances & (REPLIES_FULL | BUSY):
@@ -98,17 +96,17 @@ class Mutations:
         else:
             assert command == REMOVE, command
             code = NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
-        replies.add(message_id, id_crc, slot, code)
+        replies.add(message_id, slot, code)
         return code
 
-    def wipe(self, slots: Iterable[int], message_id: bytes, id_crc: int, hindrances: int = 0) -> tuple[int, list[int]]:
+    def wipe(self, slots: Iterable[int], message_id: bytes, hindrances: int = 0) -> tuple[int, list[int]]:
         """WIPEOUT of these slots: the code as of `execute`, and the slots that were wiped by it just now.
 
         The answer is remembered with every slot, since slots move: a messageID wipes each of them once, wherever its
         client's tries are executed.
         """
         replies = self._replies
-        wiped = replies.slots_of(message_id, id_crc)
+        wiped = replies.slots_of(message_id)
         left = [slot for slot in slots if not wiped >> slot & 1]
         if wiped and not left:
             return ~NO_ERR, []
@@ -116,7 +114,7 @@ class Mutations:
             return self._refused(replies.wait_ms if replies.full else BUSY_WAIT_MS), []
         self._store.wipe(left)
         for slot in left:
-            replies.add(message_id, id_crc, slot, NO_ERR)
+            replies.add(message_id, slot, NO_ERR)
         return NO_ERR, left
 
     def _refused(self, wait_ms: int) -> int:

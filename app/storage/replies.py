@@ -4,11 +4,12 @@ Each PUT, REMOVE and WIPEOUT leaves its error code under its messageID for at le
 the first answer. Up to 300,000 of them are alive at 50,000 writes a second, so each must be small: one Python
 object graph a reply (a dict of bytes to anything) costs 120 bytes and more.
 
-The approach: two generations, each a lifetime long, of 16,384 buckets; a bucket is one bytearray of records laid
-end to end, and the bucket is chosen by the CRC-32 of the messageID (which checking the datagram has computed
-anyway). A look-up is one substring search in at most a few hundred bytes per generation; a generation that has
-aged is dropped whole. A record is one length byte, the messageID, the slot, the slot's era and the error code: 20 bytes
-for the usual 16-byte messageID, about 31 with what the buckets cost.
+The approach: two generations, each a lifetime long, of 16,384 buckets or more; a bucket is one bytearray of records
+laid end to end. A look-up is one substring search in at most a few hundred bytes per generation; a generation that has
+aged is dropped whole. The bucket is chosen by Python's hash of the messageID, which is keyed by the process: by its
+CRC-32, which anybody can compute, chosen messageIDs all came to lie in one bucket, and 900 retries a second, each of
+which walked it, took another client's PUT from 0.7 to 528 ms. A record is one length byte, the messageID, the slot, the
+slot's era and the error code: 20 bytes for the usual 16-byte messageID, about 31 with what the buckets cost.
 
 A slot that goes to another node takes its replies along. To forget them here would be a walk over all records (60 ms at
 300,000); instead the slot begins a new era, and records of earlier ones count as not there until they age.
@@ -26,7 +27,9 @@ from typing import Final
 
 from app.wire.protocol import ALL_SLOTS, SLOT_COUNT
 
-_BUCKETS: Final = 16_384  # more: fewer bytes to search, but about 80 bytes for each one used, per generation
+# More: fewer bytes to search, but about 80 bytes for each one used, per generation.
+_BUCKETS: Final = 16_384
+_BUCKET_FULL_BYTES: Final = 1152  # what there are buckets for: 40 records in all; a walk takes 10 µs at most
 
 # What one bucket costs besides its records: the bytearray object (56 bytes, 64 with its allocator's rounding)
 # and on average half a step of its growth (an eighth of its size, which `_GROWTH_SHARE` counts).
@@ -36,8 +39,8 @@ _GROWTH_SHARE: Final = 8
 # Growth after which it is asked again whether the memory is full; the bound may be passed by as much.
 _CHECK_BYTES: Final = 4096
 
-# Buckets of an expired generation that one `advance` frees: all of them at once would take up to 15 ms.
-_FREE_STEP: Final = 512
+# The part of the buckets that one `advance` frees of an expired generation: all of them would take 15 ms and more.
+_FREE_SHARE: Final = 32
 
 # The most that one `advance` believes to have passed: a process that was stopped, or a loop that hung, did not
 # read its socket meanwhile, so that time must not age what retries in the socket's buffer still need.
@@ -48,6 +51,11 @@ _ADVANCE_MAX_S: Final = 0.25
 _RECORD_BYTES: Final = 4
 
 _Buckets = list[bytearray | None]
+
+
+def buckets_for(max_bytes: int) -> int:
+    """How many buckets a reply memory of this size should have: a power of two."""
+    return max(_BUCKETS, 1 << (max_bytes // _BUCKET_FULL_BYTES - 1).bit_length())
 
 
 def _none_by_slot() -> "array[int]":
@@ -72,15 +80,15 @@ class ReplyMemory:
         self._last_now: float | None = None
         self._newest: _Buckets = [None] * buckets
         self._oldest: _Buckets = [None] * buckets
-        self._expired: _Buckets = []  # forgotten, being freed
+        self._expired: list[bytearray] = []  # forgotten, being freed
         self._newest_count = self._oldest_count = 0
         self._newest_bytes = self._oldest_bytes = 0
         self._check_at_bytes = 0  # when the newest generation has grown to this, `full` is decided anew
         self.full = False
 
-    def get(self, message_id: bytes, crc: int) -> int | None:
-        """The error code remembered for a messageID whose CRC-32 is `crc`; None when there is none."""
-        number = crc & self._mask
+    def get(self, message_id: bytes) -> int | None:
+        """The error code remembered for a messageID; None when there is none."""
+        number = hash(message_id) & self._mask
         bucket = self._newest[number]
         if bucket is not None and bucket.find(message_id) >= 0:
             at = self._find(bucket, message_id)
@@ -108,12 +116,12 @@ class ReplyMemory:
             at = end + 3
         return -1
 
-    def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None:
+    def add(self, message_id: bytes, slot: int, code: int) -> None:
         """Remember the error code of a messageID (1 to 64 bytes) that is not remembered yet, or not with this slot.
 
         To be called only while `full` is false.
         """
-        number = crc & self._mask
+        number = hash(message_id) & self._mask
         bucket = self._newest[number]
         if bucket is None:
             bucket = self._newest[number] = bytearray()
@@ -126,9 +134,9 @@ class ReplyMemory:
         if self._newest_bytes >= self._check_at_bytes:
             self._check()
 
-    def forget(self, message_id: bytes, crc: int) -> bool:
+    def forget(self, message_id: bytes) -> bool:
         """Forget a reply whose receiver has acknowledged it; False when there was none."""
-        number = crc & self._mask
+        number = hash(message_id) & self._mask
         size = len(message_id) + _RECORD_BYTES
         for buckets in (self._newest, self._oldest):
             bucket = buckets[number]
@@ -151,8 +159,8 @@ class ReplyMemory:
 
     def clear(self) -> None:
         """Forget everything: what the replies speak of is gone from this node. Freed little by little."""
-        self._expired += self._oldest
-        self._expired += self._newest
+        self._expire(self._oldest)
+        self._expire(self._newest)
         self._newest = [None] * self._buckets
         self._oldest = [None] * self._buckets
         self._newest_of = _none_by_slot()
@@ -166,16 +174,19 @@ class ReplyMemory:
         if self._last_now is not None:
             self._age_s += min(max(0.0, now - self._last_now), _ADVANCE_MAX_S)
         self._last_now = now
-        del self._expired[-_FREE_STEP:]
+        del self._expired[-self._buckets // _FREE_SHARE :]
         if self._age_s >= self.ttl_s:
             self._age_s = 0.0
-            self._expired += self._oldest
+            self._expire(self._oldest)
             self._oldest = self._newest
             self._newest = [None] * self._buckets
             self._oldest_of, self._newest_of = self._newest_of, _none_by_slot()
             self._oldest_count, self._newest_count = self._newest_count, 0
             self._oldest_bytes, self._newest_bytes = self._newest_bytes, 0
             self._check()
+
+    def _expire(self, buckets: _Buckets) -> None:
+        self._expired += [bucket for bucket in buckets if bucket is not None]
 
     def _check(self) -> None:
         self.full = self.used_bytes >= self.max_bytes
@@ -212,11 +223,12 @@ class ReplyMemory:
         """Whether anything is remembered for the slot."""
         return bool(self._newest_of[slot] or self._oldest_of[slot])
 
-    def slots_of(self, message_id: bytes, crc: int) -> int:
+    def slots_of(self, message_id: bytes) -> int:
         """The slots (a mask) that a messageID is remembered with."""
         slots = 0
+        number = hash(message_id) & self._mask
         for buckets in (self._newest, self._oldest):
-            bucket = buckets[crc & self._mask]
+            bucket = buckets[number]
             if bucket is not None and bucket.find(message_id) >= 0:
                 at = 0
                 while at < len(bucket):
@@ -230,12 +242,13 @@ class ReplyMemory:
     def scan(self, start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]:
         """The records of these slots (a mask) in `count` buckets from `start` on: messageID, slot, error code.
 
-        Those of the older generation come first. To see everything, go from bucket 0 to `bucket_count`; what is added
-        meanwhile may be missed or not.
+        Those of the older generation come first, each generation's in order. To see everything, go from bucket 0 to
+        `bucket_count`; what is added meanwhile may be missed or not.
         """
-        found = []
+        found: list[tuple[bytes, int, int]] = []
         eras = self._eras
         for buckets in (self._oldest, self._newest):
+            first = len(found)
             for bucket in buckets[start : start + count]:
                 if bucket:
                     at = 0
@@ -245,6 +258,7 @@ class ReplyMemory:
                         if slots >> slot & 1 and bucket[end + 1] == eras[slot]:
                             found.append((bytes(bucket[at + 1 : end]), slot, bucket[end + 2]))
                         at = end + 3
+            found[first:] = sorted(found[first:])  # what other nodes are sent does not depend on this process's hash
         return found
 
     def forget_slots(self, slots: int) -> None:

@@ -3,8 +3,8 @@
 A key's slot is `slot_of(key)` (app/wire/protocol.py); callers know it already and pass it in. Each slot is a cachetools
 LRUCache from key to arena handle, and the blobs (opaque here: what the wire layer made of value and version) lie in the
 arena. One small LRU a slot instead of one large one, because a hash table of half a million entries stalls its caller
-for 90 to 480 ms when it grows and 256 small ones grow unnoticed (under 1 ms), and because wiping or handing over a slot
-is a walk over one small cache.
+for 90 to 480 ms when it grows, and because wiping or handing over a slot is a walk over one small cache. A slot of many
+entries is split over several tables (slots.py).
 
 Room is made in this order: what a wipe left behind; then, when free chunks add up to enough, moving the
 records of the sparsest page together so that the page can change its size class; then evicting the least
@@ -12,75 +12,32 @@ recently used entry of a slot. The slot is the fuller of two under a rotating ha
 this comes close to one LRU over all slots, without a time stamp on each entry (which would cost a boxed int
 per read).
 
-What is counted: the arena's resident bytes, exactly, against its limit, which the memory governor moves; and,
-for each entry added, an estimate of its heap cost (key, handle, hash tables) against an allowance. When that
-is used up, the store asks the governor to look at the process's real size before it goes on.
+What is counted: the arena's resident bytes, exactly, against its limit, which the memory governor moves; for each entry
+added, an estimate of its heap cost (key, handle, order link) against an allowance, and when that is used up, the store
+asks the governor to look at the process's real size before it goes on; and what hash tables take, exactly, before they
+grow, against what the governor had to spare (`_make_table_room`).
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from copy import copy
 from sys import maxsize
 from typing import Final
 
-from cachetools import Cache, LRUCache
-
 from app.storage.arena import PAGE_BYTES, Arena
+from app.storage.slots import SPLIT_ENTRIES, Slot, SplitSlot
 from app.wire.protocol import SLOT_COUNT, slot_of
-
-
-class Slot(LRUCache[bytes, int]):
-    """cachetools' LRUCache without a bound of its own, its hot operations in one step each.
-
-    The data stay in LRUCache's own tables, and every method not overridden here works on them as ever; what is saved
-    are the calls from method to method (an eviction 0.4 instead of 1.3 µs, a read 0.2 instead of 0.35). That reaches
-    into two private attributes: requirements.txt pins the major version, and tests/storage/test_store.py holds this
-    class against LRUCache.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(maxsize)
-        self._bind()
-
-    def _bind(self) -> None:
-        self._data: dict[bytes, int] = self._Cache__data  # type: ignore[attr-defined]
-        self._order: OrderedDict[bytes, None] = self._LRUCache__order  # type: ignore[attr-defined]
-
-    def __copy__(self) -> "Slot":
-        copied: Slot = super().__copy__()  # type: ignore[misc]
-        copied._bind()
-        return copied
-
-    def __getitem__(self, key: bytes) -> int:
-        value = self._data[key]
-        self._order.move_to_end(key)
-        return value
-
-    def __setitem__(self, key: bytes, value: int) -> None:
-        data = self._data
-        if key in data:
-            self._order.move_to_end(key)
-        else:
-            self._order[key] = None
-            self._Cache__currsize += 1  # type: ignore[attr-defined]
-        data[key] = value
-
-    def popitem(self) -> tuple[bytes, int]:
-        key, _ = self._order.popitem(last=False)
-        self._Cache__currsize -= 1  # type: ignore[attr-defined]
-        return key, self._data.pop(key)
-
-
-# Reading or setting through the base class leaves the order of use alone.
-_peek: Final = Cache.__getitem__
-_poke: Final = Cache.__setitem__
 
 # Free chunks must add up to this much at least before records are moved together.
 COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
 
 # Work (entries evicted or records moved, 1.5 to 2 µs each) that one PUT may do to make its room before it is refused
-# for now. A page of 80-byte records takes about 1,500, half of them evicted, half moved; one of 16-byte records 4,096.
-_ROOM_WORK: Final = 5000
+# for now; a step more, of a page, may follow. A page of 80-byte records takes about 1,500, half of them evicted, half
+# moved; for one of 10,000-byte records up to four of the smallest records, of 1,024 each, must go.
+_ROOM_WORK: Final = 1000
+# What finding a page and going through its chunks is, in the same measure, however few records are left in it.
+_PAGE_WORK: Final = 100
+
+# What tables of larger values may grow by before the arena has made way: a part of the governor's margin.
+_GROWTH_AHEAD_BYTES: Final = 1 << 20
 
 # When the oldest entry's chunk is this many times smaller than the value that needs room, its whole page goes.
 _MUCH_SMALLER: Final = 4
@@ -97,19 +54,23 @@ class Store:
         self._arena = arena
         self._evict = evict
         self._on_allowance_used = on_allowance_used
-        self._slots: list[Slot] = [Slot() for _ in range(SLOT_COUNT)]
+        self._slots: list[Slot | SplitSlot] = [Slot() for _ in range(SLOT_COUNT)]
         # Wiped slots whose memory is not all back yet: those whose records are still in the arena, and those of which
         # only the hash tables with their keys are left. None of them is empty.
         self._wiped_records: list[Slot] = []
         self._wiped_tables: list[Slot] = []
         self._hand = 0
+        self._victim: Slot | SplitSlot = self._slots[0]  # the slot that evicts, for so many turns more:
+        self._turns = 0
         self.entries = 0
         self.evictions = 0
         self.moves = 0
         self.entry_heap_bytes = 300  # the governor calibrates it
         self.allowance_bytes = 0
+        self.spare_bytes = maxsize  # what tables may grow by now: known to the governor
         self.compact_bytes = COMPACT_MIN_BYTES  # free chunks worth more than this are moved together
         self.heap_full = False  # no more entries than now: each new one takes the place of another
+        self.heap_over = False  # or of two
 
     # --- entries ---------------------------------------------------------------------------------------------
 
@@ -124,7 +85,7 @@ class Store:
     def peek(self, number: int, key: bytes) -> bytes | None:
         """As `get`, but the order of use stays as it is."""
         slot = self._slots[number]
-        return self._arena.blob(_peek(slot, key)) if key in slot else None
+        return self._arena.blob(slot.peek(key)) if key in slot else None
 
     def keys(self, number: int) -> list[bytes]:
         """The keys of a slot, in no order."""
@@ -139,14 +100,18 @@ class Store:
             if replaced == handle:
                 return True
             if replaced >= 0:
-                _poke(slot, key, replaced)
+                slot.poke(key, replaced)
                 return True
-            return self._put_resized(slot, key, blob)
+            return self._put_resized(number, key, blob)
         self.allowance_bytes -= self.entry_heap_bytes
         if self.allowance_bytes < 0:
             self._on_allowance_used()
-        if self.heap_full and not self.drain_wiped() and not (self._evict and self.reclaim_one()):
+        if self.heap_full and not self._exchange():
             return False
+        if not slot.room:
+            if not self._make_table_room(number, key):
+                return False
+            slot = self._slots[number]
         handle = self._arena.store(key, blob)
         if handle < 0:
             handle = self._store_evicting(key, blob)
@@ -156,22 +121,26 @@ class Store:
         self.entries += 1
         return True
 
-    def _put_resized(self, slot: Slot, key: bytes, blob: bytes) -> bool:
+    def _put_resized(self, number: int, key: bytes, blob: bytes) -> bool:
         """Replace the blob of the slot's most recently used entry by one that wants a chunk of another size."""
+        slot = self._slots[number]
         handle = self._arena.store(key, blob)
         if handle < 0:
             handle = self._store_evicting(key, blob)
         if key not in slot:  # it was evicted after all: nothing else was left
+            if handle >= 0 and not slot.room and not self._make_table_room(number, key):
+                self._arena.free(handle)
+                return False
             if handle >= 0:
-                slot[key] = handle
+                self._slots[number][key] = handle
                 self.entries += 1
         elif handle >= 0:
-            self._arena.free(_peek(slot, key))
-            _poke(slot, key, handle)
+            self._arena.free(slot.peek(key))
+            slot.poke(key, handle)
         else:
-            handle = self._arena.replace(_peek(slot, key), len(key), blob, loosely=True)
+            handle = self._arena.replace(slot.peek(key), len(key), blob, loosely=True)
             if handle >= 0:
-                _poke(slot, key, handle)
+                slot.poke(key, handle)
         return handle >= 0
 
     def remove(self, number: int, key: bytes) -> bool:
@@ -179,7 +148,8 @@ class Store:
         slot = self._slots[number]
         if key not in slot:
             return False
-        self._arena.free(slot.pop(key))
+        self._arena.free(slot.peek(key))
+        del slot[key]
         self.entries -= 1
         return True
 
@@ -199,8 +169,9 @@ class Store:
             slot = self._slots[number]
             if slot:
                 self.entries -= len(slot)
-                self._wiped_records.append(slot)
+                self._wiped_records += [table for table in slot.tables if table]
                 self._slots[number] = Slot()
+        self._turns = 0
         if self._wiped_records and not self.entries:
             self._arena.clear()
             self._wiped_tables += self._wiped_records
@@ -253,18 +224,28 @@ class Store:
             handle = arena.store(key, blob)
         return handle
 
+    def _exchange(self) -> bool:
+        """Give up an entry for a new one; False when there is none to give up.
+
+        Two while the heap is past its bound: a new one's key may be longer, and does not fit the hole that one left.
+        """
+        if self.heap_over and self._evict:
+            self.reclaim_one()
+        return self.drain_wiped() or (self._evict and self.reclaim_one())
+
     def _make_some_room(self, *, want_page: bool = False) -> int:
         """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
         if not self._wiped_records and self._arena.free_chunk_bytes > self.compact_bytes:
             moved = self.compact()
             if moved:
-                return moved
+                return moved + _PAGE_WORK
         if self._wiped_records:
             return int(self.reclaim_one())
         if not self._evict:
-            return self.compact()
+            moved = self.compact()
+            return moved + _PAGE_WORK if moved else 0
         if want_page and self.entries:
-            return self._evict_page(self._pop_oldest())
+            return self._evict_page(self._pop_oldest()) + _PAGE_WORK
         return int(self.reclaim_one())
 
     def _evict_page(self, oldest: int) -> int:
@@ -303,7 +284,15 @@ class Store:
         return True
 
     def _pop_oldest(self) -> int:
-        """Evict the entry that is due, all but its record: the handle of that. The store must not be empty."""
+        """Evict the entry that is due, all but its record: the handle of that. The store must not be empty.
+
+        A slot that has many times the average has as many times as many turns: it must not empty all others.
+        """
+        self.entries -= 1
+        self.evictions += 1
+        if self._turns and (slot := self._victim):
+            self._turns -= 1
+            return slot.popitem()[1]
         slots = self._slots
         hand = self._hand
         while True:
@@ -314,9 +303,55 @@ class Store:
             if slot:
                 break
         self._hand = hand
-        self.entries -= 1
-        self.evictions += 1
+        if len(slot) * (SLOT_COUNT // 2) > self.entries:  # twice the average
+            self._victim = slot
+            self._turns = len(slot) * SLOT_COUNT // (self.entries + 1) - 1
         return slot.popitem()[1]
+
+    def _make_table_room(self, number: int, key: bytes) -> bool:
+        """Make the tables of a slot take one key more, within the memory that they may have; False if they can't.
+
+        Where there is none, they are made anew in the size that they have, with what removals have left in them as
+        room; if that is too little to be worth it (three insertions must pay for copying four entries), entries of
+        this slot go first. Only in a store that is full of small entries does it come to that.
+        """
+        slot = self._slots[number]
+        if isinstance(slot, SplitSlot) and slot.is_crowded and slot.growth_bytes <= self.spare_bytes:
+            self.spare_bytes -= max(0, slot.growth_bytes)
+            slot.divide()
+        table = slot.table_of(key)
+        growth = table.growth_bytes
+        if table.room or growth <= 0:
+            return True
+        keep = table.capacity * 3 // 4
+        surplus = len(table) - keep
+        if surplus > 0:
+            if growth > self.spare_bytes:
+                self._on_allowance_used()
+                surplus = len(table) - keep
+            if growth <= self.spare_bytes or self._is_cheaper(growth, surplus):
+                self.spare_bytes -= growth
+                if isinstance(slot, Slot) and len(slot) > SPLIT_ENTRIES:
+                    self._slots[number] = SplitSlot(slot)
+                    return self._make_table_room(number, key)
+                return True
+            if not self._evict:
+                if len(table) * 8 > table.capacity * 7:
+                    return False
+            elif surplus > 0:
+                for handle in slot.evict_beside(key, surplus):
+                    self._arena.free(handle)
+                self.entries -= surplus
+                self.evictions += surplus
+        table.rebuild()
+        return True
+
+    def _is_cheaper(self, growth_bytes: int, entries: int) -> bool:
+        """Whether growing tables takes less than so many entries; the arena must make way for it soon, though."""
+        if not self._evict or self.spare_bytes < -_GROWTH_AHEAD_BYTES or entries <= 0:
+            return False
+        entry_bytes = self.entry_heap_bytes + self._arena.chunk_bytes // max(1, self.entries)
+        return growth_bytes < entries * entry_bytes
 
     def compact(self) -> int:
         """Empty the sparsest page by moving its records into free chunks elsewhere; the number of them.
@@ -332,7 +367,7 @@ class Store:
         keys = arena.retire(number)
         for key in keys:
             slot = self._slots[slot_of(key)]
-            _poke(slot, key, arena.move(_peek(slot, key)))
+            slot.poke(key, arena.move(slot.peek(key)))
         arena.give_back(number, 0)
         self.moves += len(keys)
         return len(keys)
@@ -365,10 +400,6 @@ class Store:
 
     # --- upkeep ----------------------------------------------------------------------------------------------
 
-    def slot(self, number: int) -> Slot:
-        """A slot's cache, for measuring."""
-        return self._slots[number]
-
-    def rebuild(self, number: int) -> None:
-        """Copy a slot's hash tables into fresh ones, which fit it better: tables never shrink on removal (0.3 ms)."""
-        self._slots[number] = copy(self._slots[number])
+    def tables(self, number: int) -> list[Slot]:
+        """The tables of a slot, for measuring and making them anew: one, or several if it has many entries."""
+        return self._slots[number].tables

@@ -6,16 +6,21 @@ and what is not answered in time is sent again.
 
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import Struct
 from zlib import crc32
+
+import pytest
 
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, SYS_OVERLOAD_ERR
 from proto_gen.key_value_pb2 import KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.support.nodes import Node, running
 from tests.wire.datagrams import request
+from tools.bench.chosen import key_in_slot
 from tools.load.values import value_of
 
 MIB = 1 << 20
@@ -173,3 +178,44 @@ def test_a_store_that_may_not_evict_tells_that_it_is_full_and_keeps_everything(t
         assert node.code(PUT, key=b"one more", value=bytes(10_000)) == NO_SPC_ERR
         assert count_found(sender, "large", 10_000, list(range(1, 5_000))) == stored - 1
         assert peak(node) < 80 * MIB
+
+
+def test_the_peak_stays_under_the_bound_when_entries_are_tiny_and_when_they_all_fall_into_one_slot(
+    tmp_path: Path,
+) -> None:
+    """Nearly all of what they take is hash tables, keys and links, which nobody can take back.
+
+    So many PUTs may fill the reply memory, too; those are refused.
+    """
+    with running(tmp_path, "--max-memory", "64MiB") as node, node.socket() as sock:
+        sender = Sender(sock)
+        rng = random.Random(1)
+        for phase, slot, count in (("any slot", None, 160_000), ("one slot", 7, 160_000)):
+
+            def datagrams(slot: int | None, count: int) -> Iterator[tuple[bytes, bytes]]:
+                for _ in range(count):
+                    key = rng.randbytes(10)
+                    message_id = sender.next_id()
+                    yield message_id, put_datagram(message_id, key if slot is None else key_in_slot(key, slot), b"v", 1)
+
+            sender.codes.clear()
+            sender.run(datagrams(slot, count), 60)
+            assert set(sender.codes) <= {NO_ERR, SYS_OVERLOAD_ERR}, phase
+            assert sender.codes[NO_ERR] > count // 2, phase  # the rest while the reply memory was full
+            assert peak(node) < 64 * MIB, f"{peak(node) / MIB:.1f} MiB at the end of {phase}"
+        assert node.process.poll() is None
+
+
+@pytest.mark.parametrize("phases", ["10x1,9000,1-32x0-16", "3x0,32x16,3x0", "10x1@7,10x1@8"])
+def test_the_bound_holds_against_an_adversary(phases: str) -> None:
+    """A share of the list of tools/bench/memory.py, as fast as a process of its own can put."""
+    command = [sys.executable, "-m", "tools.bench.memory", phases, "--seconds", "1", "--rate", "0"]
+    done = subprocess.run(
+        [*command, "--max-memory", "64", "--judge", "--step-ms", "1000"],
+        cwd=Path(__file__).parent.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -100,11 +100,11 @@ class Ledger:
             reset()
             self._viewed(process, set())
 
-        def added(message_id: bytes, crc: int, slot: int, code: int) -> None:
+        def added(message_id: bytes, slot: int, code: int) -> None:
             led = primary.led.get(slot)
             if led is not None and not led.progress:
                 self._take_effect(process, slot, message_id)  # a write that only this node has
-            add(message_id, crc, slot, code)
+            add(message_id, slot, code)
 
         primary.order, follower._apply, follower.on_end = ordered, applied, ended
         replication.on_view, replication.reset = viewed, was_reset

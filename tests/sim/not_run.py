@@ -67,7 +67,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/requests/replicator.py": {
         RARE: [
-            "if replication.remembers(message_id, id_crc):",
+            "if replication.remembers(message_id):",
             "return NO_ANSWER",
             "return self._refused(_CLOSED_WAIT_MS)",
             "return self._refused(FULL_WAIT_MS)",
@@ -322,7 +322,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/core.py": {
         RARE: [
-            "return self._replies.get(message_id, id_crc) is not None",
+            "return self._replies.get(message_id) is not None",
             "return self._follower.staged_bytes",
             'shared.faults["frame without a link"] += 1',
             "return",

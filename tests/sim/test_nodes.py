@@ -339,7 +339,7 @@ class TestItBites:
         assert finds_a_violation(0, parting) is not None
 
     def test_replies_of_what_is_no_more_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ReplyMemory, "forget", lambda self, message_id, crc: False)
+        monkeypatch.setattr(ReplyMemory, "forget", lambda self, message_id: False)
         assert finds_a_violation(0, parting) is not None
 
     def test_a_copy_that_the_view_counts_on_is_not_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,5 +350,5 @@ class TestItBites:
         assert finds_a_violation(0, repairing) is not None
 
     def test_a_wipeout_is_remembered_with_each_slot(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ReplyMemory, "slots_of", lambda self, message_id, crc: 0)
+        monkeypatch.setattr(ReplyMemory, "slots_of", lambda self, message_id: 0)
         assert finds_a_violation(1, wiping) is not None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, SIZE_CLASSES, Arena
+from app.storage.arena import CHUNKS_MAX, PAGE_BYTES, RECORD_MAX_BYTES, SIZE_CLASSES, Arena
 from tests.support.parts import MIB, examples
 
 _SYSTEM_PAGE = mmap.PAGESIZE
@@ -21,9 +21,14 @@ def chunk_size(key_bytes: int, blob_bytes: int) -> int:
     return min(size for size in SIZE_CLASSES if size >= 1 + key_bytes + blob_bytes)
 
 
+def in_page(size: int) -> int:
+    """How many chunks of a size are in a page."""
+    return min(CHUNKS_MAX, PAGE_BYTES // size)
+
+
 def page_resident(size: int) -> int:
     """What a page of such chunks can have resident: up to the end of its last chunk."""
-    return math.ceil(PAGE_BYTES // size * size / _SYSTEM_PAGE) * _SYSTEM_PAGE
+    return math.ceil(in_page(size) * size / _SYSTEM_PAGE) * _SYSTEM_PAGE
 
 
 def check_books(arena: Arena, handles: list[int]) -> None:
@@ -32,7 +37,7 @@ def check_books(arena: Arena, handles: list[int]) -> None:
     chunk_bytes = sum(arena.chunk_size(handle) for handle in handles)
     assert arena.chunk_bytes == chunk_bytes
     assert arena.resident_bytes == sum(page_resident(size) for size in pages.values())
-    assert arena.free_chunk_bytes == sum(PAGE_BYTES // size * size for size in pages.values()) - chunk_bytes
+    assert arena.free_chunk_bytes == sum(in_page(size) * size for size in pages.values()) - chunk_bytes
     assert all(arena.in_use(number) for number in pages)
 
 
@@ -86,7 +91,7 @@ def test_a_page_is_opened_only_within_the_limit(size: int) -> None:
     assert arena.store(b"k", blob) == -1
     assert arena.resident_bytes == 0
     arena.limit_bytes = page
-    handles = [arena.store(b"k", blob) for _ in range(PAGE_BYTES // size)]
+    handles = [arena.store(b"k", blob) for _ in range(in_page(size))]
     assert min(handles) >= 0
     assert arena.store(b"k", blob) == -1
     arena.limit_bytes = 2 * page - 1
@@ -193,7 +198,7 @@ def test_a_page_that_was_given_back_comes_back_clean() -> None:
     """A stale length byte in a free chunk would be taken for a record when the page is retired."""
     arena = Arena(PAGE_BYTES, MIB)
     for size in (100, 3000, 40, 10_000, 16):
-        handles = [arena.store(b"key", b"\xff" * (size - 4)) for _ in range(PAGE_BYTES // size // 2)]
+        handles = [arena.store(b"key", b"\xff" * (size - 4)) for _ in range(in_page(size) // 2)]
         for handle in handles[1:]:
             arena.free(handle)
         (number,) = {arena.page_of(handle) for handle in handles}

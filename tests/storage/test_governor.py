@@ -86,7 +86,7 @@ def test_a_store_that_may_not_evict_reserves_what_replies_may_still_grow_to() ->
     reserve = replies_max_bytes(BOUND)
     assert machine.arena.limit_bytes == BOUND - MARGIN - 20 * MIB - reserve
     for n in range(50_000):
-        machine.replies.add(b"%016d" % n, n, 0, 0)
+        machine.replies.add(b"%016d" % n, 0, 0)
     used = machine.replies.used_bytes
     assert used > MIB
     machine.heap_bytes += used
@@ -107,6 +107,48 @@ def test_the_heap_is_full_when_it_and_the_replies_would_leave_the_arena_less_tha
     most = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR
     assert not Machine(most, evict=evict).store.heap_full
     assert Machine(most + 1, evict=evict).store.heap_full
+
+
+def test_a_full_heap_from_which_entries_have_gone_takes_new_ones() -> None:
+    """What they leave is holes, which the resident size does not show: a store must not stay empty for them."""
+    machine = Machine(20 * MIB)
+    machine.fill(1000, 10)
+    machine.heap_bytes = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR + 1
+    machine.governor.look()
+    assert machine.store.heap_full
+    for n in range(251):
+        assert machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
+    machine.governor.look()
+    assert not machine.store.heap_full
+    assert machine.put(b"one more", b"v")
+    machine.governor.look()
+    assert machine.store.heap_full
+    for n in range(251, 1000):
+        machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
+    machine.heap_bytes += 5 * MIB
+    machine.governor.look()
+    assert machine.store.heap_full  # it has grown all the same
+
+
+def test_the_heap_is_past_its_bound_when_it_has_grown_though_it_was_full() -> None:
+    full = BOUND - MARGIN - replies_max_bytes(BOUND)
+    assert not Machine(full + MIB).store.heap_over
+    assert Machine(full + MIB + 1).store.heap_over
+
+
+@pytest.mark.parametrize("evict", [True, False])
+def test_what_tables_may_grow_by_leaves_the_arena_its_floor_and_the_replies_their_room(evict: bool) -> None:
+    machine = Machine(20 * MIB, evict=evict)
+    reserve = replies_max_bytes(BOUND)
+    if evict:
+        assert machine.store.spare_bytes == BOUND - MARGIN - 20 * MIB - reserve - FLOOR
+        machine.fill(4000, 9_000)
+        machine.governor.look()
+        assert machine.store.spare_bytes == BOUND - MARGIN - 20 * MIB - machine.arena.resident_bytes
+    else:
+        machine.fill(2000, 9_000)
+        machine.governor.look()
+        assert machine.store.spare_bytes == BOUND - MARGIN - 20 * MIB - reserve - machine.arena.resident_bytes
 
 
 def test_the_heap_is_not_full_for_good() -> None:
@@ -181,8 +223,8 @@ def test_calibration_learns_what_an_entry_costs() -> None:
     turns = SLOT_COUNT // 4 + 1
     for _ in range(turns):
         machine.governor.calibrate()
-    # A key of 16 bytes (49, 64 with its block), a handle (32, 48) and 70 to 180 bytes of hash tables.
-    assert 64 + 48 + 70 <= machine.store.entry_heap_bytes <= 64 + 48 + 190
+    # A key of 16 bytes (49, 64 with its block), a handle (32, 48) and a link (32, 48); tables are asked for apart.
+    assert machine.store.entry_heap_bytes == 64 + 48 + 48
 
 
 def test_calibration_copies_tables_that_a_crowd_has_left_behind() -> None:
@@ -292,7 +334,7 @@ def test_what_is_asked_of_the_kernel_and_the_c_library(monkeypatch: pytest.Monke
     assert asked == [no_huge_pages]
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Glibc())
     tune_allocators()
-    assert asked[1:] == [no_huge_pages, (-3, 32 << 10), (-1, 128 << 10), (-8, 1)]
+    assert asked[1:] == [no_huge_pages, (1, 0), (-3, 32 << 10), (-1, 128 << 10), (-8, 1)]
 
 
 def test_no_large_library_comes_along_with_the_sizer() -> None:

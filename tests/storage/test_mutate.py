@@ -1,7 +1,5 @@
 """What mutations do to store and reply memory: executed once, refused and for how long, and applied at copies."""
 
-from zlib import crc32
-
 import pytest
 
 from app.storage.arena import Arena
@@ -53,10 +51,10 @@ class Copy:
         self, command: int, message_id: bytes, blob: bytes = b"blob", *, key: bytes = KEY, hindrances: int = 0
     ) -> int:
         blob = blob if command == PUT else b""
-        return self.mutations.execute(command, slot_of(key), key, blob, message_id, crc32(message_id), hindrances)
+        return self.mutations.execute(command, slot_of(key), key, blob, message_id, hindrances)
 
     def wipe(self, message_id: bytes, *slots: int, hindrances: int = 0) -> int:
-        code, wiped = self.mutations.wipe(slots, message_id, crc32(message_id), hindrances)
+        code, wiped = self.mutations.wipe(slots, message_id, hindrances)
         assert set(wiped) <= set(slots) if code == NO_ERR else not wiped
         return code
 
@@ -119,7 +117,7 @@ def test_a_wipeout_that_is_tried_again_wipes_what_it_has_not_and_nothing_twice(c
     copy.replies.forget_slots(1 << SLOT + 1)
     copy.do(PUT, TWO)
     copy.store.put(SLOT + 2, b"k", b"blob")
-    assert copy.mutations.wipe((SLOT, SLOT + 2), ONE, crc32(ONE)) == (NO_ERR, [SLOT + 2])
+    assert copy.mutations.wipe((SLOT, SLOT + 2), ONE) == (NO_ERR, [SLOT + 2])
     assert copy.get() == b"blob"
     assert copy.store.peek(SLOT + 2, b"k") is None
     assert copy.wipe(ONE, SLOT, SLOT + 2) == ~NO_ERR
@@ -232,7 +230,7 @@ def test_a_store_that_is_still_wiping_is_overloaded_not_full() -> None:
     assert copy.store.wiping
     assert copy.do(PUT, ONE, BIG) == SYS_OVERLOAD_ERR
     assert copy.mutations.wait_ms == ROOM_WAIT_MS
-    assert copy.replies.get(ONE, crc32(ONE)) is None
+    assert copy.replies.get(ONE) is None
     while copy.store.drain_wiped():
         pass
     assert copy.do(PUT, ONE, BIG) == NO_ERR

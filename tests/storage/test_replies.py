@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.storage.replies import ReplyMemory
+from app.storage.replies import ReplyMemory, buckets_for
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
 from tests.storage.contents import records
 from tests.support.parts import MIB, PLENTY, examples
@@ -43,11 +43,11 @@ class Clock:
 
 
 def add(replies: ReplyMemory, message_id: bytes, code: int = 0, slot: int = 5) -> None:
-    replies.add(message_id, crc32(message_id), slot, code)
+    replies.add(message_id, slot, code)
 
 
 def code_of(replies: ReplyMemory, message_id: bytes) -> int | None:
-    return replies.get(message_id, crc32(message_id))
+    return replies.get(message_id)
 
 
 def fill(replies: ReplyMemory, id_bytes: int = 16, seed: int = 1) -> list[bytes]:
@@ -185,8 +185,8 @@ def test_acks_make_room() -> None:
     added = fill(replies)
     before = len(replies)
     for message_id in added[: before // 2]:
-        assert replies.forget(message_id, crc32(message_id))
-        assert not replies.forget(message_id, crc32(message_id))
+        assert replies.forget(message_id)
+        assert not replies.forget(message_id)
     assert not replies.full
     assert len(replies) == before - before // 2
     assert [code_of(replies, message_id) for message_id in added] == [None] * (before // 2) + [0] * (
@@ -199,7 +199,7 @@ def test_an_ack_reaches_the_older_generation() -> None:
     add(replies, b"older")
     Clock(replies).pass_s(TTL_S)
     add(replies, b"newer")
-    assert replies.forget(b"older", crc32(b"older"))
+    assert replies.forget(b"older")
     assert records(replies) == [(b"newer", 5, 0)]
     assert len(replies) == 1
 
@@ -212,9 +212,62 @@ def test_records_come_oldest_generation_first() -> None:
     assert records(replies) == [(b"a", 5, 1), (b"b", 0, 2)]
 
 
+# --- messageIDs that were chosen -------------------------------------------------------------------------------------
+
+
+def ids_that_share_a_checksum(count: int) -> set[bytes]:
+    """16-byte messageIDs with one CRC-32, which is linear: the sums of some bits that it is zero for change nothing."""
+    nothing = crc32(bytes(16))
+    basis: dict[int, tuple[int, int]] = {}  # by highest bit of the checksum: the checksum, and the bits that make it
+    free = []
+    for bit in range(128):
+        bits = 1 << bit
+        checksum = crc32(bits.to_bytes(16, "big")) ^ nothing
+        while checksum and (known := basis.get(checksum.bit_length())):
+            checksum ^= known[0]
+            bits ^= known[1]
+        if checksum:
+            basis[checksum.bit_length()] = checksum, bits
+        else:
+            free.append(bits)
+    rng = random.Random(1)
+    ids = set()
+    while len(ids) < count:
+        number = 0
+        for bits in rng.sample(free, 40):
+            number ^= bits
+        ids.add(number.to_bytes(16, "big"))
+    return ids
+
+
+def test_messageids_that_share_a_checksum_do_not_share_a_bucket() -> None:
+    """Anybody can make them; all in one bucket, each retry would walk all of them."""
+    replies = replies_of()
+    ids = ids_that_share_a_checksum(20_000)
+    assert len(set(map(crc32, ids))) == 1
+    for message_id in ids:
+        add(replies, message_id)
+    assert max(len(bucket) for bucket in replies._newest if bucket) < 20 * 20
+    assert all(code_of(replies, message_id) == 0 for message_id in ids)
+
+
+@pytest.mark.parametrize("mib", [48, 64, 128, 256, 1024, 16_384])
+def test_a_bucket_is_short_also_when_the_memory_is_full(mib: int) -> None:
+    max_bytes = mib * MIB * 9 // 64
+    assert max_bytes / buckets_for(max_bytes) <= 1152
+    ReplyMemory(TTL_S, max_bytes, buckets=buckets_for(64 * MIB))  # a power of two
+
+
+def test_forgetting_all_again_and_again_keeps_nothing() -> None:
+    replies = replies_of()
+    for n in range(100):
+        add(replies, b"%d" % n)
+        replies.clear()
+    assert len(replies._expired) == 100
+
+
 # --- lookalikes: everything in one bucket, from few byte values ------------------------------------------------------
 
-BUCKET = 77
 few_bytes = st.lists(st.sampled_from((0, 1, 2, 3, 4)), min_size=1, max_size=6).map(bytes)
 
 
@@ -223,17 +276,17 @@ few_bytes = st.lists(st.sampled_from((0, 1, 2, 3, 4)), min_size=1, max_size=6).m
 def test_an_id_inside_the_bytes_of_others_is_not_taken_for_a_reply(
     known: dict[bytes, tuple[int, int]], data: st.DataObject
 ) -> None:
-    replies = replies_of()
+    replies = ReplyMemory(TTL_S, PLENTY, buckets=1)
     laid_out = b""
     for message_id, (slot, code) in known.items():
-        replies.add(message_id, BUCKET, slot, code)
+        replies.add(message_id, slot, code)
         laid_out += bytes([len(message_id)]) + message_id + bytes([slot, code])
     lookalikes = {laid_out[start : start + length] for start in range(len(laid_out)) for length in range(1, 9)} - {b""}
     for lookalike in lookalikes:
-        assert replies.get(lookalike, BUCKET) == known.get(lookalike, (None, None))[1]
+        assert replies.get(lookalike) == known.get(lookalike, (None, None))[1]
     forgotten = data.draw(st.sets(st.sampled_from(sorted(lookalikes)))) if lookalikes else set()
     for message_id in sorted(forgotten):
-        assert replies.forget(message_id, BUCKET) == (known.pop(message_id, None) is not None)
+        assert replies.forget(message_id) == (known.pop(message_id, None) is not None)
     assert sorted(records(replies)) == sorted((message_id, *rest) for message_id, rest in known.items())
     assert len(replies) == len(known)
 
@@ -248,19 +301,16 @@ class RepliesMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.replies = ReplyMemory(TTL_S, self.max_bytes)
+        self.replies = ReplyMemory(TTL_S, self.max_bytes, buckets=8)
         self.now = 0.0
         self.age = 0.0  # time that has passed for a node that was alive
         self.replies.advance(self.now)
         self.model: dict[bytes, tuple[float, int]] = {}  # when added, code
 
-    def bucket(self, message_id: bytes) -> int:
-        return message_id[-1] % 8
-
     @rule(message_id=few_bytes, code=st.integers(0, 7), slot=st.integers(0, 255))
     def add(self, message_id: bytes, code: int, slot: int) -> None:
-        if not self.replies.full and self.replies.get(message_id, self.bucket(message_id)) is None:
-            self.replies.add(message_id, self.bucket(message_id), slot, code)
+        if not self.replies.full and self.replies.get(message_id) is None:
+            self.replies.add(message_id, slot, code)
             self.model[message_id] = self.age, code
 
     @rule(count=st.integers(1, 40))
@@ -268,7 +318,7 @@ class RepliesMachine(RuleBasedStateMachine):
         for n in range(count):
             message_id = b"%d.%d" % (len(self.model), n)
             if not self.replies.full and message_id not in self.model:
-                self.replies.add(message_id, self.bucket(message_id), n, n % 8)
+                self.replies.add(message_id, n, n % 8)
                 self.model[message_id] = self.age, n % 8
 
     @rule(seconds=st.sampled_from((0.0, 0.05, 0.1, 0.25)), times=st.sampled_from((1, 5, 30)))
@@ -289,8 +339,8 @@ class RepliesMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ack(self, data: st.DataObject) -> None:
         message_id = data.draw(st.sampled_from(sorted(self.model)))
-        there = self.replies.get(message_id, self.bucket(message_id)) is not None
-        assert self.replies.forget(message_id, self.bucket(message_id)) == there
+        there = self.replies.get(message_id) is not None
+        assert self.replies.forget(message_id) == there
         del self.model[message_id]
 
     @invariant()
@@ -298,7 +348,7 @@ class RepliesMachine(RuleBasedStateMachine):
         held = {message_id: code for message_id, _, code in records(self.replies)}
         for message_id, (added, code) in list(self.model.items()):
             age = self.age - added
-            remembered = self.replies.get(message_id, self.bucket(message_id))
+            remembered = self.replies.get(message_id)
             assert remembered == held.get(message_id)
             assert remembered in (None, code)
             if remembered is None:
@@ -336,9 +386,8 @@ TestSmallRepliesMachine.settings = examples(15)
 
 MEASURE = """
 import os, sys
-from zlib import crc32
 from app.storage.governor import ResidentSize, tune_allocators
-from app.storage.replies import ReplyMemory
+from app.storage.replies import ReplyMemory, buckets_for
 tune_allocators()
 resident = ResidentSize()
 count, id_bytes = int(sys.argv[1]), int(sys.argv[2])
@@ -351,7 +400,7 @@ for n in range(count):
         for step in range(1, 62):
             replies.advance(step / 10)
     message_id = n.to_bytes(4, "big") + ids[4:]
-    replies.add(message_id, crc32(message_id), n & 0xFF, 0)
+    replies.add(message_id, n & 0xFF, 0)
 assert len(replies) == count
 print((resident() - before) / count, replies.used_bytes / count)
 """
@@ -394,7 +443,7 @@ def test_clear_forgets_everything_of_both_generations() -> None:
     assert len(replies) == 2
     replies.clear()
     assert (len(replies), replies.used_bytes, records(replies)) == (0, 0, [])
-    assert replies.get(b"old", crc32(b"old")) is replies.get(b"new", crc32(b"new")) is None
+    assert replies.get(b"old") is replies.get(b"new") is None
     add(replies, b"new")
     for step in range(62, 200):
         replies.advance(step / 10)
@@ -421,10 +470,10 @@ def test_a_slot_is_forgotten_and_remembers_anew() -> None:
     replies.forget_slots(1 << 3)
     assert not replies.has_slot(3)
     assert records(replies) == [(b"other", 4, 3)]
-    assert replies.get(b"old", crc32(b"old")) is replies.get(b"new", crc32(b"new")) is None
-    assert not replies.forget(b"new", crc32(b"new"))
+    assert replies.get(b"old") is replies.get(b"new") is None
+    assert not replies.forget(b"new")
     add(replies, b"new", 5, slot=3)
-    assert replies.get(b"new", crc32(b"new")) == 5
+    assert replies.get(b"new") == 5
     assert len(replies) == 2
     clock.pass_s(2 * TTL_S + 1.0)
     assert len(replies) == 0
@@ -439,19 +488,19 @@ def test_forgetting_every_slot_makes_room() -> None:
 
 
 def test_the_slots_that_an_id_is_remembered_with() -> None:
-    replies = replies_of()
+    replies = ReplyMemory(TTL_S, PLENTY, buckets=1)
+    replies.advance(1000.0)
     clock = Clock(replies)
     wiped, other = b"w" * 16, b"o" * 16
-    crc = crc32(wiped)
     for slot in (3, 9):
-        replies.add(wiped, crc, slot, 0)
-    replies.add(other, crc, 4, 0)  # in the same bucket
-    replies.add(wiped + b"x", crc, 5, 0)
+        replies.add(wiped, slot, 0)
+    replies.add(other, 4, 0)
+    replies.add(wiped + b"x", 5, 0)
     clock.pass_s(TTL_S)
-    replies.add(wiped, crc, 200, 0)
-    assert replies.slots_of(wiped, crc) == 1 << 3 | 1 << 9 | 1 << 200
+    replies.add(wiped, 200, 0)
+    assert replies.slots_of(wiped) == 1 << 3 | 1 << 9 | 1 << 200
     replies.forget_slots(1 << 9)
-    assert replies.slots_of(wiped, crc) == 1 << 3 | 1 << 200
-    assert replies.slots_of(b"n" * 16, crc) == 0
+    assert replies.slots_of(wiped) == 1 << 3 | 1 << 200
+    assert replies.slots_of(b"n" * 16) == 0
     clock.pass_s(TTL_S)
-    assert replies.slots_of(wiped, crc) == 1 << 200
+    assert replies.slots_of(wiped) == 1 << 200

@@ -3,37 +3,32 @@
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
-from copy import copy
+from itertools import count, islice
 
 import pytest
-from cachetools import Cache, LRUCache
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
-from app.storage.store import Slot, Store
+from app.storage.store import Store
 from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.storage.contents import content, entries
 from tests.storage.test_arena import check_books
 from tests.support.parts import MIB, examples, make_store
+from tools.bench.chosen import key_in_slot
 
 IN_PAGE = PAGE_BYTES // RECORD_MAX_BYTES  # chunks of the largest size in a page
 
 
 def keys_of(slot: int) -> Iterator[bytes]:
     """Keys of one slot, without end."""
-    n = 0
-    while True:
-        key = b"%d" % n
-        if slot_of(key) == slot:
-            yield key
-        n += 1
+    for n in count():
+        yield key_in_slot(b"%d" % n, slot)
 
 
-def some_keys(slot: int, count: int) -> list[bytes]:
-    keys = keys_of(slot)
-    return [next(keys) for _ in range(count)]
+def some_keys(slot: int, number: int) -> list[bytes]:
+    return list(islice(keys_of(slot), number))
 
 
 def store_of(pages: int, *, evict: bool = True) -> Store:
@@ -54,8 +49,13 @@ def get(store: Store, key: bytes) -> bytes | None:
 
 def handles(store: Store) -> list[int]:
     """Of every record, those of wiped slots included; the order of use is left alone."""
-    slots = [store.slot(number) for number in range(SLOT_COUNT)] + store._wiped_records
-    return [Cache.__getitem__(slot, key) for slot in slots for key in slot]
+    tables = [table for number in range(SLOT_COUNT) for table in store.tables(number)] + store._wiped_records
+    return [table.peek(key) for table in tables for key in table]
+
+
+def rebuild(store: Store, number: int) -> None:
+    for table in store.tables(number):
+        table.rebuild()
 
 
 def fill(store: Store, blob_bytes: int, most: int = 100_000, start: int = 0) -> list[bytes]:
@@ -146,7 +146,7 @@ def test_rebuilding_a_slot_keeps_entries_and_order() -> None:
         put(store, key, key * 1000 + bytes(10_000 - 1000 * len(key)))
     get(store, keys[0])
     before = content(store)
-    store.rebuild(9)
+    rebuild(store, 9)
     assert content(store) == before
     assert len(store) == IN_PAGE
     put(store, keys[IN_PAGE], bytes(10_000))
@@ -269,6 +269,21 @@ def test_a_full_heap_makes_every_new_entry_take_anothers_place() -> None:
     check_books(arena_of(store), handles(store))
 
 
+def test_a_heap_past_its_bound_makes_every_new_entry_take_the_place_of_two() -> None:
+    store = store_of(8)
+    for n in range(100):
+        assert put(store, b"%d" % n, bytes(100))
+    store.heap_full = store.heap_over = True
+    for n in range(100, 150):
+        assert put(store, b"%d" % n, bytes(100))
+    assert len(store) == 50
+    store = store_of(8, evict=False)
+    put(store, b"k", b"v")
+    store.heap_full = store.heap_over = True
+    assert not put(store, b"l", b"v")
+    assert content(store) == {b"k": b"v"}
+
+
 def test_a_full_heap_and_nothing_to_replace_is_no_room() -> None:
     store = store_of(8)
     store.heap_full = True
@@ -323,6 +338,108 @@ def test_shrinking_brings_the_arena_within_a_lowered_limit_in_bounded_steps() ->
     assert arena.resident_bytes <= arena.limit_bytes
     assert len(store) * 300 > 0.7 * arena.limit_bytes
     check_books(arena, handles(store))
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def table_bytes(store: Store) -> int:
+    return sum(table.table_bytes for number in range(SLOT_COUNT) for table in store.tables(number))
+
+
+class Allowance:
+    """What a governor tells: so many bytes may tables take, and no more."""
+
+    def __init__(self, table_max_bytes: int, *, evict: bool = True) -> None:
+        self.store = Store(Arena(64 * MIB, 64 * MIB), evict=evict, on_allowance_used=self.look)
+        self.table_max_bytes = table_max_bytes
+        self.asked = 0
+        self.look()
+
+    def look(self) -> None:
+        self.asked += 1
+        self.store.allowance_bytes = 1 << 40
+        self.store.spare_bytes = self.table_max_bytes - table_bytes(self.store)
+
+
+def test_tables_grow_no_further_than_there_is_memory_for() -> None:
+    """Tiny entries, as many evicted as come: left to themselves the tables would take three times as much."""
+    most = 2 * MIB
+    machine = Allowance(most)
+    store = machine.store
+    rng = random.Random(3)
+    for n in range(60_000):
+        store.heap_full = n > 15_000
+        assert put(store, rng.randbytes(10), b"v")
+        if n % 100 == 0:
+            assert table_bytes(store) <= most + MIB  # what they may take before the arena has made way
+    assert len(store) > 10_000
+    assert machine.asked < 2000
+    check_books(arena_of(store), handles(store))
+
+
+def test_where_tables_may_not_grow_entries_of_the_same_slot_go() -> None:
+    machine = Allowance(-4 * MIB)
+    store = machine.store
+    keys = some_keys(7, 50)
+    for key in keys:
+        assert put(store, key, b"v")
+    assert content(store).keys() == set(keys[-len(store) :])
+    assert 1 < len(store) == len(content(store)) < 10
+    assert store.evictions == 50 - len(store)
+    check_books(arena_of(store), handles(store))
+
+
+def test_a_store_that_may_not_evict_refuses_where_tables_may_not_grow() -> None:
+    machine = Allowance(-4 * MIB, evict=False)
+    store = machine.store
+    keys = some_keys(7, 50)
+    stored = [key for key in keys if put(store, key, b"v")]
+    assert 1 < len(stored) < 10
+    assert content(store) == dict.fromkeys(stored, b"v")
+    assert store.evictions == 0
+    for key in keys[:3]:  # what has been removed is room
+        store.remove(7, key)
+    assert put(store, keys[-1], b"v")
+    check_books(arena_of(store), handles(store))
+
+
+def test_one_slot_takes_everything_in_small_tables() -> None:
+    """Anybody can choose keys of one slot; what that slot takes is divided over tables, and joined as it goes."""
+    store = store_of(400)
+    keys = some_keys(9, 30_000)
+    for key in keys:
+        assert put(store, key, key)
+    assert len(store) == len(store.keys(9)) == len(keys)
+    assert max(map(len, store.tables(9))) < 2600
+    assert all(get(store, key) == key for key in keys)
+    assert all(store.peek(9, key) == key for key in keys[::7])
+    assert put(store, keys[5], b"five")
+    assert put(store, keys[6], bytes(3000))
+    assert (get(store, keys[5]), get(store, keys[6])) == (b"five", bytes(3000))
+    for key in keys[1000:]:
+        assert store.remove(9, key)
+    assert len(store.tables(9)) < 6
+    store.wipe([9])
+    assert len(store) == 0
+    assert store.keys(9) == []
+    while store.drain_wiped():
+        pass
+    assert arena_of(store).resident_bytes == 0
+
+
+def test_a_crowded_slot_does_not_empty_the_others() -> None:
+    """As many as the store holds flow into one slot: of the others about as many are left as one LRU would leave."""
+    store = store_of(100)
+    for n in range(5_000):
+        put(store, b"%d" % n, bytes(100))
+    store.heap_full = True
+    keys = keys_of(9)
+    for _ in range(5_000):
+        assert put(store, next(keys), bytes(100))
+    others = len(store) - len(store.keys(9))
+    assert len(store) == 5_000
+    assert 0.2 * 5_000 < others < 0.5 * 5_000
 
 
 # --- noeviction ---------------------------------------------------------------------------------------------------
@@ -588,7 +705,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=st.sampled_from((17, slot_of(b"0"), slot_of(b"1"))))
     def rebuild(self, number: int) -> None:
-        self.store.rebuild(number)
+        rebuild(self.store, number)
 
     @invariant()
     def it_holds_what_the_model_holds(self) -> None:
@@ -609,34 +726,3 @@ TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = examples(40)
 TestNoEvictionMachine = NoEvictionMachine.TestCase
 TestNoEvictionMachine.settings = examples(40)
-
-
-@settings(max_examples=200, deadline=None, print_blob=True)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(("set", "get", "pop", "oldest", "copy", "peek")), st.integers(0, 12)), max_size=60
-    )
-)
-def test_a_slot_is_an_lru_cache(steps: list[tuple[str, int]]) -> None:
-    """Its short ways do what cachetools' own methods do, whatever the two are mixed with."""
-    slot, plain = Slot(), LRUCache[bytes, int](10**9)
-    for number, (step, n) in enumerate(steps):
-        key = b"%d" % n
-        if step == "set":
-            slot[key] = plain[key] = number
-        elif step == "get":
-            assert slot.get(key) == plain.get(key)
-        elif step == "pop":
-            assert slot.pop(key, -1) == plain.pop(key, -1)
-        elif step == "copy":
-            slot, plain = copy(slot), copy(plain)
-        elif step == "peek" and key in plain:
-            assert Cache.__getitem__(slot, key) == Cache.__getitem__(plain, key)
-        elif step == "oldest" and plain:
-            assert slot.popitem() == plain.popitem()
-        assert slot.currsize == plain.currsize == len(slot) == len(plain)
-        assert dict(slot.items()) == dict(plain.items())
-    while plain:
-        assert slot.popitem() == plain.popitem()
-    with pytest.raises(KeyError):
-        slot.popitem()

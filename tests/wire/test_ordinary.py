@@ -151,6 +151,9 @@ class DictStore:
     def remove(self, number: int, key: bytes) -> bool:
         return self.content.pop((number, key), None) is not None
 
+    def spend(self, size_bytes: int) -> None:
+        pass
+
     def wipe(self, slots: Iterable[int]) -> None:
         wiped = set(slots)
         self.content = {place: blob for place, blob in self.content.items() if place[0] not in wiped}
@@ -160,17 +163,17 @@ class DictReplies:
     full = False
 
     def __init__(self) -> None:
-        self.codes: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self.codes: dict[bytes, tuple[int, int]] = {}
 
-    def get(self, message_id: bytes, crc: int) -> int | None:
-        return self.codes.get((message_id, crc), (0, None))[1]
+    def get(self, message_id: bytes) -> int | None:
+        return self.codes.get(message_id, (0, None))[1]
 
-    def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None:
-        assert (message_id, crc) not in self.codes
-        self.codes[message_id, crc] = slot, code
+    def add(self, message_id: bytes, slot: int, code: int) -> None:
+        assert message_id not in self.codes
+        self.codes[message_id] = slot, code
 
-    def forget(self, message_id: bytes, crc: int) -> bool:
-        return self.codes.pop((message_id, crc), None) is not None
+    def forget(self, message_id: bytes) -> bool:
+        return self.codes.pop(message_id, None) is not None
 
     def forget_slots(self, slots: int) -> None:
         assert not slots, "nobody takes slots away from the only node"

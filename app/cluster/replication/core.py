@@ -116,9 +116,9 @@ class Replication:
         """Whether the mutation with this messageID waits for acknowledgements: a retry joins it."""
         return message_id in self._primary.unreleased
 
-    def remembers(self, message_id: bytes, id_crc: int) -> bool:
+    def remembers(self, message_id: bytes) -> bool:
         """Whether the mutation with this messageID was executed, here or at the primary before."""
-        return self._replies.get(message_id, id_crc) is not None
+        return self._replies.get(message_id) is not None
 
     @property
     def staged_bytes(self) -> int:
@@ -295,7 +295,6 @@ class Replication:
         key: bytes,
         blob: bytes,
         message_id: bytes,
-        id_crc: int,
         waiter: Any,
         *,
         may_wait: bool = True,
@@ -314,7 +313,7 @@ class Replication:
         assert led is not None, f"slot {slot} has no followers"
         assert led.is_open, f"slot {slot} is not open"
         hindrances = primary.refuses(led) | self._busy(may_wait)
-        code = self._mutations.execute(command, slot, key, blob, message_id, id_crc, hindrances)
+        code = self._mutations.execute(command, slot, key, blob, message_id, hindrances)
         if code < 0:
             return code
         if code == SYS_OVERLOAD_ERR:
@@ -357,7 +356,7 @@ class Replication:
         op.readers.append(waiter)
         return True
 
-    def wipe(self, slots: Iterable[int], message_id: bytes, id_crc: int, waiter: Any, *, may_wait: bool = True) -> int:
+    def wipe(self, slots: Iterable[int], message_id: bytes, waiter: Any, *, may_wait: bool = True) -> int:
         """WIPEOUT of these slots, all served here: as `execute`. Until all copies have it, its slots are closed."""
         primary = self._primary
         waiting = primary.unreleased.get(message_id)
@@ -368,7 +367,7 @@ class Replication:
         for slot in mine:
             if (led := self.followed[slot]) is not None:
                 hindrances |= primary.refuses(led)
-        code, wiped = self._mutations.wipe(mine, message_id, id_crc, hindrances)
+        code, wiped = self._mutations.wipe(mine, message_id, hindrances)
         if code < 0:
             return code
         if code == SYS_OVERLOAD_ERR:

@@ -32,7 +32,6 @@ then on the copy counts no more, and is filled in place.
 
 from dataclasses import dataclass
 from typing import Final
-from zlib import crc32
 
 from app.cluster.replication import frames
 from app.cluster.replication.frames import NOWHERE, OpFields, Patch, Position
@@ -312,10 +311,9 @@ class Follower:
 
     def _remember(self, message_id: bytes, slot: int, code: int) -> None:
         if message_id:
-            crc = crc32(message_id)
             replies = self._shared.replies
-            if replies.get(message_id, crc) is None or not replies.slots_of(message_id, crc) >> slot & 1:
-                replies.add(message_id, crc, slot, code)
+            if replies.get(message_id) is None or not replies.slots_of(message_id) >> slot & 1:
+                replies.add(message_id, slot, code)
 
     def on_entries(self, peer: str, body: bytes) -> None:
         for slot, key, blob in frames.decode_entries(body):

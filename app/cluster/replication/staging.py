@@ -6,7 +6,6 @@ which keys and messageIDs it replaces, and leaves all others as they are.
 """
 
 from typing import Final
-from zlib import crc32
 
 from app.cluster.replication import frames
 from app.cluster.replication.frames import OpFields, Patch
@@ -99,4 +98,4 @@ class Staging:
             replies.forget_slots(1 << slot)
         else:
             for message_id in self.forgotten:
-                replies.forget(message_id, crc32(message_id))
+                replies.forget(message_id)

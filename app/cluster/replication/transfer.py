@@ -12,7 +12,6 @@ which would hold up every write behind it.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
-from zlib import crc32
 
 from app.cluster.replication import frames
 from app.cluster.replication.frames import Patch
@@ -220,7 +219,7 @@ class Transfer:
         for slot, message_ids in batch.patched.items():
             if message_ids:
                 part = [message_ids.pop() for _ in range(min(len(message_ids), REPLIES_SEEN))]
-                codes = [(message_id, replies.get(message_id, crc32(message_id))) for message_id in part]
+                codes = [(message_id, replies.get(message_id)) for message_id in part]
                 return [frames.encode_reply(slot, code, message_id) for message_id, code in codes if code is not None]
         mask = sum(1 << slot for slot in batch.slots if slot not in batch.patched and replies.has_slot(slot))
         if not mask or batch.bucket >= replies.bucket_count:

@@ -1,7 +1,5 @@
 """What the tests of replication share: nodes that are a core with a store, and wires between them."""
 
-from zlib import crc32
-
 from app.cluster.events import SELF
 from app.cluster.replication.core import Replication
 from app.cluster.replication.state import Output
@@ -46,7 +44,7 @@ class Machine:
         return out
 
     def put(self, value: bytes, message_id: bytes, key: bytes = KEY) -> int:
-        return self.core.execute(PUT, slot_of(key), key, value, message_id, crc32(message_id), message_id)
+        return self.core.execute(PUT, slot_of(key), key, value, message_id, message_id)
 
 
 class Wires:

@@ -1,7 +1,5 @@
 """What the tests of one side of replication share: a node's store and state, and frames written by hand."""
 
-from zlib import crc32
-
 from app.cluster.replication import frames
 from app.cluster.replication.recent import Recent
 from app.cluster.replication.state import Shared
@@ -50,11 +48,11 @@ def entries_of(shared: Shared, slot: int = SLOT) -> dict[bytes, bytes]:
 
 def remembered(shared: Shared, message_id: bytes) -> int | None:
     """The code of the reply that the node remembers for the messageID."""
-    return shared.replies.get(message_id, crc32(message_id))
+    return shared.replies.get(message_id)
 
 
 def remember(shared: Shared, message_id: bytes, slot: int = SLOT, code: int = NO_ERR) -> None:
-    shared.replies.add(message_id, crc32(message_id), slot, code)
+    shared.replies.add(message_id, slot, code)
 
 
 def an_op(

@@ -1,7 +1,5 @@
 """The follower's side: whose writes it takes, when its copy counts as whole, and what it gives up for want of room."""
 
-from zlib import crc32
-
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.core import PARKED
@@ -32,7 +30,7 @@ def test_an_op_is_applied_once_in_order_and_acknowledged() -> None:
     _, b = a_pair()
     b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
     assert b.store.get(SLOT, KEY) == b"v"
-    assert b.replies.get(ID, crc32(ID)) == NO_ERR
+    assert b.replies.get(ID) == NO_ERR
     assert [frames.decode_ack(body) for body in sent(b, frames.ACK)] == [(0, [(SLOT, 1, 1)])]
     assert sent(b, frames.ACK) == []
 
@@ -148,7 +146,7 @@ def test_each_chunk_that_was_taken_is_said() -> None:
         assert [frames.decode_credit(body) for body in sent(b, frames.CREDIT)] == [taken]
     b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)
     assert [frames.decode_credit(body) for body in sent(b, frames.CREDIT)] == [3]
-    assert b.replies.get(ID, crc32(ID)) == NO_ERR
+    assert b.replies.get(ID) == NO_ERR
 
 
 def test_a_copy_that_found_no_room_for_an_entry_is_not_whole_at_its_end() -> None:
@@ -285,7 +283,7 @@ def test_a_copy_that_is_ours_no_longer_is_forgotten() -> None:
     assert a.put(b"v", ID) == PARKED
     wires.enter(view(2, "a"))
     assert b.store.get(SLOT, KEY) is None
-    assert b.replies.get(ID, crc32(ID)) is None
+    assert b.replies.get(ID) is None
     assert b.core._shared.positions[SLOT] == (0, 0)
     assert b.core._follower.sessions == {}
 
@@ -299,7 +297,7 @@ def test_who_was_expelled_holds_nothing() -> None:
     assert b.store.get(SLOT, KEY) == b"v"
     b.core.reset()
     assert b.store.get(SLOT, KEY) is None
-    assert b.replies.get(ID, crc32(ID)) is None
+    assert b.replies.get(ID) is None
     assert b.core._shared.positions == [(0, 0)] * SLOT_COUNT
 
 
@@ -341,7 +339,7 @@ def test_entries_and_replies_of_a_slot_that_was_not_begun_are_none_of_ours() -> 
     b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, KEY, b"v"), 1.0)
     b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)
     assert b.store.get(SLOT, KEY) is None
-    assert b.replies.get(ID, crc32(ID)) is None
+    assert b.replies.get(ID) is None
     assert b.core.faults.get("bad frame", 0) == 0
 
 

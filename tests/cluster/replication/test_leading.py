@@ -1,7 +1,6 @@
 """The primary's side: which log it goes on with, what it may lead, and whose acknowledgement a write waits for."""
 
 from dataclasses import replace
-from zlib import crc32
 
 import pytest
 
@@ -70,7 +69,7 @@ def test_what_is_not_a_whole_copy_is_not_led() -> None:
     keys = [b"key%d" % number for number in range(2000)]
     for key in keys:
         a.store.put(slot_of(key), key, bytes(2000))
-        a.replies.add(key, crc32(key), slot_of(key), NO_ERR)
+        a.replies.add(key, slot_of(key), NO_ERR)
     wires.enter(view(2, "a", learners="b"))  # time stands still, so the rate allows a part of it only
     slots = [slot for slot in range(256) if b.core._shared.positions[slot] is None]
     part = [key for key in keys if slot_of(key) in slots and b.store.get(slot_of(key), key)]
@@ -78,7 +77,7 @@ def test_what_is_not_a_whole_copy_is_not_led() -> None:
     wires.enter(view(3, "b"))
     for key in part:
         assert b.store.get(slot_of(key), key) is None
-        assert b.replies.get(key, crc32(key)) is None
+        assert b.replies.get(key) is None
 
 
 def test_a_write_waits_for_each_backup_and_not_for_a_learner_that_lacks_some() -> None:
@@ -140,7 +139,7 @@ def test_no_more_is_in_flight_than_the_bounds() -> None:
     assert a.put(b"", b"one more", b"one more") == SYS_OVERLOAD_ERR
     assert a.store.get(slot_of(b"one more"), b"one more") is None
     assert not a.core.is_under_way(b"one more")
-    assert not a.core.remembers(b"one more", crc32(b"one more"))
+    assert not a.core.remembers(b"one more")
     wires.run()
     assert a.core.pending == 0
     assert a.put(b"", b"one more", b"one more") == PARKED
@@ -278,11 +277,11 @@ def test_a_wipeout_is_refused_while_a_copy_can_remember_no_reply() -> None:
     wires.enter(view(1, "a", "b"))
     a.store.put(SLOT, KEY, b"v")
     a.core.on_frame("b", frames.ACK, frames.encode_ack(REPLIES_FULL, []), 1.0)
-    assert a.core.wipe(range(256), b"w", crc32(b"w"), "wiper") == SYS_OVERLOAD_ERR
+    assert a.core.wipe(range(256), b"w", "wiper") == SYS_OVERLOAD_ERR
     assert a.core.wait_ms == BUSY_WAIT_MS
     assert a.store.get(SLOT, KEY) == b"v"
     a.core.on_frame("b", frames.ACK, frames.encode_ack(0, []), 1.0)
-    assert a.core.wipe(range(256), b"w", crc32(b"w"), "wiper") == PARKED
+    assert a.core.wipe(range(256), b"w", "wiper") == PARKED
 
 
 def test_a_follower_that_comes_back_by_a_link_of_its_own_is_asked_what_it_has() -> None:
@@ -307,10 +306,9 @@ def test_a_mutation_is_under_way_until_it_is_released_and_remembered_from_its_or
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    crc = crc32(b"m1")
-    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1", crc)) == (False, False)
+    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1")) == (False, False)
     assert a.put(b"v", b"m1") == PARKED
-    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1", crc)) == (True, True)
+    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1")) == (True, True)
     wires.run()
-    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1", crc)) == (False, True)
-    assert b.core.remembers(b"m1", crc)
+    assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1")) == (False, True)
+    assert b.core.remembers(b"m1")

@@ -1,7 +1,5 @@
 """Copies gathered beside whole ones: what they hold, what they count, and that they stay within their bound."""
 
-from zlib import crc32
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,7 +45,7 @@ def test_a_patch_replaces_what_it_names_and_counts_it(
     store = store_of(placed)
     replies = ReplyMemory(6.0, 1 << 20, buckets=16)
     for name in (b"undone", b"other"):
-        replies.add(name, crc32(name), 7, NO_ERR)
+        replies.add(name, 7, NO_ERR)
     staging = Staging(store, 7, Patch(7, 1, (1, 1), named, [b"undone"]))
     model = {key: blob for key, blob in placed.items() if key not in named}
     size = staging.size_bytes
@@ -75,8 +73,8 @@ def test_a_patch_replaces_what_it_names_and_counts_it(
         if gathered is not None:
             store.put(7, key, gathered)
     assert entries(store, 7) == model
-    assert replies.get(b"undone", crc32(b"undone")) is None
-    assert replies.get(b"other", crc32(b"other")) == NO_ERR
+    assert replies.get(b"undone") is None
+    assert replies.get(b"other") == NO_ERR
 
 
 @given(CHANGES, st.dictionaries(st.sampled_from(KEYS), st.sampled_from(BLOBS)))
@@ -150,7 +148,7 @@ def test_what_is_in_place_already_is_not_gathered_again() -> None:
     relink(a, b)
     wires.run()
     assert all_entries(a) == all_entries(b)
-    assert b.replies.get(b"idkey5", crc32(b"idkey5")) == NO_ERR
+    assert b.replies.get(b"idkey5") == NO_ERR
     assert 0 < most < 20_000  # of 100,000
     assert b.core.staged_bytes == 0
 
@@ -174,7 +172,7 @@ def test_past_the_bound_slots_take_turns() -> None:
     assert b.core.faults["staging full"] > 0
     assert b.lost == []
     assert all_entries(a) == all_entries(b)
-    assert b.replies.get(b"idkey5", crc32(b"idkey5")) == NO_ERR
+    assert b.replies.get(b"idkey5") == NO_ERR
     assert b.core.staged_bytes == 0
     assert all(b.core._shared.positions[slot] == a.core._shared.positions[slot] for slot in range(SLOT_COUNT))
 

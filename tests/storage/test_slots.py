@@ -1,0 +1,205 @@
+"""The tables of a slot: an LRU cache, and never larger than was said before."""
+
+import random
+from collections import OrderedDict
+from copy import copy
+
+import pytest
+from cachetools import Cache, LRUCache
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.storage.slots import SPLIT_ENTRIES, Slot, SplitSlot
+
+
+@settings(max_examples=200, deadline=None, print_blob=True)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(("set", "get", "pop", "oldest", "copy", "peek")), st.integers(0, 12)), max_size=60
+    )
+)
+def test_a_slot_is_an_lru_cache(steps: list[tuple[str, int]]) -> None:
+    """Its short ways do what cachetools' own methods do, whatever the two are mixed with."""
+    slot, plain = Slot(), LRUCache[bytes, int](10**9)
+    for number, (step, n) in enumerate(steps):
+        key = b"%d" % n
+        if step == "set":
+            slot[key] = plain[key] = number
+        elif step == "get":
+            assert slot.get(key) == plain.get(key)
+        elif step == "pop":
+            assert slot.pop(key, -1) == plain.pop(key, -1)
+        elif step == "copy":
+            slot, plain = copy(slot), copy(plain)
+        elif step == "peek" and key in plain:
+            assert slot.peek(key) == Cache.__getitem__(plain, key)
+        elif step == "oldest" and plain:
+            assert slot.popitem() == plain.popitem()
+        assert slot.currsize == plain.currsize == len(slot) == len(plain)
+        assert dict(slot.items()) == dict(plain.items())
+    while plain:
+        assert slot.popitem() == plain.popitem()
+    with pytest.raises(KeyError):
+        slot.popitem()
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def bytes_of(slot: Slot) -> int:
+    """What the two tables of a slot take, by CPython's own account."""
+    data, order = slot._data, slot._order
+    assert dict.__sizeof__(data) - dict.__sizeof__({}) == dict.__sizeof__(order) - dict.__sizeof__(OrderedDict())
+    return data.__sizeof__() + order.__sizeof__() - 32 * len(order)
+
+
+@pytest.mark.parametrize("removed_share", [0.0, 0.3, 0.48])
+def test_tables_grow_when_there_is_no_room_left_and_by_what_was_said(removed_share: float) -> None:
+    """Exactly then, and so much: the store asks for memory by these two numbers."""
+    rng = random.Random(f"{removed_share}")
+    slot = Slot()
+    grown = 0
+    for n in range(5000):
+        before, room, growth = bytes_of(slot), slot.room, slot.growth_bytes
+        slot[b"%d" % n] = n
+        after = bytes_of(slot)
+        if before < 1000:  # the first tables of all
+            continue
+        assert after == before + (0 if room else growth), (n, room)
+        assert after == slot.table_bytes
+        grown += after != before
+        if rng.random() < removed_share:
+            slot.popitem()
+            del slot[rng.choice((b"%d" % n, next(iter(slot))))]
+    assert grown > 3
+
+
+def test_under_insertion_and_removal_tables_grow_at_a_constant_number_of_entries() -> None:
+    """What the estimate of memory does not see, and `growth_bytes` does."""
+    slot = Slot()
+    for n in range(1000):
+        slot[b"%d" % n] = n
+    before = slot.table_bytes
+    for n in range(1000, 3000):
+        slot[b"%d" % n] = n
+        slot.popitem()
+    assert slot.table_bytes >= 1.9 * before
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 10, 11, 21, 22, 85, 341, 1000])
+def test_rebuilt_tables_are_as_small_as_their_entries_allow(count: int) -> None:
+    slot = Slot()
+    for n in range(3000):
+        slot[b"%d" % n] = n
+    for _ in range(3000 - count):
+        slot.popitem()
+    left = list(slot._order)
+    slot.rebuild()
+    assert list(slot._order) == left == list(slot)
+    assert [slot.peek(key) for key in left] == list(range(3000 - count, 3000))
+    fresh = Slot()
+    for key in left:
+        fresh[key] = 0
+    assert bytes_of(slot) == bytes_of(fresh)
+    assert (slot.room, slot.capacity, slot.table_bytes) == (fresh.room, fresh.capacity, fresh.table_bytes)
+    assert slot.capacity >= len(slot) + slot.room
+
+
+# --- slots of many entries ----------------------------------------------------------------------------------------
+
+
+def split_of(count: int) -> SplitSlot:
+    """As a store brings it about: it asks at each new key."""
+    slot = Slot()
+    for n in range(SPLIT_ENTRIES + 1):
+        slot[b"%d" % n] = n
+    split = SplitSlot(slot)
+    for n in range(SPLIT_ENTRIES + 1, count):
+        if split.is_crowded:
+            split.divide()
+        split[b"%d" % n] = n
+    return split
+
+
+def check(split: SplitSlot) -> None:
+    """Each key is in its table, and no table has more than a step may handle."""
+    for table in split.tables:
+        assert all(split.table_of(key) is table for key in table)
+        assert len(table) <= 2.5 * SPLIT_ENTRIES
+    assert len(split) == sum(map(len, split.tables)) == len(list(split))
+
+
+@pytest.mark.parametrize("count", [1025, 2049, 5000, 20_000, 100_000])
+def test_the_tables_of_a_split_slot_stay_small(count: int) -> None:
+    split = split_of(count)
+    check(split)
+    assert len(split) == count
+    assert count / SPLIT_ENTRIES / 1.1 < len(split.tables) <= count / SPLIT_ENTRIES + 2
+    assert all(split.peek(b"%d" % n) == n for n in range(count))
+
+
+def test_keys_chosen_to_fall_into_one_slot_do_not_fall_into_one_table() -> None:
+    split = split_of(60_000)
+    sizes = sorted(map(len, split.tables))
+    assert sizes[-1] < 2.5 * sizes[len(sizes) // 2]
+    assert sizes[0] > 0.3 * sizes[len(sizes) // 2]
+
+
+def test_tables_are_joined_as_entries_go_down_to_the_last() -> None:
+    split = split_of(40_000)
+    for left in range(39_999, -1, -1):
+        key, number = split.popitem()
+        assert key == b"%d" % number
+        assert key not in split
+        assert len(split) == left
+        assert len(split.tables) <= max(1, left / (SPLIT_ENTRIES / 4) + 1)
+        if left % 1000 == 0:
+            check(split)
+    assert list(split) == []
+    with pytest.raises(KeyError):
+        split.popitem()
+    split[b"k"] = 1
+    assert split[b"k"] == 1
+
+
+def test_what_goes_from_a_split_slot_is_about_what_was_used_least_recently() -> None:
+    split = split_of(30_000)
+    for n in range(0, 30_000, 3):
+        assert split[b"%d" % n] == n  # used
+    gone = [split.popitem()[1] for _ in range(10_000)]
+    assert all(number % 3 for number in gone)
+    assert sum(number < 20_000 for number in gone) > 9_000
+
+
+@settings(max_examples=60, deadline=None, print_blob=True)
+@given(st.integers(0, 2**32), st.sampled_from((1200, 3000, 6000)))
+def test_a_split_slot_is_a_dictionary(seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    split = split_of(count)
+    model = {key: split.peek(key) for key in split}
+    for n in range(600):
+        key = b"%d" % rng.randrange(2 * count)
+        step = rng.randrange(7)
+        if step <= 1:
+            split[key] = model[key] = -n
+        elif step == 2:
+            assert (key in split) == (key in model)
+            if key in model:
+                assert split[key] == split.peek(key) == model[key]
+        elif step == 3 and key in model:
+            del split[key]
+            del model[key]
+        elif step == 4 and key in model:
+            split.poke(key, n)
+            model[key] = n
+        elif step == 5 and model:
+            key, value = split.popitem()
+            assert model.pop(key) == value
+        elif step == 6:
+            table = split.table_of(key)
+            most = min(len(table), rng.randrange(30))
+            going = list(table._order)[:most]
+            assert split.evict_beside(key, most) == [model.pop(old) for old in going]
+        assert len(split) == len(model)
+    assert {key: split.peek(key) for key in split} == model
+    check(split)

@@ -163,14 +163,18 @@ class DictReplies:
     full = False
 
     def __init__(self) -> None:
-        self.codes: dict[bytes, tuple[int, int]] = {}
+        self.codes: dict[bytes, dict[int, int]] = {}  # by messageID and slot
 
     def get(self, message_id: bytes) -> int | None:
-        return self.codes.get(message_id, (0, None))[1]
+        return next(iter(self.codes.get(message_id, {}).values()), None)
+
+    def slots_of(self, message_id: bytes) -> int:
+        return sum(1 << slot for slot in self.codes.get(message_id, {}))
 
     def add(self, message_id: bytes, slot: int, code: int) -> None:
-        assert message_id not in self.codes
-        self.codes[message_id] = slot, code
+        codes = self.codes.setdefault(message_id, {})
+        assert slot not in codes
+        codes[slot] = code
 
     def forget(self, message_id: bytes) -> bool:
         return self.codes.pop(message_id, None) is not None

@@ -295,17 +295,19 @@ class Store:
             return slot.popitem()[1]
         slots = self._slots
         hand = self._hand
-        while True:
+        size = 0
+        while not size:
             slot = slots[hand]
+            size = len(slot)
             hand = (hand + 1) % SLOT_COUNT
-            if len(slots[hand]) > len(slot):
+            other = len(slots[hand])
+            if other > size:
                 slot = slots[hand]
-            if slot:
-                break
+                size = other
         self._hand = hand
-        if len(slot) * (SLOT_COUNT // 2) > self.entries:  # twice the average
+        if size * (SLOT_COUNT // 2) > self.entries:  # twice the average
             self._victim = slot
-            self._turns = len(slot) * SLOT_COUNT // (self.entries + 1) - 1
+            self._turns = size * SLOT_COUNT // (self.entries + 1) - 1
         return slot.popitem()[1]
 
     def _make_table_room(self, number: int, key: bytes) -> bool:

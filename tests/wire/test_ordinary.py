@@ -144,6 +144,9 @@ class DictStore:
     def get(self, number: int, key: bytes) -> bytes | None:
         return self.content.get((number, key))
 
+    def spend(self, size_bytes: int) -> None:
+        """Nothing is bounded here."""
+
     def put(self, number: int, key: bytes, blob: bytes) -> bool:
         self.content[number, key] = blob
         return True
@@ -160,14 +163,19 @@ class DictReplies:
     full = False
 
     def __init__(self) -> None:
-        self.codes: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self.codes: dict[tuple[bytes, int], tuple[int, int]] = {}  # mask of slots, error code
 
     def get(self, message_id: bytes, crc: int) -> int | None:
         return self.codes.get((message_id, crc), (0, None))[1]
 
     def add(self, message_id: bytes, crc: int, slot: int, code: int) -> None:
-        assert (message_id, crc) not in self.codes
-        self.codes[message_id, crc] = slot, code
+        slots, before = self.codes.get((message_id, crc), (0, code))
+        assert not slots >> slot & 1, f"slot {slot} remembers it already"
+        assert before == code, "one answer"
+        self.codes[message_id, crc] = slots | 1 << slot, code
+
+    def slots_of(self, message_id: bytes, crc: int) -> int:
+        return self.codes.get((message_id, crc), (0, 0))[0]
 
     def forget(self, message_id: bytes, crc: int) -> bool:
         return self.codes.pop((message_id, crc), None) is not None

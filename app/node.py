@@ -197,7 +197,8 @@ class Node:
         # A request's path, from the bottom up.
         routes = self.replication.routes
         self.turn = Turn(loop, self.membership.core, routes, end=self.end_turn)
-        self.workers = Workers(loop, options.max_in_flight, int(options.max_memory_bytes * WAITING_SHARE))
+        waiting_max_bytes = int(options.max_memory_bytes * WAITING_SHARE)
+        self.workers = Workers(loop, options.max_in_flight, waiting_max_bytes, self.store.spend)
         self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, wake=self.turn.wake

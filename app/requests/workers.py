@@ -11,6 +11,7 @@ clients' requests and peers', those that are forwarded and those whose writes or
 request that would have to wait is refused; one that need not is served as ever.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ GREENLET_BYTES: Final = 8 * 1024
 # Of the process's bound, what requests that wait may keep.
 WAITING_SHARE: Final = 1 / 8
 
+_SPEND_BYTES: Final = 64 * 1024  # growth that is told at once
+
 # Given to requests that wait, in place of an answer.
 EXPIRED: Final = object()  # the deadline is over
 AGAIN: Final = object()  # what it waited for has changed: look again
@@ -33,9 +36,12 @@ AGAIN: Final = object()  # what it waited for has changed: look again
 class Workers:
     """One node's workers."""
 
-    def __init__(self, loop: Loop, max_waiting: int, max_bytes: int) -> None:
-        """`max_waiting`, `max_bytes`: how many requests may wait at once, and what all of them may keep."""
+    def __init__(self, loop: Loop, max_waiting: int, max_bytes: int, spend: Callable[[int], object]) -> None:
+        """`max_waiting`, `max_bytes`: how many requests may wait at once, and what all of them may keep. `spend` is
+        told by how much that has grown, so that the governor makes room for it in time (Store.spend)."""
         self._loop = loop
+        self._spend = spend
+        self._spent_bytes = 0  # of what requests that wait keep
         self._hub = loop.hub
         # Not the hub's own `switch`: gevent's looks for a `switch_out` first, which no worker has (0.5 µs).
         self._to_hub = partial(greenlet.switch, loop.hub)
@@ -97,8 +103,11 @@ class Workers:
         assert not self.full, f"{len(waiting)} requests wait already"
         # The datagram, and what was made of it: a value to be stored, if it is not yet.
         waiting[request] = kept_bytes = GREENLET_BYTES + 2 * len(request.datagram) + answer_bytes
-        self.waiting_bytes += kept_bytes
-        if len(waiting) >= self._max_waiting or self.waiting_bytes >= self._max_bytes:
+        self.waiting_bytes = waiting_bytes = self.waiting_bytes + kept_bytes
+        if waiting_bytes >= self._spent_bytes + _SPEND_BYTES:
+            self._spend(waiting_bytes - self._spent_bytes)
+            self._spent_bytes = waiting_bytes
+        if len(waiting) >= self._max_waiting or waiting_bytes >= self._max_bytes:
             self.full = True
         if not request.has_waited:
             request.has_waited = True
@@ -125,6 +134,7 @@ class Workers:
 
     def expire(self, now_s: float) -> None:
         """Wake whatever has waited until its deadline. To be called by the loop several times a second."""
+        self._spent_bytes = min(self._spent_bytes, self.waiting_bytes)
         expired = [request for request in self._waiting if now_s >= request.deadline_s]
         for request in expired:
             request.has_expired = True

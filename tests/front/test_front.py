@@ -93,7 +93,7 @@ class Rig:
         self.lease_until = inf
         self.is_member = True
         self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, end=self._end)
-        self.workers = Workers(self.loop, max_waiting, 1 << 30)
+        self.workers = Workers(self.loop, max_waiting, 1 << 30, lambda size: None)
         self.batch = batch(self.sock, BATCH_SIZE, self.turn.lease_ran_out)
         self.answers = Answers(
             self.batch,
@@ -344,7 +344,8 @@ def test_a_late_answer_leaves_from_the_address_that_was_asked_by_whoever_asked_l
 
     def rule(request: Request) -> bytes | None:
         waiting.append(request)
-        return bytes(request.wait())
+        request.keep()
+        return bytes(rig.workers.park(request))
 
     def join(request: Request) -> None:
         request.keep()
@@ -355,7 +356,7 @@ def test_a_late_answer_leaves_from_the_address_that_was_asked_by_whoever_asked_l
     rig.read()
     rig.sock.arrive(B, b"its retry")
     rig.read()
-    rig.loop.run_callback(waiting[0].wake, b"late, ")
+    rig.loop.run_callback(rig.workers.wake, [(waiting[0], b"late, ")])
     rig.loop.turn()
     assert rig.sock.sent_to(B) == [b"late, at " + B[4:8]]
 

@@ -29,6 +29,5 @@ iptables, nftables, netem.
   To look around meanwhile: `nsenter --net=/proc/PID/ns/net ss -tn`, PID being a node's.
 - nemesis.py: random faults of network and processes under load: `python -m tests.lab --minutes 10 --seed 1`.
 
-A scenario that fails today is a strict expected failure that names the promise broken. What an idle machine keeps in
-2 s is held to 8 s here: machines are busy. The times seen are printed.
+What an idle machine keeps in 2 s is held to 8 s here: machines are busy. The times seen are printed.
 """

@@ -9,11 +9,6 @@ from tests.lab.namespaces import why_not
 Tell = Callable[[str], None]
 
 
-def broken(promise: str) -> pytest.MarkDecorator:
-    """Today's design breaks this promise, each time."""
-    return pytest.mark.xfail(strict=True, reason=promise)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs namespaces where there can be none."""
     if why_not():

@@ -61,7 +61,7 @@ def quick(request: Request) -> None:
 
 @pytest.fixture
 def workers() -> Workers:
-    return Workers(ManualLoop(), 3, 1 << 20)
+    return Workers(ManualLoop(), 3, 1 << 20, lambda size: None)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_one_that_was_answered_is_used_again(workers: Workers, source: Jobs) -> 
 
 def test_thousands_may_wait_whose_workers_are_new_or_idle() -> None:
     """Each goes as deep as the first."""
-    workers = Workers(ManualLoop(), 10_000, 1 << 30)
+    workers = Workers(ManualLoop(), 10_000, 1 << 30, lambda size: None)
     source = Jobs(workers)
     for count in (3000, 1500, 5000):
         waiting = [Waiting(workers) for _ in range(count)]
@@ -170,7 +170,7 @@ def test_how_many_may_wait_is_bounded(workers: Workers, source: Jobs) -> None:
 
 
 def test_none_may_wait_where_the_bound_is_zero() -> None:
-    assert Workers(ManualLoop(), 0, 1 << 20).full
+    assert Workers(ManualLoop(), 0, 1 << 20, lambda size: None).full
 
 
 def test_whoever_has_waited_until_its_deadline_is_told_so(workers: Workers, source: Jobs) -> None:
@@ -204,7 +204,7 @@ def test_a_fault_of_a_worker_reaches_whoever_runs_them(workers: Workers, source:
 
 def test_what_all_keep_is_bounded() -> None:
     """The greenlet, the datagram, what was made of it, and an answer that is kept."""
-    workers = Workers(ManualLoop(), 100, 2 * GREENLET_BYTES + 2 * 1000 + 500)
+    workers = Workers(ManualLoop(), 100, 2 * GREENLET_BYTES + 2 * 1000 + 500, lambda size: None)
     jobs = Jobs(workers)
     waiting: list[Request] = []
 
@@ -275,3 +275,26 @@ def test_an_object_that_has_waited_is_as_new_for_the_next(workers: Workers, sour
     source.jobs = [lambda request: seen.append((request.has_waited, request.is_uncertain, request.datagram))]
     workers.run(source)
     assert seen == [(False, False, b"")]
+
+
+def test_what_they_keep_is_told_as_it_grows() -> None:
+    told: list[int] = []
+    workers = Workers(ManualLoop(), 1000, 1 << 30, told.append)
+    source = Jobs(workers)
+
+    def wait(count: int) -> list[Request]:
+        jobs = [Waiting(workers) for _ in range(count)]
+        source.jobs = [*jobs]
+        workers.run(source)
+        return [job.request for job in jobs if job.request is not None]
+
+    first = wait(100)
+    assert sum(told) <= workers.waiting_bytes < sum(told) + 65_536
+    workers.wake([(request, None) for request in first])
+    told.clear()
+    second = wait(50)
+    assert told == [], "what is kept again was told before"
+    workers.wake([(request, None) for request in second])
+    workers.expire(0.0)
+    wait(100)
+    assert sum(told) <= workers.waiting_bytes < sum(told) + 65_536

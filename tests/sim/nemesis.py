@@ -213,6 +213,29 @@ class Nemesis:
         self._end(host, power=True)
         self._later(self._for_a_while(), self._cluster.start, host)
 
+    def lag_and_outlive(self) -> None:
+        """One has what is written late. Another dies, then whoever took over from it, before the one has caught up."""
+        _, first, second = self._hold_up()
+        self._later(0.1, self._end, first)
+        self._later(0.1 + self._rng.uniform(0.1, 0.3), self._end, second)
+
+    def lag_and_lead(self) -> None:
+        """One has what is written late. Another dies; the one is its successor in some slots, and dies in its turn."""
+        late, first, _ = self._hold_up()
+        self._later(0.2, self._end, first)
+        self._later(self._rng.uniform(0.7, 1.0), self._end, late)
+
+    def _hold_up(self) -> list[Host]:
+        """Streams to one node stall, for less than ends a link; the node, and two others, which return much later."""
+        hosts = self._rng.sample(self._cluster.hosts, 3)
+        paths = [(host.ip, hosts[0].ip) for host in self._cluster.hosts if host is not hosts[0]]
+        self._world.note("network", "holds up what is sent to", hosts[0])
+        self._cluster.network.cut(paths, datagrams=False, streams=True)
+        self._later(0.45, self._mend, paths)
+        for host in hosts:
+            self._later(3.0, self._cluster.start, host)
+        return hosts
+
     def pause(self) -> None:
         self._cluster.pause(self._some(), self._for_a_while())
 

@@ -277,7 +277,7 @@ class Parts(Node):
         self.view_log = ViewLog()
         routes = self.replication.routes
         self.turn = Turn(self.loop, self.membership, routes, end=lambda: self.end_turn())
-        self.workers = Workers(self.loop, max_waiting, 1 << 30)
+        self.workers = Workers(self.loop, max_waiting, 1 << 30, self.store.spend)
         self.outside = Outside()
         self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out)
         self.answers = Answers(

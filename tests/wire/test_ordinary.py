@@ -144,15 +144,15 @@ class DictStore:
     def get(self, number: int, key: bytes) -> bytes | None:
         return self.content.get((number, key))
 
+    def spend(self, size_bytes: int) -> None:
+        """Nothing is bounded here."""
+
     def put(self, number: int, key: bytes, blob: bytes) -> bool:
         self.content[number, key] = blob
         return True
 
     def remove(self, number: int, key: bytes) -> bool:
         return self.content.pop((number, key), None) is not None
-
-    def spend(self, size_bytes: int) -> None:
-        pass
 
     def wipe(self, slots: Iterable[int]) -> None:
         wiped = set(slots)
@@ -163,18 +163,19 @@ class DictReplies:
     full = False
 
     def __init__(self) -> None:
-        self.codes: dict[bytes, dict[int, int]] = {}  # by messageID and slot
+        self.codes: dict[bytes, tuple[int, int]] = {}  # mask of slots, error code
 
     def get(self, message_id: bytes) -> int | None:
-        return next(iter(self.codes.get(message_id, {}).values()), None)
-
-    def slots_of(self, message_id: bytes) -> int:
-        return sum(1 << slot for slot in self.codes.get(message_id, {}))
+        return self.codes.get(message_id, (0, None))[1]
 
     def add(self, message_id: bytes, slot: int, code: int) -> None:
-        codes = self.codes.setdefault(message_id, {})
-        assert slot not in codes
-        codes[slot] = code
+        slots, before = self.codes.get(message_id, (0, code))
+        assert not slots >> slot & 1, f"slot {slot} remembers it already"
+        assert before == code, "one answer"
+        self.codes[message_id] = slots | 1 << slot, code
+
+    def slots_of(self, message_id: bytes) -> int:
+        return self.codes.get(message_id, (0, 0))[0]
 
     def forget(self, message_id: bytes) -> bool:
         return self.codes.pop(message_id, None) is not None

@@ -53,7 +53,7 @@ STAGING_SOFT_BYTES: Final = 2 * 1024 * 1024
 STAGING_MAX_BYTES: Final = 8 * 1024 * 1024
 assert STAGING_SOFT_BYTES < STAGING_MAX_BYTES
 
-# A copy that was filled in place and found no room is begun anew after so long, twice as long each time.
+# When a copy that was filled in place has found no room, one is tried again after so long, twice as long each time.
 ROOM_PAUSE_S: Final = 0.5
 ROOM_PAUSE_MAX_S: Final = 30.0
 
@@ -81,8 +81,11 @@ class Follower:
         self._waiting: dict[int, None] = {}  # reported once nothing is gathered any more, some at a time
         self._at_once = SLOT_COUNT  # how many of those
         self._lost: set[int] = set()  # of this view; see the module
-        # Slots that did not fit when they were filled in place: for how long they wait this time, and until when.
-        self._no_room: dict[int, tuple[float, float]] = {}
+        # Slots that did not fit when they were filled in place. While there is one, nothing else is filled in place
+        # either: it would hardly fit, and be sent in vain. The longest-waiting is tried when its time has come.
+        self._no_room: dict[int, None] = {}
+        self._room_pause_s = ROOM_PAUSE_S
+        self._room_at = 0.0
         self._unacknowledged: dict[str, dict[int, None]] = {}
         self._credit: dict[str, int] = {}  # chunks taken, by link
         self._owed: set[str] = set()  # primaries that wait for their credit
@@ -152,8 +155,7 @@ class Follower:
         shared = self._shared
         self._number = self._number % 0xFFFFFFFF + 1
         by_report: dict[tuple[str, int], list[int]] = {}
-        full = {slot for slot, (_, until) in self._no_room.items() if shared.now < until}
-        for slot in sorted(slots - self._waiting.keys() - self._lost - full):
+        for slot in sorted(slots - self._waiting.keys() - self._lost - self._short_of_room(slots)):
             primary = shared.primary(slot)
             if primary in shared.links:
                 assert primary is not None
@@ -165,6 +167,16 @@ class Follower:
         for (primary, number), some in by_report.items():
             rows = [(slot, shared.positions[slot] or NOWHERE) for slot in some]
             shared.send(primary, frames.HAVE, frames.encode_have(*shared.view_name, number, rows))
+
+    def _short_of_room(self, slots: set[int]) -> set[int]:
+        """Which of these slots are to wait for room."""
+        if not self._no_room:
+            return set()
+        shared = self._shared
+        short = {slot for slot in slots if shared.positions[slot] is None or not shared.holds(slot)}
+        tried = next(iter(self._no_room))
+        is_due = shared.now >= self._room_at
+        return short - {tried} if is_due else short
 
     def tick(self) -> None:
         """Report again where nothing was agreed on; tell a change of our flags."""
@@ -398,8 +410,13 @@ class Follower:
         shared.faults["no room"] += 1
         shared.store.wipe((slot,))
         shared.replies.forget_slots(1 << slot)
-        pause_s = min(ROOM_PAUSE_MAX_S, 2 * self._no_room[slot][0]) if slot in self._no_room else ROOM_PAUSE_S
-        self._no_room[slot] = (pause_s, shared.now + pause_s)
+        if slot in self._no_room:  # it was tried again
+            del self._no_room[slot]
+            self._room_pause_s = min(ROOM_PAUSE_MAX_S, 2 * self._room_pause_s)
+        elif not self._no_room:
+            self._room_pause_s = ROOM_PAUSE_S
+        self._no_room[slot] = None
+        self._room_at = shared.now + self._room_pause_s
 
     def on_end(self, peer: str, body: bytes) -> None:
         shared = self._shared
@@ -410,7 +427,9 @@ class Follower:
             staging = self._unstage(session)
             if staging is not None and not self._replace(slot, staging):
                 continue
-            self._no_room.pop(slot, None)
+            if slot in self._no_room:  # there is room again: the next one is tried at once
+                del self._no_room[slot]
+                self._room_pause_s, self._room_at = ROOM_PAUSE_S, shared.now
             session.is_whole = True
             shared.positions[slot] = session.position
             self._note(peer, slot)

@@ -444,6 +444,28 @@ class TestFilling:
         rig.end()
         assert rig.follower.short_of_room == 0
 
+    def test_while_one_slot_lacks_room_no_other_is_filled_but_the_one_whose_turn_it_is(self) -> None:
+        rig = self.learner_without_room()
+        follower, shared = rig.follower, rig.shared
+        follower._mine = {SLOT, SLOT + 1}
+        rig.begin()
+        put = shared.store.put
+        shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.entries((b"one", b"1"))
+        shared.store.put = put  # type: ignore[method-assign]
+        take_frames(shared)
+        follower.report({SLOT, SLOT + 1})
+        assert take_frames(shared) == []
+        shared.now += ROOM_PAUSE_S
+        follower.report({SLOT, SLOT + 1})
+        number, rows = rig.report()
+        assert [slot for slot, _ in rows] == [SLOT]
+        follower.on_begin("a", frames.encode_start(number, [(SLOT, 5, (4, 30))]))
+        rig.end()
+        take_frames(shared)
+        follower.report({SLOT + 1})
+        assert [kind for _, kind, _ in take_frames(shared)] == [frames.HAVE], "there is room again"
+
     def test_pauses_have_a_bound(self) -> None:
         rig = self.learner_without_room()
         rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]

@@ -100,6 +100,7 @@ class Front:
         self._asked_s = self._empty_s  # when the socket was last looked into
         self._rest_s = self._empty_s  # what the batch in hand has left in the socket came after that
         self._turns_without_polls = 0
+        self._wall_ahead_s = -inf  # of the loop's clock, when the socket was last seen empty
         self._age_s = 0.0  # of the last datagram of the last full batch
         self._queued_since_s = (
             inf  # when the first of the latest full batches was found whose last was as old as QUEUE_S
@@ -120,6 +121,7 @@ class Front:
         handled = self._count = self._batch.receive()
         if not handled:
             self._empty_s = self._asked_s
+            self._wall_ahead_s = self._loop.unix_s() - self._asked_s
         while self._count:
             if self._count == self._batch.size:
                 self._look_at_age()
@@ -166,8 +168,12 @@ class Front:
 
     def _age(self) -> float:
         """Note how old the last datagram of the batch in hand is; the time now."""
-        self._age_s = self._sock.age_s()
+        age_s = self._sock.age_s()
+        wall_s = self._loop.unix_s()
         now_s = self._now()
+        # The system dates datagrams by the wall clock: where that was set back since the socket was seen empty, they
+        # are older than they look.
+        self._age_s = age_s + max(0.0, self._wall_ahead_s - (wall_s - now_s))
         self._rest_s = now_s - self._age_s
         return now_s
 

@@ -612,6 +612,22 @@ def test_a_long_queue_is_as_old_as_the_system_says() -> None:
     assert len(rig.sock.sent_to(A)) == 6 * BATCH_SIZE
 
 
+def test_a_queue_is_no_younger_because_the_wall_clock_was_set_back() -> None:
+    rig = Rig(patience_s=1.0, shares_turns=True)
+    rig.front.read()  # it is seen empty
+    rig.loop.now_s += 0.8
+    unix_s = rig.loop.unix_s()
+    rig.loop.unix_s = lambda: unix_s - 0.6
+    rig.front._loop.unix_s = rig.loop.unix_s
+    rig.sock.arrive(A, *numbered(BATCH_SIZE), b"x")
+    rig.sock.age = 0.1  # what the wall clock makes of 0.7 s
+    rig.front.read()
+    rig.loop.turn()
+    rig.loop.now_s += 0.31
+    rig.front.read()
+    assert rig.counters.drops["too_old"] == 1
+
+
 def test_a_queue_of_unknown_age_is_taken_for_as_old_as_before() -> None:
     rig = Rig(patience_s=1.0, shares_turns=True)
     rig.sock.age = inf

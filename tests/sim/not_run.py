@@ -11,6 +11,8 @@ CLOSED: Final = (
     "--allow and --admin-allow, which simulated nodes go without: tests/front/test_access.py and tests/requests"
 )
 RARE: Final = "a rare turn of events: not in each set of a few dozen seeds, but in longer runs"
+UNIT: Final = "no run of 160 other seeds came to it either: tests of the module do, or a scenario of tests/sim"
+UNSEEN: Final = "neither a seed nor another test has come to it"
 SYSTEM: Final = "what the system says on no path that is simulated: tests/peers/test_links.py"
 
 # By file, by reason, as the source has them.
@@ -54,6 +56,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return len(self._requests)",
             "return",
         ],
+        MALFORMED: [
+            "return None",
+        ],
     },
     "app/requests/reports.py": {
         PEOPLE: [
@@ -75,6 +80,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "replication = self._replication",
             "faults = {f\"copies_fault_{reason.replace(' ', '_')}\": n for reason, n in sorted(replication.faults.items())}",
             "return faults | {",
+            '_log.error("copies_lost", slots=slots_of(slots), epoch=epoch)',
+            "self._membership.copies_lost(slots, epoch)",
+        ],
+        UNSEEN: [
+            '_log.error("slots_start_empty", slots=slots_of(out.emptied))',
         ],
     },
     "app/requests/turn.py": {
@@ -154,6 +164,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "task.cancel()",
             "sock.close()",
             "connected.sock.close()",
+            '_faults.error("accept_failed", error=error)',
+            "self._acceptor.stop()",
+            "self._pause.start(_ACCEPT_PAUSE_S, self._acceptor.start, self._accept)",
         ],
         SYSTEM: [
             "return link.queued if link else 0",
@@ -165,6 +178,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
         PEOPLE: [
             'fields = {f"links_refused_{reason}": count for reason, count in sorted(self.refused.items())}',
+        ],
+        UNIT: [
+            "self._handler.link_event(LinkUp(peer))",
         ],
     },
     "app/peers/membership.py": {
@@ -184,6 +200,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return",
             "self.send_errors += 1",
             "return fields | {",
+            "self.take(CopiesLost(slots, epoch))",
         ],
         FAULT: [
             "self._loop.fail(error)",
@@ -220,12 +237,26 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return False",
             "return",
             "state.post(peer, pb.REJECT, ballot=message.ballot)",
+            "self._give_way(self._acceptor.promised)",
+            "self._ballot_seen = max(self._ballot_seen, ballot)",
+            "self._proposal = None",
+            "self._retry_at = self._state.now + self._state.rng.uniform(0.2, 1) * timing.ROUND_BACKOFF_S",
+            "return None",
         ],
         MALFORMED: [
             'state.dropped["bad ballot"] += 1',
             'state.dropped["bad view"] += 1',
             'state.log(f"bad view from {peer}: {fault}", "warning")',
             'self._state.dropped["bad view"] += 1',
+        ],
+        UNIT: [
+            "return True",
+            "if all(grantor.is_lapsed(node, state.now) for node in self.lacks.going):",
+            "grantor.denied.add(state.address)",
+            "self._lease.drop()",
+        ],
+        FORCED: [
+            "return replace(following, is_forced=False)  # it has as many as a cluster needs",
         ],
     },
     "app/cluster/membership/core.py": {
@@ -258,6 +289,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "elif state.is_member:",
             "self._start_anew(view)",
             "self._detector.refused(peer, incarnation)",
+            "self._heartbeat.lost(event.slots)",
         ],
         MALFORMED: [
             'state.dropped["bad view"] += 1',
@@ -270,6 +302,13 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "for learner in view.learners(slot):",
             "self._synced[learner] = self._synced.get(learner, 0) | 1 << slot",
             "return",
+            "if self._state.is_member:",
+            "self._lost |= slots",
+            "self._tell()",
+            "listed = sum(1 << slot for slot in slots_of(slots) if peer in view.holders(slot))",
+            "lost = self._coordinator.lost",
+            "if listed:",
+            "lost[peer] = lost.get(peer, 0) | listed",
         ],
     },
     "app/cluster/membership/inbox.py": {
@@ -295,6 +334,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/cluster/membership/planner.py": {
         RARE: [
             "return None",
+            "parts.append(f\"lost copies: {' '.join(sorted(changes.lost))}\")",
         ],
     },
     "app/cluster/membership/override.py": {
@@ -337,6 +377,12 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'shared.faults["bad frame"] += 1',
             'raise frames.BadFrame(f"kind {kind}")',
         ],
+        PEOPLE: [
+            "return self._follower.short_of_room",
+        ],
+        UNIT: [
+            "shared.recent.clear()",
+        ],
     },
     "app/cluster/replication/follower.py": {
         RARE: [
@@ -350,6 +396,37 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "shared.replies.forget_slots(1 << slot)",
             'shared.faults["no room"] += 1',
             "continue",
+        ],
+        PEOPLE: [
+            "return len(self._no_room)",
+        ],
+        UNIT: [
+            "del self._no_room[slot]",
+            "shared = self._shared",
+            "short = {slot for slot in slots if shared.positions[slot] is None or not shared.holds(slot)}",
+            "tried = next(iter(self._no_room))",
+            "is_due = shared.now >= self._room_at",
+            "return short - {tried} if is_due else short",
+            'shared.faults["stale op"] += 1',
+            "gaps.add(slot)",
+            "elif session.is_whole:",
+            "self._end(slot)  # no room: asked again by the next tick, when there may be",
+            "self._ran_out_of_room(slot)",
+            "self._lose({slot})",
+            "shared.store.wipe((slot,))",
+            "if slot in self._no_room:  # it was tried again",
+            "self._room_pause_s = min(ROOM_PAUSE_MAX_S, 2 * self._room_pause_s)",
+            "elif not self._no_room:",
+            "self._room_pause_s = ROOM_PAUSE_S",
+            "self._no_room[slot] = None",
+            "self._room_at = shared.now + self._room_pause_s",
+            "self._room_pause_s, self._room_at = ROOM_PAUSE_S, shared.now",
+            "self._can_not_stage(slot)",
+            "if shared.holds(slot):",
+        ],
+        UNSEEN: [
+            "shared.send(peer, frames.TOUCHED, frames.encode_patches(number, part))",
+            "part, size_bytes = [], 0",
         ],
     },
     "app/cluster/replication/frames.py": {
@@ -389,6 +466,14 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         MALFORMED: [
             'raise frames.BadFrame(f"slot {slot}: has {seq} of {led.seq}")',
         ],
+        UNIT: [
+            "self.lost.add(slot)  # closed, until the next view makes one of those primary that have a whole copy",
+            "return",
+            "shared.out.emptied |= 1 << slot",
+            "outbox.flags |= BUSY",
+            "continue  # more than its link takes now: it reports again",
+            "continue",
+        ],
     },
     "app/cluster/replication/staging.py": {
         RARE: [
@@ -402,6 +487,15 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "if op.message_id:",
             "grown += self.remember(op.message_id, op.code)",
             "return grown",
+            "grown = self._wipe()",
+            'freed = sum(len(key) + len(blob or b"") + ENTRY_BYTES for key, blob in self.entries.items())',
+            "freed += sum(len(key) + ENTRY_BYTES for key in self.removed or ())",
+            "self.removed = None",
+            "return self._grow(-freed)",
+        ],
+        UNIT: [
+            "self.removed.add(key)",
+            "grown += len(key) + ENTRY_BYTES",
         ],
     },
     "app/cluster/replication/transfer.py": {
@@ -409,6 +503,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return",
             "self._send(peer, stream, kind, part)",
             "part, size = [], 0",
+            "stream.queued.clear()",
+            "stream.filling.clear()",
+            "stream.batch = None",
         ],
         MALFORMED: [
             'raise frames.BadFrame(f"took {taken} chunks of {stream.sent}")',
@@ -434,6 +531,49 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadView(f"{len(message.primaries)} primaries")',
             'raise BadView("an address is empty or too long")',
             'raise BadView("a primary is no member")',
+        ],
+    },
+    "app/peers/datagrams.py": {
+        SYSTEM: [
+            "continue",
+        ],
+    },
+    "app/cluster/membership/connectivity.py": {
+        UNIT: [
+            "return",
+        ],
+    },
+    "app/cluster/membership/detector.py": {
+        UNIT: [
+            "watched = self._members.get(address)",
+            "if watched is not None and watched.incarnation == incarnation and watched.state == DEAD:",
+            "watched.state = ALIVE",
+        ],
+    },
+    "app/cluster/membership/dialling.py": {
+        UNIT: [
+            "self._state.of(peer).note_link(is_up=False)",
+        ],
+    },
+    "app/cluster/membership/status.py": {
+        PEOPLE: [
+            "learners[node] += 1",
+        ],
+    },
+    "app/cluster/replication/recent.py": {
+        RARE: [
+            "found[-1] = (term, seq, found[-1][2])",
+        ],
+        UNIT: [
+            "break",
+            "return None",
+        ],
+    },
+    "app/cluster/replication/state.py": {
+        RARE: [
+            "assert self.view is not None",
+            'self.faults["copies lost"] += mask.bit_count()',
+            "self.out.lost.append((mask, self.view.epoch))",
         ],
     },
 }

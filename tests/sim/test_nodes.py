@@ -232,7 +232,7 @@ class TestItBites:
 
     def test_second_look_before_answers_leave(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Turn, "lease_ran_out", lambda self: False)
-        assert finds_a_violation(120, stopped_inside) is not None
+        assert finds_a_violation(12, stopped_inside) is not None
 
     def test_age(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A request is executed however long it has waited, in a socket or at a node."""
@@ -271,7 +271,7 @@ class TestItBites:
 
         monkeypatch.setattr(Shared, "leads", lambda self, peer, slot: True)
         monkeypatch.setattr(Follower, "entered", entered)
-        assert finds_a_violation(8, moving) is not None
+        assert finds_a_violation(13, moving) is not None
 
     def test_waiting_for_acknowledgements(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Primary, "_waits", lambda self, led: False)
@@ -297,7 +297,7 @@ class TestItBites:
             "app.cluster.replication.core.change_of",
             lambda command, code: NOTE if code == KEY_DNE_ERR else whole(command, code),
         )
-        assert finds_a_violation(25, tight) is not None
+        assert finds_a_violation(23, tight) is not None
 
     def test_learners_reported_in_sync_are_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = Primary._consider

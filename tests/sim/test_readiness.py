@@ -5,6 +5,8 @@ import logging
 
 import pytest
 
+from app.observe import logs
+from app.peers import lease_watch, link_watch
 from app.peers.link_watch import MISSING_S
 from app.wire.protocol import SLOT_COUNT
 from tests.sim.clients import ClientOptions
@@ -45,6 +47,13 @@ class Site:
     def process(self, host: Host) -> Process:
         assert host.process is not None
         return host.process
+
+
+@pytest.fixture(autouse=True)
+def _fresh_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many lines are logged in a second of real time, in which the test before may have logged as many."""
+    monkeypatch.setattr(link_watch, "_faults", logs.limited_logger("links"))
+    monkeypatch.setattr(lease_watch, "_faults", logs.limited_logger("cluster"))
 
 
 def test_a_whole_cluster_says_so() -> None:

@@ -24,6 +24,7 @@ def fewest_to_remove(
     members: Sequence[str],
     wholes: Mapping[frozenset[str], int],
     may_go_on: Callable[[Collection[str]], bool],
+    least: int = 1,
 ) -> frozenset[str]:
     """Whom to remove; empty if nobody lacks anybody, or if no removal that is allowed helps.
 
@@ -31,10 +32,12 @@ def fewest_to_remove(
     these members as holders of a whole copy. `may_go_on(members)`: whether those may go on without the others; if
     some may not, fewer of them may not either.
 
+    `least`: of how many whole copies a slot that has so many must keep.
+
     Of all choices it takes the one with the fewest members; of those the one that leaves the coordinator, the first
     member, in place; then the one that costs the fewest whole copies; then the youngest.
     """
-    return _Search(lacks, members, wholes, may_go_on).run()
+    return _Search(lacks, members, wholes, may_go_on, least).run()
 
 
 class _Search:
@@ -44,6 +47,7 @@ class _Search:
         members: Sequence[str],
         wholes: Mapping[frozenset[str], int],
         may_go_on: Callable[[Collection[str]], bool],
+        least: int,
     ) -> None:
         self._members = members
         self._place = {member: place for place, member in enumerate(members)}
@@ -58,6 +62,7 @@ class _Search:
             for holder in holders:
                 self._copies[holder] += slots
         self._may_go_on = may_go_on
+        self._least = least
         self._best: frozenset[str] = frozenset()
         self._best_cost: tuple[object, ...] = ()
         self._steps = 0
@@ -87,7 +92,7 @@ class _Search:
         """Whether these may be removed, and may be part of something better than the best so far."""
         if self._best_cost and len(going) > len(self._best):
             return False
-        if any(holders <= going for holders in self._wholes):
+        if any(len(holders - going) < min(len(holders), self._least) for holders in self._wholes):
             return False
         return self._may_go_on([member for member in self._members if member not in going])
 

@@ -313,7 +313,7 @@ class ClusterCore:
 
     # Views.
 
-    def _install(self, view: View) -> None:
+    def _install(self, view: View, vouched_at: float = -inf) -> None:
         """Go by this view: of our cluster and newer, or of one that we join."""
         state = self._state
         before = state.view
@@ -327,7 +327,7 @@ class ClusterCore:
             self._start_anew(view)
         state.view, state.is_member = view, is_member
         state.installed_at = state.now
-        self._note_members(view)
+        self._note_members(view, vouched_at)
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S
         state.support_withdrawn = False
@@ -375,13 +375,22 @@ class ClusterCore:
         for node in state.others():
             state.post(node, pb.VIEW, view=to_message(view))
 
-    def _note_members(self, view: View) -> None:
-        """Note the processes of whose life the view tells; their predecessors are gone."""
+    def _note_members(self, view: View, vouched_at: float) -> None:
+        """Note the processes of whose life the view tells; their predecessors are gone.
+
+        `vouched_at`: after that moment, by our clock, whoever sent the view went by it. A process with a higher
+        incarnation that was last proven alive before was there earlier: its machine's wall clock was set back.
+        """
         for member in view.members:
             known = self._state.of(member.address)
             if member.incarnation > known.incarnation:
                 known.note_new_process(member.incarnation)
                 known.dead = max(known.dead, member.incarnation - 1)  # not news: no death of this view
+            elif member.incarnation < known.incarnation and known.heard_at < vouched_at:
+                known.note_new_process(member.incarnation)
+                known.dead = member.incarnation - 1
+            if member.incarnation == known.incarnation:
+                known.vouched_at = max(known.vouched_at, vouched_at)
         self._state.note_dead()
 
     def _on_view(self, peer: str, message: pb.ClusterMessage) -> None:
@@ -393,9 +402,10 @@ class ClusterCore:
             state.log(f"bad view from {peer}: {fault}", "warning")
             return
         mine = state.view
+        vouched_at = message.echo_us / 1e6 if message.to_incarnation == state.incarnation else -inf
         if mine is not None and view.cluster_id == mine.cluster_id and view.epoch != mine.epoch:
             if view.epoch > mine.epoch:
-                self._install(view)
+                self._install(view, vouched_at)
             else:
                 state.dropped["stale view"] += 1
             return
@@ -407,9 +417,9 @@ class ClusterCore:
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.dropped["unproven view"] += 1
         elif mine is None or outranks(view, mine):
-            self._go_over_to(view)
+            self._go_over_to(view, vouched_at)
 
-    def _go_over_to(self, view: View) -> None:
+    def _go_over_to(self, view: View, vouched_at: float) -> None:
         """To another cluster's view, which prevails over ours."""
         state = self._state
         if state.is_member and view.has(state.address, state.incarnation):
@@ -424,7 +434,7 @@ class ClusterCore:
                 "error",
             )
             self._start_anew(view)
-        self._install(view)
+        self._install(view, vouched_at)
 
     # Deaths.
 

@@ -110,7 +110,7 @@ class Inbox:
         A higher incarnation alone does not show it: where the wall clock was set back, a datagram that is late may be
         from a process before.
         """
-        return self._echo_after(known.heard_at, message)
+        return self._echo_after(max(known.heard_at, known.vouched_at), message)
 
     def _echo_after(self, dated: float, message: pb.ClusterMessage) -> bool:
         """Whether the message proves that its sender lived after that date."""

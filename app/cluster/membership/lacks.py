@@ -182,15 +182,26 @@ class Lacks:
         up = tuple(node for node in view.addresses if self._detector.is_up(node))
         dead = frozenset(state.countable_dead())
         needed = state.members_needed()
-        made_from = (view.key, self.edges, up, dead, needed, frozenset(lost.items()))
+        least = self._copies_to_keep(len(view.members))
+        made_from = (view.key, self.edges, up, dead, needed, frozenset(lost.items()), least)
         if made_from != self._chosen[0]:
 
             def may_go_on(staying: Collection[str]) -> bool:
                 return has_quorum(view.addresses, staying, dead) and len(staying) >= needed
 
-            going = fewest_to_remove(self.edges, up, wholes(view, up, lost), may_go_on)
+            going = fewest_to_remove(self.edges, up, wholes(view, up, lost), may_go_on, least)
             self._chosen = (made_from, going)
         return self._chosen[1]
+
+    def _copies_to_keep(self, members: int) -> int:
+        """How many whole copies a removal must leave of a slot that has them: two where there are to be three or more.
+
+        Who lacks whom shows link by link. With the last but one whole copy gone for the first that shows, the last may
+        be on the very machine that is at fault. Once all has shown that will (KEEP_TWO_S), one must do.
+        """
+        since_s = [line.since_awake_s for line in self._lines.values()]
+        has_waited = bool(since_s) and self._state.awake_s - min(since_s) >= timing.KEEP_TWO_S
+        return 2 if min(self._state.config.replicas, members) > 2 and not has_waited else 1
 
     def _edges(self) -> frozenset[Edge]:
         """Who lacks whom, as far as this node knows."""

@@ -64,6 +64,9 @@ LACKS_SETTLE_S: Final = (
 RETURN_MIN_S: Final = 1.0
 RETURN_MAX_S: Final = 60.0
 RETURN_FORGOTTEN_S: Final = 300.0
+# For so long nobody is removed who would leave a slot of three copies with one: a machine that loses all its links
+# loses them one by one, within a beat of life or two (app/peers/links.py), and is the only one to go once that shows.
+KEEP_TWO_S: Final = 0.4
 LACK_LINE_S: Final = 10.0  # between two lines of the log that say the same of the same two
 
 HELLO_S: Final = 0.1  # between an outsider's requests to join

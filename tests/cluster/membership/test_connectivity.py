@@ -114,3 +114,12 @@ def test_the_work_is_bounded_and_what_it_finds_then_keeps_the_rules() -> None:
     assert going
     assert all(one in going or other in going for one, other in lacks)
     assert may_go_on([member for member in members if member not in going])
+
+
+def test_a_slot_keeps_as_many_whole_copies_as_it_is_to() -> None:
+    """Two machines see at different moments that the same third one has no links: the second must not go before there
+    are other copies of what it and the third hold."""
+    wholes = {frozenset("bd"): 1, frozenset("abc"): 9}
+    assert fewest_to_remove([("b", "d")], "abcd", wholes, at_least(2), 2) == frozenset()
+    assert fewest_to_remove([("b", "d")], "abcd", wholes, at_least(2), 1) == {"d"}
+    assert fewest_to_remove([("b", "d")], "abcd", {frozenset("abd"): 1, frozenset("d"): 0}, at_least(2), 2) == {"b"}

@@ -693,7 +693,8 @@ class TestSteppingBack:
         (accept, *_) = rig.promise("c")
         assert from_message(accept.message.view).addresses == ("a", "b", "c", "d", "e")
 
-    def test_it_waits_for_the_leases_of_others_that_are_to_go(self) -> None:
+    def test_it_waits_for_the_leases_of_others_that_are_to_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(timing, "KEEP_TWO_S", 0.0)
         rig = Rig("a", "abcdefgh")
         for peer in "bc":
             rig.unlink(peer)

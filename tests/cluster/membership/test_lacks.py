@@ -170,7 +170,8 @@ class TestWhoGoes:
         rig.report("b", "c")
         assert rig.look(a=ALL_SLOTS, b=ALL_SLOTS, d=ALL_SLOTS) == {"b"}  # the others have lost theirs
 
-    def test_not_so_many_that_too_few_are_left(self) -> None:
+    def test_not_so_many_that_too_few_are_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(timing, "KEEP_TWO_S", 0.0)
         rig = Rig(servers="abcd")
         rig.report("b", "c", "d")
         rig.report("c", "d")
@@ -181,6 +182,16 @@ class TestWhoGoes:
         for server in "fgh":
             rig.state.note_absent(server, rig.state.now)
         assert rig.look() == {"c"}
+
+    def test_a_slot_keeps_two_copies_until_all_has_shown_that_will(self) -> None:
+        rig = Rig(servers="abcd")
+        rig.report("b", "c", "d")
+        rig.report("c", "d")
+        assert rig.look() == frozenset()
+        wait(rig.state, timing.KEEP_TWO_S)
+        rig.report("b", "c", "d")
+        rig.report("c", "d")
+        assert rig.look() == {"c", "d"}
 
     def test_a_quorum_is_left(self) -> None:
         rig = Rig("a", "abc", "abc")

@@ -337,6 +337,34 @@ class TestLease:
         assert of_kind(node.get("d", pb.HELLO), OpenLink) == []
 
 
+class TestClocksSetBack:
+    """A process's successor has a lower incarnation, since its machine's wall clock was set back in between."""
+
+    def test_a_view_tells_who_came_later_and_what_was_sent_before_proves_nothing(self) -> None:
+        node = Node()
+        sent_at = round(node.now * 1e6)
+        node.get("c", pb.HELLO, incarnation=99)
+        assert node.core._state.of("c").incarnation == 99
+        node.tick(2.0)
+        node.join()
+        known = node.core._state.of("c")
+        assert (known.incarnation, node.core._state.dead) == (INCARNATIONS["c"], set())
+        node.get("c", pb.HELLO, incarnation=99, echo_us=sent_at)  # it was on its way all the time
+        assert (known.incarnation, node.core._state.dead) == (INCARNATIONS["c"], set())
+        node.tick(0.1)
+        node.get("c", pb.HELLO, incarnation=99)  # it lives
+        assert (known.incarnation, node.core._state.dead) == (99, {"c"})
+
+    def test_an_old_view_proves_nothing(self) -> None:
+        node = Node()
+        sent_at = round(node.now * 1e6)
+        node.tick(1.0)
+        node.get("c", pb.HELLO, incarnation=99)
+        node.get("a", pb.VIEW, view=VIEW, by=VIEW, echo_us=sent_at)
+        assert node.core._state.of("c").incarnation == 99
+        assert node.core._state.dead == {"c"}
+
+
 class TestAntiEntropy:
     def test_who_goes_by_an_older_view_is_sent_ours_but_not_again_and_again(self) -> None:
         ours = replace(VIEW, epoch=5)

@@ -11,7 +11,7 @@ CLOSED: Final = (
     "--allow and --admin-allow, which simulated nodes go without: tests/front/test_access.py and tests/requests"
 )
 RARE: Final = "a rare turn of events: not in each set of a few dozen seeds, but in longer runs"
-UNIT: Final = "no run of 160 other seeds came to it either: tests of the module do, or a scenario of tests/sim"
+UNIT: Final = "no run of 125 other seeds came to it either: tests of the module do, or a scenario of tests/sim"
 UNSEEN: Final = "neither a seed nor another test has come to it"
 SYSTEM: Final = "what the system says on no path that is simulated: tests/peers/test_links.py"
 

@@ -183,10 +183,12 @@ def _play(cluster: Cluster, plan: Plan) -> None:
 def converge(cluster: Cluster) -> None:
     """All becomes well, within bounded time."""
     world, checks = cluster.world, cluster.checks
-    began = world.now
+    # A node whose reply memory is full refuses writes until what is in it expires, after two lifetimes at most.
+    limit_s = CONVERGE_S + (2 * cluster.options.reply_ttl_s if cluster.options.pages else 0.0)
+    deadline = world.now + limit_s
     while missing := checks.is_converged() or checks.differs() or checks.complains():
-        if world.now >= began + CONVERGE_S:
-            raise Violation(f"after {CONVERGE_S} s without faults: {missing}")
+        if world.now >= deadline:
+            raise Violation(f"after {limit_s} s without faults: {missing}")
         world.run(world.now + 0.1)
         for host in cluster.hosts:  # whoever has left comes back
             cluster.start(host)
@@ -231,6 +233,7 @@ def check_histories(cluster: Cluster) -> None:
 def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
     """A fault comes and stays: whoever it leaves with a majority serves every slot, and answers every request."""
     world = cluster.world
+    converge(cluster)  # somebody may have been leaving
     gone = _strike(cluster, kind)
     for host in gone:
         host.stays_down = True
@@ -272,11 +275,12 @@ def _staying(cluster: Cluster, hosts: list[Host]) -> list[Process]:
 
 
 def _all_lack(cluster: Cluster) -> None:
-    """No link is left: every node says whom it lacks, and they stay in the view that they are in."""
-    world, epoch = cluster.world, cluster.processes()[0].core.epoch
-    world.run(world.now + 2.0)
+    """No link is left: every node says whom it lacks, and nobody is removed for it."""
+    world = cluster.world
+    members = cluster.processes()[0].core.view.addresses
+    world.run(world.now + 4.0)
     for process in cluster.processes():
-        if not process.core.status().lacks or process.core.epoch != epoch:
+        if not process.core.status().lacks or process.core.view.addresses != members:
             raise Violation(f"{process.address} lacks all others, and does not say so: {process.core.status()}")
 
 

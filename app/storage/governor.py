@@ -76,7 +76,6 @@ _REBUILD_MIN_BYTES: Final = 16 * 1024  # below that there is nothing to win
 
 # What the kernel and glibc call what they are asked for (linux/prctl.h, malloc.h).
 _PR_SET_THP_DISABLE: Final = 41
-_M_MXFAST: Final = 1
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
@@ -98,15 +97,12 @@ def tune_allocators() -> None:
     - No transparent huge pages: one touched byte must not make 2 MiB resident.
     - Blocks of 32 KiB and more (hash tables) in mappings of their own, which go back when freed instead of
       leaving holes in the heap; setting it also stops glibc from raising it by itself.
-    - Freed blocks are joined with free neighbours at once. By default glibc sets blocks of up to 128 bytes aside and
-      joins all of them at the next request of 1 KiB: 20 to 50 ms after some hundred thousand entries had gone.
     - One malloc arena; the top of the heap goes back as soon as 128 KiB are free there.
     """
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
     mallopt = getattr(libc, "mallopt", None)  # glibc's; musl has none
     if mallopt is not None:
-        mallopt(_M_MXFAST, 0)
         mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
         mallopt(_M_ARENA_MAX, 1)

@@ -334,7 +334,7 @@ def test_what_is_asked_of_the_kernel_and_the_c_library(monkeypatch: pytest.Monke
     assert asked == [no_huge_pages]
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Glibc())
     tune_allocators()
-    assert asked[1:] == [no_huge_pages, (1, 0), (-3, 32 << 10), (-1, 128 << 10), (-8, 1)]
+    assert asked[1:] == [no_huge_pages, (-3, 32 << 10), (-1, 128 << 10), (-8, 1)]
 
 
 def test_no_large_library_comes_along_with_the_sizer() -> None:

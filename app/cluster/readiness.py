@@ -90,6 +90,28 @@ class Readiness:
     reasons: tuple[str, ...]  # why clients should rather ask another node, each a sentence
     lacking: tuple[str, ...]  # what else keeps the cluster from being whole, likewise
 
+    def numbers(self) -> dict[str, object]:
+        """What STATUS and the status page tell of it alike, by name; `lease_s` None: without end."""
+        status = self.status
+        return {
+            "epoch": status.epoch,
+            "is_member": status.is_member,
+            "coordinator": status.coordinator,
+            "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),
+            "blocked": status.blocked,
+            "balanced": status.balanced,
+            "reads": self.reads,
+            "writes": self.writes,
+            "closed": self.closed,
+            "unserved": self.unserved,
+            "copies_wanted": self.copies_wanted,
+            "copies_least": self.copies_least,
+            "copies_most": self.copies_most,
+            "copies_missing": self.copies_missing,
+            "servers": self.servers,
+            "servers_up": self.servers_up,
+        }
+
     @property
     def is_ready(self) -> bool:
         """Whether clients may ask this node."""
@@ -261,7 +283,12 @@ def _about(facts: Facts, member: MemberStatus) -> str:
 def _is_heard_only(facts: Facts, server: str) -> bool:
     """Whether its datagrams pass, and there is no link."""
     contact = _contact(facts, server)
-    return not contact.is_linked and contact.unheard_s <= heard_s(len(facts.servers))
+    return not contact.is_linked and _is_heard(facts, contact)
+
+
+def _is_heard(facts: Facts, contact: Contact) -> bool:
+    """Whether its datagrams pass."""
+    return contact.unheard_s <= heard_s(max(len(facts.servers), len(facts.status.members)))
 
 
 def _no_link(facts: Facts, address: str) -> str:
@@ -270,7 +297,7 @@ def _no_link(facts: Facts, address: str) -> str:
     down = f"{address}: no link for {contact.unlinked_s:.1f} s"
     if contact.is_refused:
         return f"{down} (refused, and it lives): check what answers for it on TCP port {port}"
-    if contact.unheard_s <= heard_s(len(facts.status.members)):
+    if _is_heard(facts, contact):
         return f"{down} (UDP passes): check TCP port {port}"
     return f"{down} (nor UDP; others hear it): check the network to it"
 

@@ -114,26 +114,8 @@ class StatusReport:
 
 
 def _cluster(readiness: Readiness) -> dict[str, Any]:
-    status = readiness.status
-    return {
-        "origin": str(status.cluster_id),  # 64 bits: more than a JSON number is sure to keep
-        "epoch": status.epoch,
-        "is_member": status.is_member,
-        "coordinator": status.coordinator,
-        "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),
-        "blocked": status.blocked,
-        "balanced": status.balanced,
-        "reads": readiness.reads,
-        "writes": readiness.writes,
-        "closed": readiness.closed,
-        "unserved": readiness.unserved,
-        "copies_wanted": readiness.copies_wanted,
-        "copies_least": readiness.copies_least,
-        "copies_most": readiness.copies_most,
-        "copies_missing": readiness.copies_missing,
-        "servers": readiness.servers,
-        "servers_up": readiness.servers_up,
-    }
+    # The origin has 64 bits: more than a JSON number is sure to keep.
+    return {"origin": str(readiness.status.cluster_id), **readiness.numbers()}
 
 
 def _slots(view: View, place: dict[str, int]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Final
 
 from app.cluster.readiness import Readiness
@@ -68,24 +67,9 @@ def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:
         "address": status.address,
         "incarnation": status.incarnation,
         "origin": status.cluster_id,
-        "epoch": status.epoch,
-        "is_member": status.is_member,
-        "coordinator": status.coordinator,
-        "lease_s": None if status.lease_s == inf else round(max(0.0, status.lease_s), 3),  # None: without end
-        "blocked": status.blocked,
-        "balanced": status.balanced,
         "ready": readiness.is_ready,
         "whole": readiness.is_whole,
-        "reads": readiness.reads,
-        "writes": readiness.writes,
-        "closed": readiness.closed,
-        "unserved": readiness.unserved,
-        "copies_wanted": readiness.copies_wanted,
-        "copies_least": readiness.copies_least,
-        "copies_most": readiness.copies_most,
-        "copies_missing": readiness.copies_missing,
-        "servers": readiness.servers,
-        "servers_up": readiness.servers_up,
+        **readiness.numbers(),
         "unlinked": "".join(PLACE_DIGITS[place[member]] for member in readiness.unlinked),
         "reasons": reasons,
         "lacking": lacking,

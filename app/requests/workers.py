@@ -123,14 +123,8 @@ class Workers:
         """
         woken.reverse()
         self._woken = woken
-        waiting = self._waiting
         while woken:
-            request, value = woken.pop()
-            kept_bytes = waiting.pop(request, 0)
-            if kept_bytes:
-                self.waiting_bytes -= kept_bytes
-                self.full = self.waiting_bytes >= self._max_bytes
-                request.greenlet.switch(value)  # type: ignore[union-attr]  # one that waits has a greenlet
+            self._go_on()  # whoever goes on hands over to the next; from the loop to the loop is no switch
 
     def expire(self, now_s: float) -> None:
         """Wake whatever has waited until its deadline. To be called by the loop several times a second."""

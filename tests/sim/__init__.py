@@ -28,7 +28,6 @@ Simulated nodes are small where memory is to be tight (process.py: the governor'
     ledger.py      what each copy must hold
     history.py     whether what clients saw can have happened
     run.py         one seed from start to end
-    known.py       where the design breaks its promises: what the drawn seeds avoid, and runs that show it
     lines.py       which lines of the node are run; not_run.py lists the others
     pool.py        many seeds, over the cores
     core_*.py      the membership core alone, for the times that it promises and for days of lossy networks
@@ -39,5 +38,6 @@ Simulated nodes are small where memory is to be tight (process.py: the governor'
   (The nemesis ends no process that has the last whole copy; but holders may be expelled together, and one copy is one.)
 - Where memory is tight and entries may be evicted, a key may be missing; another value never is.
 - A view that nobody alive has accepted or gone by never was.
-- What known.py lists.
+- A clock that stands still for more than 4 ms, which the leases' margin for drift covers: docs/cluster.md names it
+  among what is not promised.
 """

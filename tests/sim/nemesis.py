@@ -360,14 +360,6 @@ class Nemesis:
         host.clock.set_rate(self._world.now, 0.0)
         self._later(self._rng.uniform(0.0, 0.004), self._go_on, host)
 
-    def stand_still_for_long(self) -> None:
-        """A virtual machine is stopped, and its clock with it: when it goes on it takes its lease for a running one."""
-        host = self._some()
-        seconds = self._rng.uniform(1.0, 3.0)
-        host.clock.set_rate(self._world.now, 0.0)
-        self._cluster.pause(host, seconds)
-        self._later(seconds, self._go_on, host)
-
     def _go_on(self, host: Host) -> None:
         host.clock.set_rate(self._world.now, host.clock.nominal_rate)
         if host.process is not None:

@@ -51,7 +51,7 @@ class Result:
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a seed. What it avoids, and why, is said in known.py."""
+    """The plan of a seed."""
     rng = Random(seed ^ 0x5EED)
     busy = rng.random() < 0.2
     pressure = rng.random() < 0.3

@@ -65,11 +65,11 @@ class Return:
 
 
 @dataclass(slots=True)
-class Line:
-    """What the log says of one lack."""
+class Lack:
+    """One of `edges`."""
 
     since_awake_s: float
-    is_said: bool = False
+    is_said: bool = False  # in the log
 
 
 class Lacks:
@@ -82,7 +82,7 @@ class Lacks:
         self._hellos: dict[str, Report] = {}  # of outsiders
         self._returns: dict[str, Return] = {}
         self._installed_awake_s = 0.0
-        self._lines: dict[Edge, Line] = {}
+        self._lacks: dict[Edge, Lack] = {}
         self._said_awake_s: dict[Edge, float] = {}
         self._stuck_awake_s = -inf
         self._chosen: tuple[object, frozenset[str]] = (None, frozenset())  # made from what, and what it is
@@ -160,8 +160,8 @@ class Lacks:
         state = self._state
         self._probe_unlinked()
         before, self.edges = self.edges, self._edges()
-        if self.edges or before or self._lines:
-            self._tell()
+        if self.edges or before or self._lacks:
+            self._keep_up()
         going = self._choice(lost) if state.is_coordinator and self.edges else frozenset()
         if going != self.going:
             self.going, self._changed_awake_s = going, state.awake_s
@@ -199,7 +199,7 @@ class Lacks:
         Who lacks whom shows link by link. With the last but one whole copy gone for the first that shows, the last may
         be on the very machine that is at fault. Once all has shown that will (KEEP_TWO_S), one must do.
         """
-        since_s = [line.since_awake_s for line in self._lines.values()]
+        since_s = [lack.since_awake_s for lack in self._lacks.values()]
         has_waited = bool(since_s) and self._state.awake_s - min(since_s) >= timing.KEEP_TWO_S
         return 2 if min(self._state.config.replicas, members) > 2 and not has_waited else 1
 
@@ -258,22 +258,23 @@ class Lacks:
 
     # The log.
 
-    def _tell(self) -> None:
-        """A line when a lack begins and one when it ends; of one that comes and goes not more than one in a while."""
+    def _keep_up(self) -> None:
+        """Note which lacks are new and which have ended, with a line for each; of one that comes and goes not more than
+        one in a while."""
         state = self._state
-        for edge in sorted(self.edges - self._lines.keys()):
-            line = self._lines[edge] = Line(state.awake_s)
+        for edge in sorted(self.edges - self._lacks.keys()):
+            lack = self._lacks[edge] = Lack(state.awake_s)
             if state.awake_s - self._said_awake_s.get(edge, -inf) >= timing.LACK_LINE_S:
                 self._said_awake_s[edge] = state.awake_s
-                line.is_said = True
+                lack.is_said = True
                 state.log(
                     f"no link between {edge[0]} and {edge[1]}, though both live: are TCP and UDP open, both ways?",
                     "warning",
                 )
-        for edge in sorted(self._lines.keys() - self.edges):
-            line = self._lines.pop(edge)
-            if line.is_said and self._is_mended(edge):
-                lasted_s = state.awake_s - line.since_awake_s
+        for edge in sorted(self._lacks.keys() - self.edges):
+            lack = self._lacks.pop(edge)
+            if lack.is_said and self._is_mended(edge):
+                lasted_s = state.awake_s - lack.since_awake_s
                 state.log(f"{edge[0]} and {edge[1]} lack each other no more, after {lasted_s:.1f} s")
 
     def _is_mended(self, edge: Edge) -> bool:
@@ -288,7 +289,7 @@ class Lacks:
         state = self._state
         if self.going or not state.is_coordinator or state.awake_s - self._stuck_awake_s < timing.LACK_LINE_S:
             return
-        if all(state.awake_s - line.since_awake_s >= timing.LACKS_SETTLE_S for line in self._lines.values()):
+        if all(state.awake_s - lack.since_awake_s >= timing.LACKS_SETTLE_S for lack in self._lacks.values()):
             self._stuck_awake_s = state.awake_s
             pairs = ", ".join(f"{one} and {other}" for one, other in sorted(self.edges)[:LINE_PAIRS_MAX])
             state.log(f"{len(self.edges)} pairs of members lack each other, no removal would help: {pairs}", "warning")

@@ -390,6 +390,7 @@ class ClusterCore:
                 known.note_new_process(member.incarnation)
                 known.dead = member.incarnation - 1
             if member.incarnation == known.incarnation:
+                known.learned_at = self._state.now
                 known.vouched_at = max(known.vouched_at, vouched_at)
         self._state.note_dead()
 

@@ -85,6 +85,12 @@ class Inbox:
             known.stamp_us = max(known.stamp_us, message.stamp_us)  # echoed, so that its answer may show that it lives
             if self._echo_after(known.died_at, message):
                 self._lives(peer, message.incarnation)
+        if message.incarnation < known.incarnation and self._echo_after(known.learned_at, message):
+            # It lived when we knew of the other one already, and two are never at one address at once: it came later,
+            # after the wall clock was set back. As a member of another cluster it can't be raised.
+            known.note_new_process(message.incarnation)
+            known.dead = message.incarnation - 1
+            return True
         if message.incarnation < known.incarnation or message.incarnation <= known.dead:
             if state.now - known.anti_entropy_at >= timing.ANTI_ENTROPY_S:
                 known.anti_entropy_at = state.now
@@ -127,6 +133,7 @@ class Inbox:
 
     def _take_header(self, peer: str, message: pb.ClusterMessage) -> None:
         state, known = self._state, self._state.of(peer)
+        known.learned_at = state.now
         if message.stamp_us >= known.stamp_us:
             known.stamp_us = message.stamp_us
             known.view_key = (message.cluster_id, message.epoch, message.nonce)

@@ -59,6 +59,7 @@ class Known:
     doubted_at: float = -inf  # when a connection to it was last refused, which proves nothing
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
     heard_awake_s: float = -inf  # the same, in awake time
+    learned_at: float = -inf  # when we last got something that this very process has sent, or a view that has it
     vouched_at: float = -inf  # after that, by our clock, somebody went by a view that has this very process
     anti_entropy_at: float = -inf  # when it was last told of a newer view or incarnation
     is_linked: bool = False  # the link to it is up
@@ -68,7 +69,7 @@ class Known:
     def note_new_process(self, incarnation: int) -> None:
         """A new process at the address."""
         self.incarnation, self.stamp_us, self.view_key = incarnation, 0, (0, 0, 0)
-        self.heard_at = self.heard_awake_s = self.vouched_at = -inf
+        self.heard_at = self.heard_awake_s = self.vouched_at = self.learned_at = -inf
 
     def note_link(self, *, is_up: bool) -> None:
         """The link to it is up now, or wanted no more."""

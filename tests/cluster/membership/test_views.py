@@ -355,6 +355,20 @@ class TestClocksSetBack:
         node.get("c", pb.HELLO, incarnation=99)  # it lives
         assert (known.incarnation, node.core._state.dead) == (99, {"c"})
 
+    def test_one_that_lived_when_the_other_was_known_already_came_later(self) -> None:
+        """And is a member of another cluster by now, so that it does not take a higher incarnation."""
+        node = Node().join()
+        known = node.core._state.of("d")
+        node.get("d", pb.PING, incarnation=99)
+        learned_at = round(node.now * 1e6)
+        node.tick(0.1)
+        node.get("d", pb.PING, incarnation=50, echo_us=learned_at)
+        assert known.incarnation == 99
+        node.get("d", pb.PING, incarnation=50)
+        assert (known.incarnation, known.heard_at) == (50, pytest.approx(node.now, abs=1e-5))
+        node.get("d", pb.PING, incarnation=99, echo_us=learned_at)  # it was on its way
+        assert known.incarnation == 50
+
     def test_an_old_view_proves_nothing(self) -> None:
         node = Node()
         sent_at = round(node.now * 1e6)

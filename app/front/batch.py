@@ -292,9 +292,8 @@ class WildcardBatch(DatagramBatch):
         self._usual_at = b""
         # A whole batch of it, as the kernel gives it; to begin with, what it never gives.
         self._usual_in = memoryview(b"\xff" * (_CONTROL_STRIDE_BYTES * size))
-        self._is_mixed = (
-            False  # not everything that is or will be laid out before the next flush is of the usual address
-        )
+        # Not everything that is or will be laid out before the next flush is of the usual address.
+        self._is_mixed = False
 
     def _rings(self) -> tuple[Ring, Ring]:
         return Ring(self.size, self._form), Ring(self.size, self._form)

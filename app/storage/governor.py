@@ -57,6 +57,16 @@ _HEAP_OVER_BYTES: Final = MIB
 
 # A full heap takes new entries again while there are fewer than this share of those that filled it: they find holes.
 _FULL_AGAIN_SHARE: Final = 3 / 4
+# Where it has made entries fewer, it goes on so only down to this share, and to less by as much as it grows beyond: with
+# the last number of bytes down to none. What has gone by then has left more holes than new entries can fill; to go on
+# would empty the store for nothing, as the pages do not come back. The margin covers all three.
+_OVER_AGAIN_SHARE: Final = 1 / 2
+_HEAP_FAR_OVER_BYTES: Final = 2 * MIB
+
+# What hash tables may grow by between two looks where entries that have gone left holes: as much as tables of the usual
+# size for those that may come (fresh ones: 66 to 132 bytes an entry), and at most so much, should the holes be too small.
+_TABLE_BYTES_PER_ENTRY: Final = 66
+_TABLES_IN_HOLES_MAX_BYTES: Final = MIB // 2
 
 # Free chunks worth this share of the arena's limit make moving records together worth the copying (the sparsest
 # page then costs the copies of its live records, about 2 µs each). A larger share costs capacity.
@@ -174,11 +184,17 @@ class MemoryGovernor:
         replies_growth = max(0, self._replies.max_bytes - self._replies.used_bytes)
         left = self._target_bytes - heap
         heap_left = left - replies_growth - self._arena_floor_bytes
-        store.heap_over = left - replies_growth - arena.resident_bytes < -_HEAP_OVER_BYTES
+        over = arena.resident_bytes + replies_growth - left - _HEAP_OVER_BYTES
         # Entries that have gone since it was full leave holes, which do not show in the resident size.
         self._full_entries = max(self._full_entries, store.entries) if heap_left < 0 else 0
-        store.heap_full = heap_left < 0 and (store.heap_over or store.entries >= self._full_entries * _FULL_AGAIN_SHARE)
-        store.spare_bytes = min(heap_left, self._target_bytes - resident - (0 if self._evict else replies_growth))
+        share = _OVER_AGAIN_SHARE * max(0.0, 1 - over / _HEAP_FAR_OVER_BYTES) if over > 0 else _FULL_AGAIN_SHARE
+        missing = self._full_entries * share - store.entries
+        store.heap_full = heap_left < 0 and missing <= 0
+        store.heap_over = over > 0 and missing <= 0
+        spare = min(heap_left, self._target_bytes - resident - (0 if self._evict else replies_growth))
+        if heap_left < 0 and missing > 0:
+            spare = max(spare, min(_TABLES_IN_HOLES_MAX_BYTES, int(missing * _TABLE_BYTES_PER_ENTRY)))
+        store.spare_bytes = spare
         arena.limit_bytes = max(self._arena_floor_bytes, left if self._evict else left - replies_growth)
         store.compact_bytes = max(COMPACT_MIN_BYTES, int(arena.limit_bytes * _COMPACT_SHARE))
         allowance = (self._target_bytes - resident) // _ALLOWANCE_SHARE

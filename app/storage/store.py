@@ -30,9 +30,9 @@ from app.wire.protocol import SLOT_COUNT, slot_of
 COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
 
 # Work (entries evicted or records moved, 1.5 to 2 µs each) that one PUT may do to make its room before it is refused
-# for now; a step more, of a page, may follow. A page of 80-byte records takes about 1,500, half of them evicted, half
-# moved; for one of 10,000-byte records up to four of the smallest records, of 1,024 each, must go.
-_ROOM_WORK: Final = 1000
+# for now; a step more, of a page, may follow. Enough for two pages of the usual small records, of 512 each, half of
+# them evicted, half moved; for one of 10,000-byte records up to eight of the smallest must go.
+_ROOM_WORK: Final = 650
 # What finding a page and going through its chunks is, in the same measure, however few records are left in it.
 _PAGE_WORK: Final = 100
 
@@ -204,20 +204,22 @@ class Store:
     def _store_evicting(self, key: bytes, blob: bytes) -> int:
         """Store a record after making room for it; -1 when no room can be made."""
         arena = self._arena
+        budget = _ROOM_WORK
+        want_page = False
         if self._evict and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
             # As a rule the entry to go has a chunk of the right size.
             oldest = self._pop_oldest()
             taken = arena.take_over(oldest, key, blob)
             if taken >= 0:
                 return taken
-            if arena.chunk_size(oldest) * _MUCH_SMALLER <= len(blob):
-                self._evict_page(oldest)
+            want_page = arena.chunk_size(oldest) * _MUCH_SMALLER <= len(blob)
+            if want_page:
+                budget -= self._evict_page(oldest) + _PAGE_WORK
             else:
                 arena.free(oldest)
         handle = arena.store(key, blob)
-        budget = _ROOM_WORK
         while handle < 0 and budget > 0:
-            work = self._make_some_room()
+            work = self._make_some_room(want_page=want_page)
             if not work:
                 break
             budget -= work

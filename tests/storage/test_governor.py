@@ -125,7 +125,7 @@ def test_a_full_heap_from_which_entries_have_gone_takes_new_ones() -> None:
     assert machine.store.heap_full
     for n in range(251, 1000):
         machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
-    machine.heap_bytes += 5 * MIB
+    machine.heap_bytes += 8 * MIB
     machine.governor.look()
     assert machine.store.heap_full  # it has grown all the same
 
@@ -134,6 +134,57 @@ def test_the_heap_is_past_its_bound_when_it_has_grown_though_it_was_full() -> No
     full = BOUND - MARGIN - replies_max_bytes(BOUND)
     assert not Machine(full + MIB).store.heap_over
     assert Machine(full + MIB + 1).store.heap_over
+
+
+def full(machine: Machine, entries: int) -> None:
+    """Fill the store, and have its heap full by that."""
+    machine.fill(entries, 10)
+    machine.heap_bytes = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR + 1
+    machine.governor.look()
+    assert machine.store.heap_full
+
+
+@pytest.mark.parametrize(("over_bytes", "left"), [(1, 10_000), (MIB, 5_000), (2 * MIB, 0)])
+def test_a_heap_that_does_not_shrink_empties_no_store_unless_it_is_far_past_its_bound(
+    over_bytes: int, left: int
+) -> None:
+    """Two entries give way for each new one while the heap is past its bound; that must not go on for ever."""
+    machine = Machine(20 * MIB)
+    full(machine, 20_000)
+    machine.heap_bytes = BOUND - MARGIN - replies_max_bytes(BOUND) + MIB + over_bytes
+    for n in range(50_000):
+        assert machine.put(b"more %d" % n, b"v") or not left
+        if n % 100 == 0:
+            machine.governor.look()
+    assert abs(len(machine.store) - left) < 1_000
+
+
+def test_a_store_that_was_wiped_while_its_heap_was_full_fills_again() -> None:
+    """Its entries are gone, and their tables; all that has left holes, and does not show in the resident size."""
+    machine = Machine(20 * MIB)
+    full(machine, 20_000)
+    machine.store.wipe(range(SLOT_COUNT))
+    while machine.store.drain_wiped():
+        pass
+    machine.heap_bytes += 3 * MIB
+    machine.governor.look()
+    for n in range(20_000):
+        assert machine.put(b"again %d" % n, b"v")
+        if n % 100 == 0:
+            machine.governor.look()
+    assert len(machine.store) > 12_000
+
+
+def test_tables_that_grow_into_holes_grow_slowly() -> None:
+    """Should there be none, the heap has grown by less than its margin when it is looked at."""
+    machine = Machine(20 * MIB)
+    full(machine, 200_000)
+    machine.store.wipe(range(SLOT_COUNT))
+    machine.governor.look()
+    assert 0 < machine.store.spare_bytes <= MIB
+    machine.heap_bytes += 8 * MIB
+    machine.governor.look()
+    assert machine.store.spare_bytes < 0
 
 
 @pytest.mark.parametrize("evict", [True, False])

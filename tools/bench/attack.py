@@ -127,6 +127,14 @@ class Nodes:
         nodes.await_ready(self.all)
         return f"{fault} {node.name}"
 
+    def entries_of(self, node: nodes.NodeProcess) -> str:
+        """How many a node holds; ? when it does not tell."""
+        try:
+            return f"{node.counters()['entries']:,}"
+        except (RuntimeError, ProcessLookupError):
+            print(node.log[-2000:], flush=True)
+            return "?"
+
     def complaints(self) -> list[str]:
         """What went wrong with them."""
         found = []
@@ -266,7 +274,7 @@ def attack(phases: Sequence[str], given: Namespace) -> list[str]:
             found.look()
             taken_s = time.monotonic() - started
             rate = sender.codes.total() / taken_s
-            held = ", ".join(f"{node.counters()['entries']:,}" for node in found.all)
+            held = ", ".join(map(found.entries_of, found.all))
             print(
                 f"{phase:>12}: {rate:7,.0f} PUT/s; refused {sender.codes.total() - sender.codes[0]:,}; hold {held};"
                 f" peaks {found.shown_peaks()} MiB {failed}",

@@ -140,7 +140,9 @@ class Node:
         self.arena = Arena(options.max_memory_bytes, options.max_memory_bytes)
         replies_bytes = replies_max_bytes(options.max_memory_bytes)
         self.replies = ReplyMemory(options.reply_ttl_s, replies_bytes, buckets=buckets_for(replies_bytes))
-        self.store = Store(self.arena, evict=evict, on_allowance_used=self._look_at_memory)
+        self.store = Store(
+            self.arena, evict=evict, on_allowance_used=self._look_at_memory, on_freed=self._join_freed_memory
+        )
         self.governor = MemoryGovernor(
             self.arena,
             self.store,
@@ -251,6 +253,9 @@ class Node:
 
     def _look_at_memory(self) -> None:
         self.governor.look()
+
+    def _join_freed_memory(self) -> None:
+        self.governor.join_freed()
 
     # --- starting and stopping ---------------------------------------------------------------------------------------
 
@@ -435,6 +440,7 @@ class Node:
                 if not self.store.drain_wiped():
                     break
                 if step % _DRAIN_TURN == 0:
+                    self.governor.join_freed()
                     loop.sleep(0)
             self._note_evictions()
             buffer = self.receive_buffer()

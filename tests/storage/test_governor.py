@@ -388,6 +388,24 @@ def test_what_is_asked_of_the_kernel_and_the_c_library(monkeypatch: pytest.Monke
     assert asked[1:] == [no_huge_pages, (-3, 32 << 10), (-1, 128 << 10), (-8, 1)]
 
 
+def test_each_look_has_the_c_library_join_what_was_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any mallopt does; one that sets what is set already."""
+    asked: list[tuple[int, ...]] = []
+
+    class Glibc:
+        def malloc_trim(self, pad: int) -> None: ...
+        def mallopt(self, *arguments: int) -> None:
+            asked.append(arguments)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Glibc())
+    machine = Machine(15 * MIB)
+    assert asked == [(-8, 1)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # another C library
+    Machine(15 * MIB)
+    machine.governor.look()
+    assert asked == [(-8, 1)] * 2
+
+
 def test_no_large_library_comes_along_with_the_sizer() -> None:
     """Where NumPy is installed, as the tools' plots need it, pympler would load it into every node."""
     code = "import sys; import app.node; print('numpy' in sys.modules); import numpy"

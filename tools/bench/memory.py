@@ -51,7 +51,12 @@ class _Bench:
         self._arena = Arena(max_bytes, max_bytes)
         replies_bytes = replies_max_bytes(max_bytes)
         self._replies = ReplyMemory(6.0, replies_bytes, buckets=buckets_for(replies_bytes))
-        self._store = Store(self._arena, evict=True, on_allowance_used=lambda: self._governor.look())
+        self._store = Store(
+            self._arena,
+            evict=True,
+            on_allowance_used=lambda: self._governor.look(),
+            on_freed=lambda: self._governor.join_freed(),
+        )
         self._governor = MemoryGovernor(
             self._arena,
             self._store,

@@ -24,9 +24,9 @@ from typing import Final
 # What goes back to the system at once. Smaller: less room for six records of the largest size, so more of a page is
 # unused. Larger: fewer pages lose their last record by themselves, and emptying one takes longer.
 PAGE_BYTES: Final = 64 * 1024
-# The most chunks in a page: of those smaller than 128 bytes it takes fewer than fit. More: emptying a page, which is one
-# step, takes longer (1.5 µs a record). Fewer: the address space that is reserved holds less of small records, which must
-# not be less than the heap leaves them.
+# The most chunks in a page: of those smaller than 128 bytes it takes fewer than fit. More: emptying a page, which is
+# one step, takes longer (1.5 µs a record). Fewer: the address space that is reserved holds fewer small records, which
+# must not be fewer than the heap has room for.
 CHUNKS_MAX: Final = 512
 # A position in the mapping is a page's number above these bits, and an offset in it below.
 _PAGE_SHIFT: Final = 16

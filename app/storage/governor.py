@@ -57,14 +57,14 @@ _HEAP_OVER_BYTES: Final = MIB
 
 # A full heap takes new entries again while there are fewer than this share of those that filled it: they find holes.
 _FULL_AGAIN_SHARE: Final = 3 / 4
-# Where it has made entries fewer, it goes on so only down to this share, and to less by as much as it grows beyond: with
-# the last number of bytes down to none. What has gone by then has left more holes than new entries can fill; to go on
-# would empty the store for nothing, as the pages do not come back. The margin covers all three.
+# Where it has made entries fewer, it does so only down to this share, and the further it has grown the further: by the
+# last number of bytes, down to none. What has gone by then has left more holes than new entries can fill; to go on would
+# empty the store for nothing, as the pages do not come back. The margin covers all of it.
 _OVER_AGAIN_SHARE: Final = 1 / 2
 _HEAP_FAR_OVER_BYTES: Final = 2 * MIB
 
-# What hash tables may grow by between two looks where entries that have gone left holes: as much as tables of the usual
-# size for those that may come (fresh ones: 66 to 132 bytes an entry), and at most so much, should the holes be too small.
+# What hash tables may grow by between two looks where entries that have gone left holes: as much as fresh tables for
+# those that may come (66 to 132 bytes an entry), and at most so much, should the holes be too small.
 _TABLE_BYTES_PER_ENTRY: Final = 66
 _TABLES_IN_HOLES_MAX_BYTES: Final = MIB // 2
 

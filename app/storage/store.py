@@ -39,7 +39,7 @@ _PAGE_WORK: Final = 100
 # What tables of larger values may grow by before the arena has made way: a part of the governor's margin.
 _GROWTH_AHEAD_BYTES: Final = 1 << 20
 
-# Entries evicted for another size after which the C library is to join what they have freed: 0.1 to 0.5 ms (governor.py).
+# Entries evicted for another size after which the C library joins what they have freed: 0.1 to 0.5 ms (governor.py).
 _JOIN_EVERY: Final = 1000
 
 # When the oldest entry's chunk is this many times smaller than the value that needs room, its whole page goes.

@@ -58,8 +58,8 @@ _HEAP_OVER_BYTES: Final = MIB
 # A full heap takes new entries again while there are fewer than this share of those that filled it: they find holes.
 _FULL_AGAIN_SHARE: Final = 3 / 4
 # Where it has made entries fewer, it does so only down to this share, and the further it has grown the further: by the
-# last number of bytes, down to none. What has gone by then has left more holes than new entries can fill; to go on would
-# empty the store for nothing, as the pages do not come back. The margin covers all of it.
+# last number of bytes, down to none. What has gone by then has left more holes than new entries can fill; to go on
+# would empty the store for nothing, as the pages do not come back. The margin covers all of it.
 _OVER_AGAIN_SHARE: Final = 1 / 2
 _HEAP_FAR_OVER_BYTES: Final = 2 * MIB
 

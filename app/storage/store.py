@@ -104,6 +104,13 @@ class Store:
         """The keys of a slot, in no order."""
         return list(self._slots[number])
 
+    def keys_from(self, number: int, cursor: int) -> tuple[list[bytes], int]:
+        """Some keys of a slot, at most about 2,700, and the cursor to go on with; 0 to begin with, and at the end.
+
+        What is there from the first call to the last is among them, once or more often.
+        """
+        return self._slots[number].keys_from(cursor)
+
     def put(self, number: int, key: bytes, blob: bytes) -> bool:
         """Store a blob under a key, evicting others as needed; False, nothing changed, when there is no room."""
         slot = self._slots[number]

@@ -63,6 +63,10 @@ _FULL_AGAIN_SHARE: Final = 3 / 4
 _OVER_AGAIN_SHARE: Final = 1 / 2
 _HEAP_FAR_OVER_BYTES: Final = 2 * MIB
 
+# So many entries, 1 MiB of heap, there may be in any case, unless the heap has grown as far as that beyond its bound: a
+# node that is given little memory, and takes it for copies and connections, still stores something.
+_ENTRIES_MIN: Final = 4_000
+
 # What hash tables may grow by between two looks where entries that have gone left holes: as much as fresh tables for
 # those that may come (66 to 132 bytes an entry), and at most so much, should the holes be too small.
 _TABLE_BYTES_PER_ENTRY: Final = 66
@@ -190,7 +194,7 @@ class MemoryGovernor:
         # Entries that have gone since it was full leave holes, which do not show in the resident size.
         self._full_entries = max(self._full_entries, store.entries) if heap_left < 0 else 0
         share = _OVER_AGAIN_SHARE * max(0.0, 1 - over / _HEAP_FAR_OVER_BYTES) if over > 0 else _FULL_AGAIN_SHARE
-        missing = self._full_entries * share - store.entries
+        missing = max(self._full_entries * share, _ENTRIES_MIN if share else 0) - store.entries
         store.heap_full = heap_left < 0 and missing <= 0
         store.heap_over = over > 0 and missing <= 0
         spare = min(heap_left, self._target_bytes - resident - (0 if self._evict else replies_growth))

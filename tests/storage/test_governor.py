@@ -29,6 +29,9 @@ MARGIN = 4 * MIB  # what the governor keeps free below the bound, and the least 
 FLOOR = 4 * MIB
 
 
+ENTRIES = 5_000  # more than there may be in any case
+
+
 class Machine:
     """A store and its governor in a made-up process, whose heap is as large as the test says."""
 
@@ -94,6 +97,15 @@ def test_a_store_that_may_not_evict_reserves_what_replies_may_still_grow_to() ->
     assert machine.arena.limit_bytes == pytest.approx(BOUND - MARGIN - 20 * MIB - reserve, abs=8)
 
 
+def grown(heap_bytes: int, *, evict: bool = True, entries: int = ENTRIES) -> Machine:
+    """With so many entries, before its heap has become so large."""
+    machine = Machine(20 * MIB, evict=evict)
+    machine.fill(entries, 10)
+    machine.heap_bytes = heap_bytes
+    machine.governor.look()
+    return machine
+
+
 def test_the_arena_never_gets_less_than_its_floor() -> None:
     for evict in (True, False):
         machine = Machine(BOUND + MIB, evict=evict)
@@ -105,25 +117,39 @@ def test_the_arena_never_gets_less_than_its_floor() -> None:
 @pytest.mark.parametrize("evict", [True, False])
 def test_the_heap_is_full_when_it_and_the_replies_would_leave_the_arena_less_than_its_floor(evict: bool) -> None:
     most = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR
-    assert not Machine(most, evict=evict).store.heap_full
-    assert Machine(most + 1, evict=evict).store.heap_full
+    assert not grown(most, evict=evict).store.heap_full
+    assert grown(most + 1, evict=evict).store.heap_full
+
+
+def test_a_process_that_takes_nearly_all_of_its_memory_still_stores_something() -> None:
+    """Interpreter, links and recent writes of a node with copies can come to 38 MiB of 48."""
+    machine = Machine(BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR + MIB)
+    for n in range(10_000):
+        assert machine.put(b"%d" % n, b"v")
+        if n % 100 == 0:
+            machine.governor.look()
+    assert 3_900 < len(machine.store) < 4_200
+    machine.heap_bytes += FLOOR + 3 * MIB
+    machine.governor.look()
+    assert machine.store.heap_full
+    assert machine.store.heap_over
 
 
 def test_a_full_heap_from_which_entries_have_gone_takes_new_ones() -> None:
     """What they leave is holes, which the resident size does not show: a store must not stay empty for them."""
     machine = Machine(20 * MIB)
-    machine.fill(1000, 10)
+    machine.fill(10_000, 10)
     machine.heap_bytes = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR + 1
     machine.governor.look()
     assert machine.store.heap_full
-    for n in range(251):
+    for n in range(2_501):
         assert machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
     machine.governor.look()
     assert not machine.store.heap_full
     assert machine.put(b"one more", b"v")
     machine.governor.look()
     assert machine.store.heap_full
-    for n in range(251, 1000):
+    for n in range(2_501, 10_000):
         machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
     machine.heap_bytes += 8 * MIB
     machine.governor.look()
@@ -132,8 +158,11 @@ def test_a_full_heap_from_which_entries_have_gone_takes_new_ones() -> None:
 
 def test_the_heap_is_past_its_bound_when_it_has_grown_though_it_was_full() -> None:
     full = BOUND - MARGIN - replies_max_bytes(BOUND)
-    assert not Machine(full + MIB).store.heap_over
-    assert Machine(full + MIB + 1).store.heap_over
+    for over_bytes in (0, 1):
+        machine = grown(full)
+        machine.heap_bytes += MIB - machine.arena.resident_bytes + over_bytes
+        machine.governor.look()
+        assert machine.store.heap_over == over_bytes
 
 
 def full(machine: Machine, entries: int) -> None:

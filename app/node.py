@@ -167,6 +167,8 @@ class Node:
             random_bytes=random_bytes,
             wake=self._wake,
             queue_max_bytes=limits.queue_max_bytes,
+            memory_bytes=options.max_memory_bytes,
+            spend=self.store.spend,
         )
         self.membership = Membership(
             loop,

@@ -52,8 +52,10 @@ class Rig:
         others: int = 2,
         trust_refusals: bool = False,
         servers: tuple[Server, ...] = SERVERS,
+        memory_bytes: int = 128 << 20,
     ) -> None:
         """`servers`: the first is this node."""
+        self.spent: list[int] = []
         self.loop = ManualLoop()
         self.streams = FakeStreams()
         self.told: list[object] = []
@@ -69,6 +71,8 @@ class Rig:
             random_bytes=lambda count: b"r" * count,
             wake=self._wake,
             queue_max_bytes=queue_max_bytes,
+            memory_bytes=memory_bytes,
+            spend=self.spent.append,
         )
         self.me = str(servers[0])
         self.links.start(self, lambda: 7)
@@ -790,6 +794,44 @@ def test_peers_share_what_may_be_unread() -> None:
     peers = Peers(servers[0], servers, socket.AF_INET)
     links = Links(ManualLoop(), streams, peers, None, trust_refusals=False, random_bytes=bytes, wake=lambda: None)
     assert links.queue_max_bytes == 512 << 10
+    assert Rig(others=2, memory_bytes=48 << 20).links.queue_max_bytes == 3 << 19
+    assert Rig(others=2, memory_bytes=1 << 30).links.queue_max_bytes == 4 << 20
+
+
+def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
+    rig = Rig()
+    sock = rig.up()
+    sock.room = 1000
+    for n in range(5):
+        rig.links.send(PEER, FORWARD, bytes(10_000 - HEADER_BYTES))
+        rig.links.flush()
+        assert sum(rig.spent) == rig.links.queued_bytes(PEER) == (n + 1) * 10_000 - 1000
+    sock.room = 20_000
+    rig.writable(sock)
+    assert sum(rig.spent) == 49_000
+    sock.room = None
+    rig.writable(sock)
+    rig.links.send(PEER, FORWARD, bytes(10_000 - HEADER_BYTES))
+    rig.links.flush()
+    assert sum(rig.spent) == 49_000
+    sock.room = 0
+    rig.links.send(PEER, FORWARD, bytes(10_000 - HEADER_BYTES))
+    rig.links.flush()
+    assert sum(rig.spent) == 59_000
+
+
+def test_a_long_queue_is_written_piece_by_piece() -> None:
+    """Joining all of it would hold it twice, and keep it for as long as a byte of it is unsent."""
+    rig = Rig()
+    sock = rig.up()
+    sock.writes.clear()
+    body = bytes(50_000 - HEADER_BYTES)
+    for _ in range(20):
+        rig.links.send(PEER, FORWARD, body)
+    rig.links.flush()
+    assert sum(sock.writes) == 1_000_000
+    assert 256 << 10 <= max(sock.writes) < (256 << 10) + 50_000
+    assert sock.sent.endswith(frame(FORWARD, body) * 20)
 
 
 def test_a_frame_over_the_bound_is_our_own_fault() -> None:

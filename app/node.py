@@ -20,6 +20,7 @@ from app.cluster.events import Event
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.readiness import Contact, Facts, Readiness, heard_s, readiness
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
+from app.cluster.replication.follower import STAGING_MAX_BYTES, STAGING_SHARE
 from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
@@ -194,6 +195,7 @@ class Node:
             backlog_max_bytes=self.links.queue_max_bytes // 4,  # the rest is for chunks, requests and answers
             queued_bytes=self.links.queued_bytes,
             recent_max=min(RECENT_MAX, options.max_memory_bytes // _MEMORY_PER_RECENT_BYTES),
+            staging_max_bytes=min(STAGING_MAX_BYTES, options.max_memory_bytes // STAGING_SHARE),
         )
         self.view_log = ViewLog()
         self.link_watch = LinkWatch(self.membership.core.contact)

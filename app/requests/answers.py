@@ -84,8 +84,8 @@ class Answers:
         replies = self._for_peers.get(peer)
         if replies is None:
             replies = self._for_peers[peer] = []
+            self._wake()
         replies.append(reply)
-        self._wake()
 
     def take_for_peers(self) -> dict[str, list[bytes]]:
         """What is to be sent to peers; it is theirs from now on."""

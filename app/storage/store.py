@@ -94,7 +94,7 @@ class Store:
     def put(self, number: int, key: bytes, blob: bytes) -> bool:
         """Store a blob under a key, evicting others as needed; False, nothing changed, when there is no room."""
         slot = self._slots[number]
-        if key in slot:
+        if slot.has(key):
             handle = slot[key]  # most recently used now
             replaced = self._arena.replace(handle, len(key), blob)
             if replaced == handle:

@@ -101,7 +101,7 @@ class Rig:
             self.slow_log,
             now=self.loop.now,
             unix_s=self.loop.unix_s,
-            wake=self.turn.wake,
+            turn=self.turn,
         )
         self.front = Front(
             self.loop,

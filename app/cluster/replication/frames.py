@@ -157,7 +157,7 @@ def decode_start(body: bytes) -> tuple[int, list[tuple[int, int, Position]]]:
 
 
 def encode_ack(flags: int, rows: Iterable[tuple[int, int, int]]) -> bytes:
-    return b"%c%b" % (flags, b"".join(_POSITION.pack(*row) for row in rows))
+    return b"%c%b" % (flags, b"".join([_POSITION.pack(*row) for row in rows]))
 
 
 def decode_ack(body: bytes) -> tuple[int, list[tuple[int, ...]]]:

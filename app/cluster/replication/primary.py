@@ -291,8 +291,10 @@ class Primary:
             if self.transfer.is_filling(slot, peer):
                 continue  # said of what it had before
             progress.acked = max(progress.acked, seq)
-            self._advance(led)
-            self._consider(led, peer)
+            if peer in led.required:
+                self._advance(led)
+            else:
+                self._consider(led, peer)
 
     def _advance(self, led: Led) -> None:
         """Release what every required follower has."""

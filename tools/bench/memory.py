@@ -39,14 +39,16 @@ _UPKEEP_S = 0.1
 _mebibytes = number(int, 48, 1 << 20, what="a number of MiB")
 _seconds = number(float, 0.0, 1e6, what="a number of seconds")
 _milliseconds = number(float, 0.0, 1e6, what="a number of milliseconds")
+_bounds = number(float, 0.0, 1e3, what="a number of bounds", unit="")
 _rate = number(float, 0.0, 1e9, what="a rate", unit="")
 
 
 class _Bench:
-    def __init__(self, rate: float, max_bytes: int) -> None:
+    def __init__(self, rate: float, max_bytes: int, flow: float = 3.0) -> None:
         tune_allocators()
         self._max_bytes = max_bytes
         self._rate = rate
+        self._flow_bytes = flow * max_bytes
         self._rng = random.Random(1)
         self._arena = Arena(max_bytes, max_bytes)
         replies_bytes = replies_max_bytes(max_bytes)
@@ -72,7 +74,7 @@ class _Bench:
         self._governor.look()
 
     def fill(self, size: str, seconds: float) -> str:
-        """Put values of this size for so long, and at least three times what fits; a line of results."""
+        """Put values of this size for so long, and at least as many as are to flow; a line of results."""
         store = self._store
         draw = entries_of(size, self._rng)
         started = next_upkeep = time.monotonic()
@@ -100,7 +102,7 @@ class _Bench:
             if now >= next_upkeep:
                 next_upkeep = now + _UPKEEP_S
                 slowest = max(slowest, self._upkeep(now))
-                if now - started >= seconds and flowed > 3 * self._max_bytes:
+                if now - started >= seconds and flowed > self._flow_bytes:
                     break
             if puts % 100 == 0 and self._rate:
                 time.sleep(max(0.0, puts / self._rate - (time.monotonic() - started)))
@@ -127,9 +129,8 @@ class _Bench:
         return slowest
 
 
-def _run(phases: list[str], seconds: float, rate: float, max_bytes: int, step_ms: float) -> bool:
+def _run(phases: list[str], bench: _Bench, seconds: float, max_bytes: int, step_ms: float) -> bool:
     """Let these flow; whether the process kept its bound, and its steps short."""
-    bench = _Bench(rate, max_bytes)
     for phase in phases:
         print(bench.fill(phase, seconds), flush=True)
     return peak_resident_bytes() < max_bytes and bench.slowest_s * 1000 <= step_ms
@@ -160,6 +161,7 @@ def main() -> None:
     parser.add_argument("--step-ms", default="5", help="how long a step may take for --judge (default 5)")
     parser.add_argument("--seconds", default="15", help="how long each size flows at least (default 15)")
     parser.add_argument("--rate", default="20000", help="PUTs a second; 0: as fast as it goes")
+    parser.add_argument("--flow", default="3", help="how much of each size flows at least, in bounds (default 3)")
     parser.add_argument("--max-memory", default="128", help="the bound, in MiB (default 128)")
     given = parser.parse_args()
     if (given.sizes is None) is not given.adversary:
@@ -167,13 +169,14 @@ def main() -> None:
     try:
         phases = [] if given.adversary else phases_of(given.sizes)
         seconds, rate, max_bytes = _seconds(given.seconds), _rate(given.rate), _mebibytes(given.max_memory) * MIB
-        step_ms = _milliseconds(given.step_ms)
+        step_ms, flow = _milliseconds(given.step_ms), _bounds(given.flow)
     except ValueError as error:
         parser.error(f"an argument {error}")
     if given.adversary:
-        withstood = _attack(["--seconds", given.seconds, "--rate", given.rate, "--max-memory", given.max_memory])
+        told = {name: getattr(given, name.replace("-", "_")) for name in ("seconds", "rate", "flow", "max-memory")}
+        withstood = _attack([f"--{name}={value}" for name, value in told.items()])
     else:
-        withstood = _run(phases, seconds, rate, max_bytes, step_ms) or not given.judge
+        withstood = _run(phases, _Bench(rate, max_bytes, flow), seconds, max_bytes, step_ms) or not given.judge
     sys.exit(0 if withstood else 1)
 
 

@@ -65,7 +65,7 @@ class Nodes:
         servers = nodes.write_servers(directory, ports)
         self.bound_bytes = given.max_memory * MIB
         self.peaks: Counter[str] = Counter()
-        self.http_ports = [port + 1000 for port in ports] if given.http else []
+        self.http_ports = [port + given.nodes for port in ports] if given.http else []
         self.all = [self._node(port, servers, given) for port in ports]
         self.names = [(nodes.HOST, port) for port in ports]
         self._turn = itertools.cycle(self.all)
@@ -76,7 +76,7 @@ class Nodes:
     def _node(self, port: int, servers: Path, given: Namespace) -> nodes.NodeProcess:
         options = ["--bind", nodes.HOST, "--max-memory", f"{given.max_memory}MiB", "--slow-ms", "5", *given.option]
         if given.http:
-            options += ["--http", str(port + 1000)]
+            options += ["--http", str(port + given.nodes)]
         node = nodes.NodeProcess(port, servers, options)
         if given.secret:
             node.environment["KV_CLUSTER_SECRET"] = _SECRET
@@ -325,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("phases", nargs="?", type=cli.argument(phases_of), help="what flows, e.g. 10x1,10000,10x1@7")
     parser.add_argument("--churn", type=cli.seconds(0.05, 1e4), metavar="MINUTES", help="flood.py's load instead")
     parser.add_argument("--nodes", type=cli.whole_number(1, 32), default=1, help="how many (default 1)")
-    parser.add_argument("--port", type=cli.port, default=3351, help="of the first of them (default 3351)")
+    parser.add_argument("--port", type=cli.port, default=3351, help="of the first, --http follows (3351)")
     parser.add_argument("--max-memory", type=cli.whole_number(48, 1 << 20), default=64, help="MiB (default 64)")
     parser.add_argument("--http", action="store_true", help="with status ports, which are kept busy")
     parser.add_argument("--secret", action="store_true", help="with a cluster secret")

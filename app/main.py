@@ -24,9 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     from app.observe import logs
 
     logs.hold_standard_descriptors()
+    _use_system_allocator()
     try:
         given = options.parse(arguments, os.environ)
-        _use_system_allocator()
         logs.configure(given.log_level, given.log_format)
         from app import node
 
@@ -51,7 +51,8 @@ def _use_system_allocator() -> None:
 
     CPython's gives memory back by whole 1 MiB arenas, which a few surviving objects pin; the C library can be asked
     for every free page. With small values replaced by large ones, that is 75 MiB of payload held instead of 50
-    (docs/memory.md). The choice must be made before the interpreter starts. The process stays the same one.
+    (docs/memory.md). The choice must be made before the interpreter starts. The process stays the same one. It is done
+    before anything is read: what the shell's <(...) holds can be read only once.
     """
     if "PYTHONMALLOC" not in os.environ:
         os.environ["PYTHONMALLOC"] = "malloc"

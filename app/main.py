@@ -22,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a node until it stops; the process's exit status. What is wrong is one line on standard error."""
     from app.config import options
     from app.observe import logs
+    from app.printable import printable
 
     logs.hold_standard_descriptors()
     _use_system_allocator()
@@ -32,10 +33,14 @@ def main(arguments: Sequence[str]) -> int:
 
         return node.run(given, _start_http)
     except options.UsageError as error:
-        line = " ".join(str(error).split())
-        with suppress(OSError):  # nobody listens: the status still tells
-            os.write(2, f"kv: {line}\n".encode(errors="backslashreplace"))
-        return _EXIT_USAGE
+        wrong = str(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("app", "proto_gen"):
+            raise
+        wrong = f"the package with {error.name!r} is missing: pip install -r requirements.txt"
+    with suppress(OSError):  # nobody listens: the status still tells
+        os.write(2, f"kv: {printable(' '.join(wrong.split()))}\n".encode())
+    return _EXIT_USAGE
 
 
 def _start_http(node: "ObservedNode") -> None:

@@ -6,11 +6,15 @@ the rate, the p50 of a call, and for each operation the requests that nodes forw
 processor time.
 """
 
-import os
 import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+if __name__ == "__main__":
+    from tools import cli
+
+    sys.exit(cli.run("tools.bench.client", "tools.bench.client"))
 
 from app.client import Client
 from app.wire.protocol import SERVERS_MAX
@@ -47,12 +51,12 @@ def _measure(asked: list[nodes.NodeProcess], slot_aware: bool, batch: int, secon
 
 
 def _report(rounds: list[dict[str, dict[str, float]]]) -> None:
-    print(
+    cli.say(
         f"{'':26} {'put/s':>8} {'get/s':>8} {'put p50':>8} {'get p50':>8} {'tries':>6} {'forwarded':>9} {'node µs':>8}"
     )
     for mode in MODES:
         row = {name: statistics.median(one[mode][name] for one in rounds) for name in rounds[0][mode]}
-        print(
+        cli.say(
             f"{mode:26} {row['put']:8,.0f} {row['get']:8,.0f} {row['put_p50_ms']:8.3f} {row['get_p50_ms']:8.3f}"
             f" {row['datagrams']:6.3f} {row['forwarded']:9.2f} {row['node_us']:8.1f}"
         )
@@ -79,8 +83,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.FAILED
     _report(rounds)
     return cli.OK
-
-
-if __name__ == "__main__":
-    os.environ["PYTHONUNBUFFERED"] = "1"
-    sys.exit(main())

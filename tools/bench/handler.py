@@ -9,10 +9,16 @@ import gc
 import os
 import random
 import socket
+import sys
 import tempfile
 import time
 import zlib
 from pathlib import Path
+
+if __name__ == "__main__":
+    from tools import cli
+
+    sys.exit(cli.run("tools.bench.handler", "tools.bench.handler"))
 
 from app.config import options
 from app.loop import GeventLoop
@@ -111,11 +117,7 @@ def main() -> None:
         help="rounds of 2,000 PUTs and 2,000 GETs (default 40)",
     )
     rounds = parser.parse_args().rounds
-    print("µs a request          PUT    GET   evictions")
+    cli.say("µs a request          PUT    GET   evictions")
     for name, arena_mib, entries in (("small store", 100, 1_000), ("full store", 20, 300_000)):
         put, get, evictions = _bench(arena_mib, entries, rounds)
-        print(f"{name:18} {put:6.2f} {get:6.2f}   {evictions:9,}")
-
-
-if __name__ == "__main__":
-    main()
+        cli.say(f"{name:18} {put:6.2f} {get:6.2f}   {evictions:9,}")

@@ -11,7 +11,6 @@ into: `10x1`, `1-32x0-16`, `10x1@7`. The adversary is a list of such runs, each 
 ends with 1 if one of them passes the bound, or takes more than 5 ms of processor time in one step.
 """
 
-import argparse
 import gc
 import os
 import random
@@ -19,6 +18,11 @@ import re
 import sys
 import time
 from collections.abc import Callable
+
+if __name__ == "__main__":
+    from tools import cli
+
+    sys.exit(cli.run("tools.bench.memory", "tools.bench.memory"))
 
 import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
 from app.config.numbers import number
@@ -35,6 +39,7 @@ from app.storage.replies import ReplyMemory, buckets_for
 from app.storage.store import Store
 from app.wire.codec import encode_value
 from app.wire.protocol import VALUE_MAX_BYTES, slot_of
+from tools import cli
 from tools.bench.allocator import use_system_allocator
 from tools.bench.chosen import key_in_slot
 
@@ -178,7 +183,7 @@ def _run(phases: list[str], seconds: float, rate: float, max_bytes: int, step_ms
     """Let these flow; whether the process kept its bound, and its steps short."""
     bench = _Bench(rate, max_bytes)
     for phase in phases:
-        print(bench.fill(phase, seconds), flush=True)
+        cli.say(bench.fill(phase, seconds), flush=True)
     return peak_resident_bytes() < max_bytes and bench.slowest_s * 1000 <= step_ms
 
 
@@ -188,19 +193,18 @@ def _attack(arguments: list[str]) -> bool:
 
     failed = []
     for aim, phases in ADVERSARY.items():
-        print(f"{aim}:", flush=True)
+        cli.say(f"{aim}:", flush=True)
         command = [sys.executable, "-m", "tools.bench.memory", phases, "--judge", *arguments]
         if subprocess.run(command, check=False).returncode:
             failed.append(aim)
-    print("not withstood:" if failed else "all withstood", "; ".join(failed))
+    cli.say(f"not withstood: {'; '.join(failed)}" if failed else "all withstood")
     return not failed
 
 
-def main() -> None:
+def main() -> int:
     """Measure and print."""
     use_system_allocator()
-    # argparse alone, not tools/cli.py: what else is imported counts against the bound.
-    parser = argparse.ArgumentParser(prog="tools.bench.memory", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="tools.bench.memory", description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="?", help="value sizes in order, e.g. 10000,64,random,10x1,1-32x0-16@7")
     parser.add_argument("--adversary", action="store_true", help="what somebody would send to break the bound")
     parser.add_argument("--judge", action="store_true", help="end with 1 if the bound or --step-ms is passed")
@@ -221,8 +225,4 @@ def main() -> None:
         withstood = _attack(["--seconds", given.seconds, "--rate", given.rate, "--max-memory", given.max_memory])
     else:
         withstood = _run(phases, seconds, rate, max_bytes, step_ms) or not given.judge
-    sys.exit(0 if withstood else 1)
-
-
-if __name__ == "__main__":
-    main()
+    return cli.OK if withstood else cli.FAILED

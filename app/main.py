@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("app", "proto_gen"):
             raise
-        wrong = f"the package with {error.name!r} is missing: pip install -r requirements.txt"
+        wrong = f"the package with {error.name!r} is missing: pip install -r requirements.lock"
     with suppress(OSError):  # nobody listens: the status still tells
         os.write(2, f"kv: {printable(' '.join(wrong.split()))}\n".encode())
     return _EXIT_USAGE

@@ -119,7 +119,7 @@ def test_usage_errors_need_no_gevent() -> None:
 
 def test_a_missing_package_is_a_usage_error() -> None:
     done = run_script(["-S", SCRIPT, "3331", SERVERS], cwd=REPOSITORY)  # without site-packages
-    assert done.stderr == "kv: the package with 'gevent' is missing: pip install -r requirements.txt\n"
+    assert done.stderr == "kv: the package with 'gevent' is missing: pip install -r requirements.lock\n"
     assert done.returncode == 2
 
 

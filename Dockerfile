@@ -30,7 +30,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --on
 COPY app/ app/
 COPY proto_gen/ proto_gen/
 # Of the tools only the one that asks a node, for the health check and for `docker exec`.
-COPY tools/__init__.py tools/cli.py tools/kv.py tools/
+COPY tools/__init__.py tools/start.py tools/cli.py tools/kv.py tools/
 COPY tools/kv/ tools/kv/
 COPY servers.txt ./
 # The node runs as a user who owns nothing: compiled here, where it can be written, and readable whatever the

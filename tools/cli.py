@@ -50,9 +50,11 @@ class OutputLost(Exception):
 def run(tool: str, module: str) -> int:
     """Import the module, call its `main`, and see to it that all it has printed is written; the exit status.
 
-    `tool`: what complaints begin with.
+    `tool`: what complaints begin with. See tools/start.py.
     """
     _open_standard_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     status = status_of(tool, lambda: importlib.import_module(module).main())
     return max(status, status_of(tool, _flush))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("cluster.py", "tools.cluster"))
+    start("cluster.py", "tools.cluster")
 
 from app.wire.protocol import SERVERS_MAX
 from tools import cli

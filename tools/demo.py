@@ -14,9 +14,9 @@ from typing import Final
 if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("demo.py", "tools.demo"))
+    start("demo.py", "tools.demo")
 
 from tools import cli
 from tools.kv.cluster import Fleet, faults

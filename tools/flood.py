@@ -16,9 +16,9 @@ from typing import Any, Final, NoReturn
 if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("flood.py", "tools.flood"))
+    start("flood.py", "tools.flood")
 
 from tqdm import tqdm
 

@@ -6,6 +6,6 @@ from pathlib import Path
 # The repository's packages; among them tools.kv, which is the package: a package hides a module of the same name.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools import cli
+from tools.start import start
 
-sys.exit(cli.run("kv.py", "tools.kv.__main__"))
+start("kv.py", "tools.kv.__main__")

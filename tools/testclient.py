@@ -8,9 +8,9 @@ from pathlib import Path
 if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("testclient.py", "tools.testclient"))
+    start("testclient.py", "tools.testclient")
 
 from app.client import Client, KVError
 from tools import cli

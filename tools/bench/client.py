@@ -7,14 +7,13 @@ processor time.
 """
 
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 if __name__ == "__main__":
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("tools.bench.client", "tools.bench.client"))
+    start("tools.bench.client", "tools.bench.client")
 
 from app.client import Client
 from app.wire.protocol import SERVERS_MAX

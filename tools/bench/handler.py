@@ -9,16 +9,15 @@ import gc
 import os
 import random
 import socket
-import sys
 import tempfile
 import time
 import zlib
 from pathlib import Path
 
 if __name__ == "__main__":
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("tools.bench.handler", "tools.bench.handler"))
+    start("tools.bench.handler", "tools.bench.handler")
 
 from app.config import options
 from app.loop import GeventLoop

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable
 
 if __name__ == "__main__":
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("tools.bench.memory", "tools.bench.memory"))
+    start("tools.bench.memory", "tools.bench.memory")
 
 import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
 from app.config.numbers import number

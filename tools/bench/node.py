@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 if __name__ == "__main__":
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("tools.bench.node", "tools.bench.node"))
+    start("tools.bench.node", "tools.bench.node")
 
 from tools import cli, nodes
 

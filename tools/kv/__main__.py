@@ -1,13 +1,12 @@
 """A command-line client of the store. `python tools/kv.py --help` explains it."""
 
-import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
 if __name__ == "__main__":
-    from tools import cli
+    from tools.start import start
 
-    sys.exit(cli.run("kv.py", "tools.kv.__main__"))
+    start("kv.py", "tools.kv.__main__")
 
 from app.client import BadServer, Client, KVError, Timeout
 from tools import cli

@@ -159,6 +159,14 @@ def write_value(value: bytes) -> None:
         raise OutputLost(error) from error
 
 
+def write_file(path: str, text: str) -> None:
+    """A text into a file, in place of what is there. OSError that names the file, also when the disk is full."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
 def _write(text: str) -> None:
     try:
         sys.stdout.write(text)

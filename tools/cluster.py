@@ -1,15 +1,16 @@
 """A cluster on this machine, to try things out. `python tools/cluster.py --help` explains it."""
 
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
     from tools.start import start
 
     start("cluster.py", "tools.cluster")
+
+from collections.abc import Sequence
 
 from app.wire.protocol import SERVERS_MAX
 from tools import cli

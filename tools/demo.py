@@ -1,22 +1,23 @@
 """A cluster to look at, with something going on in it. `python tools/demo.py --help` explains it."""
 
 import os
+import sys
+
+if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+    from tools.start import start
+
+    start("demo.py", "tools.demo")
+
 import signal
 import socket
 import subprocess
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
-
-if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-    from tools.start import start
-
-    start("demo.py", "tools.demo")
 
 from tools import cli
 from tools.kv.cluster import Fleet, faults

@@ -1,24 +1,25 @@
 """A load generator that checks what it reads. `python tools/flood.py --help` explains it."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+    from tools.start import start
+
+    start("flood.py", "tools.flood")
+
 import importlib.util
 import json
-import os
 import random
 import signal
-import sys
 from argparse import ArgumentTypeError, Namespace
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
-
-if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-    from tools.start import start
-
-    start("flood.py", "tools.flood")
 
 from tqdm import tqdm
 
@@ -325,18 +326,19 @@ def carry_out(plan: Plan, quiet: bool) -> dict[str, Any]:
 
 
 def publish(result: dict[str, Any], arguments: Namespace) -> None:
-    """The result, where it is wanted; OSError."""
-    if arguments.json:
+    """The result, where it is wanted; OSError. It is printed also when a file can't be written."""
+    try:
+        if arguments.json and arguments.json != "-":
+            cli.write_file(arguments.json, json.dumps(result, indent=2) + "\n")
+        if arguments.report:
+            from tools.load.report import page_of
+
+            cli.write_file(arguments.report, page_of(result))
+    finally:
         if arguments.json == "-":
             cli.print_json(result)
         else:
-            Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if arguments.report:
-        from tools.load.report import page_of
-
-        Path(arguments.report).write_text(page_of(result), encoding="utf-8")
-    if arguments.json != "-":
-        cli.say(*([results.line_of(result)] if arguments.quiet else results.text_of(result)))
+            cli.say(*([results.line_of(result)] if arguments.quiet else results.text_of(result)))
 
 
 def verdict(result: dict[str, Any]) -> int:

@@ -1,16 +1,17 @@
 """The functional test client: is this node what the protocol says? `--help` explains it."""
 
+import os
 import sys
-from argparse import ArgumentTypeError
-from collections.abc import Sequence
-from pathlib import Path
 
 if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
     from tools.start import start
 
     start("testclient.py", "tools.testclient")
+
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
 
 from app.client import Client, KVError
 from tools import cli

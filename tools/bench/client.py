@@ -6,14 +6,14 @@ the rate, the p50 of a call, and for each operation the requests that nodes forw
 processor time.
 """
 
-import statistics
-from collections.abc import Sequence
-from typing import Any
-
 if __name__ == "__main__":
     from tools.start import start
 
     start("tools.bench.client", "tools.bench.client")
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
 
 from app.client import Client
 from app.wire.protocol import SERVERS_MAX

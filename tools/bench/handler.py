@@ -5,6 +5,11 @@ for GET and PUT of 64-byte values, on a small store and on a full one that evict
 one, whose loop never runs; keys are drawn from a million.
 """
 
+if __name__ == "__main__":
+    from tools.start import start
+
+    start("tools.bench.handler", "tools.bench.handler")
+
 import gc
 import os
 import random
@@ -13,11 +18,6 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
-
-if __name__ == "__main__":
-    from tools.start import start
-
-    start("tools.bench.handler", "tools.bench.handler")
 
 from app.config import options
 from app.loop import GeventLoop

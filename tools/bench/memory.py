@@ -11,18 +11,19 @@ into: `10x1`, `1-32x0-16`, `10x1@7`. The adversary is a list of such runs, each 
 ends with 1 if one of them passes the bound, or takes more than 5 ms of processor time in one step.
 """
 
-import gc
-import os
-import random
-import re
 import sys
-import time
-from collections.abc import Callable
 
 if __name__ == "__main__":
     from tools.start import start
 
     start("tools.bench.memory", "tools.bench.memory")
+
+import gc
+import os
+import random
+import re
+import time
+from collections.abc import Callable
 
 import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
 from app.config.numbers import number

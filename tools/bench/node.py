@@ -6,18 +6,19 @@ processor time a request, which, unlike the rate, does not depend on how fast th
 --load takes another generator's command line, with {port}, {clients} and {seconds} in it, and prints what that prints.
 """
 
-import json
-import shlex
-import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
 
 if __name__ == "__main__":
     from tools.start import start
 
     start("tools.bench.node", "tools.bench.node")
+
+import json
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
 from tools import cli, nodes
 

@@ -1,12 +1,12 @@
 """A command-line client of the store. `python tools/kv.py --help` explains it."""
 
-from argparse import ArgumentTypeError, Namespace
-from collections.abc import Sequence
-
 if __name__ == "__main__":
     from tools.start import start
 
     start("kv.py", "tools.kv.__main__")
+
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
 
 from app.client import BadServer, Client, KVError, Timeout
 from tools import cli

@@ -22,20 +22,25 @@ def main(arguments: Sequence[str]) -> int:
     """Run a node until it stops; the process's exit status. What is wrong is one line on standard error."""
     from app.config import options
     from app.observe import logs
+    from app.printable import printable
 
     logs.hold_standard_descriptors()
+    _use_system_allocator()
     try:
         given = options.parse(arguments, os.environ)
-        _use_system_allocator()
         logs.configure(given.log_level, given.log_format)
         from app import node
 
         return node.run(given, _start_http)
     except options.UsageError as error:
-        line = " ".join(str(error).split())
-        with suppress(OSError):  # nobody listens: the status still tells
-            os.write(2, f"kv: {line}\n".encode(errors="backslashreplace"))
-        return _EXIT_USAGE
+        wrong = str(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("app", "proto_gen"):
+            raise
+        wrong = f"the package with {error.name!r} is missing: pip install -r requirements.lock"
+    with suppress(OSError):  # nobody listens: the status still tells
+        os.write(2, f"kv: {printable(' '.join(wrong.split()))}\n".encode())
+    return _EXIT_USAGE
 
 
 def _start_http(node: "ObservedNode") -> None:
@@ -51,7 +56,8 @@ def _use_system_allocator() -> None:
 
     CPython's gives memory back by whole 1 MiB arenas, which a few surviving objects pin; the C library can be asked
     for every free page. With small values replaced by large ones, that is 75 MiB of payload held instead of 50
-    (docs/memory.md). The choice must be made before the interpreter starts. The process stays the same one.
+    (docs/memory.md). The choice must be made before the interpreter starts. The process stays the same one. It is done
+    before anything is read: what the shell's <(...) holds can be read only once.
     """
     if "PYTHONMALLOC" not in os.environ:
         os.environ["PYTHONMALLOC"] = "malloc"

@@ -292,6 +292,9 @@ class Node:
             receive_buffer_bytes=self.sockets.datagrams.receive_buffer_bytes,
             resident_bytes=self.governor.resident_bytes,
         )
+        secret_file = options.secret_file
+        if secret_file is not None and secret_file.exposed_mode:
+            _log.warning("secret_exposed", file=secret_file.path, mode=secret_file.exposed_mode)
 
     def leave(self) -> None:
         """Hand over, then stop; stop at once when called again later than _SAME_SIGNAL_S."""

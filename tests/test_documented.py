@@ -92,7 +92,9 @@ def test_the_files_and_programs_that_documents_name_exist() -> None:
 def test_the_options_that_documents_name_exist() -> None:
     options = {setting.option for _, setting in settings()}
     variables = {setting.variable for _, setting in settings()} | {"KV_CLUSTER_SECRET", "KV_CLUSTER_SECRET_FILE"}
-    others = {"--help", "--members", "--timeout", "--given-only", "--force", "--rm", "--build", "--system"}  # not ours
+    variables.add("KV_PUBLISH")  # of the compose files
+    others = {"--help", "--members", "--timeout", "--given-only", "--force", "--json"}  # kv.py's
+    others |= {"--rm", "--build", "--system", "--require-hashes", "--only-binary"}  # not ours
     text = "".join((REPOSITORY / "docs" / name).read_text() for name in ("operations.md", "security.md", "faq.md"))
     assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]*", text)) - options == others
     assert set(re.findall(r"\bKV_[A-Z_]+\b", text)) - variables == set()

@@ -21,6 +21,7 @@ ALLOWED = {
     "app.loop": ("app.observe.logs",),
     "app.config": ("app.observe.logs", "app.wire.protocol"),
     "app.fragments": (),
+    "app.printable": (),
     "app.client": ("app.fragments", "app.wire.protocol", "proto_gen"),
     "app.storage": ("app.wire.protocol",),
     "app.cluster": ("app.storage.mutate", "app.wire.protocol", "proto_gen"),
@@ -30,7 +31,7 @@ ALLOWED = {
     "app.sockets": ("app.config", "app.fragments", "app.front.batch"),
     "app.node": ("app",),
     "app.http": ("app.cluster", "app.fragments", "app.observe", "app.peers", "app.sockets", "app.wire"),
-    "app.main": ("app.config", "app.http", "app.node", "app.observe"),
+    "app.main": ("app.config", "app.http", "app.node", "app.observe", "app.printable"),
 }
 
 # Modules that import nothing of their own package either.

@@ -117,6 +117,33 @@ def test_usage_errors_need_no_gevent() -> None:
     assert done.stderr.splitlines()[-1] == "2 False"
 
 
+def test_a_missing_package_is_a_usage_error() -> None:
+    done = run_script(["-S", SCRIPT, "3331", SERVERS], cwd=REPOSITORY)  # without site-packages
+    assert done.stderr == "kv: the package with 'gevent' is missing: pip install -r requirements.lock\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["3331", "a\x1b[31m\u202e"],
+        ["\x1b[31m", SERVERS],
+        ["3331", SERVERS, "\x1b[31m\udcff"],
+        ["3331", SERVERS, "--\x9b31m"],
+        ["3331", SERVERS, "--bind", "\x1b[31m\r\n\x85"],
+        ["1", "{file}"],
+        ["2", "{file}"],
+    ],
+)
+def test_no_argument_and_no_line_of_a_file_reaches_the_terminal_unescaped(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "s\x1b[31m\n\u202e"
+    path.write_text("127.0.0.1:1 x\n" if arguments[0] == "2" else "127.0.0.1:9\n")
+    done = run_script([SCRIPT, *(word.format(file=path) for word in arguments)], cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert done.stderr.startswith("kv: ")
+    assert done.stderr.removesuffix("\n").isprintable(), repr(done.stderr)
+
+
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_a_closed_standard_stream_changes_no_status(closed: str) -> None:
     done = subprocess.run(

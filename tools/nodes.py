@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from tools import cli
 from tools.kv.cluster import Fleet, faults
 
 HOST: Final = "127.0.0.1"
@@ -218,7 +219,7 @@ class ShownNodes:
             data = os.read(key.fd, 65536)
             *lines, rest = (self._cut.pop(key.data, b"") + data).split(b"\n")
             for line in lines if data else [rest] if rest else []:
-                say(key.data, line.decode(errors="replace"))
+                say(key.data, line.decode("utf-8", "surrogateescape"))
             if data:
                 self._cut[key.data] = rest
             else:
@@ -248,7 +249,7 @@ class ShownNodes:
 
 
 def say(port: int, line: str) -> None:
-    print(f"{port} | {line}", flush=True)
+    cli.say(f"{port} | {line}", flush=True)
 
 
 def wishes_to_stop() -> list[float]:

@@ -23,6 +23,7 @@ from typing import Any, Final, NoReturn
 from app.config import allowlist, servers
 from app.config.allowlist import Network
 from app.config.numbers import number
+from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
 from app.config.servers import PORT_MAX, Server, ServersError, split_host_port
 from app.observe import logs
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
@@ -44,11 +45,10 @@ REPLY_TTL_MIN_S: Final = 6.0
 REPLY_TTL_MAX_S: Final = 60.0
 assert _LAST_TRY_S < REPLY_TTL_MIN_S
 
-# Past these a number was not meant so: nobody waits an hour for a node to stop, no request takes a minute (clients give
-# up after 7 s), and a file of more than 4 KiB is no secret.
+# Past these a number was not meant so: nobody waits an hour for a node to stop, and no request takes a minute (clients
+# give up after 7 s).
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
 SLOW_MAX_MS: Final = 60_000
-SECRET_MAX_BYTES: Final = 4096
 
 # Requests that may wait at once. The most could hold 1 GiB; by default it is 16 MiB.
 IN_FLIGHT_MAX: Final = 65536
@@ -111,25 +111,6 @@ def _parse_memory(text: str) -> int:
             f"is less than a node needs: at least {show_size(MEMORY_MIN_BYTES)} (write 64MB, 1GiB or bytes)"
         )
     return size_bytes
-
-
-def _parse_secret(text: str) -> bytes:
-    secret = os.fsencode(text)
-    if len(secret) > SECRET_MAX_BYTES:
-        raise ValueError(f"is over {SECRET_MAX_BYTES} bytes")
-    return secret
-
-
-def _parse_secret_file(text: str) -> bytes:
-    """The file's content, without the line end that editors add."""
-    try:
-        with open(text, "rb") as file:
-            secret = file.read(SECRET_MAX_BYTES + 3).removesuffix(b"\n").removesuffix(b"\r")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ValueError(f"can't read it: {error.strerror if isinstance(error, OSError) else error}") from None
-    if not 0 < len(secret) <= SECRET_MAX_BYTES:
-        raise ValueError(f"holds no secret: it must have 1 to {SECRET_MAX_BYTES} bytes")
-    return secret
 
 
 def _parse_bind(text: str) -> str:
@@ -368,7 +349,7 @@ class Options:
     )
     secret: bytes | None = _setting(
         "",
-        _parse_secret,
+        parse_secret,
         "SECRET",
         default=None,
         group="Cluster",
@@ -376,9 +357,9 @@ class Options:
         variable="KV_CLUSTER_SECRET",
         is_secret=True,
     )
-    file_secret: bytes | None = _setting(
+    secret_file: SecretFile | None = _setting(  # noqa: RUF009 - it makes a field
         "",
-        _parse_secret_file,
+        read_secret,
         "PATH",
         default=None,
         group="Cluster",
@@ -416,7 +397,7 @@ class Options:
     @property
     def cluster_secret(self) -> bytes | None:
         """What nodes prove to each other that they know; None: they go by the servers file's addresses."""
-        return self.secret or self.file_secret
+        return self.secret_file.secret if self.secret_file else self.secret
 
 
 def settings() -> Iterator[tuple[str, Setting]]:
@@ -514,7 +495,7 @@ def _check_together(options: Options) -> None:
             f"--max-memory {show_size(options.max_memory_bytes)} is less than a node with --http needs:"
             f" at least {show_size(MEMORY_MIN_HTTP_BYTES)}"
         )
-    if options.secret and options.file_secret:
+    if options.secret and options.secret_file:
         raise UsageError("KV_CLUSTER_SECRET and KV_CLUSTER_SECRET_FILE are both set: unset one of them")
     machine_bytes = machine_memory_bytes()
     if options.max_memory_bytes > machine_bytes:
@@ -554,16 +535,17 @@ _DESCRIPTION: Final = """\
 One node of a distributed key-value store that keeps everything in memory, and
 that memory within a bound. Clients reach any node by UDP on PORT."""
 
-_AFTER_OPTIONS: Final = """\
+_AFTER_OPTIONS: Final = f"""\
 Environment:
   Each option is also an environment variable, named with it above. The command
   line has precedence over it; an empty variable counts as unset.
 
   KV_CLUSTER_SECRET, or KV_CLUSTER_SECRET_FILE with the name of a file that
-  holds it: a secret that all nodes share and prove to each other (16 random
-  characters or more). Without one, nodes believe whatever comes from the
-  addresses in the servers file, so their network must be trusted. Not to be
-  had on the command line, where every user of the machine could read it.
+  holds it: a secret that all nodes share and prove to each other, random, of
+  {SECRET_MIN_BYTES} bytes or more (head -c 24 /dev/urandom | base64). Without one, nodes
+  believe whatever comes from the addresses in the servers file, so their
+  network must be trusted. Not to be had on the command line, where every user
+  of the machine could read it.
 
 Servers file:
   One HOST:PORT or [IPV6]:PORT a line, the same file on every node; # starts a

@@ -10,11 +10,16 @@ The adversary is a list of such runs, each in a process of its own; the program 
 bound, or takes more than 5 ms of processor time in one step. attack.py sends the same list to real nodes.
 """
 
-import argparse
+import sys
+
+if __name__ == "__main__":
+    from tools.start import start
+
+    start("tools.bench.memory", "tools.bench.memory")
+
 import gc
 import os
 import random
-import sys
 import time
 
 import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
@@ -32,6 +37,7 @@ from app.storage.replies import ReplyMemory, buckets_for
 from app.storage.store import Store
 from app.wire.codec import encode_value
 from app.wire.protocol import slot_of
+from tools import cli
 from tools.bench.allocator import use_system_allocator
 from tools.bench.phases import ADVERSARY, entries_of, phases_of
 
@@ -132,7 +138,7 @@ class _Bench:
 def _run(phases: list[str], bench: _Bench, seconds: float, max_bytes: int, step_ms: float) -> bool:
     """Let these flow; whether the process kept its bound, and its steps short."""
     for phase in phases:
-        print(bench.fill(phase, seconds), flush=True)
+        cli.say(bench.fill(phase, seconds), flush=True)
     return peak_resident_bytes() < max_bytes and bench.slowest_s * 1000 <= step_ms
 
 
@@ -142,19 +148,18 @@ def _attack(arguments: list[str]) -> bool:
 
     failed = []
     for aim, phases in ADVERSARY.items():
-        print(f"{aim}:", flush=True)
+        cli.say(f"{aim}:", flush=True)
         command = [sys.executable, "-m", "tools.bench.memory", phases, "--judge", *arguments]
         if subprocess.run(command, check=False).returncode:
             failed.append(aim)
-    print("not withstood:" if failed else "all withstood", "; ".join(failed))
+    cli.say(f"not withstood: {'; '.join(failed)}" if failed else "all withstood")
     return not failed
 
 
-def main() -> None:
+def main() -> int:
     """Measure and print."""
     use_system_allocator()
-    # argparse alone, not tools/cli.py: what else is imported counts against the bound.
-    parser = argparse.ArgumentParser(prog="tools.bench.memory", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="tools.bench.memory", description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="?", help="value sizes in order, e.g. 10000,64,random,10x1,1-32x0-16@7")
     parser.add_argument("--adversary", action="store_true", help="what somebody would send to break the bound")
     parser.add_argument("--judge", action="store_true", help="end with 1 if the bound or --step-ms is passed")
@@ -176,9 +181,14 @@ def main() -> None:
         told = {name: getattr(given, name.replace("-", "_")) for name in ("seconds", "rate", "flow", "max-memory")}
         withstood = _attack([f"--{name}={value}" for name, value in told.items()])
     else:
+<<<<<<< HEAD
         withstood = _run(phases, _Bench(rate, max_bytes, flow), seconds, max_bytes, step_ms) or not given.judge
     sys.exit(0 if withstood else 1)
 
 
 if __name__ == "__main__":
     main()
+=======
+        withstood = _run(phases, seconds, rate, max_bytes, step_ms) or not given.judge
+    return cli.OK if withstood else cli.FAILED
+>>>>>>> people

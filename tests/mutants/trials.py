@@ -74,8 +74,11 @@ class Verdict(NamedTuple):
     how: str  # "failed", "hung"
 
 
-def steps_for(path: str, root: Path = REPOSITORY) -> list[Step]:
-    """The runs that can notice a change in a file (`app/storage/store.py`), in the order in which to try them."""
+def steps_for(path: str, root: Path = REPOSITORY, *, own_only: bool = False) -> list[Step]:
+    """The runs that can notice a change in a file (`app/storage/store.py`), in the order in which to try them.
+
+    `own_only`: no more than the tests of its package.
+    """
     parts = Path(path).with_suffix("").parts[1:]
     folder = root.joinpath("tests", *parts[:-1])
     own = [found for found in (folder / f"test_{parts[-1]}.py",) if found.exists()]
@@ -85,6 +88,8 @@ def steps_for(path: str, root: Path = REPOSITORY) -> list[Step]:
             steps.append(_pytest(folder.relative_to(root), ignore=[found.relative_to(root) for found in own]))
             own.append(folder)
         folder = folder.parent
+    if own_only and own:
+        return steps
     known = max((prefix for prefix in _OTHERS if path.startswith(prefix + "/")), key=len)
     for other in _OTHERS[known]:
         steps += _SIMULATOR if other == "SIMULATOR" else [_pytest(Path(other))]

@@ -221,9 +221,10 @@ def test_a_mutant_is_shown_as_a_small_diff(small: Path) -> None:
 def test_a_file_s_own_tests_come_first_then_its_package_s() -> None:
     steps = steps_for("app/storage/store.py")
     assert [name(step) for step in steps][:3] == ["tests/storage/test_store.py", "tests/storage", "tests/requests"]
-    assert "--ignore=tests/storage/test_store.py" in steps[1]
+    assert steps[1] == steps_for("app/storage/arena.py")[1], "files of a package share that run"
     membership = [name(step) for step in steps_for("app/cluster/membership/leases.py")]
     assert membership[:3] == ["tests/cluster/membership/test_leases.py", "tests/cluster/membership", "tests/cluster"]
+    assert "--ignore=tests/cluster/membership" in steps_for("app/cluster/membership/leases.py")[2]
     assert "tests.sim" in membership
 
 

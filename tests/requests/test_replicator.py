@@ -110,8 +110,9 @@ def test_a_retry_joins_the_write_and_a_later_one_is_answered_from_memory(net: Ne
     assert a.take(put(1), OTHER_CLIENT) is None
     net.deliver()
     assert [address for address, _ in a.told()] == [CLIENT, OTHER_CLIENT]
-    assert response(a.take(put(1)), ident(1)).errCode == NO_ERR
-    assert a.counters.retries_answered == 1
+    for retries in (1, 2):
+        assert response(a.take(put(1)), ident(1)).errCode == NO_ERR
+        assert a.counters.retries_answered == retries
     assert len(b.replies) == 1
 
 

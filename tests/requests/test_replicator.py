@@ -338,6 +338,22 @@ def test_a_write_in_flight_that_finds_no_primary_is_never_refused(net: Net) -> N
     assert a.forwarding.abandoned == 1
 
 
+def test_a_write_in_flight_is_not_refused_by_this_node_either_once_it_is_in_charge_again(net: Net) -> None:
+    """It holds nothing any more, and does not remember it; but a copy may have it."""
+    a = net["a"]
+    a.take(put(1))
+    net.cut("a", "b")
+    install(net, LED_BY_B_VIEW, "a")
+    assert a.forwarding.forwarded == 0
+    a.was_reset()
+    a.replies.full = True
+    install(net, replace(first_view((Member("a", 3),), 3, 1), cluster_id=VIEW.cluster_id, epoch=9), "a")
+    a.sweep()
+    assert a.workers.waiting == 0
+    assert a.told() == []
+    assert response(a.take(put(2)), ident(2)).errCode == SYS_OVERLOAD_ERR
+
+
 def test_a_write_in_flight_for_a_peer_is_the_peers_to_hand_on(net: Net) -> None:
     a, b = net["a"], net["b"]
     b.take(put(1))

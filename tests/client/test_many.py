@@ -129,6 +129,7 @@ def test_what_fails_is_told_by_key_and_the_rest_is_done() -> None:
         assert len(peer.store) == len(ITEMS)
         with pytest.raises(PartialFailure) as caught:
             client.get_many([b"key 1", b""])
+        assert str(caught.value) == f"get_many: b'' failed: {caught.value.errors[b'']}"
         assert caught.value.result == {b"key 1": (b"value 1", 0)}
         assert type(caught.value.errors[b""]) is InvalidKey
 

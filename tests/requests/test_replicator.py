@@ -299,6 +299,13 @@ def test_answers_that_are_laid_out_do_not_leave_when_the_lease_runs_out(
 # --- a change of primary --------------------------------------------------------------------------------------------
 
 
+def test_one_that_is_no_member_leads_nothing(net: Net) -> None:
+    a = net["a"]
+    assert a.replication.leading > 0
+    a.install(replace(VIEW, epoch=2), is_member=False)
+    assert a.replication.leading == 0
+
+
 @pytest.mark.parametrize("had_it", [True, False])
 def test_a_write_in_flight_is_handed_on_to_the_next_primary(net: Net, had_it: bool) -> None:
     a, b = net["a"], net["b"]

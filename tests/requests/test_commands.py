@@ -188,7 +188,8 @@ def test_an_explicitly_empty_payload_is_an_unknown_command(node: Asker) -> None:
 
 
 def test_ordinary_requests_take_the_short_way(node: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node.parts.commands, "_decode", Broken(AssertionError("the general way")))
+    for name in ("_decode", "_see_to"):
+        monkeypatch.setattr(node.parts.commands, name, Broken(AssertionError("the general way")))
     for value, version in ((VALUE, 1), (VALUE, 127), (b"", 1)):
         assert node.code(PUT, key=KEY, value=value, version=version) == NO_ERR
         assert node.holds() == (value, version)

@@ -97,7 +97,7 @@ class Engine:
         """`now`: see clock.py; the other arguments are those of Client."""
         self.sockets = Sockets(stats)
         self.window = float(window)
-        self.heard_at = 0.0  # when the last answer to a request came
+        self.heard_at = -inf  # when the last answer to a request came
         self._now = now
         self._router = router
         self._stats = stats
@@ -111,7 +111,7 @@ class Engine:
         self._count = 0  # keeps the heap from comparing exchanges
         self._heard: dict[int, float] = {}  # when each server's last answer came
         self._renewed_at: dict[int, float] = {}  # when each server was last given a new socket
-        self._shrunk_at = 0.0
+        self._shrunk_at = -inf
 
     def forked(self) -> None:
         """This is another process from now on: what is in flight is its parent's, and so are the sockets."""
@@ -203,7 +203,7 @@ class Engine:
 
     def _due(self, exchange: Exchange, now: float) -> None:
         was_waiting, exchange.is_waiting = exchange.is_waiting, False
-        if not was_waiting and self._heard.get(exchange.asked, 0.0) < exchange.sent_at:
+        if not was_waiting and self._heard.get(exchange.asked, -inf) < exchange.sent_at:
             self._silent(exchange, now)
         if not was_waiting and not exchange.is_probe:
             self._shrink(exchange, now)
@@ -225,7 +225,7 @@ class Engine:
         """Nothing at all has come from the server since the try left: not one lost datagram among many, but silence."""
         index = exchange.asked
         self._router.failed(index, now)
-        if exchange.sent_at >= self._renewed_at.get(index, 0.0):  # once for all tries that left by the same socket
+        if exchange.sent_at >= self._renewed_at.get(index, -inf):  # once for all tries that left by the same socket
             self._renewed_at[index] = now
             self.sockets.renew(index)
 

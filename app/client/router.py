@@ -87,7 +87,6 @@ class Router:
         self.servers = list(servers)
         self.current = current
         self.wake_at = -inf if slot_aware else inf
-        self.epoch = 0  # of the table
         self._given = range(len(servers))
         self._slot_aware = slot_aware
         self._by_slot = [NOWHERE] * SLOT_COUNT
@@ -197,7 +196,6 @@ class Router:
             self._asked.pop(index, None)
         if ours is None or table.epoch >= ours.epoch:
             self._table = table
-            self.epoch = table.epoch
             self._meet({primary for primary in table.primaries if primary}, now)
         self._rebuild()
         self.wake_at = min(self.wake_at, self._next_probe_at(now))

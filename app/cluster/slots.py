@@ -131,7 +131,7 @@ def _shift(nodes: Sequence[str], backs: Mapping[str, int], holds: Mapping[str, i
     least = min(load.values())
     for source in sorted(nodes, key=lambda node: -load[node]):
         if load[source] <= least + 1:
-            return None
+            break
         came_from: dict[str, str] = {source: source}
         queue = [source]
         for giver in queue:

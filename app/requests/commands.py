@@ -172,7 +172,7 @@ class Commands:
                         if command == b"\x02":
                             if len(rest) == key_bytes:
                                 slot = crc32(rest) & _SLOT_MASK
-                                if not self._turn.routes[slot] and not (self._unacked and rest in self._unacked):
+                                if not self._turn.routes[slot] and rest not in self._unacked:
                                     return self._get(message_id, id_crc, slot, rest)
                                 return self._see_to(request, GET, message_id, id_crc, slot, rest, b"")
                         # key, value with its length, version of one byte: but for its tag, what the store keeps

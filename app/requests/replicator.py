@@ -122,7 +122,6 @@ class Replicator:
         if outcome is AGAIN:
             # Whoever leads the slot now may have the write or not: it remembers the answer if it has.
             request.is_uncertain = True
-            request.how = WAITED
             return LOOK_AGAIN if request.client else NO_ANSWER  # a relaying node notices itself who leads now
         assert isinstance(outcome, int), outcome
         return outcome

@@ -52,13 +52,11 @@ def _table_sizes() -> dict[int, tuple[int, int]]:
     sizes: dict[int, tuple[int, int]] = {}
     data: dict[int, None] = {}
     order: OrderedDict[int, None] = OrderedDict()
-    last = (0, 0, 0)  # bytes of the dict, entries in it, bytes of both
     for count in range(1, _ENTRIES_MAX):
         data[count] = order[count] = None
         size = dict.__sizeof__(data)
-        if size != last[0] and count > 1:
-            sizes[last[0]] = last[1:]
-        last = (size, count, size + OrderedDict.__sizeof__(order) - _LINK_BYTES * count)
+        sizes[size] = count, size + OrderedDict.__sizeof__(order) - _LINK_BYTES * count
+    sizes.popitem()  # the last can hold more
     sizes[dict.__sizeof__({})] = next(iter(sizes.values()))  # no table yet: the first entry brings the smallest
     return sizes
 
@@ -311,8 +309,7 @@ class SplitSlot:
     @property
     def growth_bytes(self) -> int:
         """By about how much the tables grow when one is divided."""
-        number = len(self.tables)
-        table = self.tables[number & (self._mask if number > self._mask else self._mask >> 1)]
+        table = self.tables[len(self.tables) & self._mask >> 1]
         return 2 * next(size for capacity, size in _STEPS if capacity >= len(table) // 2) - table.table_bytes
 
     def divide(self) -> None:

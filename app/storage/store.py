@@ -148,10 +148,9 @@ class Store:
         if handle < 0:
             handle = self._store_evicting(key, blob)
         if key not in slot:  # it was evicted after all: nothing else was left
-            if handle >= 0 and not slot.room and not self._make_table_room(number, key):
-                self._arena.free(handle)
-                return False
             if handle >= 0:
+                if not slot.room:
+                    self._make_table_room(number, key)  # it can, where entries may be evicted
                 self._slots[number][key] = handle
                 self.entries += 1
         elif handle >= 0:

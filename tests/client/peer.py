@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
+    FOUND,
     GET,
     GET_MEMBERSHIP_CNT,
     GET_PID,
@@ -109,6 +110,7 @@ class Peer:
         self.script = list(script)
         self.status = b'{"epoch":1}'
         self.slow = b'{"threshold_ms":null}'
+        self.founded = b'{"founded":true}'
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -207,8 +209,9 @@ class Peer:
             return KVResponse(errCode=NO_ERR, pid=os.getpid())
         if command == GET_MEMBERSHIP_CNT:
             return KVResponse(errCode=NO_ERR, membershipCount=1)
-        if command in (STATUS, SLOWLOG):
-            return KVResponse(errCode=NO_ERR, value=self.status if command == STATUS else self.slow)
+        told = {STATUS: self.status, SLOWLOG: self.slow, FOUND: self.founded}.get(command)
+        if told is not None:
+            return KVResponse(errCode=NO_ERR, value=told)
         known = command in (WIPEOUT, SHUTDOWN, IS_ALIVE)
         return KVResponse(errCode=NO_ERR if known else UNKNOWN_CMD_ERR)
 

@@ -116,6 +116,14 @@ def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
             client.membership_count()
 
 
+def test_what_a_node_tells_of_itself() -> None:
+    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+        for server in (None, peer.name):
+            assert client.status(server) == {"epoch": 1}
+            assert client.slow_requests(server) == {"threshold_ms": None}
+            assert client.found(server) == {"founded": True}
+
+
 @pytest.mark.parametrize(
     ("told", "complaint"),
     [

@@ -1,6 +1,7 @@
 """Requests in flight, one event at a time: a clock and sockets that the tests drive, and the real router."""
 
 import random
+from math import inf
 from zlib import crc32
 
 import pytest
@@ -242,6 +243,17 @@ def test_a_silent_server_is_given_a_new_socket_once_for_all_tries_that_left_by_t
     assert bench.wire.renewed == [A, B, A]
 
 
+def test_a_machine_that_was_started_just_now_makes_no_difference(clock: Clock) -> None:
+    """Its clock shows 0: what has never been is not what was then."""
+    clock.now_s = 0.0
+    bench = Bench(clock)
+    bench.start(b"1")
+    assert bench.engine.heard_at < 0.0
+    bench.turn()
+    assert bench.wire.renewed == [A]
+    assert bench.engine.window == 32
+
+
 def test_who_answers_or_refuses_keeps_its_socket(clock: Clock) -> None:
     bench = Bench(clock)
     for n in range(3):
@@ -439,7 +451,7 @@ def test_a_probe_takes_whatever_is_answered_and_counts_as_no_answer_to_a_request
     bench.turn((B, answer(b"p", SYS_OVERLOAD_ERR, 400)))
     assert probe.answer is not None
     assert bench.stats.overloads == 0
-    assert bench.engine.heard_at == 0.0
+    assert bench.engine.heard_at == -inf
     bench.start(b"1")
     bench.turn((A, answer(b"1")))
     assert bench.engine.heard_at == clock.now_s

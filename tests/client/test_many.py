@@ -111,6 +111,17 @@ def test_requests_for_one_key_do_not_overtake_each_other() -> None:
         assert peer.store[b"key"] == (b"49", 0)
 
 
+def test_a_key_is_not_asked_for_again_once_what_became_of_it_is_unknown() -> None:
+    """Its last request may still be executed, after the next."""
+    pairs = [(b"key", b"first"), (b"other", b"1"), (b"key", b"second"), (b"other", b"2")]
+    with Peer() as peer, plain([peer.name], timeouts_ms=(200,)) as client:
+        peer.script = [drop]
+        with pytest.raises(PartialFailure) as caught:
+            client.put_many(pairs)
+        assert {key: type(error) for key, error in caught.value.errors.items()} == {b"key": Timeout}
+        assert peer.store == {b"other": (b"2", 0)}
+
+
 def test_what_fails_is_told_by_key_and_the_rest_is_done() -> None:
     items = dict(ITEMS)
     items[b"k" * 33] = b"value"
@@ -129,6 +140,7 @@ def test_what_fails_is_told_by_key_and_the_rest_is_done() -> None:
         assert len(peer.store) == len(ITEMS)
         with pytest.raises(PartialFailure) as caught:
             client.get_many([b"key 1", b""])
+        assert str(caught.value) == f"get_many: b'' failed: {caught.value.errors[b'']}"
         assert caught.value.result == {b"key 1": (b"value 1", 0)}
         assert type(caught.value.errors[b""]) is InvalidKey
 

@@ -8,6 +8,7 @@ import pytest
 
 from app.client import sockets as module
 from app.client.address import resolve
+from app.client.errors import Closed
 from app.client.sockets import Sockets
 from app.client.stats import Stats
 from tests.client.peer import Address, Peer, drop
@@ -78,6 +79,24 @@ def test_each_socket_is_read_until_it_is_empty_or_the_limit_is_reached() -> None
     assert sockets.receive(0.5, 2) == [(0, b"3")]
     assert sockets._selector.waited_s == 0.75  # type: ignore[attr-defined]
     assert sockets.trouble == ""
+
+
+def test_a_fault_of_the_selector_is_not_hidden_unless_another_has_closed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sockets, _ = sockets_of()
+
+    def broken(wait_s: float) -> list[Any]:
+        raise ValueError("broken")
+
+    def closed(wait_s: float) -> list[Any]:
+        sockets.is_closed = True
+        raise ValueError("closed")
+
+    monkeypatch.setattr(sockets._selector, "select", broken)
+    with pytest.raises(ValueError, match="broken"):
+        sockets.receive(0.0, 1)
+    monkeypatch.setattr(sockets._selector, "select", closed)
+    with pytest.raises(Closed):
+        sockets.receive(0.0, 1)
 
 
 def test_a_refusal_takes_a_datagrams_place_and_is_counted() -> None:

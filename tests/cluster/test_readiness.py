@@ -76,6 +76,31 @@ def told(found: Readiness) -> list[str]:
     return [*found.reasons, *found.lacking]
 
 
+def test_what_is_told_alike_wherever_it_is_told() -> None:
+    facts = whole()
+    assert readiness(facts).numbers() == {
+        "epoch": 1,
+        "is_member": True,
+        "coordinator": A,
+        "lease_s": 0.5,
+        "blocked": 0,
+        "balanced": True,
+        "reads": 86,
+        "writes": 86,
+        "closed": 0,
+        "unserved": 0,
+        "copies_wanted": 3,
+        "copies_least": 3,
+        "copies_most": 3,
+        "copies_missing": 0,
+        "servers": 3,
+        "servers_up": 3,
+    }
+    for lease_s, told_s in ((inf, None), (-inf, 0.0), (0.0, 0.0), (0.12345, 0.123)):
+        facts = replace(facts, status=replace(facts.status, lease_s=lease_s))
+        assert readiness(facts).numbers()["lease_s"] == told_s
+
+
 def test_a_whole_cluster_is_ready_and_lacks_nothing() -> None:
     found = readiness(whole())
     assert (found.is_ready, found.is_whole, told(found)) == (True, True, [])

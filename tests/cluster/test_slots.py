@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cluster.slots import Homes, quotas, rebalance
+from app.cluster.slots import Homes, _shift, quotas, rebalance
 from app.wire.protocol import SLOT_COUNT
 
 NAMES = [f"n{index}" for index in range(24)]
@@ -89,6 +89,29 @@ def test_who_has_too_much_gives_up_first_what_another_has_a_copy_of() -> None:
     homes = (("a", "gone"),) * (SLOT_COUNT // 2) + (("a", "b"),) * (SLOT_COUNT // 2)
     after = rebalance(homes, ["a", "b"], 2)
     assert [home[0] for home in after] == ["a"] * (SLOT_COUNT // 2) + ["b"] * (SLOT_COUNT // 2)
+
+
+def mask(*slots: int) -> int:
+    return sum(1 << slot for slot in slots)
+
+
+def test_a_backup_slot_goes_over_others_where_it_can_not_go_straight() -> None:
+    """c holds all that a backs, and nothing of b's."""
+    backs = {"a": mask(1, 2, 3, 4, 5), "b": mask(6, 7, 8, 9), "c": mask(10)}
+    holds = {"a": mask(1, 2, 3, 4, 5, 10), "b": mask(6, 7, 8, 9), "c": mask(1, 2, 3, 4, 5, 10)}
+    assert _shift("abc", backs, holds) == [("b", "c"), ("a", "b")]
+    holds["b"] |= mask(1, 2, 3, 4, 5)
+    assert _shift("abc", backs, holds) == [("b", "c")], "a can give nothing, but the next can"
+    holds["c"] |= mask(6, 7, 8, 9)
+    assert _shift("abc", backs, holds) is None
+
+
+@pytest.mark.parametrize(("counts", "path"), [((2, 1), None), ((3, 1), [("a", "b")]), ((1, 1), None)])
+def test_backups_are_level_when_two_nodes_differ_by_one(
+    counts: tuple[int, int], path: list[tuple[str, str]] | None
+) -> None:
+    backs = {"a": mask(*range(counts[0])), "b": mask(*range(9, 9 + counts[1]))}
+    assert _shift("ab", backs, backs) == path
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 8])

@@ -44,6 +44,8 @@ def test_the_largest_view_fits_a_datagram() -> None:
         lambda message: setattr(message, "backups", message.backups + b"\0"),
         lambda message: setattr(message, "homes", b"\xff" * 10),
         lambda message: setattr(message, "homes", b"\0" * SLOT_COUNT),
+        lambda message: setattr(message, "homes", b"\x01\x09" * SLOT_COUNT),
+        lambda message: setattr(message, "homes", message.homes[: len(message.homes) // 2]),
         lambda message: setattr(message, "homes", b"\x02\0\0" * SLOT_COUNT),
         lambda message: setattr(message, "cause", "x" * 1000),
         lambda message: setattr(message.members[0], "address", "x" * (ADDRESS_MAX_BYTES + 1)),
@@ -139,3 +141,9 @@ class TestNextView:
         view = view_of(2)
         with pytest.raises(BadView):
             replace(view, primaries=("stranger",) * SLOT_COUNT).check()
+
+    @pytest.mark.parametrize("table", ["primaries", "backups", "homes"])
+    def test_check_refuses_a_table_that_is_short(self, table: str) -> None:
+        view = view_of(2)
+        with pytest.raises(BadView, match="256 slots"):
+            replace(view, **{table: getattr(view, table)[:-1]}).check()

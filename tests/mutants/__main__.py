@@ -87,13 +87,16 @@ def equivalents() -> dict[tuple[str, str, str], str]:
     return {(entry["file"], entry["line"], entry["becomes"]): entry["reason"] for entry in entries}
 
 
-def run(mutants: list[tuple[int, Mutant]], jobs: int) -> Iterator[tuple[int, Mutant, Verdict]]:
-    """Try them, in any order."""
+def run(
+    mutants: list[tuple[int, Mutant]], jobs: int, *, own_only: bool = False
+) -> Iterator[tuple[int, Mutant, Verdict]]:
+    """Tries them, in their order; `own_only`: by the tests of their own package alone."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
         trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
         for job in range(jobs):
             trees.put(Tree(Path(folder) / str(job)))
-        needed = dict.fromkeys(chain.from_iterable(steps_for(one.path) for _, one in mutants))
+        steps_of = {one.path: steps_for(one.path, own_only=own_only) for _, one in mutants}
+        needed = dict.fromkeys(chain.from_iterable(steps_of.values()))
         print(f"{len(needed)} kinds of runs, first without a change", flush=True)
 
         def usual(step: Step) -> float:
@@ -109,7 +112,7 @@ def run(mutants: list[tuple[int, Mutant]], jobs: int) -> Iterator[tuple[int, Mut
             number, one = numbered
             tree = trees.get()
             try:
-                steps = {step: took_s[step] for step in steps_for(one.path)}
+                steps = {step: took_s[step] for step in steps_of[one.path]}
                 return number, one, tree.try_out(one.path, one.source, steps)
             finally:
                 trees.put(tree)
@@ -123,6 +126,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="default: a fresh one")
     parser.add_argument("--count", type=int, default=120, metavar="N", help="how many to draw; default: 120")
     parser.add_argument("--jobs", type=int, default=2, metavar="J", help="trials at a time; default: 2")
+    parser.add_argument("--own", action="store_true", help="judge by the tests of the file's package alone: stricter")
     parser.add_argument("--list", action="store_true", help="only show what is drawn")
     parser.add_argument("--only", metavar="N,...", help="of those drawn, try these alone, by their number")
     given = parser.parse_args()
@@ -141,7 +145,7 @@ def main() -> int:
         return 0
     alive = []
     try:
-        for number, one, (step, how) in run(real, given.jobs):
+        for number, one, (step, how) in run(real, given.jobs, own_only=given.own):
             print(f"#{number} {one.path}:{one.line} {one.kind}: {how} {step}", flush=True)
             if how == "survived":
                 alive.append((number, one))

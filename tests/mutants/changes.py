@@ -167,7 +167,8 @@ class _Finder:
             instead = f"({value}) + 1"
         elif kind.split("[")[0] in _EMPTY:
             instead = _EMPTY[kind.split("[")[0]]
-        yield self._whole("returned value", node.value, instead)
+        if instead != value:
+            yield self._whole("returned value", node.value, instead)
 
     def _operator(self, node: ast.expr) -> Iterator[Site]:
         match node:

@@ -78,6 +78,10 @@ def test_a_returned_value_becomes_another_of_its_type(returns: str, instead: str
     assert changed(body("return a", returns), "returned value") == [body(f"return {instead}", returns)]
 
 
+def test_an_empty_value_that_is_returned_is_not_replaced_by_itself() -> None:
+    assert changed(body("return []", "list[int]"), "returned value") == []
+
+
 def test_statements_of_a_block_are_changed_where_they_stand() -> None:
     source = textwrap.dedent(
         """\
@@ -217,10 +221,23 @@ def test_a_mutant_is_shown_as_a_small_diff(small: Path) -> None:
 def test_a_file_s_own_tests_come_first_then_its_package_s() -> None:
     steps = steps_for("app/storage/store.py")
     assert [name(step) for step in steps][:3] == ["tests/storage/test_store.py", "tests/storage", "tests/requests"]
-    assert "--ignore=tests/storage/test_store.py" in steps[1]
+    assert steps[1] == steps_for("app/storage/arena.py")[1], "files of a package share that run"
     membership = [name(step) for step in steps_for("app/cluster/membership/leases.py")]
     assert membership[:3] == ["tests/cluster/membership/test_leases.py", "tests/cluster/membership", "tests/cluster"]
+    assert "--ignore=tests/cluster/membership" in steps_for("app/cluster/membership/leases.py")[2]
     assert "tests.sim" in membership
+
+
+def test_a_file_may_be_judged_by_the_tests_of_its_package_alone() -> None:
+    assert [name(step) for step in steps_for("app/storage/store.py", own_only=True)] == [
+        "tests/storage/test_store.py",
+        "tests/storage",
+    ]
+    assert [name(step) for step in steps_for("app/cluster/membership/leases.py", own_only=True)] == [
+        "tests/cluster/membership/test_leases.py",
+        "tests/cluster/membership",
+        "tests/cluster",
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("app/**/*.py")))

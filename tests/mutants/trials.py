@@ -74,17 +74,25 @@ class Verdict(NamedTuple):
     how: str  # "failed", "hung"
 
 
-def steps_for(path: str, root: Path = REPOSITORY) -> list[Step]:
-    """The runs that can notice a change in a file (`app/storage/store.py`), in the order in which to try them."""
+def steps_for(path: str, root: Path = REPOSITORY, *, own_only: bool = False) -> list[Step]:
+    """The runs that can notice a change in a file (`app/storage/store.py`), in the order in which to try them.
+
+    `own_only`: no more than the tests of its package, where there are any.
+    """
     parts = Path(path).with_suffix("").parts[1:]
     folder = root.joinpath("tests", *parts[:-1])
-    own = [found for found in (folder / f"test_{parts[-1]}.py",) if found.exists()]
-    steps = [_pytest(found.relative_to(root)) for found in own]
+    own = folder / f"test_{parts[-1]}.py"
+    steps = [_pytest(own.relative_to(root))] if own.exists() else []
+    # The file's own tests run again with those of the folder: so all files of a folder share that run, which is first
+    # made without a change.
+    inner: list[Path] = []
     while folder != root / "tests":
         if folder.is_dir():
-            steps.append(_pytest(folder.relative_to(root), ignore=[found.relative_to(root) for found in own]))
-            own.append(folder)
+            steps.append(_pytest(folder.relative_to(root), ignore=inner))
+            inner = [folder.relative_to(root)]
         folder = folder.parent
+    if own_only and steps:
+        return steps
     known = max((prefix for prefix in _OTHERS if path.startswith(prefix + "/")), key=len)
     for other in _OTHERS[known]:
         steps += _SIMULATOR if other == "SIMULATOR" else [_pytest(Path(other))]

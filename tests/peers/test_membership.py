@@ -46,7 +46,7 @@ from app.peers.frames import CLUSTER, LIFE, Frame
 from app.peers.links import Links
 from app.peers.membership import FOUND_RETRIES_S, Membership
 from app.sockets import Sockets
-from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT, TYPE_CLUSTER
+from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT, TYPE_CLUSTER, TYPE_REQUEST
 from proto_gen.message_pb2 import Msg
 from tests.support.gevent_loop import watched_loop
 from tests.support.loop import Exited, ManualLoop
@@ -103,9 +103,7 @@ class Node:
 
     def receive(self) -> None:
         for number in range(self.batch.receive()):
-            message = Msg.FromString(self.batch.datagram(number))
-            assert message.type == TYPE_CLUSTER
-            self.membership.handle_datagram(message.payload, self.batch.sender(number))
+            self.membership.take_datagram(self.batch.datagram(number), self.batch.sender(number))
 
     def stop(self) -> None:
         if not self.is_stopped:
@@ -575,6 +573,26 @@ def test_without_a_secret_a_datagram_is_its_addresses(rig: Rig) -> None:
     assert (rig.membership.received, dict(rig.membership.refused)) == (1, {"unknown_sender": 1})
 
 
+def test_of_what_comes_from_a_servers_address_only_what_is_sound_and_of_a_node_is_taken(rig: Rig) -> None:
+    def msg(**changed: Any) -> bytes:
+        fields = {
+            "messageID": b"m" * 8,
+            "payload": b"body",
+            "checkSum": crc32(b"m" * 8 + b"body"),
+            "type": TYPE_CLUSTER,
+        }
+        return Msg(**(fields | changed)).SerializeToString()
+
+    unsound = [msg(type=TYPE_REQUEST), msg(checkSum=1), msg(messageID=b"n" * 8), msg()[:-1], b"\xff"]
+    for count, data in enumerate(unsound, 1):
+        rig.membership.take_datagram(data, B_ADDRESS)
+        assert (rig.core.events, dict(rig.membership.refused)) == ([], {"unparsable": count})
+    rig.membership.take_datagram(msg(), B_ADDRESS)
+    assert rig.core.events == [Datagram(B, b"body")]
+    rig.membership.take_datagram(msg(), bytes(16))
+    assert (len(rig.core.events), rig.membership.refused["unknown_sender"]) == (1, 1)
+
+
 def test_with_a_secret_a_datagram_is_who_has_signed_it() -> None:
     rig = Rig(secret=SECRET).start()
     membership, core = rig.membership, rig.core
@@ -608,23 +626,28 @@ def test_introductions_are_few_by_the_clock_of_the_loop() -> None:
 
 def test_what_is_counted(rig: Rig) -> None:
     rig.core.status = lambda: SimpleNamespace(dropped={"old view": 4, "late": 2})  # type: ignore[attr-defined]
-    rig.core.script = [[ViewInstalled(VIEW, False)]]
-    rig.membership.take(Tick())
-    rig.membership.handle_datagram(b"x", bytes(16))
-    rig.membership.handle_datagram(b"x", B_ADDRESS)
+    rig.core.script = [[ViewInstalled(VIEW, False)], [ViewInstalled(VIEW, False)]]
+    for _ in range(2):
+        rig.membership.take(Tick())
+    for _ in range(3):
+        rig.membership.handle_datagram(b"x", bytes(16))
+    for _ in range(4):
+        rig.membership.handle_datagram(b"x", B_ADDRESS)
+    for _ in range(5):
+        rig.membership.handle_frame(B, b"x")
     assert rig.membership.snapshot() == {
-        "cluster_refused_unknown_sender": 1,
+        "cluster_refused_unknown_sender": 3,
         "cluster_dropped_old_view": 4,
         "cluster_dropped_late": 2,
         "cluster_members": 3,
         "cluster_is_member": 1,
         "cluster_epoch": 17,
         "cluster_incarnation": 9,
-        "cluster_views": 1,
-        "cluster_datagrams_received": 1,
+        "cluster_views": 2,
+        "cluster_datagrams_received": 4,
         "cluster_datagrams_sent": 0,
         "cluster_send_errors": 0,
-        "cluster_frames_received": 0,
+        "cluster_frames_received": 5,
         "cluster_frames_sent": 0,
     }
     assert rig.membership.member_count() == 3

@@ -51,6 +51,8 @@ def test_before_the_first_turn_nothing_is_served(turning: Turning) -> None:
     assert (turn.serving, turn.may_forward) == (False, False)
     assert turn.routes == [UNKNOWN] * SLOT_COUNT
     assert not turn.lease_ran_out()
+    turning.pass_time(20.0)
+    assert not turn.lease_ran_out(), "nothing was executed under it"
 
 
 def test_within_the_lease_requests_go_by_the_routes(turning: Turning) -> None:

@@ -6,7 +6,7 @@ import pytest
 from greenlet import getcurrent
 
 from app.requests.request import Request
-from app.requests.workers import AGAIN, EXPIRED, GREENLET_BYTES, Workers
+from app.requests.workers import _SPEND_BYTES, AGAIN, EXPIRED, GREENLET_BYTES, Workers
 from tests.support.loop import ManualLoop
 
 
@@ -298,3 +298,18 @@ def test_what_they_keep_is_told_as_it_grows() -> None:
     workers.expire(0.0)
     wait(100)
     assert sum(told) <= workers.waiting_bytes < sum(told) + 65_536
+
+
+@pytest.mark.parametrize(("short_bytes", "expected"), [(0, [_SPEND_BYTES]), (1, [])])
+def test_growth_is_told_once_it_has_come_to_so_much(short_bytes: int, expected: list[int]) -> None:
+    told: list[int] = []
+    workers = Workers(ManualLoop(), 1000, 1 << 30, told.append)
+
+    def wait(request: Request) -> None:
+        request.keep()
+        workers.park(request, _SPEND_BYTES - GREENLET_BYTES - 2 * len(request.datagram) - short_bytes)
+
+    source = Jobs(workers)
+    source.jobs = [wait]
+    workers.run(source)
+    assert told == expected

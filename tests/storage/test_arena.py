@@ -194,6 +194,15 @@ def test_clearing_gives_everything_back() -> None:
     check_books(arena, handles)
 
 
+def test_every_page_can_be_used_again_after_clearing() -> None:
+    arena = Arena(4 * PAGE_BYTES, MIB)
+    for _ in range(2):
+        pages = {arena.page_of(arena.store(b"k", b"v" * 10_000)) for _ in range(4 * in_page(RECORD_MAX_BYTES))}
+        assert pages == {0, 1, 2, 3}
+        assert arena.store(b"k", b"v" * 10_000) == -1
+        arena.clear()
+
+
 def test_a_page_that_was_given_back_comes_back_clean() -> None:
     """A stale length byte in a free chunk would be taken for a record when the page is retired."""
     arena = Arena(PAGE_BYTES, MIB)

@@ -499,6 +499,25 @@ def test_a_slot_is_forgotten_and_remembers_anew() -> None:
     assert len(replies) == 0
 
 
+def test_a_slot_has_replies_until_the_last_of_either_generation_is_forgotten() -> None:
+    replies = replies_of()
+    clock = Clock(replies)
+    assert not replies.has_slot(3)
+    add(replies, b"old", 1, slot=3)
+    clock.pass_s(TTL_S)
+    add(replies, b"new", 2, slot=3)
+    for message_id, left in ((b"new", True), (b"old", False)):
+        assert replies.forget(message_id)
+        assert replies.has_slot(3) == left
+    add(replies, b"new", 2, slot=3)
+    assert replies.forget(b"new")
+    assert not replies.has_slot(3)
+
+
+def test_a_scan_goes_as_far_as_there_are_buckets() -> None:
+    assert ReplyMemory(TTL_S, PLENTY, buckets=64).bucket_count == 64
+
+
 def test_forgetting_every_slot_makes_room() -> None:
     replies = replies_of(max_bytes=MIB)
     add(replies, b"one", 1, slot=3)

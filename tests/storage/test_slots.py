@@ -138,6 +138,23 @@ def test_the_tables_of_a_split_slot_stay_small(count: int) -> None:
     assert all(split.peek(b"%d" % n) == n for n in range(count))
 
 
+def test_a_division_takes_what_was_said_before_if_it_halves_the_table() -> None:
+    split = split_of(SPLIT_ENTRIES + 1)
+    divided = []
+    for n in range(SPLIT_ENTRIES + 1, 20_000):
+        if split.is_crowded:
+            tables, said = list(split.tables), split.growth_bytes
+            split.divide()
+            ((number, table),) = [(n, table) for n, table in enumerate(tables) if split.tables[n] is not table]
+            half = Slot()
+            for key in list(table)[: len(table) // 2]:
+                half[key] = 0
+            assert said == 2 * half.table_bytes - table.table_bytes
+            divided.append(number)
+        split[b"%d" % n] = n
+    assert divided[:13] == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6]
+
+
 def test_keys_chosen_to_fall_into_one_slot_do_not_fall_into_one_table() -> None:
     split = split_of(60_000)
     sizes = sorted(map(len, split.tables))

@@ -358,6 +358,42 @@ def test_shrinking_brings_the_arena_within_a_lowered_limit_in_bounded_steps() ->
     check_books(arena, handles(store))
 
 
+def test_shrinking_by_a_page_evicts_what_is_in_that_page() -> None:
+    store = store_of(3)
+    for key in some_keys(7, 3 * IN_PAGE):
+        assert put(store, key, bytes(10_000))
+    arena_of(store).limit_bytes = 2 * PAGE_BYTES
+    assert store.shrink(300)
+    assert (len(store), store.evictions) == (2 * IN_PAGE, IN_PAGE)
+
+
+@pytest.mark.parametrize("insertions", range(1, 12))
+def test_an_entry_that_must_go_for_its_own_new_value_is_there_with_that(insertions: int) -> None:
+    """There is no other: however many its slot's tables have taken before."""
+    store = store_of(1)
+    keys = some_keys(7, insertions)
+    for key in keys[:-1]:
+        assert put(store, key, b"v")
+        assert store.remove(7, key)
+    for blob in (b"v", bytes(10_000), bytes(3_000)):
+        assert put(store, keys[-1], blob)
+        assert content(store) == {keys[-1]: blob}
+        assert len(store) == 1
+        check_books(arena_of(store), handles(store))
+
+
+def test_an_entry_that_goes_for_its_own_new_value_leaves_others_alone() -> None:
+    store = store_of(2)
+    mine, *others = some_keys(5, 1) + some_keys(100, 10)
+    for key in others:
+        assert put(store, key, bytes(3_000))
+    assert put(store, mine, b"v")
+    assert put(store, mine, bytes(10_000))
+    assert content(store) == dict.fromkeys(others, bytes(3_000)) | {mine: bytes(10_000)}
+    assert len(store) == 11
+    check_books(arena_of(store), handles(store))
+
+
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +414,21 @@ class Allowance:
         self.asked += 1
         self.store.allowance_bytes = 1 << 40
         self.store.spare_bytes = self.table_max_bytes - table_bytes(self.store)
+
+
+def test_tables_do_not_grow_unasked_for_an_entry_that_went_with_a_page_for_its_own_new_value() -> None:
+    store = store_of(2)
+    oldest, mine, *others = some_keys(7, 5)
+    for key in (oldest, mine):
+        assert put(store, key, b"v")
+    for key in others:
+        assert put(store, key, bytes(3_000))
+    (table,) = store.tables(7)
+    assert table.room == 0
+    before = table_bytes(store)
+    assert put(store, mine, bytes(10_000))
+    assert content(store).keys() == {mine, *others}
+    assert table_bytes(store) == before
 
 
 def test_tables_grow_no_further_than_there_is_memory_for() -> None:
@@ -406,6 +457,17 @@ def test_where_tables_may_not_grow_entries_of_the_same_slot_go() -> None:
     assert 1 < len(store) == len(content(store)) < 10
     assert store.evictions == 50 - len(store)
     check_books(arena_of(store), handles(store))
+
+
+@pytest.mark.parametrize(("value_bytes", "evicted"), [(1, 2), (500, 0)])
+def test_where_tables_may_not_grow_they_do_if_that_takes_less_than_the_entries_that_would_go(
+    value_bytes: int, evicted: int
+) -> None:
+    store = Allowance(0).store
+    store.entry_heap_bytes = 50
+    for key in some_keys(7, 6):  # tables of 5 entries: larger ones take 320 bytes more
+        assert put(store, key, bytes(value_bytes))
+    assert (len(store), store.evictions) == (6 - evicted, evicted)
 
 
 def test_a_store_that_may_not_evict_refuses_where_tables_may_not_grow() -> None:

@@ -181,14 +181,5 @@ def main() -> int:
         told = {name: getattr(given, name.replace("-", "_")) for name in ("seconds", "rate", "flow", "max-memory")}
         withstood = _attack([f"--{name}={value}" for name, value in told.items()])
     else:
-<<<<<<< HEAD
         withstood = _run(phases, _Bench(rate, max_bytes, flow), seconds, max_bytes, step_ms) or not given.judge
-    sys.exit(0 if withstood else 1)
-
-
-if __name__ == "__main__":
-    main()
-=======
-        withstood = _run(phases, seconds, rate, max_bytes, step_ms) or not given.judge
     return cli.OK if withstood else cli.FAILED
->>>>>>> people

@@ -44,6 +44,21 @@ def test_ballots_rise_and_name_their_proposer() -> None:
     assert next_ballot(RANKS + 3, 1) == 2 * RANKS + 1
 
 
+def test_only_acceptors_count_and_each_answer_in_its_phase() -> None:
+    proposal = Proposal(RANKS, tuple("abc"))
+    proposal.promised("stranger", 5, a_view(5))
+    proposal.accepted("b")
+    assert (proposal.answered, proposal.found) == (set(), None)
+    proposal.promised("a", 0, None)
+    assert proposal.missing() == ["b", "c"]
+    proposal.propose(a_view(1))
+    proposal.promised("b", 5, a_view(5))
+    proposal.accepted("stranger")
+    assert (proposal.answered, proposal.found, proposal.value) == (set(), None, a_view(1))
+    proposal.accepted("c")
+    assert proposal.missing() == ["a", "b"]
+
+
 def a_view(number: int) -> View:
     return first_view([Member("x", number)], number, 1, number)
 

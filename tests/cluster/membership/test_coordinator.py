@@ -1,5 +1,6 @@
 """Proposing and accepting the next view, on its own: who proposes, when, what, and who may help whom."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -657,6 +658,27 @@ class TestAgreement:
         assert rig.coordinator._proposal is None
         wait(rig.state, 1.0)
         assert {one.message.ballot for one in rig.run()} == {6 * RANKS + 1}
+
+    def test_nothing_is_proposed_if_too_few_are_left_by_the_time_the_quorum_has_promised(self) -> None:
+        rig = Rig()
+        rig.die("c")
+        assert kinds(rig.run()) == [("b", "PREPARE")]
+        rig.die("b")
+        assert rig.run() == []
+        assert rig.installed == []
+
+    @pytest.mark.parametrize(("servers", "is_forced"), [("abcd", False), ("abcde", True)])
+    def test_a_view_is_not_forced_any_more_once_it_has_half_of_the_servers(self, servers: str, is_forced: bool) -> None:
+        rig = Rig("a", "a", servers)
+        rig.enter(replace(rig.view, is_forced=True))
+        join(rig, "b")
+        wait(rig.state, timing.BATCH_S)
+        rig.run()
+        wait(rig.state, timing.BATCH_S)
+        hear(rig.state, "b")
+        rig.run()
+        (view,) = rig.installed
+        assert (view.addresses, view.is_forced) == (("a", "b"), is_forced)
 
 
 class TestSteppingBack:

@@ -1,6 +1,7 @@
 """The core on its own: what it does not let in."""
 
 import random
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -66,6 +67,16 @@ def test_an_earlier_process_is_not_listened_to() -> None:
     assert dropped(core) == {"stale incarnation": 1}
     answers = [effect.payload for effect in effects if isinstance(effect, Send) and effect.peer == "b:1"]
     assert any(pb.ClusterMessage.FromString(answer).to_incarnation == 20 for answer in answers)
+
+
+def test_who_is_there_and_when_it_last_proved_that_it_lives() -> None:
+    core = a_core()
+    assert core.contact("b:1") == (0, -inf)
+    core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, incarnation=20).SerializeToString()), 1.0)
+    assert core.contact("b:1") == (20, -inf), "it has not shown that it hears this node"
+    answer = pb.ClusterMessage(kind=pb.ACK, incarnation=20, to_incarnation=1000, echo_us=1_000_000)
+    core.step(Datagram("b:1", answer.SerializeToString()), 1.5)
+    assert core.contact("b:1") == (20, 1.0)
 
 
 def test_a_clock_that_was_set_back_is_overcome() -> None:

@@ -605,6 +605,13 @@ class TestHeldDead:
         assert "ACK" in [one.kind for one in sent_in(newcomer.get("c", pb.HELLO, fresh=False)) if one.peer == "c"]
 
 
+def test_a_member_that_has_failed_does_not_count_as_live() -> None:
+    core = Node().join().core
+    assert core.is_up("c")
+    core._detector._members["c"].state = "failed"
+    assert not core.is_up("c")
+
+
 class TestForcedViews:
     def forced(self, members: str) -> View:
         gone = {node: "is left behind" for node in "abc" if node not in members}
@@ -617,7 +624,8 @@ class TestForcedViews:
         forced = self.forced("bc")
         effects = node.get("c", pb.VIEW, view=forced, by=forced)
         assert not of_kind(effects, ViewInstalled)
-        assert node.core.status().dropped == {"lease runs": 1}
+        node.get("c", pb.VIEW, view=forced, by=forced)
+        assert node.core.status().dropped == {"lease runs": 2}
         node.tick(0.6)
         effects = node.get("c", pb.VIEW, view=forced, by=forced)
         assert of_kind(effects, ViewInstalled) == [ViewInstalled(forced, True)]

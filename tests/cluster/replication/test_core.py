@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
+
 from app.cluster.events import SELF, UNKNOWN
+from app.cluster.readiness import LedSlots
 from app.cluster.replication.core import PARKED
 from app.cluster.view import Member, View
-from app.wire.protocol import KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
+from app.wire.protocol import ALL_SLOTS, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
 from tests.cluster.replication.parts import entries_of
+from tools.bench.chosen import key_in_slot
 
 
 def test_without_followers_there_is_nothing_to_do() -> None:
@@ -146,6 +150,49 @@ def test_a_full_replica_refuses_for_all() -> None:
     assert a.store.get(slot_of(key), key) is None
     assert b.replies.get(key) == NO_SPC_ERR
     assert entries_of(a, slot_of(b"0")) == entries_of(b, slot_of(b"0"))
+
+
+def test_which_of_the_slots_that_it_leads_take_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    assert a.core.linked == {"b"}
+    assert (a.core.leading, a.core.led_slots()) == (0, LedSlots(0, 0))
+    wires.enter(view(1, "a", "b"))
+    assert (a.core.leading, a.core.led_slots()) == (SLOT_COUNT, LedSlots(ALL_SLOTS, ALL_SLOTS))
+    b.replies.full = True
+    b.core.tick(1.0)
+    wires.run()
+    assert a.core.led_slots() == LedSlots(ALL_SLOTS, 0), "the copy can remember no answer"
+    b.replies.full = False
+    b.core.tick(1.0)
+    wires.run()
+    with monkeypatch.context() as patched:
+        patched.setattr("app.cluster.replication.core.PENDING_MAX", 0)
+        assert a.core.led_slots() == LedSlots(ALL_SLOTS, 0), "too much is in flight"
+    assert a.core.led_slots() == LedSlots(ALL_SLOTS, ALL_SLOTS)
+    a.core.link_closed("b", 1.0)
+    assert a.core.led_slots() == LedSlots(0, 0)
+    assert a.core.linked == set()
+
+
+def test_a_slot_for_which_there_is_no_room_is_known() -> None:
+    a, b = Machine("a"), Machine("b", evict=False, pages=1)
+    wires = Wires(a, b)
+    wires.enter(view(1, "a"))
+    for number in range(8):
+        assert a.store.put(number, key_in_slot(b"%d" % number, number), bytes(9000))
+    assert b.core.short_of_room == 0
+    wires.enter(view(2, "a", learners="b"))
+    assert b.core.short_of_room > 0
+
+
+def test_wipeout_of_what_nobody_else_has_is_done_at_once() -> None:
+    a = Machine("a")
+    Wires(a).enter(view(1, "a"))
+    assert a.store.put(SLOT, KEY, b"v")
+    assert a.core.wipe(range(SLOT_COUNT), b"w", "wiper") == NO_ERR
+    assert a.store.get(SLOT, KEY) is None
+    assert not a.core.is_under_way(b"w")
 
 
 def test_wipeout_closes_until_all_have_it() -> None:

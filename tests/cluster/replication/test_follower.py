@@ -73,6 +73,28 @@ class Rig:
         return self.shared.positions[SLOT]
 
 
+class TestTelling:
+    @pytest.mark.parametrize(("writes", "frames_sent"), [(1, 1), (300, 2)])
+    def test_what_it_has_written_since_is_told_in_frames_of_bounded_size(self, writes: int, frames_sent: int) -> None:
+        rig = Rig()
+        slots = {SLOT, SLOT + 1}
+        for slot in slots:
+            for seq in range(writes):
+                names = b"%32d" % seq, b"%32d" % seq
+                rig.shared.recent.note((slot, frames.PUT_OP, (4, 20 + seq), (4, 21 + seq), *names))
+            rig.shared.positions[slot] = (4, 20 + writes)
+        take_frames(rig.shared)
+        rig.follower.entered(slots)
+        number, _ = rig.report()
+        rig.follower.on_past("a", frames.encode_past(number, [(slot, 4, 10, 20) for slot in slots]))
+        sent = take_frames(rig.shared)
+        assert [(peer, kind) for peer, kind, _ in sent] == [("a", frames.TOUCHED)] * frames_sent
+        patches = [patch for _, _, body in sent for patch in frames.decode_patches(body)[1]]
+        assert {patch.slot for patch in patches} == slots
+        assert all((patch.position, len(patch.keys)) == (BASE, writes) for patch in patches)
+        assert all(len(body) <= frames.FRAME_FILL_BYTES + 64 for _, _, body in sent)
+
+
 class TestReporting:
     def test_it_tells_the_primary_where_its_copy_is(self) -> None:
         assert Rig().report() == (1, [(SLOT, BASE)])
@@ -465,6 +487,16 @@ class TestFilling:
         take_frames(shared)
         follower.report({SLOT + 1})
         assert [kind for _, kind, _ in take_frames(shared)] == [frames.HAVE], "there is room again"
+
+    def test_a_slot_that_is_not_ours_any_more_lacks_no_room(self) -> None:
+        rig = self.learner_without_room()
+        rig.begin()
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.entries((b"one", b"1"))
+        rig.follower.entered({SLOT, SLOT + 1})
+        assert rig.follower.short_of_room == 1
+        rig.follower.entered({SLOT + 1})
+        assert rig.follower.short_of_room == 0
 
     def test_pauses_have_a_bound(self) -> None:
         rig = self.learner_without_room()

@@ -92,6 +92,8 @@ def test_trailing_byte(name: str) -> None:
         (frames.decode_entries, frames.encode_entry(0, b"", b"")),
         (frames.decode_replies, frames.encode_reply(0, 0, b"m" * (MESSAGE_ID_MAX_BYTES + 1))),
         (frames.decode_replies, frames.encode_reply(0, 0, b"")),
+        (frames.decode_entries, frames.encode_entry(0, b"k", bytes(1000)) * (frames.BODY_MAX_BYTES // 1000 + 1)),
+        (frames.decode_replies, frames.encode_reply(0, 0, b"m" * 60) * (frames.BODY_MAX_BYTES // 60 + 1)),
         (frames.decode_ack, bytes([HINDRANCES + 1])),
         (frames.decode_end, frames.encode_end([(0, 1)] * 257)),
         (frames.decode_past, frames.encode_past(1, [(0, 1, 2, 3)] * (256 * frames.STRETCHES_MAX + 1))),

@@ -5,18 +5,20 @@ import random
 import pytest
 
 from app.cluster.replication.frames import BadFrame
-from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, HEADER_BYTES, Frame, FrameReader, pack_header
+from app.peers.frames import FRAME_MAX_BYTES, HEADER_BYTES, Frame, FrameReader, pack_header
+
+KIND, OTHER = 201, 202  # of any length
 
 
 def packed(*frames: Frame) -> bytes:
     return b"".join(pack_header(len(body), kind) + body for kind, body in frames)
 
 
-FRAMES = [(FORWARD, b"body"), (ANSWER, b""), (255, bytes(range(256)) * 40), (FORWARD, b"x")]
+FRAMES = [(KIND, b"body"), (OTHER, b""), (255, bytes(range(256)) * 40), (KIND, b"x")]
 
 
 def test_the_form() -> None:
-    assert packed((ANSWER, b"ab")) == b"\x02\x00\x00\x00\x02ab"
+    assert packed((OTHER, b"ab")) == b"\x02\x00\x00\x00\xcaab"
     assert HEADER_BYTES == 5
 
 
@@ -55,11 +57,11 @@ def test_bodies_do_not_depend_on_the_buffer_they_came_in() -> None:
 def test_the_longest_frame(length: int, is_good: bool) -> None:
     reader = FrameReader()
     if is_good:
-        assert reader.feed(pack_header(length, FORWARD)) == []
-        assert reader.feed(bytes(length)) == [(FORWARD, bytes(length))]
+        assert reader.feed(pack_header(length, KIND)) == []
+        assert reader.feed(bytes(length)) == [(KIND, bytes(length))]
     else:
         with pytest.raises(BadFrame, match=str(length)):
-            reader.feed(pack_header(length, FORWARD))
+            reader.feed(pack_header(length, KIND))
 
 
 def test_a_length_out_of_all_bounds_is_refused_before_its_body() -> None:

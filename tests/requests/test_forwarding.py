@@ -696,7 +696,7 @@ def test_junk_between_nodes_changes_nothing() -> None:
     net = nodes(front="owner", owner=SELF)
     owner = net["owner"]
     before = owner.held()
-    owner.frames("front", [(FORWARD, b""), (FORWARD, b"12345"), (ANSWER, b"1234"), (99, b"x"), (ANSWER, b"")])
+    owner.frames("front", [(FORWARD, bytes(10)), (ANSWER, b"1234"), (99, b"x"), (ANSWER, b"\n\x10")])
     net.loop.turn()
     assert not net.queue
     assert owner.told() == []

@@ -78,7 +78,7 @@ def ballots_below(lasted_s: float) -> int:
 
     Nodes may differ by seconds in when it began; what is refused for that is taken a moment later.
     """
-    return min((1 + int(min(lasted_s, 1e12))) * ROUNDS_A_SECOND * RANKS, BALLOT.most)
+    return min((1 + int(min(lasted_s, 1e15))) * ROUNDS_A_SECOND * RANKS, BALLOT.most)
 
 
 def is_clock(seconds: float) -> bool:

@@ -499,9 +499,7 @@ class Links:
         connected: Connected | None = None
         reason = ""
         try:
-            connected = self._connector.welcome(sock, self._loop.now() + HANDSHAKE_TIMEOUT_S)
-            if connected is not None and self._goes_by_address and not self._peers.is_at(connected.peer, host):
-                raise Refused("other_address")
+            connected = self._connector.welcome(sock, host, self._loop.now() + HANDSHAKE_TIMEOUT_S)
         except Refused as refused:
             reason = refused.reason
         except TimedOut:

@@ -4,8 +4,21 @@ import random
 
 import pytest
 
-from app.cluster.replication.frames import BadFrame
-from app.peers.frames import FRAME_MAX_BYTES, HEADER_BYTES, Frame, FrameReader, pack_header
+from app.cluster.replication.frames import BODY_MAX_BYTES, KINDS, BadFrame
+from app.peers.frames import (
+    ANSWER,
+    CLUSTER,
+    FORWARD,
+    FORWARD_BYTES,
+    FRAME_MAX_BYTES,
+    HEADER_BYTES,
+    LIFE,
+    LIFE_BYTES,
+    Frame,
+    FrameReader,
+    pack_header,
+)
+from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 KIND, OTHER = 201, 202  # of any length
 
@@ -72,3 +85,24 @@ def test_a_length_out_of_all_bounds_is_refused_before_its_body() -> None:
 def test_a_frame_of_no_kind_is_none() -> None:
     with pytest.raises(BadFrame):
         FrameReader().feed(bytes(HEADER_BYTES))
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "most"),
+    [
+        (FORWARD, FORWARD_BYTES + 1, FORWARD_BYTES + DATAGRAM_MAX_BYTES),
+        (ANSWER, 1, DATAGRAM_MAX_BYTES),
+        (LIFE, LIFE_BYTES, LIFE_BYTES),
+        (CLUSTER, 1, DATAGRAM_MAX_BYTES),
+        *((kind, 0, BODY_MAX_BYTES) for kind in KINDS),
+        (5, 0, FRAME_MAX_BYTES),
+        (255, 0, FRAME_MAX_BYTES),
+    ],
+)
+def test_how_long_frames_of_a_kind_are(kind: int, least: int, most: int) -> None:
+    for length in (least, most):
+        assert FrameReader().feed(packed((kind, bytes(length)))) == [(kind, bytes(length))]
+    for length in (least - 1, most + 1):
+        if length >= 0:
+            with pytest.raises(BadFrame, match=str(length)):
+                FrameReader().feed(pack_header(length, kind))

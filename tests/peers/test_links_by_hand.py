@@ -923,6 +923,28 @@ def test_strangers_are_turned_away_before_anything_is_kept_of_them() -> None:
     assert rig.links.refused == {}, "with a secret, any address may try"
 
 
+@pytest.mark.parametrize(
+    ("secret", "name", "refused"),
+    [
+        (None, PEER, ""),
+        (None, THIRD, "other_address"),
+        (b"a secret of sixteen", THIRD, ""),
+        (None, "127.0.0.9:1", "unknown_peer"),
+    ],
+)
+def test_who_connects_speaks_for_the_server_that_it_proves_to_be(secret: bytes | None, name: str, refused: str) -> None:
+    """By the secret; without one, by the address that it comes from, which is PEER's here."""
+    rig = Rig(secret=secret)
+    sock = FakeStream()
+    rig.accept(sock, host="127.0.0.2")
+    hello = rig.shake.hello(9, rig.loop.now_s, NONCE, name, ME)
+    rig.readable(sock, hello)
+    if not refused:
+        rig.readable(sock, rig.shake.proof("dialler", hello, bytes(sock.sent)))
+    assert rig.links.refused == ({refused: 1} if refused else {})
+    assert (rig.links.is_up(name), sock.closed) == (not refused, bool(refused))
+
+
 def test_one_wake_up_accepts_so_many_at_most() -> None:
     rig = Rig()
     rig.accept(*(FakeStream() for _ in range(40)))

@@ -148,7 +148,7 @@ class Rig:
     def accepted(self, peer: str = PEER) -> FakeStream:
         """A link that the peer has dialled."""
         sock = FakeStream()
-        self.accept(sock)
+        self.accept(sock, host=peer.rpartition(":")[0])
         hello = self.shake.hello(9, self.loop.now_s, NONCE, peer, self.me)
         self.readable(sock, hello)
         self.readable(sock, self.shake.proof("dialler", hello, bytes(sock.sent)))

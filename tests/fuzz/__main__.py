@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from coverage import Coverage
+
 # Not targets.py: it imports the node, which guided.py has to be the first to do. A test holds the two together.
 NAMES: Final = ("requests", "cluster", "links", "servers", "http")
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -43,14 +45,25 @@ def fuzz(name: str, seconds: float, seed: int, *, keep: bool = False) -> int:
         run = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", "-verbosity=0", "-print_final_stats=1"]
         status = _run(name, [*common, *run, scratch, str(kept)])
         if keep and not status:
-            with tempfile.TemporaryDirectory() as merged:
-                status = _run(name, [*common, "-merge=1", "-verbosity=0", merged, scratch, str(kept)])
-                for file in kept.iterdir():
-                    if not file.name.startswith("found-"):
-                        file.unlink()
-                for file in Path(merged).iterdir():
-                    shutil.copy(file, kept)
+            _keep(name, sorted(Path(scratch).iterdir(), key=lambda file: (file.stat().st_size, file.name)))
     return status
+
+
+def _keep(name: str, files: Sequence[Path]) -> None:
+    """Add to the corpus those, of the shortest first, that take the node where no input before has."""
+    from tests.fuzz.targets import TARGETS
+
+    kept = CORPUS / name
+    seen: set[tuple[str, tuple[int, int]]] = set()
+    for file in [*sorted(kept.iterdir()), *files]:
+        cover = Coverage(data_file=None, branch=True, concurrency="gevent", include="app/*")
+        with cover.collect():
+            TARGETS[name](file.read_bytes())
+        data = cover.get_data()
+        arcs = {(source, arc) for source in data.measured_files() for arc in data.arcs(source) or ()}
+        if not arcs <= seen and file.parent != kept:
+            shutil.copy(file, kept)
+        seen |= arcs
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:

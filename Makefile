@@ -72,6 +72,10 @@ PATHS ?= app
 mutants: $(DEV_READY)  ## would the tests notice a change? make mutants [SEED=n] [COUNT=120] [PATHS="app/peers app/client"]
 	$(BIN)/python -m tests.mutants $(if $(SEED),--seed $(SEED)) --count $(COUNT) $(ARGS) $(PATHS)
 
+.PHONY: fuzz
+fuzz: $(DEV_READY)  ## inputs that nobody thought of, guided by coverage: make fuzz [MINUTES=10] [ARGS="--target http --keep"]
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: lab
 MINUTES ?= 1
 

@@ -24,7 +24,8 @@ very machine's, or if the operator says that nothing between the machines refuse
 (--trust-refusals): a firewall that rejects with a reset, a port forwarder without its backend.
 
 Who may connect: with a secret, whoever proves to have it (handshake.py); without, connections from the addresses in
-the servers file, which is as good as the network is trusted. Frames lost with a link are lost: both ends are told that
+the servers file, each for the servers of that address, which is as good as the network is trusted. Whatever comes over
+a link is its peer's word: no frame names its sender. Frames lost with a link are lost: both ends are told that
 it went down, and know what was not acknowledged.
 
 An example, with one way of 0.1 ms.
@@ -62,9 +63,9 @@ from app.peers.frames import (
     LIFE_BYTES,
     Frame,
     FrameReader,
+    clock_of,
     pack_header,
     pack_life,
-    unpack_life,
 )
 from app.peers.handshake import Refused
 
@@ -416,10 +417,10 @@ class Links:
         link = self.up.get(peer)
         if link is None:
             return
-        if len(body) != LIFE_BYTES:
-            self._end_for(link, f"LIFE of {len(body)} bytes")
-            return
-        link.note_stamp(unpack_life(body)[0], self._loop.now())
+        try:
+            link.note_stamp(clock_of(body), self._loop.now())
+        except BadFrame as fault:
+            self._end_for(link, str(fault))
 
     # --- how a link comes about ----------------------------------------------------------------------------------
 
@@ -543,7 +544,7 @@ class Links:
         connected: Connected | None = None
         reason = ""
         try:
-            connected = self._connector.welcome(sock, self._loop.now() + HANDSHAKE_TIMEOUT_S)
+            connected = self._connector.welcome(sock, host, self._loop.now() + HANDSHAKE_TIMEOUT_S)
         except Refused as refused:
             reason = refused.reason
         except TimedOut:

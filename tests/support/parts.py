@@ -194,6 +194,9 @@ class Surroundings:
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
         self.heard.append((payload, address))
 
+    def handle_frame(self, peer: str, body: bytes) -> None:
+        self.heard.append((body, peer.encode()))
+
     def found(self) -> bytes:
         return b"{found}"
 

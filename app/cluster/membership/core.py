@@ -27,6 +27,7 @@ from app.cluster.events import (
     Status,
     ViewInstalled,
 )
+from app.cluster.limits import EPOCH
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap, outranks
 from app.cluster.membership.coordinator import Coordinator
@@ -314,8 +315,15 @@ class ClusterCore:
     # Views.
 
     def _install(self, view: View, vouched_at: float = -inf) -> None:
-        """Go by this view: of our cluster and newer, or of one that we join."""
+        """Go by this view: of our cluster and newer, or of one that we join.
+
+        None can follow the last epoch's, which honest nodes never come to (limits.py): they start anew instead.
+        """
         state = self._state
+        if view.epoch == EPOCH.most:
+            state.log("the last epoch: what this node holds is given up, and a new cluster founded", "error")
+            self._start_anew(None)
+            return
         before = state.view
         direct = before is not None and (before.cluster_id, before.epoch + 1) == (view.cluster_id, view.epoch)
         was_member, had_grantor = state.is_member, self._coordinator.grantor
@@ -351,6 +359,7 @@ class ClusterCore:
                 self._lease.until = min(self._lease.until, state.now + USABLE_S)
         self._coordinator.entered(grantor)
         self._want_links()
+        state.forget_strangers()
         if before is not None:
             self._dialler.renew(node for node in before.addresses if node not in view.incarnations)
         state.effects.append(ViewInstalled(view, is_member))

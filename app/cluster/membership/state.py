@@ -15,15 +15,14 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final
+from typing import Any
 
 from app.cluster.events import Effect, Log, Send
+from app.cluster.limits import SLOTS_BYTES
 from app.cluster.membership import timing
 from app.cluster.view import View
-from app.wire.protocol import SERVERS_MAX, SLOT_COUNT
+from app.wire.protocol import SERVERS_MAX
 from proto_gen import cluster_pb2 as pb
-
-SLOTS_BYTES: Final = SLOT_COUNT // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,7 @@ class Known:
     died_at: float = -inf  # when we learned that
     undead: int = 0  # an incarnation that was held dead and lived: of it only a later process is proof
     stamp_us: int = 0  # its latest stamp, to be echoed
+    stamped_at: float = -inf  # when we got that
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
     absent_at: float = -inf  # when its machine, which is ours, last said that no process is there; heard since: -inf
     doubted_at: float = -inf  # when a connection to it was last refused, which proves nothing
@@ -70,6 +70,15 @@ class Known:
         """A new process at the address."""
         self.incarnation, self.stamp_us, self.view_key = incarnation, 0, (0, 0, 0)
         self.heard_at = self.heard_awake_s = self.vouched_at = self.learned_at = -inf
+
+    def note_stamp(self, stamp_us: int, now: float) -> None:
+        """Something came from it that was sent when its clock showed this.
+
+        An earlier stamp than the latest is of a datagram that was late, and says nothing new. If nothing but such have
+        come for long, the latest was not the process's own: echoing it would have our heartbeats pass for none.
+        """
+        if stamp_us >= self.stamp_us or now - self.stamped_at > timing.STAMP_KEPT_S:
+            self.stamp_us, self.stamped_at = stamp_us, now
 
     def note_link(self, *, is_up: bool) -> None:
         """The link to it is up now, or wanted no more."""
@@ -197,6 +206,14 @@ class NodeState:
             return 1
         return (len(self.config.servers) + self.unlisted - len(self.absent) + 1) // 2
 
+    def forget_strangers(self) -> None:
+        """Keep in mind only who is in the view, or in the file."""
+        self.known = {address: known for address, known in self.known.items() if not self.is_stranger(address)}
+
+    def is_stranger(self, address: str) -> bool:
+        """Whether neither the view nor the file names it."""
+        return address not in self.config.servers and (self.view is None or address not in self.view.incarnations)
+
     def others(self) -> list[str]:
         """The other members of the view, in order of seniority."""
         return [address for address in (self.view.addresses if self.view else ()) if address != self.address]
@@ -268,5 +285,5 @@ def slots_to_bytes(mask: int) -> bytes:
 
 
 def slots_from_bytes(packed: bytes) -> int:
-    """The mask of slots in a message; more than 256 bits are cut off."""
-    return int.from_bytes(packed[:SLOTS_BYTES], "little")
+    """The mask of slots in a message."""
+    return int.from_bytes(packed, "little")

@@ -219,7 +219,14 @@ class Node:
             replicator=self.replicator,
             cluster=self.membership,
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
-            reports=Reports(os.getpid(), self.membership.member_count, self.status_json, self.slow_log, self.vitals),
+            reports=Reports(
+                os.getpid(),
+                self.membership.member_count,
+                self.status_json,
+                self.slow_log,
+                self.vitals,
+                now=loop.now,
+            ),
         )
         self.relayed = Relayed(
             self.turn,

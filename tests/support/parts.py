@@ -304,7 +304,14 @@ class Parts(Node):
             replicator=self.replicator,
             cluster=self.membership,
             administrators=administrators,
-            reports=Reports(PID, self.membership.member_count, self.membership.status_json, self.slow_log, vitals),
+            reports=Reports(
+                PID,
+                self.membership.member_count,
+                self.membership.status_json,
+                self.slow_log,
+                vitals,
+                now=self.loop.now,
+            ),
         )
         self.relayed = Relayed(
             self.turn,

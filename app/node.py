@@ -25,7 +25,7 @@ from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
-from app.front.access import Administrators, clients
+from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
 from app.loop import GeventLoop, Loop
@@ -219,6 +219,7 @@ class Node:
             replicator=self.replicator,
             cluster=self.membership,
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
+            known=known(options.servers) if options.allow is None else None,
             reports=Reports(
                 os.getpid(),
                 self.membership.member_count,

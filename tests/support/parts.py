@@ -258,6 +258,7 @@ class Parts(Node):
         max_waiting: int = MAX_WAITING,
         reserve_bytes: int = 1 << 16,
         administrators: Any = None,
+        known: Mapping[bytes, bool] | None = None,
         vitals: Callable[[], dict[str, int | None]] = lambda: {"pid": PID},
         store: Any = None,
         replies: Any = None,
@@ -304,6 +305,7 @@ class Parts(Node):
             replicator=self.replicator,
             cluster=self.membership,
             administrators=administrators,
+            known=known,
             reports=Reports(
                 PID,
                 self.membership.member_count,

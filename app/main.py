@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     from app.printable import printable
 
     logs.hold_standard_descriptors()
-    _use_system_allocator()
+    _have_a_fit_interpreter()
     try:
         given = options.parse(arguments, os.environ)
         logs.configure(given.log_level, given.log_format)
@@ -51,16 +51,23 @@ def _start_http(node: "ObservedNode") -> None:
         server.start(node)
 
 
-def _use_system_allocator() -> None:
-    """Start this program anew, once, with the C library's allocator in place of CPython's own.
+def _have_a_fit_interpreter() -> None:
+    """Start this program anew, once, if the interpreter was started in a way that no node should run in.
 
-    CPython's gives memory back by whole 1 MiB arenas, which a few surviving objects pin; the C library can be asked
-    for every free page. With small values replaced by large ones, that is 75 MiB of payload held instead of 50
-    (docs/memory.md). The choice must be made before the interpreter starts. The process stays the same one. It is done
-    before anything is read: what the shell's <(...) holds can be read only once.
+    It needs the C library's allocator in place of CPython's own, which gives memory back by whole 1 MiB arenas that a
+    few surviving objects pin; the C library can be asked for every free page. With small values replaced by large ones,
+    that is 75 MiB of payload held instead of 50 (docs/memory.md).
+
+    And nobody may know the key of its hash tables: keys and messageIDs are others' to choose, and with PYTHONHASHSEED
+    set they could be chosen to meet in one place (docs/security.md).
+
+    Both are decided before the interpreter starts. The process stays the same one. It is done before anything is read:
+    what the shell's <(...) holds can be read only once.
     """
-    if "PYTHONMALLOC" not in os.environ:
-        os.environ["PYTHONMALLOC"] = "malloc"
+    is_fit = "PYTHONMALLOC" in os.environ and os.environ.get("PYTHONHASHSEED", "random") in ("", "random")
+    if not is_fit:
+        os.environ.setdefault("PYTHONMALLOC", "malloc")
+        os.environ.pop("PYTHONHASHSEED", None)
         # A stop signal that comes between the two starts waits for the second one's handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

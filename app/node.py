@@ -26,7 +26,7 @@ from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
-from app.front.access import Administrators, clients
+from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
 from app.loop import GeventLoop, Loop
@@ -225,7 +225,15 @@ class Node:
             replicator=self.replicator,
             cluster=self.membership,
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
-            reports=Reports(os.getpid(), self.membership.member_count, self.status_json, self.slow_log, self.vitals),
+            known=known(options.servers) if options.allow is None else None,
+            reports=Reports(
+                os.getpid(),
+                self.membership.member_count,
+                self.status_json,
+                self.slow_log,
+                self.vitals,
+                now=loop.now,
+            ),
         )
         self.relayed = Relayed(
             self.turn,

@@ -15,6 +15,8 @@ from app.config import options
 from app.config.options import Options, UsageError
 from app.main import main
 from app.observe import logs
+from tests.support.nodes import cluster
+from tests.support.polling import poll
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = str(REPOSITORY / "app" / "main.py")
@@ -186,3 +188,17 @@ def test_a_stop_signal_before_the_node_runs_leaves_with_status_0(tmp_path: Path,
 
 def test_the_repositorys_options_fit_its_servers_file() -> None:
     assert options.parse(["3331", SERVERS], {}).me.port == 3331
+
+
+@pytest.mark.parametrize("seed", ["0", "4711"])
+@pytest.mark.parametrize("allocator", [{}, {"PYTHONMALLOC": "malloc"}])
+def test_where_a_nodes_tables_have_a_key_is_not_for_the_environment_to_say(
+    tmp_path: Path, seed: str, allocator: dict[str, str]
+) -> None:
+    """With a seed that is known, anybody could choose keys and messageIDs that meet in one place."""
+    with cluster(tmp_path, 1, environment={"PYTHONHASHSEED": seed, **allocator}) as (node,):
+        node.start()
+        poll(node.serves)
+        environment = Path(f"/proc/{node.process.pid}/environ").read_bytes().split(b"\0")
+        assert [variable for variable in environment if variable.startswith(b"PYTHONHASHSEED")] == []
+        assert b"PYTHONMALLOC=malloc" in environment

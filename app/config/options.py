@@ -547,6 +547,9 @@ Environment:
   network must be trusted. Not to be had on the command line, where every user
   of the machine could read it.
 
+  PYTHONHASHSEED is not heeded: whoever knew it could choose keys that make
+  every request slow.
+
 Servers file:
   One HOST:PORT or [IPV6]:PORT a line, the same file on every node; # starts a
   comment. Names are resolved once, at start. One line makes a cluster of one.

@@ -24,7 +24,7 @@ from app.http.observed import ObservedNode
 from app.observe import logs
 from app.observe.histogram import REQUEST_EDGES_S, quantile_s
 from app.wire.codec import DecodeError, KVRequest, KVResponse, Msg, parse_msg
-from app.wire.protocol import DATAGRAM_MAX_BYTES, TYPE_RESPONSE, VITALS
+from app.wire.protocol import DATAGRAM_MAX_BYTES, PADDING_BYTES, TYPE_RESPONSE, VITALS
 
 SAMPLE_S: Final = 1.0
 SAMPLES_MAX: Final = 180  # three minutes
@@ -168,7 +168,8 @@ def _is_number(value: object) -> bool:
 
 
 def _request(message_id: bytes) -> bytes:
-    payload = KVRequest(command=VITALS).SerializeToString()
+    # Filled up for a member that knows this one by another address, so that it is a stranger there.
+    payload = KVRequest(command=VITALS, value=bytes(PADDING_BYTES)).SerializeToString()
     checksum = crc32(payload, crc32(message_id))
     return Msg(messageID=message_id, payload=payload, checkSum=checksum).SerializeToString()
 

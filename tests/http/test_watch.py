@@ -12,7 +12,7 @@ from app.http import watch as watching
 from app.http.watch import ANSWER_STALE_S, SHOWN, Watch
 from app.observe.counters import FORWARDED, IN_TURN
 from app.observe.logs import limited_logger
-from app.wire.protocol import NO_ERR, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
+from app.wire.protocol import NO_ERR, PADDING_BYTES, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.http.running import Running, running
@@ -119,7 +119,7 @@ def said(value: bytes) -> bytes:
 def test_the_question_is_one_that_any_client_could_ask() -> None:
     msg = Msg.FromString(watching._request(b"m" * 16))
     assert msg.SerializeToString() == envelope(b"m" * 16, msg.payload)
-    assert KVRequest.FromString(msg.payload) == KVRequest(command=VITALS)
+    assert KVRequest.FromString(msg.payload) == KVRequest(command=VITALS, value=bytes(PADDING_BYTES))
 
 
 def test_a_node_says_what_the_page_shows(node: Running) -> None:

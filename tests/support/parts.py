@@ -261,6 +261,7 @@ class Parts(Node):
         max_waiting: int = MAX_WAITING,
         reserve_bytes: int = 1 << 16,
         administrators: Any = None,
+        known: Mapping[bytes, bool] | None = None,
         vitals: Callable[[], dict[str, int | None]] = lambda: {"pid": PID},
         store: Any = None,
         replies: Any = None,
@@ -307,7 +308,15 @@ class Parts(Node):
             replicator=self.replicator,
             cluster=self.membership,
             administrators=administrators,
-            reports=Reports(PID, self.membership.member_count, self.membership.status_json, self.slow_log, vitals),
+            known=known,
+            reports=Reports(
+                PID,
+                self.membership.member_count,
+                self.membership.status_json,
+                self.slow_log,
+                vitals,
+                now=self.loop.now,
+            ),
         )
         self.relayed = Relayed(
             self.turn,

@@ -12,6 +12,13 @@ Ends with 1 if a process passed its bound, or ended or logged an error without h
 stale value was read.
 """
 
+import sys
+
+if __name__ == "__main__":
+    from tools.start import start
+
+    start("tools.bench.attack", "tools.bench.attack")
+
 import itertools
 import json
 import random
@@ -19,7 +26,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -354,6 +360,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("not withstood" if complaints else "all withstood")
     return cli.FAILED if complaints else cli.OK
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -805,7 +805,7 @@ def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
     sock = rig.up()
     sock.room = 1000
     for n in range(5):
-        rig.links.send(PEER, FORWARD, bytes(10_000 - HEADER_BYTES))
+        rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
         rig.links.flush()
         assert sum(rig.spent) == rig.links.queued_bytes(PEER) == (n + 1) * 10_000 - 1000
     sock.room = 20_000
@@ -813,11 +813,11 @@ def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
     assert sum(rig.spent) == 49_000
     sock.room = None
     rig.writable(sock)
-    rig.links.send(PEER, FORWARD, bytes(10_000 - HEADER_BYTES))
+    rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
     rig.links.flush()
     assert sum(rig.spent) == 49_000
     sock.room = 0
-    rig.links.send(PEER, FORWARD, bytes(10_000 - HEADER_BYTES))
+    rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
     rig.links.flush()
     assert sum(rig.spent) == 59_000
 
@@ -829,11 +829,11 @@ def test_a_long_queue_is_written_piece_by_piece() -> None:
     sock.writes.clear()
     body = bytes(50_000 - HEADER_BYTES)
     for _ in range(20):
-        rig.links.send(PEER, FORWARD, body)
+        rig.links.send(PEER, KIND, body)
     rig.links.flush()
     assert sum(sock.writes) == 1_000_000
     assert 256 << 10 <= max(sock.writes) < (256 << 10) + 50_000
-    assert sock.sent.endswith(frame(FORWARD, body) * 20)
+    assert sock.sent.endswith(frame(KIND, body) * 20)
 
 
 def test_a_frame_over_the_bound_is_our_own_fault() -> None:

@@ -359,4 +359,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         complaints += found
     print("not withstood" if complaints else "all withstood")
     return cli.FAILED if complaints else cli.OK
-

@@ -72,7 +72,7 @@ class ClusterCore:
         )
         self._hello_at = -inf
         self._non_members_pinged_at = -inf
-        self._outside_since = 0.0  # awake time
+        self._observed_since = 0.0  # awake time: since when this node, an outsider, goes by its view, or has none
         self._has_left = False
         self._final_view_to: set[str] = set()  # members that do not know our final view yet
         self.routes = self._routing.routes
@@ -263,7 +263,7 @@ class ClusterCore:
 
     def _request_to_join(self) -> None:
         state = self._state
-        view_heard = max(self._outside_since, state.view_heard_awake_s())
+        view_heard = max(self._observed_since, state.view_heard_awake_s())
         if state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
         crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
@@ -305,7 +305,7 @@ class ClusterCore:
         self._detector.set_members(())
         self._bootstrap.restart()
         self._coordinator.entered(None)
-        self._outside_since = state.awake_s
+        self._observed_since = state.awake_s
         self._hello_at = -inf
         state.note_dead()
         self._want_links()
@@ -335,6 +335,7 @@ class ClusterCore:
             self._start_anew(view)
         state.view, state.is_member = view, is_member
         state.installed_at = state.now
+        self._observed_since = state.awake_s
         self._note_members(view, vouched_at)
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S

@@ -43,8 +43,8 @@ class Hub(greenlet):
 def end_greenlets() -> None:
     """End the greenlets of all processes that are over, wherever they wait.
 
-    Each keeps what it has in hand, its node with all memory in the end, and the garbage collector does not look into it:
-    11 MB a seed.
+    Each keeps what it has in hand, its node with all memory in the end, and the garbage collector does not look into
+    it: 11 MB a seed.
     """
     hubs: list[Hub] = []
     for thing in gc.get_objects():

@@ -70,3 +70,15 @@ def test_a_length_out_of_all_bounds_is_refused_before_its_body() -> None:
 def test_a_frame_of_no_kind_is_none() -> None:
     with pytest.raises(BadFrame):
         FrameReader().feed(bytes(HEADER_BYTES))
+
+
+def test_no_more_is_held_of_a_stream_than_the_longest_frame_and_one_read() -> None:
+    """Whatever the lengths and the reads: all of a frame but its last byte, behind many whole ones."""
+    rng = random.Random(1)
+    reader = FrameReader()
+    for length in [FRAME_MAX_BYTES, *(rng.choice((0, 100, 20_000, FRAME_MAX_BYTES)) for _ in range(50))]:
+        data = pack_header(length, FORWARD) + bytes(length)
+        for start in range(0, len(data), 16_384):
+            reader.feed(data[start : start + 16_384])
+            assert len(reader._rest) <= HEADER_BYTES + FRAME_MAX_BYTES
+    assert not reader._rest

@@ -70,9 +70,9 @@ from app.storage.store import Store
 _UPKEEP_S: Final = 0.1
 # How often the C heap is trimmed, if anything in it was freed.
 _TRIM_S: Final = 2.0
-# Entries of wiped slots that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
+# Entries of wiped slots, or pages, that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
 _DRAIN_STEPS: Final = 10_000
-_DRAIN_TURN: Final = 500
+_DRAIN_TURN: Final = 200
 # Of so much memory one more recent write is kept for repairs, up to RECENT_MAX at 128 MiB: 3.7 % of it.
 _MEMORY_PER_RECENT_BYTES: Final = 8192
 # A second signal so soon after the first says nothing new: the same wish may come to the process and to its group.

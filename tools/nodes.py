@@ -151,9 +151,9 @@ def running(ports: Sequence[int], options: Sequence[str] = ()) -> Iterator[list[
                 node.close()
 
 
-def await_ready(nodes: Sequence[NodeProcess]) -> None:
+def await_ready(nodes: Sequence[NodeProcess], ready_s: float = READY_S) -> None:
     """Wait until all are members of one whole cluster. NotReady."""
-    deadline = time.monotonic() + READY_S
+    deadline = time.monotonic() + ready_s
     with Fleet([node.name for node in nodes], given_only=True) as fleet:
         while missing := faults(fleet.survey(), len(nodes)):
             for node in nodes:
@@ -161,7 +161,7 @@ def await_ready(nodes: Sequence[NodeProcess]) -> None:
                     last = node.log.strip().rpartition("\n")[2]
                     raise NotReady(f"{node.name} has ended with status {node.process.returncode}: {last}")
             if time.monotonic() > deadline:
-                raise NotReady(f"not ready within {READY_S:g} s: {missing[0]}")
+                raise NotReady(f"not ready within {ready_s:g} s: {missing[0]}")
             time.sleep(_POLL_S)
 
 

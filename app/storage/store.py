@@ -181,8 +181,8 @@ class Store:
     def wipe(self, slots: Iterable[int]) -> None:
         """Forget every key of these slots at once; their memory comes back as it is needed, or by `drain_wiped`.
 
-        When nothing else is left, the arena's comes back at once. Otherwise it may take a while until a page has
-        no record left that is not wiped (`wiping`), so that there is no room for a value of another size.
+        When nothing else is left, there is room for all at once. Otherwise it may take a while until a page has no
+        record left that is not wiped (`wiping`), so that there is no room for a value of another size.
         """
         for number in slots:
             slot = self._slots[number]
@@ -210,7 +210,7 @@ class Store:
         if self.heap_full:
             return 0
         arena = self._arena
-        free = max(0, arena.limit_bytes - arena.resident_bytes)
+        free = max(0, arena.limit_bytes - arena.resident_bytes + arena.cleared_bytes)
         return free + max(0, arena.free_chunk_bytes - self.compact_bytes)
 
     # --- room ------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class Store:
         """
         if self.heap_over and self.evicts:
             self.reclaim_one()
-        return self.drain_wiped() or (self.evicts and self.reclaim_one())
+        return self._drain_entry() or (self.evicts and self.reclaim_one())
 
     def _make_some_room(self, *, want_page: bool = False) -> int:
         """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
@@ -402,14 +402,17 @@ class Store:
         while arena.resident_bytes > arena.limit_bytes:
             if budget <= 0:
                 return False
-            work = self._make_some_room(want_page=True)
+            work = _PAGE_WORK // 10 if arena.give_back_cleared() else self._make_some_room(want_page=True)
             if not work:
                 break
             budget -= work
         return True
 
     def drain_wiped(self) -> bool:
-        """Free one entry that a wipe left behind; False when none is left."""
+        """Free one entry, or one page, that a wipe left behind; False when nothing is left."""
+        return self._drain_entry() or self._arena.give_back_cleared()
+
+    def _drain_entry(self) -> bool:
         tables = self._wiped_tables
         if tables:
             slot = tables[-1]

@@ -106,3 +106,15 @@ def test_how_long_frames_of_a_kind_are(kind: int, least: int, most: int) -> None
         if length >= 0:
             with pytest.raises(BadFrame, match=str(length)):
                 FrameReader().feed(pack_header(length, kind))
+
+
+def test_no_more_is_held_of_a_stream_than_the_longest_frame_and_one_read() -> None:
+    """Whatever the lengths and the reads: all of a frame but its last byte, behind many whole ones."""
+    rng = random.Random(1)
+    reader = FrameReader()
+    for length in [FRAME_MAX_BYTES, *(rng.choice((0, 100, 20_000, FRAME_MAX_BYTES)) for _ in range(50))]:
+        data = pack_header(length, 200) + bytes(length)  # of no known kind: any length will do
+        for start in range(0, len(data), 16_384):
+            reader.feed(data[start : start + 16_384])
+            assert len(reader._rest) <= HEADER_BYTES + FRAME_MAX_BYTES
+    assert not reader._rest

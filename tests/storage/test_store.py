@@ -600,18 +600,40 @@ def test_a_wiped_store_gives_all_its_memory_back() -> None:
     assert not store.drain_wiped()
 
 
-def test_wiping_all_gives_the_arena_back_at_once_and_the_heap_step_by_step() -> None:
+def test_wiping_all_makes_room_at_once_and_gives_heap_and_pages_back_step_by_step() -> None:
     store = store_of(30)
+    arena = arena_of(store)
+    room_bytes = store.room_bytes
     fill(store, 200, most=3000)
+    resident_bytes = arena.resident_bytes
     store.wipe(range(100))
     assert store.wiping
     store.wipe(range(100, SLOT_COUNT))
     assert not store.wiping
-    assert arena_of(store).resident_bytes == 0
-    steps = 0
+    assert store.room_bytes == room_bytes
+    for left in range(3000, 0, -1):
+        assert store.drain_wiped(), left
+    assert arena.resident_bytes == arena.cleared_bytes == resident_bytes
     while store.drain_wiped():
-        steps += 1
-    assert steps == 3000
+        assert arena.resident_bytes >= resident_bytes - PAGE_BYTES
+        resident_bytes = arena.resident_bytes
+    assert arena.resident_bytes == arena.cleared_bytes == 0
+
+
+def test_a_look_gives_cleared_pages_back_before_anything_is_evicted() -> None:
+    store = store_of(30)
+    arena = arena_of(store)
+    fill(store, 9_000)
+    evictions = store.evictions
+    store.wipe(range(SLOT_COUNT))
+    assert put(store, b"new", bytes(9_000))
+    arena.limit_bytes = 2 * PAGE_BYTES
+    assert not store.shrink(30), "a few at a time"
+    while not store.shrink(300):
+        pass
+    assert arena.resident_bytes <= arena.limit_bytes
+    assert get(store, b"new") == bytes(9_000)
+    assert store.evictions == evictions
 
 
 def test_what_a_wipe_left_makes_place_while_the_heap_is_full() -> None:

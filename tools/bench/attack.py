@@ -51,6 +51,7 @@ _WINDOW_MAX: Final = 64
 _RETRY_S: Final = 0.5
 _LOOK_S: Final = 0.05  # how often peaks are read
 _DOWN_S: Final = 2.0  # how long a node is stopped, or dead
+_REPAIRED_S: Final = 120.0  # until all copies must be there again: under load, on a machine that others use, too
 _FAULTS: Final = ("kill", "term", "stop")
 _PAGES: Final = ("/", "/status.json", "/metrics", "/slowlog", "/ready")
 _SLOW_CONNECTIONS: Final = 12  # of 16
@@ -91,7 +92,7 @@ class Nodes:
     def start(self) -> None:
         for node in self.all:
             node.start()
-        nodes.await_ready(self.all)
+        nodes.await_ready(self.all, _REPAIRED_S)
         self._watching.start()
 
     def end(self) -> None:
@@ -130,7 +131,7 @@ class Nodes:
                 node.stop()
             time.sleep(_DOWN_S)
             node.start()
-        nodes.await_ready(self.all)
+        nodes.await_ready(self.all, _REPAIRED_S)
         return f"{fault} {node.name}"
 
     def entries_of(self, node: nodes.NodeProcess) -> str:
@@ -258,6 +259,10 @@ def attacked(given: Namespace) -> Iterator[Nodes]:
             found.start()
             with asked_for_pages(found.http_ports):
                 yield found
+        except nodes.NotReady:
+            for node in found.all:
+                print(f"{node.name}:\n{node.log[-3000:]}", flush=True)
+            raise
         finally:
             found.end()
 
@@ -303,8 +308,11 @@ def churn(given: Namespace) -> list[str]:
         try:
             while given.faults and time.monotonic() < until and load.poll() is None:
                 time.sleep(_DOWN_S)
-                failed[found.fail_one()] += 1
-                print(f"peaks {found.shown_peaks()} MiB; {failed.total()} faults", flush=True)
+                started = time.monotonic()
+                fault = found.fail_one()
+                failed[fault] += 1
+                whole_s = time.monotonic() - started - _DOWN_S
+                print(f"{fault}: whole again after {whole_s:.1f} s; peaks {found.shown_peaks()} MiB", flush=True)
             status = load.wait()
         finally:
             load.kill()

@@ -406,10 +406,10 @@ class Coordinator:
         """Whether the message belongs to our decree, and is sane; else it is dropped."""
         state = self._state
         if (message.cluster_id, message.epoch, message.nonce) != state.view_key:
-            state.dropped["stale view"] += 1
+            state.drop("stale view")
             return False
         if not 0 < message.ballot < BALLOT_MAX:
-            state.dropped["bad ballot"] += 1
+            state.drop("bad ballot")
             return False
         return True
 
@@ -443,7 +443,7 @@ class Coordinator:
         try:
             view = from_message(message.view)
         except BadView as fault:
-            state.dropped["bad view"] += 1
+            state.drop("bad view")
             state.log(f"bad view from {peer}: {fault}", "warning")
             return
         if not self._may_help(peer):
@@ -462,7 +462,7 @@ class Coordinator:
         try:
             accepted = from_message(message.view) if message.accepted_ballot else None
         except BadView:
-            self._state.dropped["bad view"] += 1
+            self._state.drop("bad view")
             return
         proposal.promised(peer, message.accepted_ballot, accepted)
         left_s = message.span_us / 1e6 / timing.SAFE_SHARE

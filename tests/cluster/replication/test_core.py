@@ -211,6 +211,24 @@ def test_wipeout_closes_until_all_have_it() -> None:
     assert a.core.wipe(range(SLOT_COUNT), b"w", "later") == ~NO_ERR
 
 
+def test_a_slot_stays_closed_until_the_last_of_its_wipes_is_everywhere() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    ordered = []
+    for message_id in (b"w1", b"w2"):
+        assert a.core.wipe([SLOT], message_id, message_id) == PARKED
+        ordered.append(a.flush().frames)
+    for frames, route in zip(ordered, (UNKNOWN, SELF), strict=True):
+        for _, kind, body in frames:
+            b.core.on_frame("a", kind, body, 1.0)
+        for _, kind, body in b.flush().frames:
+            a.core.on_frame("b", kind, body, 1.0)
+        a.flush()
+        assert a.core.routes[SLOT] == route
+    assert a.released == [(b"w1", NO_ERR), (b"w2", NO_ERR)]
+
+
 def test_wipeout_takes_effect_once_wherever_its_slots_are() -> None:
     """The other node is asked again after it has taken over, and the first one once some of its slots have left."""
     a, b = Machine("a"), Machine("b")

@@ -7,6 +7,7 @@ import pytest
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.readiness import LedSlots
 from app.cluster.replication.core import PARKED
+from app.cluster.replication.frames import encode_patches
 from app.cluster.view import Member, View
 from app.wire.protocol import ALL_SLOTS, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -261,6 +262,7 @@ def test_an_unsound_frame_closes_the_link() -> None:
     wires.enter(view(1, "a", "b"))
     b.core.on_frame("a", 19, b"\xff" * 20, 1.0)
     b.core.on_frame("a", 99, b"", 1.0)
+    b.core.on_frame("a", 99, encode_patches(1, []), 1.0)  # sound, were it of kind PATCH
     b.flush()
-    assert b.closed == ["a", "a"]
-    assert b.core.faults["bad frame"] == 2
+    assert b.closed == ["a", "a", "a"]
+    assert b.core.faults["bad frame"] == 3

@@ -47,7 +47,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from greenlet import GreenletExit, getcurrent
+from greenlet import getcurrent
 
 from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
 from app.cluster.membership.timing import SAFE_SHARE
@@ -540,7 +540,8 @@ class Links:
         self._count_refused("too_many", "")
 
     def _welcome(self, sock: StreamSocket, host: str) -> None:
-        """In a greenlet of its own: shake hands with whoever has connected."""
+        """In a greenlet of its own: shake hands with whoever has connected. If it is cancelled, its socket is closed by
+        whoever did that."""
         connected: Connected | None = None
         reason = ""
         try:
@@ -551,8 +552,6 @@ class Links:
             reason = "handshake_timeout"
         except (OSError, EOFError):
             reason = "handshake_broken_off"
-        except GreenletExit:  # it gave way, or the node stops: whoever ended it has closed the socket
-            return
         if self._pending.pop(getcurrent(), None) is None:  # type: ignore[call-overload]
             sock.close()  # the node stops: it is about to be told
         elif connected is not None:

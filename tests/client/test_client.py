@@ -117,6 +117,21 @@ def test_success_without_the_fields_asked_for_is_a_bad_answer() -> None:
             client.membership_count()
 
 
+def test_a_call_that_is_broken_off_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(wait_s: float, limit: int) -> list[tuple[int, bytes | None]]:
+        raise KeyboardInterrupt
+
+    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+        for call in (partial(client.get, b"key"), partial(client.get_many, [b"key", b"other"])):
+            with monkeypatch.context() as patched:
+                patched.setattr(client._engine.sockets, "receive", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    call()
+            assert client._engine._in_flight == {}
+        client.put(b"key", b"value")
+        assert client.get(b"key") == (b"value", 0)
+
+
 def test_what_a_node_tells_of_itself() -> None:
     with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         for server in (None, peer.name):

@@ -144,6 +144,7 @@ def test_nothing_moves_during_an_overload_wait_or_past_the_window() -> None:
     assert not attempts.moved(0.05)
     attempts = Attempts(0.0)
     assert attempts.again(0.15)
+    assert attempts.moved(SAFE_RETRY_S + LATE_TRY_S)
     assert not attempts.moved(SAFE_RETRY_S + LATE_TRY_S + 0.01)
 
 

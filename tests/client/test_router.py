@@ -14,6 +14,7 @@ from app.client.router import (
     PROBES_MAX,
     REFRESH_MIN_S,
     REFRESH_S,
+    WORD_FRESH_S,
     Router,
 )
 from app.client.table import Table
@@ -139,6 +140,15 @@ def test_given_servers_of_two_clusters_are_in_dispute_whoever_answers_first(firs
     assert router.dispute() == f"{names[1 - first]}: of another cluster than {names[first]}"
     assert primaries(router)[0] == names[first]
     assert (router.others(), router.current, router.next_after(first)) == ([first], first, first)
+
+
+@pytest.mark.parametrize(("later_s", "is_disputed"), [(WORD_FRESH_S, True), (WORD_FRESH_S + 0.25, False)])
+def test_only_who_has_said_so_just_now_disputes_another_cluster(later_s: float, is_disputed: bool) -> None:
+    """Whatever the clock shows."""
+    router = a_router(A, X)
+    router.learn(0, table(A, [A, B]), 1000.0)
+    router.learn(1, table(X, OTHERS, origin=2), 1000.0 + later_s)
+    assert bool(router.disputed) == is_disputed
 
 
 def test_a_stranger_among_the_given_servers_is_left_out_while_the_others_are_asked() -> None:

@@ -137,6 +137,13 @@ def test_reasons(network: Network, payload: bytes, reason: str) -> None:
     assert fault(network.nodes["b"], payload) == reason
 
 
+def test_a_sender_without_an_incarnation_is_malformed(network: Network) -> None:
+    """It would count as one that is new to us again and again."""
+    nobody = DatagramAuth(SECRET, "a", ["b"], 1)
+    nobody.incarnation = 0
+    assert fault(network.nodes["b"], nobody.sign("b", b"")) == "malformed"
+
+
 def test_a_sender_not_in_the_file_is_refused(network: Network) -> None:
     stranger = DatagramAuth(SECRET, "z", ["b"], 5)
     assert fault(network.nodes["b"], stranger.sign("b", b"x")) == "unknown_sender"

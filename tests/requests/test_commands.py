@@ -160,6 +160,17 @@ def test_get_of_a_missing_key(node: Asker) -> None:
     assert node.code(GET, key=KEY) == KEY_DNE_ERR
 
 
+def test_every_get_is_counted_by_what_it_found(node: Asker) -> None:
+    node.code(PUT, key=KEY, value=VALUE)
+    for _ in range(2):
+        assert node.holds() is not None
+    for _ in range(3):
+        assert node.holds(b"other") is None
+    counts = node.parts.counters.answers
+    assert (counts[GET * 8 + NO_ERR], counts[GET * 8 + KEY_DNE_ERR]) == (2, 3)
+    assert node.parts.counters.by_command()["GET"] == 5
+
+
 def test_wipeout(node: Asker) -> None:
     for n in range(300):
         node.code(PUT, key=b"%d" % n, value=VALUE)

@@ -85,6 +85,19 @@ def test_a_request_goes_to_its_primary_and_the_answer_to_the_client() -> None:
     assert not any(front.counters.answers), "counted where it was executed"
 
 
+def test_each_request_is_counted() -> None:
+    net = nodes(front="owner", owner=SELF)
+    for count, message_id in enumerate((ONE, TWO), 1):
+        net["front"].take(put(message_id))
+        assert net["front"].forwarding.forwarded == count
+    front = nodes(front=UNKNOWN)["front"]
+    for message_id in (ONE, TWO):
+        front.take(put(message_id))
+    front.loop.advance(PATIENCE_S)
+    front.workers.expire(front.loop.now_s)
+    assert front.forwarding.abandoned == 2
+
+
 @pytest.mark.parametrize("length", [1, 15, 17, 64])
 def test_message_ids_of_other_lengths_find_their_request(length: int) -> None:
     net = nodes(front="owner", owner=SELF)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
+from app.storage.slots import SplitSlot
 from app.storage.store import Store
 from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.storage.contents import content, entries
@@ -482,6 +483,20 @@ def test_a_store_that_may_not_evict_refuses_where_tables_may_not_grow() -> None:
         store.remove(7, key)
     assert put(store, keys[-1], b"v")
     check_books(arena_of(store), handles(store))
+
+
+def test_what_dividing_a_table_takes_is_taken_off_what_tables_may_take() -> None:
+    store = store_of(100)
+    divisions = 0
+    for key in some_keys(9, 4_500):
+        slot = store._slots[9]
+        if isinstance(slot, SplitSlot) and slot.is_crowded:
+            divisions += 1
+            said, before = slot.growth_bytes, store.spare_bytes
+            assert put(store, key, b"v")
+            assert before - store.spare_bytes >= said > 0
+        assert put(store, key, b"v")
+    assert divisions > 1
 
 
 def test_one_slot_takes_everything_in_small_tables() -> None:

@@ -409,10 +409,10 @@ class Coordinator:
         """Whether the message belongs to our decree, and is sane; else it is dropped."""
         state = self._state
         if (message.cluster_id, message.epoch, message.nonce) != state.view_key:
-            state.dropped["stale view"] += 1
+            state.drop("stale view")
             return False
         if not self._has_room(message.ballot):
-            state.dropped["bad ballot"] += 1
+            state.drop("bad ballot")
             return False
         return True
 
@@ -431,7 +431,7 @@ class Coordinator:
         acceptors = state.view.addresses if state.view else state.config.servers
         if peer in acceptors and (state.view is None or acceptors.index(peer) == message.ballot % RANKS):
             return True
-        state.dropped["bad ballot"] += 1
+        state.drop("bad ballot")
         return False
 
     def _follows(self, view: View) -> bool:
@@ -449,7 +449,7 @@ class Coordinator:
             if not self._follows(view):
                 raise BadView(f"epoch {view.epoch} of {view.cluster_id} does not follow ours")
         except BadView as fault:
-            state.dropped["bad view"] += 1
+            state.drop("bad view")
             state.log(f"bad view from {peer}: {fault}", "warning")
             return None
         return view

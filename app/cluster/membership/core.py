@@ -409,7 +409,7 @@ class ClusterCore:
         try:
             view = from_message(message.view)
         except BadView as fault:
-            state.dropped["bad view"] += 1
+            state.drop("bad view")
             state.log(f"bad view from {peer}: {fault}", "warning")
             return
         mine = state.view
@@ -418,7 +418,7 @@ class ClusterCore:
             if view.epoch > mine.epoch:
                 self._install(view, vouched_at)
             else:
-                state.dropped["stale view"] += 1
+                state.drop("stale view")
             return
         if mine is not None and view.key == mine.key:
             return
@@ -426,7 +426,7 @@ class ClusterCore:
         known = state.of(peer)
         is_fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
-            state.dropped["unproven view"] += 1
+            state.drop("unproven view")
         elif mine is None or outranks(view, mine):
             self._go_over_to(view, vouched_at)
 
@@ -436,7 +436,7 @@ class ClusterCore:
         if state.is_member and view.has(state.address, state.incarnation):
             # An operator has made it of ours, with us in it: we keep what we hold. It may not know that we serve.
             if self._lease.until > state.now:
-                state.dropped["lease runs"] += 1
+                state.drop("lease runs")
                 return
         elif state.is_member:
             state.log(

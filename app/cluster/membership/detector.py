@@ -47,7 +47,7 @@ class Probe:
     started_awake_s: float
     own: bool  # on our own account: its failure makes a suspicion
     asked_others: bool = False
-    nacks: int = 0
+    is_relay_heard: bool = False  # one of those that were asked answers us: it is not us
     relays: int = 0
     waiting: dict[str, int] = field(default_factory=dict)  # who wants to be told, with its stamp
 
@@ -247,7 +247,7 @@ class Detector:
             watched.probe = None
             if not probe.own:
                 return
-            if probe.relays and not probe.nacks:  # nobody answers us at all: it may be us
+            if probe.relays and not probe.is_relay_heard:  # nobody answers us at all: it may be us
                 self.health = min(timing.HEALTH_MAX, self.health + 1)
             if watched.state == ALIVE:
                 self._suspect(address, watched, probe.started_at)
@@ -308,7 +308,7 @@ class Detector:
         """A relay heard us but not the target: so it is not us."""
         watched = self._members.get(message.target)
         if watched is not None and watched.probe is not None:
-            watched.probe.nacks += 1
+            watched.probe.is_relay_heard = True
 
     def on_suspect(self, accuser: str, message: pb.ClusterMessage) -> None:
         """A member suspects another, or us."""

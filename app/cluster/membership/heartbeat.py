@@ -89,7 +89,7 @@ class Heartbeat:
         """An answer of the coordinator."""
         state, view = self._state, self._state.view
         if view is None or peer != view.coordinator or not state.goes_by_our_view(peer, message):
-            state.dropped["stale view"] += 1
+            state.drop("stale view")
             return
         asked_at = message.echo_us / 1e6
         if message.to_incarnation != state.incarnation or asked_at > state.now:
@@ -106,7 +106,7 @@ class Heartbeat:
         """A member asks for a lease."""
         state, view, grantor = self._state, self._state.view, self._coordinator.grantor
         if grantor is None or view is None or not state.goes_by_our_view(peer, message):
-            state.dropped["stale view"] += 1
+            state.drop("stale view")
             return
         freed = grantor.acknowledge(peer)
         if message.leaving:

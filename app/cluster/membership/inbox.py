@@ -50,7 +50,7 @@ class Inbox:
         """A datagram from the peer."""
         fault = self._take(peer, payload)
         if fault:
-            self._state.dropped[fault] += 1
+            self._state.drop(fault)
 
     def _take(self, peer: str, payload: bytes) -> str:
         """Why it is dropped, or nothing."""

@@ -274,6 +274,10 @@ class NodeState:
                 message.deaths.add(address=address, incarnation=view.incarnations[address])
         self.effects.append(Send(peer, message.SerializeToString()))
 
+    def drop(self, reason: str) -> None:
+        """Count a message, or what was in it, that is not taken."""
+        self.dropped[reason] += 1
+
     def log(self, text: str, level: str = "info") -> None:
         """A line for the log."""
         self.effects.append(Log(level, text))

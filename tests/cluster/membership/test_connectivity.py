@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cluster.membership.connectivity import Edge, fewest_to_remove
+from app.cluster.membership.connectivity import STEPS_MAX, Edge, fewest_to_remove
 
 NAMES = "abcdefg"
 
@@ -107,11 +107,16 @@ def test_the_work_is_bounded_and_what_it_finds_then_keeps_the_rules() -> None:
     members = [f"n{place:02}" for place in range(64)]
     lacks = [(members[a], members[b]) for a in range(64) for b in range(a) if (a * 7 + b * 13) % 11 == 0]
 
+    asked = 0
+
     def may_go_on(staying: Collection[str]) -> bool:
+        nonlocal asked
+        asked += 1
         return len(staying) >= 8
 
     going = fewest_to_remove(lacks, members, {}, may_go_on)
     assert going
+    assert asked <= 2 * STEPS_MAX
     assert all(one in going or other in going for one, other in lacks)
     assert may_go_on([member for member in members if member not in going])
 

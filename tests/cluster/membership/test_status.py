@@ -40,10 +40,10 @@ def test_balanced_is_where_every_slot_has_what_is_wanted_of_it() -> None:
     full = [home[1:] for home in homes]
     status = snapshot(a_state(full), cast(Detector, States()), 0, inf)
     assert status.balanced
-    status = snapshot(a_state([full[0][:1], (), *full[2:]]), cast(Detector, States()), 0, inf)
+    status = snapshot(a_state([full[0][:1], *[()] * 7, *full[8:]]), cast(Detector, States()), 0, inf)
     assert not status.balanced
-    assert sum(member.backup_slots for member in status.members) == 2 * SLOT_COUNT - 3
-    assert sum(member.learner_slots for member in status.members) == 3
+    assert sum(member.backup_slots for member in status.members) == 2 * SLOT_COUNT - 15
+    assert sum(member.learner_slots for member in status.members) == 15
 
 
 def test_a_primary_that_is_not_up_is_nobody() -> None:

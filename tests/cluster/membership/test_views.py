@@ -617,6 +617,14 @@ class TestHeldDead:
         assert "ACK" in [one.kind for one in sent_in(newcomer.get("c", pb.HELLO, fresh=False)) if one.peer == "c"]
 
 
+def test_the_view_that_it_goes_by_is_no_news_whoever_tells_it() -> None:
+    for me in "bd":  # a member, and one that is none
+        node = Node(me).join()
+        node.tick((timing.HEARD_S + timing.OBSERVED_STALE_S) / 2 if me == "d" else 0.0)
+        assert not of_kind(node.get("a", pb.VIEW, view=VIEW, by=VIEW, fresh=False), ViewInstalled)
+        assert "unproven view" not in node.core.status().dropped
+
+
 def test_a_member_that_has_failed_does_not_count_as_live() -> None:
     core = Node().join().core
     assert core.is_up("c")
@@ -748,7 +756,9 @@ class TestLeaving:
             node.get("c", pb.ACK, by=without)
             assert Left() in node.tick()
         else:
-            assert Left() not in node.tick(timing.FINAL_VIEW_S - 0.1)
+            effects = node.tick(timing.FINAL_VIEW_S - 0.1)
+            assert Left() not in effects
+            assert not sent_to(effects, "PING"), "it watches nobody any more"
             assert Left() in node.tick(0.1)
 
 

@@ -7,6 +7,7 @@ import pytest
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.readiness import LedSlots
 from app.cluster.replication.core import PARKED
+from app.cluster.replication.frames import encode_patches
 from app.cluster.view import Member, View
 from app.wire.protocol import ALL_SLOTS, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -211,6 +212,24 @@ def test_wipeout_closes_until_all_have_it() -> None:
     assert a.core.wipe(range(SLOT_COUNT), b"w", "later") == ~NO_ERR
 
 
+def test_a_slot_stays_closed_until_the_last_of_its_wipes_is_everywhere() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    wires.enter(view(1, "a", "b"))
+    ordered = []
+    for message_id in (b"w1", b"w2"):
+        assert a.core.wipe([SLOT], message_id, message_id) == PARKED
+        ordered.append(a.flush().frames)
+    for frames, route in zip(ordered, (UNKNOWN, SELF), strict=True):
+        for _, kind, body in frames:
+            b.core.on_frame("a", kind, body, 1.0)
+        for _, kind, body in b.flush().frames:
+            a.core.on_frame("b", kind, body, 1.0)
+        a.flush()
+        assert a.core.routes[SLOT] == route
+    assert a.released == [(b"w1", NO_ERR), (b"w2", NO_ERR)]
+
+
 def test_wipeout_takes_effect_once_wherever_its_slots_are() -> None:
     """The other node is asked again after it has taken over, and the first one once some of its slots have left."""
     a, b = Machine("a"), Machine("b")
@@ -243,6 +262,7 @@ def test_an_unsound_frame_closes_the_link() -> None:
     wires.enter(view(1, "a", "b"))
     b.core.on_frame("a", 19, b"\xff" * 20, 1.0)
     b.core.on_frame("a", 99, b"", 1.0)
+    b.core.on_frame("a", 99, encode_patches(1, []), 1.0)  # sound, were it of kind PATCH
     b.flush()
-    assert b.closed == ["a", "a"]
-    assert b.core.faults["bad frame"] == 2
+    assert b.closed == ["a", "a", "a"]
+    assert b.core.faults["bad frame"] == 3

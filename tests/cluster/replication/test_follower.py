@@ -116,6 +116,15 @@ class TestReporting:
         rig.follower.tick()
         assert rig.report() == (1, [(SLOT, BASE)])
 
+    def test_it_is_repeated_at_the_very_time(self) -> None:
+        rig = Rig()
+        rig.shared.now = 0.0
+        rig.follower.entered({SLOT})
+        take_frames(rig.shared)
+        rig.shared.now = RETRY_S
+        rig.follower.tick()
+        assert [kind for _, kind, _ in take_frames(rig.shared)] == [frames.HAVE]
+
     def test_without_a_link_it_waits_for_one(self) -> None:
         rig = Rig(links="cd")
         assert take_frames(rig.shared) == []
@@ -383,6 +392,17 @@ class TestFilling:
         rig.end()
         assert entries_of(rig.shared) == {}
 
+    def test_what_is_of_no_session_does_not_keep_out_what_is_behind_it(self) -> None:
+        rig = Rig()
+        rig.begin()
+        entries = [frames.encode_entry(slot, b"new", b"1") for slot in (SLOT + 1, SLOT)]
+        replies = [frames.encode_reply(slot, NO_ERR, b"given") for slot in (SLOT + 1, SLOT)]
+        rig.follower.on_entries("a", b"".join(entries))
+        rig.follower.on_replies("a", b"".join(replies))
+        rig.end()
+        assert entries_of(rig.shared) == {b"new": b"1"}
+        assert rig.shared.replies.slots_of(b"given") == 1 << SLOT
+
     def test_when_it_breaks_off_the_copy_in_place_counts_as_before(self) -> None:
         rig = Rig()
         rig.shared.store.put(SLOT, b"old", b"1")
@@ -409,6 +429,7 @@ class TestFilling:
         remember(rig.shared, b"before")
         rig.begin()
         rig.entries((b"new", bytes(9000)))
+        rig.shared.faults |= {"no room": 3, "copies lost": 2}  # so far
         rig.shared.store.heap_full = True  # type: ignore[attr-defined]
         rig.end()
         assert (rig.position, entries_of(rig.shared)) == (BASE, {b"old": b"1"})
@@ -417,7 +438,7 @@ class TestFilling:
         assert rig.acks() == []
         assert rig.follower.staged_bytes == 0
         assert rig.shared.out.lost == [(1 << SLOT, 5)]
-        assert rig.shared.faults == {"no room": 1, "copies lost": 1}
+        assert rig.shared.faults == {"no room": 4, "copies lost": 3}
 
     def test_what_seemed_to_fit_and_does_not_is_not_whole_and_the_node_says_so(self) -> None:
         """Neither the old copy nor the new one is there: it must not pass for in sync."""
@@ -592,7 +613,13 @@ class TestBounds:
         assert self.have(rig) == [(SLOT + 1, BASE)]
         assert rig.shared.out.lost == []
 
-    def test_of_those_that_wait_some_are_reported_and_then_twice_as_many(self) -> None:
+    @pytest.mark.parametrize(
+        ("blob_bytes", "gathered", "expected"), [(300, 2, [1, 2, 4, 8, 3]), (100, 3, [2, 4, 8, 3])]
+    )
+    def test_of_those_that_wait_some_are_reported_and_then_twice_as_many(
+        self, blob_bytes: int, gathered: int, expected: list[int]
+    ) -> None:
+        """At first half as many as were gathered when it was too much."""
         rig = self.copies()
         rig.shared.positions[:20] = [BASE] * 20
         rig.follower.entered(set())
@@ -600,19 +627,19 @@ class TestBounds:
         rows = [(slot, 5, (4, 30)) for slot in range(20)]
         rig.follower.on_begin("a", frames.encode_start(rig.follower._number, rows))
         for slot in range(20):
-            rig.entries((b"x", bytes(300)), slot=slot)
-        assert rig.follower.sessions.keys() == {0, 1}
+            rig.entries((b"x", bytes(blob_bytes)), slot=slot)
+        assert rig.follower.sessions.keys() == set(range(gathered))
         counts = []
-        for slot in range(2):
+        for slot in range(gathered):
             rig.end(slot)
-        for _ in range(5):
+        for _ in expected:
             reported = self.have(rig)
             counts.append(len(reported))
             for slot, _ in reported:
                 number = rig.follower._reported[slot][0]
                 rig.follower.on_begin("a", frames.encode_start(number, [(slot, 5, (4, 30))]))
                 rig.end(slot)
-        assert counts == [1, 2, 4, 8, 3]
+        assert counts == expected
 
     def test_one_that_exceeds_the_bound_alone_stays_as_it_is_and_the_node_says_so(self) -> None:
         rig = self.copies()

@@ -351,6 +351,26 @@ class TestReports:
         rig.have("c", BASE, 10)
         assert rig.sent()[0] == ("c", frames.PATCH)
 
+    def test_all_that_is_sent_again_must_fit_together(self) -> None:
+        rig = Rig()
+        slots = (SLOT, SLOT + 1)
+        rig.shared.positions[SLOT + 1] = BASE
+        rig.shared.view = view = a_view(6)
+        rig.primary.entered(view, set(slots))
+        base = rig.led.base
+        take_frames(rig.shared)
+        for slot in slots:
+            for number in range(10):
+                rig.primary.order(rig.primary.led[slot], frames.PUT_OP, b"k", b"v", b"m%d" % number, NO_ERR)
+        size_bytes = sum(len(op.data) for op in rig.led.log)
+        rig.primary._backlog_max_bytes = 2 * size_bytes - 1
+        for number, started in ((1, [SLOT]), (2, [SLOT, SLOT + 1])):
+            rows = [(slot, base) for slot in slots]
+            rig.primary.on_have("b", frames.encode_have(view.epoch, view.nonce, number, rows))
+            ((_, _, body),) = [frame for frame in take_frames(rig.shared) if frame[1] == frames.GO]
+            assert [slot for slot, *_ in frames.decode_start(body)[1]] == started
+            rig.primary._backlog_max_bytes = 2 * size_bytes
+
     def test_what_has_left_the_log_is_given_by_the_keys(self) -> None:
         rig = Rig("b", "c")
         rig.agree("b")

@@ -77,6 +77,15 @@ def test_a_patch_replaces_what_it_names_and_counts_it(
     assert replies.get(b"other") == NO_ERR
 
 
+def test_of_a_key_that_came_and_went_only_that_it_goes_is_counted() -> None:
+    staging = Staging(store_of({}), 7, Patch(7, 1, (1, 1), [b"a"], []))
+    before = staging.size_bytes
+    grown = staging.apply(OpFields(frames.PUT_OP, 7, NO_ERR, b"", b"bb", 1, 1, b"x" * 40))
+    grown += staging.apply(OpFields(frames.REMOVE_OP, 7, NO_ERR, b"", b"bb", 1, 2, b""))
+    assert staging.removed == {b"a", b"bb"}
+    assert grown == staging.size_bytes - before == len(b"bb") + ENTRY_BYTES
+
+
 @given(CHANGES, st.dictionaries(st.sampled_from(KEYS), st.sampled_from(BLOBS)))
 def test_it_holds_what_was_sent_and_counts_it(changes: list[tuple[object, bytes, bytes]], placed: dict) -> None:
     staging = Staging(store_of(placed), 7)

@@ -29,7 +29,10 @@ ALLOWED = {
     "app.front": ("app.config", "app.loop", "app.observe", "app.requests", "app.wire"),
     "app.sockets": ("app.config", "app.fragments", "app.front.batch"),
     "app.node": ("app",),
-    "app.http": ("app.cluster", "app.fragments", "app.observe", "app.peers", "app.sockets", "app.wire"),
+    "app.http": (
+        *("app.cluster", "app.config.servers", "app.fragments", "app.loop", "app.observe", "app.peers", "app.sockets"),
+        "app.wire",
+    ),
     "app.main": ("app.config", "app.http", "app.node", "app.observe"),
 }
 

@@ -18,12 +18,11 @@ LINE_MAX_BYTES: Final = 8 * 1024  # the first one; RFC 9112, 3: 8000 or more
 HEADERS_MAX: Final = 100
 
 _END: Final = b"\r\n\r\n"
-# Nothing of this may stand anywhere in a head: control characters but for the tab, and half of a line's end.
-_FORBIDDEN: Final = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
+_CONTROL: Final = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")  # but for the tab, and a line's end
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE: Final = re.compile(rf"({_TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])")
-# No line begins with a space (a folded one), and none stands before the colon.
-_HEADER: Final = re.compile(rf"({_TOKEN}):[ \t]*(.*?)[ \t]*")
+# So no line begins with a space (a folded one), and none stands before the colon.
+_NAME: Final = re.compile(_TOKEN)
 _LENGTH: Final = re.compile(r"[0-9]+")
 # Of these there is one at most; a second one makes two readings of a request.
 _ONCE: Final = frozenset(("host", "content-length", "transfer-encoding"))
@@ -57,7 +56,6 @@ class HeadReader:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._looked_at = 0  # so many bytes hold no end of a head, and nothing forbidden
 
     @property
     def room(self) -> int:
@@ -76,19 +74,22 @@ class HeadReader:
 
     def next(self) -> Request | None:
         """The next request; None when more is needed. Raises Refused, after which there is no next one."""
-        # One byte was looked at before its follower was there; an end may have begun three bytes ago.
-        end = self._data.find(_END, max(0, self._looked_at - len(_END) + 1))
+        end = self._data.find(_END)
         until = len(self._data) if end < 0 else end + len(_END)
-        if _FORBIDDEN.search(self._data, max(0, self._looked_at - 1), until):
+        if _CONTROL.search(self._data, 0, until) or not self._lines_are_whole(until):
             raise Refused("400 Bad Request", "a control character, or a line that does not end in CR LF")
         if end < 0:
-            self._looked_at = until
             self._check_size()
             return None
         head = self._data[:end].decode("latin-1")
         del self._data[:until]
-        self._looked_at = 0
         return _request(head)
+
+    def _lines_are_whole(self, until: int) -> bool:
+        """Whether each CR stands before a LF, and each LF behind a CR; the last CR may wait for its LF."""
+        returns, feeds = self._data.count(b"\r", 0, until), self._data.count(b"\n", 0, until)
+        is_waiting = self._data[until - 1 : until] == b"\r"
+        return self._data.count(b"\r\n", 0, until) == feeds == returns - is_waiting
 
     def _check_size(self) -> None:
         """Refuse what is too long already, and not only once it is whole."""
@@ -126,10 +127,10 @@ def _headers(lines: list[str]) -> dict[str, str]:
         raise Refused("431 Request Header Fields Too Large", f"more than {HEADERS_MAX} headers")
     headers: dict[str, str] = {}
     for line in lines:
-        match = _HEADER.fullmatch(line)
-        if not match:
+        name, colon, value = line.partition(":")
+        if not colon or not _NAME.fullmatch(name):
             raise Refused("400 Bad Request", "a header that is not name, colon and value")
-        name, value = match[1].lower(), match[2]
+        name, value = name.lower(), value.strip(" \t")
         if name in headers:
             if name in _ONCE:
                 raise Refused("400 Bad Request", f"more than one {name}")

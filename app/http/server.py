@@ -3,8 +3,9 @@
 It runs in the node's process and loop, so nothing that is sent to it may hurt the node. Time: it works in pieces, by
 share.py. Memory: connections are counted; each holds a head at most (head.py) and the copy that it is being sent
 (copies.py). Patience: a connection that makes no request in time, or does not take its answer, is closed; and when all
-places are taken, the one that has made no request for the longest leaves, so a hundred who hold connections open keep
-nobody out. It only reads, and logs nothing per request: a scrape every few seconds is no change of state.
+places are taken, the next one gets that of one which has had an answer, or else has waited the longest for its client.
+So a hundred who hold connections open keep nobody out. It only reads, and logs nothing per request: a scrape every few
+seconds is no change of state.
 
 gevent's own server was rejected (it was here before): it reads heads leniently and reports to the hub, where a fault
 ends the process (app/loop.py); what had to be put around it was longer than this file.
@@ -18,7 +19,6 @@ are kept from is in origin.py.
 
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -41,6 +41,9 @@ REQUEST_TIMEOUT_S: Final = 15.0
 BACKLOG: Final = 128
 # Connections taken in one piece of work, 0.03 ms each.
 _ACCEPT_STEP: Final = 16
+# A new connection has so long before it may have to make room for another one (s): clients are that far away. Raising it
+# means fewer new ones a second while somebody makes them and says nothing: CONNECTIONS_MAX / _GRACE_S.
+_GRACE_S: Final = 0.05
 # Pause after a failed accept (s): out of descriptors, most likely; the queue does not go away by trying.
 _ACCEPT_PAUSE_S: Final = 1.0
 # A head that comes in several parts is looked at again after so long, then after twice as long, ... (s): nobody makes
@@ -77,7 +80,7 @@ class _Connection:
         answer: Callable[[Request], Content],
         sock: socket.socket,
         client: Any,
-        server: "HttpServer",
+        on_closed: Callable[["_Connection"], object],
     ) -> None:
         # Head and body are two writes: without this the second waits up to 40 ms for the first one's ack.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -86,9 +89,12 @@ class _Connection:
         self._answer = answer
         self._sock = sock
         self._client = client
-        self._server = server
+        self._on_closed = on_closed
         self._heads = HeadReader()
         self._deadline_s = 0.0  # by the loop's clock
+        self.asked_s = loop.now()  # when it asked last, or was taken
+        self._is_idle = True  # waits for its client
+        self.was_answered = False
 
     def run(self) -> None:
         """Serve request after request, until either side has had enough."""
@@ -102,7 +108,12 @@ class _Connection:
             _faults.exception("connection_failed", error)
         finally:
             self._sock.close()
-            self._server.has_ended(self)
+            self._on_closed(self)
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether another one may have its place."""
+        return self._is_idle and (self.was_answered or self._loop.now() - self.asked_s >= _GRACE_S)
 
     def abandon(self, task: Task) -> None:
         """End it, whatever it does; to be called by the loop. `task`: in which it runs, or was to run."""
@@ -122,7 +133,8 @@ class _Connection:
             return False
         if request is None:
             return False
-        self._server.has_asked(self)
+        self.asked_s = self._loop.now()
+        self._is_idle = False
         keep = request.keeps_connection
         try:
             content = self._answer(request)
@@ -130,6 +142,7 @@ class _Connection:
             _faults.exception("request_failed", error)
             content, keep = _BROKEN, False
         self._send(content, keep=keep, with_body=request.method != "HEAD")
+        self._is_idle = self.was_answered = True
         return keep
 
     def _read(self) -> Request | None:
@@ -139,10 +152,11 @@ class _Connection:
             request = self._heads.next()
             if request is not None:
                 return request
-            if not self._heads.is_empty:
-                self._loop.sleep(wait_s)
-                wait_s = min(wait_max_s, 2 * wait_s)
-            if not self._wait(READ):
+            if self._heads.is_empty:
+                after_s = 0.0
+            else:
+                after_s, wait_s = wait_s, min(wait_max_s, 2 * wait_s)
+            if not self._wait(READ, after_s):
                 return None
             with suppress(BlockingIOError):
                 data = self._sock.recv(self._heads.room)
@@ -150,12 +164,19 @@ class _Connection:
                     return None
                 self._heads.take(data)
 
-    def _wait(self, events: int) -> bool:
-        """Until the socket can be read or written, and it is this connection's turn; False when time has run out."""
-        if not self._loop.wait(self._sock.fileno(), events, self._deadline_s - self._loop.now()):
-            return False
-        self._share.turn()
-        return True
+    def _wait(self, events: int, after_s: float = 0.0) -> bool:
+        """Until the socket can be read or written, so long from now or later, and it is this connection's turn.
+
+        False when time has run out.
+        """
+        self._is_idle = True
+        if after_s:
+            self._loop.sleep(after_s)
+        is_ready = self._loop.wait(self._sock.fileno(), events, self._deadline_s - self._loop.now())
+        self._is_idle = self.was_answered  # else its first answer waits for a turn only, which will come
+        if is_ready:
+            self._share.turn()
+        return is_ready
 
     def _send(self, content: Content, *, keep: bool, with_body: bool = True) -> None:
         """Raises OSError, TimeoutError among them when the client does not take it."""
@@ -207,7 +228,7 @@ class HttpServer:
         self._share = Share(node.loop)
         self._watch = Watch(node, self._share)
         self._site = Site(node, self._watch, self._share)
-        self._connections: OrderedDict[_Connection, Task] = OrderedDict()  # who has asked last is last
+        self._connections: dict[_Connection, Task] = {}
         self._acceptor: Task | None = None
 
     @property
@@ -227,8 +248,8 @@ class HttpServer:
         self._watch.stop()
         if self._acceptor is not None:
             self._loop.run_callback(self._acceptor.cancel)
-        while self._connections:
-            self._give_way()
+        for connection in list(self._connections):
+            self._abandon(connection)
 
     def _accept(self) -> None:
         try:
@@ -242,6 +263,8 @@ class HttpServer:
     def _take_connections(self) -> None:
         try:
             for _ in range(_ACCEPT_STEP):
+                if not self._has_place():
+                    return
                 with suppress(ConnectionError):  # it is gone already
                     self._serve(*self._listener.accept())
         except BlockingIOError:
@@ -253,27 +276,22 @@ class HttpServer:
             _faults.exception("accept_failed", error)
             self._loop.sleep(_ACCEPT_PAUSE_S)
 
+    def _has_place(self) -> bool:
+        """Whether there is a place for one more, if need be in place of another one."""
+        return len(self._connections) < CONNECTIONS_MAX or any(one.may_leave for one in self._connections)
+
     def _serve(self, sock: socket.socket, client: Any) -> None:
-        """Have a connection served, in place of the one that has asked for nothing for the longest if need be."""
+        """Have a connection served; there is a place."""
         if len(self._connections) >= CONNECTIONS_MAX:
-            self._give_way()
-        connection = _Connection(self._loop, self._share, self._site.answer, sock, client, self)
+            leaving = [one for one in self._connections if one.may_leave]
+            self._abandon(min(leaving, key=lambda one: (not one.was_answered, one.asked_s)))
+        connection = _Connection(self._loop, self._share, self._site.answer, sock, client, self._forget)
         self._connections[connection] = self._loop.spawn(connection.run)
 
-    def _give_way(self) -> None:
-        """End the connection that has asked for nothing for the longest."""
-        connection, task = self._connections.popitem(last=False)
-        self._loop.run_callback(connection.abandon, task)
+    def _abandon(self, connection: _Connection) -> None:
+        self._loop.run_callback(connection.abandon, self._connections.pop(connection))
 
-    # --- what a connection tells ---------------------------------------------------------------------------------
-
-    def has_asked(self, connection: _Connection) -> None:
-        """It has made a request."""
-        if connection in self._connections:
-            self._connections.move_to_end(connection)
-
-    def has_ended(self, connection: _Connection) -> None:
-        """It is closed."""
+    def _forget(self, connection: _Connection) -> None:
         self._connections.pop(connection, None)
 
 

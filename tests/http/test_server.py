@@ -355,15 +355,15 @@ def test_ready_says_why_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
         assert node.ask("/health").json() == {"status": "alive"}
         assert node.ask("/status.json").json()["slots"] is None
         node.node.start()
-        assert node.ask("/ready").json() == {"ready": True, "reasons": [], "lacking": []}
-        core = node.node.membership.core
-        whole = node.node.readiness
+        poll_in_loop(lambda: node.ask("/ready").json() == {"ready": True, "reasons": [], "lacking": []})
+        core, whole = node.node.membership.core, node.node.readiness
 
         def readiness_without_a_lease() -> Readiness:
             core.lease_until = 0.0
             return whole()
 
         monkeypatch.setattr(node.node, "readiness", readiness_without_a_lease)
+        poll_in_loop(lambda: node.ask("/ready").status == 503)
         (reason,) = node.ask("/ready").json()["reasons"]
         assert reason.startswith("no lease: it serves nothing")
     finally:

@@ -41,8 +41,8 @@ REQUEST_TIMEOUT_S: Final = 15.0
 BACKLOG: Final = 128
 # Connections taken in one piece of work, 0.03 ms each.
 _ACCEPT_STEP: Final = 16
-# A new connection has so long before it may have to make room for another one (s): clients are that far away. Raising it
-# means fewer new ones a second while somebody makes them and says nothing: CONNECTIONS_MAX / _GRACE_S.
+# A new connection has so long before it may have to make room for another one (s): clients are that far away. Raising
+# it means fewer new ones a second while somebody makes them and says nothing: CONNECTIONS_MAX / _GRACE_S.
 _GRACE_S: Final = 0.05
 # Pause after a failed accept (s): out of descriptors, most likely; the queue does not go away by trying.
 _ACCEPT_PAUSE_S: Final = 1.0

@@ -31,7 +31,7 @@ _MIB: Final = 1 << 20
 # Of the whole process. The interpreter with everything imported takes 29 MiB and remembered replies their
 # share; with less than this there would be no store left to speak of.
 MEMORY_MIN_BYTES: Final = 48 * _MIB
-# With --http: its server and the metrics library are 11 MiB more (docs/monitoring.md).
+# With --http: its server and the metrics library are 9 MiB more (docs/monitoring.md).
 MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
 
 # How long after a client's first try its last one leaves (s).
@@ -293,7 +293,7 @@ class Options:
         help=f"""
             TCP port for people and programs that watch the node: the status page at /, metrics for Prometheus
             at /metrics, /health and /ready for probes. It changes nothing and asks nobody who they are. It takes
-            11 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
+            9 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
     )
     http_bind: str = _setting(
         "--http-bind",

@@ -73,13 +73,13 @@ class Copy:
 
     def _renew(self) -> None:
         self._share.turn()
-        self._content = self._compressed = self._error = None
+        made_s, content, error = self._loop.now(), None, None
         try:
-            made_s = self._loop.now()
-            self._content = self._make()
-            self._made_s = made_s
-        except Exception as error:  # noqa: BLE001 - whoever has asked is told
-            self._error = error
+            content = self._make()
+        except Exception as fault:  # noqa: BLE001 - whoever has asked is told
+            error = fault
+        # All at once: somebody may be about to take the last one.
+        self._content, self._error, self._made_s, self._compressed = content, error, made_s, None
         self._is_being_made = False
         for waiting in self._waiting:
             self._share.wake(waiting)

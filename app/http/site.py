@@ -21,6 +21,7 @@ _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
 # Balancers are to hear at once that a node stops; it is 0.5 ms of work, so not for each of them.
 _READY_S: Final = 0.1
+_HOST_SHOWN_CHARS: Final = 256  # of a refused name, in the log: more than a name has
 _SLOWLOG_MAX_BYTES: Final = 1 << 20  # more than its entries can take
 
 _NOT_FOUND: Final = Content("404 Not Found", _TEXT, b"Here are: / /status.json /metrics /health /ready /slowlog\n")
@@ -59,7 +60,7 @@ class Site:
         headers = request.headers
         host = headers.get("host")
         if host is not None and not self._names.include(host):  # HTTP/1.0 may leave it out; no browser does
-            _faults.warning("host_refused", host=host)
+            _faults.warning("host_refused", host=host[:_HOST_SHOWN_CHARS])
             return _NOT_US
         if is_from_elsewhere(headers):
             return _FROM_ELSEWHERE

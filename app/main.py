@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 def _start_http(node: "ObservedNode") -> None:
     """Serve status and metrics if that was asked for. Raises UsageError when the port can't be bound."""
     if node.options.http_port is not None:
-        from app.http import server  # takes 11 MiB
+        from app.http import server  # takes 9 MiB
 
         server.start(node)
 
@@ -90,4 +90,7 @@ if __name__ == "__main__":
         signal.signal(number, lambda *_: sys.exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     _import_from_repository()
+    from app.observe.logs import unblock
+
+    unblock(2)  # before anything may be written there
     sys.exit(main(sys.argv[1:]))

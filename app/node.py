@@ -201,7 +201,7 @@ class Node:
         self.workers = Workers(loop, options.max_in_flight, waiting_max_bytes, self.store.spend)
         self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
         self.answers = Answers(
-            self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, wake=self.turn.wake
+            self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, turn=self.turn
         )
         self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(

@@ -11,7 +11,7 @@ peer, and its link is to be closed. A slot has one byte, and each value of it is
 from collections.abc import Iterable
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.cluster.limits import CODE, EPOCH, REPORT, SEQ, TERM
 from app.storage.mutate import DELETE, HINDRANCES, NOTE, SET, WIPE
@@ -60,6 +60,8 @@ assert _VIEW.size + _NUMBER.size + SLOT_COUNT * _START.size <= BODY_MAX_BYTES
 assert BLOB_MAX_BYTES < 1 << 16
 assert (PUT_OP, REMOVE_OP, WIPE_OP, NOTE_OP) == (1, 2, 3, 4), "decode_ops checks the range"
 
+_tuple: Final = tuple.__new__  # of fields, without the call in Python that a NamedTuple makes of it
+
 STRETCHES_MAX: Final = 4  # a slot, in a PAST
 assert _NUMBER.size + STRETCHES_MAX * SLOT_COUNT * _STRETCH.size <= BODY_MAX_BYTES
 
@@ -78,8 +80,7 @@ class BadFrame(ValueError):
     """
 
 
-@dataclass(slots=True)
-class OpFields:
+class OpFields(NamedTuple):
     """An op as it travels."""
 
     kind: int
@@ -191,7 +192,7 @@ def decode_start(body: bytes) -> tuple[int, list[tuple[int, int, Position]]]:
 
 
 def encode_ack(flags: int, rows: Iterable[tuple[int, int, int]]) -> bytes:
-    return b"%c%b" % (flags, b"".join(_POSITION.pack(*row) for row in rows))
+    return b"%c%b" % (flags, b"".join([_POSITION.pack(*row) for row in rows]))
 
 
 def decode_ack(body: bytes) -> tuple[int, list[tuple[int, ...]]]:
@@ -333,7 +334,7 @@ def decode_ops(body: bytes) -> list[OpFields]:
             )
         message_id, key = body[at + _OP.size : key_at], body[key_at:blob_at]
         at = blob_at + blob_bytes
-        ops.append(OpFields(kind, slot, code, message_id, key, term, seq, body[blob_at:at]))
+        ops.append(_tuple(OpFields, (kind, slot, code, message_id, key, term, seq, body[blob_at:at])))
     return ops
 
 

@@ -40,7 +40,7 @@ def fuzz(name: str, seconds: float, seed: int, *, keep: bool = False) -> int:
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         found = f"-artifact_prefix={kept}/found-"
-        common = [f"-max_len={INPUT_MAX_BYTES}", f"-timeout={INPUT_S}", "-rss_limit_mb=1024", found]
+        common = [f"-max_len={INPUT_MAX_BYTES}", "-len_control=0", f"-timeout={INPUT_S}", "-rss_limit_mb=1024", found]
         print(f"{name}: seed {seed}, {seconds:g} s", flush=True)
         run = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", "-verbosity=0", "-print_final_stats=1"]
         status = _run(name, [*common, *run, scratch, str(kept)])

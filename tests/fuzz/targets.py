@@ -182,8 +182,7 @@ def links(data: bytes) -> None:
         except BadFrame:
             net.cut("a", "b")
             break
-        with suppress(Shutdown):
-            node.frames("b", frames)
+        node.frames("b", frames)
         net.loop.turn()
         net.loop.advance(one_of(choices, (0.0, 0.1, 0.4)))
         if choices.number(1):

@@ -40,7 +40,7 @@ def fuzz(name: str, seconds: float, seed: int, *, keep: bool = False) -> int:
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         found = f"-artifact_prefix={kept}/found-"
-        common = [f"-max_len={INPUT_MAX_BYTES}", f"-timeout={INPUT_S}", "-rss_limit_mb=1024", found]
+        common = [f"-max_len={INPUT_MAX_BYTES}", "-len_control=0", f"-timeout={INPUT_S}", "-rss_limit_mb=1024", found]
         print(f"{name}: seed {seed}, {seconds:g} s", flush=True)
         run = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", "-verbosity=0", "-print_final_stats=1"]
         status = _run(name, [*common, *run, scratch, str(kept)])
@@ -56,7 +56,7 @@ def _keep(name: str, files: Sequence[Path]) -> None:
     kept = CORPUS / name
     seen: set[tuple[str, tuple[int, int]]] = set()
     for file in [*sorted(kept.iterdir()), *files]:
-        cover = Coverage(data_file=None, branch=True, concurrency="gevent", include="app/*")
+        cover = Coverage(data_file=None, branch=True, concurrency="gevent", include=["app/*", "*/gevent/pywsgi.py"])
         with cover.collect():
             TARGETS[name](file.read_bytes())
         data = cover.get_data()

@@ -121,7 +121,7 @@ def run(directory: Path, seed: int, seconds: float, *, say: Callable[[str], None
                     traffic.go_on(SETTLED)
             if mode == "unsound":
                 traffic.check()
-            with Traffic(nodes, keys=50, seed=seed, name=f"after {number}") as after:
+            with Traffic(nodes, keys=50, seed=seed + 1, name=f"after {number}") as after:
                 after.go_on(SETTLED)
             after.check()
             assert [node.process for node in nodes] == processes

@@ -16,7 +16,7 @@ from app.cluster.replication import frames
 from app.cluster.replication.frames import BadFrame
 from app.cluster.view import BadView, from_message
 from app.peers.frames import ANSWER, CLUSTER, FORWARD, LIFE, Frame, FrameReader, clock_of, pack_header, unpack_forward
-from app.wire.protocol import GET, PUT, REMOVE, SERVERS_MAX
+from app.wire.protocol import FOUND, GET, PUT, REMOVE, SERVERS_MAX, SHUTDOWN, WIPEOUT
 from proto_gen import cluster_pb2 as pb
 from tests.fuzz.choices import Choices, is_so, one_of
 from tests.wire.datagrams import ack, envelope, request
@@ -275,7 +275,8 @@ def _clock(c: Choices, t: Truth) -> float:
 
 
 def _forward(c: Choices, t: Truth) -> bytes:
-    return pack("<dB", _clock(c, t), c.number(5)) + datagram(c)
+    said = request(b"m" * 16, command=one_of(c, (SHUTDOWN, WIPEOUT, FOUND))) if is_so(c, 12) else datagram(c)
+    return pack("<dB", _clock(c, t), c.number(5)) + said
 
 
 _BODIES: Final[dict[int, Callable[[Choices, Truth], bytes]]] = {

@@ -427,8 +427,18 @@ class ClusterCore:
         is_fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.drop("unproven view")
-        elif mine is None or outranks(view, mine):
+        elif mine is None or outranks(view, mine) or self._is_stuck_beside(view):
             self._go_over_to(view, vouched_at)
+
+    def _is_stuck_beside(self, view: View) -> bool:
+        """Whether this node can't serve by its own view, and this one has it in as well.
+
+        No agreement comes to two such views. But one that was made up may prevail over the one that all others go by,
+        who don't go over to it while their leases run.
+        """
+        state = self._state
+        since = max(self._lease.until, state.installed_at)
+        return state.is_member and view.has(state.address, state.incarnation) and state.now - since > timing.STUCK_S
 
     def _go_over_to(self, view: View, vouched_at: float) -> None:
         """To another cluster's view, which prevails over ours."""

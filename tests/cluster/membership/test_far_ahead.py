@@ -206,3 +206,26 @@ def test_an_operators_cluster_has_a_sound_id_whatever_the_one_before_had() -> No
     assert rig.core.view is not None
     assert limits.CLUSTER_ID.has(rig.core.view.cluster_id)
     assert rig.core.view.cluster_id != far.cluster_id
+
+
+@pytest.mark.parametrize("changes", [{"nonce": 9}, {"cluster_id": 1}])
+def test_a_made_up_view_that_prevails_is_left_when_nobody_serves_by_it(changes: dict[str, int]) -> None:
+    """All others go by VIEW, and have leases."""
+    made_up = replace(VIEW, **changes)  # type: ignore[arg-type]
+    rig = Rig(made_up)
+    rig.say(B, pb.VIEW, view=to_message(VIEW))
+    assert rig.core.view == made_up
+    rig.run(timing.STUCK_S)
+    rig.say(B, pb.VIEW, after_s=0.1, view=to_message(VIEW))
+    assert rig.core.view == VIEW
+    assert rig.core.is_member
+    assert not any(isinstance(effect, Reset) for effect in rig.effects), "it keeps its copies"
+
+
+def test_a_view_that_does_not_have_us_is_no_way_out() -> None:
+    rig = Rig(replace(VIEW, nonce=9))
+    rig.run(timing.STUCK_S + 1.0)
+    members = [Member(name, INCARNATIONS[name]) for name in (B, C)]
+    rig.say(B, pb.VIEW, view=to_message(first_view(members, 2000, 3, nonce=5)))
+    assert rig.core.view is not None
+    assert rig.core.view.nonce == 9

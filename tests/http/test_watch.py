@@ -59,6 +59,15 @@ def test_a_sample_is_the_rate_and_the_99th_percentile_since_the_last_one(
     assert none is None
 
 
+def test_samples_of_three_minutes_are_kept(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now_s)
+    for _ in range(250):
+        watch.sample()
+        now_s += 1.0
+    assert len(watch.rates) == len(watch.p99_s) == 180
+
+
 # --- what goes wrong in it -------------------------------------------------------------------------------------------
 
 

@@ -225,6 +225,7 @@ def test_calibration_learns_what_an_entry_costs() -> None:
         machine.governor.calibrate()
     # A key of 16 bytes (49, 64 with its block), a handle (32, 48) and a link (32, 48); tables are asked for apart.
     assert machine.store.entry_heap_bytes == 64 + 48 + 48
+    assert machine.governor.rebuilds == 0, "these are as large as they are to be"
 
 
 def test_calibration_copies_tables_that_a_crowd_has_left_behind() -> None:

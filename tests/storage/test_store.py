@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.storage.arena import PAGE_BYTES, RECORD_MAX_BYTES, Arena
+from app.storage.arena import CHUNKS_MAX, PAGE_BYTES, RECORD_MAX_BYTES, Arena
 from app.storage.slots import SplitSlot
 from app.storage.store import Store
 from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.storage.contents import content, entries
-from tests.storage.test_arena import check_books
+from tests.storage.test_arena import check_books, chunk_size, in_page
 from tests.support.parts import MIB, examples, make_store
 from tools.bench.chosen import key_in_slot
 
@@ -138,6 +138,28 @@ def test_listing_a_slot_leaves_the_order_of_use_alone() -> None:
     assert len(entries(store, 3)) == IN_PAGE
     put(store, keys[IN_PAGE], bytes(10_000))
     assert keys[0] not in content(store)
+
+
+def test_a_record_that_fills_its_chunk_takes_the_place_of_the_oldest_and_no_other() -> None:
+    store = make_store(Arena(64 * MIB, 16 * CHUNKS_MAX), evict=True)
+    keys = [key_in_slot(b"%013d" % n, 7) for n in range(CHUNKS_MAX + 300)]
+    assert chunk_size(len(keys[0]), 1) == 1 + len(keys[0]) + 1
+    for n, key in enumerate(keys):
+        assert put(store, key, bytes([n % 251]))
+    assert content(store) == {key: bytes([n % 251]) for n, key in enumerate(keys) if n >= 300}
+    check_books(arena_of(store), handles(store))
+
+
+def test_for_a_value_of_about_the_size_of_the_oldest_those_go_that_were_used_least_recently() -> None:
+    """Not all that share the oldest one's page, as for a value that is much larger."""
+    store = store_of(6)
+    keys = [key for key in some_keys(7, 6 * in_page(chunk_size(12, 900)) + 1) if put(store, key, bytes(900))]
+    used = {key for key in keys[1::2] if get(store, key)}
+    assert store.evictions <= 1
+    before = store.evictions
+    assert put(store, key_in_slot(b"larger", 7), bytes(1_100))
+    assert 1 < store.evictions - before < len(used)
+    assert used <= content(store).keys()
 
 
 def test_rebuilding_a_slot_keeps_entries_and_order() -> None:
@@ -489,13 +511,19 @@ def test_what_dividing_a_table_takes_is_taken_off_what_tables_may_take() -> None
     store = store_of(100)
     divisions = 0
     for key in some_keys(9, 4_500):
-        slot = store._slots[9]
+        slot, before = store._slots[9], store.spare_bytes
         if isinstance(slot, SplitSlot) and slot.is_crowded:
             divisions += 1
-            said, before = slot.growth_bytes, store.spare_bytes
+            said = slot.growth_bytes
             assert put(store, key, b"v")
             assert before - store.spare_bytes >= said > 0
-        assert put(store, key, b"v")
+        elif isinstance(slot, SplitSlot) and slot.table_of(key).room:
+            data = slot.table_of(key)._data
+            assert put(store, key, b"v")
+            assert store.spare_bytes == before
+            assert slot.table_of(key)._data is data, "with room, nothing is made anew"
+        else:
+            assert put(store, key, b"v")
     assert divisions > 1
 
 

@@ -123,7 +123,7 @@ def run(directory: Path, seed: int, seconds: float, *, say: Callable[[str], None
             if mode == "unsound":
                 traffic.check()
             with Traffic(nodes, keys=50, seed=seed + 1, name=f"after {number}") as after:
-                after.go_on(SETTLED)
+                after.go_on(2 * SETTLED)
             after.check()
             # Else what the clients store would pass for growth.
             assert [node.code(WIPEOUT, message_id=rng.randbytes(16)) for node in nodes] == [NO_ERR] * len(nodes)

@@ -2,8 +2,7 @@
 
 python -m tests.fuzz --minutes 10             all targets, two minutes each
 python -m tests.fuzz --target http --seed 7   one of them
-python -m tests.fuzz --keep                   add what has reached something new to the corpus, and drop what is
-                                              of no use beside it
+python -m tests.fuzz --keep                   add to the corpus what has reached something new
 """
 
 import argparse

@@ -200,8 +200,8 @@ class Coordinator:
         for address in self.joiners:
             known = state.of(address)
             fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
-            newer = view.incarnations.get(address, 0) < known.incarnation
-            is_candidate = fresh and newer and known.incarnation > known.dead and address != state.address
+            is_another = view.incarnations.get(address, 0) < known.incarnation or address in state.dead
+            is_candidate = fresh and is_another and known.incarnation > known.dead and address != state.address
             if is_candidate and self.lacks.admits(address):
                 changes.joined[address] = known.incarnation
         live = [address for address in view.addresses if address not in changes.gone]

@@ -96,7 +96,7 @@ class Detector:
                 now, awake_s = self._state.now, self._state.awake_s
                 watched = Watched(incarnation, heard_at=now, heard_awake_s=awake_s)
             self._members[address] = watched
-            if incarnation <= self._state.of(address).dead:
+            if self._state.of(address).is_dead(incarnation):
                 watched.state = DEAD
         self._round = [address for address in self._round if address in self._members]
 

@@ -86,8 +86,10 @@ class Inbox:
         if message.incarnation < known.incarnation and self._echo_after(known.learned_at, message):
             # It lived when we knew of the other one already, and two are never at one address at once: it came later,
             # after the wall clock was set back. As a member of another cluster it can't be raised.
-            known.note_new_process(message.incarnation)
-            known.dead = message.incarnation - 1
+            before = known.incarnation
+            known.note_later_process(message.incarnation, state.now)
+            state.note_dead()
+            self._detector.died(peer, before)
             return True
         if message.incarnation < known.incarnation or message.incarnation <= known.dead:
             if state.now - known.anti_entropy_at >= timing.ANTI_ENTROPY_S:

@@ -51,6 +51,7 @@ class Known:
     incarnation: int = 0  # the highest heard of
     dead: int = 0  # its incarnations up to this one are dead for certain
     died_at: float = -inf  # when we learned that
+    overtaken: int = 0  # the incarnations above its own up to this one are dead, too: it came later than they
     undead: int = 0  # an incarnation that was held dead and lived: of it only a later process is proof
     stamp_us: int = 0  # its latest stamp, to be echoed
     stamped_at: float = -inf  # when we got that
@@ -70,6 +71,16 @@ class Known:
         """A new process at the address."""
         self.incarnation, self.stamp_us, self.view_key = incarnation, 0, (0, 0, 0)
         self.heard_at = self.heard_awake_s = self.vouched_at = self.learned_at = -inf
+
+    def note_later_process(self, incarnation: int, now: float) -> None:
+        """Another process is at the address, which has come later though its incarnation is lower."""
+        self.overtaken, self.died_at = max(self.overtaken, self.incarnation), now
+        self.note_new_process(incarnation)
+        self.dead = incarnation - 1
+
+    def is_dead(self, incarnation: int) -> bool:
+        """Whether this process at the address is dead for certain."""
+        return incarnation <= self.dead or self.incarnation < incarnation <= self.overtaken
 
     def note_stamp(self, stamp_us: int, now: float) -> None:
         """Something came from it that was sent when its clock showed this.
@@ -137,7 +148,7 @@ class NodeState:
     def note_dead(self) -> None:
         """Bring `dead` up to date; called when the view, or what is known of its members, has changed."""
         members = self.view.members if self.view else ()
-        self.dead = {member.address for member in members if member.incarnation <= self.of(member.address).dead}
+        self.dead = {member.address for member in members if self.of(member.address).is_dead(member.incarnation)}
         self.unlisted = sum(1 for member in members if member.address not in self.config.servers)
 
     def note_unlinked(self, peer: str) -> None:

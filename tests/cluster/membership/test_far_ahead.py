@@ -229,3 +229,17 @@ def test_a_view_that_does_not_have_us_is_no_way_out() -> None:
     rig.say(B, pb.VIEW, view=to_message(first_view(members, 2000, 3, nonce=5)))
     assert rig.core.view is not None
     assert rig.core.view.nonce == 9
+
+
+@pytest.mark.parametrize("incarnation", [OUTBID_MAX + 1, INCARNATION.most])
+def test_members_that_never_were_are_replaced_by_the_processes_that_are_there(incarnation: int) -> None:
+    """Though these have lower incarnations, and can't outbid them."""
+    made_up = first_view(
+        [Member(ME, INCARNATIONS[ME]), Member(B, incarnation), Member(C, incarnation)], 2000, 3, nonce=5
+    )
+    rig = Rig(made_up)
+    for _ in range(20):
+        for peer in (B, C):
+            rig.say(peer, pb.HELLO, after_s=timing.MEMBERSHIP_TICK_S)
+    assert rig.core.view is not None
+    assert rig.core.view.incarnations == INCARNATIONS

@@ -205,7 +205,7 @@ class Node:
         rate = AnswerRate(options.answer_rate_bytes, exempt=no_strangers, now=loop.now, random=random.random)
         self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out, rate)
         self.answers = Answers(
-            self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, wake=self.turn.wake
+            self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, turn=self.turn
         )
         self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(

@@ -213,6 +213,13 @@ class DatagramBatch:
         at = number * _STRIDE_BYTES
         return at, at + self._in_lengths[number * _HEADER_INTS]
 
+    def take(self, number: int) -> tuple[bytes, bytes, bytes]:
+        """What is needed of datagram `number` after this batch: a copy of it, `sender` and `asked_at`."""
+        at = number * _STRIDE_BYTES
+        datagram = bytes(self._in_view[at : at + self._in_lengths[number * _HEADER_INTS]])
+        at = number * _ADDRESS_STRIDE_BYTES
+        return datagram, self._in_addresses[at : at + self._address_bytes].tobytes(), b""
+
     def datagram(self, number: int) -> bytes:
         """A copy of datagram `number`."""
         at = number * _STRIDE_BYTES
@@ -358,6 +365,10 @@ class WildcardBatch(DatagramBatch):
         self._usual_in = memoryview(first * self.size)
         self._usual_out[:] = self._in_controls[:_CONTROL_STRIDE_BYTES]
         self._usual_at = self.asked_at(0)
+
+    def take(self, number: int) -> tuple[bytes, bytes, bytes]:
+        datagram, sender, _ = super().take(number)
+        return datagram, sender, self.asked_at(number)
 
     def asked_at(self, number: int) -> bytes:
         at = number * _CONTROL_STRIDE_BYTES + self._form.address_at

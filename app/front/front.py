@@ -286,10 +286,8 @@ class Front:
         return refused(reply, ceil(wait_s * 1000))
 
     def fill(self, request: Request) -> None:
-        number = self._next - 1
-        request.client, request.peer = self._batch.sender(number), ""
-        request.asked_at = self._batch.asked_at(number)
+        request.datagram, request.client, request.asked_at = self._batch.take(self._next - 1)
+        request.peer = ""
         request.hops = 0
         request.deadline_s = self._empty_s + self._patience_s
         request.received_s = self._received_s
-        request.datagram = self._batch.datagram(number)

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from app.observe.counters import Counters
 from app.observe.slowlog import SlowLog
 from app.requests.request import Request
+from app.requests.turn import Turn
 from app.wire.codec import encode_error, encode_response, error_payload
 from app.wire.protocol import SYS_OVERLOAD_ERR
 
@@ -34,16 +35,16 @@ class Answers:
         *,
         now: Callable[[], float],
         unix_s: Callable[[], float],
-        wake: Callable[[], object],
+        turn: Turn,
     ) -> None:
-        """`wake()` has the turn's end come."""
+        """What is laid out has the turn's end come."""
         self._outbox = outbox
         self._counts = counters.answers
         self._latency = counters.latency
         self._slow_log = slow_log
         self._now = now
         self._unix_s = unix_s
-        self._wake = wake
+        self._turn = turn
         self._for_peers: dict[str, list[bytes]] = {}
 
     # --- making and counting -------------------------------------------------------------------------------------
@@ -77,15 +78,16 @@ class Answers:
         latency.total_s += duration_s
         if duration_s >= self._slow_log.threshold_s:
             self._slow_log.note(request.datagram, request.client, duration_s, request.how, unix_s=self._unix_s())
-        self._wake()
+        if not self._turn.is_ending:
+            self._turn.wake()
 
     def to_peer(self, peer: str, reply: bytes) -> None:
         """Bring the answer to a request that a peer has forwarded back to it, when the turn ends."""
         replies = self._for_peers.get(peer)
         if replies is None:
             replies = self._for_peers[peer] = []
+            self._turn.wake()
         replies.append(reply)
-        self._wake()
 
     def take_for_peers(self) -> dict[str, list[bytes]]:
         """What is to be sent to peers; it is theirs from now on."""

@@ -190,7 +190,8 @@ class Replicator:
     def _wake(self) -> None:
         """Have what came of an event carried out at the end of this turn."""
         self._is_due = True
-        self._turn.wake()
+        if not self._turn.is_ending:
+            self._turn.wake()
 
     # --- the end of the turn -----------------------------------------------------------------------------------------
 

@@ -84,17 +84,13 @@ class Request:
     def __init__(self, greenlet: greenlet | None, source: Source) -> None:
         """`greenlet`: in which it is executed; None: it must not wait."""
         self.greenlet = greenlet
-        self.begin(source)
+        self.source = source  # of the requests that it is used for at present
         self.datagram = b""  # once it is kept
         self.asked_at = b""  # the address of this machine that the client has asked, where it may have several
         self.has_waited = False
         self.has_expired = False  # somebody may still hold it to wake it
         self.is_uncertain = False  # it may have taken effect somewhere: not to be refused as if it had not
         self.how = IN_TURN  # it came to its answer: see app/observe/counters.py
-
-    def begin(self, source: Source) -> None:
-        """From now on it is used for requests of this source."""
-        self.source = source
 
     def keep(self) -> None:
         """Take along what the source knows of it. To be called while it is being executed for the first time."""

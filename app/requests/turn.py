@@ -44,7 +44,7 @@ class Turn:
         self._lease = lease
         self._granted = routes
         self._end = end
-        self._is_ending = False
+        self.is_ending = False  # `wake` was called in this turn; those who call it often look first
         self._owes_lease = False  # something was executed under a lease, and has not left yet
         self.read_clock = loop.now  # the time now, which may be later than the turn's
         self.now_s = loop.now()
@@ -58,7 +58,7 @@ class Turn:
         """Begin with a turn's input. Also to be called several times a second if there is none."""
         now = self.now_s = self.read_clock()
         serving = self.serving = now < self._lease.lease_until
-        self._owes_lease = serving or (self._is_ending and self._owes_lease)
+        self._owes_lease = serving or (self.is_ending and self._owes_lease)
         self.may_forward = serving or not self._lease.is_member
         self.routes = self._granted if serving else _NOBODY
 
@@ -68,8 +68,8 @@ class Turn:
 
     def wake(self) -> None:
         """Have the turn's end come: something is to be sent, or to be carried out."""
-        if not self._is_ending:
-            self._is_ending = True
+        if not self.is_ending:
+            self.is_ending = True
             self._run_callback(self._come_to_end)
 
     def _come_to_end(self) -> None:
@@ -82,7 +82,7 @@ class Turn:
 
         Whatever did so before is carried out in this one.
         """
-        self._is_ending = False
+        self.is_ending = False
 
     def end(self) -> None:
         """Carry out the end at once, where nobody waits for it."""

@@ -78,8 +78,7 @@ class Workers:
             elif request.has_waited:
                 request.release()
             become_idle(me)
-            source = go_on()
-            request.begin(source)
+            source = request.source = go_on()
 
     def _go_on(self) -> Any:
         """Leave this greenlet, for the next of those that are to go on or else for the loop: what it is woken with."""

@@ -52,7 +52,7 @@ class Store:
     def __init__(self, arena: Arena, *, evict: bool, on_allowance_used: Callable[[], None]) -> None:
         """`evict`: whether entries may be evicted to make room. `on_allowance_used()` must set `allowance_bytes`."""
         self._arena = arena
-        self._evict = evict
+        self.evicts = evict  # whether entries go to make room for others
         self._on_allowance_used = on_allowance_used
         self._slots: list[Slot | SplitSlot] = [Slot() for _ in range(SLOT_COUNT)]
         # Wiped slots whose memory is not all back yet: those whose records are still in the arena, and those of which
@@ -94,7 +94,7 @@ class Store:
     def put(self, number: int, key: bytes, blob: bytes) -> bool:
         """Store a blob under a key, evicting others as needed; False, nothing changed, when there is no room."""
         slot = self._slots[number]
-        if key in slot:
+        if slot.has(key):
             handle = slot[key]  # most recently used now
             replaced = self._arena.replace(handle, len(key), blob)
             if replaced == handle:
@@ -186,11 +186,6 @@ class Store:
         return self.entries
 
     @property
-    def evicts(self) -> bool:
-        """Whether entries may be evicted to make room."""
-        return self._evict
-
-    @property
     def room_bytes(self) -> int:
         """About how much more fits without evicting: free pages, and free chunks worth moving together."""
         if self.heap_full:
@@ -204,7 +199,7 @@ class Store:
     def _store_evicting(self, key: bytes, blob: bytes) -> int:
         """Store a record after making room for it; -1 when no room can be made."""
         arena = self._arena
-        if self._evict and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
+        if self.evicts and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
             # As a rule the entry to go has a chunk of the right size.
             oldest = self._pop_oldest()
             taken = arena.take_over(oldest, key, blob)
@@ -229,9 +224,9 @@ class Store:
 
         Two while the heap is past its bound: a new one's key may be longer, and does not fit the hole that one left.
         """
-        if self.heap_over and self._evict:
+        if self.heap_over and self.evicts:
             self.reclaim_one()
-        return self.drain_wiped() or (self._evict and self.reclaim_one())
+        return self.drain_wiped() or (self.evicts and self.reclaim_one())
 
     def _make_some_room(self, *, want_page: bool = False) -> int:
         """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
@@ -241,7 +236,7 @@ class Store:
                 return moved + _PAGE_WORK
         if self._wiped_records:
             return int(self.reclaim_one())
-        if not self._evict:
+        if not self.evicts:
             moved = self.compact()
             return moved + _PAGE_WORK if moved else 0
         if want_page and self.entries:
@@ -337,7 +332,7 @@ class Store:
                     self._slots[number] = SplitSlot(slot)
                     return self._make_table_room(number, key)
                 return True
-            if not self._evict:
+            if not self.evicts:
                 if len(table) * 8 > table.capacity * 7:
                     return False
             elif surplus > 0:
@@ -350,7 +345,7 @@ class Store:
 
     def _is_cheaper(self, growth_bytes: int, entries: int) -> bool:
         """Whether growing tables takes less than so many entries; the arena must make way for it soon, though."""
-        if not self._evict or self.spare_bytes < -_GROWTH_AHEAD_BYTES or entries <= 0:
+        if not self.evicts or self.spare_bytes < -_GROWTH_AHEAD_BYTES or entries <= 0:
             return False
         entry_bytes = self.entry_heap_bytes + self._arena.chunk_bytes // max(1, self.entries)
         return growth_bytes < entries * entry_bytes

@@ -114,7 +114,7 @@ class Rig:
             self.slow_log,
             now=self.loop.now,
             unix_s=self.loop.unix_s,
-            wake=self.turn.wake,
+            turn=self.turn,
         )
         self.front = Front(
             self.loop,
@@ -414,8 +414,9 @@ def test_a_late_answer_leaves_from_the_address_that_was_asked_by_whoever_asked_l
     """A retry that joins may have come to another address of this machine than the request."""
 
     class AtMany(DatagramBatch):
-        def asked_at(self, number: int) -> bytes:
-            return b"at " + self.sender(number)[4:8]
+        def take(self, number: int) -> tuple[bytes, bytes, bytes]:
+            datagram, sender, _ = super().take(number)
+            return datagram, sender, b"at " + sender[4:8]
 
         def send(self, address: bytes, data: bytes, asked_at: bytes = b"") -> None:
             super().send(address, data + asked_at)

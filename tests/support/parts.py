@@ -289,7 +289,7 @@ class Parts(Node):
             self.slow_log,
             now=self.loop.now,
             unix_s=self.loop.unix_s,
-            wake=self.turn.wake,
+            turn=self.turn,
         )
         self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(

@@ -74,6 +74,7 @@ class Follower:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self._mutate = shared.mutations.apply
         self.sessions: dict[int, Session] = {}
         self._mine: set[int] = set()  # slots we are backup or learner of
         self._reported: dict[int, tuple[int, float]] = {}  # slot: number and time of our report
@@ -280,21 +281,22 @@ class Follower:
     def on_ops(self, peer: str, body: bytes) -> None:
         gaps = set()
         shared = self._shared
-        sessions, positions, leads, note = self.sessions, shared.positions, shared.leads, shared.recent.note
+        sessions, positions, note, apply = self.sessions, shared.positions, shared.recent.note, self._apply
+        primaries = shared.view.primaries if shared.view else ()
         noted: dict[int, None] | None = None
         for op in frames.decode_ops(body):
-            slot = op.slot
+            kind, slot, _, message_id, key, term, seq, _ = op
             session = sessions.get(slot)
-            if session is None or session.primary != peer or session.term != op.term:
+            if session is None or session.primary != peer or session.term != term:
                 continue
-            if not leads(peer, slot):
+            before = session.position
+            if not primaries or primaries[slot] != peer:
                 shared.faults["stale op"] += 1
-            elif op.seq != session.position[1] + 1:
+            elif seq != before[1] + 1:
                 gaps.add(slot)
-            elif self._apply(session, op):
-                position = (op.term, op.seq)
-                note((slot, op.kind, session.position, position, op.key, op.message_id))
-                session.position = position
+            elif apply(session, op):
+                session.position = position = (term, seq)
+                note((slot, kind, before, position, key, message_id))
                 if session.is_whole:
                     positions[slot] = position
                     if noted is None:
@@ -305,7 +307,8 @@ class Follower:
                 shared.faults["no room"] += 1
             else:
                 self._ran_out_of_room(slot)
-        self.report({slot for slot in gaps if slot in self.sessions})
+        if gaps:
+            self.report({slot for slot in gaps if slot in self.sessions})
         self._bound_staging()
 
     def _apply(self, session: Session, op: OpFields) -> bool:
@@ -313,13 +316,14 @@ class Follower:
         if (staging := session.staging) is not None:
             self.staged_bytes += staging.apply(op)
             return True
-        if not self._shared.mutations.apply(op.kind, op.slot, op.key, op.blob):
+        kind, slot, code, message_id, key, _, _, blob = op
+        if not self._mutate(kind, slot, key, blob):
             return False
-        self._remember(op.message_id, op.slot, op.code)
+        self._remember(message_id, slot, code)
         return True
 
     def _put(self, slot: int, key: bytes, blob: bytes) -> bool:
-        return self._shared.mutations.apply(SET, slot, key, blob)
+        return self._mutate(SET, slot, key, blob)
 
     def _remember(self, message_id: bytes, slot: int, code: int) -> None:
         if message_id:

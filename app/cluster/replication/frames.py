@@ -10,7 +10,7 @@ is cut, too long, or breaks a limit raises `BadFrame`: the sender is no sound pe
 from collections.abc import Iterable
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.storage.mutate import DELETE, HINDRANCES, NOTE, SET, WIPE
 from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES, SLOT_COUNT, VALUE_MAX_BYTES
@@ -58,6 +58,8 @@ assert _VIEW.size + _NUMBER.size + SLOT_COUNT * _START.size <= BODY_MAX_BYTES
 assert BLOB_MAX_BYTES < 1 << 16
 assert (PUT_OP, REMOVE_OP, WIPE_OP, NOTE_OP) == (1, 2, 3, 4), "decode_ops checks the range"
 
+_tuple: Final = tuple.__new__  # of fields, without the call in Python that a NamedTuple makes of it
+
 STRETCHES_MAX: Final = 4  # a slot, in a PAST
 assert _NUMBER.size + STRETCHES_MAX * SLOT_COUNT * _STRETCH.size <= BODY_MAX_BYTES
 
@@ -72,8 +74,7 @@ class BadFrame(ValueError):
     """
 
 
-@dataclass(slots=True)
-class OpFields:
+class OpFields(NamedTuple):
     """An op as it travels."""
 
     kind: int
@@ -156,7 +157,7 @@ def decode_start(body: bytes) -> tuple[int, list[tuple[int, int, Position]]]:
 
 
 def encode_ack(flags: int, rows: Iterable[tuple[int, int, int]]) -> bytes:
-    return b"%c%b" % (flags, b"".join(_POSITION.pack(*row) for row in rows))
+    return b"%c%b" % (flags, b"".join([_POSITION.pack(*row) for row in rows]))
 
 
 def decode_ack(body: bytes) -> tuple[int, list[tuple[int, ...]]]:
@@ -269,7 +270,7 @@ def decode_ops(body: bytes) -> list[OpFields]:
             raise BadFrame(f"an op of kind {kind}: {id_bytes}, {key_bytes}, {blob_bytes} bytes")
         message_id, key = body[at + _OP.size : key_at], body[key_at:blob_at]
         at = blob_at + blob_bytes
-        ops.append(OpFields(kind, slot, code, message_id, key, term, seq, body[blob_at:at]))
+        ops.append(_tuple(OpFields, (kind, slot, code, message_id, key, term, seq, body[blob_at:at])))
     return ops
 
 

@@ -39,6 +39,8 @@ class Primary:
     ) -> None:
         """See Replication."""
         self._shared = shared
+        self._positions = shared.positions
+        self._note = shared.recent.note
         self.led: dict[int, Led] = {}
         self.unacked: dict[bytes, Op] = {}  # the latest write in flight, by key
         self.unreleased: dict[bytes, Op | Joint] = {}  # by messageID
@@ -175,26 +177,27 @@ class Primary:
 
     def order(self, led: Led, kind: int, key: bytes, blob: bytes, message_id: bytes, code: int) -> Op | None:
         """A write that has been applied here: stream it. The op that now waits, or None if nobody is required."""
-        led.seq += 1
-        data = frames.encode_op(kind, led.slot, code, message_id, key, led.term, led.seq, blob)
-        shared, position = self._shared, (led.term, led.seq)
-        positions, slot = shared.positions, led.slot
-        shared.recent.note((slot, kind, positions[slot] or led.base, position, key, message_id))
+        slot, term = led.slot, led.term
+        seq = led.seq = led.seq + 1
+        data = frames.encode_op(kind, slot, code, message_id, key, term, seq, blob)
+        size_bytes = len(data)
+        positions, position = self._positions, (term, seq)
+        self._note((slot, kind, positions[slot] or led.base, position, key, message_id))
         positions[slot] = position
         for progress in led.progress.values():
             if progress.is_streaming:
                 outbox = progress.outbox
                 outbox.ops.append(data)
-                outbox.size_bytes += len(data)
+                outbox.size_bytes += size_bytes
                 if outbox.size_bytes > self._backlog_max_bytes:
                     outbox.flags |= BUSY
         if not self._waits(led):
-            led.committed = led.seq
+            led.committed = seq
             return None
-        op = Op(led.seq, code, message_id, key, data, kind == frames.WIPE_OP)
+        op = Op(seq, code, message_id, key, data, kind == frames.WIPE_OP)
         led.log.append(op)
         self.pending += 1
-        self.pending_bytes += len(data)
+        self.pending_bytes += size_bytes
         if key:
             self.unacked[key] = op
         if op.wipes:
@@ -288,19 +291,25 @@ class Primary:
             if self.transfer.is_filling(slot, peer):
                 continue  # said of what it had before
             progress.acked = max(progress.acked, seq)
-            self._advance(led)
-            self._consider(led, peer)
+            if peer in led.required:
+                self._advance(led)
+            else:
+                self._consider(led, peer)
 
     def _advance(self, led: Led) -> None:
         """Release what every required follower has."""
-        acked = min((led.progress[peer].acked for peer in led.required), default=led.seq)
+        acked = led.seq
+        progress = led.progress
+        for peer in led.required:
+            acked = min(acked, progress[peer].acked)
         opens = False
         if not led.is_open and acked >= led.base[1]:
             led.is_open = True
             self.changed.add(led.slot)
             opens = True
-        led.committed = max(led.committed, acked)
-        assert led.committed <= led.seq, (led.slot, led.committed, led.seq)
+        if acked > led.committed:
+            assert acked <= led.seq, (led.slot, acked, led.seq)
+            led.committed = acked
         log = led.log
         while log and log[0].seq <= acked:
             self._finish(led, log.popleft(), released=True)
@@ -336,14 +345,15 @@ class Primary:
                 self.unreleased.pop(op.message_id, None)
                 self._answer(joint.waiters, op.code, not joint.dropped)
         self._answer(op.waiters, op.code, released)
-        self._answer(op.readers, None, released)
+        if op.readers:
+            self._answer(op.readers, None, released)
 
     def _answer(self, waiters: list[Any], code: int | None, released: bool) -> None:
         out = self._shared.out
         if released:
-            out.released.extend((waiter, code) for waiter in waiters)
+            out.released += [(waiter, code) for waiter in waiters]
         else:
-            out.dropped.extend(waiters)
+            out.dropped += waiters
 
     # Sending.
 

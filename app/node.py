@@ -6,6 +6,7 @@ sockets of its making.
 
 import gc
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from app.config.options import Options
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
+from app.front.rate import AnswerRate
 from app.loop import GeventLoop, Loop
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
@@ -205,7 +207,9 @@ class Node:
         self.turn = Turn(loop, self.membership.core, routes, end=self.end_turn)
         waiting_max_bytes = int(options.max_memory_bytes * WAITING_SHARE)
         self.workers = Workers(loop, options.max_in_flight, waiting_max_bytes, self.store.spend)
-        self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
+        no_strangers = known(options.servers)
+        rate = AnswerRate(options.answer_rate_bytes, exempt=no_strangers, now=loop.now, random=random.random)
+        self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out, rate)
         self.answers = Answers(
             self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, turn=self.turn
         )
@@ -225,7 +229,7 @@ class Node:
             replicator=self.replicator,
             cluster=self.membership,
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
-            known=known(options.servers) if options.allow is None else None,
+            known=no_strangers if options.allow is None else None,
             reports=Reports(
                 os.getpid(),
                 self.membership.member_count,
@@ -256,6 +260,7 @@ class Node:
             self.slow_log,
             patience_s=inf if is_alone else PATIENCE_S,
             allowed=None if options.allow is None else clients(options.allow, options.servers),
+            rate=rate,
             shares_turns=not is_alone,
         )
         self.started_unix_s = loop.unix_s()
@@ -509,6 +514,7 @@ class Node:
         fields |= {
             "retries_answered": counters.retries_answered,
             "acks": counters.acks,
+            "over_rate": counters.over_rate,
             "send_errors": self.batch.send_errors,
             "overloads": counters.by_code()["SYS_OVERLOAD_ERR"],
             "unfenced": counters.unfenced + self.batch.unfenced,

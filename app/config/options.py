@@ -45,6 +45,9 @@ REPLY_TTL_MIN_S: Final = 6.0
 REPLY_TTL_MAX_S: Final = 60.0
 assert _LAST_TRY_S < REPLY_TTL_MIN_S
 
+# With less than this a second, addresses that are forged could use up what honest ones get: app/front/rate.py.
+ANSWER_RATE_MIN_BYTES: Final = 64 << 10
+
 # Past these a number was not meant so: nobody waits an hour for a node to stop, no request takes a minute (clients give
 # up after 7 s), and a node has not more names than a cluster has nodes.
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
@@ -111,6 +114,13 @@ def _parse_memory(text: str) -> int:
         raise ValueError(
             f"is less than a node needs: at least {show_size(MEMORY_MIN_BYTES)} (write 64MB, 1GiB or bytes)"
         )
+    return size_bytes
+
+
+def _parse_answer_rate(text: str) -> int:
+    size_bytes = parse_size(text)
+    if size_bytes < ANSWER_RATE_MIN_BYTES:
+        raise ValueError(f"is less than a client needs: at least {show_size(ANSWER_RATE_MIN_BYTES)} (a second)")
     return size_bytes
 
 
@@ -263,6 +273,19 @@ class Options:
         help="""
             Whose SHUTDOWN, WIPEOUT and FOUND are obeyed; others' are dropped, counted and logged. With --allow,
             all of it must be within that.""",
+    )
+    answer_rate_bytes: int = _setting(
+        "--answer-rate",
+        _parse_answer_rate,
+        "SIZE",
+        default="256MiB",
+        group="Network",
+        help=f"""
+            Bytes of answers that one address (of IPv6: its first 64 bits) gets in a second, about; beyond that
+            those of more than twice the request's bytes are SYS_OVERLOAD_ERR. It bounds what a victim can be
+            sent by who asks in its name: the default is more than a client takes, so where strangers can reach
+            the node say what yours need. At least {show_size(ANSWER_RATE_MIN_BYTES)}. This machine
+            (127.0.0.1, ::1) and the servers of SERVERS_FILE are exempt.""",
     )
     http_port: int | None = _setting(
         "--http",

@@ -43,6 +43,7 @@ PLAIN: Final[Mapping[str, tuple[type[Metric], str, str]]] = {
     # requests
     "retries_answered": (_COUNTER, "kv_retries_answered", "Retried requests answered from the reply memory."),
     "acks": (_COUNTER, "kv_acks", "Remembered replies that a client's ack freed."),
+    "over_rate": (_COUNTER, "kv_over_rate_refusals", "Large answers refused to addresses over --answer-rate."),
     "send_errors": (_COUNTER, "kv_send_errors", "Replies that the system refused to send."),
     "unfenced": (_COUNTER, "kv_unfenced_replies", "Replies held back because the lease ran out meanwhile."),
     "in_flight": (_GAUGE, "kv_requests_in_flight", "Requests that wait for something."),

@@ -20,6 +20,7 @@ from app.wire.protocol import (
     PUT,
     SHUTDOWN,
     STATUS,
+    SYS_OVERLOAD_ERR,
     WIPEOUT,
 )
 from proto_gen.key_value_pb2 import KVRequest
@@ -95,3 +96,16 @@ def test_strangers_are_told_no_more_than_twice_what_they_send(tmp_path: Path) ->
         assert table(here) == node.name
     with running(tmp_path, "--allow", f"{CLIENT},127.0.0.1") as node, at(CLIENT, node) as client:
         assert table(client) == node.name
+
+
+def test_an_address_gets_so_many_bytes_a_second_and_others_are_not_concerned(tmp_path: Path) -> None:
+    with running(tmp_path, "--answer-rate", "64KiB") as node:
+        with at(STRANGER, node) as stranger, at(CLIENT, node) as client, at("127.0.0.1", node) as here:
+            assert code(client, PUT, key=b"k", value=bytes(10_000)) == NO_ERR
+            poll(lambda: code(stranger, GET, key=b"k") == SYS_OVERLOAD_ERR, DEADLINE_S)
+            assert code(stranger, PUT, key=b"x", value=b"") == NO_ERR  # what is small it gets
+            assert [code(sock, GET, key=b"k") for sock in (client, here)] == [NO_ERR, NO_ERR]
+            assert {code(here, GET, key=b"k") for _ in range(100)} == {NO_ERR}
+            poll(lambda: code(stranger, GET, key=b"k") == NO_ERR, DEADLINE_S)
+        assert node.counters()["over_rate"] >= 1
+        assert f"front.over_rate sender={STRANGER}" in node.log

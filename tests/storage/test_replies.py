@@ -15,6 +15,7 @@ from app.storage.replies import ReplyMemory, buckets_for
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, SLOT_COUNT
 from tests.storage.contents import records
 from tests.support.parts import MIB, PLENTY, examples
+from tools.bench.chosen import with_checksum
 
 TTL_S = 6.0
 # The longest that a call of `advance` believes in, and so how far past its time a generation may live.
@@ -217,28 +218,9 @@ def test_records_come_oldest_generation_first() -> None:
 
 
 def ids_that_share_a_checksum(count: int) -> set[bytes]:
-    """16-byte messageIDs with one CRC-32, which is linear: the sums of some bits that it is zero for change nothing."""
-    nothing = crc32(bytes(16))
-    basis: dict[int, tuple[int, int]] = {}  # by highest bit of the checksum: the checksum, and the bits that make it
-    free = []
-    for bit in range(128):
-        bits = 1 << bit
-        checksum = crc32(bits.to_bytes(16, "big")) ^ nothing
-        while checksum and (known := basis.get(checksum.bit_length())):
-            checksum ^= known[0]
-            bits ^= known[1]
-        if checksum:
-            basis[checksum.bit_length()] = checksum, bits
-        else:
-            free.append(bits)
+    """16-byte messageIDs with one CRC-32."""
     rng = random.Random(1)
-    ids = set()
-    while len(ids) < count:
-        number = 0
-        for bits in rng.sample(free, 40):
-            number ^= bits
-        ids.add(number.to_bytes(16, "big"))
-    return ids
+    return {with_checksum(rng.randbytes(12), 7) for _ in range(count)}
 
 
 def test_messageids_that_share_a_checksum_do_not_share_a_bucket() -> None:

@@ -23,6 +23,7 @@ from app.cluster.view import Member, View
 from app.front import batch as layout
 from app.front.batch import DatagramBatch, Ring
 from app.front.front import Front
+from app.front.rate import AnswerRate
 from app.node import Node
 from app.observe.counters import Counters
 from app.observe.slowlog import SlowLog
@@ -283,7 +284,8 @@ class Parts(Node):
         self.turn = Turn(self.loop, self.membership, routes, end=lambda: self.end_turn())
         self.workers = Workers(self.loop, max_waiting, 1 << 30, self.store.spend)
         self.outside = Outside()
-        self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out)
+        self.rate = AnswerRate(PLENTY, exempt={}, now=self.loop.now, random=lambda: 0.5)
+        self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out, self.rate)
         self.answers = Answers(
             self.batch,
             self.counters,
@@ -397,6 +399,7 @@ class Parts(Node):
             self.slow_log,
             patience_s=PATIENCE_S,
             allowed=allowed,
+            rate=self.rate,
             shares_turns=shares_turns,
         )
 

@@ -96,7 +96,7 @@ def test_the_options_that_documents_name_exist() -> None:
     variables = {setting.variable for _, setting in settings()} | {"KV_CLUSTER_SECRET", "KV_CLUSTER_SECRET_FILE"}
     variables.add("KV_PUBLISH")  # of the compose files
     others = {"--help", "--members", "--timeout", "--given-only", "--force", "--json"}  # kv.py's
-    others |= {"--rm", "--build", "--system", "--require-hashes", "--only-binary", "--minutes"}  # not ours
+    others |= {"--rm", "--build", "--system", "--require-hashes", "--only-binary"}  # not ours
     text = "".join((REPOSITORY / "docs" / name).read_text() for name in ("operations.md", "security.md", "faq.md"))
     assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]*", text)) - options == others
     assert set(re.findall(r"\bKV_[A-Z_]+\b", text)) - variables == set()

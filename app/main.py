@@ -77,4 +77,7 @@ if __name__ == "__main__":
         signal.signal(number, lambda *_: sys.exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     _import_from_repository()
+    from app.observe.logs import unblock
+
+    unblock(2)  # before anything may be written there
     sys.exit(main(sys.argv[1:]))

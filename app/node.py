@@ -439,6 +439,7 @@ class Node:
             self._note_evictions()
             buffer = self.receive_buffer()
             self._overload_watch.look(self.counters.drops, buffer.dropped if buffer else 0, loop.now())
+            logs.flush()
 
     def _note_evictions(self) -> None:
         """One line when the store starts to evict, and when it has come to rest again."""
@@ -494,6 +495,7 @@ class Node:
             "forward_duplicates": self.forwarding.duplicates,
             "forward_abandoned": self.forwarding.abandoned,
             "in_flight": self.workers.waiting,
+            "log_lines_dropped": logs.lines_dropped(),
         }
         return fields | self.memory() | self.replicator.snapshot() | self.membership.snapshot() | self.links.snapshot()
 

@@ -14,7 +14,9 @@ from tests.test_imports import MODULES
 REPOSITORY = Path(__file__).parent.parent
 LEVELS = ("debug", "info", "warning", "error", "exception")
 # What the log says by itself.
-OF_THE_LOG = {"logs.dropped", "logs.unprintable", "process.uncaught", "process.thread_died", "process.unraisable"}
+OF_THE_LOG = {"logs.dropped", "logs.unprintable"} | {
+    f"process.{event}" for event in ("uncaught", "thread_died", "unraisable", "printed")
+}
 DOCUMENTS = (
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",

@@ -48,6 +48,7 @@ PLAIN: Final[Mapping[str, tuple[type[Metric], str, str]]] = {
     "in_flight": (_GAUGE, "kv_requests_in_flight", "Requests that wait for something."),
     "forwarded": (_COUNTER, "kv_forwarded_requests", "Requests sent on to their slot's primary."),
     "forward_duplicates": (_COUNTER, "kv_forward_duplicates", "Retries that joined a request in flight."),
+    "log_lines_dropped": (_COUNTER, "kv_log_lines_dropped", "Lines of the log that could not be written."),
     "forward_abandoned": (_COUNTER, "kv_forward_abandoned", "Requests that waited for a primary in vain."),
     # store
     "entries": (_GAUGE, "kv_store_entries", "Entries in the store."),

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 def _start_http(node: "ObservedNode") -> None:
     """Serve status and metrics if that was asked for. Raises UsageError when the port can't be bound."""
     if node.options.http_port is not None:
-        from app.http import server  # takes 11 MiB
+        from app.http import server  # takes 9 MiB
 
         server.start(node)
 

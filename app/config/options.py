@@ -31,7 +31,7 @@ _MIB: Final = 1 << 20
 # Of the whole process. The interpreter with everything imported takes 29 MiB and remembered replies their
 # share; with less than this there would be no store left to speak of.
 MEMORY_MIN_BYTES: Final = 48 * _MIB
-# With --http: its server and the metrics library are 11 MiB more (docs/monitoring.md).
+# With --http: its server and the metrics library are 9 MiB more (docs/monitoring.md).
 MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
 
 # How long after a client's first try its last one leaves (s).
@@ -45,10 +45,11 @@ REPLY_TTL_MAX_S: Final = 60.0
 assert _LAST_TRY_S < REPLY_TTL_MIN_S
 
 # Past these a number was not meant so: nobody waits an hour for a node to stop, no request takes a minute (clients give
-# up after 7 s), and a file of more than 4 KiB is no secret.
+# up after 7 s), a file of more than 4 KiB is no secret, and a node has not more names than a cluster has nodes.
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
 SLOW_MAX_MS: Final = 60_000
 SECRET_MAX_BYTES: Final = 4096
+_HTTP_HOSTS_MAX: Final = 64
 
 # Requests that may wait at once. The most could hold 1 GiB; by default it is 16 MiB.
 IN_FLIGHT_MAX: Final = 65536
@@ -137,6 +138,16 @@ def _parse_bind(text: str) -> str:
     if not servers.is_address(address):
         raise ValueError("isn't an IPv4 or IPv6 address (host names are not looked up here)")
     return address.lower()
+
+
+def _parse_http_hosts(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(",")) if text else ()
+    if len(names) > _HTTP_HOSTS_MAX:
+        raise ValueError(f"names more than {_HTTP_HOSTS_MAX}")
+    for name in names:
+        if name != "*" and not servers.is_name(name):
+            raise ValueError("isn't a host name, several with commas between, or *: ports are left out")
+    return names
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -282,7 +293,7 @@ class Options:
         help=f"""
             TCP port for people and programs that watch the node: the status page at /, metrics for Prometheus
             at /metrics, /health and /ready for probes. It changes nothing and asks nobody who they are. It takes
-            11 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
+            9 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
     )
     http_bind: str = _setting(
         "--http-bind",
@@ -292,6 +303,19 @@ class Options:
         default_words="that of --bind",
         group="Network",
         help="The address that --http receives on, numeric.",
+    )
+    http_hosts: tuple[str, ...] = _setting(
+        "--http-host",
+        _parse_http_hosts,
+        "NAME[,NAME...]",
+        default="",
+        default_words="none",
+        group="Network",
+        help=f"""
+            Further names by which browsers, probes and scrapes may call the node in HTTP's Host, at most
+            {_HTTP_HOSTS_MAX}; or *: any. Numeric addresses, localhost, the machine's name and the one in SERVERS_FILE
+            are always taken; others are refused, since a stranger's page in somebody's browser can make a name of
+            its own stand for this node.""",
     )
     reply_ttl_s: float = _setting(
         "--reply-ttl",

@@ -92,6 +92,8 @@ def test_options_can_be_made_without_a_command_line() -> None:
         ("--admin-allow", "192.0.2.7", "admin_allow", parse_networks("192.0.2.7")),
         ("--http", "9100", "http_port", 9100),
         ("--http-bind", "[::1]", "http_bind", "::1"),
+        ("--http-host", "KV1.example, node-7", "http_hosts", ("kv1.example", "node-7")),
+        ("--http-host", "*", "http_hosts", ("*",)),
         ("--slow-ms", "60000", "slow_ms", 60_000),
         ("--reply-ttl", "7.5", "reply_ttl_s", 7.5),
         ("--reply-ttl", "7s", "reply_ttl_s", 7.0),
@@ -299,6 +301,19 @@ def test_the_http_server_needs_its_share_of_memory_and_is_bound_as_the_node_is(f
     assert options.http_bind == "127.0.0.1"
     message = refusal(["3331", file, "--http", "9100", "--max-memory", str(MEMORY_MIN_HTTP_BYTES - 1)])
     assert message.endswith("is less than a node with --http needs: at least 60MiB")
+
+
+@pytest.mark.parametrize("text", ["a:80", "a,,b", "http://a", "a/b", "*.a", "a b", "[::1]", "10.0.0.1", "x" * 254, ","])
+def test_names_for_http_are_host_names(file: str, text: str) -> None:
+    assert refusal(["3331", file, "--http-host", text]) == (
+        f"--http-host {text!r}: isn't a host name, several with commas between, or *: ports are left out"
+    )
+
+
+def test_names_for_http_are_few(file: str) -> None:
+    names = [f"n{number}" for number in range(64)]
+    assert parse(["3331", file, "--http-host", ",".join(names)], {}).http_hosts == tuple(names)
+    assert refusal(["3331", file], {"KV_HTTP_HOST": ",".join([*names, "n"])}).endswith("names more than 64")
 
 
 def test_as_many_in_flight_as_there_can_be(file: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 from app.http import watch as watching
+from app.http.share import Share
 from app.http.watch import ANSWER_STALE_S, SHOWN, Watch
 from app.observe.counters import FORWARDED, IN_TURN
 from app.observe.logs import limited_logger
@@ -29,7 +30,7 @@ def node() -> Iterator[Running]:
 @pytest.fixture
 def watch(node: Running) -> Watch:
     """A fresh one, that watches by itself nothing."""
-    return Watch(node.node)
+    return Watch(node.node, Share(node.node.loop))
 
 
 def view_of(epoch: int, *incarnations: int) -> View:

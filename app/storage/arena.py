@@ -214,12 +214,8 @@ class Arena:
     # --- pages -----------------------------------------------------------------------------------------------
 
     def _open_page(self, cls: _Class) -> _Page | None:
-        for _ in range(_GIVE_BACK_MAX):
-            if self.resident_bytes + cls.resident_bytes <= self.limit_bytes and self._spare:
-                break
-            if not self.give_back_cleared():
-                return None
-        else:
+        is_full = self.resident_bytes + cls.resident_bytes > self.limit_bytes or not self._spare
+        if is_full and not (self._cleared and self._make_way(cls)):
             return None
         number = self._spare.pop()
         page = _Page(number << _PAGE_SHIFT, cls)
@@ -250,6 +246,15 @@ class Arena:
             cls.free_chunks = 0
         self._pages = [None] * len(self._pages)
         self.chunk_bytes = self.free_chunk_bytes = 0
+
+    def _make_way(self, cls: _Class) -> bool:
+        """Give back pages that were cleared, so that one of this class can be opened; False when they are too few."""
+        for _ in range(_GIVE_BACK_MAX):
+            if not self.give_back_cleared():
+                break
+            if self.resident_bytes + cls.resident_bytes <= self.limit_bytes:
+                return True
+        return False
 
     def give_back_cleared(self) -> bool:
         """Return one page that was cleared to the system; False when there is none."""

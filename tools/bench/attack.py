@@ -305,11 +305,17 @@ def churn(given: Namespace) -> list[str]:
         load = subprocess.Popen([sys.executable, _FLOOD, "--servers", servers, *words.split()])
         until = time.monotonic() + given.churn * 60 - 2 * nodes.READY_S
         failed: Counter[str] = Counter()
+        late: list[str] = []
         try:
             while given.faults and time.monotonic() < until and load.poll() is None:
                 time.sleep(_DOWN_S)
                 started = time.monotonic()
-                fault = found.fail_one()
+                try:
+                    fault = found.fail_one()
+                except nodes.NotReady as error:
+                    late.append(str(error))
+                    print(error, flush=True)
+                    continue
                 failed[fault] += 1
                 whole_s = time.monotonic() - started - _DOWN_S
                 print(f"{fault}: whole again after {whole_s:.1f} s; peaks {found.shown_peaks()} MiB", flush=True)
@@ -322,7 +328,7 @@ def churn(given: Namespace) -> list[str]:
             told = json.loads(result.read_text(encoding="utf-8"))
             print(f"{told['ops_per_s']:,.0f} operations/s; reads {told['reads']}; codes {told['codes']}")
         print(f"peaks {found.shown_peaks()} MiB; faults: {dict(failed)}")
-        return [*found.complaints(), *([f"flood.py ended with {status}"] if status else [])]
+        return [*late, *found.complaints(), *([f"flood.py ended with {status}"] if status else [])]
 
 
 def faults_of(text: str) -> list[str]:

@@ -82,7 +82,7 @@ class Forwarding:
         self._links = links
         self._routes = routes
         self._members: Sequence[str] = ()  # the coordinator first
-        self._down_since_s: dict[str, float] = {}  # links that have been up
+        self._down_since_s: dict[str, float] = {}  # when each peer's last link ended
         self._requests: dict[bytes, Request] = {}  # by messageID
         self.forwarded = 0
         self.duplicates = 0  # retries that joined a request in flight
@@ -191,10 +191,6 @@ class Forwarding:
             except DecodeError:
                 return None
         return self._requests.get(message_id)
-
-    def link_up(self, peer: str) -> None:
-        """There is a link to the peer."""
-        self._down_since_s.pop(peer, None)
 
     def link_down(self, peer: str) -> None:
         """What was sent over this link may be lost: it waits until there is a way again."""

@@ -373,7 +373,6 @@ class Node:
         self.membership.take(event)
 
     def link_up(self, peer: str) -> None:
-        self.forwarding.link_up(peer)
         self.replicator.link_up(peer)
 
     def link_down(self, peer: str) -> None:

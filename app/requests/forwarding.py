@@ -83,7 +83,7 @@ class Forwarding:
         self._links = links
         self._routes = routes
         self._members: Sequence[str] = ()  # the coordinator first
-        self._down_since_s: dict[str, float] = {}  # links that have been up
+        self._down_since_s: dict[str, float] = {}  # when each peer's last link ended
         self._requests: dict[bytes, Request] = {}  # by messageID
         self.forwarded = 0
         self.duplicates = 0  # retries that joined a request in flight
@@ -193,10 +193,6 @@ class Forwarding:
                 return None
         request = self._requests.get(message_id)
         return request if request is not None and request.sent_over == peer else None
-
-    def link_up(self, peer: str) -> None:
-        """There is a link to the peer."""
-        self._down_since_s.pop(peer, None)
 
     def link_down(self, peer: str) -> None:
         """What was sent over this link may be lost: it waits until there is a way again."""

@@ -275,6 +275,22 @@ def test_a_request_waits_for_its_primary(cause: str) -> None:
     assert front.code(ONE) == KEY_DNE_ERR
 
 
+def test_a_request_is_sent_anew_to_its_primary_when_there_was_another_meanwhile() -> None:
+    """What was sent to it first may be lost."""
+    net = nodes(front="owner", owner=SELF, other=UNKNOWN)
+    front = net["front"]
+    front.take(put())
+    net.queue.clear()
+    net.cut("front", "other")
+    front.set_routes("other")
+    front.sweep()
+    assert net.queue == []
+    front.set_routes("owner")
+    front.sweep()
+    net.deliver()
+    assert front.code(ONE) == NO_ERR
+
+
 def test_a_request_that_waited_is_executed_here_once_this_node_is_in_charge() -> None:
     net = nodes(front=UNKNOWN)
     front = net["front"]

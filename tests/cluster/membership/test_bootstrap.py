@@ -140,6 +140,14 @@ def test_too_few_say_now_and_then_what_they_wait_for() -> None:
     assert said == ["no cluster yet: 2 of 4 servers are up, 3 are needed; nothing is heard of c d"] * 2
 
 
+@pytest.mark.parametrize(("less_s", "lines"), [(0.001, 0), (0.0, 1)])
+def test_they_say_so_once_they_have_waited_for_that_long(less_s: float, lines: int) -> None:
+    state, bootstrap = a_newcomer("a", "abcd")
+    state.awake_s = timing.FOUND_WAIT_S - less_s  # it began at 0
+    assert not bootstrap.may_found()
+    assert len([effect for effect in state.effects if isinstance(effect, Log)]) == lines
+
+
 def test_a_restart_begins_anew() -> None:
     state, bootstrap = a_newcomer()
     meet(state, bootstrap, "b")

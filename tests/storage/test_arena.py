@@ -198,6 +198,18 @@ def test_clearing_gives_everything_back() -> None:
     check_books(arena, handles)
 
 
+@pytest.mark.parametrize("place", range(1, len(SIZE_CLASSES) - 1))
+def test_a_chunk_is_taken_over_by_what_wants_a_chunk_of_its_size(place: int) -> None:
+    arena = Arena(MIB, MIB)
+    smaller, size = SIZE_CLASSES[place - 1 : place + 1]
+    handle = arena.store(b"key", bytes(size - 4))
+    for record_bytes in (smaller, size + 1):
+        assert arena.take_over(handle, b"key", bytes(record_bytes - 4)) == -1
+    for record_bytes in (smaller + 1, size):
+        handle = arena.take_over(handle, b"key", b"v" * (record_bytes - 4))
+        assert arena.blob(handle) == b"v" * (record_bytes - 4)
+
+
 def test_every_page_can_be_used_again_after_clearing() -> None:
     arena = Arena(4 * PAGE_BYTES, MIB)
     for _ in range(2):

@@ -16,7 +16,7 @@ from app.storage.governor import (
     tune_allocators,
 )
 from app.storage.replies import ReplyMemory
-from app.storage.store import Store
+from app.storage.store import COMPACT_MIN_BYTES, Store
 from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.storage.contents import content
 from tests.storage.test_arena import check_books
@@ -64,6 +64,19 @@ def test_the_arena_gets_what_heap_and_margin_leave() -> None:
     machine.governor.look()
     assert machine.arena.limit_bytes == BOUND - MARGIN - 30 * MIB
     assert (machine.governor.heap_bytes, machine.governor.resident_bytes) == (30 * MIB, 30 * MIB)
+
+
+@pytest.mark.parametrize(("heap_mib", "compact_bytes"), [(20, (BOUND - MARGIN - 20 * MIB) // 16), (500, 4 * MIB // 16)])
+def test_records_are_moved_together_for_a_share_of_the_arena(heap_mib: int, compact_bytes: int) -> None:
+    machine = Machine(heap_mib * MIB)
+    assert machine.store.compact_bytes == compact_bytes > COMPACT_MIN_BYTES
+
+
+def test_but_for_no_less_than_two_pages() -> None:
+    machine = Machine(500 * MIB)
+    machine.governor._arena_floor_bytes = MIB
+    machine.governor.look()
+    assert machine.store.compact_bytes == COMPACT_MIN_BYTES
 
 
 def test_what_the_arena_holds_is_not_taken_for_heap() -> None:

@@ -452,6 +452,19 @@ def test_clear_forgets_everything_of_both_generations() -> None:
     assert len(replies) == 0
 
 
+def test_what_was_cleared_of_either_generation_is_freed_step_by_step() -> None:
+    replies = replies_of()
+    clock = Clock(replies)
+    for generation in range(2):
+        for n in range(200):
+            add(replies, b"%d %d" % (generation, n), 0)
+        if not generation:
+            clock.pass_s(TTL_S)
+    kept = sum(bucket is not None for bucket in (*replies._newest, *replies._oldest))
+    replies.clear()
+    assert len(replies._expired) == kept > 300
+
+
 def test_clear_makes_room() -> None:
     replies = replies_of(max_bytes=10_000)
     for n in range(1000):

@@ -265,7 +265,6 @@ class Coordinator:
         proposal = Proposal(next_ballot(above, acceptors.index(state.address)), acceptors)
         self._proposal = proposal
         self._support_ends = {}
-        self._ballot_seen = proposal.ballot
         self._withdraw_support(state.address, proposal.ballot)
         self._acceptor.prepare(proposal.ballot)
         proposal.promised(state.address, self._acceptor.accepted_ballot, self._acceptor.accepted)

@@ -33,6 +33,8 @@ from app.storage.mutate import BUSY, NOTE, REPLIES_FULL, SET, STORE_BUSY, WIPE, 
 from app.wire.protocol import ALL_SLOTS, NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
 
 REPLICATION_TICK_S: Final = 0.1
+# `reserve_bytes` of Replication. More: less of a store that may not evict is used. Less: writes in flight find no room.
+_RESERVE_BYTES: Final = 1 << 20
 PARKED: Final = -100  # the answer comes with `released`, or the request with `dropped`
 IGNORED: Final = -101  # so many wait for the answer already that this one gets none
 
@@ -47,7 +49,7 @@ class Replication:
         replies: CopyReplies,
         mutations: Mutations,
         *,
-        reserve_bytes: int = 1 << 20,
+        reserve_bytes: int = _RESERVE_BYTES,
         backlog_max_bytes: int = PENDING_MAX_BYTES,
         queued_bytes: Callable[[str], int] = lambda peer: 0,
         recent_max: int = RECENT_MAX,

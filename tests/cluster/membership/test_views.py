@@ -734,6 +734,16 @@ class TestLeaving:
         assert {effect.peer for effect in of_kind(effects, CloseLink)} == {"a", "c", "d"}
         assert node.core.lease_until == -inf
 
+    def test_who_is_dead_is_told_by_the_final_view(self) -> None:
+        node = Node().join()
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
+        assert node.core._state.dead == {"c"}
+        node.step(LeaveRequested())
+        final = after(VIEW, gone={"b": "left", "c": "was restarted"}, joined={"c": INCARNATIONS["c"] + 1})
+        effects = node.get("a", pb.VIEW, view=final, by=final)
+        assert of_kind(effects, ViewInstalled) == [ViewInstalled(final, False)]
+        assert node.core._state.dead == set()
+
     def test_the_last_member_goes_at_once(self) -> None:
         node = Node("a", "a")
         assert node.core.is_member

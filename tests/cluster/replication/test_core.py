@@ -212,6 +212,19 @@ def test_wipeout_closes_until_all_have_it() -> None:
     assert a.core.wipe(range(SLOT_COUNT), b"w", "later") == ~NO_ERR
 
 
+def test_a_wipeout_of_which_one_slot_was_given_up_is_not_answered_as_done() -> None:
+    a, b = Machine("a"), Machine("b")
+    wires = Wires(a, b)
+    before = view(1, "a", "b")
+    wires.enter(before)
+    assert a.core.wipe([SLOT, SLOT + 1], b"w", "wiper") == PARKED
+    primaries, backups = list(before.primaries), list(before.backups)
+    primaries[SLOT], backups[SLOT] = "b", ("a",)
+    wires.enter(replace(before, epoch=2, primaries=tuple(primaries), backups=tuple(backups)))
+    assert a.core.routes[SLOT + 1] == SELF, "there it is everywhere"
+    assert (a.released, a.dropped) == ([], ["wiper"])
+
+
 def test_a_slot_stays_closed_until_the_last_of_its_wipes_is_everywhere() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)

@@ -65,6 +65,12 @@ def apart(nodes: Sequence[Node]) -> str:
     return "" if served == SLOT_COUNT else f"{served} slots take writes"
 
 
+def is_wiped(node: Node) -> bool:
+    """Have it forget what it serves; False: try again."""
+    answer = node.ask(WIPEOUT, patience_s=1.0)
+    return answer is not None and answer.errCode == NO_ERR
+
+
 @contextmanager
 def lying(liar: Node, mode: str, seed: int, servers: Path) -> Iterator[Callable[[], int]]:
     """The fourth server lies; it is started again when it ends. What is yielded does that, and tells how often."""
@@ -126,7 +132,8 @@ def run(directory: Path, seed: int, seconds: float, *, say: Callable[[str], None
                 after.go_on(2 * SETTLED)
             after.check()
             # Else what the clients store would pass for growth.
-            assert [node.code(WIPEOUT, message_id=rng.randbytes(16)) for node in nodes] == [NO_ERR] * len(nodes)
+            for node in nodes:
+                poll(lambda node=node: is_wiped(node), complaint=f"{node.name} is not wiped")
             assert [node.process for node in nodes] == processes
             for node in nodes:
                 assert node.process.poll() is None, f"{node.name} has ended:\n{node.log[-4000:]}"

@@ -283,7 +283,7 @@ class Follower:
         gaps = set()
         shared = self._shared
         sessions, positions, note, apply = self.sessions, shared.positions, shared.recent.note, self._apply
-        primaries = shared.view.primaries if shared.view else ()
+        leads = shared.leads
         noted: dict[int, None] | None = None
         for op in frames.decode_ops(body):
             kind, slot, _, message_id, key, term, seq, _ = op
@@ -291,7 +291,7 @@ class Follower:
             if session is None or session.primary != peer or session.term != term:
                 continue
             before = session.position
-            if not primaries or primaries[slot] != peer:
+            if not leads(peer, slot):
                 shared.faults["stale op"] += 1
             elif seq != before[1] + 1:
                 gaps.add(slot)

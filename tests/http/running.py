@@ -24,7 +24,7 @@ from tests.support.ports import free_port
 
 DEADLINE_S = 20.0
 HOST = "127.0.0.1"
-# The node is within the process that runs all tests, and what that takes counts.
+# The node is within the process that runs all tests: so much beside what that takes already.
 MEMORY_BYTES = 1 << 30
 
 
@@ -56,6 +56,7 @@ class Running:
 
     def __init__(self, *, others: int = 0, **options: Any) -> None:
         """`others`: so many servers of its file are not there."""
+        self.memory_bytes = ResidentSize()() + MEMORY_BYTES
         me, *absent = (Server(HOST, free_port(), HOST) for _ in range(1 + others))
         self.http_port = free_port()
         given = Options(
@@ -64,7 +65,7 @@ class Running:
             me=me,
             bind=HOST,
             http_port=self.http_port,
-            max_memory_bytes=MEMORY_BYTES,
+            max_memory_bytes=self.memory_bytes,
             **options,
         )
         self._loop = TestsLoop()

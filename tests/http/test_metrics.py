@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.http.metrics import LABELLED, PLAIN, SHOWN_OTHERWISE, Exposition
 from app.wire.protocol import GET, IS_ALIVE, PUT
-from tests.http.running import MEMORY_BYTES, Running, running
+from tests.http.running import Running, running
 from tests.wire.datagrams import request
 
 REPOSITORY = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_requests_are_there_by_command_and_code_and_in_the_histogram() -> None:
         assert samples["kv_cluster_whole", ()] == 1
         assert samples["kv_cluster_copies_missing", ()] == 0, "its file has no place for more than one"
         assert samples["kv_cluster_slots_open", (("operation", "write"),)] == 256
-        assert samples["kv_memory_limit_bytes", ()] == MEMORY_BYTES
+        assert samples["kv_memory_limit_bytes", ()] == node.memory_bytes
 
 
 def test_buckets_only_rise_and_end_with_the_count(node: Running) -> None:

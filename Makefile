@@ -31,6 +31,18 @@ $(DEV_READY): requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(RUN_READY)
 
+.PHONY: setup-locked lock
+
+setup-locked: | $(VENV)/bin/python  ## create .venv with the very files that requirements.lock names, for production
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@touch $(RUN_READY)
+
+# For CPython on Linux; each hash is of a file of that version, so all processors and Python versions are there.
+lock: | $(VENV)/bin/python  ## make requirements.lock anew: the newest versions that requirements.txt allows, with hashes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --no-config --upgrade --python-platform linux \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --output-file requirements.lock requirements.txt
+
 run: $(RUN_READY)  ## start a node: make run [PORT=3331] [SERVERS=servers.txt] [ARGS="--policy noeviction"]
 	exec $(BIN)/python app/main.py $(PORT) $(SERVERS) $(ARGS)
 
@@ -59,6 +71,10 @@ PATHS ?= app
 
 mutants: $(DEV_READY)  ## would the tests notice a change? make mutants [SEED=n] [COUNT=120] [PATHS="app/peers app/client"]
 	$(BIN)/python -m tests.mutants $(if $(SEED),--seed $(SEED)) --count $(COUNT) $(ARGS) $(PATHS)
+
+.PHONY: fuzz
+fuzz: $(DEV_READY)  ## inputs that nobody thought of, guided by coverage: make fuzz [MINUTES=10] [ARGS="--target http --keep"]
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: lab
 MINUTES ?= 1

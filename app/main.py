@@ -22,39 +22,52 @@ def main(arguments: Sequence[str]) -> int:
     """Run a node until it stops; the process's exit status. What is wrong is one line on standard error."""
     from app.config import options
     from app.observe import logs
+    from app.printable import printable
 
     logs.hold_standard_descriptors()
+    _have_a_fit_interpreter()
     try:
         given = options.parse(arguments, os.environ)
-        _use_system_allocator()
         logs.configure(given.log_level, given.log_format)
         from app import node
 
         return node.run(given, _start_http)
     except options.UsageError as error:
-        line = " ".join(str(error).split())
-        with suppress(OSError):  # nobody listens: the status still tells
-            os.write(2, f"kv: {line}\n".encode(errors="backslashreplace"))
-        return _EXIT_USAGE
+        wrong = str(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("app", "proto_gen"):
+            raise
+        wrong = f"the package with {error.name!r} is missing: pip install -r requirements.lock"
+    with suppress(OSError):  # nobody listens: the status still tells
+        os.write(2, f"kv: {printable(' '.join(wrong.split()))}\n".encode())
+    return _EXIT_USAGE
 
 
 def _start_http(node: "ObservedNode") -> None:
     """Serve status and metrics if that was asked for. Raises UsageError when the port can't be bound."""
     if node.options.http_port is not None:
-        from app.http import server  # takes 11 MiB
+        from app.http import server  # takes 9 MiB
 
         server.start(node)
 
 
-def _use_system_allocator() -> None:
-    """Start this program anew, once, with the C library's allocator in place of CPython's own.
+def _have_a_fit_interpreter() -> None:
+    """Start this program anew, once, if the interpreter was started in a way that no node should run in.
 
-    CPython's gives memory back by whole 1 MiB arenas, which a few surviving objects pin; the C library can be asked
-    for every free page. With small values replaced by large ones, that is 75 MiB of payload held instead of 50
-    (docs/memory.md). The choice must be made before the interpreter starts. The process stays the same one.
+    It needs the C library's allocator in place of CPython's own, which gives memory back by whole 1 MiB arenas that a
+    few surviving objects pin; the C library can be asked for every free page. With small values replaced by large ones,
+    that is 75 MiB of payload held instead of 50 (docs/memory.md).
+
+    And nobody may know the key of its hash tables: keys and messageIDs are others' to choose, and with PYTHONHASHSEED
+    set they could be chosen to meet in one place (docs/security.md).
+
+    Both are decided before the interpreter starts. The process stays the same one. It is done before anything is read:
+    what the shell's <(...) holds can be read only once.
     """
-    if "PYTHONMALLOC" not in os.environ:
-        os.environ["PYTHONMALLOC"] = "malloc"
+    is_fit = "PYTHONMALLOC" in os.environ and os.environ.get("PYTHONHASHSEED", "random") in ("", "random")
+    if not is_fit:
+        os.environ.setdefault("PYTHONMALLOC", "malloc")
+        os.environ.pop("PYTHONHASHSEED", None)
         # A stop signal that comes between the two starts waits for the second one's handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -77,4 +90,7 @@ if __name__ == "__main__":
         signal.signal(number, lambda *_: sys.exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     _import_from_repository()
+    from app.observe.logs import unblock
+
+    unblock(2)  # before anything may be written there
     sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ sockets of its making.
 
 import gc
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -20,14 +21,16 @@ from app.cluster.events import Event
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.readiness import Contact, Facts, Readiness, heard_s, readiness
 from app.cluster.replication.core import REPLICATION_TICK_S, Replication
+from app.cluster.replication.follower import STAGING_MAX_BYTES, STAGING_SHARE
 from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
-from app.front.access import Administrators, clients
+from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
+from app.front.rate import AnswerRate
 from app.loop import GeventLoop, Loop
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
@@ -69,9 +72,9 @@ from app.storage.store import Store
 _UPKEEP_S: Final = 0.1
 # How often the C heap is trimmed, if anything in it was freed.
 _TRIM_S: Final = 2.0
-# Entries of wiped slots that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
+# Entries of wiped slots, or pages, that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
 _DRAIN_STEPS: Final = 10_000
-_DRAIN_TURN: Final = 500
+_DRAIN_TURN: Final = 200
 # Of so much memory one more recent write is kept for repairs, up to RECENT_MAX at 128 MiB: 3.7 % of it.
 _MEMORY_PER_RECENT_BYTES: Final = 8192
 # A second signal so soon after the first says nothing new: the same wish may come to the process and to its group.
@@ -140,7 +143,9 @@ class Node:
         self.arena = Arena(options.max_memory_bytes, options.max_memory_bytes)
         replies_bytes = replies_max_bytes(options.max_memory_bytes)
         self.replies = ReplyMemory(options.reply_ttl_s, replies_bytes, buckets=buckets_for(replies_bytes))
-        self.store = Store(self.arena, evict=evict, on_allowance_used=self._look_at_memory)
+        self.store = Store(
+            self.arena, evict=evict, on_allowance_used=self._look_at_memory, on_freed=self._join_freed_memory
+        )
         self.governor = MemoryGovernor(
             self.arena,
             self.store,
@@ -165,6 +170,8 @@ class Node:
             random_bytes=random_bytes,
             wake=self._wake,
             queue_max_bytes=limits.queue_max_bytes,
+            memory_bytes=options.max_memory_bytes,
+            spend=self.store.spend,
         )
         self.membership = Membership(
             loop,
@@ -190,6 +197,7 @@ class Node:
             backlog_max_bytes=self.links.queue_max_bytes // 4,  # the rest is for chunks, requests and answers
             queued_bytes=self.links.queued_bytes,
             recent_max=min(RECENT_MAX, options.max_memory_bytes // _MEMORY_PER_RECENT_BYTES),
+            staging_max_bytes=min(STAGING_MAX_BYTES, options.max_memory_bytes // STAGING_SHARE),
         )
         self.view_log = ViewLog()
         self.link_watch = LinkWatch(self.membership.core.contact)
@@ -199,7 +207,9 @@ class Node:
         self.turn = Turn(loop, self.membership.core, routes, end=self.end_turn)
         waiting_max_bytes = int(options.max_memory_bytes * WAITING_SHARE)
         self.workers = Workers(loop, options.max_in_flight, waiting_max_bytes, self.store.spend)
-        self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out)
+        no_strangers = known(options.servers)
+        rate = AnswerRate(options.answer_rate_bytes, exempt=no_strangers, now=loop.now, random=random.random)
+        self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out, rate)
         self.answers = Answers(
             self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, turn=self.turn
         )
@@ -219,7 +229,15 @@ class Node:
             replicator=self.replicator,
             cluster=self.membership,
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
-            reports=Reports(os.getpid(), self.membership.member_count, self.status_json, self.slow_log, self.vitals),
+            known=no_strangers if options.allow is None else None,
+            reports=Reports(
+                os.getpid(),
+                self.membership.member_count,
+                self.status_json,
+                self.slow_log,
+                self.vitals,
+                now=loop.now,
+            ),
         )
         self.relayed = Relayed(
             self.turn,
@@ -242,6 +260,7 @@ class Node:
             self.slow_log,
             patience_s=inf if is_alone else PATIENCE_S,
             allowed=None if options.allow is None else clients(options.allow, options.servers),
+            rate=rate,
             shares_turns=not is_alone,
         )
         self.started_unix_s = loop.unix_s()
@@ -251,6 +270,9 @@ class Node:
 
     def _look_at_memory(self) -> None:
         self.governor.look()
+
+    def _join_freed_memory(self) -> None:
+        self.governor.join_freed()
 
     # --- starting and stopping ---------------------------------------------------------------------------------------
 
@@ -283,6 +305,9 @@ class Node:
             receive_buffer_bytes=self.sockets.datagrams.receive_buffer_bytes,
             resident_bytes=self.governor.resident_bytes,
         )
+        secret_file = options.secret_file
+        if secret_file is not None and secret_file.exposed_mode:
+            _log.warning("secret_exposed", file=secret_file.path, mode=secret_file.exposed_mode)
 
     def leave(self) -> None:
         """Hand over, then stop; stop at once when called again later than _SAME_SIGNAL_S."""
@@ -434,10 +459,12 @@ class Node:
                 if not self.store.drain_wiped():
                     break
                 if step % _DRAIN_TURN == 0:
+                    self.governor.join_freed()
                     loop.sleep(0)
             self._note_evictions()
             buffer = self.receive_buffer()
             self._overload_watch.look(self.counters.drops, buffer.dropped if buffer else 0, loop.now())
+            logs.flush()
 
     def _note_evictions(self) -> None:
         """One line when the store starts to evict, and when it has come to rest again."""
@@ -486,6 +513,7 @@ class Node:
         fields |= {
             "retries_answered": counters.retries_answered,
             "acks": counters.acks,
+            "over_rate": counters.over_rate,
             "send_errors": self.batch.send_errors,
             "overloads": counters.by_code()["SYS_OVERLOAD_ERR"],
             "unfenced": counters.unfenced + self.batch.unfenced,
@@ -493,6 +521,7 @@ class Node:
             "forward_duplicates": self.forwarding.duplicates,
             "forward_abandoned": self.forwarding.abandoned,
             "in_flight": self.workers.waiting,
+            "log_lines_dropped": logs.lines_dropped(),
         }
         return fields | self.memory() | self.replicator.snapshot() | self.membership.snapshot() | self.links.snapshot()
 

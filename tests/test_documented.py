@@ -14,7 +14,9 @@ from tests.test_imports import MODULES
 REPOSITORY = Path(__file__).parent.parent
 LEVELS = ("debug", "info", "warning", "error", "exception")
 # What the log says by itself.
-OF_THE_LOG = {"logs.dropped", "logs.unprintable", "process.uncaught", "process.thread_died", "process.unraisable"}
+OF_THE_LOG = {"logs.dropped", "logs.unprintable"} | {
+    f"process.{event}" for event in ("uncaught", "thread_died", "unraisable", "printed")
+}
 DOCUMENTS = (
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",
@@ -92,7 +94,9 @@ def test_the_files_and_programs_that_documents_name_exist() -> None:
 def test_the_options_that_documents_name_exist() -> None:
     options = {setting.option for _, setting in settings()}
     variables = {setting.variable for _, setting in settings()} | {"KV_CLUSTER_SECRET", "KV_CLUSTER_SECRET_FILE"}
-    others = {"--help", "--members", "--timeout", "--given-only", "--force", "--rm", "--build", "--system"}  # not ours
+    variables.add("KV_PUBLISH")  # of the compose files
+    others = {"--help", "--members", "--timeout", "--given-only", "--force", "--json"}  # kv.py's
+    others |= {"--rm", "--build", "--system", "--require-hashes", "--only-binary"}  # not ours
     text = "".join((REPOSITORY / "docs" / name).read_text() for name in ("operations.md", "security.md", "faq.md"))
     assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]*", text)) - options == others
     assert set(re.findall(r"\bKV_[A-Z_]+\b", text)) - variables == set()

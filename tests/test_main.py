@@ -15,6 +15,8 @@ from app.config import options
 from app.config.options import Options, UsageError
 from app.main import main
 from app.observe import logs
+from tests.support.nodes import cluster
+from tests.support.polling import poll
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = str(REPOSITORY / "app" / "main.py")
@@ -117,6 +119,33 @@ def test_usage_errors_need_no_gevent() -> None:
     assert done.stderr.splitlines()[-1] == "2 False"
 
 
+def test_a_missing_package_is_a_usage_error() -> None:
+    done = run_script(["-S", SCRIPT, "3331", SERVERS], cwd=REPOSITORY)  # without site-packages
+    assert done.stderr == "kv: the package with 'gevent' is missing: pip install -r requirements.lock\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["3331", "a\x1b[31m\u202e"],
+        ["\x1b[31m", SERVERS],
+        ["3331", SERVERS, "\x1b[31m\udcff"],
+        ["3331", SERVERS, "--\x9b31m"],
+        ["3331", SERVERS, "--bind", "\x1b[31m\r\n\x85"],
+        ["1", "{file}"],
+        ["2", "{file}"],
+    ],
+)
+def test_no_argument_and_no_line_of_a_file_reaches_the_terminal_unescaped(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "s\x1b[31m\n\u202e"
+    path.write_text("127.0.0.1:1 x\n" if arguments[0] == "2" else "127.0.0.1:9\n")
+    done = run_script([SCRIPT, *(word.format(file=path) for word in arguments)], cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert done.stderr.startswith("kv: ")
+    assert done.stderr.removesuffix("\n").isprintable(), repr(done.stderr)
+
+
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_a_closed_standard_stream_changes_no_status(closed: str) -> None:
     done = subprocess.run(
@@ -159,3 +188,17 @@ def test_a_stop_signal_before_the_node_runs_leaves_with_status_0(tmp_path: Path,
 
 def test_the_repositorys_options_fit_its_servers_file() -> None:
     assert options.parse(["3331", SERVERS], {}).me.port == 3331
+
+
+@pytest.mark.parametrize("seed", ["0", "4711"])
+@pytest.mark.parametrize("allocator", [{}, {"PYTHONMALLOC": "malloc"}])
+def test_where_a_nodes_tables_have_a_key_is_not_for_the_environment_to_say(
+    tmp_path: Path, seed: str, allocator: dict[str, str]
+) -> None:
+    """With a seed that is known, anybody could choose keys and messageIDs that meet in one place."""
+    with cluster(tmp_path, 1, environment={"PYTHONHASHSEED": seed, **allocator}) as (node,):
+        node.start()
+        poll(node.serves)
+        environment = Path(f"/proc/{node.process.pid}/environ").read_bytes().split(b"\0")
+        assert [variable for variable in environment if variable.startswith(b"PYTHONHASHSEED")] == []
+        assert b"PYTHONMALLOC=malloc" in environment

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Final, TextIO
+from typing import Final
 from zlib import crc32
 
 from google.protobuf.message import DecodeError
@@ -43,6 +43,7 @@ from app.wire.protocol import (
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
+from tools import cli
 
 # How long (s) to listen for an answer that should not come, counted from the answer to the request sent
 # after it. The node works datagrams off in order, so a wrong answer is due by then; the rest is for
@@ -194,7 +195,7 @@ def message_id_of(datagram: bytes) -> bytes | None:
 class Suite:
     """The node under test, and the tally."""
 
-    def __init__(self, server: str, out: TextIO, quiet: bool = False) -> None:
+    def __init__(self, server: str, quiet: bool = False) -> None:
         self.server = server
         # Two, for two local ports. Both give up when nothing listens: a node that dies is reported at once.
         self.client = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS)
@@ -202,7 +203,6 @@ class Suite:
         self.bare = BareSocket(server)
         self.passed = 0
         self.failed = 0
-        self._out = out
         self._quiet = quiet
         self._run = os.urandom(6).hex()
         self._keys = 0
@@ -229,7 +229,7 @@ class Suite:
             self.failed += 1
         if not (passes and self._quiet):
             verdict = "PASS" if passes else "FAIL"
-            print(f"{verdict}  {what}: expected {expected}; seen {seen}", file=self._out, flush=True)
+            cli.say(f"{verdict}  {what}: expected {expected}; seen {seen}", flush=True)
 
     def ask(
         self,

@@ -1,30 +1,198 @@
-"""What the command-line tools have in common: exit statuses, one-line errors, and arguments that are read
-alike.
+"""What the command-line tools have in common: the frame that they run in, exit statuses, what they print, and arguments
+that are read alike.
+
+`run` is the frame. What can happen to any tool is dealt with there, in a line and with a status of its own: Ctrl-C,
+whoever reads our output leaving, a full disk, a package that is not installed, a file or network that the system
+refuses. A tool's `main` deals with what only it knows about. So this module imports nothing that has to be installed.
+
+Everything that a tool prints goes through `say`, `complain`, `print_json` and `write_value`. They keep from a terminal
+what it would act on, and make a line a line, wherever the text comes from (app/printable.py).
 """
 
 import argparse
+import importlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
-from app.client import BadServer
-from app.client.address import split_host_port
 from app.config.numbers import number
 from app.config.servers import PORT_MAX
+from app.printable import printable
 
 _Parsed = TypeVar("_Parsed")
 
 OK: Final = 0
-FAILED: Final = 1  # the work was done, and the outcome is bad
+FAILED: Final = 1  # the work was done, and the outcome is bad; or it could not be told
 USAGE: Final = 2  # the work was not begun: wrong arguments, or nobody there to work with
 NO_ANSWER: Final = 3  # kv.py: nobody answers
 NOT_READY: Final = 4  # kv.py: the cluster is not whole in time
 INTERRUPTED: Final = 130  # by Ctrl-C, before there was anything to tell; shells use it for that
 
 DEFAULT_SERVER: Final = "127.0.0.1:3331"
+
+
+# The frame.
+
+
+class OutputLost(Exception):
+    """What was to be printed can't be: its reader is gone, the disk is full, or there is no standard output."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"can't write to standard output: {error.strerror}")
+        self.is_unread = isinstance(error, BrokenPipeError)  # `| head` has seen enough: nothing to complain about
+
+
+def run(tool: str, module: str) -> int:
+    """Import the module, call its `main`, and see to it that all it has printed is written; the exit status.
+
+    `tool`: what complaints begin with. See tools/start.py.
+    """
+    _open_standard_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = status_of(tool, lambda: importlib.import_module(module).main())
+    return max(status, status_of(tool, _flush))
+
+
+def status_of(tool: str, work: Callable[[], int | None]) -> int:
+    """The exit status of some work, whatever ends it; what is wrong is told in a line. None counts as OK."""
+    try:
+        try:
+            return work() or OK
+        except SystemExit as leaving:  # argparse, when it has said what there is to say
+            return leaving.code if isinstance(leaving.code, int) else OK
+    except OutputLost as lost:
+        if not lost.is_unread:
+            complain(tool, lost)
+        # Nothing more is said, not even while the interpreter closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not break the end
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        if _is_ours(error.name):
+            raise
+        complain(tool, f"the package with {error.name!r} is missing: `make setup-dev`, then .venv/bin/python")
+        return USAGE
+    except OSError as error:
+        complain(tool, what_the_system_says(error))
+        return USAGE
+
+
+def what_the_system_says(error: OSError) -> str:
+    """An OSError in words, after the file's name if it is about one."""
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if isinstance(error.filename, str) else text
+
+
+def _is_ours(module: str | None) -> bool:
+    return module is None or module.partition(".")[0] in ("app", "proto_gen", "tools")
+
+
+def _open_standard_streams() -> None:
+    """Have all three, whatever we were started with, and print what their encoding lacks as escapes.
+
+    One that was closed (`>&-`) refuses to be read or written, as the system has it: Python itself would print nothing
+    without a word, say its complaints on stdout, and give the descriptor to the first socket. Where a closed one's
+    number is still free it is the lowest that is, so each gets its own.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.open(os.devnull, os.O_WRONLY))  # noqa: SIM115 - as long as the process
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.open(os.devnull, os.O_WRONLY), "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+# What is printed.
+
+
+def say(*lines: object, flush: bool = False) -> None:
+    """Lines for a person, on stdout. OutputLost."""
+    _write("".join(f"{printable(str(line))}\n" for line in lines))
+    if flush:
+        _flush()
+
+
+def remark(line: str) -> None:
+    """One line for a person beside the result, on stderr; if that can't be written, nobody is told."""
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr)
+
+
+def complain(tool: str, message: object) -> None:
+    """What is wrong, in one line."""
+    remark(f"{tool}: {message}")
+
+
+def ask(question: str) -> str:
+    """What a person types in answer to a question on stderr, without white space around it."""
+    print(printable(question), end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+def print_json(content: object) -> None:
+    """A result for a program, on stdout: ASCII. OutputLost."""
+    _write(json.dumps(content, indent=2) + "\n")
+
+
+def write_value(value: bytes) -> None:
+    """A value on stdout: into a pipe or a file byte by byte and nothing else; on a terminal as text, with escapes for
+    what it would act on, and with a line's end. OutputLost."""
+    if sys.stdout.isatty():
+        text = printable(value.decode("utf-8", "surrogateescape"), keep="\n\t")
+        _write(text if text.endswith("\n") else text + "\n")
+        return
+    _flush()
+    try:
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OutputLost(error) from error
+
+
+def write_file(path: str, text: str) -> None:
+    """A text into a file, in place of what is there. OSError that names the file, also when the disk is full."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+    except OSError as error:
+        raise OutputLost(error) from error
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputLost(error) from error
+
+
+def read_input(path: str | None, max_bytes: int) -> bytes:
+    """So many bytes at most of a file, or of standard input (None). OSError, with a name to tell it by."""
+    if path is not None:
+        with Path(path).open("rb") as file:
+            return file.read(max_bytes)
+    try:
+        return sys.stdin.buffer.read(max_bytes)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard input") from None
+
+
+# Arguments.
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,27 +203,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message} (--help tells more)\n")
+        complain(self.prog, f"{message} (--help tells more)")
+        raise SystemExit(USAGE)
 
-
-def complain(tool: str, message: object) -> None:
-    """One line for a person, on stderr."""
-    print(f"{tool}: {message}", file=sys.stderr)
-
-
-def print_json(content: object) -> None:
-    """A result for a program, on stdout."""
-    print(json.dumps(content, indent=2))
-
-
-@contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Whoever reads our standard output may have seen enough (`| head`): the block ends then, without a complaint."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Nothing more is said, not even while the interpreter closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """What --help prints; complaints go by `error`."""
+        _write(message)
 
 
 def default_server() -> str:
@@ -67,6 +220,9 @@ def default_server() -> str:
 
 def server(text: str) -> str:
     """An argument that is host:port."""
+    from app.client import BadServer  # not above: needs what has to be installed
+    from app.client.address import split_host_port
+
     try:
         split_host_port(text)
     except BadServer as error:

@@ -2,11 +2,15 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-if not __package__:  # started as a script: the repository's packages are a directory further up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+    from tools.start import start
+
+    start("cluster.py", "tools.cluster")
+
+from collections.abc import Sequence
 
 from app.wire.protocol import SERVERS_MAX
 from tools import cli
@@ -33,11 +37,9 @@ exit status:
 def run(count: int, first_port: int, options: Sequence[str]) -> int:
     wishes = wishes_to_stop()
     ports = range(first_port, first_port + count)
-    with cli.reader_may_leave(), servers_file(ports) as servers:
-        with ShownNodes(servers, ports, lambda port: options) as nodes:
-            nodes.watch_until_ended(wishes)
+    with servers_file(ports) as servers, ShownNodes(servers, ports, lambda port: options) as nodes:
+        nodes.watch_until_ended(wishes)
         return cli.FAILED if nodes.failed else cli.OK
-    return cli.FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,8 +59,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.port + given.count - 1 > 65535:
         parser.error(f"{given.count} ports from {given.port} on go past 65535")
     return run(given.count, given.port, words[cut + 1 :])
-
-
-if __name__ == "__main__":
-    os.environ["PYTHONUNBUFFERED"] = "1"
-    sys.exit(main())

@@ -1,18 +1,23 @@
 """A cluster to look at, with something going on in it. `python tools/demo.py --help` explains it."""
 
 import os
+import sys
+
+if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+    from tools.start import start
+
+    start("demo.py", "tools.demo")
+
 import signal
 import socket
 import subprocess
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
-
-if not __package__:  # started as a script: the repository's packages are a directory further up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import cli
 from tools.kv.cluster import Fleet, faults
@@ -130,7 +135,7 @@ class Demo:
 
     def _watch(self) -> int:
         given = self._given
-        print(self._banner(), flush=True)
+        cli.say(*self._banner().split("\n"), flush=True)
         flags = ["--servers", ",".join(self._names), "--rate", str(given.rate), "--seconds", str(given.seconds)]
         self._flood = subprocess.Popen(
             [sys.executable, str(FLOOD), *flags, "--keys", str(KEYS), "--quiet"],
@@ -214,11 +219,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.complain("demo.py", taken)
         return cli.USAGE
     wishes = wishes_to_stop()
-    with cli.reader_may_leave(), servers_file(ports) as servers:
+    with servers_file(ports) as servers:
         return Demo(given, servers, wishes).run()
-    return cli.FAILED
-
-
-if __name__ == "__main__":
-    os.environ["PYTHONUNBUFFERED"] = "1"
-    sys.exit(main())

@@ -1,20 +1,25 @@
 """A load generator that checks what it reads. `python tools/flood.py --help` explains it."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+    from tools.start import start
+
+    start("flood.py", "tools.flood")
+
 import importlib.util
 import json
-import os
 import random
 import signal
-import sys
 from argparse import ArgumentTypeError, Namespace
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
-
-if not __package__:  # started as a script: the repository's packages are a directory further up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
@@ -321,19 +326,19 @@ def carry_out(plan: Plan, quiet: bool) -> dict[str, Any]:
 
 
 def publish(result: dict[str, Any], arguments: Namespace) -> None:
-    """The result, where it is wanted; OSError."""
-    if arguments.json:
-        text = json.dumps(result, indent=2) + "\n"
-        if arguments.json == "-":
-            sys.stdout.write(text)
-        else:
-            Path(arguments.json).write_text(text, encoding="utf-8")
-    if arguments.report:
-        from tools.load.report import page_of
+    """The result, where it is wanted; OSError. It is printed also when a file can't be written."""
+    try:
+        if arguments.json and arguments.json != "-":
+            cli.write_file(arguments.json, json.dumps(result, indent=2) + "\n")
+        if arguments.report:
+            from tools.load.report import page_of
 
-        Path(arguments.report).write_text(page_of(result), encoding="utf-8")
-    if arguments.json != "-":
-        print(results.line_of(result) if arguments.quiet else results.text_of(result))
+            cli.write_file(arguments.report, page_of(result))
+    finally:
+        if arguments.json == "-":
+            cli.print_json(result)
+        else:
+            cli.say(*([results.line_of(result)] if arguments.quiet else results.text_of(result)))
 
 
 def verdict(result: dict[str, Any]) -> int:
@@ -357,15 +362,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(with_json_file(sys.argv[1:] if argv is None else argv))
     try:
         if arguments.compare:
-            first, second = (compare.read_result(path) for path in arguments.compare)
-            print(compare.table(first, second, tuple(arguments.compare)))
+            cli.say(*compare.comparison(*arguments.compare))
             return cli.OK
         plan = plan_of(arguments)
         check_outputs(arguments)
         with interrupted_once():
             result = carry_out(plan, arguments.quiet)
             publish(result, arguments)
-    except (ArgumentTypeError, KVError, NobodyThere, compare.BadResult, OSError) as error:
+    except (ArgumentTypeError, KVError, NobodyThere, compare.BadResult) as error:
         cli.complain("flood.py", error)
         return cli.USAGE
     except processes.RunFailed as error:
@@ -375,7 +379,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.complain("flood.py", "interrupted before the run began")
         return cli.INTERRUPTED
     return verdict(result)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,11 @@
 """Starts the command-line client, the package tools/kv: `python tools/kv.py --help` explains it."""
 
+import os
 import sys
-from pathlib import Path
 
 # The repository's packages; among them tools.kv, which is the package: a package hides a module of the same name.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from tools.kv.__main__ import main
+from tools.start import start
 
-sys.exit(main())
+start("kv.py", "tools.kv.__main__")

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from tools import cli
 from tools.kv.cluster import Fleet, faults
 
 HOST: Final = "127.0.0.1"
@@ -150,9 +151,9 @@ def running(ports: Sequence[int], options: Sequence[str] = ()) -> Iterator[list[
                 node.close()
 
 
-def await_ready(nodes: Sequence[NodeProcess]) -> None:
+def await_ready(nodes: Sequence[NodeProcess], ready_s: float = READY_S) -> None:
     """Wait until all are members of one whole cluster. NotReady."""
-    deadline = time.monotonic() + READY_S
+    deadline = time.monotonic() + ready_s
     with Fleet([node.name for node in nodes], given_only=True) as fleet:
         while missing := faults(fleet.survey(), len(nodes)):
             for node in nodes:
@@ -160,7 +161,7 @@ def await_ready(nodes: Sequence[NodeProcess]) -> None:
                     last = node.log.strip().rpartition("\n")[2]
                     raise NotReady(f"{node.name} has ended with status {node.process.returncode}: {last}")
             if time.monotonic() > deadline:
-                raise NotReady(f"not ready within {READY_S:g} s: {missing[0]}")
+                raise NotReady(f"not ready within {ready_s:g} s: {missing[0]}")
             time.sleep(_POLL_S)
 
 
@@ -218,7 +219,7 @@ class ShownNodes:
             data = os.read(key.fd, 65536)
             *lines, rest = (self._cut.pop(key.data, b"") + data).split(b"\n")
             for line in lines if data else [rest] if rest else []:
-                say(key.data, line.decode(errors="replace"))
+                say(key.data, line.decode("utf-8", "surrogateescape"))
             if data:
                 self._cut[key.data] = rest
             else:
@@ -248,7 +249,7 @@ class ShownNodes:
 
 
 def say(port: int, line: str) -> None:
-    print(f"{port} | {line}", flush=True)
+    cli.say(f"{port} | {line}", flush=True)
 
 
 def wishes_to_stop() -> list[float]:

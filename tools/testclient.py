@@ -1,12 +1,17 @@
 """The functional test client: is this node what the protocol says? `--help` explains it."""
 
+import os
 import sys
+
+if __name__ == "__main__":  # started as a script: the repository's packages are a directory further up
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+    from tools.start import start
+
+    start("testclient.py", "tools.testclient")
+
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from pathlib import Path
-
-if not __package__:  # started as a script: the repository's packages are a directory further up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.client import Client, KVError
 from tools import cli
@@ -52,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         server = cli.join_host_port(arguments.host, arguments.port)
         with Client([server], timeouts_ms=GREETING_TIMEOUTS_MS) as client:
             client.ping()
-        suite = Suite(server, sys.stdout, arguments.quiet)
-    except (ArgumentTypeError, KVError, OSError) as error:
+        suite = Suite(server, arguments.quiet)
+    except (ArgumentTypeError, KVError) as error:
         cli.complain("testclient.py", error)
         return cli.USAGE
     gone: NodeGone | None = None
@@ -67,11 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         suite.close()
     if gone is not None:
-        print(f"FAIL  stopped early: expected a node that answers; seen {gone}")
+        cli.say(f"FAIL  stopped early: expected a node that answers; seen {gone}")
     total = suite.passed + suite.failed
-    print(f"{suite.passed} of {total} checks passed, {suite.failed} failed" + (", stopped early" if gone else ""))
+    cli.say(f"{suite.passed} of {total} checks passed, {suite.failed} failed" + (", stopped early" if gone else ""))
     return cli.OK if suite.failed == 0 and gone is None else cli.FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

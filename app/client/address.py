@@ -26,11 +26,11 @@ def split_host_port(text: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise BadServer(f"'{text}': an IPv6 address goes in brackets, like [::1]:3331")
+        raise BadServer(f"{text!r}: an IPv6 address goes in brackets, like [::1]:3331")
     if not (colon and host):
-        raise BadServer(f"'{text}' is not host:port, like 127.0.0.1:3331")
+        raise BadServer(f"{text!r} is not host:port, like 127.0.0.1:3331")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise BadServer(f"'{text}': '{port}' is not a port (1 to 65535)")
+        raise BadServer(f"{text!r}: {port!r} is not a port (1 to 65535)")
     return host, int(port)
 
 
@@ -62,7 +62,7 @@ def resolve(text: str, after: Endpoint | None = None) -> Endpoint:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except (OSError, ValueError) as error:  # the latter: what can't be a host's name at all
-        raise BadServer(f"'{text}': {getattr(error, 'strerror', None) or error}") from None
+        raise BadServer(f"{text!r}: {getattr(error, 'strerror', None) or error}") from None
     family = min((entry[0] for entry in found), key=lambda family: family != socket.AF_INET)
     addresses = [entry[4] for entry in found if entry[0] == family]
     place = addresses.index(after.address) + 1 if after is not None and after.address in addresses else 0

@@ -114,7 +114,7 @@ class Client:
             rng=rng,
             now=clock.now,
         )
-        self._status = KVRequest(command=protocol.STATUS)
+        self._status = _report(protocol.STATUS, protocol.PADDING_BYTES)
         self._in_call = False
 
     def __enter__(self) -> Self:
@@ -213,15 +213,20 @@ class Client:
     def found(self, server: str | None = None) -> dict[str, Any]:
         """Have a node found a cluster of those servers that it hears, fewer than one needs: whether it did (`founded`),
         why not (`why_not`), and the `members`. What the other servers hold is given up; see docs/operations.md."""
-        return self._told(protocol.FOUND, server)
+        return self._told(protocol.FOUND, server, protocol.PADDING_MAX_BYTES)
 
     def slow_requests(self, server: str | None = None) -> dict[str, Any]:
         """The node's slow requests, newest first, as rows of `columns` in `entries`. UnknownCommand: as for status."""
         return self._told(protocol.SLOWLOG, server)
 
-    def _told(self, command: int, server: str | None) -> dict[str, Any]:
+    def _told(self, command: int, server: str | None, padding: int = protocol.PADDING_BYTES) -> dict[str, Any]:
         """What a node tells of itself in a JSON object."""
-        response = self._checked(KVRequest(command=command), server)
+        try:
+            response = self._checked(_report(command, padding), server)
+        except InvalidValue:
+            if padding == protocol.PADDING_MAX_BYTES:
+                raise
+            response = self._checked(_report(command, protocol.PADDING_MAX_BYTES), server)
         return read_object(response.value, protocol.COMMAND_NAMES[command].lower())
 
     def wipeout(self, server: str | None = None) -> None:
@@ -408,7 +413,11 @@ class Client:
             raise WrongCluster(self._router.dispute())
 
     def _learn(self, probe: Exchange) -> None:
-        if probe.answer is not None and probe.answer.errCode == protocol.NO_ERR:
+        if probe.answer is None:
+            return
+        if probe.answer.errCode == protocol.INVALID_VAL_ERR:  # it has more to tell than fits; it is asked again anyway
+            self._status = _report(protocol.STATUS, protocol.PADDING_MAX_BYTES)
+        elif probe.answer.errCode == protocol.NO_ERR:
             self._router.learn(probe.answered_by, read_status(probe.answer.value), clock.now())
 
     def _acknowledge(self, request: KVRequest, exchange: Exchange) -> None:
@@ -457,6 +466,11 @@ def _get(key: bytes) -> KVRequest:
 
 def _remove(key: bytes) -> KVRequest:
     return KVRequest(command=protocol.REMOVE, key=key)
+
+
+def _report(command: int, padding: int) -> KVRequest:
+    """One for what a node tells of itself, filled up, since to a stranger it tells little more than it is sent."""
+    return KVRequest(command=command, value=bytes(padding))
 
 
 def _versioned(request: KVRequest, response: KVResponse) -> Versioned:

@@ -1,6 +1,7 @@
 """What a node's STATUS answer tells a client: who it is, and which member is each slot's primary."""
 
 import json
+from math import isfinite
 from typing import Any, NamedTuple
 
 from app.client.errors import BadAnswer
@@ -29,7 +30,11 @@ def read_status(value: bytes) -> Table | None:
 def read_object(value: bytes, what: str) -> dict[str, Any]:
     """The JSON object in an answer to the command `what`. BadAnswer when it is anything else."""
     try:
-        told = json.loads(value)
+        # Strictly: Python would also take other encodings, lone surrogates, and numbers that are none, and could then
+        # not write it as JSON again.
+        told = json.loads(value.decode(), parse_float=_finite, parse_constant=_finite)
+        if b"\\u" in value:
+            json.dumps(told, ensure_ascii=False).encode()
     except ValueError:
         raise BadAnswer(f"{what}: not JSON") from None
     except RecursionError:
@@ -37,6 +42,13 @@ def read_object(value: bytes, what: str) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise BadAnswer(f"{what}: not an object")
     return told
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is no number in JSON")
+    return number
 
 
 def table_of(status: dict[str, Any]) -> Table | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from app.cluster.limits import CLUSTER_ID, EPOCH, INCARNATION, NONCE, is_name
 from app.cluster.slots import Homes
 from app.wire.protocol import ADDRESS_MAX_BYTES, COPIES_MAX, SERVERS_MAX, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
@@ -103,7 +104,15 @@ class View:
         known = set(self.addresses)
         if not 1 <= len(self.members) <= MEMBERS_MAX or len(known) != len(self.members):
             raise BadView(f"members: {self.addresses}")
-        if not (self.cluster_id and self.epoch and all(member.incarnation for member in self.members)):
+        forced_id, forced_epoch = self.forced_from
+        if not (
+            CLUSTER_ID.has(self.cluster_id)
+            and EPOCH.has(self.epoch)
+            and NONCE.has(self.nonce)
+            and 0 <= forced_id <= CLUSTER_ID.most
+            and 0 <= forced_epoch <= EPOCH.most
+            and all(is_name(member.address) and INCARNATION.has(member.incarnation) for member in self.members)
+        ):
             raise BadView(f"cluster_id {self.cluster_id}, epoch {self.epoch}, members {self.members}")
         if not len(self.primaries) == len(self.backups) == len(self.homes) == SLOT_COUNT:
             raise BadView("a table is not of 256 slots")
@@ -171,16 +180,18 @@ def to_message(view: View) -> pb.View:
     )
 
 
+def _is_cause(text: str) -> bool:
+    return len(text.encode()) <= CAUSE_MAX_BYTES and (text.isprintable() or not text)
+
+
 def from_message(message: pb.View) -> View:
     """The view that a peer sent, checked; raises BadView."""
-    if len(message.members) > MEMBERS_MAX or len(message.cause.encode()) > CAUSE_MAX_BYTES:
+    if len(message.members) > MEMBERS_MAX or not _is_cause(message.cause):
         raise BadView(f"{len(message.members)} members, cause of {len(message.cause)} characters")
     if len(message.primaries) != SLOT_COUNT:
         raise BadView(f"{len(message.primaries)} primaries")
     members = tuple(Member(member.address, member.incarnation, member.leaving) for member in message.members)
     addresses = tuple(member.address for member in members)
-    if any(not 1 <= len(address.encode()) <= ADDRESS_MAX_BYTES for address in addresses):
-        raise BadView("an address is empty or too long")
     if max(message.primaries) >= len(addresses):
         raise BadView("a primary is no member")
     view = View(

@@ -23,6 +23,7 @@ from typing import Any, Final, NoReturn
 from app.config import allowlist, servers
 from app.config.allowlist import Network
 from app.config.numbers import number
+from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
 from app.config.servers import PORT_MAX, Server, ServersError, split_host_port
 from app.observe import logs
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
@@ -31,7 +32,7 @@ _MIB: Final = 1 << 20
 # Of the whole process. The interpreter with everything imported takes 29 MiB and remembered replies their
 # share; with less than this there would be no store left to speak of.
 MEMORY_MIN_BYTES: Final = 48 * _MIB
-# With --http: its server and the metrics library are 11 MiB more (docs/monitoring.md).
+# With --http: its server and the metrics library are 9 MiB more (docs/monitoring.md).
 MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
 
 # How long after a client's first try its last one leaves (s).
@@ -44,11 +45,14 @@ REPLY_TTL_MIN_S: Final = 6.0
 REPLY_TTL_MAX_S: Final = 60.0
 assert _LAST_TRY_S < REPLY_TTL_MIN_S
 
+# With less than this a second, addresses that are forged could use up what honest ones get: app/front/rate.py.
+ANSWER_RATE_MIN_BYTES: Final = 64 << 10
+
 # Past these a number was not meant so: nobody waits an hour for a node to stop, no request takes a minute (clients give
-# up after 7 s), and a file of more than 4 KiB is no secret.
+# up after 7 s), and a node has not more names than a cluster has nodes.
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
 SLOW_MAX_MS: Final = 60_000
-SECRET_MAX_BYTES: Final = 4096
+_HTTP_HOSTS_MAX: Final = 64
 
 # Requests that may wait at once. The most could hold 1 GiB; by default it is 16 MiB.
 IN_FLIGHT_MAX: Final = 65536
@@ -113,23 +117,11 @@ def _parse_memory(text: str) -> int:
     return size_bytes
 
 
-def _parse_secret(text: str) -> bytes:
-    secret = os.fsencode(text)
-    if len(secret) > SECRET_MAX_BYTES:
-        raise ValueError(f"is over {SECRET_MAX_BYTES} bytes")
-    return secret
-
-
-def _parse_secret_file(text: str) -> bytes:
-    """The file's content, without the line end that editors add."""
-    try:
-        with open(text, "rb") as file:
-            secret = file.read(SECRET_MAX_BYTES + 3).removesuffix(b"\n").removesuffix(b"\r")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ValueError(f"can't read it: {error.strerror if isinstance(error, OSError) else error}") from None
-    if not 0 < len(secret) <= SECRET_MAX_BYTES:
-        raise ValueError(f"holds no secret: it must have 1 to {SECRET_MAX_BYTES} bytes")
-    return secret
+def _parse_answer_rate(text: str) -> int:
+    size_bytes = parse_size(text)
+    if size_bytes < ANSWER_RATE_MIN_BYTES:
+        raise ValueError(f"is less than a client needs: at least {show_size(ANSWER_RATE_MIN_BYTES)} (a second)")
+    return size_bytes
 
 
 def _parse_bind(text: str) -> str:
@@ -137,6 +129,16 @@ def _parse_bind(text: str) -> str:
     if not servers.is_address(address):
         raise ValueError("isn't an IPv4 or IPv6 address (host names are not looked up here)")
     return address.lower()
+
+
+def _parse_http_hosts(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(",")) if text else ()
+    if len(names) > _HTTP_HOSTS_MAX:
+        raise ValueError(f"names more than {_HTTP_HOSTS_MAX}")
+    for name in names:
+        if name != "*" and not servers.is_name(name):
+            raise ValueError("isn't a host name, several with commas between, or *: ports are left out")
+    return names
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -272,6 +274,19 @@ class Options:
             Whose SHUTDOWN, WIPEOUT and FOUND are obeyed; others' are dropped, counted and logged. With --allow,
             all of it must be within that.""",
     )
+    answer_rate_bytes: int = _setting(
+        "--answer-rate",
+        _parse_answer_rate,
+        "SIZE",
+        default="256MiB",
+        group="Network",
+        help=f"""
+            Bytes of answers that one address (of IPv6: its first 64 bits) gets in a second, about; beyond that
+            those of more than twice the request's bytes are SYS_OVERLOAD_ERR. It bounds what a victim can be
+            sent by who asks in its name: the default is more than a client takes, so where strangers can reach
+            the node say what yours need. At least {show_size(ANSWER_RATE_MIN_BYTES)}. This machine
+            (127.0.0.1, ::1) and the servers of SERVERS_FILE are exempt.""",
+    )
     http_port: int | None = _setting(
         "--http",
         number(int, 1, PORT_MAX, what="a port: a number"),
@@ -282,7 +297,7 @@ class Options:
         help=f"""
             TCP port for people and programs that watch the node: the status page at /, metrics for Prometheus
             at /metrics, /health and /ready for probes. It changes nothing and asks nobody who they are. It takes
-            11 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
+            9 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
     )
     http_bind: str = _setting(
         "--http-bind",
@@ -292,6 +307,19 @@ class Options:
         default_words="that of --bind",
         group="Network",
         help="The address that --http receives on, numeric.",
+    )
+    http_hosts: tuple[str, ...] = _setting(
+        "--http-host",
+        _parse_http_hosts,
+        "NAME[,NAME...]",
+        default="",
+        default_words="none",
+        group="Network",
+        help=f"""
+            Further names by which browsers, probes and scrapes may call the node in HTTP's Host, at most
+            {_HTTP_HOSTS_MAX}; or *: any. Numeric addresses, localhost, the machine's name and the one in SERVERS_FILE
+            are always taken; others are refused, since a stranger's page in somebody's browser can make a name of
+            its own stand for this node.""",
     )
     reply_ttl_s: float = _setting(
         "--reply-ttl",
@@ -368,7 +396,7 @@ class Options:
     )
     secret: bytes | None = _setting(
         "",
-        _parse_secret,
+        parse_secret,
         "SECRET",
         default=None,
         group="Cluster",
@@ -376,9 +404,9 @@ class Options:
         variable="KV_CLUSTER_SECRET",
         is_secret=True,
     )
-    file_secret: bytes | None = _setting(
+    secret_file: SecretFile | None = _setting(  # noqa: RUF009 - it makes a field
         "",
-        _parse_secret_file,
+        read_secret,
         "PATH",
         default=None,
         group="Cluster",
@@ -416,7 +444,7 @@ class Options:
     @property
     def cluster_secret(self) -> bytes | None:
         """What nodes prove to each other that they know; None: they go by the servers file's addresses."""
-        return self.secret or self.file_secret
+        return self.secret_file.secret if self.secret_file else self.secret
 
 
 def settings() -> Iterator[tuple[str, Setting]]:
@@ -514,7 +542,7 @@ def _check_together(options: Options) -> None:
             f"--max-memory {show_size(options.max_memory_bytes)} is less than a node with --http needs:"
             f" at least {show_size(MEMORY_MIN_HTTP_BYTES)}"
         )
-    if options.secret and options.file_secret:
+    if options.secret and options.secret_file:
         raise UsageError("KV_CLUSTER_SECRET and KV_CLUSTER_SECRET_FILE are both set: unset one of them")
     machine_bytes = machine_memory_bytes()
     if options.max_memory_bytes > machine_bytes:
@@ -554,16 +582,20 @@ _DESCRIPTION: Final = """\
 One node of a distributed key-value store that keeps everything in memory, and
 that memory within a bound. Clients reach any node by UDP on PORT."""
 
-_AFTER_OPTIONS: Final = """\
+_AFTER_OPTIONS: Final = f"""\
 Environment:
   Each option is also an environment variable, named with it above. The command
   line has precedence over it; an empty variable counts as unset.
 
   KV_CLUSTER_SECRET, or KV_CLUSTER_SECRET_FILE with the name of a file that
-  holds it: a secret that all nodes share and prove to each other (16 random
-  characters or more). Without one, nodes believe whatever comes from the
-  addresses in the servers file, so their network must be trusted. Not to be
-  had on the command line, where every user of the machine could read it.
+  holds it: a secret that all nodes share and prove to each other, random, of
+  {SECRET_MIN_BYTES} bytes or more (head -c 24 /dev/urandom | base64). Without one, nodes
+  believe whatever comes from the addresses in the servers file, so their
+  network must be trusted. Not to be had on the command line, where every user
+  of the machine could read it.
+
+  PYTHONHASHSEED is not heeded: whoever knew it could choose keys that make
+  every request slow.
 
 Servers file:
   One HOST:PORT or [IPV6]:PORT a line, the same file on every node; # starts a

@@ -104,7 +104,7 @@ def split_host_port(text: str) -> tuple[str, int]:
         if _DOTTED_NUMBERS.fullmatch(host):
             if not is_address(host):
                 raise ValueError(f"{_quoted(host)} isn't an IPv4 address")
-        elif len(host) > _HOST_MAX_CHARS or not _NAME.fullmatch(host):
+        elif not is_name(host):
             raise ValueError(f"{_quoted(host)} isn't a host name or address")
     return host.lower(), parse_port(port_text)
 
@@ -115,6 +115,11 @@ def parse_port(text: str) -> int:
         return _port(text)
     except ValueError as error:
         raise ValueError(f"{_quoted(text)} {error}") from None
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` looks like a host name and not like an address; nothing is looked up."""
+    return len(text) <= _HOST_MAX_CHARS and bool(_NAME.fullmatch(text)) and not _DOTTED_NUMBERS.fullmatch(text)
 
 
 def is_address(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Who may send requests to this node, and who may have it stop or drop everything.
+"""Who may send requests to this node, who may have it stop or drop everything, and whose address is no stranger's.
 
 Datagrams' senders can be forged and clients are not authenticated; where a network's edge keeps forged local addresses
 out, addresses are worth something. What is refused is dropped, not answered: an answer would go to whoever's address
@@ -9,6 +9,7 @@ links.py).
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from app.config.allowlist import Network, Verdicts, host_of, network_of
 from app.config.servers import Server
@@ -17,12 +18,23 @@ from app.observe.slowlog import show_address
 from app.requests.request import Request
 from app.wire.protocol import COMMAND_NAMES
 
+# This machine itself, as its own tools and health checks come.
+LOOPBACK: Final = ("127.0.0.1", "::1")
+
 _faults = logs.limited_logger("access")
 
 
 def clients(networks: Iterable[Network], servers: Iterable[Server]) -> Verdicts:
     """Verdicts by address: those in the networks, and the servers, which ask each other."""
     return Verdicts((*networks, *(network_of(server.address) for server in servers)))
+
+
+def known(servers: Iterable[Server]) -> Verdicts:
+    """Verdicts by address: this machine itself, whose address nobody forges from outside, and the servers.
+
+    An answer to anybody else may be what somebody wants to have sent to a victim in whose name he asks.
+    """
+    return Verdicts(network_of(address) for address in (*LOOPBACK, *(server.address for server in servers)))
 
 
 class Administrators:

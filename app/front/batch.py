@@ -147,6 +147,18 @@ class BatchSocket(Protocol):
         """Send `count` datagrams of the ring from place `start` on: how many were sent; 0: not even the first."""
 
 
+# Answers of fewer bytes are no use to who asks in a victim's name: 3.3 times the request on the wire at most (155 bytes
+# with headers, for 47). That spares the answers to most requests what counting costs.
+COUNTED_BYTES: Final = 128
+
+
+class Meter(Protocol):
+    """Wants to be told, about every so many bytes of answers, whose answer is going out (app/front/rate.py)."""
+
+    def next_look(self) -> int: ...
+    def charge(self, host: bytes, looks: int) -> None: ...
+
+
 class DatagramBatch:
     """Receives and answers datagrams of one UDP socket that is bound to one address, up to `size` of them at a time.
 
@@ -154,13 +166,21 @@ class DatagramBatch:
     looked at once more (`may_not_leave`), and if it has run out, what is laid out is dropped.
     """
 
-    def __init__(self, sock: BatchSocket, size: int, may_not_leave: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        sock: BatchSocket,
+        size: int,
+        may_not_leave: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
+    ) -> None:
         """`sock` may be of either family."""
         self.size = size
         self.send_errors = 0
         self.unfenced = 0  # datagrams dropped, because they might no longer leave
         self._sock = sock
         self._may_not_leave = may_not_leave
+        self._meter = meter
+        self._unseen_bytes = meter.next_look() if meter is not None else sys.maxsize  # until the meter's next look
         self._in, self._out = self._rings()
         self.buffer = self._in.buffer  # what was received; overwritten by the next `receive`
         self._in_view = memoryview(self.buffer)
@@ -230,6 +250,10 @@ class DatagramBatch:
         self._out_buffer[at : at + length] = data
         self._out_lengths[slot * _IOV_QUADS] = length
         self._out_names[slot * _HEADER_QUADS] = self._in_names[number]
+        if length >= COUNTED_BYTES:
+            self._unseen_bytes -= length
+            if self._unseen_bytes < 0:
+                self._look(self.host(number))
         self._pending = slot + 1
         self._is_answering = True
 
@@ -246,7 +270,20 @@ class DatagramBatch:
         address_at = slot * _ADDRESS_STRIDE_BYTES
         self._out.addresses[address_at : address_at + len(address)] = address
         self._out_names[slot * _HEADER_QUADS] = self._out.address_pointers[slot]
+        if length >= COUNTED_BYTES:
+            self._unseen_bytes -= length
+            if self._unseen_bytes < 0:
+                self._look(address[self._host_at : self._host_at + self._host_bytes])
         self._pending = slot + 1
+
+    def _look(self, host: bytes) -> None:
+        """The answer that is being laid out, for this address, is the one that the meter wants to know of."""
+        assert self._meter is not None, "as many bytes as there are have left"
+        looks = 0
+        while self._unseen_bytes < 0:
+            self._unseen_bytes += self._meter.next_look() + 1
+            looks += 1
+        self._meter.charge(host, looks)
 
     @property
     def laid_out(self) -> int:
@@ -283,9 +320,15 @@ class WildcardBatch(DatagramBatch):
     A request that came by IPv6 multicast gets no answer: there is no such source.
     """
 
-    def __init__(self, sock: BatchSocket, size: int, may_not_leave: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        sock: BatchSocket,
+        size: int,
+        may_not_leave: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
+    ) -> None:
         form = self._form = _FORMS[socket.AddressFamily(sock.family)]
-        super().__init__(sock, size, may_not_leave)
+        super().__init__(sock, size, may_not_leave, meter)
         self._in_controls = self._in.controls
         self._in_interfaces = memoryview(self._in_controls).cast("I")[
             form.interface_at // 4 :: _CONTROL_STRIDE_BYTES // 4
@@ -355,6 +398,6 @@ class WildcardBatch(DatagramBatch):
         self._out_controls[:] = self._usual_pointers
 
 
-def datagram_batch(sock: BatchSocket, size: int, may_not_leave: Callable[[], bool]) -> DatagramBatch:
+def datagram_batch(sock: BatchSocket, size: int, may_not_leave: Callable[[], bool], meter: Meter) -> DatagramBatch:
     """The kind that the socket needs."""
-    return (WildcardBatch if sock.knows_where_asked else DatagramBatch)(sock, size, may_not_leave)
+    return (WildcardBatch if sock.knows_where_asked else DatagramBatch)(sock, size, may_not_leave, meter)

@@ -17,18 +17,22 @@ nearly as many as it can. What other nodes say is heard all the same, should it 
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from math import inf
+from math import ceil, inf
 from typing import Final, Protocol
 
+from app.config.allowlist import host_of
 from app.front.batch import BatchSocket, DatagramBatch
+from app.front.rate import AnswerRate
 from app.loop import Loop
+from app.observe import logs
 from app.observe.counters import IN_TURN, Counters
-from app.observe.slowlog import SlowLog
+from app.observe.slowlog import SlowLog, show_host
 from app.requests.answers import Answers
 from app.requests.commands import Commands, Shutdown
 from app.requests.request import Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
+from app.wire.codec import refused
 from app.wire.protocol import TYPE_CLUSTER
 
 # Datagrams per loop turn: 64 small requests are about 1 ms. More make no measurable difference to the rate and let
@@ -47,9 +51,13 @@ OVERLOAD_S: Final = 0.1
 FRESH_S: Final = 0.005
 # Batches dropped before the loop turns: to receive 64 and look at none takes about 40 µs.
 _SHED_BATCHES: Final = 32
+# To an address that is over its rate, an answer of so many times the request's bytes is never refused.
+SMALL_SHARE: Final = 2
 # How a datagram of membership ends, as nodes encode it: its type.
 _FROM_A_NODE: Final = bytes((0x28, TYPE_CLUSTER))
 assert TYPE_CLUSTER < 0x80
+
+_faults = logs.limited_logger("front")
 
 
 class ServerSocket(BatchSocket, Protocol):
@@ -76,11 +84,13 @@ class Front:
         *,
         patience_s: float,
         allowed: Mapping[bytes, bool] | None,
+        rate: AnswerRate,
         shares_turns: bool,
     ) -> None:
         """`patience_s`: a request is not executed so long after it arrived. `allowed`: who may send requests, by
-        address (DatagramBatch.host); None: everybody. `shares_turns`: replies leave at the end of the loop's turn,
-        together with what came of other nodes' frames; else at once, and the socket is asked again."""
+        address (DatagramBatch.host); None: everybody. `rate`: the batch's meter. `shares_turns`: replies leave at the
+        end of the loop's turn, together with what came of other nodes' frames; else at once, and the socket is asked
+        again."""
         self._loop = loop
         self._now = loop.now
         self._sock = sock
@@ -93,6 +103,7 @@ class Front:
         self._slow_log = slow_log
         self._patience_s = patience_s
         self._allowed = allowed
+        self._rate = rate
         self._shares_turns = shares_turns
         self._local_latency = counters.latency[IN_TURN]
         self._shut_out = Request(None, self)  # of datagrams that are not executed, whoever sent them
@@ -236,6 +247,7 @@ class Front:
         buffer = batch.buffer
         handle = self._commands.handle
         allowed = self._allowed
+        is_limited = self._rate.limits_until_s > self._received_s
         while (number := self._next) < self._count:
             self._next = number + 1
             start, end = batch.span(number)
@@ -251,12 +263,27 @@ class Front:
                 self._loop.exit(0)
             if request.has_waited:
                 if reply is not None:
+                    if self._rate.limits_until_s > self._received_s:
+                        reply = self._within_rate(host_of(request.client), reply, len(request.datagram))
                     self._answers.deliver(request, reply)
                 return
             if reply is not None:
+                if is_limited:
+                    reply = self._within_rate(batch.host(number), reply, end - start)
                 batch.reply(number, reply)
             if request.datagram:
                 request.release()
+
+    def _within_rate(self, host: bytes, reply: bytes, asked_bytes: int) -> bytes:
+        """What is answered to an address while some are over their rate: a refusal if it is one of them."""
+        if len(reply) <= SMALL_SHARE * asked_bytes:
+            return reply
+        wait_s = self._rate.wait_s(host)
+        if wait_s <= 0.0:
+            return reply
+        self._counters.over_rate += 1
+        _faults.warning("over_rate", sender=show_host(host))
+        return refused(reply, ceil(wait_s * 1000))
 
     def fill(self, request: Request) -> None:
         request.datagram, request.client, request.asked_at = self._batch.take(self._next - 1)

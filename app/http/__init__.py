@@ -1,1 +1,1 @@
-"""What a node shows to those who watch it, over HTTP. Imported only when --http is given: it takes 11 MiB."""
+"""What a node shows to those who watch it, over HTTP. Imported only when --http is given: it takes 9 MiB."""

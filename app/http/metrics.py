@@ -2,7 +2,7 @@
 
 The node counts in plain integers whether or not anybody scrapes; a custom collector turns them into samples, so the
 library is not on any request's way (its own counters cost 1 µs an increment and a lock). It has a registry of its own.
-Between families the loop turns: a scrape is several milliseconds of work, which requests need not wait for.
+Between families the work may be interrupted: all of it takes several milliseconds, which requests need not wait for.
 
 What a number means to the one who runs the node is in docs/monitoring.md, which a test holds against this file. The
 tables PLAIN and LABELLED name the field of Node.snapshot() that a metric shows; a test fails on a field that is in
@@ -10,7 +10,7 @@ neither, so a counter added to the node is added here.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -43,11 +43,13 @@ PLAIN: Final[Mapping[str, tuple[type[Metric], str, str]]] = {
     # requests
     "retries_answered": (_COUNTER, "kv_retries_answered", "Retried requests answered from the reply memory."),
     "acks": (_COUNTER, "kv_acks", "Remembered replies that a client's ack freed."),
+    "over_rate": (_COUNTER, "kv_over_rate_refusals", "Large answers refused to addresses over --answer-rate."),
     "send_errors": (_COUNTER, "kv_send_errors", "Replies that the system refused to send."),
     "unfenced": (_COUNTER, "kv_unfenced_replies", "Replies held back because the lease ran out meanwhile."),
     "in_flight": (_GAUGE, "kv_requests_in_flight", "Requests that wait for something."),
     "forwarded": (_COUNTER, "kv_forwarded_requests", "Requests sent on to their slot's primary."),
     "forward_duplicates": (_COUNTER, "kv_forward_duplicates", "Retries that joined a request in flight."),
+    "log_lines_dropped": (_COUNTER, "kv_log_lines_dropped", "Lines of the log that could not be written."),
     "forward_abandoned": (_COUNTER, "kv_forward_abandoned", "Requests that waited for a primary in vain."),
     # store
     "entries": (_GAUGE, "kv_store_entries", "Entries in the store."),
@@ -100,21 +102,23 @@ SHOWN_OTHERWISE: Final = ("requests_", "replies_", "overloads", "links_up", "lin
 class Exposition:
     """One node's metrics as text."""
 
-    def __init__(self, node: ObservedNode) -> None:
+    def __init__(self, node: ObservedNode, pause: Callable[[], object]) -> None:
+        """`pause` is called between families, and may give way."""
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(NodeCollector(node))
+        self._registry.register(NodeCollector(node, pause))
         ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
-        """All of them, as of now; the loop turns in between."""
+        """All of them, as of now."""
         return generate_latest(self._registry)
 
 
 class NodeCollector(Collector):
     """Reads a node's counters."""
 
-    def __init__(self, node: ObservedNode) -> None:
+    def __init__(self, node: ObservedNode, pause: Callable[[], object]) -> None:
         self._node = node
+        self._pause = pause
         self._info = {
             "address": str(node.options.me),
             "policy": node.options.policy,
@@ -130,7 +134,7 @@ class NodeCollector(Collector):
         """Every family."""
         for family in self._families():
             yield family
-            gevent.sleep(0)
+            self._pause()
 
     def _families(self) -> Iterator[Metric]:
         snapshot = self._node.snapshot()

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from app.cluster.readiness import Readiness
 from app.cluster.view import View
+from app.loop import Loop
 from app.observe.counters import Counters
 from app.observe.slowlog import SlowLog
 from app.peers.addresses import Peers
@@ -16,11 +17,18 @@ from app.peers.view_log import ViewLog
 from app.sockets import ReceiveBuffer
 
 
-class ShownOptions(Protocol):
-    """The options that are shown, or that say where pages are served. A server's `str` is its "host:port"."""
+class ShownServer(Protocol):
+    """A server of the file; its `str` is "host:port"."""
 
     @property
-    def me(self) -> object: ...
+    def host(self) -> str: ...
+
+
+class ShownOptions(Protocol):
+    """The options that are shown, or that say where pages are served, and under which names."""
+
+    @property
+    def me(self) -> ShownServer: ...
     @property
     def servers(self) -> Sequence[object]: ...
     @property
@@ -33,6 +41,8 @@ class ShownOptions(Protocol):
     def http_port(self) -> int | None: ...
     @property
     def http_bind(self) -> str: ...
+    @property
+    def http_hosts(self) -> Sequence[str]: ...
 
 
 class LinkStates(Protocol):
@@ -47,6 +57,8 @@ class ObservedNode(Protocol):
 
     @property
     def options(self) -> ShownOptions: ...
+    @property
+    def loop(self) -> Loop: ...
     @property
     def started_unix_s(self) -> float: ...
 

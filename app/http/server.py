@@ -1,296 +1,235 @@
-"""The HTTP server: gevent's own, bounded, and what is where.
+"""The HTTP server: connections, each with a greenlet, all of which share a small part of the loop's time.
 
-It shares the node's process and loop, so nothing that is sent to it may hurt the node: connections are counted, a
-request's head is bounded before it is parsed (the standard library would take 100 header lines of 64 KiB each), a body
-is refused unread, and a connection that makes no request in time, or does not take its answer, is closed. It only
-reads; every answer but the page is made afresh. Its log is silent: a scrape every few seconds is no change of state.
+It runs in the node's process and loop, so nothing that is sent to it may hurt the node. Time: it works in pieces, by
+share.py. Memory: connections are counted; each holds a head at most (head.py) and the copy that it is being sent
+(copies.py). Patience: a connection that makes no request in time, or does not take its answer, is closed; and when all
+places are taken, the next one gets that of one which has had an answer, or else has waited the longest for its client.
+So a hundred who hold connections open keep nobody out. It only reads, and logs nothing per request: a scrape every few
+seconds is no change of state.
 
-Whatever reaches gevent's hub unhandled ends the process (app/loop.py), and gevent's server lets much reach it: a client
-that hangs up before it is refused, an `accept` that fails for want of descriptors. Nothing that happens to a request
-or a connection here is worth a node, which the pages only read. So all of it ends in one of two ways, of any type: a
-client's fault or its hanging up is a debug line, a fault of ours is that request's 500 and a line with its traceback.
+gevent's own server was rejected (it was here before): it reads heads leniently and reports to the hub, where a fault
+ends the process (app/loop.py); what had to be put around it was longer than this file.
 
-Whoever reaches the port sees what is there, keys in the slow log included: bind it to a private address.
+Nothing that happens to a request or a connection is worth a node. A client's fault is answered and is a debug line, as
+is his hanging up; a fault of ours, of any type, is that request's 500 and a line with its traceback.
+
+Whoever reaches the port sees what is there, keys in the slow log included: bind it to a private address. What browsers
+are kept from is in origin.py.
 """
 
-import gzip
-import json
 import socket
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from http.client import HTTPException
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import gevent
-from gevent import socket as gevent_socket
-from gevent.pool import Pool
-from gevent.pywsgi import WSGIHandler, WSGIServer
-
-from app.http.metrics import METRICS_TYPE, Exposition
+from app.http.copies import Content
+from app.http.head import HeadReader, Refused, Request
 from app.http.observed import ObservedNode
-from app.http.page import Page
-from app.http.status import StatusReport
+from app.http.share import Share
+from app.http.site import Site
 from app.http.watch import Watch
+from app.loop import READ, WRITE, Loop, Task
 from app.observe import logs
 from app.sockets import listening_socket
 
-# Connections at once; the next ones wait in the system's queue. Each holds at most HEAD_MAX_BYTES and its answer
-# (about 60 KB), so all of them 2 MB.
-CONNECTIONS_MAX: Final = 16
-# A request line with all its headers. Browsers send 1 KB, and more with other applications' cookies.
-HEAD_MAX_BYTES: Final = 16 * 1024
+# Connections at once. Each holds at most a head and its answer (16 and about 60 KB), so all of them 2.4 MB.
+CONNECTIONS_MAX: Final = 32
 # For everything about one request: waiting for it on a connection that is kept open, reading, answering.
 REQUEST_TIMEOUT_S: Final = 15.0
-BACKLOG: Final = 64
-# What is shorter isn't worth compressing.
-_GZIP_MIN_BYTES: Final = 1024
-_GZIP_LEVEL: Final = 1  # the page polls each second: 0.3 ms for 15 KB, and a quarter of the bytes
+# What wait in the system's queue.
+BACKLOG: Final = 128
+# Connections taken in one piece of work, 0.03 ms each.
+_ACCEPT_STEP: Final = 16
+# A new connection has so long before it may have to make room for another one (s): clients are that far away. Raising
+# it means fewer new ones a second while somebody makes them and says nothing: CONNECTIONS_MAX / _GRACE_S.
+_GRACE_S: Final = 0.05
+# Pause after a failed accept (s): out of descriptors, most likely; the queue does not go away by trying.
+_ACCEPT_PAUSE_S: Final = 1.0
+# A head that comes in several parts is looked at again after so long, then after twice as long, ... (s): nobody makes
+# work by sending it byte by byte, and one in two segments is hardly late.
+_PART_WAIT_S: Final = (0.004, 0.5)
+# How long the listener is waited for in one go (s); it has no meaning.
+_ACCEPT_WAIT_S: Final = 60.0
+# A connection that is closed while bytes of its client are unread is reset, and the reset takes the answer with it
+# (RFC 9112, 9.6). So what still comes is read, for so long (s), up to so many bytes.
+_LINGER_S: Final = 1.0
+_LINGER_MAX_BYTES: Final = 64 * 1024
+
+_HEADERS: Final = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("X-Frame-Options", "DENY"),
+)
+_TEXT: Final = "text/plain; charset=utf-8"
+_BROKEN: Final = Content("500 Internal Server Error", _TEXT, b"a fault in the node; its log tells more\n")
 
 _log = logs.logger("http")
 _faults = logs.limited_logger("http")
 
-StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
+class _Connection:
+    """One client's, served by `run` in a greenlet of its own."""
 
-class _Answer(NamedTuple):
-    status: str
-    content_type: str
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-_JSON: Final = "application/json"
-_TEXT: Final = "text/plain; charset=utf-8"
-_NOT_FOUND: Final = _Answer("404 Not Found", _TEXT, b"Here are: / /status.json /metrics /health /ready /slowlog\n")
-_NOT_ALLOWED: Final = _Answer("405 Method Not Allowed", _TEXT, b"only to be read\n", (("Allow", "GET, HEAD"),))
-# As it goes over the wire: where it is sent, gevent's handler may be in any state.
-_BROKEN: Final = (
-    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
-    b"a fault in the node; its log tells more\n"
-)
-
-
-class Site:
-    """The WSGI application: a node's pages."""
-
-    def __init__(self, node: ObservedNode, watch: Watch) -> None:
-        self._node = node
-        self._exposition = Exposition(node)
-        self._report = StatusReport(node, watch)
-        self._page = Page()
-        self._routes: dict[str, Callable[[], _Answer]] = {
-            "/": self._index,
-            "/status.json": self._status,
-            "/metrics": self._metrics,
-            "/health": self._health,
-            "/ready": self._ready,
-            "/slowlog": self._slowlog,
-        }
-
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """WSGI's entry."""
-        answer = self._answer(environ)
-        body = answer.body
-        headers = [
-            ("Content-Type", answer.content_type),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            *answer.headers,
-        ]
-        if len(body) >= _GZIP_MIN_BYTES and "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
-            body = gzip.compress(body, _GZIP_LEVEL)
-            headers += [("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding")]
-        headers.append(("Content-Length", str(len(body))))
-        start_response(answer.status, headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
-
-    def _answer(self, environ: dict[str, Any]) -> _Answer:
-        route = self._routes.get(environ["PATH_INFO"])
-        if route is None:
-            return _NOT_FOUND
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _NOT_ALLOWED
-        try:
-            return route()
-        except OSError as error:  # gevent's handler would take it for the connection's
-            raise RuntimeError("the system refused a page what it needs") from error
-
-    def _index(self) -> _Answer:
-        return _Answer("200 OK", "text/html; charset=utf-8", self._page.html, self._page.headers)
-
-    def _status(self) -> _Answer:
-        return _json("200 OK", self._report.as_dict())
-
-    def _metrics(self) -> _Answer:
-        return _Answer("200 OK", METRICS_TYPE, self._exposition.text())
-
-    def _health(self) -> _Answer:
-        """That this is answered at all says that the process lives and its loop turns."""
-        return _json("200 OK", {"status": "alive"})
-
-    def _ready(self) -> _Answer:
-        readiness = self._node.readiness()
-        said = {"ready": readiness.is_ready, "reasons": readiness.reasons, "lacking": readiness.lacking}
-        return _json("200 OK" if readiness.is_ready else "503 Service Unavailable", said)
-
-    def _slowlog(self) -> _Answer:
-        return _Answer("200 OK", _JSON, self._node.slow_log.as_json(max_bytes=1 << 20))
-
-
-def _json(status: str, value: object) -> _Answer:
-    return _Answer(status, _JSON, json.dumps(value, separators=(",", ":")).encode() + b"\n")
-
-
-class _HeadTooLong(ValueError):
-    """Answered 400 by gevent's server, as every ValueError is."""
-
-
-class _BoundedReader:
-    """What a connection sends, with a bound on what one request may take."""
-
-    def __init__(self, sock: Any) -> None:
-        self._file = sock.makefile("rb", 4096)
-        self.left = HEAD_MAX_BYTES
-
-    @property
-    def closed(self) -> bool:
-        return bool(self._file.closed)
-
-    def readline(self, limit: int = -1) -> bytes:
-        """As a file's. Raises _HeadTooLong past the bound."""
-        line: bytes = self._file.readline(min(limit if limit >= 0 else self.left, self.left) + 1)
-        self.left -= len(line)
-        if self.left < 0:
-            raise _HeadTooLong(f"a request's head of over {HEAD_MAX_BYTES} bytes")
-        return line
-
-    def read(self, count: int = -1) -> bytes:
-        """Bodies are refused, so there is nothing to be read."""
-        return b""
-
-
-class _Handler(WSGIHandler):
-    """One connection."""
-
-    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        super().__init__(sock, address, server)
+    def __init__(
+        self,
+        loop: Loop,
+        share: Share,
+        answer: Callable[[Request], Content],
+        sock: socket.socket,
+        client: Any,
+        on_closed: Callable[["_Connection"], object],
+    ) -> None:
         # Head and body are two writes: without this the second waits up to 40 ms for the first one's ack.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.rfile: Any = _BoundedReader(sock)
+        self._loop = loop
+        self._share = share
+        self._answer = answer
+        self._sock = sock
+        self._client = client
+        self._on_closed = on_closed
+        self._heads = HeadReader()
+        self._deadline_s = 0.0  # by the loop's clock
+        self.asked_s = loop.now()  # when it asked last, or was taken
+        self._is_idle = True  # waits for its client
+        self.was_answered = False
 
-    def handle_one_request(self) -> Any:
-        """Bounded in time, its refusal included; None, which closes the connection, when it takes too long."""
-        self.rfile.left = HEAD_MAX_BYTES
-        self.response_length = 0
-        with gevent.Timeout(REQUEST_TIMEOUT_S, False):  # type: ignore[arg-type]
-            try:
-                result = super().handle_one_request()
-                if result is None or result is True:
-                    return result
-                _, refusal = result
-                self.socket.sendall(refusal)
-            except OSError as error:
-                self._hung_up(error)
-            except Exception as error:  # noqa: BLE001 - the boundary: a request fails, the node goes on
-                self._failed(error)
-        return None
-
-    def read_request(self, raw_requestline: str) -> Any:
-        """Raises ValueError, which is answered 400, for one with a body."""
-        read = super().read_request(raw_requestline)
-        if self.content_length or self.headers.get("transfer-encoding"):
-            raise ValueError("a request with a body")
-        return read
-
-    def _check_http_version(self) -> bool:
-        """Whether it is one; gevent's takes for granted that it has two numbers."""
-        return "." in str(self.request_version) and super()._check_http_version()  # type: ignore[misc]
-
-    def _handle_client_error(self, ex: Exception) -> Any:
-        """What to answer when the request could not be read. gevent's prints a trace for more than ValueErrors."""
-        if isinstance(ex, HTTPException):  # too many headers
-            ex = ValueError(*ex.args)
-        if isinstance(ex, ValueError):
-            return super()._handle_client_error(ex)  # type: ignore[misc]
-        raise ex  # `handle_one_request` knows what to do
-
-    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
-        """What came up while the request was answered. gevent's would report it to the hub."""
-        if isinstance(v, Exception) and not isinstance(v, OSError):
-            self._failed(v)
-        else:  # the client is gone, or does not read; or its time is over, or the server's
-            self._hung_up(v)
-
-    def _hung_up(self, error: BaseException) -> None:
-        """The answer could not be sent, or not in time: hang up as well, and say so quietly."""
-        self.close_connection = True
-        _faults.debug("not_answered", client=self.client_address, error=repr(error))
-
-    def _failed(self, error: Exception) -> None:
-        """A fault of ours: say so to the log, and to the client if nothing was said to it yet."""
-        self.close_connection = True
-        _faults.exception("request_failed", error)
-        if not self.response_length:
-            with suppress(OSError):
-                self.socket.sendall(_BROKEN)
-
-    def log_request(self) -> None:
-        """Scrapes and polls are nothing to be logged."""
-
-    def log_error(self, msg: str, *args: Any) -> None:
-        """A client's fault."""
-        _faults.debug("bad_request", client=self.client_address, error=msg % args if args else msg)
-
-
-class _Server(WSGIServer):
-    """gevent's server, of whose faults the hub hears nothing."""
-
-    def __init__(self, listener: Any, site: Site, connections: Pool, environ: dict[str, str]) -> None:
-        super().__init__(
-            listener, site, spawn=connections, log=None, error_log=None, handler_class=_Handler, environ=environ
-        )
-        self.loop: Any = _LoggingLoop(self.loop)
-
-    def handle(self, sock: Any, address: Any) -> None:
-        """A connection, in a greenlet of its own."""
+    def run(self) -> None:
+        """Serve request after request, until either side has had enough."""
         try:
-            super().handle(sock, address)
-        except OSError as error:
-            _faults.debug("not_answered", client=address, error=error)
+            while self._serve():
+                pass
+            self._linger()
+        except OSError as error:  # the client is gone, or does not read
+            _faults.debug("not_answered", client=self._client, error=error)
         except Exception as error:  # noqa: BLE001 - the boundary: a connection fails, the node goes on
             _faults.exception("connection_failed", error)
+        finally:
+            self._sock.close()
+            self._on_closed(self)
 
-    def is_fatal_error(self, ex: BaseException) -> bool:
-        """No: gevent's would end the server for one, with a line of its own on standard error."""
-        return False
+    @property
+    def may_leave(self) -> bool:
+        """Whether another one may have its place."""
+        return self._is_idle and (self.was_answered or self._loop.now() - self.asked_s >= _GRACE_S)
+
+    def abandon(self, task: Task) -> None:
+        """End it, whatever it does; to be called by the loop. `task`: in which it runs, or was to run."""
+        task.cancel()
+        self._sock.close()
+
+    def _serve(self) -> bool:
+        """One request; False when it is the last one of this connection. Raises OSError."""
+        self._deadline_s = self._loop.now() + REQUEST_TIMEOUT_S
+        if not self._heads.is_empty:
+            self._share.turn()
+        try:
+            request = self._read()
+        except Refused as refusal:
+            _faults.debug("bad_request", client=self._client, error=refusal)
+            self._send(Content(refusal.status, _TEXT, f"{refusal}\n".encode()), keep=False)
+            return False
+        if request is None:
+            return False
+        self.asked_s = self._loop.now()
+        self._is_idle = False
+        keep = request.keeps_connection
+        try:
+            content = self._answer(request)
+        except Exception as error:  # noqa: BLE001 - the boundary: a request fails, the node goes on
+            _faults.exception("request_failed", error)
+            content, keep = _BROKEN, False
+        self._send(content, keep=keep, with_body=request.method != "HEAD")
+        self._is_idle = self.was_answered = True
+        return keep
+
+    def _read(self) -> Request | None:
+        """The next request; None when the client has hung up, or takes too long. Raises OSError, Refused."""
+        wait_s, wait_max_s = _PART_WAIT_S
+        while True:
+            request = self._heads.next()
+            if request is not None:
+                return request
+            if self._heads.is_empty:
+                after_s = 0.0
+            else:
+                after_s, wait_s = wait_s, min(wait_max_s, 2 * wait_s)
+            if not self._wait(READ, after_s):
+                return None
+            with suppress(BlockingIOError):
+                data = self._sock.recv(self._heads.room)
+                if not data:
+                    return None
+                self._heads.take(data)
+
+    def _wait(self, events: int, after_s: float = 0.0) -> bool:
+        """Until the socket can be read or written, so long from now or later, and it is this connection's turn.
+
+        False when time has run out.
+        """
+        self._is_idle = True
+        if after_s:
+            self._loop.sleep(after_s)
+        is_ready = self._loop.wait(self._sock.fileno(), events, self._deadline_s - self._loop.now())
+        self._is_idle = self.was_answered  # else its first answer waits for a turn only, which will come
+        if is_ready:
+            self._share.turn()
+        return is_ready
+
+    def _send(self, content: Content, *, keep: bool, with_body: bool = True) -> None:
+        """Raises OSError, TimeoutError among them when the client does not take it."""
+        lines = [f"HTTP/1.1 {content.status}", f"Date: {_http_date()}"]
+        for name, value in (*_HEADERS, *content.headers):
+            lines.append(f"{name}: {value}")
+        lines += [f"Content-Type: {content.content_type}", f"Content-Length: {len(content.body)}"]
+        if not keep:
+            lines.append("Connection: close")
+        head = "\r\n".join((*lines, "", "")).encode("latin-1")
+        self._write(head, socket.MSG_MORE if with_body else 0)
+        if with_body:
+            self._write(content.body)
+
+    def _write(self, data: bytes, flags: int = 0) -> None:
+        unsent = memoryview(data)
+        while unsent:
+            try:
+                unsent = unsent[self._sock.send(unsent, flags) :]
+            except BlockingIOError:
+                if not self._wait(WRITE):
+                    raise TimeoutError("the answer was not taken") from None
+
+    def _linger(self) -> None:
+        """Let the client have its answer before the connection is closed. Raises OSError."""
+        self._sock.shutdown(socket.SHUT_WR)
+        self._deadline_s = self._loop.now() + _LINGER_S
+        left = _LINGER_MAX_BYTES
+        while left > 0 and self._wait(READ):
+            with suppress(BlockingIOError):
+                data = self._sock.recv(left)
+                if not data:
+                    return
+                left -= len(data)
 
 
-class _LoggingLoop:
-    """gevent's loop, as its server uses it; what that would report as a fault to the hub goes to the log."""
-
-    def __init__(self, loop: Any) -> None:
-        self.io = loop.io
-        self.timer = loop.timer
-
-    def handle_error(self, context: object, type: object, value: BaseException, tb: object) -> None:
-        """The server could not take a connection; it pauses, at most a second, and tries again."""
-        if isinstance(value, OSError):  # out of descriptors
-            _faults.warning("accept_failed", error=value)
-        else:
-            _faults.exception("accept_failed", value)
+def _http_date() -> str:
+    """Now, as RFC 9110 writes it. The process never sets a locale, so names are English ones."""
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
 
 
 class HttpServer:
     """A node's HTTP server, with what it watches. `start` it once the node runs."""
 
     def __init__(self, listener: socket.socket, node: ObservedNode) -> None:
-        """`listener`: bound, listening, non-blocking."""
-        self._listener = gevent_socket.socket(listener.family, listener.type, listener.proto, listener.detach())
-        self._watch = Watch(node)
-        # The name is given: the server would look it up, which may take seconds.
-        environ = {"SERVER_NAME": node.options.http_bind}
-        self._connections = Pool(CONNECTIONS_MAX)
-        self._server: Any = _Server(self._listener, Site(node, self._watch), self._connections, environ)
+        """`listener`: bound, listening, non-blocking, as is what it accepts."""
+        self._listener = listener
+        self._loop = node.loop
+        self._share = Share(node.loop)
+        self._watch = Watch(node, self._share)
+        self._site = Site(node, self._watch, self._share)
+        self._connections: dict[_Connection, Task] = {}
+        self._acceptor: Task | None = None
 
     @property
     def connections(self) -> int:
@@ -300,14 +239,60 @@ class HttpServer:
     def start(self) -> None:
         """Serve; returns at once."""
         self._watch.start()
-        self._server.start()
+        self._acceptor = self._loop.spawn(self._accept)
         host, port = self._listener.getsockname()[:2]
         _log.info("started", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
     def stop(self) -> None:
-        """Close the port and every connection."""
+        """Close the port and every connection; done when the loop has turned."""
         self._watch.stop()
-        self._server.stop(timeout=0)
+        if self._acceptor is not None:
+            self._loop.run_callback(self._acceptor.cancel)
+        for connection in list(self._connections):
+            self._abandon(connection)
+
+    def _accept(self) -> None:
+        try:
+            while True:
+                if self._loop.wait(self._listener.fileno(), READ, _ACCEPT_WAIT_S):
+                    self._share.turn()
+                    self._take_connections()
+        finally:
+            self._listener.close()
+
+    def _take_connections(self) -> None:
+        try:
+            for _ in range(_ACCEPT_STEP):
+                if not self._has_place():
+                    return
+                with suppress(ConnectionError):  # it is gone already
+                    self._serve(*self._listener.accept())
+        except BlockingIOError:
+            return
+        except OSError as error:  # out of descriptors
+            _faults.warning("accept_failed", error=error)
+            self._loop.sleep(_ACCEPT_PAUSE_S)
+        except Exception as error:  # noqa: BLE001 - the boundary: a connection is lost, the node goes on
+            _faults.exception("accept_failed", error)
+            self._loop.sleep(_ACCEPT_PAUSE_S)
+
+    def _has_place(self) -> bool:
+        """Whether there is a place for one more, if need be in place of another one."""
+        return len(self._connections) < CONNECTIONS_MAX or any(one.may_leave for one in self._connections)
+
+    def _serve(self, sock: socket.socket, client: Any) -> None:
+        """Have a connection served; there is a place."""
+        if len(self._connections) >= CONNECTIONS_MAX:
+            leaving = [one for one in self._connections if one.may_leave]
+            self._abandon(min(leaving, key=lambda one: (not one.was_answered, one.asked_s)))
+        connection = _Connection(self._loop, self._share, self._site.answer, sock, client, self._forget)
+        self._connections[connection] = self._loop.spawn(connection.run)
+
+    def _abandon(self, connection: _Connection) -> None:
+        self._loop.run_callback(connection.abandon, self._connections.pop(connection))
+
+    def _forget(self, connection: _Connection) -> None:
+        self._connections.pop(connection, None)
 
 
 def start(node: ObservedNode) -> HttpServer:

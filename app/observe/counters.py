@@ -44,6 +44,7 @@ class Counters:
         self.drops = dict.fromkeys(DROP_REASONS, 0)
         self.retries_answered = 0  # from the reply memory
         self.acks = 0  # that freed a remembered reply
+        self.over_rate = 0  # answers that became refusals, since their address had had too many bytes
         self.unfenced = 0  # replies not sent because the lease had run out meanwhile
         # From a request's receipt to its answer, by how it came to it; the time that it lay in the
         # socket's buffer before is not in it.

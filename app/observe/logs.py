@@ -17,21 +17,25 @@ that shares it would get it too).
     log.info("started", port=3331, pid=os.getpid())
 
 Nothing else of a node writes to standard error. What Python would print there by itself (exceptions that nobody caught,
-in this thread, in another or in a destructor; warnings) is made a line of the log as well, see `configure`; what the
-event loop would print, app/loop.py sees to.
+in this thread, in another or in a destructor; warnings) is made a line of the log as well, and so is whatever a library
+prints, see `configure`; what the event loop would print, app/loop.py sees to. What is left is the last word of the
+interpreter or the C library when they end the process (a fatal error), and that does not wait either, see `unblock`.
 
 What it costs (this machine, one core): 0.2 µs a call whose level is off, 22 µs a line written to a file.
 """
 
+import io
 import json
 import logging
 import os
 import re
+import stat
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # The plain one, also where gevent has replaced select.poll by its own later on: this one never switches
 # greenlets.
@@ -160,13 +164,13 @@ def configure(level: str, format: str, fd: int = 2) -> None:
     """Send all records of `level` (a key of LEVELS) and above to file descriptor `fd`, as one of FORMATS.
 
     Replaces what an earlier call set up. Libraries that log by the standard `logging` are included, and so is what
-    Python would print to standard error by itself: uncaught exceptions and warnings.
+    Python would print to standard error by itself, uncaught exceptions and warnings, and what anybody prints to
+    standard output or error.
     """
     root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if isinstance(handler, DescriptorHandler):
-            root.removeHandler(handler)
-            handler.close()
+    for handler in _own_handlers():
+        root.removeHandler(handler)
+        handler.close()
     handler = DescriptorHandler(fd)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     root.addHandler(handler)
@@ -175,13 +179,28 @@ def configure(level: str, format: str, fd: int = 2) -> None:
     sys.excepthook = _uncaught
     sys.unraisablehook = _unraisable
     threading.excepthook = _died
+    sys.stdout = sys.stderr = _Printed(fd)
+
+
+def flush() -> None:
+    """Write what a slow reader has not taken yet, as far as there is room by now; never waits. To be called often."""
+    for handler in _own_handlers():
+        handler.flush()
+
+
+def lines_dropped() -> int:
+    """How many lines there was no room for, so far."""
+    return sum(handler.dropped for handler in _own_handlers())
 
 
 def finish() -> None:
     """Write what a slow reader has not taken yet, for LAST_WAIT_S at most. For the end of a process by os._exit."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, DescriptorHandler):
-            handler.finish()
+    for handler in _own_handlers():
+        handler.finish()
+
+
+def _own_handlers() -> "list[DescriptorHandler]":
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, DescriptorHandler)]
 
 
 # --- what Python would print to standard error ---------------------------------------------------------------------
@@ -208,7 +227,30 @@ def _unraisable(arguments: "sys.UnraisableHookArgs") -> None:
     _process.exception("unraisable", error, where=arguments.err_msg, object=type(arguments.object).__name__)
 
 
-# --- how lines look --------------------------------------------------------------------------------------------------
+class _Printed(io.TextIOBase):
+    """In place of sys.stdout and sys.stderr: each line that is printed is one of the log."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        if len(self._line) > _CUT_CHARS:  # it has no end
+            lines, self._line = [*lines, self._line], ""
+        for line in filter(None, lines):
+            _process.warning("printed", text=_cut(line))
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        """For who writes there by the system's own means (faulthandler)."""
+        return self._fd
+
+
+# --- descriptors -----------------------------------------------------------------------------------------------------
 
 
 def hold_standard_descriptors() -> None:
@@ -222,6 +264,25 @@ def hold_standard_descriptors() -> None:
         if fd > 2:
             os.close(fd)
             return
+
+
+def unblock(fd: int) -> None:
+    """Put a pipe or terminal at a descriptor once more, as an open file of this process's own that no write waits for.
+
+    Polling before a write is not enough: others may share the pipe (several nodes, piped into one `tee`) and fill it
+    in between. Does nothing to files and sockets, nor where the system refuses (a terminal of another user's).
+    """
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            os.dup2(own, fd)
+            os.close(own)
+    except OSError:
+        return
+
+
+# --- how lines look --------------------------------------------------------------------------------------------------
 
 
 class TextFormatter(logging.Formatter):
@@ -247,19 +308,21 @@ class JsonFormatter(logging.Formatter):
 class DescriptorHandler(logging.Handler):
     """Writes lines to a file descriptor and never waits for its reader.
 
-    What a stalled reader leaves unread is kept, up to PENDING_MAX_BYTES (and ERRORS_MAX_BYTES more for errors), and
-    goes out with the next line that finds room; further lines are dropped whole, and a line `logs.dropped lines=N`
-    takes their place. When the descriptor is closed or broken, lines vanish: there is nobody left to tell. A regular
-    file is written at once; a disk that hangs does stop the node.
+    What can't be written (the reader has stalled or is gone, the disk is full) is kept, up to PENDING_MAX_BYTES (and
+    ERRORS_MAX_BYTES more for errors), and goes out when there is room; further lines are dropped whole, and a line
+    `logs.dropped lines=N` takes their place. A regular file is written at once; a disk that hangs does stop the node.
     """
 
     def __init__(self, fd: int) -> None:
         super().__init__()
+        self.dropped = 0  # lines so far
         self._fd = fd
         self._poll = poll()
         self._poll.register(fd, POLLOUT)
         self._pending = bytearray()
-        self._dropped = 0
+        self._dropped = 0  # of these, what no line has told of yet
+        self._cause = ""  # why nothing could be written the last time
+        self._is_writing = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -269,61 +332,79 @@ class DescriptorHandler(logging.Handler):
             line = self._own("ERROR", "logs.unprintable", {"line": lost, "error": type(error).__name__})
         limit = PENDING_MAX_BYTES + (ERRORS_MAX_BYTES if record.levelno >= logging.ERROR else 0)
         self._flush(0.0)
-        if self._dropped:
-            fields = {"lines": self._dropped, "cause": "reader too slow"}
-            if not self._keep(self._own("WARNING", "logs.dropped", fields), limit):
-                self._dropped += 1
-                return
-            self._dropped = 0
-        if not self._keep(line, limit):
+        if not (self._tell_dropped(limit) and self._keep(line, limit)):
             self._dropped += 1
+            self.dropped += 1
         self._flush(0.0)
 
     def flush(self) -> None:
-        """Write what a reader that was slow has room for now; never waits."""
-        self._flush(0.0)
+        """Write what there is room for now, and how many lines are missing; never waits."""
+        with self._locked():
+            self._flush(0.0)
+            if self._tell_dropped(PENDING_MAX_BYTES):
+                self._flush(0.0)
 
     def finish(self) -> None:
         """Give a slow reader one last, short chance."""
-        self.acquire()  # another thread may be logging
-        try:
+        with self._locked():
             self._flush(LAST_WAIT_S)
-        finally:
-            self.release()
 
     def close(self) -> None:
         """As `finish`, and write no more."""
         self.finish()
         super().close()
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Another thread may be logging."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def _tell_dropped(self, limit: int) -> bool:
+        """Keep a line about those that were dropped, if there were any; False when there is no room for it."""
+        if self._dropped:
+            fields = {"lines": self._dropped, "cause": self._cause}
+            if not self._keep(self._own("WARNING", "logs.dropped", fields), limit):
+                return False
+            self._dropped = 0
+        return True
+
     def _own(self, level: str, event: str, fields: dict[str, object]) -> str:
         """A line about the log itself."""
         return self.format(logging.makeLogRecord({"levelname": level, "msg": event, "fields": fields}))
 
     def _keep(self, line: str, limit: int) -> bool:
-        data = line.encode("ascii", "backslashreplace")
-        if self._pending and len(self._pending) + len(data) >= limit:
+        data = line.encode("ascii", "backslashreplace") + b"\n"
+        if self._pending and len(self._pending) + len(data) > limit:
             return False
         self._pending += data
-        self._pending += b"\n"
         return True
 
     def _flush(self, wait_s: float) -> None:
         """Write what is pending, and wait in all at most so long for a reader that makes no room."""
+        if self._is_writing:  # a destructor that ran in the midst of it has logged something
+            return
+        self._is_writing = True
         pending = self._pending
         until = time.monotonic() + wait_s if wait_s else 0.0
         try:
             while pending:
                 left_s = max(0.0, until - time.monotonic()) if wait_s else 0.0
                 if not self._poll.poll(left_s * 1000):
+                    self._cause = "reader too slow"
                     return
                 # A descriptor in error or closed polls as ready too: the write then tells.
                 written = os.write(self._fd, pending[:_WRITE_MAX_BYTES])
                 del pending[:written]
-        except BlockingIOError:  # someone else made it non-blocking, and filled it between the two calls
-            return
-        except OSError:
-            pending.clear()
+        except BlockingIOError:  # others have filled it between the two calls
+            self._cause = "reader too slow"
+        except OSError as error:
+            self._cause = error.strerror or type(error).__name__
+        finally:
+            self._is_writing = False
 
 
 def _content(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
@@ -331,7 +412,7 @@ def _content(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
     fields = record.__dict__.get("fields")
     if isinstance(fields, dict):
         return record.msg, fields
-    fields = {"message": record.getMessage()}
+    fields = {"message": _cut(record.getMessage())}
     if record.exc_info:
         fields["traceback"] = _cut("".join(traceback.format_exception(*record.exc_info)))
     return record.name, fields

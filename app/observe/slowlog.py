@@ -131,8 +131,14 @@ def _entry(datagram: bytes, client: bytes, duration_s: float, how: str, unix_s: 
 def show_address(address: bytes) -> str:
     """ "host:port" of a kernel's socket address; an IPv4 address mapped into IPv6 as what it is."""
     port = int.from_bytes(address[2:4], "big")
-    if len(address) <= 16:
-        return f"{socket.inet_ntop(socket.AF_INET, address[4:8])}:{port}"
-    host = socket.inet_ntop(socket.AF_INET6, address[8:24])
-    mapped = host.removeprefix("::ffff:")
-    return f"{mapped}:{port}" if "." in mapped and mapped != host else f"[{host}]:{port}"
+    host = show_host(address[4:8] if len(address) <= 16 else address[8:24])
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def show_host(host: bytes) -> str:
+    """A numeric address of 4 or 16 bytes; an IPv4 address mapped into IPv6 as what it is."""
+    if len(host) == 4:
+        return socket.inet_ntop(socket.AF_INET, host)
+    shown = socket.inet_ntop(socket.AF_INET6, host)
+    mapped = shown.removeprefix("::ffff:")
+    return mapped if "." in mapped and mapped != shown else shown

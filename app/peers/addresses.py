@@ -33,12 +33,12 @@ class Peers:
         self.by_datagram_address: dict[bytes, str] = {}
         self._targets: dict[str, tuple[str | int, ...]] = {}
         self._addresses = {str(server): server.address for server in others}
-        self._hosts: set[bytes] = set()
+        self._hosts: dict[str, bytes] = {}
         for server in reached:
             target, packed = self._resolved(server)
             self._targets[str(server)] = target
             self.by_datagram_address[packed] = str(server)
-            self._hosts.add(_host_bytes(str(target[0])))
+            self._hosts[str(server)] = _host_bytes(str(target[0]))
 
     def _resolved(self, server: Server) -> tuple[tuple[str | int, ...], bytes]:
         """What `connect` takes, and the bytes of the same address."""
@@ -73,7 +73,11 @@ class Peers:
 
     def is_server_host(self, host: str) -> bool:
         """Whether a numeric address, as `accept` gives it, is one of the servers'."""
-        return _host_bytes(host) in self._hosts
+        return _host_bytes(host) in self._hosts.values()
+
+    def is_at(self, peer: str, host: str) -> bool:
+        """Whether a numeric address, as `accept` gives it, is the peer's."""
+        return self._hosts.get(peer) == _host_bytes(host)
 
 
 def _host_bytes(host: str) -> bytes:

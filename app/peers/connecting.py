@@ -90,6 +90,7 @@ class Connector:
         self._sockets = sockets
         self._peers = peers
         self._handshake = Handshake(secret)
+        self._goes_by_address = secret is None
         self._random_bytes = random_bytes
         self._incarnation = incarnation
 
@@ -156,8 +157,9 @@ class Connector:
 
     # --- accepting -----------------------------------------------------------------------------------------------
 
-    def welcome(self, sock: StreamSocket, deadline_s: float) -> Connected | None:
-        """The acceptor's part of the handshake; None: whoever connected has gone without a word."""
+    def welcome(self, sock: StreamSocket, host: str, deadline_s: float) -> Connected | None:
+        """The acceptor's part of the handshake; None: whoever connected has gone without a word. `host`: its address,
+        by which it is known where there is no secret."""
         shake = self._handshake
         try:
             first = self._receive(sock, 1, deadline_s)
@@ -176,6 +178,8 @@ class Connector:
             raise Refused("misdirected")
         if self._peers.target(dialler) is None:
             raise Refused("unknown_peer")
+        if self._goes_by_address and not self._peers.is_at(dialler, host):
+            raise Refused("other_address")
         challenge = shake.greeting(self._incarnation(), self._loop.now(), self._random_bytes(NONCE_BYTES))
         _send_all(sock, challenge)
         shake.check_proof("dialler", hello, challenge, self._receive(sock, PROOF_BYTES, deadline_s))

@@ -32,6 +32,11 @@ a's first datagram, which says that a is incarnation 100 and b, for all that a k
             an incarnation above its own there, so a process was here by a later clock. It takes 101 and introduces
             itself: (a 101 -> b 250). b hears it from now on.
 
+Whoever knows the secret can say the highest number, or the highest incarnation, in a peer's name; all that the peer
+itself says would then count as old. So when nothing of a peer has been taken for FORGOTTEN_S, and something genuine
+comes of it that names this very incarnation, what is known of the peer is forgotten and this process takes another
+incarnation: whatever was recorded before is for one that is no more.
+
 Timestamps instead of incarnations were rejected: they need clocks that agree. Membership has incarnations of its own
 (an expelled process takes a new one); both begin at the same number, and need not stay equal.
 
@@ -44,6 +49,7 @@ from math import inf
 from struct import Struct
 from typing import Final
 
+from app.cluster.limits import COUNTER, INCARNATION, OUTBID_MAX
 from app.peers.mac import Mac
 
 _VERSION: Final = 1  # in the place of a protobuf tag that can't occur: tells authenticated from plain
@@ -55,6 +61,9 @@ _WINDOW_MASK: Final = (1 << _WINDOW) - 1
 # An introduction to one peer at most this often: forged or replayed datagrams must not make a node chatter.
 _INTRODUCE_S: Final = 0.02
 _NAME_MAX_BYTES: Final = 255
+# Peers say something each second. Less: who replays what was recorded has a node introduce itself anew that often, when
+# the peer it was recorded of is silent.
+FORGOTTEN_S: Final = 10.0
 
 # What is added to a body at most.
 OVERHEAD_BYTES: Final = _HEAD.size + _NAME_MAX_BYTES + _MAC_BYTES
@@ -78,17 +87,25 @@ class _Peer:
     taken: int = 0  # bit n: number `received - n` was taken
     unheard: bytes = b""  # the last body sent while its incarnation was not known
     introduced_s: float = -inf  # when this node last introduced itself to it
+    taken_s: float = -inf  # when something of it was last taken
+
+    def would_take(self, incarnation: int, number: int) -> bool:
+        """Whether a number of this incarnation is new."""
+        if incarnation != self.incarnation:
+            return incarnation > self.incarnation
+        behind = self.received - number
+        return behind < 0 or (behind < _WINDOW and not self.taken >> behind & 1)
 
     def take(self, number: int) -> bool:
         """Note a number; False if it was taken before, or is too old to tell."""
+        if not self.would_take(self.incarnation, number):
+            return False
         ahead = number - self.received
         if ahead > 0:
             self.taken = (self.taken << min(ahead, _WINDOW) | 1) & _WINDOW_MASK
             self.received = number
-            return True
-        if -ahead >= _WINDOW or self.taken >> -ahead & 1:
-            return False
-        self.taken |= 1 << -ahead
+        else:
+            self.taken |= 1 << -ahead
         return True
 
 
@@ -113,10 +130,10 @@ class DatagramAuth:
         incarnation: int,
         draw: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`incarnation`: above that of every earlier process at this address, as a rule; 1 to 2**64 - 1. `draw()`: a
+        """`incarnation`: above that of every earlier process at this address, as a rule; 1 to OUTBID_MAX. `draw()`: a
         random number from 0 on, by which it is raised besides where that is not so: two processes that are raised past
         the same one must not get the same, or the later one's numbers would count as taken."""
-        assert incarnation > 0, incarnation
+        assert 0 < incarnation <= OUTBID_MAX, incarnation
         self.incarnation = incarnation
         self._draw = draw
         self._mac = Mac(secret, _KEY_LABEL)
@@ -146,7 +163,9 @@ class DatagramAuth:
             raise BadDatagram("malformed")
         _, name_bytes, sender_incarnation, receiver_incarnation, number = _HEAD.unpack_from(payload)
         start, end = _HEAD.size + name_bytes, len(payload) - _MAC_BYTES
-        if start > end or not sender_incarnation:
+        if start > end or not (
+            INCARNATION.has(sender_incarnation) and receiver_incarnation <= INCARNATION.most and COUNTER.has(number)
+        ):
             raise BadDatagram("malformed")
         sender = payload[_HEAD.size : start].decode("utf-8", "replace")
         known = self._peers.get(sender)
@@ -154,9 +173,13 @@ class DatagramAuth:
             raise BadDatagram("unknown_sender")
         if not self._mac.fits(_for(self._me, payload[:end]), payload[end:]):
             raise BadDatagram("wrong_secret")
+        is_lost = known.incarnation and known.taken_s < now_s - FORGOTTEN_S
+        if is_lost and receiver_incarnation == self.incarnation and not known.would_take(sender_incarnation, number):
+            self.incarnation += 1 + self._draw()
+            known.incarnation = known.received = known.taken = 0
         if receiver_incarnation != self.incarnation:
             if (
-                receiver_incarnation > self.incarnation
+                self.incarnation < receiver_incarnation <= OUTBID_MAX
                 and sender_incarnation == known.incarnation
                 and known.take(number)
             ):
@@ -174,6 +197,7 @@ class DatagramAuth:
                 known.unheard = b""
         if not known.take(number):
             raise BadDatagram("replayed")
+        known.taken_s = now_s
         return Verified(sender, payload[start:end], answers)
 
     def _introduce(self, peer: str, known: _Peer, incarnation: int, now_s: float) -> list[bytes]:

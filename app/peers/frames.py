@@ -10,7 +10,9 @@ store records that are passed on as they are, and framing them anew would copy e
 from struct import Struct
 from typing import Final
 
-from app.cluster.replication.frames import BadFrame
+from app.cluster.limits import is_clock
+from app.cluster.replication.frames import BODY_MAX_BYTES, KINDS, BadFrame
+from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 # Kinds. 0 is no kind, so that a link which carries zeros is told apart.
 FORWARD: Final = 1  # a client's request, for the primary of its slot: deadline, hops, datagram
@@ -40,7 +42,26 @@ LIFE_BYTES: Final = _LIFE.size
 pack_life: Final = _LIFE.pack  # (s of the sender's clock)
 unpack_life: Final = _LIFE.unpack
 
+# How long bodies are (bytes), by kind. Of 0, which is none, no length is sound. A kind that we do not know yet is let
+# pass, and ignored.
+_LENGTHS: Final = [range(0), *[range(FRAME_MAX_BYTES + 1)] * 255]
+_LENGTHS[FORWARD] = range(FORWARD_BYTES + 1, FORWARD_BYTES + DATAGRAM_MAX_BYTES + 1)
+_LENGTHS[ANSWER] = range(1, DATAGRAM_MAX_BYTES + 1)
+_LENGTHS[LIFE] = range(LIFE_BYTES, LIFE_BYTES + 1)
+_LENGTHS[CLUSTER] = range(1, DATAGRAM_MAX_BYTES + 1)
+for _kind in KINDS:
+    _LENGTHS[_kind] = range(BODY_MAX_BYTES + 1)
+assert BODY_MAX_BYTES <= FRAME_MAX_BYTES
+
 Frame = tuple[int, bytes]  # kind and body
+
+
+def clock_of(life: bytes) -> float:
+    """What the sender's clock shows, as a LIFE says (s). Raises BadFrame where no clock shows that."""
+    (seconds,) = unpack_life(life)
+    if not is_clock(seconds):
+        raise BadFrame(f"a clock that shows {seconds}")
+    return float(seconds)
 
 
 class FrameReader:
@@ -66,7 +87,7 @@ class FrameReader:
             length, kind = _unpack_header(data, at)
             start = at + HEADER_BYTES
             stop = start + length
-            if length > FRAME_MAX_BYTES or not kind:
+            if length not in _LENGTHS[kind]:
                 raise BadFrame(f"a frame of kind {kind} and {length} bytes")
             if stop > end:
                 break

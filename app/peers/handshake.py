@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
+from app.cluster.limits import INCARNATION, is_clock
 from app.peers.mac import MAC_BYTES, Mac
 
 _MAGIC: Final = b"KVLK"
@@ -69,7 +70,7 @@ class Handshake:
 
     def check(self, data: bytes) -> Greeting:
         """The other end's greeting, of GREETING_BYTES. Raises Refused: malformed, other_version, no_secret (there),
-        secret_needed (there, and we have none)."""
+        secret_needed (there, and we have none), out_of_range."""
         magic, version, flags, incarnation, stamp_s, _ = _GREETING.unpack(data)
         if magic != _MAGIC:
             raise Refused("malformed")
@@ -77,6 +78,8 @@ class Handshake:
             raise Refused("other_version")
         if flags != self._flags:
             raise Refused("no_secret" if self._flags else "secret_needed")
+        if not (INCARNATION.has(incarnation) and is_clock(stamp_s)):
+            raise Refused("out_of_range")
         return Greeting(data, incarnation, stamp_s)
 
     def proof(self, side: str, hello: bytes, challenge: bytes) -> bytes:

@@ -24,7 +24,8 @@ very machine's, or if the operator says that nothing between the machines refuse
 (--trust-refusals): a firewall that rejects with a reset, a port forwarder without its backend.
 
 Who may connect: with a secret, whoever proves to have it (handshake.py); without, connections from the addresses in
-the servers file, which is as good as the network is trusted. Frames lost with a link are lost: both ends are told that
+the servers file, each for the servers of that address, which is as good as the network is trusted. Whatever comes over
+a link is its peer's word: no frame names its sender. Frames lost with a link are lost: both ends are told that
 it went down, and know what was not acknowledged.
 
 An example, with one way of 0.1 ms.
@@ -62,9 +63,9 @@ from app.peers.frames import (
     LIFE_BYTES,
     Frame,
     FrameReader,
+    clock_of,
     pack_header,
     pack_life,
-    unpack_life,
 )
 from app.peers.handshake import Refused
 
@@ -84,10 +85,14 @@ assert _ACCEPT_STEP < PENDING_MAX, "whoever gives way must have begun, or it wou
 
 # What one wake-up reads: about 120 forwarded requests of 64 bytes each, 1.5 ms to execute them.
 READ_BYTES: Final = 16 * 1024
-# What all peers together may leave unread, shared evenly, and what each may in any case: the longest frame, and what
-# replication has in flight to one peer (app/requests/replicator.py). With 64 servers, all of them stuck: 32 MiB.
+# What all peers together may leave unread, shared evenly: so much, and of little memory at most this part; and what
+# each may in any case: the longest frame, and what replication has in flight to one peer (app/requests/replicator.py).
+# With 64 servers, all of them stuck: 32 MiB.
 _QUEUES_MAX_BYTES: Final = 8 << 20
+_QUEUES_SHARE: Final = 16
 _QUEUE_MIN_BYTES: Final = 512 << 10
+# What is joined to be written in one go, and kept until all of it is sent; a frame more may follow.
+_PIECE_BYTES: Final = 256 << 10
 assert _QUEUE_MIN_BYTES > FRAME_MAX_BYTES + HEADER_BYTES
 _log = logs.logger("links")
 _faults = logs.limited_logger("links")
@@ -137,6 +142,7 @@ class Link:
         "queued",
         "rest",
         "sock",
+        "spent",
     )
 
     def __init__(self, links: "Links", peer: str, sock: StreamSocket, reader: Watcher, writer: Watcher) -> None:
@@ -149,6 +155,7 @@ class Link:
         self.parts: list[bytes] = []  # queued
         self.rest: memoryview | None = None  # of a write that the kernel took only part of
         self.queued = 0  # bytes in both; not 0: due to be flushed, or waiting for the kernel
+        self.spent = 0  # of what waits for the kernel: counted as memory that was taken
         self.beats_unheard = 0
         self.clock_base_s = 0.0  # the peer's clock shows this and SAFE_SHARE of what ours shows, or more
 
@@ -200,8 +207,7 @@ class Link:
         while self.queued:
             data = self.rest
             if data is None:
-                data = memoryview(b"".join(self.parts))
-                self.parts.clear()
+                data = self._piece()
             try:
                 sent = self.sock.send(data)
             except BlockingIOError:
@@ -217,6 +223,20 @@ class Link:
                 self.rest = None
                 self._writer.stop()
         return written
+
+    def _piece(self) -> memoryview:
+        """What is to be written next of what is queued."""
+        parts = self.parts
+        if self.queued > _PIECE_BYTES:
+            count = size = 0
+            while size < _PIECE_BYTES:
+                size += len(parts[count])
+                count += 1
+            parts, self.parts = parts[:count], parts[count:]
+            return memoryview(b"".join(parts))
+        data = memoryview(b"".join(parts))
+        parts.clear()
+        return data
 
     def close(self) -> None:
         """Nothing of what is queued is written any more."""
@@ -241,9 +261,12 @@ class Links:
         random_bytes: Callable[[int], bytes],
         wake: Callable[[], object],
         queue_max_bytes: int | None = None,
+        memory_bytes: int = _QUEUES_MAX_BYTES * _QUEUES_SHARE,
+        spend: Callable[[int], object] = lambda size_bytes: None,
     ) -> None:
         """`wake()` has `flush` called when this turn of the loop ends. `queue_max_bytes`: what one peer may leave
-        unread; None: its share."""
+        unread; None: its share. `memory_bytes`: what the process may take in all. `spend` is told of what queues have
+        grown by (Store.spend)."""
         self.up: dict[str, Link] = {}  # by peer; for others to read
         self.refused: Counter[str] = Counter()  # connections, by reason: by us, and of ours
         self.full = 0  # frames not taken because their peer had too much to read
@@ -253,7 +276,10 @@ class Links:
         self.bytes_sent = 0
         self.dirty: list[Link] = []  # to be flushed at the end of this turn
         self.wake = wake
-        self.queue_max_bytes = queue_max_bytes or max(_QUEUE_MIN_BYTES, _QUEUES_MAX_BYTES // max(1, len(peers.names)))
+        all_bytes = min(_QUEUES_MAX_BYTES, memory_bytes // _QUEUES_SHARE)
+        self.queue_max_bytes = queue_max_bytes or max(_QUEUE_MIN_BYTES, all_bytes // max(1, len(peers.names)))
+        self._spend = spend
+        self._behind: dict[Link, None] = {}  # those whose peers have not read all
         self._loop = loop
         self._sockets = sockets
         self._listener = sockets.listener
@@ -303,6 +329,8 @@ class Links:
         for link in dirty:
             if link.sock is not None:
                 self.write(link)
+        if self._behind:
+            self._count_behind()
 
     def write(self, link: Link) -> None:
         """Write what is queued for one peer, as far as the kernel takes it."""
@@ -310,6 +338,23 @@ class Links:
             self.bytes_sent += link.write()
         except OSError:
             self._down(link)
+            return
+        if link.queued:
+            self._behind[link] = None
+            self._count_behind()
+        elif link.spent:
+            self._is_not_behind(link)
+
+    def _count_behind(self) -> None:
+        """Tell of the memory that more of what waits for the kernel takes."""
+        for link in self._behind:
+            if link.queued > link.spent:
+                grown, link.spent = link.queued - link.spent, link.queued
+                self._spend(grown)
+
+    def _is_not_behind(self, link: Link) -> None:
+        link.spent = 0
+        self._behind.pop(link, None)
 
     def queued_bytes(self, peer: str) -> int:
         """What waits to be written to the peer; 0 when its link is down."""
@@ -372,10 +417,10 @@ class Links:
         link = self.up.get(peer)
         if link is None:
             return
-        if len(body) != LIFE_BYTES:
-            self._end_for(link, f"LIFE of {len(body)} bytes")
-            return
-        link.note_stamp(unpack_life(body)[0], self._loop.now())
+        try:
+            link.note_stamp(clock_of(body), self._loop.now())
+        except BadFrame as fault:
+            self._end_for(link, str(fault))
 
     # --- how a link comes about ----------------------------------------------------------------------------------
 
@@ -463,6 +508,7 @@ class Links:
 
     def _take_down(self, link: Link) -> None:
         del self.up[link.peer]
+        self._is_not_behind(link)
         link.close()
         self._handler.link_down(link.peer)
 
@@ -499,7 +545,7 @@ class Links:
         connected: Connected | None = None
         reason = ""
         try:
-            connected = self._connector.welcome(sock, self._loop.now() + HANDSHAKE_TIMEOUT_S)
+            connected = self._connector.welcome(sock, host, self._loop.now() + HANDSHAKE_TIMEOUT_S)
         except Refused as refused:
             reason = refused.reason
         except TimedOut:

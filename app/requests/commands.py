@@ -11,10 +11,12 @@ A fault in one request is that request's INTERNAL_ERR (app/loop.py has the whole
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Final, Protocol
 from zlib import crc32
 
 from app.cluster.events import SELF
+from app.config.allowlist import host_of
 from app.loop import Loop
 from app.observe import logs
 from app.observe.counters import Counters
@@ -55,10 +57,12 @@ from app.wire.protocol import (
     NO_ERR,
     PUT,
     REMOVE,
+    REPORTS,
     SHUTDOWN,
     SLOT_COUNT,
     SLOWLOG,
     STATUS,
+    STRANGERS_SHARE,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
     TYPE_CLUSTER,
@@ -130,9 +134,10 @@ class Commands:
         replicator: Replicator,
         cluster: ClusterDatagrams,
         administrators: Administrators | None,
+        known: Mapping[bytes, bool] | None,
         reports: Reports,
     ) -> None:
-        """`administrators`: None: everybody is."""
+        """`administrators`: None: everybody is. `known`: who is no stranger, by address; None: nobody is."""
         self._loop = loop
         self._turn = turn
         self._store = store
@@ -146,6 +151,7 @@ class Commands:
         self._replicator = replicator
         self._cluster = cluster
         self._administrators = administrators
+        self._known = known
         self._reports = reports
         # By slot: not None where other nodes keep copies. By key: where a write is not on all of them yet. Both are
         # changed in place by their owner.
@@ -332,14 +338,8 @@ class Commands:
             payload = KVResponse(errCode=NO_ERR, pid=reports.pid).SerializeToString()
         elif command == GET_MEMBERSHIP_CNT:
             payload = KVResponse(errCode=NO_ERR, membershipCount=reports.member_count()).SerializeToString()
-        elif command in (STATUS, SLOWLOG, VITALS, FOUND):
-            tell = {
-                STATUS: reports.status,
-                SLOWLOG: reports.slow_requests,
-                VITALS: reports.vitals,
-                FOUND: self._cluster.found,
-            }[command]
-            payload = KVResponse(errCode=NO_ERR, value=tell()).SerializeToString()
+        elif command in REPORTS:
+            return self._report(request, command, message_id, id_crc)
         elif command in (IS_ALIVE, SHUTDOWN):
             reply = self._answer.code(command, message_id, id_crc, NO_ERR)
             if command == SHUTDOWN:
@@ -349,6 +349,27 @@ class Commands:
             return self._answer.code(0, message_id, id_crc, UNKNOWN_CMD_ERR)
         self._counts[command * 8 + NO_ERR] += 1
         return encode_response(message_id, id_crc, payload)
+
+    def _report(self, request: Request, command: int, message_id: bytes, id_crc: int) -> bytes:
+        """What the node tells of itself; INVALID_VAL_ERR to a stranger whose request is too short for that."""
+        request.keep()
+        room = inf
+        if request.client and self._known is not None and not self._known[host_of(request.client)]:
+            room = STRANGERS_SHARE * len(request.datagram)
+        # What is done in order to tell of it must not be done in vain.
+        if command != FOUND or room >= VALUE_MAX_BYTES:
+            reports = self._reports
+            tell = {
+                STATUS: reports.status,
+                SLOWLOG: reports.slow_requests,
+                VITALS: reports.vitals,
+                FOUND: self._cluster.found,
+            }[command]
+            reply = encode_response(message_id, id_crc, KVResponse(errCode=NO_ERR, value=tell()).SerializeToString())
+            if len(reply) <= room:
+                self._counts[command * 8 + NO_ERR] += 1
+                return reply
+        return self._answer.code(command, message_id, id_crc, INVALID_VAL_ERR)
 
     def _may_administer(self, request: Request, command: int) -> bool:
         """What has no key is executed by the node that receives it: no sound node forwards it."""

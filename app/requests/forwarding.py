@@ -25,6 +25,7 @@ from math import inf
 from typing import Final, Protocol
 
 from app.cluster.events import SELF, UNKNOWN
+from app.cluster.limits import HOPS
 from app.cluster.membership.timing import SAFE_SHARE
 from app.cluster.view import View
 from app.observe.counters import FORWARDED, WAITED
@@ -36,7 +37,7 @@ from app.requests.workers import AGAIN, EXPIRED, Workers
 from app.wire.codec import DecodeError, is_refusal, parse_msg
 from app.wire.protocol import GET
 
-HOPS_MAX: Final = 3
+HOPS_MAX: Final = HOPS.most
 # A retry that comes this long after the last forwarding is forwarded again. Below the clients' first timeout (150 ms),
 # so that every retry but one in a burst of duplicates has a chance.
 RESEND_S: Final = 0.1
@@ -112,7 +113,7 @@ class Forwarding:
             return self._answers.refusal(request, command, message_id, id_crc, _HOPS_WAIT_MS)
         request.command, request.slot = command, slot
         requests[message_id] = request
-        request.sent_to = ""
+        request.sent_to = request.sent_over = ""
         request.was_sent = False
         try:
             while True:
@@ -181,8 +182,8 @@ class Forwarding:
 
     # --- what wakes those who wait; called by the loop -----------------------------------------------------------
 
-    def asked_for(self, reply: bytes) -> Request | None:
-        """The request that a frame ANSWER brings the answer to; None: nobody waits for it any more."""
+    def asked_for(self, reply: bytes, peer: str) -> Request | None:
+        """The request that the peer's frame ANSWER brings the answer to; None: nobody waits for it, from this peer."""
         if reply[:2] == b"\n\x10":  # a messageID of 16 bytes, laid out by a node: see encode_response
             message_id = reply[2:18]
         else:
@@ -190,7 +191,8 @@ class Forwarding:
                 message_id = parse_msg(reply).messageID
             except DecodeError:
                 return None
-        return self._requests.get(message_id)
+        request = self._requests.get(message_id)
+        return request if request is not None and request.sent_over == peer else None
 
     def link_down(self, peer: str) -> None:
         """What was sent over this link may be lost: it waits until there is a way again."""

@@ -6,7 +6,7 @@ from app.observe.counters import Counters
 from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES, Frame, unpack_forward
 from app.requests.answers import Answers
 from app.requests.commands import Commands
-from app.requests.forwarding import Forwarding
+from app.requests.forwarding import HOPS_MAX, Forwarding
 from app.requests.request import PATIENCE_S, Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
@@ -47,15 +47,15 @@ class Relayed:
         answered: list[tuple[Request, object]] = []
         for kind, body in frames:
             if kind == ANSWER:
-                request = self._forwarding.asked_for(body)
+                request = self._forwarding.asked_for(body, peer)
                 if request is not None:
                     answered.append((request, body))
             elif kind == FORWARD:
-                if len(body) > FORWARD_BYTES:
-                    if unpack_forward(body)[0] > turn.now_s:
-                        bodies.append(body)
-                    else:
-                        self._counters.drops["too_old"] += 1
+                deadline_s, hops = unpack_forward(body)
+                if deadline_s > turn.now_s and 0 < hops <= HOPS_MAX:
+                    bodies.append(body)
+                else:
+                    self._counters.drops["too_old" if 0 < hops <= HOPS_MAX else "unparsable"] += 1
             else:
                 self._on_other(peer, kind, body)
         if answered:

@@ -57,6 +57,20 @@ _HEAP_OVER_BYTES: Final = MIB
 
 # A full heap takes new entries again while there are fewer than this share of those that filled it: they find holes.
 _FULL_AGAIN_SHARE: Final = 3 / 4
+# Where it has made entries fewer, it does so only down to this share, and the further it has grown the further: by the
+# last number of bytes, down to none. What has gone by then has left more holes than new entries can fill; to go on
+# would empty the store for nothing, as the pages do not come back. The margin covers all of it.
+_OVER_AGAIN_SHARE: Final = 1 / 2
+_HEAP_FAR_OVER_BYTES: Final = 2 * MIB
+
+# So many entries, 1 MiB of heap, there may be in any case, unless the heap has grown as far as that beyond its bound: a
+# node that is given little memory, and takes it for copies and connections, still stores something.
+_ENTRIES_MIN: Final = 4_000
+
+# What hash tables may grow by between two looks where entries that have gone left holes: as much as fresh tables for
+# those that may come (66 to 132 bytes an entry), and at most so much, should the holes be too small.
+_TABLE_BYTES_PER_ENTRY: Final = 66
+_TABLES_IN_HOLES_MAX_BYTES: Final = MIB // 2
 
 # Free chunks worth this share of the arena's limit make moving records together worth the copying (the sparsest
 # page then costs the copies of its live records, about 2 µs each). A larger share costs capacity.
@@ -156,7 +170,9 @@ class MemoryGovernor:
         self._target_bytes = max_bytes - _MARGIN_BYTES
         self._next_slot = 0
         self._full_entries = 0  # the most there were since the heap is full
-        self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
+        libc = ctypes.CDLL(None)
+        self._malloc_trim = getattr(libc, "malloc_trim", None)  # glibc's; musl has none
+        self._mallopt = getattr(libc, "mallopt", None)  # likewise
         self._trimmed_at = 0
         self.resident_bytes = 0  # at the last look
         self.heap_bytes = 0  # at the last look
@@ -174,17 +190,33 @@ class MemoryGovernor:
         replies_growth = max(0, self._replies.max_bytes - self._replies.used_bytes)
         left = self._target_bytes - heap
         heap_left = left - replies_growth - self._arena_floor_bytes
-        store.heap_over = left - replies_growth - arena.resident_bytes < -_HEAP_OVER_BYTES
+        over = arena.resident_bytes + replies_growth - left - _HEAP_OVER_BYTES
         # Entries that have gone since it was full leave holes, which do not show in the resident size.
         self._full_entries = max(self._full_entries, store.entries) if heap_left < 0 else 0
-        store.heap_full = heap_left < 0 and (store.heap_over or store.entries >= self._full_entries * _FULL_AGAIN_SHARE)
-        store.spare_bytes = min(heap_left, self._target_bytes - resident - (0 if self._evict else replies_growth))
+        share = _OVER_AGAIN_SHARE * max(0.0, 1 - over / _HEAP_FAR_OVER_BYTES) if over > 0 else _FULL_AGAIN_SHARE
+        missing = max(self._full_entries * share, _ENTRIES_MIN if share else 0) - store.entries
+        store.heap_full = heap_left < 0 and missing <= 0
+        store.heap_over = over > 0 and missing <= 0
+        spare = min(heap_left, self._target_bytes - resident - (0 if self._evict else replies_growth))
+        if heap_left < 0 and missing > 0:
+            spare = max(spare, min(_TABLES_IN_HOLES_MAX_BYTES, int(missing * _TABLE_BYTES_PER_ENTRY)))
+        store.spare_bytes = spare
         arena.limit_bytes = max(self._arena_floor_bytes, left if self._evict else left - replies_growth)
         store.compact_bytes = max(COMPACT_MIN_BYTES, int(arena.limit_bytes * _COMPACT_SHARE))
         allowance = (self._target_bytes - resident) // _ALLOWANCE_SHARE
         store.allowance_bytes = min(_ALLOWANCE_MAX_BYTES, max(_ALLOWANCE_MIN_BYTES, allowance))
         if not store.shrink(_SHRINK_WORK):
             store.allowance_bytes = 0  # not done: look again at the next new entry
+        self.join_freed()
+
+    def join_freed(self) -> None:
+        """Have the C library join small blocks that were freed (0.1 µs each): to be called while entries go.
+
+        It sets them aside as they are, and joins all at once when somebody wants a large block: after some hundred
+        thousand entries, that took 20 to 50 ms. Each call of mallopt joins them first, whatever it then sets.
+        """
+        if self._mallopt is not None:
+            self._mallopt(_M_ARENA_MAX, 1)
 
     def calibrate(self) -> None:
         """Size a few slots' tables and keys, and move a slot with oversized tables into fresh ones (< 1 ms)."""

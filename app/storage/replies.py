@@ -42,6 +42,10 @@ _CHECK_BYTES: Final = 4096
 # The part of the buckets that one `advance` frees of an expired generation: all of them would take 15 ms and more.
 _FREE_SHARE: Final = 32
 
+# Generations that wait to be freed: more come only of `clear`, again and again, and are freed at once, as little is in
+# them then. The list of buckets alone is 128 KiB and more.
+_EXPIRED_MAX: Final = 3
+
 # The most that one `advance` believes to have passed: a process that was stopped, or a loop that hung, did not
 # read its socket meanwhile, so that time must not age what retries in the socket's buffer still need.
 _ADVANCE_MAX_S: Final = 0.25
@@ -80,7 +84,7 @@ class ReplyMemory:
         self._last_now: float | None = None
         self._newest: _Buckets = [None] * buckets
         self._oldest: _Buckets = [None] * buckets
-        self._expired: list[bytearray] = []  # forgotten, being freed
+        self._expired: list[_Buckets] = []  # generations forgotten, being freed
         self._newest_count = self._oldest_count = 0
         self._newest_bytes = self._oldest_bytes = 0
         self._check_at_bytes = 0  # when the newest generation has grown to this, `full` is decided anew
@@ -135,32 +139,34 @@ class ReplyMemory:
             self._check()
 
     def forget(self, message_id: bytes) -> bool:
-        """Forget a reply whose receiver has acknowledged it; False when there was none."""
+        """Forget a reply whose receiver has acknowledged it, with whatever slots; False when there was none."""
         number = hash(message_id) & self._mask
         size = len(message_id) + _RECORD_BYTES
+        forgot = False
         for buckets in (self._newest, self._oldest):
             bucket = buckets[number]
-            if bucket is not None and bucket.find(message_id) >= 0:
-                at = self._find(bucket, message_id)
-                if at >= 0:
-                    slot = bucket[at + size - 3]
-                    del bucket[at : at + size]
-                    if buckets is self._newest:
-                        self._newest_of[slot] -= 1
-                        self._newest_count -= 1
-                        self._newest_bytes -= size
-                    else:
-                        self._oldest_of[slot] -= 1
-                        self._oldest_count -= 1
-                        self._oldest_bytes -= size
-                    self._check()
-                    return True
-        return False
+            while bucket is not None and bucket.find(message_id) >= 0 and (at := self._find(bucket, message_id)) >= 0:
+                slot = bucket[at + size - 3]
+                del bucket[at : at + size]
+                if buckets is self._newest:
+                    self._newest_of[slot] -= 1
+                    self._newest_count -= 1
+                    self._newest_bytes -= size
+                else:
+                    self._oldest_of[slot] -= 1
+                    self._oldest_count -= 1
+                    self._oldest_bytes -= size
+                forgot = True
+        if forgot:
+            self._check()
+        return forgot
 
     def clear(self) -> None:
         """Forget everything: what the replies speak of is gone from this node. Freed little by little."""
-        self._expire(self._oldest)
-        self._expire(self._newest)
+        if self._oldest_bytes:
+            self._expire(self._oldest)
+        if self._newest_bytes:
+            self._expire(self._newest)
         self._newest = [None] * self._buckets
         self._oldest = [None] * self._buckets
         self._newest_of = _none_by_slot()
@@ -174,7 +180,10 @@ class ReplyMemory:
         if self._last_now is not None:
             self._age_s += min(max(0.0, now - self._last_now), _ADVANCE_MAX_S)
         self._last_now = now
-        del self._expired[-self._buckets // _FREE_SHARE :]
+        if self._expired:
+            del self._expired[-1][-self._buckets // _FREE_SHARE :]
+            if not self._expired[-1]:
+                self._expired.pop()
         if self._age_s >= self.ttl_s:
             self._age_s = 0.0
             self._expire(self._oldest)
@@ -186,7 +195,8 @@ class ReplyMemory:
             self._check()
 
     def _expire(self, buckets: _Buckets) -> None:
-        self._expired += [bucket for bucket in buckets if bucket is not None]
+        self._expired.append(buckets)
+        del self._expired[:-_EXPIRED_MAX]
 
     def _check(self) -> None:
         self.full = self.used_bytes >= self.max_bytes

@@ -33,6 +33,8 @@ _JOIN_ENTRIES: Final = SPLIT_ENTRIES // 4
 
 # The bits of its hash that choose a key's table. A dict begins its search by lower ones.
 _HASH_SHIFT: Final = 32
+# How many of them there can be: for as many tables as 64 GiB may hold.
+_HASH_BITS: Final = 20
 
 _LINK_BYTES: Final = 32  # what an OrderedDict counts for each entry's link, which is a block of its own
 _ORDER_OBJECT_BYTES: Final = dict.__sizeof__(OrderedDict()) - dict.__sizeof__({})  # by which the objects differ
@@ -160,6 +162,10 @@ class Slot(LRUCache[bytes, int]):
         self._Cache__data = data
         self._bind()
 
+    def keys_from(self, cursor: int) -> tuple[list[bytes], int]:
+        """The keys of the table that is next at a cursor, 0 to begin with, and the next cursor; 0: that was all."""
+        return list(self), 0
+
     def evict_beside(self, key: bytes, count: int) -> list[int]:
         """Remove so many entries, least recently used first, from the table that a key belongs to; their values."""
         return [self.popitem()[1] for _ in range(count)]
@@ -267,6 +273,22 @@ class SplitSlot:
         self._removed(1)
         return item
 
+    def keys_from(self, cursor: int) -> tuple[list[bytes], int]:
+        """As Slot's. What is there from the first call to the last is listed, some of it twice perhaps: tables may be
+        divided and joined in between.
+
+        Tables are gone through by the bits of their numbers in reverse, of which a cursor is a beginning (as Redis'
+        SCAN does). The keys of a table are then those of one stretch of cursors; to divide it halves that, to join two
+        makes one of two halves.
+        """
+        number = _reverse(cursor) & self._mask
+        bits = self._mask.bit_length()
+        if number >= len(self.tables) or (number ^ self._mask + 1 >> 1) >= len(self.tables):
+            bits -= 1  # one that is not divided yet in this round
+            number &= self._mask >> 1
+        stretch = 1 << _HASH_BITS - bits
+        return list(self.tables[number]), (cursor // stretch + 1) * stretch % (1 << _HASH_BITS)
+
     def evict_beside(self, key: bytes, count: int) -> list[int]:
         """Remove so many entries, least recently used first, from the table that a key belongs to; their values."""
         handles = self.table_of(key).evict_beside(key, count)
@@ -305,3 +327,8 @@ class SplitSlot:
             if number == self._mask + 1 >> 1:
                 self._mask >>= 1
                 self._hand &= self._mask
+
+
+def _reverse(cursor: int) -> int:
+    """Its bits the other way round."""
+    return int(f"{cursor:0{_HASH_BITS}b}"[::-1], 2)

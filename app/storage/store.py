@@ -30,14 +30,17 @@ from app.wire.protocol import SLOT_COUNT, slot_of
 COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
 
 # Work (entries evicted or records moved, 1.5 to 2 µs each) that one PUT may do to make its room before it is refused
-# for now; a step more, of a page, may follow. A page of 80-byte records takes about 1,500, half of them evicted, half
-# moved; for one of 10,000-byte records up to four of the smallest records, of 1,024 each, must go.
-_ROOM_WORK: Final = 1000
+# for now; a step more, of a page, may follow. Enough for two pages of the usual small records, of 512 each, half of
+# them evicted, half moved; for one of 10,000-byte records up to eight of the smallest must go.
+_ROOM_WORK: Final = 650
 # What finding a page and going through its chunks is, in the same measure, however few records are left in it.
 _PAGE_WORK: Final = 100
 
 # What tables of larger values may grow by before the arena has made way: a part of the governor's margin.
 _GROWTH_AHEAD_BYTES: Final = 1 << 20
+
+# Entries evicted for another size after which the C library joins what they have freed: 0.1 to 0.5 ms (governor.py).
+_JOIN_EVERY: Final = 1000
 
 # When the oldest entry's chunk is this many times smaller than the value that needs room, its whole page goes.
 _MUCH_SMALLER: Final = 4
@@ -49,11 +52,21 @@ class Store:
     Not thread-safe: one event loop owns it.
     """
 
-    def __init__(self, arena: Arena, *, evict: bool, on_allowance_used: Callable[[], None]) -> None:
-        """`evict`: whether entries may be evicted to make room. `on_allowance_used()` must set `allowance_bytes`."""
+    def __init__(
+        self,
+        arena: Arena,
+        *,
+        evict: bool,
+        on_allowance_used: Callable[[], None],
+        on_freed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`evict`: whether entries may be evicted to make room. `on_allowance_used()` must set `allowance_bytes`.
+        `on_freed()` is called after each thousand entries or so that were evicted for one of another size."""
         self._arena = arena
         self.evicts = evict  # whether entries go to make room for others
         self._on_allowance_used = on_allowance_used
+        self._on_freed = on_freed
+        self._joined_at = 0  # evictions when that was called last
         self._slots: list[Slot | SplitSlot] = [Slot() for _ in range(SLOT_COUNT)]
         # Wiped slots whose memory is not all back yet: those whose records are still in the arena, and those of which
         # only the hash tables with their keys are left. None of them is empty.
@@ -90,6 +103,13 @@ class Store:
     def keys(self, number: int) -> list[bytes]:
         """The keys of a slot, in no order."""
         return list(self._slots[number])
+
+    def keys_from(self, number: int, cursor: int) -> tuple[list[bytes], int]:
+        """Some keys of a slot, at most about 2,700, and the cursor to go on with; 0 to begin with, and at the end.
+
+        What is there from the first call to the last is among them, once or more often.
+        """
+        return self._slots[number].keys_from(cursor)
 
     def put(self, number: int, key: bytes, blob: bytes) -> bool:
         """Store a blob under a key, evicting others as needed; False, nothing changed, when there is no room."""
@@ -161,8 +181,8 @@ class Store:
     def wipe(self, slots: Iterable[int]) -> None:
         """Forget every key of these slots at once; their memory comes back as it is needed, or by `drain_wiped`.
 
-        When nothing else is left, the arena's comes back at once. Otherwise it may take a while until a page has
-        no record left that is not wiped (`wiping`), so that there is no room for a value of another size.
+        When nothing else is left, there is room for all at once. Otherwise it may take a while until a page has no
+        record left that is not wiped (`wiping`), so that there is no room for a value of another size.
         """
         for number in slots:
             slot = self._slots[number]
@@ -190,7 +210,7 @@ class Store:
         if self.heap_full:
             return 0
         arena = self._arena
-        free = max(0, arena.limit_bytes - arena.resident_bytes)
+        free = max(0, arena.limit_bytes - arena.resident_bytes + arena.cleared_bytes)
         return free + max(0, arena.free_chunk_bytes - self.compact_bytes)
 
     # --- room ------------------------------------------------------------------------------------------------
@@ -198,24 +218,29 @@ class Store:
     def _store_evicting(self, key: bytes, blob: bytes) -> int:
         """Store a record after making room for it; -1 when no room can be made."""
         arena = self._arena
+        budget = _ROOM_WORK
+        want_page = False
         if self.evicts and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
             # As a rule the entry to go has a chunk of the right size.
             oldest = self._pop_oldest()
             taken = arena.take_over(oldest, key, blob)
             if taken >= 0:
                 return taken
-            if arena.chunk_size(oldest) * _MUCH_SMALLER <= len(blob):
-                self._evict_page(oldest)
+            want_page = arena.chunk_size(oldest) * _MUCH_SMALLER <= len(blob)
+            if want_page:
+                budget -= self._evict_page(oldest) + _PAGE_WORK
             else:
                 arena.free(oldest)
         handle = arena.store(key, blob)
-        budget = _ROOM_WORK
         while handle < 0 and budget > 0:
-            work = self._make_some_room()
+            work = self._make_some_room(want_page=want_page)
             if not work:
                 break
             budget -= work
             handle = arena.store(key, blob)
+        if self.evictions - self._joined_at >= _JOIN_EVERY:
+            self._joined_at = self.evictions
+            self._on_freed()
         return handle
 
     def _exchange(self) -> bool:
@@ -225,7 +250,7 @@ class Store:
         """
         if self.heap_over and self.evicts:
             self.reclaim_one()
-        return self.drain_wiped() or (self.evicts and self.reclaim_one())
+        return self._drain_entry() or (self.evicts and self.reclaim_one())
 
     def _make_some_room(self, *, want_page: bool = False) -> int:
         """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
@@ -377,14 +402,17 @@ class Store:
         while arena.resident_bytes > arena.limit_bytes:
             if budget <= 0:
                 return False
-            work = self._make_some_room(want_page=True)
+            work = _PAGE_WORK // 10 if arena.give_back_cleared() else self._make_some_room(want_page=True)
             if not work:
                 break
             budget -= work
         return True
 
     def drain_wiped(self) -> bool:
-        """Free one entry that a wipe left behind; False when none is left."""
+        """Free one entry, or one page, that a wipe left behind; False when nothing is left."""
+        return self._drain_entry() or self._arena.give_back_cleared()
+
+    def _drain_entry(self) -> bool:
         tables = self._wiped_tables
         if tables:
             slot = tables[-1]

@@ -45,6 +45,7 @@ __all__ = [
     "match_ordinary",
     "parse_msg",
     "parse_request",
+    "refused",
 ]
 
 # A datagram to its Msg, a Msg's payload to its KVRequest. Both raise DecodeError.
@@ -129,6 +130,12 @@ def encode_error(message_id: bytes, message_id_crc: int, code: int) -> bytes:
         checksum = crc32(_ERROR_PAYLOADS[code], message_id_crc)
         return _pack_short(b"\n\x10", message_id, _SHORT_MIDDLES[code], checksum, b"\x28\x01")
     return encode_response(message_id, message_id_crc, _ERROR_PAYLOADS[code])
+
+
+def refused(reply: bytes, wait_ms: int) -> bytes:
+    """What says in place of a response that nothing was done, and that the client may try again after a wait."""
+    message_id = parse_msg(reply).messageID
+    return encode_response(message_id, crc32(message_id), error_payload(SYS_OVERLOAD_ERR, wait_ms))
 
 
 def is_read(datagram: bytes) -> bool:

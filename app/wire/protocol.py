@@ -28,6 +28,7 @@ STATUS: Final = 32  # tell the node's view of the cluster, as JSON in `value`
 SLOWLOG: Final = 33  # tell the node's slow requests, newest first, likewise
 VITALS: Final = 34  # tell the node's process in numbers, likewise
 FOUND: Final = 35  # found a cluster with fewer servers than it needs, and tell whether that was done, likewise
+REPORTS: Final = (STATUS, SLOWLOG, VITALS, FOUND)
 
 # How a request went, in the field `errCode` of its KVResponse.
 NO_ERR: Final = 0  # as it was asked for
@@ -37,7 +38,7 @@ SYS_OVERLOAD_ERR: Final = 3  # nothing was done; try again after `overloadWaitTi
 INTERNAL_ERR: Final = 4  # a fault in the node's code; it may or may not have been done
 UNKNOWN_CMD_ERR: Final = 5  # no such command
 INVALID_KEY_ERR: Final = 6  # the key is empty or too long
-INVALID_VAL_ERR: Final = 7  # PUT: the value is missing or too long
+INVALID_VAL_ERR: Final = 7  # PUT: the value is missing or too long. REPORTS: it is too short
 
 # Bounds (bytes), all from the public protocol. Clients may rely on them: raising one would have them meet what they
 # can't take, lowering one would refuse what they are used to send.
@@ -49,6 +50,16 @@ VALUE_MAX_BYTES: Final = 10_000  # a value may be empty
 # A node must be able to say whatever it stores in one datagram: envelope and response fields take at most
 # 64 (messageID) + 9 (checkSum) + 11 (type) + 40 (payload framing, errCode, version) bytes besides the value.
 assert VALUE_MAX_BYTES + MESSAGE_ID_MAX_BYTES + 60 <= DATAGRAM_MAX_BYTES
+
+# An address that sends proves nothing, so a stranger gets a report of at most so many times the bytes that it has sent,
+# and fills the request's `value` up to ask for a long one. (What QUIC allows to an address without proof is 3 times.)
+STRANGERS_SHARE: Final = 2
+# How many bytes to fill up with: as many as a datagram takes that no network cuts, 1,232 (IPv6's least MTU, 1,280,
+# less two headers); and enough for any report. 60 bytes are for everything else in the request, 100 in the answer.
+PADDING_BYTES: Final = 1_172
+PADDING_MAX_BYTES: Final = 5_040
+assert PADDING_BYTES + 60 <= 1_232
+assert STRANGERS_SHARE * PADDING_MAX_BYTES >= VALUE_MAX_BYTES + 64 + 16
 
 # The slots that the keyspace is divided into. A client that sends requests straight to a slot's primary computes them
 # as well (`slot_of`), so their number is part of the protocol.

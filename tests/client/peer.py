@@ -32,9 +32,11 @@ from app.wire.protocol import (
     NO_ERR,
     PUT,
     REMOVE,
+    REPORTS,
     SHUTDOWN,
     SLOWLOG,
     STATUS,
+    STRANGERS_SHARE,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
     TYPE_REQUEST,
@@ -224,3 +226,13 @@ class Peer:
     def shut_down(self) -> None:
         """Answer nothing after the answer to this one."""
         self.script = [drop] * 10_000
+
+
+class WaryPeer(Peer):
+    """Everybody is a stranger to it: it tells of itself twice what it is sent at most."""
+
+    def execute(self, request: KVRequest) -> KVResponse:
+        answer = super().execute(request)
+        if request.command in REPORTS and len(answer.value) > STRANGERS_SHARE * len(request.value):
+            return KVResponse(errCode=INVALID_VAL_ERR)
+        return answer

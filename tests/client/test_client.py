@@ -34,6 +34,7 @@ from tests.client.peer import (
     Address,
     Fault,
     Peer,
+    WaryPeer,
     answer_twice,
     before_the_answer,
     drop,
@@ -152,6 +153,21 @@ def test_a_status_that_is_no_object_is_a_bad_answer(told: bytes, complaint: str)
         assert client.status() == {"epoch": 1}
         peer.status = told
         with pytest.raises(BadAnswer, match=complaint):
+            client.status()
+
+
+@pytest.mark.parametrize("length", [0, 2 * protocol.PADDING_BYTES, 2 * protocol.PADDING_BYTES + 1, 10_000])
+def test_a_request_for_a_report_is_filled_up_as_far_as_need_be(length: int) -> None:
+    with WaryPeer() as peer, plain([peer.name]) as client:
+        peer.status = b"{}" + b" " * max(0, length - 2)
+        assert client.status() == {}
+        assert len(peer.requests()) == (1 if length <= 2 * protocol.PADDING_BYTES else 2)
+
+
+def test_a_report_that_fits_no_request_is_an_error() -> None:
+    with WaryPeer() as peer, plain([peer.name]) as client:
+        peer.status = b"{}" + b" " * 2 * protocol.PADDING_MAX_BYTES
+        with pytest.raises(InvalidValue, match="status"):
             client.status()
 
 

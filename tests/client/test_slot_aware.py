@@ -9,9 +9,9 @@ import pytest
 
 from app.client import Client, PartialFailure, WrongCluster
 from app.client.router import NOWHERE
-from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, STATUS, UNKNOWN_CMD_ERR
+from app.wire.protocol import PADDING_BYTES, PADDING_MAX_BYTES, PLACE_DIGITS, SLOT_COUNT, STATUS, UNKNOWN_CMD_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from tests.client.peer import Peer, drop
+from tests.client.peer import Peer, WaryPeer, drop
 from tests.support.polling import poll
 
 QUICK = (20, 40, 5000)
@@ -185,6 +185,14 @@ def test_servers_that_have_no_table_are_used_as_ever() -> None:
                 assert client.get_many(peer.store).keys() == peer.store.keys()
                 assert client.stats.direct == 0
                 assert 1 <= client.stats.probes < 10
+
+
+@pytest.mark.parametrize("more", [0, 2 * PADDING_BYTES, 2 * PADDING_MAX_BYTES - 1000])
+def test_a_table_that_strangers_must_ask_for_at_length_is_learned(more: int) -> None:
+    with WaryPeer() as peer, Client([peer.name], timeouts_ms=PATIENT) as client:
+        peer.status = status(peer.name, [peer.name]) + b" " * more
+        taught(client, [7])
+        assert client.stats.probes == (1 if not more else 2)
 
 
 @pytest.mark.parametrize(

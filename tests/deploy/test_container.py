@@ -19,6 +19,7 @@ from app.config.options import parse_size, settings
 from tests.support.nodes import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
+COMPOSE = ("compose.yaml", "compose-3.yaml")
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 
 
@@ -112,7 +113,42 @@ def test_it_runs_as_nobody_in_particular_and_as_process_1() -> None:
     assert instructions("EXPOSE") == ["3331/udp 3331/tcp"]
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose-3.yaml"])
+def test_images_are_named_by_digest_or_built_here() -> None:
+    (base,) = instructions("FROM")
+    assert re.fullmatch(r"python:[0-9.]+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
+    for name in COMPOSE:
+        text = (DEPLOY / name).read_text()
+        images = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
+        assert images == ["kv"] * len(
+            re.findall(r"^ +build: \.\.\n +image: kv\n +pull_policy: build\b", text, re.MULTILINE)
+        )
+
+
+def test_the_image_takes_the_very_files_of_the_lock() -> None:
+    (install,) = (command for command in instructions("RUN") if "pip install" in command)
+    assert "--require-hashes --only-binary :all: -r requirements.lock" in install
+    assert "requirements.lock ./" in instructions("COPY")
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_publishes_on_loopback_unless_told_otherwise(name: str) -> None:
+    published = re.findall(r'"([^"]*/(?:udp|tcp))"', (DEPLOY / name).read_text())
+    assert published
+    for port in published:
+        assert re.fullmatch(r"\$\{KV_PUBLISH:-127\.0\.0\.1\}:333[1-3]:3331/udp", port)
+
+
+def test_a_cluster_asks_for_a_secret() -> None:
+    text = (DEPLOY / "compose-3.yaml").read_text()
+    assert re.search(
+        r'^    KV_CLUSTER_SECRET: "\$\{KV_CLUSTER_SECRET:\?[^}"]*head -c 24 [^}"]*\}"$', text, re.MULTILINE
+    )
+    for service in re.findall(r"^  kv\d:\n((?:    .*\n)*)", text, re.MULTILINE):
+        assert "<<: *node" in service
+        assert "environment:" not in service  # it would be instead of the node's
+
+
+@pytest.mark.parametrize("name", COMPOSE)
 def test_compose_leaves_a_node_room_and_time(name: str) -> None:
     text = (DEPLOY / name).read_text()
     (limit,) = re.findall(r"^ +mem_limit: (\S+)$", text, re.MULTILINE)

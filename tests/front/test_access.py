@@ -6,7 +6,7 @@ import pytest
 
 from app.config.allowlist import host_of, parse_networks
 from app.config.servers import Server
-from app.front.access import Administrators, clients
+from app.front.access import Administrators, clients, known
 from app.wire.protocol import SHUTDOWN, WIPEOUT
 
 HOST = bytes((192, 0, 2, 7))
@@ -27,6 +27,16 @@ def test_servers_are_always_among_the_clients() -> None:
     assert allowed[b"\xfe\x80" + bytes(13) + b"\x01"]
     assert allowed[bytes((10, 0, 0, 1))]
     assert not allowed[bytes((192, 0, 2, 8))]
+
+
+def test_this_machine_and_the_servers_are_no_strangers() -> None:
+    verdicts = known([Server("kv1", 3331, "192.0.2.7")])
+    assert verdicts[host_of(SOCKADDR)]
+    assert verdicts[bytes((127, 0, 0, 1))]
+    assert verdicts[bytes(10) + b"\xff\xff" + bytes((127, 0, 0, 1))], "as an IPv6 socket has it"
+    assert verdicts[bytes(15) + b"\x01"]
+    assert not verdicts[bytes((127, 0, 0, 2))]
+    assert not verdicts[bytes((192, 0, 2, 8))]
 
 
 @pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT])

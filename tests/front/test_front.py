@@ -14,11 +14,12 @@ import pytest
 from gevent import socket
 
 from app.cluster.events import SELF
-from app.config.allowlist import Verdicts, parse_networks
+from app.config.allowlist import Verdicts, host_of, parse_networks
 from app.config.options import Options
 from app.config.servers import Server
 from app.front.batch import DatagramBatch, Ring
 from app.front.front import BATCH_SIZE, FRESH_S, OVERLOAD_S, POLL_PAUSE_TURNS, POLLS, QUEUE_S, Front
+from app.front.rate import AnswerRate
 from app.node import Node
 from app.observe.counters import IN_TURN, WAITED, Counters
 from app.observe.slowlog import SlowLog
@@ -36,8 +37,11 @@ from app.wire.protocol import (
     PUT,
     SHUTDOWN,
     SLOT_COUNT,
+    SYS_OVERLOAD_ERR,
     TYPE_CLUSTER,
+    TYPE_RESPONSE,
 )
+from proto_gen.key_value_pb2 import KVResponse
 from tests.support.datagrams import FakeDatagrams, sockaddr
 from tests.support.gevent_loop import WatchedLoop, watched_loop
 from tests.support.loop import Exited, ManualLoop
@@ -72,6 +76,13 @@ class Commands:
         return self.at_once
 
 
+class Exempt(dict[bytes, bool]):
+    """From the rate of answers: nobody."""
+
+    def __missing__(self, host: bytes) -> bool:
+        return False
+
+
 class Rig:
     """A front with all that it needs, and nothing that moves by itself."""
 
@@ -84,6 +95,7 @@ class Rig:
         slow_s: float = inf,
         max_waiting: int = 100,
         batch: type[DatagramBatch] = DatagramBatch,
+        rate_bytes: int = 1 << 60,
     ) -> None:
         self.loop = ManualLoop()
         self.sock = FakeDatagrams()
@@ -94,7 +106,8 @@ class Rig:
         self.is_member = True
         self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, end=self._end)
         self.workers = Workers(self.loop, max_waiting, 1 << 30, lambda size: None)
-        self.batch = batch(self.sock, BATCH_SIZE, self.turn.lease_ran_out)
+        self.rate = AnswerRate(rate_bytes, exempt=Exempt(), now=self.loop.now, random=lambda: 0.5)
+        self.batch = batch(self.sock, BATCH_SIZE, self.turn.lease_ran_out, self.rate)
         self.answers = Answers(
             self.batch,
             self.counters,
@@ -115,6 +128,7 @@ class Rig:
             self.slow_log,
             patience_s=patience_s,
             allowed=allowed,
+            rate=self.rate,
             shares_turns=shares_turns,
         )
         self.waiting: dict[bytes, Request] = {}
@@ -165,6 +179,73 @@ def numbered(count: int, prefix: bytes = b"") -> list[bytes]:
 
 def answers_to(datagrams: list[bytes]) -> list[bytes]:
     return [b"re: " + datagram for datagram in datagrams]
+
+
+# --- how many bytes an address gets -----------------------------------------------------------------------------------
+
+LARGE = envelope(b"m" * 16, KVResponse(errCode=NO_ERR, value=bytes(10_000)).SerializeToString(), TYPE_RESPONSE)
+RATE = 1 << 20
+
+
+def asks_too_much(rig: Rig, sender: bytes, *, waits: bool = False) -> None:
+    """Until it is over its rate."""
+    large, count = b"large", 0
+    while rig.rate.wait_s(host_of(sender)) <= 0.0:
+        if waits:
+            rig.must_wait(large)
+        else:
+            rig.commands.rules[large] = lambda _: LARGE
+        rig.ask(sender, large)
+        if waits:
+            rig.wake(large, LARGE)
+        count += 1
+    assert 80 < count < 120  # a second's
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_who_is_over_the_rate_is_refused_large_answers_and_given_small_ones(
+    waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(rate_bytes=RATE)
+    asks_too_much(rig, A, waits=waits)
+    rig.sock.sent.clear()
+    rig.commands.rules[b"large"] = lambda _: LARGE
+    rig.ask(A, b"large", b"x" * 200)
+    rig.ask(B, b"large")
+    refusal, small = rig.sock.sent_to(A)
+    answer = response(refusal, b"m" * 16)
+    assert answer.errCode == SYS_OVERLOAD_ERR
+    assert 1 <= answer.overloadWaitTime <= 250
+    assert small == b"re: " + b"x" * 200
+    assert rig.sock.sent_to(B) == [LARGE]
+    assert rig.counters.over_rate == 1
+    assert "front.over_rate" in caplog.text
+    rig.loop.advance(answer.overloadWaitTime / 1000)
+    rig.ask(A, b"large")
+    assert rig.sock.sent_to(A)[-1] == LARGE
+
+
+def test_a_request_that_waited_is_refused_as_well() -> None:
+    rig = Rig(rate_bytes=RATE)
+    rig.must_wait(b"late")
+    rig.ask(A, b"late")
+    asks_too_much(rig, A)
+    rig.sock.sent.clear()
+    rig.wake(b"late", LARGE)
+    (refusal,) = rig.sock.sent_to(A)
+    assert response(refusal, b"m" * 16).errCode == SYS_OVERLOAD_ERR
+
+
+def test_an_answer_of_twice_the_request_is_never_refused() -> None:
+    rig = Rig(rate_bytes=RATE)
+    asks_too_much(rig, A)
+    rig.sock.sent.clear()
+    for length, expected in ((len(LARGE) // 2, 1), (len(LARGE) // 2 + 1, 0)):
+        asked = b"x" * length
+        rig.commands.rules[asked] = lambda _: LARGE
+        rig.ask(A, asked)
+        assert rig.counters.over_rate == expected
+        rig.counters.over_rate = 0
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

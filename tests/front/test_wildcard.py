@@ -12,6 +12,7 @@ import pytest
 from app.config.options import Options
 from app.config.servers import Server
 from app.front.batch import DatagramBatch, WildcardBatch, datagram_batch
+from app.front.rate import AnswerRate
 from app.sockets import DatagramSocket, Sockets
 from tests.support.machine import has_ipv6, may_unshare
 from tests.support.nodes import REPOSITORY
@@ -32,7 +33,9 @@ class Asked:
         stack.callback(sockets.datagrams.stop)
         self.port = me.port
         self.datagrams: DatagramSocket = sockets.datagrams
-        self.batch = datagram_batch(sockets.datagrams, SIZE, lambda: False)
+        self.batch = datagram_batch(
+            sockets.datagrams, SIZE, lambda: False, AnswerRate(1 << 60, exempt={}, now=lambda: 0.0, random=lambda: 0.5)
+        )
         self._stack = stack
 
     def client(self, host: str, source: str | None = None) -> socket.socket:

@@ -101,10 +101,10 @@ class Running:
         sock.settimeout(DEADLINE_S)
         return sock
 
-    def ask(self, path: str, method: str = "GET", *headers: str) -> "Answer":
+    def ask(self, path: str, method: str = "GET", *headers: str, host: str = "localhost") -> "Answer":
         """One request on a connection of its own."""
         with self.connect() as sock:
-            lines = (f"{method} {path} HTTP/1.1", "Host: node", "Connection: close", *headers, "", "")
+            lines = (f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", "")
             sock.sendall("\r\n".join(lines).encode())
             return Answer(everything(sock))
 

@@ -30,6 +30,13 @@ def test_nothing_comes_from_elsewhere() -> None:
     assert not re.search(r"\b(src|srcset|@import|integrity)\s*=", HTML.replace("data:", ""))
 
 
+def test_it_may_lie_below_any_path() -> None:
+    """Behind a proxy: every address of the node's is relative to the page's."""
+    addresses = re.findall(r"""(?:href=|fetch\()["']([^"']*)["']""", HTML)
+    assert {"metrics", "slowlog", "ready", "status.json"} <= set(addresses)
+    assert not [address for address in addresses if address.startswith(("/", "http"))]
+
+
 @pytest.mark.parametrize("tag", ["style", "script"])
 def test_the_policy_lets_exactly_what_is_there_run(tag: str) -> None:
     (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", HTML, re.DOTALL)

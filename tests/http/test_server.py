@@ -3,18 +3,22 @@
 import errno
 import gzip
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
 import gevent
 import pytest
 
+from app.cluster.readiness import Readiness
 from app.config.options import UsageError
 from app.http import server as http_server
-from app.http.server import CONNECTIONS_MAX, HEAD_MAX_BYTES
+from app.http.head import HEAD_MAX_BYTES
+from app.http.server import CONNECTIONS_MAX, HttpServer
 from app.observe.logs import limited_logger
 from app.wire.protocol import PUT, slot_of
 from tests.http.running import Answer, Running, everything, running
+from tests.support.polling import poll_in_loop
 from tests.wire.datagrams import request
 
 
@@ -65,8 +69,54 @@ def test_long_answers_are_compressed_for_who_takes_it(node: Running) -> None:
 
 def test_a_connection_serves_several_requests(node: Running) -> None:
     with node.connect() as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\n\r\nGET /ready HTTP/1.1\r\nConnection: close\r\n\r\n")
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /ready HTTP/1.0\r\n\r\n")
         assert everything(sock).count(b"HTTP/1.1 200 OK") == 2
+
+
+# --- what browsers are kept from --------------------------------------------------------------------------------------
+
+PATHS = ("/", "/status.json", "/metrics", "/health", "/ready", "/slowlog", "/nothing")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_who_calls_the_node_by_another_name_is_told_nothing(node: Running, path: str) -> None:
+    for host in ("evil.example", f"evil.example:{node.http_port}", "", "10.0.0.1.evil.example"):
+        answer = node.ask(path, host=host)
+        assert (answer.status, answer.body[:11]) == (421, b"not a name "), host
+        assert b"evil" not in answer.body
+
+
+def test_names_that_are_the_nodes() -> None:
+    with running(http_hosts=("status.example",)) as node:
+        for host in ("status.example", f"STATUS.example:{node.http_port}", socket.gethostname(), "[::1]", "10.9.8.7:1"):
+            assert node.ask("/status.json", host=host).status == 200, host
+        with node.connect() as sock:
+            sock.sendall(b"GET /health HTTP/1.0\r\n\r\n")  # as balancers do, and no browser
+            assert Answer(everything(sock)).status == 200
+
+
+def test_a_refused_name_is_logged(
+    node: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.http.site._faults", limited_logger("http"))  # with its limit not reached
+    node.ask("/", host="evil.example")
+    assert [(record.msg, record.fields) for record in caplog.records if record.name == "http"] == [  # type: ignore[attr-defined]
+        ("http.host_refused", {"host": "evil.example"})
+    ]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_page_of_another_place_reads_anything(node: Running, path: str) -> None:
+    for headers in ((), ("Origin: http://evil.example",), ("Sec-Fetch-Site: same-origin",)):
+        answer = node.ask(path, "GET", *headers)
+        assert answer.status == (404 if path == "/nothing" else 200)
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+    for site in ("cross-site", "same-site"):
+        answer = node.ask(path, "GET", f"Sec-Fetch-Site: {site}", "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: script")
+        assert answer.status == 403
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
@@ -74,11 +124,11 @@ def test_a_connection_serves_several_requests(node: Running) -> None:
 
 def first_line_and_header(length: int) -> bytes:
     """A request whose head has so many bytes."""
-    start, end = b"GET /health HTTP/1.1\r\nConnection: close\r\nX: ", b"\r\n\r\n"
+    start, end = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: ", b"\r\n\r\n"
     return start + b"x" * (length - len(start) - len(end)) + end
 
 
-@pytest.mark.parametrize(("length", "status"), [(HEAD_MAX_BYTES, 200), (HEAD_MAX_BYTES + 1, 400)])
+@pytest.mark.parametrize(("length", "status"), [(HEAD_MAX_BYTES, 200), (HEAD_MAX_BYTES + 1, 431)])
 def test_a_head_is_bounded(node: Running, length: int, status: int) -> None:
     with node.connect() as sock:
         sock.sendall(first_line_and_header(length))
@@ -86,36 +136,55 @@ def test_a_head_is_bounded(node: Running, length: int, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "status"),
     [
-        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n",
-        b"GET /health HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
-        b"POST /health HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
-        b"POST /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
-        b"GET /health HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nContent-Length: x\r\n\r\n",
-        b"GET\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello", 413),
+        (b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n" + bytes(50_000), 413),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", 413),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n", 400),
+        (b"GET\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 505),
     ],
 )
-def test_what_is_no_request_of_ours_is_refused_and_the_connection_closed(node: Running, data: bytes) -> None:
+def test_what_is_no_request_of_ours_is_refused_and_the_connection_closed(
+    node: Running, data: bytes, status: int
+) -> None:
     with node.connect() as sock:
         sock.sendall(data)
-        assert Answer(everything(sock)).status == 400
+        answer = Answer(everything(sock))
+    assert (answer.status, answer.headers["Connection"]) == (status, "close")
     assert node.ask("/health").status == 200
+
+
+@pytest.mark.parametrize("data", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n"])
+def test_who_hangs_up_in_the_midst_of_a_request_is_not_answered(node: Running, data: bytes) -> None:
+    with node.connect() as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        assert everything(sock) == b""
+
+
+def test_a_head_may_come_in_parts(node: Running) -> None:
+    with node.connect() as sock:
+        for byte in b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n":
+            sock.sendall(bytes((byte,)))
+            gevent.sleep(0)
+        assert Answer(everything(sock)).status == 200
 
 
 def test_a_long_first_line_is_refused(node: Running) -> None:
     with node.connect() as sock:
-        sock.sendall(b"GET /" + b"x" * 8192 + b" HTTP/1.1\r\n\r\n")
+        sock.sendall(b"GET /" + b"x" * 8192 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert Answer(everything(sock)).status == 414
 
 
 def test_who_does_not_ask_in_time_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.05)
     with running() as node:
-        for sent in (b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nX: y\r\n"):
+        for sent in (b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: y\r\n"):
             with node.connect() as sock:
                 sock.sendall(sent)
                 assert everything(sock) == b""
@@ -129,7 +198,7 @@ def test_who_does_not_take_its_answers_in_time_is_hung_up_on(
 
         def ask_for_more_than_any_buffer_takes() -> None:
             with suppress(ConnectionError):
-                sock.sendall(b"GET / HTTP/1.1\r\n\r\n" * 2000)
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)
 
         asking = gevent.spawn(ask_for_more_than_any_buffer_takes)
         while not node.http.connections:
@@ -141,19 +210,36 @@ def test_who_does_not_take_its_answers_in_time_is_hung_up_on(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_connections_are_bounded_and_the_next_one_waits_its_turn(node: Running) -> None:
-    idle = [node.connect() for _ in range(CONNECTIONS_MAX)]
-    for sock in idle:  # each is being served, and kept
-        sock.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+def test_when_all_places_are_taken_who_has_asked_for_nothing_for_the_longest_leaves(node: Running) -> None:
+    asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    poll_in_loop(lambda: not node.http.connections)
+    socks = [node.connect() for _ in range(CONNECTIONS_MAX)]
+    for sock in socks:  # each is being served, and kept
+        sock.sendall(asked)
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
-    waiting = gevent.spawn(node.ask, "/health")
-    for sock in idle[1:]:
-        sock.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+    socks[0].sendall(asked)
+    assert socks[0].recv(4096).startswith(b"HTTP/1.1 200 OK")
+    assert node.ask("/health").status == 200
+    assert everything(socks[1]) == b""
+    for sock in (socks[0], *socks[2:]):
+        sock.sendall(asked)
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
-    assert not waiting.ready()
-    idle[0].close()
-    assert waiting.get().status == 200
-    for sock in idle:
+    for sock in socks:
+        sock.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: y\r\n"])
+def test_a_hundred_who_hold_connections_keep_nobody_out(node: Running, sent: bytes) -> None:
+    """Within a part of the time after which they are hung up on."""
+    socks = [node.connect() for _ in range(100)]
+    for sock in socks:
+        with suppress(ConnectionError):  # it has made room for others
+            sock.sendall(sent)
+    with gevent.Timeout(http_server.REQUEST_TIMEOUT_S / 5):
+        assert node.ask("/health").status == 200
+        assert node.ask("/ready").status == 200
+    assert node.http.connections <= CONNECTIONS_MAX
+    for sock in socks:
         sock.close()
 
 
@@ -167,14 +253,12 @@ def broken(*arguments: object, **named: object) -> object:
 @pytest.mark.parametrize(
     ("part", "status"),
     [
-        ("app.http.server._Handler.read_requestline", 500),
-        ("app.http.server._Handler.read_request", 500),
-        ("app.http.server._Handler.get_environ", 500),
         ("app.node.Node.vitals", 500),  # the page
-        ("app.http.server.gzip.compress", 500),
-        ("app.http.server._Handler.log_request", 200),  # the answer has left
-        ("app.http.server._Handler.handle", 0),  # none
-        ("app.http.server._Handler.__init__", 0),
+        ("app.http.copies.gzip.compress", 500),
+        ("app.http.site.is_from_elsewhere", 500),
+        ("app.http.head.HeadReader.next", 0),  # none
+        ("app.http.server._http_date", 0),
+        ("app.http.server._Connection.__init__", 0),
     ],
 )
 def test_a_fault_is_that_requests_500_and_a_line_in_the_log(
@@ -191,7 +275,7 @@ def test_a_fault_is_that_requests_500_and_a_line_in_the_log(
             assert node.ask("/status.json", "GET", "Accept-Encoding: gzip").status == status
         (record,) = [record for record in caplog.records if record.name == "http"]
         assert record.levelname == "ERROR"
-        assert "AssertionError: on purpose" in record.fields["error"]  # type: ignore[attr-defined]
+        assert "AssertionError: on purpose" in record.fields["traceback"]  # type: ignore[attr-defined]
         assert node.ask("/health").status == 200
     assert "Traceback" not in capfd.readouterr().err
 
@@ -218,16 +302,22 @@ def test_an_accept_that_fails_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(http_server, "_faults", limited_logger("http"))
-    errors = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EBADF, "Bad"), ValueError("on purpose")]
-    accept = http_server._Server.do_read
+    monkeypatch.setattr(http_server, "_ACCEPT_PAUSE_S", 0.01)
+    errors = [
+        ConnectionAbortedError(errno.ECONNABORTED, "Gone"),  # no reason to say anything
+        *(OSError(errno.EMFILE, "Too many open files"), OSError(errno.EBADF, "Bad"), ValueError("on purpose")),
+    ]
+    serve = http_server.HttpServer._serve
 
-    def do_read(server: object) -> object:
+    def fail_or_serve(server: HttpServer, sock: socket.socket, client: object) -> None:
         if errors:
             raise errors.pop(0)
-        return accept(server)
+        serve(server, sock, client)
 
     with running() as node:
-        monkeypatch.setattr(http_server._Server, "do_read", do_read)
+        monkeypatch.setattr(http_server.HttpServer, "_serve", fail_or_serve)
+        for _ in range(len(errors)):
+            node.connect().close()
         assert node.ask("/health").status == 200
     assert [(record.msg, record.levelname) for record in caplog.records if record.name == "http"] == [
         ("http.accept_failed", "WARNING"),
@@ -249,7 +339,7 @@ def test_a_port_that_is_taken_is_told() -> None:
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 
-def test_ready_says_why_it_is_not() -> None:
+def test_ready_says_why_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Running()
     node.start_http()
     try:
@@ -265,8 +355,15 @@ def test_ready_says_why_it_is_not() -> None:
         assert node.ask("/health").json() == {"status": "alive"}
         assert node.ask("/status.json").json()["slots"] is None
         node.node.start()
-        assert node.ask("/ready").json() == {"ready": True, "reasons": [], "lacking": []}
-        node.node.membership.core.lease_until = 0.0
+        poll_in_loop(lambda: node.ask("/ready").json() == {"ready": True, "reasons": [], "lacking": []})
+        core, whole = node.node.membership.core, node.node.readiness
+
+        def readiness_without_a_lease() -> Readiness:
+            core.lease_until = 0.0
+            return whole()
+
+        monkeypatch.setattr(node.node, "readiness", readiness_without_a_lease)
+        poll_in_loop(lambda: node.ask("/ready").status == 503)
         (reason,) = node.ask("/ready").json()["reasons"]
         assert reason.startswith("no lease: it serves nothing")
     finally:

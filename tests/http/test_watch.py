@@ -9,10 +9,11 @@ import pytest
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 from app.http import watch as watching
+from app.http.share import Share
 from app.http.watch import ANSWER_STALE_S, SHOWN, Watch
 from app.observe.counters import FORWARDED, IN_TURN
 from app.observe.logs import limited_logger
-from app.wire.protocol import NO_ERR, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
+from app.wire.protocol import NO_ERR, PADDING_BYTES, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.http.running import Running, running
@@ -29,7 +30,7 @@ def node() -> Iterator[Running]:
 @pytest.fixture
 def watch(node: Running) -> Watch:
     """A fresh one, that watches by itself nothing."""
-    return Watch(node.node)
+    return Watch(node.node, Share(node.node.loop))
 
 
 def view_of(epoch: int, *incarnations: int) -> View:
@@ -56,6 +57,15 @@ def test_a_sample_is_the_rate_and_the_99th_percentile_since_the_last_one(
     p99_s, none = watch.p99_s
     assert p99_s == pytest.approx(0.0375)  # halfway in its bucket, 25 to 50 ms
     assert none is None
+
+
+def test_samples_of_three_minutes_are_kept(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now_s)
+    for _ in range(250):
+        watch.sample()
+        now_s += 1.0
+    assert len(watch.rates) == len(watch.p99_s) == 180
 
 
 # --- what goes wrong in it -------------------------------------------------------------------------------------------
@@ -119,7 +129,7 @@ def said(value: bytes) -> bytes:
 def test_the_question_is_one_that_any_client_could_ask() -> None:
     msg = Msg.FromString(watching._request(b"m" * 16))
     assert msg.SerializeToString() == envelope(b"m" * 16, msg.payload)
-    assert KVRequest.FromString(msg.payload) == KVRequest(command=VITALS)
+    assert KVRequest.FromString(msg.payload) == KVRequest(command=VITALS, value=bytes(PADDING_BYTES))
 
 
 def test_a_node_says_what_the_page_shows(node: Running) -> None:

@@ -1,5 +1,6 @@
 """--allow and --admin-allow with real nodes: a cluster of two, and clients at several addresses of this machine."""
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -9,9 +10,21 @@ from pathlib import Path
 import pytest
 
 from app.client import codec
-from app.wire.protocol import GET, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PUT, SHUTDOWN, WIPEOUT
+from app.wire.protocol import (
+    GET,
+    INVALID_VAL_ERR,
+    IS_ALIVE,
+    KEY_DNE_ERR,
+    NO_ERR,
+    PADDING_BYTES,
+    PUT,
+    SHUTDOWN,
+    STATUS,
+    SYS_OVERLOAD_ERR,
+    WIPEOUT,
+)
 from proto_gen.key_value_pb2 import KVRequest
-from tests.support.nodes import Node, await_count, cluster
+from tests.support.nodes import Node, await_count, cluster, running
 from tests.support.polling import poll
 
 DEADLINE_S = 30.0
@@ -26,6 +39,13 @@ def at(host: str, node: Node) -> Iterator[socket.socket]:
         sock.connect(("127.0.0.1", node.port))
         sock.settimeout(DEADLINE_S)
         yield sock
+
+
+def table(sock: socket.socket, **fields: object) -> object:
+    """What STATUS tells; the error code if it tells nothing."""
+    sock.send(codec.encode_request(os.urandom(16), KVRequest(command=STATUS, **fields)))
+    answer = codec.decode_response(sock.recv(65536))[1]
+    return json.loads(answer.value)["address"] if answer.value else answer.errCode
 
 
 def send(sock: socket.socket, command: int, **fields: object) -> None:
@@ -66,3 +86,26 @@ def test_addresses_decide(tmp_path: Path, secret: str) -> None:
             stranger.setblocking(False)
             with pytest.raises((BlockingIOError, ConnectionRefusedError)):
                 stranger.recv(65536)
+
+
+def test_strangers_are_told_no_more_than_twice_what_they_send(tmp_path: Path) -> None:
+    """What somebody sends in a victim's name is not worth while; a tool that fills its request up is told all."""
+    with running(tmp_path) as node, at(STRANGER, node) as stranger, at("127.0.0.1", node) as here:
+        assert table(stranger) == INVALID_VAL_ERR
+        assert table(stranger, value=bytes(PADDING_BYTES)) == node.name
+        assert table(here) == node.name
+    with running(tmp_path, "--allow", f"{CLIENT},127.0.0.1") as node, at(CLIENT, node) as client:
+        assert table(client) == node.name
+
+
+def test_an_address_gets_so_many_bytes_a_second_and_others_are_not_concerned(tmp_path: Path) -> None:
+    with running(tmp_path, "--answer-rate", "64KiB") as node:
+        with at(STRANGER, node) as stranger, at(CLIENT, node) as client, at("127.0.0.1", node) as here:
+            assert code(client, PUT, key=b"k", value=bytes(10_000)) == NO_ERR
+            poll(lambda: code(stranger, GET, key=b"k") == SYS_OVERLOAD_ERR, DEADLINE_S)
+            assert code(stranger, PUT, key=b"x", value=b"") == NO_ERR  # what is small it gets
+            assert [code(sock, GET, key=b"k") for sock in (client, here)] == [NO_ERR, NO_ERR]
+            assert {code(here, GET, key=b"k") for _ in range(100)} == {NO_ERR}
+            poll(lambda: code(stranger, GET, key=b"k") == NO_ERR, DEADLINE_S)
+        assert node.counters()["over_rate"] >= 1
+        assert f"front.over_rate sender={STRANGER}" in node.log

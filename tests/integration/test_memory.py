@@ -19,7 +19,9 @@ from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, PUT, SYS_OVE
 from proto_gen.key_value_pb2 import KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.support.nodes import Node, running
+from tests.support.ports import adjacent_ports
 from tests.wire.datagrams import request
+from tools.bench import attack
 from tools.bench.chosen import key_in_slot
 from tools.load.values import value_of
 
@@ -209,7 +211,7 @@ def test_the_peak_stays_under_the_bound_when_entries_are_tiny_and_when_they_all_
 @pytest.mark.parametrize("phases", ["10x1,9000,1-32x0-16", "3x0,32x16,3x0", "10x1@7,10x1@8"])
 def test_the_bound_holds_against_an_adversary(phases: str) -> None:
     """A share of the list of tools/bench/memory.py, as fast as a process of its own can put."""
-    command = [sys.executable, "-m", "tools.bench.memory", phases, "--seconds", "1", "--rate", "0"]
+    command = [sys.executable, "-m", "tools.bench.memory", phases, "--seconds", "1", "--rate", "0", "--flow", "1"]
     done = subprocess.run(
         [*command, "--max-memory", "64", "--judge", "--step-ms", "1000"],
         cwd=Path(__file__).parent.parent.parent,
@@ -219,3 +221,14 @@ def test_the_bound_holds_against_an_adversary(phases: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_bound_holds_with_copies_a_secret_and_status_ports_while_nodes_fail_and_are_repaired(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What tools/bench/attack.py does, for a while: a node is killed under tiny entries of one slot, another one is
+    stopped under large ones, and both come back to be given their copies again."""
+    port = str(adjacent_ports(6)[0])
+    arguments = ["10x1@7,9000", "--nodes", "3", "--port", port, "--http", "--secret", "--faults", "kill,stop"]
+    status = attack.main([*arguments, "--max-memory", "64", "--flow", "0.2"])
+    assert status == 0, capsys.readouterr().out

@@ -4,14 +4,16 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from app.wire.protocol import GET_PID, IS_ALIVE, NO_ERR, PUT, SHUTDOWN, VALUE_MAX_BYTES
-from tests.support.nodes import REPOSITORY, Node, run_python, run_to_its_end, running
-from tests.support.polling import DEADLINE_S
+from tests.support.nodes import REPOSITORY, Node, ask, cluster, environment, run_python, run_to_its_end, running
+from tests.support.polling import DEADLINE_S, poll
 from tests.support.ports import HOST, free_port, occupied
 from tests.wire.datagrams import ack, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
@@ -100,6 +102,38 @@ def test_signals_stop_it_cleanly(tmp_path: Path, number: signal.Signals) -> None
         assert f" INFO node.stopping cause={number.name}" in node.log
         assert " INFO node.stopped" in lines[-1]
         assert "Traceback" not in node.log
+
+
+def test_a_secret_file_that_everybody_may_read_is_warned_about(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse battery staple\n")
+    for mode, warnings in ((0o600, 0), (0o644, 1)):
+        secret.chmod(mode)
+        with cluster(tmp_path, 1, environment={"KV_CLUSTER_SECRET_FILE": str(secret)}) as (node,):
+            node.start()
+            poll(node.serves)
+            assert node.log.count(" authenticated=true ") == 1
+            assert node.log.count(f" WARNING node.secret_exposed file={secret} mode=0644\n") == warnings
+        (tmp_path / f"{node.port}.log").unlink()
+
+
+def test_the_secret_and_the_servers_may_come_from_pipes(tmp_path: Path) -> None:
+    """The shell's <(...) can be read once."""
+    port = free_port()
+    script = (
+        'KV_CLUSTER_SECRET_FILE=<(echo "correct horse battery staple") exec "$@" <(echo "127.0.0.1:$PORT") 2>"$LOG"'
+    )
+    log = tmp_path / "log"
+    arguments = ["bash", "-c", script, "bash", sys.executable, str(REPOSITORY / "app" / "main.py"), str(port)]
+    with subprocess.Popen(arguments, env=environment() | {"PORT": str(port), "LOG": str(log)}) as process:
+        try:
+            poll(lambda: ask(port, IS_ALIVE) is not None or process.poll() is not None)
+        finally:
+            process.terminate()
+    text = log.read_text()
+    assert process.returncode == 0, text
+    assert " authenticated=true " in text
+    assert " WARNING " not in text
 
 
 def test_sigusr1_dumps_the_counters(own_node: Node) -> None:

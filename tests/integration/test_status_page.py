@@ -3,8 +3,11 @@
 Needs Debian's chromium and chromedriver (`apt-get install chromium chromium-driver`), and installs nothing by itself.
 """
 
+import http.server
 import re
 import shutil
+import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +163,46 @@ def test_it_asks_nobody_but_its_node(page: Browser, nodes: list[Node]) -> None:
     # Whatever came into the page, its policy would let nothing be loaded from elsewhere.
     page.run("const i = new Image(); i.src = 'http://127.0.0.2:1/x'; document.body.append(i)")
     page.until("the refusal", lambda: any("Content Security Policy" in line for line in page.complaints()))
+
+
+class StrippingProxy(http.server.BaseHTTPRequestHandler):
+    """What is below /kv/ comes from the node, as if it were at its root."""
+
+    node_url = ""
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/kv/"):
+            self.send_error(404)
+            return
+        with urllib.request.urlopen(self.node_url + self.path.removeprefix("/kv/"), timeout=SHOWN_S) as answer:
+            body = answer.read()
+            self.send_response(answer.status)
+            for name in ("Content-Type", "Content-Security-Policy", "Cross-Origin-Resource-Policy"):
+                if name in answer.headers:
+                    self.send_header(name, answer.headers[name])
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+def test_it_works_below_a_path_of_a_proxy(page: Browser, nodes: list[Node]) -> None:
+    handler = type("Proxy", (StrippingProxy,), {"node_url": url(nodes[0])})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
+        threading.Thread(target=proxy.serve_forever).start()
+        try:
+            place = f"http://127.0.0.1:{proxy.server_port}/kv/"
+            page.driver.get(place)
+            page.until("members", lambda: page.text("#members-count") == "3 alive of 3")
+            fetched = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+            assert {name for name in fetched if not name.startswith("data:")} == {place + "status.json"}
+            links = page.run("return [...document.querySelectorAll('footer a')].map(link => link.href)")
+            assert links == [place + name for name in ("metrics", "slowlog", "status.json", "ready")]
+        finally:
+            page.driver.get("about:blank")
+            proxy.shutdown()
 
 
 def test_it_refreshes_by_itself_and_can_be_held(page: Browser, nodes: list[Node]) -> None:

@@ -4,10 +4,12 @@ import fcntl
 import json
 import logging
 import os
+import re
 import select
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +55,7 @@ def pipe() -> Iterator[Pipe]:
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    streams = sys.stdout, sys.stderr
     pipe = Pipe()
     yield pipe
     for handler in root.handlers[:]:
@@ -62,6 +65,7 @@ def pipe() -> Iterator[Pipe]:
     root.setLevel(level)
     logging.captureWarnings(False)
     sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    sys.stdout, sys.stderr = streams
     pipe.close()
 
 
@@ -328,32 +332,80 @@ def test_a_line_longer_than_the_limit_is_still_written_when_there_is_room(tmp_pa
     assert len((tmp_path / "log").read_text()) > 2 * logs.PENDING_MAX_BYTES
 
 
-def test_a_reader_that_is_gone_costs_nothing_but_the_lines(pipe: Pipe) -> None:
+def test_what_a_slow_reader_has_left_comes_when_there_is_room_though_nothing_is_logged(pipe: Pipe) -> None:
+    logs.configure("info", "text", pipe.writer)
+    log = logs.logger("node")
+    for number in range(5000):
+        log.info("happened", n=number, filling="x" * 60)
+    output = pipe.read()
+    dropped = logs.lines_dropped()
+    assert dropped > 0
+    while part := pipe.read() or own_handler()._pending:
+        logs.flush()
+        output += part if isinstance(part, str) else ""
+    assert output.count(" node.happened ") == 5000 - dropped
+    notices = re.findall(r'WARNING logs.dropped lines=(\d+) cause="reader too slow"', output)
+    assert sum(map(int, notices)) == dropped
+    logs.flush()
+    assert pipe.read() == "", "it is said once"
+    assert logs.lines_dropped() == dropped
+
+
+@pytest.mark.parametrize("reason", ["gone", "closed"])
+def test_a_reader_that_is_not_there_costs_lines_and_never_time(pipe: Pipe, reason: str) -> None:
     logs.configure("info", "text", pipe.writer)
     log = logs.logger("node")
     log.info("before")
-    pipe.close_reader()
-    for _ in range(3):
-        log.info("after")
-    assert not own_handler()._pending
+    if reason == "gone":
+        pipe.close_reader()
+    else:
+        os.close(pipe.writer)
+        pipe.writer = -1
+    for _ in range(2000):
+        log.info("after", filling="x" * 60)
+    assert len(own_handler()._pending) <= logs.PENDING_MAX_BYTES
+    assert logs.lines_dropped() > 0
+    logs.finish()
 
 
-def test_a_closed_descriptor_costs_nothing_but_the_lines(pipe: Pipe) -> None:
+def test_a_full_disk_costs_lines_which_are_counted_when_it_has_room_again(tmp_path: Path) -> None:
+    fd, full = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), os.open("/dev/full", os.O_WRONLY)
+    handler = logs.DescriptorHandler(fd)
+    handler.setFormatter(logs.TextFormatter())
+    disk = os.dup(fd)
+    os.dup2(full, fd)  # the disk is full
+    for number in range(3000):
+        fields = {"n": number, "filling": "x" * 60}
+        handler.emit(logging.makeLogRecord({"msg": "a.b", "levelno": logging.INFO, "fields": fields}))
+    os.dup2(disk, fd)  # somebody has made room
+    handler.flush()
+    handler.close()
+    for open_file in (fd, full, disk):
+        os.close(open_file)
+    written = (tmp_path / "log").read_text().splitlines()
+    numbers = [int(line.split(" n=")[1].split()[0]) for line in written if " a.b " in line]
+    assert numbers == list(range(len(numbers)))
+    notices = re.findall(r'logs.dropped lines=(\d+) cause="No space left on device"', "\n".join(written))
+    assert len(numbers) + len(notices) == len(written)
+    assert handler.dropped == sum(map(int, notices)) == 3000 - len(numbers) > 0
+
+
+def test_what_is_logged_in_the_midst_of_a_write_comes_behind_it(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a destructor, which may run at any moment."""
     logs.configure("info", "text", pipe.writer)
-    os.close(pipe.writer)
-    pipe.writer = -1
-    logs.logger("node").info("after")
+    log, write, said = logs.logger("node"), os.write, []
 
+    def write_and_log(fd: int, data: bytes) -> int:
+        written = write(fd, data)
+        if len(said) < 3:
+            said.append(written)
+            log.info("inner", n=len(said))
+        return written
 
-def test_a_full_disk_costs_nothing_but_the_lines() -> None:
-    fd = os.open("/dev/full", os.O_WRONLY)
-    try:
-        handler = logs.DescriptorHandler(fd)
-        handler.setFormatter(logs.TextFormatter())
-        handler.emit(logging.makeLogRecord({"msg": "a.b", "levelno": logging.INFO, "fields": {}}))
-        handler.close()
-    finally:
-        os.close(fd)
+    monkeypatch.setattr(logs.os, "write", write_and_log)
+    log.info("outer")
+    found = [line.split(" INFO ")[1] for line in pipe.lines()]
+    assert found == ["node.outer", "node.inner n=1", "node.inner n=2", "node.inner n=3"]
 
 
 class Mute:
@@ -595,6 +647,66 @@ def test_warnings_go_through_the_log() -> None:
     told = json.loads(output)
     assert (status, told["level"], told["event"]) == (0, "WARNING", "py.warnings")
     assert "RuntimeWarning: mind the step" in told["message"]
+
+
+@pytest.mark.parametrize(
+    "printing",
+    [
+        "print('mind the step', file=sys.stderr)",
+        "print('mind the step')",
+        "sys.stderr.write('mind '); sys.stderr.write('the step\\n\\n')",
+        "logging.getLogger('alone').propagate = False; logging.getLogger('alone').warning('mind the step')",
+        "sys.stderr.writelines(['mind the step\\n'])",
+    ],
+)
+def test_what_is_printed_goes_through_the_log(printing: str) -> None:
+    program = f"import logging, sys\nfrom app.observe import logs\nlogs.configure('info', 'json')\n{printing}\n"
+    status, output = run(program, take=everything)
+    told = json.loads(output)
+    assert (status, told["level"], told["event"], told["text"]) == (0, "WARNING", "process.printed", "mind the step")
+
+
+def test_what_is_printed_without_end_is_cut(pipe: Pipe) -> None:
+    logs.configure("info", "json", pipe.writer)
+    for _ in range(logs._CUT_CHARS + 1):
+        sys.stderr.write("x")
+    assert json.loads(pipe.read())["text"] == "x" * (logs._CUT_CHARS // 2) + "\n...\n" + "x" * (logs._CUT_CHARS // 2)
+    traceback.print_exception(ValueError("bad"))
+    assert json.loads(pipe.read())["text"] == "ValueError: bad"
+
+
+# A reader that is stuck, and others that write to the same pipe: it polls as ready, and is full when it is written to.
+SHARED = """
+import os, sys
+from app.observe import logs
+logs.unblock(2)
+logs.configure("info", "json")
+class Ready:
+    def poll(self, timeout_ms):
+        return [(2, 4)]
+logs._own_handlers()[0]._poll = Ready()
+for number in range(500):
+    logs.logger("node").info("happened", n=number, filling="x" * 60)
+try:
+    os.write(2, bytes(1 << 20))  # as the interpreter would
+except BlockingIOError:
+    os._exit(logs.lines_dropped() > 0)
+"""
+
+
+def test_no_write_waits_though_others_fill_the_same_pipe() -> None:
+    assert run(SHARED) == (1, b"")
+
+
+def test_whoever_shares_standard_error_still_waits_when_it_writes_there() -> None:
+    program = "from app.observe import logs\nlogs.unblock(2)\n"
+    reader, writer = os.pipe()
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], stderr=writer, timeout=30, check=True
+    )
+    assert os.get_blocking(writer)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_closed_standard_descriptors_are_held() -> None:

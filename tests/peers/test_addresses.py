@@ -72,6 +72,16 @@ def test_the_servers_hosts(host: str, is_server: bool) -> None:
     assert Peers(ME, (ME, OTHER, SIX), socket.AF_INET6).is_server_host(host) == is_server
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_who_is_at_an_address(family: socket.AddressFamily) -> None:
+    peers = Peers(ME, (ME, OTHER, SIX), family)
+    assert peers.is_at(str(OTHER), OTHER.address)
+    assert peers.is_at(str(OTHER), f"::ffff:{OTHER.address}")
+    assert not peers.is_at(str(OTHER), "127.0.0.77")
+    assert peers.is_at(str(SIX), SIX.address) == (family == socket.AF_INET6)
+    assert not peers.is_at("stranger:1", OTHER.address)
+
+
 def test_an_address_with_a_scope() -> None:
     scoped = Server("fe80::1%lo", 3334, "fe80::1%lo")
     peers = Peers(ME, (ME, scoped), socket.AF_INET6)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.peers.datagram_auth import OVERHEAD_BYTES, BadDatagram, DatagramAuth, Verified
+from app.cluster.limits import COUNTER, INCARNATION, OUTBID_MAX
+from app.peers.datagram_auth import FORGOTTEN_S, OVERHEAD_BYTES, BadDatagram, DatagramAuth, Verified
 
 SECRET = b"a secret"
 
@@ -48,7 +49,7 @@ def network() -> Network:
     return network
 
 
-def fault(auth: DatagramAuth, payload: bytes, now: float = 1e6) -> str:
+def fault(auth: DatagramAuth, payload: bytes, now: float = 0.0) -> str:
     """Why a payload is not taken; nothing if it is."""
     try:
         verified = auth.verify(payload, now)
@@ -268,3 +269,53 @@ def test_two_processes_raised_past_the_same_one_do_not_pass_for_each_other() -> 
             a.verify(answer, 0.0)
         raised.append(a.incarnation)
     assert raised[0] != raised[1]
+
+
+@pytest.mark.parametrize("what", ["incarnation", "number"])
+def test_who_knew_the_secret_and_has_gone_leaves_nobody_unheard(network: Network, what: str) -> None:
+    """It has said the highest incarnation, or number, in a peer's name."""
+    network.send("a", "b", b"x")
+    network.send("b", "a", b"x")
+    b = network.nodes["b"]
+    liar = DatagramAuth(SECRET, "a", ["b"], OUTBID_MAX)
+    liar.incarnation = INCARNATION.most if what == "incarnation" else 100
+    known = liar._peers["b"]
+    known.incarnation, known.sent = b.incarnation, COUNTER.most - 1
+    assert network.deliver("b", liar.sign("b", b"lie")) == [b"lie"]
+    assert fault(b, network.nodes["a"].sign("b", b"unheard"), network.now) in ("stale_sender", "replayed")
+    assert b.incarnation == 200
+    network.now += FORGOTTEN_S
+    heard = [body for n in range(3) for body in network.send("a", "b", b"%d" % n)]
+    assert heard[-1] == b"2"
+    assert OUTBID_MAX > b.incarnation > 200
+    assert network.send("b", "a", b"and back") == [b"and back"]
+    assert all(taken == [] for taken in replays(network, "b"))
+
+
+@pytest.mark.parametrize("field", ["sender", "receiver", "number"])
+def test_numbers_out_of_range_are_refused_though_they_are_signed(network: Network, field: str) -> None:
+    """One more would not fit."""
+    a = network.nodes["a"]
+    known = a._peers["b"]
+    for above in (0, 1):
+        known.incarnation, known.sent = 200, 0
+        if field == "sender":
+            a.incarnation = INCARNATION.most + above
+        elif field == "receiver":
+            known.incarnation = INCARNATION.most + above
+        else:
+            known.sent = COUNTER.most - 1 + above
+        told = fault(network.nodes["b"], a.sign("b", b"x"))
+        assert told == ("malformed" if above else "other_incarnation" if field == "receiver" else "")
+
+
+def test_nobody_is_outbid_to_the_end_of_all_numbers(network: Network) -> None:
+    network.send("a", "b", b"x")
+    network.send("b", "a", b"x")
+    a, b = network.nodes["a"], network.nodes["b"]
+    a._peers["b"].incarnation = INCARNATION.most
+    assert fault(b, a.sign("b", b"x")) == "other_incarnation"
+    assert b.incarnation == 200
+    a._peers["b"].incarnation = OUTBID_MAX
+    assert fault(b, a.sign("b", b"x")) == "other_incarnation"
+    assert b.incarnation == OUTBID_MAX + 1

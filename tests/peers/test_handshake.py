@@ -1,9 +1,11 @@
 """The handshake's messages: what is accepted, and which mistake is told by which word."""
 
 import hmac
+from math import inf, nan
 
 import pytest
 
+from app.cluster.limits import CLOCK_MAX_S, INCARNATION
 from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake, Refused
 
 NONCE = b"n" * NONCE_BYTES
@@ -80,3 +82,26 @@ def test_names_have_a_bound() -> None:
     assert Handshake(None).hello(7, 1.5, NONCE, "a" * 255, "b").endswith(b"\xff" + b"a" * 255 + b"\x01b")
     with pytest.raises(AssertionError):
         Handshake(None).hello(7, 1.5, NONCE, "a" * 256, "b")
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "stamp_s", "is_good"),
+    [
+        (INCARNATION.least, 0.0, True),
+        (INCARNATION.most, CLOCK_MAX_S, True),
+        (0, 0.0, False),
+        (INCARNATION.most + 1, 0.0, False),
+        (1, -1.0, False),
+        (1, nan, False),
+        (1, inf, False),
+        (1, 2 * CLOCK_MAX_S, False),
+    ],
+)
+def test_numbers_out_of_range_are_refused(incarnation: int, stamp_s: float, is_good: bool) -> None:
+    shake = Handshake(None)
+    greeting = shake.greeting(incarnation, stamp_s, bytes(NONCE_BYTES))
+    if is_good:
+        assert shake.check(greeting).stamp_s == stamp_s
+    else:
+        with pytest.raises(Refused, match="out_of_range"):
+            shake.check(greeting)

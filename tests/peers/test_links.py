@@ -18,13 +18,15 @@ from app.config.servers import Server
 from app.loop import Loop
 from app.peers import links as links_module
 from app.peers.addresses import Peers
-from app.peers.frames import ANSWER, FORWARD, FRAME_MAX_BYTES, LIFE, Frame, pack_header
+from app.peers.frames import FRAME_MAX_BYTES, LIFE, Frame, pack_header
 from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
 from app.peers.links import PENDING_MAX, Links
 from app.sockets import Sockets
 from tests.support.gevent_loop import watched_loop
 from tests.support.polling import poll_in_loop as poll
 from tests.support.ports import free_port
+
+KIND, OTHER = 201, 202  # of frames of any length
 
 
 class End:
@@ -117,13 +119,13 @@ def is_closed(sock: socket.socket) -> bool:
 
 def test_frames_arrive_in_order_whole_and_with_their_sender(pair: tuple[End, End]) -> None:
     one, other = pair
-    assert one.links.send(other.name, FORWARD, b"abc")
-    assert one.links.send(other.name, ANSWER, b"")
+    assert one.links.send(other.name, KIND, b"abc")
+    assert one.links.send(other.name, OTHER, b"")
     assert other.received == []
     poll(lambda: len(other.received) == 2)
-    assert other.received == [(one.name, (FORWARD, b"abc")), (one.name, (ANSWER, b""))]
+    assert other.received == [(one.name, (KIND, b"abc")), (one.name, (OTHER, b""))]
     for n in range(1000):
-        assert one.links.send(other.name, FORWARD, b"%d" % n)
+        assert one.links.send(other.name, KIND, b"%d" % n)
     poll(lambda: len(other.received) == 1002)
     assert [body for _, (_, body) in other.received[2:]] == [b"%d" % n for n in range(1000)]
 
@@ -132,8 +134,8 @@ def test_large_frames_in_both_directions(pair: tuple[End, End]) -> None:
     one, other = pair
     bodies = [os.urandom(FRAME_MAX_BYTES) for _ in range(4)]
     for body in bodies:
-        assert one.links.send(other.name, FORWARD, body)
-        assert other.links.send(one.name, ANSWER, body)
+        assert one.links.send(other.name, KIND, body)
+        assert other.links.send(one.name, OTHER, body)
     poll(lambda: len(other.received) == len(one.received) == 4)
     assert [body for _, (_, body) in other.received] == bodies
     assert [body for _, (_, body) in one.received] == bodies
@@ -146,7 +148,7 @@ def test_a_slow_peer_is_given_a_bounded_amount_and_gets_it_in_order(pair: tuple[
     link._reader.stop()
     body = bytes(FRAME_MAX_BYTES - 4)
     taken = 0
-    while one.links.send(other.name, FORWARD, taken.to_bytes(4, "little") + body):
+    while one.links.send(other.name, KIND, taken.to_bytes(4, "little") + body):
         taken += 1
         gevent.sleep(0.001)
         assert taken < 1000
@@ -155,7 +157,7 @@ def test_a_slow_peer_is_given_a_bounded_amount_and_gets_it_in_order(pair: tuple[
     link.start(other.links._on_readable)
     poll(lambda: len(other.received) == taken)
     assert [int.from_bytes(frame[:4], "little") for _, (_, frame) in other.received] == list(range(taken))
-    assert one.links.send(other.name, FORWARD, b"on it goes")
+    assert one.links.send(other.name, KIND, b"on it goes")
 
 
 # Ends.
@@ -191,7 +193,7 @@ def test_closing_while_dialling_and_dialling_anew() -> None:
             one.links.open(other.name, 2)
         poll(lambda: one.events)
         assert one.events == [LinkUp(other.name)]
-        assert one.links.send(other.name, FORWARD, b"x")
+        assert one.links.send(other.name, KIND, b"x")
         poll(lambda: other.received)
         poll(lambda: other.links.is_up(one.name) and not other.links.snapshot()["links_pending"])
 
@@ -232,11 +234,11 @@ def test_a_link_that_breaks_off_in_the_handshake_is_tried_again_at_once() -> Non
 
 def test_a_peer_that_dials_anew_replaces_its_link(pair: tuple[End, End]) -> None:
     one, other = pair
-    one.links.send(other.name, FORWARD, b"old")
+    one.links.send(other.name, KIND, b"old")
     poll(lambda: other.received)
     one.links.close(other.name)
     one.dial(other)
-    one.links.send(other.name, FORWARD, b"new")
+    one.links.send(other.name, KIND, b"new")
     poll(lambda: len(other.received) == 2)
     assert list(other.links.up) == [one.name]
 
@@ -248,10 +250,10 @@ def test_both_may_open_at_once_and_one_link_comes_of_it() -> None:
         poll(lambda: one.links.is_up(other.name) and other.links.is_up(one.name))
         assert one.events == [LinkUp(other.name)]
         assert other.events[-1] == LinkUp(one.name)
-        one.links.send(other.name, FORWARD, b"there")
-        other.links.send(one.name, ANSWER, b"back")
+        one.links.send(other.name, KIND, b"there")
+        other.links.send(one.name, OTHER, b"back")
         poll(lambda: one.received and other.received)
-        assert one.received == [(other.name, (ANSWER, b"back"))]
+        assert one.received == [(other.name, (OTHER, b"back"))]
         assert (len(one.ups), len(other.ups), one.downs, other.downs) == (1, 1, [], [])
 
 
@@ -287,8 +289,8 @@ def test_both_ends_send_at_once_and_do_not_wait_for_the_kernel(pair: tuple[End, 
 def test_ipv6() -> None:
     with ends(host="::1") as (one, other):
         one.dial(other)
-        one.links.send(other.name, FORWARD, b"x")
-        poll(lambda: other.received == [(one.name, (FORWARD, b"x"))])
+        one.links.send(other.name, KIND, b"x")
+        poll(lambda: other.received == [(one.name, (KIND, b"x"))])
 
 
 # Who is let in.
@@ -399,10 +401,10 @@ def test_so_many_handshakes_at_once_at_most_and_a_peer_gets_in_all_the_same() ->
         poll(lambda: not other.links._pending)
 
 
-@pytest.mark.parametrize("junk", [pack_header(FRAME_MAX_BYTES + 1, FORWARD), bytes(5)])
+@pytest.mark.parametrize("junk", [pack_header(FRAME_MAX_BYTES + 1, KIND), bytes(5)])
 def test_what_is_no_frame_ends_the_link(junk: bytes) -> None:
     with ends() as (one, other), shaken(one, other.name) as sock:
-        sock.send(pack_header(1, FORWARD) + b"x" + junk)
+        sock.send(pack_header(1, KIND) + b"x" + junk)
         poll(lambda: one.links.refused)
         assert one.links.refused == {"bad_frame": 1}
         assert not one.links.up
@@ -415,8 +417,8 @@ def test_a_handshake_byte_by_byte() -> None:
             sock.send(hello[at : at + 1])
             gevent.sleep(0)
         poll(lambda: one.links.is_up(other.name))
-        for byte in pack_header(2, FORWARD) + b"ab":
+        for byte in pack_header(2, KIND) + b"ab":
             sock.send(bytes([byte]))
             gevent.sleep(0)
         poll(lambda: one.received)
-        assert one.received == [(other.name, (FORWARD, b"ab"))]
+        assert one.received == [(other.name, (KIND, b"ab"))]

@@ -3,17 +3,17 @@
 import errno
 import socket
 from collections.abc import Callable
+from math import inf, nan
 
 import pytest
 
 from app.cluster.events import Event, LinkClosed, LinkFailed, LinkRefused, LinkUp
+from app.cluster.limits import CLOCK_MAX_S
 from app.cluster.membership.timing import CLOCK_DRIFT, SAFE_SHARE
 from app.config.servers import Server
 from app.loop import READ, WRITE
 from app.peers.addresses import Peers
 from app.peers.frames import (
-    ANSWER,
-    FORWARD,
     FRAME_MAX_BYTES,
     HEADER_BYTES,
     LIFE,
@@ -38,6 +38,7 @@ from tests.support.streams import FakeStream, FakeStreams
 ME, PEER, THIRD, FOURTH = "127.0.0.1:1001", "127.0.0.2:1002", "127.0.0.3:1003", "127.0.0.4:1004"
 SERVERS = tuple(Server(host, int(port), host) for host, port in (name.split(":") for name in (ME, PEER, THIRD, FOURTH)))
 NONCE = b"n" * NONCE_BYTES
+KIND, OTHER = 201, 202  # of frames of any length
 SOON_S = 0.001
 
 
@@ -52,8 +53,10 @@ class Rig:
         others: int = 2,
         trust_refusals: bool = False,
         servers: tuple[Server, ...] = SERVERS,
+        memory_bytes: int = 128 << 20,
     ) -> None:
         """`servers`: the first is this node."""
+        self.spent: list[int] = []
         self.loop = ManualLoop()
         self.streams = FakeStreams()
         self.told: list[object] = []
@@ -69,6 +72,8 @@ class Rig:
             random_bytes=lambda count: b"r" * count,
             wake=self._wake,
             queue_max_bytes=queue_max_bytes,
+            memory_bytes=memory_bytes,
+            spend=self.spent.append,
         )
         self.me = str(servers[0])
         self.links.start(self, lambda: 7)
@@ -147,7 +152,7 @@ class Rig:
     def accepted(self, peer: str = PEER) -> FakeStream:
         """A link that the peer has dialled."""
         sock = FakeStream()
-        self.accept(sock)
+        self.accept(sock, host=peer.rpartition(":")[0])
         hello = self.shake.hello(9, self.loop.now_s, NONCE, peer, self.me)
         self.readable(sock, hello)
         self.readable(sock, self.shake.proof("dialler", hello, bytes(sock.sent)))
@@ -564,8 +569,9 @@ def test_the_handshake_says_already_what_the_clocks_show() -> None:
     assert rig.links.up[THIRD].clock_base_s == pytest.approx(rig.loop.now_s - SAFE_SHARE * rig.loop.now_s)
 
 
-@pytest.mark.parametrize("body", [b"", bytes(7), bytes(9)])
-def test_a_malformed_life_ends_the_link(body: bytes) -> None:
+@pytest.mark.parametrize("stamp_s", [-1.0, nan, inf, -inf, CLOCK_MAX_S * 2])
+def test_a_clock_that_no_clock_shows_ends_the_link(stamp_s: float) -> None:
+    body = pack_life(stamp_s)
     rig = Rig()
     sock = rig.up()
     rig.links.on_life(PEER, body)
@@ -600,7 +606,7 @@ def test_the_end_of_a_dialled_link_is_told_at_once() -> None:
     assert sock.closed
     assert not rig.is_watched(sock, READ)
     assert not rig.links.is_up(PEER)
-    assert not rig.links.send(PEER, FORWARD, b"x")
+    assert not rig.links.send(PEER, KIND, b"x")
     assert not rig.links.refused
     again = rig.dial()
     rig.welcome(again)
@@ -620,7 +626,7 @@ def test_a_link_that_is_reset_has_ended() -> None:
 def test_severing_ends_a_link_as_if_the_peer_had(how: str) -> None:
     rig = Rig()
     sock, other = rig.up() if how == "dialled" else rig.accepted(), rig.up(THIRD)
-    sock.inbox += frame(FORWARD, b"old")
+    sock.inbox += frame(KIND, b"old")
     rig.links.sever(PEER)
     rig.loop.ready(sock.number, READ)
     assert rig.tells() == [("down", PEER), LinkClosed(PEER)], "what is in it is lost"
@@ -633,8 +639,8 @@ def test_severing_ends_a_link_as_if_the_peer_had(how: str) -> None:
 def test_closing_ends_a_link_with_whatever_is_in_it(how: str) -> None:
     rig = Rig()
     sock = rig.up() if how == "dialled" else rig.accepted()
-    sock.inbox += frame(FORWARD, b"old")
-    rig.links.send(PEER, FORWARD, b"x")
+    sock.inbox += frame(KIND, b"old")
+    rig.links.send(PEER, KIND, b"x")
     rig.links.close(PEER)
     rig.loop.ready(sock.number, READ)
     rig.links.flush()
@@ -648,23 +654,23 @@ def test_closing_ends_a_link_with_whatever_is_in_it(how: str) -> None:
 def test_what_a_turn_queues_for_a_peer_leaves_in_one_write() -> None:
     rig = Rig()
     sock, other = rig.up(), rig.up(THIRD)
-    assert rig.links.send(PEER, FORWARD, b"abc")
-    assert rig.links.send(PEER, ANSWER, b"")
-    assert rig.links.send_all(PEER, ANSWER, [b"d", b"ef"])
+    assert rig.links.send(PEER, KIND, b"abc")
+    assert rig.links.send(PEER, OTHER, b"")
+    assert rig.links.send_all(PEER, OTHER, [b"d", b"ef"])
     assert rig.wakes == 1
-    assert rig.links.send_all(THIRD, FORWARD, [b"g"])
-    assert rig.links.send(THIRD, FORWARD, b"h")
+    assert rig.links.send_all(THIRD, KIND, [b"g"])
+    assert rig.links.send(THIRD, KIND, b"h")
     assert rig.wakes == 2
-    expected = frame(FORWARD, b"abc") + frame(ANSWER, b"") + frame(ANSWER, b"d") + frame(ANSWER, b"ef")
+    expected = frame(KIND, b"abc") + frame(OTHER, b"") + frame(OTHER, b"d") + frame(OTHER, b"ef")
     assert (sock.sent, rig.links.queued_bytes(PEER)) == (b"", len(expected))
     rig.links.flush()
     assert (sock.sent, sock.writes) == (expected, [len(expected)])
-    assert other.sent == frame(FORWARD, b"g") + frame(FORWARD, b"h")
+    assert other.sent == frame(KIND, b"g") + frame(KIND, b"h")
     assert rig.links.queued_bytes(PEER) == rig.links.queued_bytes(THIRD) == 0
     assert rig.links.bytes_sent == len(sock.sent) + len(other.sent)
     rig.links.flush()
     assert len(sock.writes) == 1
-    assert rig.links.send(PEER, FORWARD, b"next")
+    assert rig.links.send(PEER, KIND, b"next")
     assert rig.wakes == 3
 
 
@@ -672,8 +678,8 @@ def test_nothing_is_taken_for_a_link_that_is_not_there() -> None:
     rig = Rig()
     rig.dial()
     for peer in (PEER, THIRD):
-        assert not rig.links.send(peer, FORWARD, b"x")
-        assert not rig.links.send_all(peer, FORWARD, [b"x"])
+        assert not rig.links.send(peer, KIND, b"x")
+        assert not rig.links.send_all(peer, KIND, [b"x"])
         assert rig.links.queued_bytes(peer) == 0
     assert (rig.wakes, rig.links.full) == (0, 0)
 
@@ -682,10 +688,10 @@ def test_what_the_kernel_does_not_take_follows_when_it_does() -> None:
     rig = Rig()
     sock = rig.up()
     bodies = [b"%d" % n * 10 for n in range(20)]
-    stream = b"".join(frame(FORWARD, body) for body in bodies)
+    stream = b"".join(frame(KIND, body) for body in bodies)
     sock.room = 100
     for body in bodies[:10]:
-        rig.links.send(PEER, FORWARD, body)
+        rig.links.send(PEER, KIND, body)
     rig.links.flush()
     assert len(sock.sent) == 100
     assert rig.is_watched(sock, WRITE)
@@ -693,7 +699,7 @@ def test_what_the_kernel_does_not_take_follows_when_it_does() -> None:
     sock.room = 7
     rig.writable(sock)
     assert len(sock.sent) == 107
-    assert rig.links.send_all(PEER, FORWARD, bodies[10:])  # behind what waits
+    assert rig.links.send_all(PEER, KIND, bodies[10:])  # behind what waits
     assert rig.wakes == 1, "it is waited for anyway"
     rig.links.flush()
     assert rig.links.queued_bytes(PEER) == len(stream) - 107
@@ -703,22 +709,22 @@ def test_what_the_kernel_does_not_take_follows_when_it_does() -> None:
     assert rig.links.queued_bytes(PEER) == 0
     assert rig.links.bytes_sent == len(stream)
     assert not rig.is_watched(sock, WRITE), "else the loop would turn and turn"
-    rig.links.send(PEER, FORWARD, b"on it goes")
+    rig.links.send(PEER, KIND, b"on it goes")
     assert rig.wakes == 2
     rig.links.flush()
-    assert sock.sent == stream + frame(FORWARD, b"on it goes")
+    assert sock.sent == stream + frame(KIND, b"on it goes")
 
 
 def test_a_kernel_that_takes_nothing_at_first() -> None:
     rig = Rig()
     sock = rig.up()
     sock.room = 0
-    rig.links.send(PEER, FORWARD, b"x")
+    rig.links.send(PEER, KIND, b"x")
     rig.links.flush()
     assert (sock.sent, rig.links.queued_bytes(PEER)) == (b"", HEADER_BYTES + 1)
     sock.room = None
     rig.writable(sock)
-    assert sock.sent == frame(FORWARD, b"x")
+    assert sock.sent == frame(KIND, b"x")
     assert rig.tells() == []
 
 
@@ -727,12 +733,12 @@ def test_a_write_that_fails_is_the_end_of_the_link_and_of_no_other(when: str) ->
     rig = Rig()
     sock, other = rig.up(), rig.up(THIRD)
     sock.room = 0
-    rig.links.send(PEER, FORWARD, b"x")
-    rig.links.send(THIRD, FORWARD, b"y")
+    rig.links.send(PEER, KIND, b"x")
+    rig.links.send(THIRD, KIND, b"y")
     if when == "at once":
         sock.fault = BrokenPipeError()
     rig.links.flush()
-    assert other.sent == frame(FORWARD, b"y")
+    assert other.sent == frame(KIND, b"y")
     if when == "later":
         assert rig.tells() == []
         sock.fault = BrokenPipeError()
@@ -742,15 +748,15 @@ def test_a_write_that_fails_is_the_end_of_the_link_and_of_no_other(when: str) ->
     assert not rig.is_watched(sock, WRITE)
     assert rig.links.queued_bytes(PEER) == 0
     again = rig.up()
-    rig.links.send(PEER, FORWARD, b"new")
+    rig.links.send(PEER, KIND, b"new")
     rig.links.flush()
-    assert again.sent == frame(FORWARD, b"new"), "what was queued for the old one is lost with it"
+    assert again.sent == frame(KIND, b"new"), "what was queued for the old one is lost with it"
 
 
 def test_a_link_that_ends_between_queueing_and_writing() -> None:
     rig = Rig()
     sock = rig.up()
-    rig.links.send(PEER, FORWARD, b"x")
+    rig.links.send(PEER, KIND, b"x")
     rig.links.close(PEER)
     rig.links.flush()
     assert sock.sent == b""
@@ -761,23 +767,23 @@ def test_a_peer_is_given_so_much_at_most_and_then_all_or_nothing() -> None:
     sock = rig.up()
     sock.room = 0
     body = bytes(95 - HEADER_BYTES)
-    assert rig.links.send(PEER, FORWARD, body)
-    assert not rig.links.send(PEER, FORWARD, b"x")
-    assert not rig.links.send_all(PEER, FORWARD, [b"", b""])
+    assert rig.links.send(PEER, KIND, body)
+    assert not rig.links.send(PEER, KIND, b"x")
+    assert not rig.links.send_all(PEER, KIND, [b"", b""])
     assert rig.links.full == 3
-    assert rig.links.send(PEER, FORWARD, b""), "just as much as there is room for"
-    assert not rig.links.send(PEER, FORWARD, b"")
+    assert rig.links.send(PEER, KIND, b""), "just as much as there is room for"
+    assert not rig.links.send(PEER, KIND, b"")
     assert rig.links.queued_bytes(PEER) == 100
     rig.links.flush()
     sock.room = None
     rig.writable(sock)
-    assert sock.sent == frame(FORWARD, body) + frame(FORWARD, b"")
-    assert rig.links.send_all(PEER, FORWARD, [bytes(40), bytes(50)])
-    assert not rig.links.send_all(PEER, FORWARD, [b""])
+    assert sock.sent == frame(KIND, body) + frame(KIND, b"")
+    assert rig.links.send_all(PEER, KIND, [bytes(40), bytes(50)])
+    assert not rig.links.send_all(PEER, KIND, [b""])
     rig.links.flush()
-    assert not rig.links.send_all(PEER, FORWARD, [bytes(40), bytes(51)])
-    assert rig.links.send(PEER, FORWARD, b"a" * 95)
-    assert not rig.links.send(PEER, FORWARD, b"a" * 96)
+    assert not rig.links.send_all(PEER, KIND, [bytes(40), bytes(51)])
+    assert rig.links.send(PEER, KIND, b"a" * 95)
+    assert not rig.links.send(PEER, KIND, b"a" * 96)
     assert rig.links.snapshot()["links_frames_not_taken"] == rig.links.full == 3 + 1 + 1 + 2 + 1
 
 
@@ -790,14 +796,52 @@ def test_peers_share_what_may_be_unread() -> None:
     peers = Peers(servers[0], servers, socket.AF_INET)
     links = Links(ManualLoop(), streams, peers, None, trust_refusals=False, random_bytes=bytes, wake=lambda: None)
     assert links.queue_max_bytes == 512 << 10
+    assert Rig(others=2, memory_bytes=48 << 20).links.queue_max_bytes == 3 << 19
+    assert Rig(others=2, memory_bytes=1 << 30).links.queue_max_bytes == 4 << 20
+
+
+def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
+    rig = Rig()
+    sock = rig.up()
+    sock.room = 1000
+    for n in range(5):
+        rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
+        rig.links.flush()
+        assert sum(rig.spent) == rig.links.queued_bytes(PEER) == (n + 1) * 10_000 - 1000
+    sock.room = 20_000
+    rig.writable(sock)
+    assert sum(rig.spent) == 49_000
+    sock.room = None
+    rig.writable(sock)
+    rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
+    rig.links.flush()
+    assert sum(rig.spent) == 49_000
+    sock.room = 0
+    rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
+    rig.links.flush()
+    assert sum(rig.spent) == 59_000
+
+
+def test_a_long_queue_is_written_piece_by_piece() -> None:
+    """Joining all of it would hold it twice, and keep it for as long as a byte of it is unsent."""
+    rig = Rig()
+    sock = rig.up()
+    sock.writes.clear()
+    body = bytes(50_000 - HEADER_BYTES)
+    for _ in range(20):
+        rig.links.send(PEER, KIND, body)
+    rig.links.flush()
+    assert sum(sock.writes) == 1_000_000
+    assert 256 << 10 <= max(sock.writes) < (256 << 10) + 50_000
+    assert sock.sent.endswith(frame(KIND, body) * 20)
 
 
 def test_a_frame_over_the_bound_is_our_own_fault() -> None:
     rig = Rig()
     rig.up()
-    assert rig.links.send(PEER, FORWARD, bytes(FRAME_MAX_BYTES))
+    assert rig.links.send(PEER, KIND, bytes(FRAME_MAX_BYTES))
     with pytest.raises(AssertionError, match=str(FRAME_MAX_BYTES + 1)):
-        rig.links.send(PEER, FORWARD, bytes(FRAME_MAX_BYTES + 1))
+        rig.links.send(PEER, KIND, bytes(FRAME_MAX_BYTES + 1))
 
 
 # --- accepting -------------------------------------------------------------------------------------------------------
@@ -823,12 +867,12 @@ def test_whoever_dials_is_challenged_and_must_prove_to_be_a_peer() -> None:
 def test_frames_are_handed_on_as_one_read_brings_them() -> None:
     rig = Rig()
     sock = rig.accepted()
-    rig.readable(sock, frame(FORWARD, b"a") + frame(ANSWER, b"") + frame(FORWARD, b"bc")[:-1])
-    assert rig.tells() == [(PEER, [(FORWARD, b"a"), (ANSWER, b"")])]
+    rig.readable(sock, frame(KIND, b"a") + frame(OTHER, b"") + frame(KIND, b"bc")[:-1])
+    assert rig.tells() == [(PEER, [(KIND, b"a"), (OTHER, b"")])]
     rig.readable(sock)
     assert rig.tells() == [], "woken for nothing"
     rig.readable(sock, b"c")
-    assert rig.tells() == [(PEER, [(FORWARD, b"bc")])]
+    assert rig.tells() == [(PEER, [(KIND, b"bc")])]
     rig.readable(sock, b"\x09")
     assert rig.tells() == []
     assert rig.links.frames_received == 3
@@ -838,11 +882,11 @@ def test_frames_are_handed_on_as_one_read_brings_them() -> None:
 def test_one_read_is_bounded() -> None:
     rig = Rig()
     sock = rig.accepted()
-    rig.readable(sock, frame(FORWARD, bytes(READ_BYTES)))
+    rig.readable(sock, frame(KIND, bytes(READ_BYTES)))
     assert rig.tells() == []
     assert len(sock.inbox) == HEADER_BYTES
     rig.readable(sock)
-    assert rig.tells() == [(PEER, [(FORWARD, bytes(READ_BYTES))])]
+    assert rig.tells() == [(PEER, [(KIND, bytes(READ_BYTES))])]
 
 
 @pytest.mark.parametrize("how", ["ended", "reset", "no frame"])
@@ -854,7 +898,7 @@ def test_the_end_of_an_accepted_link(how: str) -> None:
     elif how == "reset":
         sock.fault = ConnectionResetError()
     else:
-        sock.inbox += frame(FORWARD, b"good") + bytes(HEADER_BYTES)
+        sock.inbox += frame(KIND, b"good") + bytes(HEADER_BYTES)
     rig.readable(sock)
     assert rig.tells() == [("down", PEER), LinkClosed(PEER)], "nothing of that read is handed on"
     assert sock.closed
@@ -865,7 +909,7 @@ def test_the_end_of_an_accepted_link(how: str) -> None:
 def test_a_peer_that_dials_anew_is_done_with_the_link_before() -> None:
     rig = Rig()
     old = rig.accepted()
-    rig.readable(old, frame(FORWARD, b"whole")[:3])
+    rig.readable(old, frame(KIND, b"whole")[:3])
     rig.tells()
     new = FakeStream()
     rig.accept(new)
@@ -873,8 +917,8 @@ def test_a_peer_that_dials_anew_is_done_with_the_link_before() -> None:
     rig.readable(new, hello + bytes(PROOF_BYTES))
     assert rig.tells() == [("down", PEER), LinkUp(PEER), ("up", PEER)]
     assert old.closed
-    rig.readable(new, frame(FORWARD, b"x"))
-    assert rig.tells() == [(PEER, [(FORWARD, b"x")])]
+    rig.readable(new, frame(KIND, b"x"))
+    assert rig.tells() == [(PEER, [(KIND, b"x")])]
 
 
 def test_a_handshake_takes_so_long_at_most() -> None:
@@ -919,6 +963,28 @@ def test_strangers_are_turned_away_before_anything_is_kept_of_them() -> None:
     rig = Rig(secret=b"secret")
     rig.accept(FakeStream(), host="192.0.2.1")
     assert rig.links.refused == {}, "with a secret, any address may try"
+
+
+@pytest.mark.parametrize(
+    ("secret", "name", "refused"),
+    [
+        (None, PEER, ""),
+        (None, THIRD, "other_address"),
+        (b"a secret of sixteen", THIRD, ""),
+        (None, "127.0.0.9:1", "unknown_peer"),
+    ],
+)
+def test_who_connects_speaks_for_the_server_that_it_proves_to_be(secret: bytes | None, name: str, refused: str) -> None:
+    """By the secret; without one, by the address that it comes from, which is PEER's here."""
+    rig = Rig(secret=secret)
+    sock = FakeStream()
+    rig.accept(sock, host="127.0.0.2")
+    hello = rig.shake.hello(9, rig.loop.now_s, NONCE, name, ME)
+    rig.readable(sock, hello)
+    if not refused:
+        rig.readable(sock, rig.shake.proof("dialler", hello, bytes(sock.sent)))
+    assert rig.links.refused == ({refused: 1} if refused else {})
+    assert (rig.links.is_up(name), sock.closed) == (not refused, bool(refused))
 
 
 def test_one_wake_up_accepts_so_many_at_most() -> None:
@@ -976,10 +1042,10 @@ def test_stopping_writes_what_is_queued_and_ends_everything_without_a_word() -> 
     pending, welcomed = rig.streams.pending(), FakeStream()
     rig.dial(FOURTH)
     rig.accept(welcomed)
-    rig.links.send(PEER, FORWARD, b"last words")
+    rig.links.send(PEER, KIND, b"last words")
     rig.links.stop()
     rig.loop.turn()
-    assert up.sent == frame(FORWARD, b"last words")
+    assert up.sent == frame(KIND, b"last words")
     for sock in (up, accepted, pending, welcomed):
         assert sock.closed
         assert not rig.is_watched(sock, READ)
@@ -1022,7 +1088,7 @@ def test_stopping_during_a_pause() -> None:
 def test_what_is_counted() -> None:
     rig = Rig()
     rig.up()
-    rig.links.send(PEER, FORWARD, b"abc")
+    rig.links.send(PEER, KIND, b"abc")
     assert rig.links.snapshot() == {
         "links_up": 1,
         "links_pending": 0,

@@ -139,6 +139,21 @@ def test_answers_for_several_clients_find_them_in_any_order() -> None:
     }
 
 
+def test_only_who_was_asked_can_answer() -> None:
+    net = nodes(front="owner", owner=SELF, other=SELF)
+    front = net["front"]
+    front.take(put())
+    net.deliver_from("front")
+    ((sender, _, _, answer),) = net.queue
+    net.queue.clear()
+    front.frames("other", [(ANSWER, answer)])
+    net.loop.turn()
+    assert (front.told(), front.forwarding.in_flight) == ([], 1)
+    front.frames(sender, [(ANSWER, answer)])
+    net.loop.turn()
+    assert front.code(ONE) == NO_ERR
+
+
 def test_answers_nobody_waits_for_are_ignored() -> None:
     net = nodes(front="owner", owner=SELF)
     front = net["front"]
@@ -725,7 +740,7 @@ def test_junk_between_nodes_changes_nothing() -> None:
     net = nodes(front="owner", owner=SELF)
     owner = net["owner"]
     before = owner.held()
-    owner.frames("front", [(FORWARD, b""), (FORWARD, b"12345"), (ANSWER, b"1234"), (99, b"x"), (ANSWER, b"")])
+    owner.frames("front", [(FORWARD, bytes(10)), (ANSWER, b"1234"), (99, b"x"), (ANSWER, b"\n\x10")])
     net.loop.turn()
     assert not net.queue
     assert owner.told() == []

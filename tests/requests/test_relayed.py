@@ -6,7 +6,7 @@ import pytest
 
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication.frames import KINDS
-from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES, LIFE
+from app.peers.frames import ANSWER, FORWARD, LIFE
 from app.requests.request import PATIENCE_S, Request
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SYS_OVERLOAD_ERR
 from tests.support.parts import Net, Parts, forwarded
@@ -56,7 +56,7 @@ def test_the_requests_of_one_read_are_answered_in_order(net: Net, owner: Parts) 
 def test_requests_come_after_the_rest(net: Net, owner: Parts) -> None:
     """An answer may free the place that a request needs, and what concerns copies must keep its order."""
     calls: list[object] = []
-    owner.forwarding.asked_for = lambda body: calls.append((ANSWER, body))  # type: ignore[method-assign, func-returns-value, assignment]
+    owner.forwarding.asked_for = lambda body, peer: calls.append((ANSWER, body))  # type: ignore[method-assign, func-returns-value, assignment]
     owner.relayed._on_other = lambda peer, kind, body: calls.append((peer, kind, body))
     handle = owner.relayed._handle
     owner.relayed._handle = lambda *arguments: calls.append(FORWARD) or handle(*arguments)  # type: ignore[func-returns-value]
@@ -79,13 +79,6 @@ def test_one_object_serves_the_requests_of_all_reads(net: Net, owner: Parts) -> 
         owner.frames("front", [forward(get(ONE)), forward(put(TWO))])
     assert len(used) == 4
     assert len(set(map(id, used))) == 1
-
-
-@pytest.mark.parametrize("length", range(FORWARD_BYTES + 1))
-def test_what_is_too_short_for_a_request_is_none(net: Net, owner: Parts, length: int) -> None:
-    owner.frames("front", [(FORWARD, bytes(length)), forward(get(ONE))])
-    assert answers(net) == [("front", ONE, KEY_DNE_ERR)]
-    assert owner.drops() == {}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +138,14 @@ def test_it_waits_until_its_deadline_and_no_longer_than_any(
     assert answers(net) == [("front", ONE, SYS_OVERLOAD_ERR)]
 
 
-@pytest.mark.parametrize(("hops", "is_refused"), [(1, False), (2, False), (3, True), (4, True), (255, True)])
+@pytest.mark.parametrize("hops", [0, 4, 255])
+def test_it_has_gone_through_no_other_number_of_nodes(net: Net, owner: Parts, hops: int) -> None:
+    owner.frames("front", [forward(get(ONE), hops=hops)])
+    assert answers(net) == []
+    assert owner.drops() == {"unparsable": 1}
+
+
+@pytest.mark.parametrize(("hops", "is_refused"), [(1, False), (2, False), (3, True)])
 def test_it_goes_on_through_so_many_nodes(net: Net, owner: Parts, hops: int, is_refused: bool) -> None:
     owner.set_routes("front")
     owner.links.add("other")

@@ -8,7 +8,7 @@ import pytest
 
 from app.cluster.events import MemberStatus, Status
 from app.cluster.readiness import Readiness
-from app.requests.reports import status_json
+from app.requests.reports import KEPT_MAX_S, KEPT_TIMES, Kept, status_json
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, VALUE_MAX_BYTES
 
 A, B = "10.0.0.1:3331", "10.0.0.2:3331"
@@ -105,3 +105,70 @@ def test_the_status_fits_one_answer(count: int, absent: int, is_cut: bool, sente
     told = [*said["reasons"], *said["lacking"]]
     assert told == [*said_wrong[::2], *said_wrong[1::2]][: len(told)]
     assert count > 3 or len(told) == sentences
+
+
+class Maker:
+    """Makes a text that takes `takes_s`, on a clock of its own."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.now_s = 1000.0
+        self.takes_s = takes_s
+        self.made = 0
+
+    def now(self) -> float:
+        return self.now_s
+
+    def make(self) -> bytes:
+        self.made += 1
+        self.now_s += self.takes_s
+        return b"%d" % self.made
+
+
+@pytest.mark.parametrize("takes_s", [0.0001, 0.0007, 0.004])
+def test_however_often_a_report_is_asked_for_it_takes_a_small_share_of_the_time(takes_s: float) -> None:
+    maker = Maker(takes_s)
+    kept = Kept(maker.make, maker.now)
+    while maker.now_s < 1001.0:
+        assert kept() == b"%d" % maker.made
+        maker.now_s += 0.00001  # the next one asks
+    assert 0.02 < maker.made * takes_s < 0.05
+
+
+def test_a_report_is_made_anew_once_it_is_old() -> None:
+    maker = Maker(1 / 1024)
+    kept = Kept(maker.make, maker.now)
+    assert kept() == b"1"
+    maker.now_s += KEPT_TIMES / 1024 - 0.0001
+    assert kept() == b"1"
+    maker.now_s += 0.0001
+    assert kept() == b"2"
+
+
+def test_a_report_in_whose_making_the_process_was_stopped_is_not_kept_for_long() -> None:
+    maker = Maker(60.0)
+    kept = Kept(maker.make, maker.now)
+    kept()
+    maker.now_s += KEPT_MAX_S
+    assert kept() == b"2"
+
+
+def test_a_report_that_costs_nothing_is_always_of_now() -> None:
+    maker = Maker(0.0)
+    kept = Kept(maker.make, maker.now)
+    assert [kept(), kept()] == [b"1", b"2"]
+
+
+def test_a_fault_in_the_making_is_not_kept() -> None:
+    texts = iter([b"text"])
+
+    def make() -> bytes:
+        if maker.takes_s:
+            raise ValueError
+        return next(texts)
+
+    maker = Maker(1.0)
+    kept = Kept(make, maker.now)
+    with pytest.raises(ValueError, match=r"^$"):
+        kept()
+    maker.takes_s = 0.0
+    assert kept() == b"text"

@@ -169,6 +169,18 @@ def test_how_many_may_wait_is_bounded(workers: Workers, source: Jobs) -> None:
     assert not workers.full
 
 
+def test_no_more_greenlets_are_kept_than_may_wait_and_one(workers: Workers, source: Jobs) -> None:
+    for _ in range(20):
+        jobs = [Waiting(workers) for _ in range(3)]
+        source.jobs = [quick, *jobs]
+        workers.run(source)
+        workers.wake([(job.request, None) for job in jobs if job.request is not None])
+        source.jobs = [quick] * 10
+        workers.run(source)
+    assert len(set(source.greenlets)) <= 4
+    assert len(workers._idle) <= 4
+
+
 def test_none_may_wait_where_the_bound_is_zero() -> None:
     assert Workers(ManualLoop(), 0, 1 << 20, lambda size: None).full
 

@@ -8,6 +8,7 @@ from app.storage.store import slot_of
 from tests.sim.checks import Checks, Violation
 from tests.sim.clients import Client, ClientOptions, Load, make_keys
 from tests.sim.ledger import Ledger
+from tests.sim.loop import end_greenlets
 from tests.sim.network import Network, NetworkOptions
 from tests.sim.process import NodeOptions, Process, server
 from tests.sim.world import Clock, Host, World
@@ -157,3 +158,4 @@ class Cluster:
         """End all that is left: it is held together by circles, which only the garbage collector would undo."""
         for process in self.processes():
             process.end()
+        end_greenlets()

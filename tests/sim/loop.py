@@ -9,6 +9,7 @@ it is left where it is, the world goes on, and later so does the greenlet. For t
 greenlet that the world switches to for a turn.
 """
 
+import gc
 from collections import deque
 from collections.abc import Callable
 from math import inf
@@ -31,6 +32,34 @@ class Crashed(Exception):
     """A process ended itself because of a fault."""
 
 
+class Hub(greenlet):
+    """What a process's loop runs in; the greenlets that its requests run in have it as their parent."""
+
+    def __init__(self, loop: "SimLoop") -> None:
+        super().__init__(loop.run_turns)
+        self.loop: SimLoop | None = loop
+
+
+def end_greenlets() -> None:
+    """End the greenlets of all processes that are over, wherever they wait.
+
+    Each keeps what it has in hand, its node with all memory in the end, and the garbage collector does not look into
+    it: 11 MB a seed.
+    """
+    hubs: list[Hub] = []
+    for thing in gc.get_objects():
+        if not isinstance(thing, greenlet):
+            continue
+        hub = thing if isinstance(thing, Hub) else thing.parent
+        if isinstance(hub, Hub) and hub.loop is not None and hub.loop.is_over:
+            thing.parent = getcurrent()
+            while thing:
+                thing.throw(GreenletExit)
+            hubs.append(hub)
+    for hub in hubs:
+        hub.loop = None  # one that has ended is not always given back
+
+
 STOPPED = object()  # what the world is told in place of a turn's end
 
 
@@ -45,7 +74,7 @@ class SimLoop(Loop):
     """One process's."""
 
     def __init__(self, process: "Process") -> None:
-        self.hub = greenlet(self._run_turns)
+        self.hub = Hub(self)
         self._outside = getcurrent()  # the world's greenlet
         self.now = process.read_clock
         self.unix_s = process.read_wall_clock
@@ -172,8 +201,13 @@ class SimLoop(Loop):
             return
         self._go_on(where)
 
-    def _run_turns(self) -> None:
-        """The process's hub."""
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of the process runs any more."""
+        return self._process.is_over
+
+    def run_turns(self) -> None:
+        """What the hub does."""
         while True:
             outcome: BaseException | None = None
             try:

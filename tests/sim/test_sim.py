@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from app.cluster.events import FoundRequested, LeaveRequested, LinkRefused
+from app.cluster.limits import RANKS
 from app.cluster.membership import timing
-from app.cluster.membership.agreement import RANKS
 from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import first_view

@@ -36,7 +36,8 @@ def check_books(arena: Arena, handles: list[int]) -> None:
     pages = {arena.page_of(handle): arena.chunk_size(handle) for handle in handles}
     chunk_bytes = sum(arena.chunk_size(handle) for handle in handles)
     assert arena.chunk_bytes == chunk_bytes
-    assert arena.resident_bytes == sum(page_resident(size) for size in pages.values())
+    assert arena.resident_bytes == sum(page_resident(size) for size in pages.values()) + arena.cleared_bytes
+    assert arena.cleared_bytes == sum(page.owner.resident_bytes for page in arena._cleared)
     assert arena.free_chunk_bytes == sum(in_page(size) * size for size in pages.values()) - chunk_bytes
     assert all(arena.in_use(number) for number in pages)
 
@@ -188,7 +189,10 @@ def test_clearing_gives_everything_back() -> None:
             arena.store(b"%d" % n, b"\xff" * size)
     arena.clear()
     check_books(arena, [])
-    assert really_resident(arena) == 0
+    while arena.give_back_cleared():
+        assert really_resident(arena) <= arena.resident_bytes
+    check_books(arena, [])
+    assert really_resident(arena) == arena.resident_bytes == 0
     handles = [arena.store(b"k", b"\xff" * 9_000) for _ in range(1500)]
     assert min(handles) >= 0
     check_books(arena, handles)
@@ -213,6 +217,23 @@ def test_every_page_can_be_used_again_after_clearing() -> None:
         assert pages == {0, 1, 2, 3}
         assert arena.store(b"k", b"v" * 10_000) == -1
         arena.clear()
+
+
+@pytest.mark.parametrize(("before", "after"), [(16, RECORD_MAX_BYTES), (RECORD_MAX_BYTES, 16)])
+def test_pages_that_were_cleared_make_room_for_new_ones(before: int, after: int) -> None:
+    """One at a time, and clean."""
+    arena = Arena(16 * MIB, MIB)
+    while arena.store(b"k", b"\xff" * (before - 2)) >= 0:
+        pass
+    arena.clear()
+    handles = []
+    while (handle := arena.store(b"k", b"\xff" * (after - 2))) >= 0:
+        handles.append(handle)
+        assert really_resident(arena) <= arena.resident_bytes <= MIB
+    check_books(arena, handles)
+    assert arena.chunk_bytes > 0.8 * MIB
+    assert arena.cleared_bytes == 0
+    assert len(arena.retire(arena.page_of(handles[0]))) == in_page(after)
 
 
 def test_a_page_that_was_given_back_comes_back_clean() -> None:
@@ -251,19 +272,23 @@ class ArenaMachine(RuleBasedStateMachine):
     def some_key(self, data: st.DataObject) -> bytes:
         return data.draw(st.sampled_from(sorted(self.records)))
 
+    @property
+    def in_use_bytes(self) -> int:
+        return self.arena.resident_bytes - self.arena.cleared_bytes
+
     @rule(key_bytes=key_sizes, blob_bytes=blob_sizes, count=st.sampled_from((1, 1, 5, 20)))
     def store(self, key_bytes: int, blob_bytes: int, count: int) -> None:
         for _ in range(count):
             key, blob = self.fresh(key_bytes, blob_bytes)
-            before = self.arena.resident_bytes
+            before, resident_bytes = self.in_use_bytes, self.arena.resident_bytes
             handle = self.arena.store(key, blob)
             if handle < 0:
                 assert self.arena.resident_bytes == before
                 size = chunk_size(len(key), len(blob))
                 assert before + page_resident(size) > self.arena.limit_bytes
                 return
-            assert self.arena.resident_bytes in (before, before + page_resident(self.arena.chunk_size(handle)))
-            assert self.arena.resident_bytes <= max(before, self.arena.limit_bytes)
+            assert self.in_use_bytes in (before, before + page_resident(self.arena.chunk_size(handle)))
+            assert self.arena.resident_bytes <= max(resident_bytes, self.arena.limit_bytes)
             self.records[key] = handle, blob
 
     @precondition(lambda self: self.records)
@@ -328,6 +353,10 @@ class ArenaMachine(RuleBasedStateMachine):
     def clear(self) -> None:
         self.arena.clear()
         self.records.clear()
+
+    @rule()
+    def give_back(self) -> None:
+        self.arena.give_back_cleared()
 
     def keys_of_retired(self, number: int) -> list[bytes]:
         keys = self.arena.retire(number)

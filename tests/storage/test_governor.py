@@ -29,6 +29,9 @@ MARGIN = 4 * MIB  # what the governor keeps free below the bound, and the least 
 FLOOR = 4 * MIB
 
 
+ENTRIES = 5_000  # more than there may be in any case
+
+
 class Machine:
     """A store and its governor in a made-up process, whose heap is as large as the test says."""
 
@@ -107,6 +110,15 @@ def test_a_store_that_may_not_evict_reserves_what_replies_may_still_grow_to() ->
     assert machine.arena.limit_bytes == pytest.approx(BOUND - MARGIN - 20 * MIB - reserve, abs=8)
 
 
+def grown(heap_bytes: int, *, evict: bool = True, entries: int = ENTRIES) -> Machine:
+    """With so many entries, before its heap has become so large."""
+    machine = Machine(20 * MIB, evict=evict)
+    machine.fill(entries, 10)
+    machine.heap_bytes = heap_bytes
+    machine.governor.look()
+    return machine
+
+
 def test_the_arena_never_gets_less_than_its_floor() -> None:
     for evict in (True, False):
         machine = Machine(BOUND + MIB, evict=evict)
@@ -118,35 +130,103 @@ def test_the_arena_never_gets_less_than_its_floor() -> None:
 @pytest.mark.parametrize("evict", [True, False])
 def test_the_heap_is_full_when_it_and_the_replies_would_leave_the_arena_less_than_its_floor(evict: bool) -> None:
     most = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR
-    assert not Machine(most, evict=evict).store.heap_full
-    assert Machine(most + 1, evict=evict).store.heap_full
+    assert not grown(most, evict=evict).store.heap_full
+    assert grown(most + 1, evict=evict).store.heap_full
+
+
+def test_a_process_that_takes_nearly_all_of_its_memory_still_stores_something() -> None:
+    """Interpreter, links and recent writes of a node with copies can come to 38 MiB of 48."""
+    machine = Machine(BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR + MIB)
+    for n in range(10_000):
+        assert machine.put(b"%d" % n, b"v")
+        if n % 100 == 0:
+            machine.governor.look()
+    assert 3_900 < len(machine.store) < 4_200
+    machine.heap_bytes += FLOOR + 3 * MIB
+    machine.governor.look()
+    assert machine.store.heap_full
+    assert machine.store.heap_over
 
 
 def test_a_full_heap_from_which_entries_have_gone_takes_new_ones() -> None:
     """What they leave is holes, which the resident size does not show: a store must not stay empty for them."""
     machine = Machine(20 * MIB)
-    machine.fill(1000, 10)
+    machine.fill(10_000, 10)
     machine.heap_bytes = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR + 1
     machine.governor.look()
     assert machine.store.heap_full
-    for n in range(251):
+    for n in range(2_501):
         assert machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
     machine.governor.look()
     assert not machine.store.heap_full
     assert machine.put(b"one more", b"v")
     machine.governor.look()
     assert machine.store.heap_full
-    for n in range(251, 1000):
+    for n in range(2_501, 10_000):
         machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
-    machine.heap_bytes += 5 * MIB
+    machine.heap_bytes += 8 * MIB
     machine.governor.look()
     assert machine.store.heap_full  # it has grown all the same
 
 
 def test_the_heap_is_past_its_bound_when_it_has_grown_though_it_was_full() -> None:
     full = BOUND - MARGIN - replies_max_bytes(BOUND)
-    assert not Machine(full + MIB).store.heap_over
-    assert Machine(full + MIB + 1).store.heap_over
+    for over_bytes in (0, 1):
+        machine = grown(full)
+        machine.heap_bytes += MIB - machine.arena.resident_bytes + over_bytes
+        machine.governor.look()
+        assert machine.store.heap_over == over_bytes
+
+
+def full(machine: Machine, entries: int) -> None:
+    """Fill the store, and have its heap full by that."""
+    machine.fill(entries, 10)
+    machine.heap_bytes = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR + 1
+    machine.governor.look()
+    assert machine.store.heap_full
+
+
+@pytest.mark.parametrize(("over_bytes", "left"), [(1, 10_000), (MIB, 5_000), (2 * MIB, 0)])
+def test_a_heap_that_does_not_shrink_empties_no_store_unless_it_is_far_past_its_bound(
+    over_bytes: int, left: int
+) -> None:
+    """Two entries give way for each new one while the heap is past its bound; that must not go on for ever."""
+    machine = Machine(20 * MIB)
+    full(machine, 20_000)
+    machine.heap_bytes = BOUND - MARGIN - replies_max_bytes(BOUND) + MIB + over_bytes
+    for n in range(50_000):
+        assert machine.put(b"more %d" % n, b"v") or not left
+        if n % 100 == 0:
+            machine.governor.look()
+    assert abs(len(machine.store) - left) < 1_000
+
+
+def test_a_store_that_was_wiped_while_its_heap_was_full_fills_again() -> None:
+    """Its entries are gone, and their tables; all that has left holes, and does not show in the resident size."""
+    machine = Machine(20 * MIB)
+    full(machine, 20_000)
+    machine.store.wipe(range(SLOT_COUNT))
+    while machine.store.drain_wiped():
+        pass
+    machine.heap_bytes += 3 * MIB
+    machine.governor.look()
+    for n in range(20_000):
+        assert machine.put(b"again %d" % n, b"v")
+        if n % 100 == 0:
+            machine.governor.look()
+    assert len(machine.store) > 12_000
+
+
+def test_tables_that_grow_into_holes_grow_slowly() -> None:
+    """Should there be none, the heap has grown by less than its margin when it is looked at."""
+    machine = Machine(20 * MIB)
+    full(machine, 200_000)
+    machine.store.wipe(range(SLOT_COUNT))
+    machine.governor.look()
+    assert 0 < machine.store.spare_bytes <= MIB
+    machine.heap_bytes += 8 * MIB
+    machine.governor.look()
+    assert machine.store.spare_bytes < 0
 
 
 @pytest.mark.parametrize("evict", [True, False])
@@ -353,6 +433,24 @@ def test_what_is_asked_of_the_kernel_and_the_c_library(monkeypatch: pytest.Monke
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Glibc())
     tune_allocators()
     assert asked[1:] == [no_huge_pages, (-3, 32 << 10), (-1, 128 << 10), (-8, 1)]
+
+
+def test_each_look_has_the_c_library_join_what_was_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any mallopt does; one that sets what is set already."""
+    asked: list[tuple[int, ...]] = []
+
+    class Glibc:
+        def malloc_trim(self, pad: int) -> None: ...
+        def mallopt(self, *arguments: int) -> None:
+            asked.append(arguments)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Glibc())
+    machine = Machine(15 * MIB)
+    assert asked == [(-8, 1)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # another C library
+    Machine(15 * MIB)
+    machine.governor.look()
+    assert asked == [(-8, 1)] * 2
 
 
 def test_no_large_library_comes_along_with_the_sizer() -> None:

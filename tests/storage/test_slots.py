@@ -220,3 +220,43 @@ def test_a_split_slot_is_a_dictionary(seed: int, count: int) -> None:
         assert len(split) == len(model)
     assert {key: split.peek(key) for key in split} == model
     check(split)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_all_keys_of_a_split_slot_are_listed_table_by_table_while_tables_come_and_go(seed: int) -> None:
+    rng = random.Random(seed)
+    split = split_of(rng.choice((1_100, 5_000, 20_000)))
+    stays = set(rng.sample(sorted(split), 500))
+    listed: list[bytes] = []
+    cursor, calls = 0, 0
+    while not calls or cursor:
+        keys, cursor = split.keys_from(cursor)
+        assert len(keys) <= 4 * SPLIT_ENTRIES
+        listed += keys
+        calls += 1
+        if rng.random() < 0.5:
+            for n in range(rng.choice((0, 100, 5_000))):
+                if split.is_crowded:
+                    split.divide()
+                split[b"new %d %d" % (calls, n)] = n
+        else:
+            for key in rng.sample(sorted(split), min(len(split), rng.choice((0, 100, 10_000)))):
+                if key not in stays:
+                    del split[key]
+        assert calls < 1_000
+    assert stays <= set(listed)
+
+
+def test_keys_of_a_slot_at_rest_are_listed_once() -> None:
+    split = split_of(20_000)
+    listed: list[bytes] = []
+    cursor, calls = 0, 0
+    while not calls or cursor:
+        keys, cursor = split.keys_from(cursor)
+        listed += keys
+        calls += 1
+    assert sorted(listed) == sorted(split)
+    assert calls == len(split.tables)
+    slot = Slot()
+    slot[b"k"] = 1
+    assert slot.keys_from(0) == ([b"k"], 0)

@@ -3,7 +3,7 @@
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import count, islice, pairwise
 
 import pytest
 from hypothesis import given
@@ -214,6 +214,24 @@ def test_any_size_flows_over_any_other(before: int, after: int) -> None:
             assert len(blob) == before
     check_books(arena, handles(store))
     assert arena.chunk_bytes > 0.8 * arena.limit_bytes
+
+
+@pytest.mark.parametrize("after", [900, 9_990])
+def test_what_small_entries_free_is_joined_in_small_doses_as_large_ones_take_over(after: int) -> None:
+    since: list[int] = []
+    store = Store(
+        Arena(64 * MIB, 40 * PAGE_BYTES),
+        evict=True,
+        on_allowance_used=lambda: None,
+        on_freed=lambda: since.append(store.evictions),
+    )
+    store.allowance_bytes = 1 << 60
+    fill(store, 20)
+    for n in range(2 * MIB // after):
+        put(store, b"large %d" % n, bytes(after))
+    assert store.evictions > 20_000
+    steps = [there - before for before, there in pairwise([0, *since, store.evictions])]
+    assert max(steps) <= 1_000 + 1_300, "what one PUT may evict comes on top"
 
 
 def sparse_store() -> tuple[Store, dict[bytes, bytes]]:
@@ -648,18 +666,40 @@ def test_a_wiped_store_gives_all_its_memory_back() -> None:
     assert not store.drain_wiped()
 
 
-def test_wiping_all_gives_the_arena_back_at_once_and_the_heap_step_by_step() -> None:
+def test_wiping_all_makes_room_at_once_and_gives_heap_and_pages_back_step_by_step() -> None:
     store = store_of(30)
+    arena = arena_of(store)
+    room_bytes = store.room_bytes
     fill(store, 200, most=3000)
+    resident_bytes = arena.resident_bytes
     store.wipe(range(100))
     assert store.wiping
     store.wipe(range(100, SLOT_COUNT))
     assert not store.wiping
-    assert arena_of(store).resident_bytes == 0
-    steps = 0
+    assert store.room_bytes == room_bytes
+    for left in range(3000, 0, -1):
+        assert store.drain_wiped(), left
+    assert arena.resident_bytes == arena.cleared_bytes == resident_bytes
     while store.drain_wiped():
-        steps += 1
-    assert steps == 3000
+        assert arena.resident_bytes >= resident_bytes - PAGE_BYTES
+        resident_bytes = arena.resident_bytes
+    assert arena.resident_bytes == arena.cleared_bytes == 0
+
+
+def test_a_look_gives_cleared_pages_back_before_anything_is_evicted() -> None:
+    store = store_of(30)
+    arena = arena_of(store)
+    fill(store, 9_000)
+    evictions = store.evictions
+    store.wipe(range(SLOT_COUNT))
+    assert put(store, b"new", bytes(9_000))
+    arena.limit_bytes = 2 * PAGE_BYTES
+    assert not store.shrink(30), "a few at a time"
+    while not store.shrink(300):
+        pass
+    assert arena.resident_bytes <= arena.limit_bytes
+    assert get(store, b"new") == bytes(9_000)
+    assert store.evictions == evictions
 
 
 def test_what_a_wipe_left_makes_place_while_the_heap_is_full() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.client import codec
-from app.wire.protocol import GET, GET_MEMBERSHIP_CNT, IS_ALIVE, KEY_DNE_ERR, NO_ERR, STATUS
+from app.wire.protocol import GET, GET_MEMBERSHIP_CNT, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PADDING_BYTES, STATUS
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.support.polling import DEADLINE_S, poll
 from tests.support.ports import HOST, free_ports
@@ -112,7 +112,7 @@ class Node(nodes.NodeProcess):
 
     def status(self) -> dict[str, Any]:
         """STATUS; empty when it does not answer."""
-        answer = self.ask(STATUS)
+        answer = self.ask(STATUS, value=bytes(PADDING_BYTES))
         return {} if answer is None else json.loads(answer.value)
 
     def serves(self) -> bool:

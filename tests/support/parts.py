@@ -23,6 +23,7 @@ from app.cluster.view import Member, View
 from app.front import batch as layout
 from app.front.batch import DatagramBatch, Ring
 from app.front.front import Front
+from app.front.rate import AnswerRate
 from app.node import Node
 from app.observe.counters import Counters
 from app.observe.slowlog import SlowLog
@@ -194,6 +195,9 @@ class Surroundings:
     def handle_datagram(self, payload: bytes, address: bytes) -> None:
         self.heard.append((payload, address))
 
+    def handle_frame(self, peer: str, body: bytes) -> None:
+        self.heard.append((body, peer.encode()))
+
     def found(self) -> bytes:
         return b"{found}"
 
@@ -258,6 +262,7 @@ class Parts(Node):
         max_waiting: int = MAX_WAITING,
         reserve_bytes: int = 1 << 16,
         administrators: Any = None,
+        known: Mapping[bytes, bool] | None = None,
         vitals: Callable[[], dict[str, int | None]] = lambda: {"pid": PID},
         store: Any = None,
         replies: Any = None,
@@ -279,7 +284,8 @@ class Parts(Node):
         self.turn = Turn(self.loop, self.membership, routes, end=lambda: self.end_turn())
         self.workers = Workers(self.loop, max_waiting, 1 << 30, self.store.spend)
         self.outside = Outside()
-        self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out)
+        self.rate = AnswerRate(PLENTY, exempt={}, now=self.loop.now, random=lambda: 0.5)
+        self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out, self.rate)
         self.answers = Answers(
             self.batch,
             self.counters,
@@ -304,7 +310,15 @@ class Parts(Node):
             replicator=self.replicator,
             cluster=self.membership,
             administrators=administrators,
-            reports=Reports(PID, self.membership.member_count, self.membership.status_json, self.slow_log, vitals),
+            known=known,
+            reports=Reports(
+                PID,
+                self.membership.member_count,
+                self.membership.status_json,
+                self.slow_log,
+                vitals,
+                now=self.loop.now,
+            ),
         )
         self.relayed = Relayed(
             self.turn,
@@ -385,6 +399,7 @@ class Parts(Node):
             self.slow_log,
             patience_s=PATIENCE_S,
             allowed=allowed,
+            rate=self.rate,
             shares_turns=shares_turns,
         )
 

@@ -170,6 +170,18 @@ def test_results_in_files_and_their_comparison(tmp_path: Path, capsys: pytest.Ca
     assert printed.err == ""
 
 
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_file_that_cannot_be_written_does_not_cost_the_result(tmp_path: Path, option: str) -> None:
+    path = tmp_path / "full.json"
+    path.symlink_to("/dev/full")
+    with Peer() as peer:
+        done = run_python(
+            "tools/flood.py", "127.0.0.1", str(peer.port), "--operations", "50", "--quiet", option, str(path)
+        )
+    assert (done.returncode, done.stderr) == (2, f"flood.py: {path}: No space left on device\n")
+    assert " ops/s  p50 " in done.stdout
+
+
 def test_a_gentle_flood_in_the_open_loop(capsys: pytest.CaptureFixture[str]) -> None:
     with Peer() as peer:
         status = flood.main(["127.0.0.1", str(peer.port), "--rate", "200", "--duration", "0.5", "--quiet"])

@@ -6,9 +6,12 @@ the rate, the p50 of a call, and for each operation the requests that nodes forw
 processor time.
 """
 
-import os
+if __name__ == "__main__":
+    from tools.start import start
+
+    start("tools.bench.client", "tools.bench.client")
+
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,12 +50,12 @@ def _measure(asked: list[nodes.NodeProcess], slot_aware: bool, batch: int, secon
 
 
 def _report(rounds: list[dict[str, dict[str, float]]]) -> None:
-    print(
+    cli.say(
         f"{'':26} {'put/s':>8} {'get/s':>8} {'put p50':>8} {'get p50':>8} {'tries':>6} {'forwarded':>9} {'node µs':>8}"
     )
     for mode in MODES:
         row = {name: statistics.median(one[mode][name] for one in rounds) for name in rounds[0][mode]}
-        print(
+        cli.say(
             f"{mode:26} {row['put']:8,.0f} {row['get']:8,.0f} {row['put_p50_ms']:8.3f} {row['get_p50_ms']:8.3f}"
             f" {row['datagrams']:6.3f} {row['forwarded']:9.2f} {row['node_us']:8.1f}"
         )
@@ -79,8 +82,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.FAILED
     _report(rounds)
     return cli.OK
-
-
-if __name__ == "__main__":
-    os.environ["PYTHONUNBUFFERED"] = "1"
-    sys.exit(main())

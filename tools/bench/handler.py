@@ -5,6 +5,11 @@ for GET and PUT of 64-byte values, on a small store and on a full one that evict
 one, whose loop never runs; keys are drawn from a million.
 """
 
+if __name__ == "__main__":
+    from tools.start import start
+
+    start("tools.bench.handler", "tools.bench.handler")
+
 import gc
 import os
 import random
@@ -111,11 +116,7 @@ def main() -> None:
         help="rounds of 2,000 PUTs and 2,000 GETs (default 40)",
     )
     rounds = parser.parse_args().rounds
-    print("µs a request          PUT    GET   evictions")
+    cli.say("µs a request          PUT    GET   evictions")
     for name, arena_mib, entries in (("small store", 100, 1_000), ("full store", 20, 300_000)):
         put, get, evictions = _bench(arena_mib, entries, rounds)
-        print(f"{name:18} {put:6.2f} {get:6.2f}   {evictions:9,}")
-
-
-if __name__ == "__main__":
-    main()
+        cli.say(f"{name:18} {put:6.2f} {get:6.2f}   {evictions:9,}")

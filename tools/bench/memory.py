@@ -2,23 +2,25 @@
 Or whether the bound holds against an adversary: python -m tools.bench.memory --adversary [--max-memory 128]
 
 Fills a store, with its governor and reply memory, as a node has them, with values of one size after the other,
-always new keys, and a third as many reads; prints after each size what is held and the process's peak. A size is
-a number of bytes or `random` (0 to 10,000). For each size, `held at first` is what a fresh process held when it
-began to evict: run with one size to learn it, then with pairs to see what churn costs.
+always new keys, and a third as many reads; prints after each size what is held and the process's peak. How sizes are
+written is in phases.py. For each size, `held at first` is what a fresh process held when it began to evict: run with
+one size to learn it, then with pairs to see what churn costs.
 
-A size may also be given with that of the keys, both as a number or a range, and with a slot that all keys are to fall
-into: `10x1`, `1-32x0-16`, `10x1@7`. The adversary is a list of such runs, each in a process of its own; the program
-ends with 1 if one of them passes the bound, or takes more than 5 ms of processor time in one step.
+The adversary is a list of such runs, each in a process of its own; the program ends with 1 if one of them passes the
+bound, or takes more than 5 ms of processor time in one step. attack.py sends the same list to real nodes.
 """
 
-import argparse
+import sys
+
+if __name__ == "__main__":
+    from tools.start import start
+
+    start("tools.bench.memory", "tools.bench.memory")
+
 import gc
 import os
 import random
-import re
-import sys
 import time
-from collections.abc import Callable
 
 import app.node  # noqa: F401 - for its weight: what a node imports is part of what is bounded
 from app.config.numbers import number
@@ -34,41 +36,35 @@ from app.storage.governor import (
 from app.storage.replies import ReplyMemory, buckets_for
 from app.storage.store import Store
 from app.wire.codec import encode_value
-from app.wire.protocol import VALUE_MAX_BYTES, slot_of
+from app.wire.protocol import slot_of
+from tools import cli
 from tools.bench.allocator import use_system_allocator
-from tools.bench.chosen import key_in_slot
+from tools.bench.phases import ADVERSARY, entries_of, phases_of
 
-# What an adversary sends, one after the other in one process: by what it aims at.
-ADVERSARY = {
-    "tiny entries, which are nearly all heap": "10x1",
-    "the smallest and the largest keys by turns": "3x0,32x16,3x0,32x16",
-    "every tiny size at once": "1-32x0-16",
-    "tiny over large over tiny": "10000,10x1,10000,4x0",
-    "over every other size and back": "10x1,64,900,3000,random,1-32x0-16,10x1",
-    "everything in one slot": "10x1@7",
-    "one slot after the other": "10x1@7,10x1@8,1-32x0-16@9,10000@10,10x1@11",
-}
-_KEY_BYTES = 16  # where none are given
 _UPKEEP_S = 0.1
-_VALUE = os.urandom(VALUE_MAX_BYTES)
-_size = number(int, 0, VALUE_MAX_BYTES, what="a size")
 _mebibytes = number(int, 48, 1 << 20, what="a number of MiB")
-_PHASE = re.compile(r"(?:(\d+)(?:-(\d+))?x)?(\d+)(?:-(\d+))?(?:@(\d+))?")
 _seconds = number(float, 0.0, 1e6, what="a number of seconds")
 _milliseconds = number(float, 0.0, 1e6, what="a number of milliseconds")
+_bounds = number(float, 0.0, 1e3, what="a number of bounds", unit="")
 _rate = number(float, 0.0, 1e9, what="a rate", unit="")
 
 
 class _Bench:
-    def __init__(self, rate: float, max_bytes: int) -> None:
+    def __init__(self, rate: float, max_bytes: int, flow: float = 3.0) -> None:
         tune_allocators()
         self._max_bytes = max_bytes
         self._rate = rate
+        self._flow_bytes = flow * max_bytes
         self._rng = random.Random(1)
         self._arena = Arena(max_bytes, max_bytes)
         replies_bytes = replies_max_bytes(max_bytes)
         self._replies = ReplyMemory(6.0, replies_bytes, buckets=buckets_for(replies_bytes))
-        self._store = Store(self._arena, evict=True, on_allowance_used=lambda: self._governor.look())
+        self._store = Store(
+            self._arena,
+            evict=True,
+            on_allowance_used=lambda: self._governor.look(),
+            on_freed=lambda: self._governor.join_freed(),
+        )
         self._governor = MemoryGovernor(
             self._arena,
             self._store,
@@ -84,9 +80,9 @@ class _Bench:
         self._governor.look()
 
     def fill(self, size: str, seconds: float) -> str:
-        """Put values of this size for so long, and at least three times what fits; a line of results."""
+        """Put values of this size for so long, and at least as many as are to flow; a line of results."""
         store = self._store
-        draw = _drawn(size, self._rng)
+        draw = entries_of(size, self._rng)
         started = next_upkeep = time.monotonic()
         puts = refused = flowed = stored_bytes = 0
         slowest = 0.0
@@ -112,7 +108,7 @@ class _Bench:
             if now >= next_upkeep:
                 next_upkeep = now + _UPKEEP_S
                 slowest = max(slowest, self._upkeep(now))
-                if now - started >= seconds and flowed > 3 * self._max_bytes:
+                if now - started >= seconds and flowed > self._flow_bytes:
                     break
             if puts % 100 == 0 and self._rate:
                 time.sleep(max(0.0, puts / self._rate - (time.monotonic() - started)))
@@ -139,46 +135,10 @@ class _Bench:
         return slowest
 
 
-def _drawn(phase: str, rng: random.Random) -> Callable[[], tuple[bytes, bytes]]:
-    """What makes the keys and values of a phase."""
-    if phase == "random":
-        phase = f"{_KEY_BYTES}x0-{VALUE_MAX_BYTES}"
-    match = _PHASE.fullmatch(phase)
-    assert match is not None, phase
-    sizes = [None if part is None else int(part) for part in match.groups()]
-    key_least, key_most, value_least, value_most, slot = sizes
-    if key_least is None:
-        key_least = _KEY_BYTES
-    key_sizes = range(key_least, (key_most or key_least) + 1)
-    value_least = value_least or 0
-    value_sizes = range(value_least, (value_most or value_least) + 1)
-
-    def draw() -> tuple[bytes, bytes]:
-        key = rng.randbytes(rng.choice(key_sizes))
-        if slot is not None:
-            key = key_in_slot(key[:-1], slot)
-        return key, _VALUE[: rng.choice(value_sizes)]
-
-    return draw
-
-
-def _phases(text: str) -> list[str]:
-    """What flows one after the other, separated by commas. ValueError."""
-    for part in text.split(","):
-        if part != "random":
-            match = _PHASE.fullmatch(part)
-            if match is None:
-                raise ValueError(f"is not a size or `random`: {part!r}")
-            for size in match.groups()[2:4]:
-                _size(size or "0")
-    return text.split(",")
-
-
-def _run(phases: list[str], seconds: float, rate: float, max_bytes: int, step_ms: float) -> bool:
+def _run(phases: list[str], bench: _Bench, seconds: float, max_bytes: int, step_ms: float) -> bool:
     """Let these flow; whether the process kept its bound, and its steps short."""
-    bench = _Bench(rate, max_bytes)
     for phase in phases:
-        print(bench.fill(phase, seconds), flush=True)
+        cli.say(bench.fill(phase, seconds), flush=True)
     return peak_resident_bytes() < max_bytes and bench.slowest_s * 1000 <= step_ms
 
 
@@ -188,41 +148,38 @@ def _attack(arguments: list[str]) -> bool:
 
     failed = []
     for aim, phases in ADVERSARY.items():
-        print(f"{aim}:", flush=True)
+        cli.say(f"{aim}:", flush=True)
         command = [sys.executable, "-m", "tools.bench.memory", phases, "--judge", *arguments]
         if subprocess.run(command, check=False).returncode:
             failed.append(aim)
-    print("not withstood:" if failed else "all withstood", "; ".join(failed))
+    cli.say(f"not withstood: {'; '.join(failed)}" if failed else "all withstood")
     return not failed
 
 
-def main() -> None:
+def main() -> int:
     """Measure and print."""
     use_system_allocator()
-    # argparse alone, not tools/cli.py: what else is imported counts against the bound.
-    parser = argparse.ArgumentParser(prog="tools.bench.memory", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="tools.bench.memory", description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="?", help="value sizes in order, e.g. 10000,64,random,10x1,1-32x0-16@7")
     parser.add_argument("--adversary", action="store_true", help="what somebody would send to break the bound")
     parser.add_argument("--judge", action="store_true", help="end with 1 if the bound or --step-ms is passed")
     parser.add_argument("--step-ms", default="5", help="how long a step may take for --judge (default 5)")
     parser.add_argument("--seconds", default="15", help="how long each size flows at least (default 15)")
     parser.add_argument("--rate", default="20000", help="PUTs a second; 0: as fast as it goes")
+    parser.add_argument("--flow", default="3", help="how much of each size flows at least, in bounds (default 3)")
     parser.add_argument("--max-memory", default="128", help="the bound, in MiB (default 128)")
     given = parser.parse_args()
     if (given.sizes is None) is not given.adversary:
         parser.error("give either sizes or --adversary")
     try:
-        phases = [] if given.adversary else _phases(given.sizes)
+        phases = [] if given.adversary else phases_of(given.sizes)
         seconds, rate, max_bytes = _seconds(given.seconds), _rate(given.rate), _mebibytes(given.max_memory) * MIB
-        step_ms = _milliseconds(given.step_ms)
+        step_ms, flow = _milliseconds(given.step_ms), _bounds(given.flow)
     except ValueError as error:
         parser.error(f"an argument {error}")
     if given.adversary:
-        withstood = _attack(["--seconds", given.seconds, "--rate", given.rate, "--max-memory", given.max_memory])
+        told = {name: getattr(given, name.replace("-", "_")) for name in ("seconds", "rate", "flow", "max-memory")}
+        withstood = _attack([f"--{name}={value}" for name, value in told.items()])
     else:
-        withstood = _run(phases, seconds, rate, max_bytes, step_ms) or not given.judge
-    sys.exit(0 if withstood else 1)
-
-
-if __name__ == "__main__":
-    main()
+        withstood = _run(phases, _Bench(rate, max_bytes, flow), seconds, max_bytes, step_ms) or not given.judge
+    return cli.OK if withstood else cli.FAILED

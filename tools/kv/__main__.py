@@ -1,6 +1,10 @@
 """A command-line client of the store. `python tools/kv.py --help` explains it."""
 
-import sys
+if __name__ == "__main__":
+    from tools.start import start
+
+    start("kv.py", "tools.kv.__main__")
+
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
@@ -37,9 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One request needs no table of slots.
     slot_aware = given.command == "bench" and not given.plain
     try:
-        with cli.reader_may_leave(), Client(servers, slot_aware=slot_aware) as client:
+        with Client(servers, slot_aware=slot_aware) as client:
             return int(given.run(client, given))
-        return cli.FAILED
     except BadServer as error:
         cli.complain("kv.py", error)
         return cli.USAGE
@@ -49,14 +52,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KVError as error:
         cli.complain("kv.py", error)
         return cli.FAILED
-    except OSError as error:
-        if getattr(given, "file", None) is None:
-            raise
-        cli.complain("kv.py", f"{error.filename}: {error.strerror}")
-        return cli.USAGE
-    except KeyboardInterrupt:
-        return cli.INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

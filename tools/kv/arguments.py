@@ -14,7 +14,7 @@ DESCRIPTION = """\
 Talk to the store from the command line.
 
   python tools/kv.py put greeting 'hello, world'       store a value
-  python tools/kv.py get greeting                      print it, byte for byte, with no newline added
+  python tools/kv.py get greeting                      print it
   python tools/kv.py -s 10.0.0.7:3331 status           the cluster as that node sees it
   python tools/kv.py put --help                        examples and options of one command
 """
@@ -30,10 +30,11 @@ limits:
 
 exit status:
   0  done (get: the key was there)
-  1  the node refused: key not found, key or value invalid, store full, overloaded, ...
+  1  the node refused: key not found, key or value invalid, store full, overloaded, ...; or the output can't be written
   2  wrong usage
   3  no answer: no node at that address, or none that answers within 6.5 s
   4  wait-ready: nodes answer, and the cluster is not whole in time
+  130  interrupted
 """
 
 Command = Callable[[Client, Namespace], int]
@@ -74,9 +75,12 @@ def _add_store(command: Callable[..., cli.Parser]) -> None:
         """\
 examples:
   python tools/kv.py get page > page.html       byte for byte: nothing is added
+  python tools/kv.py get page                   on a terminal: control characters and the like as escapes
+                                                (\\x1b), and a newline at the end
   python tools/kv.py get -v page                the version, too, on standard error
-  python tools/kv.py get page --json            {"key": ..., "value": ..., "encoding": "utf-8", "version": 0}
-                                                encoding is "base64" for a value that is not UTF-8 text
+  python tools/kv.py get page --json            {"key": ..., "key_encoding": "utf-8", "value": ...,
+                                                "encoding": "utf-8", "version": 0}; encodings are
+                                                "base64" for keys and values that are not UTF-8 text
 """,
     )
     get.add_argument("key", type=os.fsencode, metavar="KEY")

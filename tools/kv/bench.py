@@ -125,8 +125,8 @@ def _failures(call: Callable[[], object]) -> int:
     return 0
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The result for people."""
+def table(result: Mapping[str, Any]) -> list[str]:
+    """The result for people, in lines."""
     lines = [f"{'':4} {'ops/s':>10} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9} {'errors':>7}"]
     for name in ("put", "get"):
         row = result[name]
@@ -143,4 +143,4 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(f"{result['missing']} keys were not there: evicted, if the store is full")
     if result["wrong"]:
         lines.append(f"{result['wrong']} WRONG values")
-    return "\n".join(lines)
+    return lines

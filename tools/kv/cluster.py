@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
-from app.client import BadServer, Client, KVError, Timeout
+from app.client import BadAnswer, BadServer, Client, KVError, Timeout
 from app.wire.protocol import SLOT_COUNT
 from tools import cli
 from tools.kv import status
@@ -68,9 +68,21 @@ class Fleet:
         try:
             if name not in self._clients:
                 self._clients[name] = Client([name], slot_aware=False, timeouts_ms=STATUS_TIMEOUTS_MS)
-            survey.answers[name] = self._clients[name].status()
+            survey.answers[name] = _sound(self._clients[name].status())
         except KVError as error:
-            survey.faults[name] = str(error)
+            survey.faults[name] = f"{name}: {error}" if isinstance(error, BadAnswer) else str(error)
+
+
+def _sound(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, if what is looked at below is as it should be. BadAnswer if not."""
+    try:
+        member_addresses(answer)
+        status.sentences(answer)
+        hash((answer.get("address"), answer.get("origin"), answer.get("epoch")))
+        sum(answer.get(what, 0) for what in ("reads", "writes"))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise BadAnswer("status: the answer is not of the form that this program knows") from None
+    return answer
 
 
 def member_addresses(answer: dict[str, Any]) -> list[str]:
@@ -132,7 +144,7 @@ def wait_ready(fleet: Fleet, timeout_s: float, members_min: int, as_json: bool) 
         cli.print_json({"ready": not missing, "waited_s": round(waited_s, 3), "missing": missing, "nodes": nodes})
     if not missing:
         if not as_json:
-            print(_whole(survey))
+            cli.say(_whole(survey))
         return cli.OK
     for line in missing:
         cli.complain("kv.py", f"not ready: {line}")
@@ -163,8 +175,7 @@ def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
         if not sys.stdin.isatty():
             cli.complain("kv.py", "wipe drops every key: say --yes, or answer at a terminal")
             return cli.USAGE
-        print(f"Drop every key on {', '.join(names)}? Type yes: ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip() != "yes":
+        if cli.ask(f"Drop every key on {', '.join(names)}? Type yes: ") != "yes":
             cli.complain("kv.py", "nothing done")
             return cli.FAILED
     outcomes: list[dict[str, object]] = []
@@ -176,7 +187,7 @@ def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
         if fault:
             cli.complain("kv.py", fault)
         elif not as_json:
-            print(f"{name} wiped")
+            cli.say(f"{name} wiped")
     has_moved = fleet.survey().epochs() != before.epochs()
     if has_moved:
         cli.complain("kv.py", "slots moved meanwhile: some keys may be left; wipe again")

@@ -4,12 +4,12 @@ A KVError or OSError is for the caller to tell.
 """
 
 import base64
-import os
-import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
 
-from app.client import BadServer, Client, Timeout
+from app.client import BadAnswer, BadServer, Client, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tools import cli
 from tools.kv import bench, cluster, slowlog, status
@@ -20,37 +20,30 @@ from tools.kv import bench, cluster, slowlog, status
 def run_get(client: Client, given: Namespace) -> int:
     value, version = client.get(given.key)
     if given.json:
-        try:
-            text, encoding = value.decode(), "utf-8"
-        except UnicodeDecodeError:
-            text, encoding = base64.b64encode(value).decode(), "base64"
-        cli.print_json({"key": os.fsdecode(given.key), "value": text, "encoding": encoding, "version": version})
+        text, encoding = _as_text(value)
+        cli.print_json({**_shown(given.key), "value": text, "encoding": encoding, "version": version})
     else:
-        sys.stdout.buffer.write(value)
-        sys.stdout.buffer.flush()
+        cli.write_value(value)
     if given.show_version:
-        print(f"version {version}", file=sys.stderr)
+        cli.remark(f"version {version}")
     return cli.OK
 
 
 def run_put(client: Client, given: Namespace) -> int:
     value = given.value
     # One byte past what a datagram takes is enough to be refused.
-    if given.file is not None:
-        with open(given.file, "rb") as file:
-            value = file.read(DATAGRAM_MAX_BYTES + 1)
-    elif value == b"-":
-        value = sys.stdin.buffer.read(DATAGRAM_MAX_BYTES + 1)
+    if given.file is not None or value == b"-":
+        value = cli.read_input(given.file, DATAGRAM_MAX_BYTES + 1)
     client.put(given.key, value, given.version)
     if given.json:
-        cli.print_json({"key": os.fsdecode(given.key), "bytes": len(value), "version": given.version})
+        cli.print_json({**_shown(given.key), "bytes": len(value), "version": given.version})
     return cli.OK
 
 
 def run_remove(client: Client, given: Namespace) -> int:
     client.remove(given.key)
     if given.json:
-        cli.print_json({"key": os.fsdecode(given.key), "removed": True})
+        cli.print_json({**_shown(given.key), "removed": True})
     return cli.OK
 
 
@@ -59,7 +52,7 @@ def run_bench(client: Client, given: Namespace) -> int:
     if given.json:
         cli.print_json(result)
     else:
-        print(bench.table(result))
+        cli.say(*bench.table(result))
     return cli.FAILED if result["wrong"] else cli.OK
 
 
@@ -79,7 +72,7 @@ def run_ping(client: Client, given: Namespace) -> int:
         took_ms = round((time.perf_counter() - started) * 1000, 3)
         answers.append({"server": server.name, "alive": True, "ms": took_ms})
         if not given.json:
-            print(f"{server.name} answers in {took_ms:.1f} ms")
+            cli.say(f"{server.name} answers in {took_ms:.1f} ms")
     if given.json:
         cli.print_json(answers)
     return cli.OK if all(answer["alive"] for answer in answers) else cli.NO_ANSWER
@@ -90,26 +83,16 @@ def run_pid(client: Client, given: Namespace) -> int:
     if given.json:
         cli.print_json({"pid": pid})
     else:
-        print(pid)
+        cli.say(pid)
     return cli.OK
 
 
 def run_status(client: Client, given: Namespace) -> int:
-    known = client.status()
-    if given.json:
-        cli.print_json(known)
-    else:
-        print(status.table(known))
-    return cli.OK
+    return _tell(given, client.status(), lambda known: known, status.table)
 
 
 def run_slowlog(client: Client, given: Namespace) -> int:
-    slow = client.slow_requests()
-    if given.json:
-        cli.print_json(slow)
-    else:
-        print(slowlog.table(slow))
-    return cli.OK
+    return _tell(given, client.slow_requests(), lambda slow: slow, slowlog.table)
 
 
 def run_members(client: Client, given: Namespace) -> int:
@@ -118,14 +101,9 @@ def run_members(client: Client, given: Namespace) -> int:
         if given.json:
             cli.print_json({"count": count})
         else:
-            print(count)
+            cli.say(count)
         return cli.OK
-    known = client.status()
-    if given.json:
-        cli.print_json(status.members(known))
-    else:
-        print(status.members_table(known))
-    return cli.OK
+    return _tell(given, client.status(), status.members, status.members_table)
 
 
 def run_wait_ready(client: Client, given: Namespace) -> int:
@@ -143,7 +121,7 @@ def run_found(client: Client, given: Namespace) -> int:
     if given.json:
         cli.print_json(answer)
     elif answer.get("founded"):
-        print(f"founded: {' '.join(map(str, answer.get('members', ())))}")
+        cli.say(f"founded: {' '.join(map(str, answer.get('members', ())))}")
     if not answer.get("founded"):
         cli.complain("kv.py", f"{client.servers[0].name}: {answer.get('why_not')}")
         return cli.FAILED
@@ -155,3 +133,37 @@ def run_shutdown(client: Client, given: Namespace) -> int:
     if given.json:
         cli.print_json({"server": client.servers[0].name, "answered": True})
     return cli.OK
+
+
+# What is shown.
+
+
+def _tell(
+    given: Namespace,
+    answer: dict[str, Any],
+    as_data: Callable[[dict[str, Any]], object],
+    as_lines: Callable[[dict[str, Any]], list[str]],
+) -> int:
+    """Print what a node tells of itself, for a program or for a person. BadAnswer when it is of another form."""
+    try:
+        if given.json:
+            cli.print_json(as_data(answer))
+        else:
+            cli.say(*as_lines(answer))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise BadAnswer(f"{given.command}: the answer is not of the form that this program knows") from None
+    return cli.OK
+
+
+def _shown(key: bytes) -> dict[str, object]:
+    """A key in JSON."""
+    text, encoding = _as_text(key)
+    return {"key": text, "key_encoding": encoding}
+
+
+def _as_text(data: bytes) -> tuple[str, str]:
+    """Bytes as a text that JSON can hold, and how to make bytes of it again: "utf-8" or "base64"."""
+    try:
+        return data.decode(), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode(), "base64"

@@ -6,11 +6,11 @@ from typing import Any
 from tools.kv.status import grid
 
 
-def table(slow: dict[str, Any]) -> str:
-    """What a node answered to SLOWLOG; times are this machine's local ones."""
+def table(slow: dict[str, Any]) -> list[str]:
+    """What a node answered to SLOWLOG, in lines; times are this machine's local ones."""
     threshold_ms = slow.get("threshold_ms")
     if threshold_ms is None:
-        return "the node keeps no slow requests: start it with --slow-ms MILLISECONDS"
+        return ["the node keeps no slow requests: start it with --slow-ms MILLISECONDS"]
     lines = [f"{slow.get('total', 0)} requests took {threshold_ms:g} ms or more since the node started"]
     columns, rows = slow.get("columns", []), slow.get("entries", [])
     if rows:
@@ -19,7 +19,7 @@ def table(slow: dict[str, Any]) -> str:
         lines += ["", *grid(columns, shown, left=("time", "command", "key", "how", "client"))]
     if slow.get("cut"):
         lines.append("(older ones did not fit the answer; /slowlog over HTTP has them all)")
-    return "\n".join(lines)
+    return lines
 
 
 def _clock(unix_s: float) -> str:

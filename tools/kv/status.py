@@ -6,8 +6,8 @@ from typing import Any
 TEXT_COLUMNS = ("address", "state")  # aligned to the left
 
 
-def table(status: dict[str, Any]) -> str:
-    """What a node answered to STATUS; fields that it did not send are left out."""
+def table(status: dict[str, Any]) -> list[str]:
+    """What a node answered to STATUS, in lines; fields that it did not send are left out."""
     lines = [f"node {status.get('address', '?')}, incarnation {status.get('incarnation', '?')}"]
     if status.get("epoch"):
         member = "a member" if status.get("is_member") else "no member"
@@ -22,8 +22,8 @@ def table(status: dict[str, Any]) -> str:
         lines.append(f"{'ready' if status['ready'] else 'not ready'}, {'' if status['whole'] else 'not '}whole")
         lines += [f"  {sentence}" for sentence in sentences(status)]
     if status.get("members"):
-        lines += ["", members_table(status)]
-    return "\n".join(lines)
+        lines += ["", *members_table(status)]
+    return lines
 
 
 def sentences(status: dict[str, Any]) -> list[str]:
@@ -37,12 +37,12 @@ def members(status: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=False)) for row in status.get("members", [])]
 
 
-def members_table(status: dict[str, Any]) -> str:
-    """The same for people."""
+def members_table(status: dict[str, Any]) -> list[str]:
+    """The same for people, in lines."""
     lines = grid(status.get("columns", []), status.get("members", []))
     if status.get("cut"):
         lines.append("(not all absent servers fit the answer)")
-    return "\n".join(lines)
+    return lines
 
 
 def _lease(status: dict[str, Any]) -> str:

@@ -23,11 +23,20 @@ def read_result(path: str) -> dict[str, Any]:
     """The result that --json has written; BadResult, with why, when it is none."""
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadResult(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(result, dict) or result.get("format") != FORMAT:
         raise BadResult(f"{path} is not a result of this program's (format {FORMAT})")
     return result
+
+
+def comparison(first_path: str, second_path: str) -> list[str]:
+    """Two files' results side by side, in lines. BadResult, with why, when one is none."""
+    first, second = read_result(first_path), read_result(second_path)
+    try:
+        return table(first, second, (first_path, second_path))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise BadResult(f"{first_path} or {second_path} is not whole") from None
 
 
 def _rows(result: dict[str, Any]) -> dict[str, float]:
@@ -80,8 +89,8 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     return found
 
 
-def table(first: dict[str, Any], second: dict[str, Any], paths: tuple[str, str]) -> str:
-    """The table, in Markdown, so that it can be pasted into a page; a warning under it if the loads differed."""
+def table(first: dict[str, Any], second: dict[str, Any], paths: tuple[str, str]) -> list[str]:
+    """The lines of a table in Markdown, which can be pasted into a page; a warning under it if the loads differed."""
     mine, other = _rows(first), _rows(second)
     labels = [*mine, *(label for label in other if label not in mine)]
     names = _names(first, second, paths)
@@ -98,4 +107,4 @@ def table(first: dict[str, Any], second: dict[str, Any], paths: tuple[str, str])
     unlike = differences(first, second)
     if unlike:
         lines += ["", f"Not the same load: {'; '.join(unlike)}."]
-    return "\n".join(lines)
+    return lines

@@ -44,7 +44,8 @@ class Lanes:
     """
 
     def __init__(self, servers: Sequence[str], wanted: int, faulty: FaultyPath | None) -> None:
-        """At most `wanted` sockets a server. BadServer for one that does not resolve, OSError for want of sockets."""
+        """At most `wanted` sockets a server. BadServer for one that does not resolve; OSError for want of sockets or of
+        a way there."""
         self.servers = [resolve(server) for server in servers]
         self.refused = 0
         self.not_sent = 0
@@ -61,7 +62,10 @@ class Lanes:
         lane.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LANE_BUFFER_BYTES)
         lane.setblocking(False)
         allow_fragments(lane)
-        lane.connect(server.address)
+        try:
+            lane.connect(server.address)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, server.name) from None
         return lane
 
     def close(self) -> None:

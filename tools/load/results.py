@@ -272,8 +272,8 @@ def line_of(result: dict[str, Any]) -> str:
     )
 
 
-def text_of(result: dict[str, Any]) -> str:
-    """The result as a table."""
+def text_of(result: dict[str, Any]) -> list[str]:
+    """The result as a table, in lines."""
     columns = (*PERCENTILES, "max")
     lines = [
         title_of(result),
@@ -299,4 +299,4 @@ def text_of(result: dict[str, Any]) -> str:
         lines.append(f"ignored   {counts_line(result['ignored'])}")
     if result["faults"]:
         lines.append(f"faults    {counts_line(result['faults'])}")
-    return "\n".join(lines)
+    return lines

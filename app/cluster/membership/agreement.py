@@ -18,12 +18,9 @@ accept one view, and then two of the remaining three another.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Final
 
+from app.cluster.limits import RANKS
 from app.cluster.view import View
-
-RANKS: Final = 1 << 8  # a ballot is round * RANKS + the proposer's rank: unique to the proposer
-BALLOT_MAX: Final = 1 << 48  # above any honest ballot; a peer's larger one is a fault
 
 
 def has_quorum(acceptors: Sequence[str], answered: Collection[str], dead: Collection[str]) -> bool:

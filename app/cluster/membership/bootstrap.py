@@ -117,7 +117,7 @@ class Bootstrap:
         state = self._state
         if member.address == state.address:
             return member.incarnation < state.incarnation
-        return member.incarnation <= state.of(member.address).dead or member.address in state.absent
+        return state.of(member.address).is_dead(member.incarnation) or member.address in state.absent
 
 
 def _rank(view: View, other: View) -> tuple[int, int, int, int]:

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
+from app.cluster.limits import RANKS, ballots_below
 from app.cluster.membership import timing
-from app.cluster.membership.agreement import BALLOT_MAX, Acceptor, Phase, Proposal, next_ballot
+from app.cluster.membership.agreement import Acceptor, Phase, Proposal, next_ballot
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.detector import FAILED, Detector
 from app.cluster.membership.lacks import Lacks
@@ -44,6 +45,7 @@ class Coordinator:
         self._install = install
         self.grantor: Grantor | None = None  # while we are the coordinator of the view
         self._acceptor = Acceptor()
+        self._decree_since = state.now  # when the present decree began for us
         self._proposal: Proposal | None = None
         self._support_ends: dict[str, float] = {}  # when the support of an acceptor that promised has run out
         self._ballot_seen = 0
@@ -61,6 +63,7 @@ class Coordinator:
     def reset(self) -> None:
         """A view was installed, or we begin anew as a fresh incarnation: another decree is next."""
         self._acceptor = Acceptor()
+        self._decree_since = self._state.now
         self._proposal = None
         self._ballot_seen = 0
         self._retry_at = -inf
@@ -197,8 +200,8 @@ class Coordinator:
         for address in self.joiners:
             known = state.of(address)
             fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
-            newer = view.incarnations.get(address, 0) < known.incarnation
-            is_candidate = fresh and newer and known.incarnation > known.dead and address != state.address
+            is_another = view.incarnations.get(address, 0) < known.incarnation or address in state.dead
+            is_candidate = fresh and is_another and known.incarnation > known.dead and address != state.address
             if is_candidate and self.lacks.admits(address):
                 changes.joined[address] = known.incarnation
         live = [address for address in view.addresses if address not in changes.gone]
@@ -407,15 +410,53 @@ class Coordinator:
         if (message.cluster_id, message.epoch, message.nonce) != state.view_key:
             state.drop("stale view")
             return False
-        if not 0 < message.ballot < BALLOT_MAX:
+        if not self._has_room(message.ballot):
             state.drop("bad ballot")
             return False
         return True
 
+    def _has_room(self, ballot: int) -> bool:
+        """Whether honest proposers can have come to this ballot, and others above it, in the time of this decree."""
+        return 0 < ballot < ballots_below(self._state.now - self._decree_since)
+
+    def _is_proposers(self, peer: str, message: pb.ClusterMessage) -> bool:
+        """Whether the message belongs to our decree, and its ballot is the sender's own; else it is dropped.
+
+        Newcomers' ranks are those of their files, which may differ.
+        """
+        state = self._state
+        if not self._is_ballot(message):
+            return False
+        acceptors = state.view.addresses if state.view else state.config.servers
+        if peer in acceptors and (state.view is None or acceptors.index(peer) == message.ballot % RANKS):
+            return True
+        state.drop("bad ballot")
+        return False
+
+    def _follows(self, view: View) -> bool:
+        """Whether the view can be what this decree is about."""
+        mine = self._state.view
+        if mine is None:
+            return view.epoch == 1
+        return (view.cluster_id, view.epoch) == (mine.cluster_id, mine.epoch + 1)
+
+    def _view_of(self, peer: str, message: pb.ClusterMessage) -> View | None:
+        """The view that the message proposes or has accepted; None: it is dropped."""
+        state = self._state
+        try:
+            view = from_message(message.view)
+            if not self._follows(view):
+                raise BadView(f"epoch {view.epoch} of {view.cluster_id} does not follow ours")
+        except BadView as fault:
+            state.drop("bad view")
+            state.log(f"bad view from {peer}: {fault}", "warning")
+            return None
+        return view
+
     def on_prepare(self, peer: str, message: pb.ClusterMessage) -> None:
         """A proposer asks for our promise."""
         state = self._state
-        if not self._is_ballot(message):
+        if not self._is_proposers(peer, message):
             return
         if not self._may_help(peer):
             state.post(peer, pb.REJECT, ballot=message.ballot)
@@ -437,13 +478,8 @@ class Coordinator:
     def on_accept(self, peer: str, message: pb.ClusterMessage) -> None:
         """A proposer asks us to accept its view."""
         state = self._state
-        if not self._is_ballot(message):
-            return
-        try:
-            view = from_message(message.view)
-        except BadView as fault:
-            state.drop("bad view")
-            state.log(f"bad view from {peer}: {fault}", "warning")
+        view = self._view_of(peer, message) if self._is_proposers(peer, message) else None
+        if view is None:
             return
         if not self._may_help(peer):
             state.post(peer, pb.REJECT, ballot=message.ballot)
@@ -458,10 +494,8 @@ class Coordinator:
         proposal = self._proposal
         if not self._is_ballot(message) or proposal is None or message.ballot != proposal.ballot:
             return
-        try:
-            accepted = from_message(message.view) if message.accepted_ballot else None
-        except BadView:
-            self._state.drop("bad view")
+        accepted = self._view_of(peer, message) if message.accepted_ballot else None
+        if message.accepted_ballot > message.ballot or (message.accepted_ballot and accepted is None):
             return
         proposal.promised(peer, message.accepted_ballot, accepted)
         left_s = message.span_us / 1e6 / timing.SAFE_SHARE
@@ -480,5 +514,5 @@ class Coordinator:
         proposal = self._proposal
         if not self._is_ballot(message) or proposal is None or message.ballot != proposal.ballot:
             return
-        if proposal.ballot < message.accepted_ballot < BALLOT_MAX:
+        if proposal.ballot < message.accepted_ballot and self._has_room(message.accepted_ballot):
             self._give_way(message.accepted_ballot)

@@ -27,6 +27,7 @@ from app.cluster.events import (
     Status,
     ViewInstalled,
 )
+from app.cluster.limits import EPOCH
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap, outranks
 from app.cluster.membership.coordinator import Coordinator
@@ -71,7 +72,7 @@ class ClusterCore:
         )
         self._hello_at = -inf
         self._non_members_pinged_at = -inf
-        self._outside_since = 0.0  # awake time
+        self._observed_since = 0.0  # awake time: since when this node, an outsider, goes by its view, or has none
         self._has_left = False
         self._final_view_to: set[str] = set()  # members that do not know our final view yet
         self.routes = self._routing.routes
@@ -262,7 +263,7 @@ class ClusterCore:
 
     def _request_to_join(self) -> None:
         state = self._state
-        view_heard = max(self._outside_since, state.view_heard_awake_s())
+        view_heard = max(self._observed_since, state.view_heard_awake_s())
         if state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
         crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
@@ -304,7 +305,7 @@ class ClusterCore:
         self._detector.set_members(())
         self._bootstrap.restart()
         self._coordinator.entered(None)
-        self._outside_since = state.awake_s
+        self._observed_since = state.awake_s
         self._hello_at = -inf
         state.note_dead()
         self._want_links()
@@ -314,8 +315,15 @@ class ClusterCore:
     # Views.
 
     def _install(self, view: View, vouched_at: float = -inf) -> None:
-        """Go by this view: of our cluster and newer, or of one that we join."""
+        """Go by this view: of our cluster and newer, or of one that we join.
+
+        None can follow the last epoch's, which honest nodes never come to (limits.py): they start anew instead.
+        """
         state = self._state
+        if view.epoch == EPOCH.most:
+            state.log("the last epoch: what this node holds is given up, and a new cluster founded", "error")
+            self._start_anew(None)
+            return
         before = state.view
         direct = before is not None and (before.cluster_id, before.epoch + 1) == (view.cluster_id, view.epoch)
         was_member, had_grantor = state.is_member, self._coordinator.grantor
@@ -327,6 +335,7 @@ class ClusterCore:
             self._start_anew(view)
         state.view, state.is_member = view, is_member
         state.installed_at = state.now
+        self._observed_since = state.awake_s
         self._note_members(view, vouched_at)
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S
@@ -351,6 +360,7 @@ class ClusterCore:
                 self._lease.until = min(self._lease.until, state.now + USABLE_S)
         self._coordinator.entered(grantor)
         self._want_links()
+        state.forget_strangers()
         if before is not None:
             self._dialler.renew(node for node in before.addresses if node not in view.incarnations)
         state.effects.append(ViewInstalled(view, is_member))
@@ -417,8 +427,18 @@ class ClusterCore:
         is_fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.drop("unproven view")
-        elif mine is None or outranks(view, mine):
+        elif mine is None or outranks(view, mine) or self._is_stuck_beside(view):
             self._go_over_to(view, vouched_at)
+
+    def _is_stuck_beside(self, view: View) -> bool:
+        """Whether this node can't serve by its own view, and this one has it in as well.
+
+        No agreement comes to two such views. But one that was made up may prevail over the one that all others go by,
+        who don't go over to it while their leases run.
+        """
+        state = self._state
+        since = max(self._lease.until, state.installed_at)
+        return state.is_member and view.has(state.address, state.incarnation) and state.now - since > timing.STUCK_S
 
     def _go_over_to(self, view: View, vouched_at: float) -> None:
         """To another cluster's view, which prevails over ours."""

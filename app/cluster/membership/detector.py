@@ -96,7 +96,7 @@ class Detector:
                 now, awake_s = self._state.now, self._state.awake_s
                 watched = Watched(incarnation, heard_at=now, heard_awake_s=awake_s)
             self._members[address] = watched
-            if incarnation <= self._state.of(address).dead:
+            if self._state.of(address).is_dead(incarnation):
                 watched.state = DEAD
         self._round = [address for address in self._round if address in self._members]
 
@@ -314,8 +314,9 @@ class Detector:
         """A member suspects another, or us."""
         state = self._state
         if message.target == state.address:
-            if message.target_incarnation == state.incarnation:
-                self._refutation = max(self._refutation, message.number) + 1
+            # Its number is that of the last refutation that the accuser has heard, so at most our last one's.
+            if message.target_incarnation == state.incarnation and message.number <= self._refutation:
+                self._refutation += 1
                 self.health = min(timing.HEALTH_MAX, self.health + 1)
                 for other in self._members:
                     state.post(other, pb.REFUTE, number=self._refutation)

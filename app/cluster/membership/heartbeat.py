@@ -91,13 +91,14 @@ class Heartbeat:
         if view is None or peer != view.coordinator or not state.goes_by_our_view(peer, message):
             state.drop("stale view")
             return
-        if message.to_incarnation != state.incarnation:
+        asked_at = message.echo_us / 1e6
+        if message.to_incarnation != state.incarnation or asked_at > state.now:
             return
         self._answered = True
         if message.span_us:
             span = min(message.span_us / 1e6, timing.SUPPORT_S)
             blocked = slots_from_bytes(message.blocked)
-            self._lease.granted(message.echo_us / 1e6, span, blocked, message.settled)
+            self._lease.granted(asked_at, span, blocked, message.settled)
 
     # As the coordinator.
 
@@ -110,7 +111,7 @@ class Heartbeat:
         freed = grantor.acknowledge(peer)
         if message.leaving:
             self._coordinator.leavers.add(peer)
-        entries = message.synced[: len(view.members)]
+        entries = [entry for entry in message.synced if entry.address in view.incarnations]
         mine = view.masks[peer]  # only the primary of a slot can tell who is in sync
         self._note_synced({entry.address: slots_from_bytes(entry.slots) & mine for entry in entries})
         self._note_lost(peer, slots_from_bytes(message.lost))

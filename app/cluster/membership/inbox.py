@@ -1,10 +1,10 @@
 """What every datagram from a peer goes through before its handler: limits, sender, header, anti-entropy.
 
-A datagram is dropped and counted if it is too long, from no server that we know of, not a message, or from a process
-that is known to be gone. What its header proves is noted. Anti-entropy (Demers et al., 1987): whenever two nodes talk
-they compare views, and the one with the newer view sends it. So nothing needs to be sent reliably: what is lost comes
-with the next heartbeat. For example, b misses view 5; its next ASK says that it goes by view 4, and is answered with
-view 5.
+A datagram is dropped and counted if it is too long, from no server that we know of, not a message, says what no sound
+node says (app/cluster/limits.py), or is from a process that is known to be gone. What its header proves is noted.
+Anti-entropy (Demers et al., 1987): whenever two nodes talk they compare views, and the one with the newer view sends
+it. So nothing needs to be sent reliably: what is lost comes with the next heartbeat. For example, b misses view 5; its
+next ASK says that it goes by view 4, and is answered with view 5.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,13 @@ from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from app.cluster.limits import OUTBID_MAX, fault_of
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.state import Known, NodeState
-from app.cluster.view import MEMBERS_MAX, to_message
+from app.cluster.view import to_message
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from proto_gen import cluster_pb2 as pb
 
@@ -56,17 +57,14 @@ class Inbox:
         state = self._state
         if len(payload) > DATAGRAM_MAX_BYTES:
             return "oversized"
-        known_peers = state.view.incarnations if state.view else ()
-        if peer == state.address or (peer not in state.config.servers and peer not in known_peers):
+        if peer == state.address or state.is_stranger(peer):
             return "stranger"
         try:
             message = pb.ClusterMessage.FromString(payload)
         except DecodeError:
             return "malformed"
         handler = self._handlers.get(message.kind)
-        if handler is None or not message.incarnation:
-            return "malformed"
-        if max(len(message.deaths), len(message.synced), len(message.lacks)) > MEMBERS_MAX:
+        if handler is None or fault_of(message):
             return "malformed"
         if not self._is_current(peer, message):
             return "stale incarnation"
@@ -78,27 +76,31 @@ class Inbox:
     def _is_current(self, peer: str, message: pb.ClusterMessage) -> bool:
         """Whether it is from the latest process at the peer's address."""
         state, known = self._state, self._state.of(peer)
-        if message.to_incarnation > state.incarnation and not state.is_member:
+        if state.incarnation < message.to_incarnation <= OUTBID_MAX and not state.is_member:
             # An earlier process here had a higher incarnation: the wall clock was set back.
             self._raise_incarnation(message.to_incarnation)
         if message.incarnation == known.incarnation <= known.dead:
-            known.stamp_us = max(known.stamp_us, message.stamp_us)  # echoed, so that its answer may show that it lives
+            known.note_stamp(message.stamp_us, state.now)  # echoed, so that its answer may show that it lives
             if self._echo_after(known.died_at, message):
                 self._lives(peer, message.incarnation)
         if message.incarnation < known.incarnation and self._echo_after(known.learned_at, message):
             # It lived when we knew of the other one already, and two are never at one address at once: it came later,
             # after the wall clock was set back. As a member of another cluster it can't be raised.
-            known.note_new_process(message.incarnation)
-            known.dead = message.incarnation - 1
+            before = known.incarnation
+            known.note_later_process(message.incarnation, state.now)
+            state.note_dead()
+            self._detector.died(peer, before)
             return True
         if message.incarnation < known.incarnation or message.incarnation <= known.dead:
             if state.now - known.anti_entropy_at >= timing.ANTI_ENTROPY_S:
                 known.anti_entropy_at = state.now
-                # Tells it the incarnation that we know of, and the view that has it no more.
+                # Tells it the incarnation that we know of, and the view that has it no more. Where it can't outbid that
+                # one, it is asked to show that it came later.
+                to = (message.incarnation, message.stamp_us) if known.incarnation > OUTBID_MAX else None
                 if state.view is None:
-                    state.post(peer, pb.ACK)
+                    state.post(peer, pb.ACK, to=to)
                 else:
-                    state.post(peer, pb.VIEW, view=to_message(state.view))
+                    state.post(peer, pb.VIEW, to=to, view=to_message(state.view))
             return False
         if message.incarnation > known.incarnation:
             if known.incarnation > known.dead and not self._lived_after(known, message):
@@ -134,8 +136,9 @@ class Inbox:
     def _take_header(self, peer: str, message: pb.ClusterMessage) -> None:
         state, known = self._state, self._state.of(peer)
         known.learned_at = state.now
-        if message.stamp_us >= known.stamp_us:
-            known.stamp_us = message.stamp_us
+        is_latest = message.stamp_us >= known.stamp_us
+        known.note_stamp(message.stamp_us, state.now)
+        if is_latest:
             known.view_key = (message.cluster_id, message.epoch, message.nonce)
         state.note_present(peer)
         self._bootstrap.heard(peer, message.epoch)
@@ -147,7 +150,9 @@ class Inbox:
             self._detector.heard(peer, message.incarnation, echo)
         for death in message.deaths:
             in_view = state.view is not None and state.view.has(death.address, death.incarnation)
-            about = state.of(death.address)
+            about = state.known.get(death.address)  # nobody is kept in mind for being called dead
+            if about is None:
+                continue
             if (in_view or about.incarnation >= death.incarnation) and death.incarnation > about.undead:
                 self._died(death.address, death.incarnation)
         grantor = self._coordinator.grantor

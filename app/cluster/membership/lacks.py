@@ -142,6 +142,10 @@ class Lacks:
         members = state.view.incarnations if state.view else {}
         for address in self.going - set(members):
             self._note_removed(address)
+        self._returns = {address: entry for address, entry in self._returns.items() if not state.is_stranger(address)}
+        self._said_awake_s = {
+            edge: said_s for edge, said_s in self._said_awake_s.items() if not any(map(state.is_stranger, edge))
+        }
         self._reports.clear()
         self._hellos = {peer: hello for peer, hello in self._hellos.items() if peer not in members}
         self._installed_awake_s = state.awake_s

@@ -12,6 +12,7 @@ other cluster it meets by the usual rule (bootstrap.outranks). Nothing here happ
 
 from dataclasses import replace
 
+from app.cluster.limits import CLUSTER_ID
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.detector import DEAD, Detector
 from app.cluster.membership.planner import Changes, first_view, next_view
@@ -33,7 +34,7 @@ def forced_view(state: NodeState, detector: Detector, bootstrap: Bootstrap) -> V
         }
         following = next_view(before, Changes(gone=gone), replicas, nonce)
         assert following is not None, "this node stays"
-        cluster_id = max(before.cluster_id, state.incarnation) + 1 + state.rng.getrandbits(32)
+        cluster_id = 1 + (max(before.cluster_id, state.incarnation) + state.rng.getrandbits(32)) % CLUSTER_ID.most
         view = replace(following, cluster_id=cluster_id, forced_from=(before.cluster_id, before.epoch))
     return replace(view, is_forced=2 * len(view.members) < len(state.config.servers))
 

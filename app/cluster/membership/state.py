@@ -15,15 +15,14 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final
+from typing import Any
 
 from app.cluster.events import Effect, Log, Send
+from app.cluster.limits import SLOTS_BYTES
 from app.cluster.membership import timing
 from app.cluster.view import View
-from app.wire.protocol import SERVERS_MAX, SLOT_COUNT
+from app.wire.protocol import SERVERS_MAX
 from proto_gen import cluster_pb2 as pb
-
-SLOTS_BYTES: Final = SLOT_COUNT // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,10 @@ class Known:
     incarnation: int = 0  # the highest heard of
     dead: int = 0  # its incarnations up to this one are dead for certain
     died_at: float = -inf  # when we learned that
+    overtaken: int = 0  # the incarnations above its own up to this one are dead, too: it came later than they
     undead: int = 0  # an incarnation that was held dead and lived: of it only a later process is proof
     stamp_us: int = 0  # its latest stamp, to be echoed
+    stamped_at: float = -inf  # when we got that
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
     absent_at: float = -inf  # when its machine, which is ours, last said that no process is there; heard since: -inf
     doubted_at: float = -inf  # when a connection to it was last refused, which proves nothing
@@ -70,6 +71,25 @@ class Known:
         """A new process at the address."""
         self.incarnation, self.stamp_us, self.view_key = incarnation, 0, (0, 0, 0)
         self.heard_at = self.heard_awake_s = self.vouched_at = self.learned_at = -inf
+
+    def note_later_process(self, incarnation: int, now: float) -> None:
+        """Another process is at the address, which has come later though its incarnation is lower."""
+        self.overtaken, self.died_at = max(self.overtaken, self.incarnation), now
+        self.note_new_process(incarnation)
+        self.dead = incarnation - 1
+
+    def is_dead(self, incarnation: int) -> bool:
+        """Whether this process at the address is dead for certain."""
+        return incarnation <= self.dead or self.incarnation < incarnation <= self.overtaken
+
+    def note_stamp(self, stamp_us: int, now: float) -> None:
+        """Something came from it that was sent when its clock showed this.
+
+        An earlier stamp than the latest is of a datagram that was late, and says nothing new. If nothing but such have
+        come for long, the latest was not the process's own: echoing it would have our heartbeats pass for none.
+        """
+        if stamp_us >= self.stamp_us or now - self.stamped_at > timing.STAMP_KEPT_S:
+            self.stamp_us, self.stamped_at = stamp_us, now
 
     def note_link(self, *, is_up: bool) -> None:
         """The link to it is up now, or wanted no more."""
@@ -128,7 +148,7 @@ class NodeState:
     def note_dead(self) -> None:
         """Bring `dead` up to date; called when the view, or what is known of its members, has changed."""
         members = self.view.members if self.view else ()
-        self.dead = {member.address for member in members if member.incarnation <= self.of(member.address).dead}
+        self.dead = {member.address for member in members if self.of(member.address).is_dead(member.incarnation)}
         self.unlisted = sum(1 for member in members if member.address not in self.config.servers)
 
     def note_unlinked(self, peer: str) -> None:
@@ -196,6 +216,14 @@ class NodeState:
         if self.view is not None and self.view.is_forced:
             return 1
         return (len(self.config.servers) + self.unlisted - len(self.absent) + 1) // 2
+
+    def forget_strangers(self) -> None:
+        """Keep in mind only who is in the view, or in the file."""
+        self.known = {address: known for address, known in self.known.items() if not self.is_stranger(address)}
+
+    def is_stranger(self, address: str) -> bool:
+        """Whether neither the view nor the file names it."""
+        return address not in self.config.servers and (self.view is None or address not in self.view.incarnations)
 
     def others(self) -> list[str]:
         """The other members of the view, in order of seniority."""
@@ -272,5 +300,5 @@ def slots_to_bytes(mask: int) -> bytes:
 
 
 def slots_from_bytes(packed: bytes) -> int:
-    """The mask of slots in a message; more than 256 bits are cut off."""
-    return int.from_bytes(packed[:SLOTS_BYTES], "little")
+    """The mask of slots in a message."""
+    return int.from_bytes(packed, "little")

@@ -81,6 +81,11 @@ DIAL_NON_MEMBER_S: Final = 1.0  # to a server outside the view, unless it is pro
 # A coordinator pings the servers outside its view this often: so clusters that were split find each other.
 NON_MEMBER_PING_S: Final = 1.0
 OBSERVED_STALE_S: Final = 2.0  # an outsider forgets a view none of whose members answers
+# A stamp that is later than all that have come since stands for so long (state.py): longer than any datagram is late.
+STAMP_KEPT_S: Final = 10.0
+# A member without a lease for so long goes over to another view that has it in (core.py). Shorter: two that are both
+# without one might change places.
+STUCK_S: Final = 3.0
 FINAL_VIEW_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
 ANTI_ENTROPY_S: Final = 0.02  # a peer that is behind is sent the view at most this often
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.readiness import LedSlots
 from app.cluster.replication import frames
-from app.cluster.replication.follower import Follower
+from app.cluster.replication.follower import STAGING_MAX_BYTES, Follower
 from app.cluster.replication.led import Joint, Led, Op
 from app.cluster.replication.primary import PENDING_MAX, PENDING_MAX_BYTES, WAITERS_MAX, Primary
 from app.cluster.replication.recent import RECENT_MAX, Recent
@@ -53,11 +53,14 @@ class Replication:
         backlog_max_bytes: int = PENDING_MAX_BYTES,
         queued_bytes: Callable[[str], int] = lambda peer: 0,
         recent_max: int = RECENT_MAX,
+        staging_max_bytes: int = STAGING_MAX_BYTES,
     ) -> None:
         """`reserve_bytes`: a store that may not evict takes no more PUTs as a primary when it has less room than
         this, so that there is room for what is in flight to it as a backup.
 
         `recent_max`: of how many writes the keys are kept (app/cluster/replication/recent.py).
+
+        `staging_max_bytes`: what may be gathered beside whole copies (app/cluster/replication/follower.py).
 
         `queued_bytes(peer)`: what its link has queued. While that is more than `backlog_max_bytes`, or a turn has
         ordered more for this peer, writes that it must have are refused; so no link takes on more than three times as
@@ -69,7 +72,7 @@ class Replication:
         self._mutations = mutations
         self.wait_ms = 0  # after a refusal: how long its client is to wait
         self._primary = Primary(shared, backlog_max_bytes, queued_bytes)
-        self._follower = Follower(shared)
+        self._follower = Follower(shared, staging_max_bytes)
         self._core_routes: list[str] = [UNKNOWN] * SLOT_COUNT
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT  # by slot; changed in place
         self.followed: list[Led | None] = [None] * SLOT_COUNT  # by slot; changed in place
@@ -124,7 +127,7 @@ class Replication:
 
     @property
     def staged_bytes(self) -> int:
-        """What is gathered beside whole copies: replication_follower.STAGING_MAX_BYTES at most, and one chunk."""
+        """What is gathered beside whole copies: `staging_max_bytes` at most, and one chunk."""
         return self._follower.staged_bytes
 
     # Membership and links.

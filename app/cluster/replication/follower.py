@@ -24,9 +24,9 @@ copy has every write that was ever acknowledged; half a copy has not. Only a cop
 and one that is empty, if the view names this node a learner. Rejected: wiping first, which loses acknowledged writes
 when the primary dies in that very moment.
 
-What is gathered is bounded for the node, whatever is sent by however many primaries: past STAGING_SOFT_BYTES only one
-of them gets credit for more chunks; past STAGING_MAX_BYTES the slots begun last wait for their turn. One that exceeds
-it alone is *lost*: the node says so, keeps what it has, and waits for a view that names it a learner of the slot; from
+What is gathered is bounded for the node, whatever is sent by however many primaries: past a quarter of the bound only
+one of them gets credit for more chunks; past the bound the slots begun last wait for their turn. One that exceeds it
+alone is *lost*: the node says so, keeps what it has, and waits for a view that names it a learner of the slot; from
 then on the copy counts no more, and is filled in place.
 """
 
@@ -48,10 +48,11 @@ RETRY_S: Final = 0.3
 
 # Gathered beside whole copies, over all primaries. The governor takes it off what the store may hold. Only what differs
 # from the copy in place is kept, so that the usual repair (a slot with a few writes that one copy lacks) takes little.
-# A slot that needs more than the second is dozens of times the usual size.
-STAGING_SOFT_BYTES: Final = 2 * 1024 * 1024
+# A slot that needs more is dozens of times the usual size. Of little memory at most this part; past this part of the
+# bound only one primary goes on.
 STAGING_MAX_BYTES: Final = 8 * 1024 * 1024
-assert STAGING_SOFT_BYTES < STAGING_MAX_BYTES
+STAGING_SHARE: Final = 16
+_SOFT_PART: Final = 4
 
 # When a copy that was filled in place has found no room, one is tried again after so long, twice as long each time.
 ROOM_PAUSE_S: Final = 0.5
@@ -72,7 +73,7 @@ class Session:
 class Follower:
     """All slots that this node holds for others."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, staging_max_bytes: int = STAGING_MAX_BYTES) -> None:
         self._shared = shared
         self._mutate = shared.mutations.apply
         self.sessions: dict[int, Session] = {}
@@ -91,8 +92,8 @@ class Follower:
         self._credit: dict[str, int] = {}  # chunks taken, by link
         self._owed: set[str] = set()  # primaries that wait for their credit
         self.staged_bytes = 0  # gathered beside whole copies
-        self.staging_soft_bytes = STAGING_SOFT_BYTES
-        self.staging_max_bytes = STAGING_MAX_BYTES
+        self.staging_soft_bytes = staging_max_bytes // _SOFT_PART
+        self.staging_max_bytes = staging_max_bytes
         self._told: dict[str, int] = {}  # flags last told
 
     @property

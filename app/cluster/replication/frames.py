@@ -4,7 +4,8 @@ Little-endian and fixed where it can be: an op costs 19 bytes besides its messag
 an op was rejected: four times the work on the path of every write.
 
 Tables of slots are rows of one size; sequences (ops, entries, replies) carry the lengths of their parts. A frame that
-is cut, too long, or breaks a limit raises `BadFrame`: the sender is no sound peer, and its link is to be closed.
+is cut, too long, or has a number out of its range (app/cluster/limits.py) raises `BadFrame`: the sender is no sound
+peer, and its link is to be closed. A slot has one byte, and each value of it is one.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
+from app.cluster.limits import CODE, EPOCH, REPORT, SEQ, TERM
 from app.storage.mutate import DELETE, HINDRANCES, NOTE, SET, WIPE
 from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES, SLOT_COUNT, VALUE_MAX_BYTES
 
@@ -65,6 +67,10 @@ assert _NUMBER.size + STRETCHES_MAX * SLOT_COUNT * _STRETCH.size <= BODY_MAX_BYT
 
 Position = tuple[int, int]  # term and seq of the last op in a copy; (0, 0): nothing was ever written
 NOWHERE: Final = (0xFFFFFFFF, 0xFFFFFFFF)  # in place of a position: the copy is not whole
+_TERM_MAX: Final = TERM.most
+_SEQ_MAX: Final = SEQ.most
+_CODE_MAX: Final = CODE.most
+assert NOWHERE[0] > _TERM_MAX
 
 
 class BadFrame(ValueError):
@@ -114,6 +120,32 @@ def _rows(layout: Struct, body: bytes, start: int, row_max: int = SLOT_COUNT) ->
     return list(layout.iter_unpack(memoryview(body)[start:]))
 
 
+def _report(body: bytes, at: int = 0) -> int:
+    """The number of a HAVE."""
+    (number,) = _NUMBER.unpack_from(body, at)
+    if not REPORT.has(number):
+        raise BadFrame("no number of a report")
+    return int(number)
+
+
+def _view_name(body: bytes) -> tuple[int, int]:
+    """Epoch and nonce, at the start of a body."""
+    epoch, nonce = _VIEW.unpack_from(body)
+    if not EPOCH.has(epoch):
+        raise BadFrame(f"epoch {epoch}")
+    return epoch, nonce
+
+
+def _is_at(term: int, seq: int) -> bool:
+    """Whether a copy that is whole can be there."""
+    return term <= _TERM_MAX and seq <= _SEQ_MAX
+
+
+def _is_session(term: int, position: Position) -> bool:
+    """Whether a session can have this term, and begin there."""
+    return 0 < term <= _TERM_MAX and _is_at(*position)
+
+
 def encode_have(epoch: int, nonce: int, number: int, rows: Iterable[tuple[int, Position]]) -> bytes:
     """What a follower has."""
     table = b"".join(_POSITION.pack(slot, term, seq) for slot, (term, seq) in rows)
@@ -124,10 +156,12 @@ def decode_have(body: bytes) -> tuple[int, int, int, list[tuple[int, Position]]]
     """Epoch, nonce, number of the report, and slots with positions."""
     if len(body) < _VIEW.size + _NUMBER.size:
         raise BadFrame(f"HAVE of {len(body)} bytes")
-    epoch, nonce = _VIEW.unpack_from(body)
-    (number,) = _NUMBER.unpack_from(body, _VIEW.size)
-    rows = _rows(_POSITION, body, _VIEW.size + _NUMBER.size)
-    return epoch, nonce, number, [(slot, (term, seq)) for slot, term, seq in rows]
+    epoch, nonce = _view_name(body)
+    number = _report(body, _VIEW.size)
+    rows = [(slot, (term, seq)) for slot, term, seq in _rows(_POSITION, body, _VIEW.size + _NUMBER.size)]
+    if not all(_is_at(*position) or position == NOWHERE for _, position in rows):
+        raise BadFrame(f"HAVE of {rows}")
+    return epoch, nonce, number, rows
 
 
 def encode_query(epoch: int, nonce: int, slots: Iterable[int]) -> bytes:
@@ -138,8 +172,7 @@ def decode_query(body: bytes) -> tuple[int, int, bytes]:
     """Epoch and nonce of the asker's view, and the slots."""
     if not _VIEW.size <= len(body) <= _VIEW.size + SLOT_COUNT:
         raise BadFrame(f"QUERY of {len(body)} bytes")
-    epoch, nonce = _VIEW.unpack_from(body)
-    return epoch, nonce, body[_VIEW.size :]
+    return *_view_name(body), body[_VIEW.size :]
 
 
 def encode_start(number: int, rows: Iterable[tuple[int, int, Position]]) -> bytes:
@@ -151,9 +184,11 @@ def decode_start(body: bytes) -> tuple[int, list[tuple[int, int, Position]]]:
     """The number of the HAVE answered, and rows of slot, term and position."""
     if len(body) < _NUMBER.size:
         raise BadFrame(f"GO or BEGIN of {len(body)} bytes")
-    (number,) = _NUMBER.unpack_from(body)
-    rows = _rows(_START, body, _NUMBER.size)
-    return number, [(slot, term, (at_term, at_seq)) for slot, term, at_term, at_seq in rows]
+    number = _report(body)
+    rows = [(slot, term, (at_term, at_seq)) for slot, term, at_term, at_seq in _rows(_START, body, _NUMBER.size)]
+    if not all(_is_session(term, position) for _, term, position in rows):
+        raise BadFrame(f"GO or BEGIN of {rows}")
+    return number, rows
 
 
 def encode_ack(flags: int, rows: Iterable[tuple[int, int, int]]) -> bytes:
@@ -164,7 +199,10 @@ def decode_ack(body: bytes) -> tuple[int, list[tuple[int, ...]]]:
     """What hinders mutations there (flags of app/storage/mutate.py), and rows of slot, term and seq."""
     if not body or body[0] & ~HINDRANCES:
         raise BadFrame("ACK without sound flags")
-    return body[0], _rows(_POSITION, body, 1)
+    rows = _rows(_POSITION, body, 1)
+    if not all(_is_at(term, seq) for _, term, seq in rows):
+        raise BadFrame(f"ACK of {rows}")
+    return body[0], rows
 
 
 def encode_end(rows: Iterable[tuple[int, int]]) -> bytes:
@@ -173,7 +211,10 @@ def encode_end(rows: Iterable[tuple[int, int]]) -> bytes:
 
 def decode_end(body: bytes) -> list[tuple[int, ...]]:
     """Rows of slot and term."""
-    return _rows(_SLOT_TERM, body, 0)
+    rows = _rows(_SLOT_TERM, body, 0)
+    if any(term > _TERM_MAX for _, term in rows):
+        raise BadFrame(f"END of {rows}")
+    return rows
 
 
 def encode_credit(count: int) -> bytes:
@@ -196,8 +237,11 @@ def decode_past(body: bytes) -> tuple[int, list[tuple[int, ...]]]:
     """The number of the HAVE answered, and rows of slot, term, first and last seq."""
     if len(body) < _NUMBER.size:
         raise BadFrame(f"PAST of {len(body)} bytes")
-    (number,) = _NUMBER.unpack_from(body)
-    return number, _rows(_STRETCH, body, _NUMBER.size, STRETCHES_MAX * SLOT_COUNT)
+    number = _report(body)
+    rows = _rows(_STRETCH, body, _NUMBER.size, STRETCHES_MAX * SLOT_COUNT)
+    if not all(first <= last and _is_at(term, last) for _, term, first, last in rows):
+        raise BadFrame(f"PAST of {rows}")
+    return number, rows
 
 
 def encode_patches(number: int, patches: Iterable[Patch]) -> bytes:
@@ -209,12 +253,27 @@ def encode_patches(number: int, patches: Iterable[Patch]) -> bytes:
     return b"".join(parts)
 
 
-def decode_patches(body: bytes) -> tuple[int, list[Patch]]:
+def decode_touched(body: bytes) -> tuple[int, list[Patch]]:
     """The number of the HAVE that this goes back to, and what it says by slot."""
+    number, patches = _decode_patches(body)
+    if not all(not patch.term and (_is_at(*patch.position) or patch.position == NOWHERE) for patch in patches):
+        raise BadFrame("TOUCHED of a session, or from no position")
+    return number, patches
+
+
+def decode_patches(body: bytes) -> tuple[int, list[Patch]]:
+    """The number of the HAVE that is answered, and what is to be patched by slot."""
+    number, patches = _decode_patches(body)
+    if not all(_is_session(patch.term, patch.position) for patch in patches):
+        raise BadFrame("PATCH of no session")
+    return number, patches
+
+
+def _decode_patches(body: bytes) -> tuple[int, list[Patch]]:
     at, end = _NUMBER.size, len(body)
     if not at <= end <= BODY_MAX_BYTES:
         raise BadFrame(f"patches of {end} bytes")
-    (number,) = _NUMBER.unpack_from(body)
+    number = _report(body)
     patches = []
     while at < end:
         if end - at < _PATCH.size:
@@ -265,9 +324,14 @@ def decode_ops(body: bytes) -> list[OpFields]:
             or blob_bytes > BLOB_MAX_BYTES
             or (kind in (PUT_OP, REMOVE_OP)) != (key_bytes > 0)
             or (kind != PUT_OP and blob_bytes)
+            or code > _CODE_MAX
+            or term > _TERM_MAX
+            or seq > _SEQ_MAX
             or blob_at + blob_bytes > end
         ):
-            raise BadFrame(f"an op of kind {kind}: {id_bytes}, {key_bytes}, {blob_bytes} bytes")
+            raise BadFrame(
+                f"an op of kind {kind}, code {code}, {term}, {seq}: {id_bytes}, {key_bytes}, {blob_bytes} bytes"
+            )
         message_id, key = body[at + _OP.size : key_at], body[key_at:blob_at]
         at = blob_at + blob_bytes
         ops.append(_tuple(OpFields, (kind, slot, code, message_id, key, term, seq, body[blob_at:at])))
@@ -311,8 +375,8 @@ def decode_replies(body: bytes) -> list[tuple[int, int, bytes]]:
             raise BadFrame("a reply is cut")
         slot, code, id_bytes = _REPLY.unpack_from(body, at)
         at += _REPLY.size
-        if not 0 < id_bytes <= MESSAGE_ID_MAX_BYTES or at + id_bytes > end:
-            raise BadFrame(f"a reply of {id_bytes} bytes")
+        if not 0 < id_bytes <= MESSAGE_ID_MAX_BYTES or at + id_bytes > end or code > _CODE_MAX:
+            raise BadFrame(f"a reply of code {code} and {id_bytes} bytes")
         replies.append((slot, code, body[at : at + id_bytes]))
         at += id_bytes
     return replies

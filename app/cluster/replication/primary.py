@@ -12,6 +12,7 @@ What a dead primary had not acknowledged therefore survives if the one chosen as
 from collections.abc import Callable
 from typing import Any, Final
 
+from app.cluster.limits import SEQ_RENEWED
 from app.cluster.replication import frames
 from app.cluster.replication.frames import Position
 from app.cluster.replication.led import Joint, Led, Op, Outbox, Progress
@@ -66,6 +67,10 @@ class Primary:
         self._cluster_id, self._epoch = (view.cluster_id, view.epoch) if view else (0, 0)
         self._synced.clear()
         self.lost.clear()
+        members = view.incarnations if view else {}
+        self._outboxes = {
+            peer: outbox for peer, outbox in self._outboxes.items() if peer in members or peer in self._shared.links
+        }
         for slot, led in list(self.led.items()):
             if slot not in mine or not direct:
                 self._give_up(led)
@@ -101,6 +106,8 @@ class Primary:
                 shared.out.emptied |= 1 << slot
                 shared.store.wipe((slot,))
                 shared.replies.forget_slots(1 << slot)
+                base = (view.epoch, 0)
+            elif base[1] > SEQ_RENEWED:  # which none has come to by counting: there would be no end of it to come to
                 base = (view.epoch, 0)
             led = self.led[slot] = Led(slot, view.epoch, base)
             shared.positions[slot] = base
@@ -268,7 +275,7 @@ class Primary:
 
     def on_touched(self, peer: str, body: bytes) -> None:
         """Up to where a follower has what we have, and what it has written since."""
-        number, patches = frames.decode_patches(body)
+        number, patches = frames.decode_touched(body)
         for patch in patches:
             led = self.led.get(patch.slot)
             progress = led.progress.get(peer) if led else None

@@ -28,14 +28,29 @@ WINDOW: Final = 4  # chunks of FRAME_FILL_BYTES: 128 KiB in flight a follower
 RATE_BYTES_S: Final = 16 * 1024 * 1024
 ENTRY_COST_BYTES: Final = 400
 BURST_BYTES: Final = 1024 * 1024
+# A chunk is full, too, when its entries have cost so many bytes each besides their own: 400 of the smallest. Less:
+# steps of more than 2 ms, here and where they are put.
+ENTRY_WORK_BYTES: Final = 64
 REPLIES_SEEN: Final = 1024  # remembered replies looked through for one chunk, of whatever slots: about 0.3 ms
+
+
+@dataclass(slots=True)
+class Keys:
+    """What is still to be sent of a slot, listed a part at a time: all of it may be in one slot."""
+
+    listed: list[bytes]
+    cursor: int | None = None  # of the part to be listed next (Store.keys_from); None: there is none
+
+    @property
+    def is_left(self) -> bool:
+        return bool(self.listed) or self.cursor is not None
 
 
 @dataclass(slots=True)
 class Batch:
     """Slots on their way to one follower."""
 
-    slots: dict[int, list[bytes]]  # keys still to be sent
+    slots: dict[int, Keys]
     patched: dict[int, list[bytes]]  # by slot of which not all is sent: messageIDs whose replies are still to be sent
     bucket: int = 0  # of all others: replies in earlier ones have been sent
 
@@ -155,7 +170,7 @@ class Transfer:
             rows = [(slot, self._led[slot].term, self._led[slot].position) for slot in some]
             self._shared.send(peer, frames.BEGIN, frames.encode_start(number, rows))
         stream.batch = Batch(
-            {slot: patches[slot].keys if slot in patches else self._shared.store.keys(slot) for slot in slots},
+            {slot: Keys(patches[slot].keys) if slot in patches else self._keys(slot, 0) for slot in slots},
             {slot: patch.message_ids for slot, patch in patches.items()},
         )
         return True
@@ -196,7 +211,7 @@ class Transfer:
         parts = self._entries(batch)
         if parts:
             self._send_chunk(peer, stream, frames.ENTRIES, parts)
-        done = [slot for slot, keys in batch.slots.items() if not keys]
+        done = [slot for slot, keys in batch.slots.items() if not keys.is_left]
         if done:
             self.before_chunk(peer)
             self._shared.send(peer, frames.END, frames.encode_end((slot, self._led[slot].term) for slot in done))
@@ -229,14 +244,23 @@ class Transfer:
         batch.bucket += count
         return [frames.encode_reply(slot, code, message_id) for message_id, slot, code in found]
 
+    def _keys(self, slot: int, cursor: int) -> Keys:
+        listed, cursor = self._shared.store.keys_from(slot, cursor)
+        return Keys(listed, cursor or None)
+
     def _entries(self, batch: Batch) -> list[bytes]:
+        store = self._shared.store
         parts: list[bytes] = []
         size = 0
         for slot, keys in batch.slots.items():
-            while keys and size < self.chunk_bytes:
-                key = keys.pop()
-                blob = self._shared.store.peek(slot, key)
+            while keys.is_left and size < self.chunk_bytes:
+                if not keys.listed:
+                    assert keys.cursor is not None
+                    keys = batch.slots[slot] = self._keys(slot, keys.cursor)
+                    continue
+                key = keys.listed.pop()
+                blob = store.peek(slot, key)
                 if blob is not None:  # else removed, or evicted, since
                     parts.append(frames.encode_entry(slot, key, blob))
-                    size += len(parts[-1])
+                    size += len(parts[-1]) + ENTRY_WORK_BYTES
         return parts

@@ -1,5 +1,5 @@
 "use strict";
-// Asks /status.json each second and shows it. Text reaches the document as text only, never as markup.
+// Asks status.json each second and shows it. Addresses are relative: a proxy may have put the page below a path. Text reaches the document as text only, never as markup.
 
 const SLOTS = 256;
 const POLL_MS = 1000;
@@ -400,7 +400,7 @@ async function refresh() {
   let isLost = false;
   clearTimeout(timer);
   try {
-    const response = await fetch("/status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+    const response = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
     if (!response.ok) throw new Error(`status ${response.status}`);
     last = await response.json();
     lastAt = Date.now();

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cluster.membership.agreement import RANKS, Acceptor, Phase, Proposal, has_quorum, next_ballot
+from app.cluster.limits import RANKS
+from app.cluster.membership.agreement import Acceptor, Phase, Proposal, has_quorum, next_ballot
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 

@@ -5,9 +5,11 @@ from math import inf
 
 import pytest
 
+from app.cluster import limits
 from app.cluster.events import Log
+from app.cluster.limits import RANKS, ballots_below
 from app.cluster.membership import timing
-from app.cluster.membership.agreement import BALLOT_MAX, RANKS, Phase
+from app.cluster.membership.agreement import Phase
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import ALIVE, FAILED, SUSPECTED, Detector
@@ -103,12 +105,19 @@ class Rig:
         self.coordinator.on_accepted(peer, from_peer(self.state, peer, pb.ACCEPTED, ballot=ballot))
         return take_sent(self.state)
 
-    def prepare(self, peer: str, ballot: int = BALLOT, **fields: object) -> Sent:
+    def first_ballot(self, peer: str) -> int:
+        """Of a member, or of a newcomer."""
+        addresses = self.state.view.addresses if self.state.view else ()
+        return RANKS + (addresses.index(peer) if peer in addresses else 0)
+
+    def prepare(self, peer: str, ballot: int = 0, **fields: object) -> Sent:
+        ballot = ballot or self.first_ballot(peer)
         self.coordinator.on_prepare(peer, from_peer(self.state, peer, pb.PREPARE, ballot=ballot, **fields))
         (answer,) = take_sent(self.state)
         return answer
 
-    def accept(self, peer: str, view: View, ballot: int = BALLOT) -> Sent:
+    def accept(self, peer: str, view: View, ballot: int = 0) -> Sent:
+        ballot = ballot or self.first_ballot(peer)
         message = from_peer(self.state, peer, pb.ACCEPT, ballot=ballot, view=to_message(view))
         self.coordinator.on_accept(peer, message)
         (answer,) = take_sent(self.state)
@@ -297,7 +306,7 @@ class TestWhen:
         assert timing.ROUND_BACKOFF_S * 0.2 <= min(waits) < max(waits) <= timing.ROUND_BACKOFF_S * 1.0001
         assert len(set(waits)) > 100
 
-    @pytest.mark.parametrize("higher", [0, BALLOT, BALLOT_MAX])
+    @pytest.mark.parametrize("higher", [0, BALLOT, ballots_below(0.0), limits.BALLOT.most])
     def test_a_reject_that_names_no_higher_ballot_changes_nothing(self, higher: int) -> None:
         rig = Rig()
         rig.coordinator.renew = True
@@ -561,7 +570,7 @@ class TestAgreement:
         rig = Rig("b", "abcde")
         rig.set_state(a=FAILED)
         rig.run()
-        answer = rig.prepare("c", RANKS)
+        answer = rig.prepare("a", RANKS)
         assert (answer.kind, answer.message.accepted_ballot) == ("REJECT", RANKS + 1)
         rig.promise("c", RANKS + 1)
         sent = rig.promise("d", RANKS + 1)
@@ -853,7 +862,7 @@ class TestHelping:
         rig.set_state(a=state)
         answer = rig.prepare(proposer)
         assert answer.kind == ("PROMISE" if helps else "REJECT")
-        assert answer.message.ballot == BALLOT
+        assert answer.message.ballot == rig.first_ballot(proposer)
         if not helps:
             assert answer.message.accepted_ballot == 0  # no higher ballot is in the way
             assert rig.accept(proposer, following(rig.view)).kind == "REJECT"
@@ -911,7 +920,7 @@ class TestHelping:
         rig.set_state(a=FAILED)
         assert rig.accept("c", following(rig.view)).kind == "ACCEPTED"
         assert rig.state.support_withdrawn
-        assert rig.coordinator._ballot_seen == BALLOT
+        assert rig.coordinator._ballot_seen == rig.first_ballot("c")
 
     def test_a_malformed_view_is_not_accepted(self) -> None:
         rig = Rig("b")
@@ -927,9 +936,9 @@ class TestHelping:
             ({"cluster_id": 8}, "stale view"),
             ({"nonce": 9}, "stale view"),
             ({"ballot": 0}, "bad ballot"),
-            ({"ballot": BALLOT_MAX}, "bad ballot"),
-            ({"ballot": BALLOT_MAX - 1}, ""),
-            ({"ballot": 1}, ""),
+            ({"ballot": ballots_below(0.0)}, "bad ballot"),
+            ({"ballot": ballots_below(0.0) - RANKS}, ""),
+            ({"ballot": RANKS}, ""),
         ],
     )
     def test_what_belongs_to_another_decree_is_dropped(self, fields: dict[str, int], reason: str) -> None:

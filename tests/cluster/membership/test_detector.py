@@ -487,6 +487,7 @@ class TestRelays:
 class TestAccusations:
     def test_who_is_accused_refutes_to_all_and_doubts_itself(self) -> None:
         state, detector = a_detector("abc")
+        detector._refutation = 4
         detector.on_suspect("b", from_peer(state, "b", pb.SUSPECT, target="a", target_incarnation=10, number=4))
         sent = take_sent(state)
         assert {(one.peer, one.kind, one.message.number) for one in sent} == {("b", "REFUTE", 5), ("c", "REFUTE", 5)}
@@ -496,6 +497,12 @@ class TestAccusations:
         detector.health = timing.HEALTH_MAX
         detector.on_suspect("b", from_peer(state, "b", pb.SUSPECT, target="a", target_incarnation=10))
         assert detector.health == timing.HEALTH_MAX
+
+    def test_a_refutation_that_is_not_ours_yet_is_nothing_to_be_above_of(self) -> None:
+        """Were it, the next one might not fit a message."""
+        state, detector = a_detector("abc")
+        detector.on_suspect("b", from_peer(state, "b", pb.SUSPECT, target="a", target_incarnation=10, number=1))
+        assert (take_kinds(state), detector.health) == ([], 0)
 
     def test_refutations_count_from_one(self) -> None:
         state, detector = a_detector("ab")

@@ -49,7 +49,7 @@ def test_without_a_view_there_is_nothing_to_go_by() -> None:
 def test_masks_of_slots_travel_as_bytes() -> None:
     mask = 1 << 255 | 1 << 9 | 1
     assert slots_from_bytes(slots_to_bytes(mask)) == mask
-    assert slots_from_bytes(slots_to_bytes(mask) + b"\xff") == mask  # more is cut off
+    assert slots_from_bytes(b"") == 0
     assert slots_to_bytes(1)[0] == 1
 
 

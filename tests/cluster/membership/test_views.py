@@ -142,6 +142,18 @@ class TestOutside:
         assert of_kind(effects, Reset) == [Reset(node.core.incarnation)]
         assert node.core._state.support_until == -inf
 
+    def test_the_members_of_a_view_that_has_just_come_have_as_long_to_answer(self) -> None:
+        """It may come from somebody who is not in it any more."""
+        node = Node("d", "abcde").join()
+        following = after(VIEW, gone={"a": "dead"})
+        node.tick(timing.OBSERVED_STALE_S - 0.1)
+        node.get("e", pb.VIEW, view=following, by=following)
+        assert node.core.view == following
+        node.tick(timing.OBSERVED_STALE_S - 0.1)
+        assert node.core.view == following
+        node.tick(0.2)
+        assert node.core.view is None
+
     def test_with_newcomers_like_itself_it_founds_a_cluster(self) -> None:
         node = Node("a", "abc")
         for peer in "bc":

@@ -89,7 +89,7 @@ class TestTelling:
         rig.follower.on_past("a", frames.encode_past(number, [(slot, 4, 10, 20) for slot in slots]))
         sent = take_frames(rig.shared)
         assert [(peer, kind) for peer, kind, _ in sent] == [("a", frames.TOUCHED)] * frames_sent
-        patches = [patch for _, _, body in sent for patch in frames.decode_patches(body)[1]]
+        patches = [patch for _, _, body in sent for patch in frames.decode_touched(body)[1]]
         assert {patch.slot for patch in patches} == slots
         assert all((patch.position, len(patch.keys)) == (BASE, writes) for patch in patches)
         assert all(len(body) <= frames.FRAME_FILL_BYTES + 64 for _, _, body in sent)

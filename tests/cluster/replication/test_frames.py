@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.cluster import limits
 from app.cluster.replication import frames
 from app.cluster.replication.frames import BadFrame
 from app.storage.mutate import HINDRANCES
@@ -18,6 +19,10 @@ ENTRY = frames.encode_entry(7, b"key", b"blob")
 REPLY = frames.encode_reply(7, 1, b"id")
 PATCHES = [
     frames.Patch(0, 5, (4, 1 << 40), [b"k" * KEY_MAX_BYTES, b"l"], [b"m" * MESSAGE_ID_MAX_BYTES]),
+    frames.Patch(255, 5, (0, 0), [], []),
+]
+TOUCHED = [
+    frames.Patch(0, 0, (4, 1 << 40), [b"k" * KEY_MAX_BYTES, b"l"], [b"m" * MESSAGE_ID_MAX_BYTES]),
     frames.Patch(255, 0, frames.NOWHERE, [], []),
 ]
 
@@ -32,6 +37,7 @@ SOUND: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "credit": (frames.decode_credit, frames.encode_credit(17)),
     "past": (frames.decode_past, frames.encode_past(3, [(0, 1, 2, 3), (255, 4, 5, 1 << 40)])),
     "patches": (frames.decode_patches, frames.encode_patches(3, PATCHES)),
+    "touched": (frames.decode_touched, frames.encode_patches(3, TOUCHED)),
     "ask": (frames.decode_query, frames.encode_query(1, 2, [])),
 }
 
@@ -44,6 +50,7 @@ def test_there_and_back() -> None:
     assert frames.decode_credit(SOUND["credit"][1]) == 17
     assert frames.decode_past(SOUND["past"][1]) == (3, [(0, 1, 2, 3), (255, 4, 5, 1 << 40)])
     assert frames.decode_patches(SOUND["patches"][1]) == (3, PATCHES)
+    assert frames.decode_touched(SOUND["touched"][1]) == (3, TOUCHED)
     assert sum(patch.size_bytes for patch in PATCHES) == len(SOUND["patches"][1]) - 4
     assert frames.decode_query(frames.encode_query(1, 2, [4, 255])) == (1, 2, bytes([4, 255]))
     assert frames.decode_query(frames.encode_query(1, 2, [])) == (1, 2, b"")
@@ -129,11 +136,12 @@ def test_whatever_arrives_is_taken_or_refused(decode: Callable[[bytes], Any], bo
 
 
 NAMES = st.lists(st.binary(min_size=1, max_size=KEY_MAX_BYTES), max_size=5)
-POSITIONS = st.tuples(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1))
-U32 = st.integers(0, (1 << 32) - 1)
+POSITIONS = st.tuples(st.integers(*limits.TERM), st.integers(*limits.SEQ))
+SESSIONS = st.integers(*limits.EPOCH)
+NUMBERS = st.integers(*limits.REPORT)
 
 
-@given(U32, st.lists(st.builds(frames.Patch, st.integers(0, 255), U32, POSITIONS, NAMES, NAMES), max_size=5))
+@given(NUMBERS, st.lists(st.builds(frames.Patch, st.integers(0, 255), SESSIONS, POSITIONS, NAMES, NAMES), max_size=5))
 def test_patches_go_there_and_back(number: int, patches: list[frames.Patch]) -> None:
     body = frames.encode_patches(number, patches)
     assert frames.decode_patches(body) == (number, patches)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.cluster.limits import SEQ, SEQ_RENEWED
 from app.cluster.replication import frames
 from app.cluster.replication.frames import NOWHERE, BadFrame
 from app.cluster.replication.led import Led, Op
@@ -85,6 +86,37 @@ class Rig:
             if kind == frames.OPS:
                 ops.setdefault(peer, []).extend(op.seq for op in frames.decode_ops(body))
         return ops
+
+
+class TestFarAhead:
+    """A copy that came with a seq which none comes to by counting."""
+
+    @pytest.mark.parametrize(
+        ("seq", "begins"), [(SEQ_RENEWED, (4, SEQ_RENEWED)), (SEQ_RENEWED + 1, (5, 0)), (SEQ.most, (5, 0))]
+    )
+    def test_the_next_primary_begins_again(self, seq: int, begins: frames.Position) -> None:
+        rig = Rig(base=(4, seq))
+        assert rig.led.base == rig.led.position == begins
+        assert rig.shared.positions[SLOT] == begins
+        rig.agree("b", "c")
+        assert rig.led.is_open
+        rig.write(b"m")
+        assert rig.sent_ops() == {"b": [begins[1] + 1], "c": [begins[1] + 1]}
+
+    def test_who_has_such_a_copy_is_given_it_anew(self) -> None:
+        rig = Rig(base=(4, SEQ.most))
+        rig.have("b", (4, SEQ.most))
+        assert (("b", frames.GO)) not in rig.sent()
+
+
+def test_of_peers_that_are_gone_nothing_is_kept() -> None:
+    rig = Rig()
+    for name in ("x", "y", "z"):
+        rig.primary._outbox(name)
+    rig.enter(a_view(6, "a", "bc"))
+    assert set(rig.primary._outboxes) <= set("abcd")
+    rig.enter(None)
+    assert set(rig.primary._outboxes) <= set("bcd")
 
 
 class TestBecomingPrimary:

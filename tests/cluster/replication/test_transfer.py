@@ -128,6 +128,40 @@ class TestContent:
         chunks = sum(kind in CHUNK_KINDS for kind, _ in rig.chunks())
         assert len(rig.flushed) == chunks + 2  # and before BEGIN, and before END
 
+    def test_a_slot_of_very_many_entries_is_listed_a_part_at_a_time(self) -> None:
+        """All that a node holds may be in one slot. Entries come and go meanwhile, and its tables with them."""
+        rig = Rig()
+        store = rig.shared.store
+        entries = rig.fill(30_000, 1)
+        assert len(store.tables(SLOT)) > 20
+        rig.give(SLOT)
+        batch = rig.transfer._streams["b"].batch
+        assert batch is not None
+        sent: list[tuple[int, bytes]] = []
+        gone: set[bytes] = set()
+        for frame in rig.chunks():
+            sent.append(frame)
+            if SLOT in batch.slots:
+                assert len(batch.slots[SLOT].listed) <= 2_700
+            for number in range(len(gone), min(len(gone) + 1_000, 20_000)):
+                gone.add(b"key%d" % number)
+                assert store.remove(SLOT, b"key%d" % number)
+        given = entries_in(sent)
+        assert len(gone) == 20_000
+        assert {key: given[key] for key in entries if key not in gone} == {
+            key: blob for key, blob in entries.items() if key not in gone
+        }
+        assert sent[-1] == (frames.END, frames.encode_end([(SLOT, 5)]))
+
+    def test_a_chunk_of_the_smallest_entries_has_some_hundreds(self) -> None:
+        """They take work, where they are read and where they are put, and hardly any bytes."""
+        rig = Rig()
+        rig.fill(5_000, 0)
+        rig.give(SLOT)
+        counts = [len(frames.decode_entries(body)) for kind, body in rig.chunks() if kind == frames.ENTRIES]
+        assert sum(counts) == 5_000
+        assert max(counts) <= 450
+
     def test_an_empty_slot_is_begun_and_ended(self) -> None:
         rig = Rig()
         rig.give(SLOT)

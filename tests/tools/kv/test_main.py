@@ -14,13 +14,14 @@ from app.wire.protocol import FOUND, NO_SPC_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer
 from tests.support.nodes import REPOSITORY, run_python
+from tools import cli
 from tools.kv import __main__ as kv
 
 Captured = pytest.CaptureFixture[bytes]
 
 
 def run(peer: Peer, *arguments: str) -> int:
-    return kv.main(["-s", peer.name, *arguments])
+    return cli.status_of("kv.py", lambda: kv.main(["-s", peer.name, *arguments]))
 
 
 def status_of(*peers: Peer, **changes: object) -> bytes:
@@ -80,6 +81,9 @@ def test_a_value_from_a_file(tmp_path: Path, capfdbinary: Captured) -> None:
     assert capfdbinary.readouterr().err.endswith(b"/none: No such file or directory\n")
 
 
+KEY = {"key": "key", "key_encoding": "utf-8"}
+
+
 def test_json(capfdbinary: Captured) -> None:
     with Peer() as peer:
 
@@ -87,12 +91,15 @@ def test_json(capfdbinary: Captured) -> None:
             assert run(peer, *arguments, "--json") == 0
             return json.loads(capfdbinary.readouterr().out)
 
-        assert printed("put", "key", "välue", "--version", "7") == {"key": "key", "bytes": 6, "version": 7}
-        assert printed("get", "key") == {"key": "key", "value": "välue", "encoding": "utf-8", "version": 7}
+        assert printed("put", "key", "välue", "--version", "7") == {**KEY, "bytes": 6, "version": 7}
+        assert printed("get", "key") == {**KEY, "value": "välue", "encoding": "utf-8", "version": 7}
         peer.store[b"key"] = (b"\xff\0", 0)
         assert printed("get", "key")["value"] == "/wA="
         assert printed("get", "key")["encoding"] == "base64"
-        assert printed("remove", "key") == {"key": "key", "removed": True}
+        assert printed("remove", "key") == {**KEY, "removed": True}
+        for made in (("put", "value"), ("get",), ("remove",)):
+            told = printed(made[0], os.fsdecode(b"\xff\0k"[::2]), *made[1:])
+            assert (told["key"], told["key_encoding"]) == ("/2s=", "base64")
         assert printed("pid") == {"pid": os.getpid()}
         (answer,) = printed("ping")
         assert (answer["server"], answer["alive"]) == (peer.name, True)

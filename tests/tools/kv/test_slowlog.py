@@ -25,7 +25,7 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_for_people() -> None:
-    assert table(SLOW).splitlines() == [
+    assert table(SLOW) == [
         "7 requests took 5 ms or more since the node started",
         "",
         "TIME                COMMAND   KEY  SLOT  DURATION_MS  HOW    CLIENT           SHARED_BY",
@@ -35,9 +35,9 @@ def test_a_table_for_people() -> None:
 
 
 def test_what_is_left_out_is_said() -> None:
-    assert table({**SLOW, "cut": True}).endswith("(older ones did not fit the answer; /slowlog over HTTP has them all)")
-    assert table({**SLOW, "entries": []}) == "7 requests took 5 ms or more since the node started"
+    assert table({**SLOW, "cut": True})[-1] == "(older ones did not fit the answer; /slowlog over HTTP has them all)"
+    assert table({**SLOW, "entries": []}) == ["7 requests took 5 ms or more since the node started"]
 
 
 def test_off() -> None:
-    assert table({"threshold_ms": None}) == "the node keeps no slow requests: start it with --slow-ms MILLISECONDS"
+    assert table({"threshold_ms": None}) == ["the node keeps no slow requests: start it with --slow-ms MILLISECONDS"]

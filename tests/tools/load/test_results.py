@@ -93,7 +93,7 @@ def test_the_curve_rises_to_the_maximum() -> None:
 
 def test_for_people() -> None:
     made = result(1, workload="a", faults=Plan(servers=()).faults)
-    text = text_of(made)
+    text = "\n".join(text_of(made))
     assert "24 ops/s" in text
     assert "workload a" in text
     assert "missing 1" in text
@@ -102,7 +102,7 @@ def test_for_people() -> None:
     assert line_of(made).startswith("24 ops/s  p50 0.050")
     assert "\n" not in line_of(made)
     made["generator"]["busy"] = 0.99
-    assert "may be what limited the rate" in text_of(made)
+    assert "may be what limited the rate" in "\n".join(text_of(made))
 
 
 # Side by side.
@@ -117,7 +117,7 @@ def test_a_comparison_gives_ratios(tmp_path: Path) -> None:
     first, second = result(2), result(1, target="memcached")
     first["ops_per_s"], second["ops_per_s"] = 1000, 4000
     paths = (write(tmp_path / "a.json", first), write(tmp_path / "b.json", second))
-    lines = table(read_result(paths[0]), read_result(paths[1]), paths).splitlines()
+    lines = table(read_result(paths[0]), read_result(paths[1]), paths)
     cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:5]] for line in lines}
     assert cells[""] == ["kv", "memcached", "kv / memcached"]
     assert cells["ops/s"] == ["1,000", "4,000", "0.25"]
@@ -132,7 +132,7 @@ def test_a_comparison_of_unlike_loads_says_so_and_leaves_gaps(tmp_path: Path) ->
     del second["latency"]["put"]
     second["timeouts"] = 0
     paths = (str(tmp_path / "a.json"), str(tmp_path / "b.json"))
-    text = table(first, second, paths)
+    text = "\n".join(table(first, second, paths))
     assert text.splitlines()[0].split() == ["|", "|", "a", "|", "b", "|", "a", "/", "b", "|"]
     assert "Not the same load: rate 0.0 and 5.0; value_size 64 and etc." in text
     cells = {line.split("|")[1].strip(): line.split("|")[2:5] for line in text.splitlines() if "|" in line}

@@ -1,0 +1,57 @@
+"""The secret that the nodes of a cluster share: where it comes from, and what is too weak to be one.
+
+It is not guessed from what nodes send as long as it is random and long enough: whoever records a handshake can try
+secrets on it at home, billions a second, so one that people make up, or a short one, is none. 16 bytes is the length
+below which a node does not start; how random they are nobody can see from outside.
+
+Both sources are read alike, so that nodes of which one has it from a variable and another from a file agree: one line
+end at the end, which editors, `echo` and mounted files add, is no part of it.
+"""
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import Final
+
+# 128 bits if every one is random; base64 and hexadecimal text of that length still have 96 and 64.
+SECRET_MIN_BYTES: Final = 16
+# A file of more than 4 KiB is no secret.
+SECRET_MAX_BYTES: Final = 4096
+_HOW_TO: Final = "make one by `head -c 24 /dev/urandom | base64`"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A secret that was read from a file."""
+
+    secret: bytes = field(repr=False)
+    path: str
+    exposed_mode: str | None  # the file's mode, like "0644", if users who are neither owner nor group may open it
+
+
+def parse_secret(text: str) -> bytes:
+    """The secret that a variable holds. ValueError if it is too short or too long."""
+    return _checked(os.fsencode(text))
+
+
+def read_secret(path: str) -> SecretFile:
+    """The secret that a file holds, or a pipe like that of the shell's <(...). ValueError with what is wrong."""
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read(SECRET_MAX_BYTES + 3)  # a byte more than fits with its line end
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ValueError(f"can't read it: {error.strerror if isinstance(error, OSError) else error}") from None
+    # Of what is no regular file the mode says nothing of who can read it. A group is given to a file on purpose.
+    is_exposed = stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    return SecretFile(_checked(data), path, f"{stat.S_IMODE(status.st_mode):04o}" if is_exposed else None)
+
+
+def _checked(data: bytes) -> bytes:
+    secret = data.removesuffix(b"\n").removesuffix(b"\r")
+    if len(secret) > SECRET_MAX_BYTES:
+        raise ValueError(f"a secret has at most {SECRET_MAX_BYTES} bytes: {_HOW_TO}")
+    size = len(secret.strip())  # white space around it is part of it, and makes it no harder to guess
+    if size < SECRET_MIN_BYTES:
+        raise ValueError(f"a secret has at least {SECRET_MIN_BYTES} bytes, and this one {size}: {_HOW_TO}")
+    return secret

@@ -121,10 +121,6 @@ class Slot(LRUCache[bytes, int]):
         key, _ = self._order.popitem(last=False)
         return key, self._data.pop(key)
 
-    def clear(self) -> None:
-        super().clear()
-        self._measure()
-
     @property
     def currsize(self) -> int:
         return len(self._data)

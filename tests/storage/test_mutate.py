@@ -70,6 +70,11 @@ def copy() -> Copy:
     return Copy()
 
 
+def test_without_a_word_of_other_nodes_nothing_hinders(copy: Copy) -> None:
+    assert copy.mutations.execute(PUT, SLOT, KEY, b"blob", ONE) == NO_ERR
+    assert copy.mutations.wipe([SLOT], TWO) == (NO_ERR, [SLOT])
+
+
 def full_copy(*, small: bool = False) -> Copy:
     """One that may not evict, holds a small value of KEY and has no room for BIG; small: nor for anything."""
     full = Copy(evict=False)

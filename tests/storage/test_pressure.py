@@ -40,3 +40,9 @@ def test_a_store_that_begins_anew_is_told_of_anew() -> None:
         (REST_S + 1, True, 2),
         (2 * REST_S + 2, False, 5),
     ]
+
+
+def test_at_first_nothing_was_evicted() -> None:
+    watch = EvictionWatch()
+    assert (watch.is_evicting, watch.evictions) == (False, 0)
+    assert not watch.changed(0, 5.0)

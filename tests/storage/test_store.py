@@ -273,6 +273,17 @@ def test_a_lowered_limit_moves_records_together_before_any_is_evicted() -> None:
     check_books(arena, handles(store))
 
 
+def test_moving_records_together_is_work_that_is_counted() -> None:
+    store, kept = sparse_store()
+    arena_of(store).limit_bytes //= 2
+    steps = 0
+    while not store.shrink(1):
+        steps += 1
+        assert steps < 1000
+    assert steps > 3
+    assert content(store) == kept
+
+
 def test_the_room_that_is_left() -> None:
     """Pages that the limit still allows, and free chunks past what is left alone."""
     store = store_of(16)
@@ -437,6 +448,18 @@ class Allowance:
         self.asked += 1
         self.store.allowance_bytes = 1 << 40
         self.store.spare_bytes = self.table_max_bytes - table_bytes(self.store)
+
+
+def test_what_larger_tables_take_is_taken_off_what_tables_may_take() -> None:
+    store = store_of(4)
+    grown = 0
+    for key in some_keys(7, 50):
+        (table,) = store.tables(7)
+        said, has_room, before = table.growth_bytes, table.room, store.spare_bytes
+        assert put(store, key, b"v")
+        assert before - store.spare_bytes == (0 if has_room else said)
+        grown += not has_room
+    assert grown > 2
 
 
 def test_tables_do_not_grow_unasked_for_an_entry_that_went_with_a_page_for_its_own_new_value() -> None:

@@ -46,8 +46,9 @@ def test_a_client_that_knows_one_node_goes_straight_to_all_of_them(three: list[N
         assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
         for key in list(ITEMS)[:100]:
             assert client.get(key).value == ITEMS[key]
-        assert client.stats.direct - before[1] == 2100
-        assert client.stats.retries > 0 or forwarded(three) == before[0]
+        direct, retries = client.stats.direct - before[1], client.stats.retries
+        assert direct <= 2100 <= direct + retries  # a retry goes to another node
+        assert retries > 0 or forwarded(three) == before[0]
         assert client.remove_many(ITEMS) == ITEMS.keys()
         assert client.get_many(ITEMS) == {}
     with Client([three[1].name], slot_aware=False) as plain:

@@ -13,6 +13,8 @@ CLOSED: Final = (
 RARE: Final = "a rare turn of events: not in each set of a few dozen seeds, but in longer runs"
 UNIT: Final = "no run of 125 other seeds came to it either: tests of the module do, or a scenario of tests/sim"
 UNSEEN: Final = "neither a seed nor another test has come to it"
+AHEAD: Final = "clocks and numbers far ahead, which no sound node has: tests/cluster/membership/test_far_ahead.py"
+LARGE: Final = "more at once than a simulated cluster holds: tests/peers/test_links_by_hand.py, test_transfer.py"
 SYSTEM: Final = "what the system says on no path that is simulated: tests/peers/test_links.py"
 
 # By file, by reason, as the source has them.
@@ -53,6 +55,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/requests/forwarding.py": {
         RARE: [
+            "return self._answers.refusal(request, command, message_id, id_crc, _HOPS_WAIT_MS)",
             "return len(self._requests)",
             "return",
         ],
@@ -110,24 +113,35 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/peers/datagram_auth.py": {
+        AHEAD: [
+            "return incarnation > self.incarnation",
+            "self.incarnation += 1 + self._draw()",
+            "known.incarnation = known.received = known.taken = 0",
+        ],
         MALFORMED: [
+            'raise BadDatagram("unknown_sender")',
             'raise BadDatagram("malformed")',
             'raise BadDatagram("wrong_secret")',
         ],
     },
     "app/peers/frames.py": {
         MALFORMED: [
+            'raise BadFrame(f"a clock that shows {seconds}")',
             'raise BadFrame(f"a frame of kind {kind} and {length} bytes")',
         ],
     },
     "app/peers/handshake.py": {
         MALFORMED: [
+            'raise Refused("out_of_range")',
             'raise Refused("other_version")',
             'raise Refused("no_secret" if self._flags else "secret_needed")',
             'raise Refused("wrong_secret")',
         ],
     },
     "app/peers/connecting.py": {
+        AHEAD: [
+            'raise Refused("other_address")',
+        ],
         RARE: [
             "self._connect(peer, deadline_s).close()",
         ],
@@ -143,6 +157,14 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/peers/links.py": {
+        LARGE: [
+            "count = size = 0",
+            "while size < _PIECE_BYTES:",
+            "size += len(parts[count])",
+            "count += 1",
+            "parts, self.parts = parts[:count], parts[count:]",
+            'return memoryview(b"".join(parts))',
+        ],
         RARE: [
             '_faults.debug("dial_failed", peer=peer, error=error)',
             "links.full += 1",
@@ -217,6 +239,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/membership/bootstrap.py": {
+        AHEAD: [
+            "return state.of(member.address).is_dead(member.incarnation) or member.address in state.absent",
+        ],
         RARE: [
             "return all(self._is_gone(member) for member in view.members)",
             "state = self._state",
@@ -242,6 +267,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return None",
         ],
         MALFORMED: [
+            'raise BadView(f"epoch {view.epoch} of {view.cluster_id} does not follow ours")',
             'state.drop("bad ballot")',
             'state.drop("bad view")',
             'state.log(f"bad view from {peer}: {fault}", "warning")',
@@ -257,6 +283,12 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/membership/core.py": {
+        AHEAD: [
+            'state.log("the last epoch: what this node holds is given up, and a new cluster founded", "error")',
+            "self._start_anew(None)",
+            "since = max(self._lease.until, state.installed_at)",
+            "return state.is_member and view.has(state.address, state.incarnation) and state.now - since > timing.STUCK_S",
+        ],
         FORCED: [
             "self._found_by_force()",
             "state = self._state",
@@ -309,6 +341,12 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/membership/inbox.py": {
+        AHEAD: [
+            "before = known.incarnation",
+            "known.note_later_process(message.incarnation, state.now)",
+            "self._detector.died(peer, before)",
+            "return True",
+        ],
         RARE: [
             'return "oversized"',
             'return "stranger"',
@@ -336,6 +374,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/override.py": {
         FORCED: [
+            "cluster_id = 1 + (max(before.cluster_id, state.incarnation) + state.rng.getrandbits(32)) % CLUSTER_ID.most",
             "before, replicas = state.view, state.config.replicas",
             "nonce = state.rng.getrandbits(63) | 1",
             "if before is None:",
@@ -351,6 +390,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/membership/state.py": {
+        AHEAD: [
+            "self.overtaken, self.died_at = max(self.overtaken, self.incarnation), now",
+            "self.note_new_process(incarnation)",
+            "self.dead = incarnation - 1",
+        ],
         FORCED: ["return 1"],
         RARE: [
             "return set()",
@@ -382,6 +426,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/follower.py": {
         RARE: [
+            "self.report({slot for slot in gaps if slot in self.sessions})",
             "self._end(slot)",
             "self.staged_bytes += staging.apply(op)",
             "return True",
@@ -427,6 +472,17 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/frames.py": {
         MALFORMED: [
+            'raise BadFrame("no number of a report")',
+            'raise BadFrame(f"epoch {epoch}")',
+            'raise BadFrame(f"HAVE of {rows}")',
+            'raise BadFrame(f"GO or BEGIN of {rows}")',
+            'raise BadFrame(f"ACK of {rows}")',
+            'raise BadFrame(f"END of {rows}")',
+            'raise BadFrame(f"PAST of {rows}")',
+            'raise BadFrame("TOUCHED of a session, or from no position")',
+            'raise BadFrame("PATCH of no session")',
+            "raise BadFrame(",
+            'raise BadFrame(f"a reply of code {code} and {id_bytes} bytes")',
             'raise BadFrame(f"a table of {size} bytes in rows of {layout.size}")',
             'raise BadFrame(f"HAVE of {len(body)} bytes")',
             'raise BadFrame(f"QUERY of {len(body)} bytes")',
@@ -493,6 +549,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/replication/transfer.py": {
+        LARGE: [
+            "assert keys.cursor is not None",
+            "keys = batch.slots[slot] = self._keys(slot, keys.cursor)",
+            "continue",
+        ],
         RARE: [
             "return",
             "self._send(peer, stream, kind, part)",
@@ -567,6 +628,15 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "assert self.view is not None",
             'self.faults["copies lost"] += mask.bit_count()',
             "self.out.lost.append((mask, self.view.epoch))",
+        ],
+    },
+    "app/cluster/limits.py": {
+        MALFORMED: [
+            "return field",
+            'return "target"',
+            'return "deaths"',
+            'return "synced"',
+            'return "lacks"',
         ],
     },
 }

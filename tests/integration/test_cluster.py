@@ -162,7 +162,7 @@ def test_nodes_with_one_secret_agree_and_one_with_another_stays_out(tmp_path: Pa
             node.start()
         await_count(nodes, 3, DEADLINE_S)
         outsider.kill()
-        outsider.environment["KV_CLUSTER_SECRET"] = "something else"
+        outsider.environment["KV_CLUSTER_SECRET"] = "another one of sixteen or more"
         outsider.start()
         await_count(insiders, 2, DEADLINE_S)
         await_count([outsider], 1, DEADLINE_S)

@@ -139,7 +139,7 @@ class Nodes:
         try:
             return f"{node.counters()['entries']:,}"
         except (RuntimeError, ProcessLookupError):
-            print(node.log[-2000:], flush=True)
+            cli.say(*node.log[-2000:].splitlines(), flush=True)
             return "?"
 
     def complaints(self) -> list[str]:
@@ -261,7 +261,7 @@ def attacked(given: Namespace) -> Iterator[Nodes]:
                 yield found
         except nodes.NotReady:
             for node in found.all:
-                print(f"{node.name}:\n{node.log[-3000:]}", flush=True)
+                cli.say(f"{node.name}:", *node.log[-3000:].splitlines(), flush=True)
             raise
         finally:
             found.end()
@@ -286,7 +286,7 @@ def attack(phases: Sequence[str], given: Namespace) -> list[str]:
             taken_s = time.monotonic() - started
             rate = sender.codes.total() / taken_s
             held = ", ".join(map(found.entries_of, found.all))
-            print(
+            cli.say(
                 f"{phase:>12}: {rate:7,.0f} PUT/s; refused {sender.codes.total() - sender.codes[0]:,}; hold {held};"
                 f" peaks {found.shown_peaks()} MiB {failed}",
                 flush=True,
@@ -314,11 +314,11 @@ def churn(given: Namespace) -> list[str]:
                     fault = found.fail_one()
                 except nodes.NotReady as error:
                     late.append(str(error))
-                    print(error, flush=True)
+                    cli.say(error, flush=True)
                     continue
                 failed[fault] += 1
                 whole_s = time.monotonic() - started - _DOWN_S
-                print(f"{fault}: whole again after {whole_s:.1f} s; peaks {found.shown_peaks()} MiB", flush=True)
+                cli.say(f"{fault}: whole again after {whole_s:.1f} s; peaks {found.shown_peaks()} MiB", flush=True)
             status = load.wait()
         finally:
             load.kill()
@@ -326,8 +326,8 @@ def churn(given: Namespace) -> list[str]:
         found.look()
         if result.exists():
             told = json.loads(result.read_text(encoding="utf-8"))
-            print(f"{told['ops_per_s']:,.0f} operations/s; reads {told['reads']}; codes {told['codes']}")
-        print(f"peaks {found.shown_peaks()} MiB; faults: {dict(failed)}")
+            cli.say(f"{told['ops_per_s']:,.0f} operations/s; reads {told['reads']}; codes {told['codes']}")
+        cli.say(f"peaks {found.shown_peaks()} MiB; faults: {dict(failed)}")
         return [*late, *found.complaints(), *([f"flood.py ended with {status}"] if status else [])]
 
 
@@ -363,13 +363,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = {"churn": partial(churn, given)}
     complaints = []
     for aim, run in runs.items():
-        print(f"{aim}:", flush=True)
+        cli.say(f"{aim}:", flush=True)
         try:
             found = run()
         except nodes.NotReady as error:
             found = [str(error)]
         for complaint in found:
-            print(f"  {complaint}", flush=True)
+            cli.say(f"  {complaint}", flush=True)
         complaints += found
-    print("not withstood" if complaints else "all withstood")
+    cli.say("not withstood" if complaints else "all withstood")
     return cli.FAILED if complaints else cli.OK

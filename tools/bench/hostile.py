@@ -9,6 +9,13 @@ Attackers come from 127.16.0.0 and the addresses after it, strangers to a node; 
 and the node share the machine's cores, so that what is sent as fast as it goes takes from all of them.
 """
 
+import sys
+
+if __name__ == "__main__":
+    from tools.start import start
+
+    start("tools.bench.hostile", "tools.bench.hostile")
+
 import itertools
 import json
 import multiprocessing
@@ -16,7 +23,6 @@ import os
 import random
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -233,16 +239,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in given.attacks if name not in ATTACKS]
     if unknown:
         parser.error(f"no attack is named {unknown[0]}")
-    print("| attack | sent/s | answered/s | answered | p50, ms | p99, ms | node, µs | peak, MiB |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    cli.say("| attack | sent/s | answered/s | answered | p50, ms | p99, ms | node, µs | peak, MiB |")
+    cli.say("|---|---|---|---|---|---|---|---|", flush=True)
     try:
         for name in given.attacks or ATTACKS:
-            print(measure(ATTACKS[name], given.port, given.rate, given.seconds), flush=True)
+            cli.say(measure(ATTACKS[name], given.port, given.rate, given.seconds), flush=True)
     except nodes.NotReady as error:
         cli.complain(parser.prog, error)
         return cli.FAILED
     return cli.OK
-
-
-if __name__ == "__main__":
-    sys.exit(main())

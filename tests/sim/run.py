@@ -280,8 +280,10 @@ def _all_lack(cluster: Cluster) -> None:
     members = cluster.processes()[0].core.view.addresses
     world.run(world.now + 4.0)
     for process in cluster.processes():
-        if not process.core.status().lacks or process.core.view.addresses != members:
+        if not process.core.status().lacks:
             raise Violation(f"{process.address} lacks all others, and does not say so: {process.core.status()}")
+        if process.core.view.addresses != members:
+            raise Violation(f"{process.address} goes by a view of {process.core.view.addresses}, not {members}")
 
 
 def _strike(cluster: Cluster, kind: str) -> list[Host]:

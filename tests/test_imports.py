@@ -16,18 +16,19 @@ REPOSITORY = Path(__file__).parent.parent
 # to the top; the longest name that fits counts.
 ALLOWED = {
     "app.wire.protocol": (),
-    "app.wire": ("proto_gen",),
+    "app.fast": (),
+    "app.wire": ("app.fast", "proto_gen"),
     "app.observe": ("app.wire",),
     "app.loop": ("app.observe.logs",),
     "app.config": ("app.observe.logs", "app.wire.protocol"),
     "app.fragments": (),
     "app.printable": (),
     "app.client": ("app.fragments", "app.wire.protocol", "proto_gen"),
-    "app.storage": ("app.wire.protocol",),
+    "app.storage": ("app.fast", "app.wire.protocol"),
     "app.cluster": ("app.storage.mutate", "app.wire.protocol", "proto_gen"),
     "app.peers": ("app.cluster", "app.config.servers", "app.loop", "app.observe", "app.wire", "proto_gen"),
     "app.requests": ("app.cluster", "app.config", "app.loop", "app.observe", "app.peers", "app.storage", "app.wire"),
-    "app.front": ("app.config", "app.loop", "app.observe", "app.requests", "app.wire"),
+    "app.front": ("app.config", "app.fast", "app.loop", "app.observe", "app.requests", "app.wire"),
     "app.sockets": ("app.config", "app.fragments", "app.front.batch"),
     "app.node": ("app",),
     "app.http": (

@@ -277,8 +277,8 @@ def _staying(cluster: Cluster, hosts: list[Host]) -> list[Process]:
 def _all_lack(cluster: Cluster) -> None:
     """No link is left: every node says whom it lacks, and all go by one view that has a majority of the members.
 
-    As a rule nobody is removed. But who is to go is decided by what has shown so far: where a slow node notices late that
-    it lacks others, one whose lacks have shown first is removed, as if its machine were at fault.
+    As a rule nobody is removed. But who is to go is decided by what has shown so far: where a slow node notices late
+    that it lacks others, one whose lacks have shown first is removed, as if its machine were at fault.
     """
     world = cluster.world
     members = cluster.processes()[0].core.view.addresses

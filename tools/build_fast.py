@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Compile app/fast/*.pyx for the Python that runs this, where there is a C compiler; else say so in one line.
+
+Whether it succeeds or not, a node starts: without the compiled pieces it runs the Python that they stand in for.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from tools.start import start
+
+    start("build_fast.py", "tools.build_fast")
+
+import argparse
+import shutil
+import sysconfig
+
+from tools.cli import FAILED, OK, complain
+
+HERE = Path(__file__).resolve().parent.parent
+SOURCES = HERE / "app" / "fast"
+COMPILE_ARGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-fno-strict-aliasing"]
+COMPILE_ARGS += ["-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-plt"]
+LINK_ARGS = ["-Wl,-z,relro,-z,now"]
+
+
+def lacking() -> str | None:
+    """What it takes and is not there; None: nothing."""
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        return f"no C compiler ({compiler})"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "no Python.h (Debian's python3-dev has it)"
+    try:
+        import Cython  # noqa: F401
+        import setuptools  # noqa: F401
+    except ImportError as error:
+        return f"no {error.name} (pip install -r requirements-build.txt)"
+    return None
+
+
+def build(sanitizers: str) -> None:
+    """Compile everything that has changed; the modules come to lie beside their sources."""
+    from Cython.Build import cythonize
+    from setuptools import Distribution, Extension
+
+    compile_args, link_args = list(COMPILE_ARGS), list(LINK_ARGS)
+    if sanitizers:
+        compile_args = [arg for arg in compile_args if "FORTIFY" not in arg]
+        compile_args += [
+            "-O1",
+            "-g",
+            f"-fsanitize={sanitizers}",
+            "-fno-sanitize-recover=all",
+            "-fno-omit-frame-pointer",
+        ]
+        link_args.append(f"-fsanitize={sanitizers}")
+    extensions = [
+        Extension(
+            f"app.fast.{path.stem}",
+            [str(path.relative_to(HERE))],
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+        )
+        for path in sorted(SOURCES.glob("*.pyx"))
+    ]
+    made = cythonize(  # type: ignore[no-untyped-call]
+        extensions, build_dir="build/fast", language_level=3, annotate=False
+    )
+    distribution = Distribution({"name": "kv-fast", "ext_modules": made})
+    command = distribution.get_command_obj("build_ext")
+    command.inplace, command.build_temp = 1, "build/fast"
+    command.force = 1 if sanitizers else 0
+    command.ensure_finalized()
+    command.run()
+
+
+def main() -> int:
+    """Build, or say in one line why not; the exit status is 1 only with --must."""
+    parser = argparse.ArgumentParser(prog="build_fast.py", description=__doc__)
+    parser.add_argument(
+        "--sanitize", default="", metavar="NAMES", help="build with these sanitizers: address,undefined"
+    )
+    parser.add_argument("--must", action="store_true", help="exit with 1 where it can't be built")
+    arguments = parser.parse_args()
+    why = lacking()
+    if why is None:
+        try:
+            build(arguments.sanitize)
+        except Exception as error:  # noqa: BLE001 - whatever a compiler or its driver fails with: the node runs without
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+    if why is not None:
+        complain("build_fast.py", f"app/fast is not compiled, the node runs its Python: {why}")
+        return FAILED if arguments.must else OK
+    return OK

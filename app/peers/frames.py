@@ -12,6 +12,7 @@ from typing import Final
 
 from app.cluster.limits import is_clock
 from app.cluster.replication.frames import BODY_MAX_BYTES, KINDS, BadFrame
+from app.fast import piece
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 # Kinds. 0 is no kind, so that a link which carries zeros is told apart.
@@ -81,19 +82,34 @@ class FrameReader:
             self._rest.clear()
         else:
             data = bytes(data)
-        frames: list[Frame] = []
-        at, end = 0, len(data)
-        while end - at >= HEADER_BYTES:
-            length, kind = _unpack_header(data, at)
-            start = at + HEADER_BYTES
-            stop = start + length
-            if length not in _LENGTHS[kind]:
-                raise BadFrame(f"a frame of kind {kind} and {length} bytes")
-            if stop > end:
-                break
-            frames.append((kind, data[start:stop]))
-            at = stop
-        if at < end:
+        frames, at = cut(data)
+        if at < 0:
+            raise BadFrame(f"a frame of kind {data[4 - 1 - at]} and {_unpack_header(data, -1 - at)[0]} bytes")
+        rest = len(data) - at
+        if rest:
             self._rest += data[at:]
-            self._needed = HEADER_BYTES if end - at < HEADER_BYTES else stop - at
+            self._needed = HEADER_BYTES
+            if rest >= HEADER_BYTES:
+                self._needed += _unpack_header(data, at)[0]
         return frames
+
+
+@piece
+def cut(data: bytes) -> tuple[list[Frame], int]:
+    """The whole frames at the start of some bytes, and where what follows them begins.
+
+    If that is a frame that is not sound: -1, less where it begins.
+    """
+    frames: list[Frame] = []
+    at, end = 0, len(data)
+    while end - at >= HEADER_BYTES:
+        length, kind = _unpack_header(data, at)
+        if length not in _LENGTHS[kind]:
+            return frames, -1 - at
+        start = at + HEADER_BYTES
+        stop = start + length
+        if stop > end:
+            break
+        frames.append((kind, data[start:stop]))
+        at = stop
+    return frames, at

@@ -14,6 +14,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from app.cluster.limits import CODE, EPOCH, REPORT, SEQ, TERM
+from app.fast import piece
 from app.storage.mutate import DELETE, HINDRANCES, NOTE, SET, WIPE
 from app.wire.protocol import KEY_MAX_BYTES, MESSAGE_ID_MAX_BYTES, SLOT_COUNT, VALUE_MAX_BYTES
 
@@ -298,6 +299,7 @@ def _names(body: bytes, at: int, count: int, max_bytes: int) -> tuple[list[bytes
     return names, at
 
 
+@piece
 def encode_op(
     kind: int, slot: int, code: int, message_id: bytes, key: bytes, term: int, seq: int, blob: bytes
 ) -> bytes:
@@ -307,13 +309,22 @@ def encode_op(
 
 def decode_ops(body: bytes) -> list[OpFields]:
     """The ops of a frame, in order."""
+    ops = take_ops(body, OpFields)
+    if ops is None:
+        raise BadFrame(f"ops that are not sound, in {len(body)} bytes")
+    return ops
+
+
+@piece
+def take_ops(body: bytes, make: type[OpFields]) -> list[OpFields] | None:
+    """The ops of a frame, in order; None if one of them is not sound. `make`: their class, a tuple of eight fields."""
     ops = []
     at, end = 0, len(body)
     if end > BODY_MAX_BYTES:
-        raise BadFrame(f"ops of {end} bytes")
+        return None
     while at < end:
         if end - at < _OP.size:
-            raise BadFrame("an op is cut")
+            return None
         kind, slot, code, id_bytes, key_bytes, term, seq, blob_bytes = _OP.unpack_from(body, at)
         key_at = at + _OP.size + id_bytes
         blob_at = key_at + key_bytes
@@ -329,12 +340,10 @@ def decode_ops(body: bytes) -> list[OpFields]:
             or seq > _SEQ_MAX
             or blob_at + blob_bytes > end
         ):
-            raise BadFrame(
-                f"an op of kind {kind}, code {code}, {term}, {seq}: {id_bytes}, {key_bytes}, {blob_bytes} bytes"
-            )
+            return None
         message_id, key = body[at + _OP.size : key_at], body[key_at:blob_at]
         at = blob_at + blob_bytes
-        ops.append(_tuple(OpFields, (kind, slot, code, message_id, key, term, seq, body[blob_at:at])))
+        ops.append(_tuple(make, (kind, slot, code, message_id, key, term, seq, body[blob_at:at])))
     return ops
 
 

@@ -33,12 +33,12 @@ from app.wire.codec import (
     KVResponse,
     Msg,
     encode_error,
+    encode_found,
     encode_response,
     encode_value,
-    error_payload,
-    match_ordinary,
     parse_msg,
     parse_request,
+    take_ordinary,
 )
 from app.wire.protocol import (
     COMMAND_NAMES,
@@ -73,7 +73,6 @@ from app.wire.protocol import (
     WIPEOUT,
 )
 
-_OK: Final = error_payload(NO_ERR)
 _GET_HIT: Final = GET * 8 + NO_ERR
 _GET_MISS: Final = GET * 8 + KEY_DNE_ERR
 _SLOT_MASK: Final = SLOT_COUNT - 1
@@ -168,33 +167,16 @@ class Commands:
         It may wait; the buffer need not outlast that. Raises Shutdown when the request asks for it.
         """
         try:
-            match = match_ordinary(buffer, start, end)
-            if match is not None:
-                message_id, length, payload, command, key_length, rest, checksum = match.groups()
-                key_bytes = key_length[0]
-                if length[0] == len(payload) < 0x80 and 0 < key_bytes <= KEY_MAX_BYTES:
-                    id_crc = crc32(message_id)
-                    if crc32(payload, id_crc).to_bytes(8, "little") == checksum:
-                        if command == b"\x02":
-                            if len(rest) == key_bytes:
-                                slot = crc32(rest) & _SLOT_MASK
-                                if not self._turn.routes[slot] and rest not in self._unacked:
-                                    return self._get(message_id, id_crc, slot, rest)
-                                return self._see_to(request, GET, message_id, id_crc, slot, rest, b"")
-                        # key, value with its length, version of one byte: but for its tag, what the store keeps
-                        elif (
-                            len(rest) >= key_bytes + 4
-                            and rest[key_bytes] == 0x1A
-                            and rest[key_bytes + 1] == len(rest) - key_bytes - 4
-                            and rest[-2] == 0x20
-                            and rest[-1] < 0x80
-                        ):
-                            key = rest[:key_bytes]
-                            slot = crc32(key) & _SLOT_MASK
-                            blob = b"\x12" + rest[key_bytes + 1 :]
-                            if not self._turn.routes[slot] and self._followed[slot] is None:
-                                return self._mutate_alone(request, PUT, message_id, id_crc, slot, key, blob)
-                            return self._see_to(request, PUT, message_id, id_crc, slot, key, blob)
+            taken = take_ordinary(buffer, start, end)
+            if taken is not None:
+                command, message_id, id_crc, slot, key, blob = taken
+                if not self._turn.routes[slot]:
+                    if command == GET:
+                        if key not in self._unacked:
+                            return self._get(message_id, id_crc, slot, key)
+                    elif self._followed[slot] is None:
+                        return self._mutate_alone(request, PUT, message_id, id_crc, slot, key, blob)
+                return self._see_to(request, *taken)
             # Decoded there, so that a request that waits keeps nothing of it but what is needed.
             decoded = self._decode(request, bytes(buffer[start:end]))
             return self._see_to(request, *decoded) if isinstance(decoded, tuple) else decoded
@@ -309,7 +291,7 @@ class Commands:
             self._counts[_GET_MISS] += 1
             return encode_error(message_id, id_crc, KEY_DNE_ERR)
         self._counts[_GET_HIT] += 1
-        return encode_response(message_id, id_crc, _OK + blob)
+        return encode_found(message_id, id_crc, blob)
 
     def _mutate_alone(
         self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes

@@ -1,6 +1,7 @@
 """The hand-made encodings against protobuf's, and the parsers against everything."""
 
 from contextlib import suppress
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -9,13 +10,10 @@ from hypothesis import strategies as st
 
 from app.wire.codec import (
     DecodeError,
-    encode_error,
     encode_response,
-    encode_value,
     error_payload,
     is_read,
     is_refusal,
-    match_ordinary,
     parse_msg,
     parse_request,
     varint,
@@ -23,10 +21,17 @@ from app.wire.codec import (
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES, GET, SYS_OVERLOAD_ERR, TYPE_RESPONSE, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.support.parts import examples
+from tests.support.pieces import WHICH, pieces
 from tests.wire.datagrams import envelope, request
 from tests.wire.vectors import exchanges
 
 thorough = examples(200)
+
+
+@pytest.fixture(scope="module", params=WHICH)
+def codec(request: pytest.FixtureRequest) -> Any:
+    return pieces("codec", request.param)
+
 
 message_ids = st.binary(min_size=1, max_size=64)
 int32s = st.integers(-(2**31), 2**31 - 1) | st.sampled_from((0, 1, 127, 128, 16383, 16384, -1))
@@ -54,38 +59,38 @@ def test_an_error_payload_with_a_wait_is_protobufs(code: int, wait_ms: int) -> N
 
 @thorough
 @given(values, int32s)
-def test_a_value_is_protobufs(value: bytes, version: int) -> None:
+def test_a_value_is_protobufs(codec: Any, value: bytes, version: int) -> None:
     expected = KVResponse(errCode=0, value=value, version=version).SerializeToString()
-    assert error_payload(0) + encode_value(value, version) == expected
+    assert error_payload(0) + codec.encode_value(value, version) == expected
 
 
 @pytest.mark.parametrize("length", [0, 1, 126, 127, 128, 129, 9_999, VALUE_MAX_BYTES])
 @pytest.mark.parametrize("version", [0, 127, 128, -1, 2**31 - 1, -(2**31)])
-def test_a_value_is_protobufs_at_the_limits(length: int, version: int) -> None:
+def test_a_value_is_protobufs_at_the_limits(codec: Any, length: int, version: int) -> None:
     expected = KVResponse(value=bytes(length), version=version).SerializeToString()
-    assert encode_value(bytes(length), version) == expected
+    assert codec.encode_value(bytes(length), version) == expected
 
 
 @thorough
 @given(message_ids, values)
-def test_a_response_is_protobufs(message_id: bytes, payload: bytes) -> None:
+def test_a_response_is_protobufs(codec: Any, message_id: bytes, payload: bytes) -> None:
     expected = envelope(message_id, payload, TYPE_RESPONSE)
-    assert encode_response(message_id, crc32(message_id), payload) == expected
+    assert codec.encode_response(message_id, crc32(message_id), payload) == expected
 
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 129, VALUE_MAX_BYTES, VALUE_MAX_BYTES + 60])
 @pytest.mark.parametrize("id_length", [1, 15, 16, 17, 64])
-def test_a_response_is_protobufs_at_the_limits(length: int, id_length: int) -> None:
+def test_a_response_is_protobufs_at_the_limits(codec: Any, length: int, id_length: int) -> None:
     message_id, payload = bytes(id_length), b"\x19" * length
-    assert encode_response(message_id, crc32(message_id), payload) == envelope(message_id, payload, TYPE_RESPONSE)
+    assert codec.encode_response(message_id, crc32(message_id), payload) == envelope(message_id, payload, TYPE_RESPONSE)
 
 
 @pytest.mark.parametrize("code", ERROR_NAMES)
-def test_an_error_is_protobufs(code: int) -> None:
+def test_an_error_is_protobufs(codec: Any, code: int) -> None:
     for id_length in range(1, 65):
         message_id = bytes(range(100, 100 + id_length))
         expected = envelope(message_id, KVResponse(errCode=code).SerializeToString(), TYPE_RESPONSE)
-        assert encode_error(message_id, crc32(message_id), code) == expected
+        assert codec.encode_error(message_id, crc32(message_id), code) == expected
 
 
 @pytest.mark.parametrize("command", [*COMMAND_NAMES, 0, 99])
@@ -104,17 +109,17 @@ def test_what_is_no_response_is_no_refusal(reply: bytes) -> None:
     assert is_refusal(reply) is False
 
 
-def parses_or_is_refused(datagram: bytes) -> None:
+def parses_or_is_refused(codec: Any, datagram: bytes) -> None:
     for parse in (parse_msg, parse_request):
         with suppress(DecodeError):
             parse(datagram)
-    match_ordinary(datagram, 0, len(datagram))
+    codec.take_ordinary(datagram, 0, len(datagram))
 
 
 @thorough
 @given(st.binary(max_size=200))
-def test_parsing_noise_raises_nothing_but_decode_errors(datagram: bytes) -> None:
-    parses_or_is_refused(datagram)
+def test_parsing_noise_raises_nothing_but_decode_errors(codec: Any, datagram: bytes) -> None:
+    parses_or_is_refused(codec, datagram)
 
 
 @thorough
@@ -125,28 +130,28 @@ def test_parsing_noise_raises_nothing_but_decode_errors(datagram: bytes) -> None
     st.integers(0, 300),
 )
 def test_parsing_damaged_requests_raises_nothing_but_decode_errors(
-    message_id: bytes, body: KVRequest, changes: list[tuple[int, int]], cut: int
+    codec: Any, message_id: bytes, body: KVRequest, changes: list[tuple[int, int]], cut: int
 ) -> None:
     datagram = bytearray(envelope(message_id, body.SerializeToString()))
     for at, byte in changes:
         datagram[at % len(datagram)] = byte
-    parses_or_is_refused(bytes(datagram))
-    parses_or_is_refused(bytes(datagram[:-cut]))
+    parses_or_is_refused(codec, bytes(datagram))
+    parses_or_is_refused(codec, bytes(datagram[:-cut]))
 
 
-def test_every_beginning_of_a_request_parses_or_is_refused() -> None:
+def test_every_beginning_of_a_request_parses_or_is_refused(codec: Any) -> None:
     datagram = request(b"m" * 16, command=1, key=b"key", value=b"value", version=7)
     for end in range(len(datagram)):
-        parses_or_is_refused(datagram[:end])
+        parses_or_is_refused(codec, datagram[:end])
 
 
 @pytest.mark.parametrize("exchange", exchanges(), ids=lambda exchange: exchange.name)
-def test_golden_answers_are_what_the_encoders_make(exchange) -> None:  # type: ignore[no-untyped-def]
+def test_golden_answers_are_what_the_encoders_make(codec: Any, exchange) -> None:  # type: ignore[no-untyped-def]
     if exchange.response is None:
         return
     msg = parse_msg(exchange.response)
     assert msg.SerializeToString() == exchange.response
-    assert encode_response(msg.messageID, crc32(msg.messageID), msg.payload) == exchange.response
+    assert codec.encode_response(msg.messageID, crc32(msg.messageID), msg.payload) == exchange.response
     answer = KVResponse.FromString(msg.payload)
     if answer == KVResponse(errCode=answer.errCode):
-        assert encode_error(msg.messageID, crc32(msg.messageID), answer.errCode) == exchange.response
+        assert codec.encode_error(msg.messageID, crc32(msg.messageID), answer.errCode) == exchange.response

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.requests.commands import Shutdown
 from app.requests.request import Request
-from app.wire.codec import match_ordinary
+from app.wire.codec import take_ordinary
 from app.wire.protocol import GET, PUT
 from proto_gen.key_value_pb2 import KVRequest
 from proto_gen.message_pb2 import Msg
@@ -77,7 +77,7 @@ def envelopes(draw: st.DrawFn) -> bytes:
 
 
 def is_ordinary(datagram: bytes) -> bool:
-    return match_ordinary(datagram, 0, len(datagram)) is not None
+    return take_ordinary(datagram, 0, len(datagram)) is not None
 
 
 ordinary = st.builds(

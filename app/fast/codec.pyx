@@ -1,0 +1,227 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""What app/wire/codec.py says, compiled: read that for what these functions do.
+
+Nothing is copied on the way from a datagram to what is made of it, or from a value to its reply. The checksum is zlib's
+CRC-32, eight bytes a step by eight tables (Kounavis and Berry, 2005): zlib's header need not be there.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Check, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+# As app/wire/protocol.py says; a test holds the two together.
+cpdef enum:
+    PUT = 1
+    GET = 2
+    KEY_MAX_BYTES = 32
+    SLOT_COUNT = 256
+    ERROR_CODES = 8
+    TYPE_RESPONSE = 1
+
+cdef enum:
+    ID_BYTES = 16
+    CHECKSUM_BYTES = 8
+    PAYLOAD_AT = 2 + ID_BYTES + 2  # tags and lengths of messageID and payload, one byte each
+
+cdef uint32_t[8][256] _tables  # written once, below
+
+
+cdef void _fill_tables() noexcept:
+    cdef uint32_t crc
+    cdef int n, k
+    for n in range(256):
+        crc = <uint32_t>n
+        for k in range(8):
+            crc = (crc >> 1) ^ (0xEDB88320u if crc & 1 else 0)
+        _tables[0][n] = crc
+    for k in range(1, 8):
+        for n in range(256):
+            crc = _tables[k - 1][n]
+            _tables[k][n] = (crc >> 8) ^ _tables[0][crc & 0xFF]
+
+
+_fill_tables()
+
+
+cdef uint32_t _crc32(const uint8_t *data, Py_ssize_t length, uint32_t crc) noexcept nogil:
+    """zlib.crc32(data, crc)."""
+    cdef uint32_t low
+    crc = ~crc
+    while length >= 8:
+        low = crc ^ (data[0] | <uint32_t>data[1] << 8 | <uint32_t>data[2] << 16 | <uint32_t>data[3] << 24)
+        crc = (
+            _tables[7][low & 0xFF]
+            ^ _tables[6][low >> 8 & 0xFF]
+            ^ _tables[5][low >> 16 & 0xFF]
+            ^ _tables[4][low >> 24]
+            ^ _tables[3][data[4]]
+            ^ _tables[2][data[5]]
+            ^ _tables[1][data[6]]
+            ^ _tables[0][data[7]]
+        )
+        data += 8
+        length -= 8
+    while length:
+        crc = (crc >> 8) ^ _tables[0][(crc ^ data[0]) & 0xFF]
+        data += 1
+        length -= 1
+    return ~crc
+
+
+def crc32(bytes data not None, uint32_t crc=0):
+    """zlib's; for the tests."""
+    return _crc32(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), crc)
+
+
+def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
+    cdef const uint8_t *data
+    cdef const uint8_t *payload
+    cdef const uint8_t *rest
+    cdef uint32_t id_crc, crc
+    cdef Py_ssize_t size, length, rest_bytes
+    cdef int command, key_bytes, n
+    cdef bytes message_id, key, blob
+    if PyByteArray_Check(buffer):
+        data, size = <const uint8_t *>PyByteArray_AS_STRING(buffer), PyByteArray_GET_SIZE(buffer)
+    elif PyBytes_Check(buffer):
+        data, size = <const uint8_t *>PyBytes_AS_STRING(buffer), PyBytes_GET_SIZE(buffer)
+    else:
+        raise TypeError("bytes or bytearray, please")
+    start = max(start, 0)
+    end = min(end, size)
+    # The shortest payload is command, tag and length of a key, and one byte more.
+    size = end - start
+    if size < PAYLOAD_AT + 5 + 1 + CHECKSUM_BYTES:
+        return None
+    data += start
+    length = data[PAYLOAD_AT - 1]
+    payload = data + PAYLOAD_AT
+    if data[0] != 0x0A or data[1] != ID_BYTES or data[PAYLOAD_AT - 2] != 0x12 or length >= 0x80 or length < 5:
+        return None
+    # With its type, 0, or without; and never what the Python's expression reads as a longer one without.
+    size -= PAYLOAD_AT + length + 1 + CHECKSUM_BYTES
+    if size != 0 and (
+        size != 2
+        or data[PAYLOAD_AT + length + 9] != 0x28
+        or data[PAYLOAD_AT + length + 10] != 0
+        or payload[length + 2] == 0x19
+    ):
+        return None
+    if payload[length] != 0x19:
+        return None
+    command, key_bytes = payload[1], payload[3]
+    if payload[0] != 0x08 or payload[2] != 0x12 or not 0 < key_bytes <= KEY_MAX_BYTES:
+        return None
+    rest, rest_bytes = payload + 4, length - 4
+    if command == GET:
+        if rest_bytes != key_bytes:
+            return None
+    elif (
+        command != PUT
+        or rest_bytes < key_bytes + 4
+        or rest[key_bytes] != 0x1A
+        or rest[key_bytes + 1] != rest_bytes - key_bytes - 4
+        or rest[rest_bytes - 2] != 0x20
+        or rest[rest_bytes - 1] >= 0x80
+    ):
+        return None
+    id_crc = _crc32(data + 2, ID_BYTES, 0)
+    crc = _crc32(payload, length, id_crc)
+    payload += length + 1
+    for n in range(4):
+        if payload[n] != (crc >> 8 * n & 0xFF) or payload[n + 4] != 0:
+            return None
+    crc = _crc32(rest, key_bytes, 0) & (SLOT_COUNT - 1)
+    message_id = PyBytes_FromStringAndSize(<const char *>data + 2, ID_BYTES)
+    key = PyBytes_FromStringAndSize(<const char *>rest, key_bytes)
+    if command == GET:
+        return GET, message_id, id_crc, crc, key, b""
+    # From the value's length on what the payload says; in place of its tag there, the tag of the reply's field.
+    blob = PyBytes_FromStringAndSize(<const char *>rest + key_bytes, rest_bytes - key_bytes)
+    (<uint8_t *>PyBytes_AS_STRING(blob))[0] = 0x12
+    return PUT, message_id, id_crc, crc, key, blob
+
+
+cdef uint8_t *_put_varint(uint8_t *into, uint64_t number) noexcept nogil:
+    """Where it ends: at most ten bytes on."""
+    while number >= 0x80:
+        into[0] = <uint8_t>(number & 0x7F | 0x80)
+        into += 1
+        number >>= 7
+    into[0] = <uint8_t>number
+    return into + 1
+
+
+def encode_value(bytes value not None, int64_t version):
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(value)
+    cdef uint8_t before[11]
+    cdef uint8_t after[11]
+    cdef Py_ssize_t before_bytes, after_bytes
+    cdef uint8_t *into
+    cdef bytes blob
+    before[0], after[0] = 0x12, 0x20
+    before_bytes = _put_varint(&before[1], <uint64_t>length) - before
+    after_bytes = _put_varint(&after[1], <uint64_t>version) - after
+    blob = PyBytes_FromStringAndSize(NULL, before_bytes + length + after_bytes)
+    into = <uint8_t *>PyBytes_AS_STRING(blob)
+    memcpy(into, before, before_bytes)
+    memcpy(into + before_bytes, PyBytes_AS_STRING(value), length)
+    memcpy(into + before_bytes + length, after, after_bytes)
+    return blob
+
+
+cdef bytes _response(bytes message_id, uint32_t crc, const uint8_t *head, bytes rest):
+    """The datagram of a response whose payload is `head`, 2 bytes or NULL, and then `rest`, which may be None."""
+    cdef Py_ssize_t id_bytes = PyBytes_GET_SIZE(message_id)
+    cdef Py_ssize_t head_bytes = 2 if head != NULL else 0
+    cdef Py_ssize_t rest_bytes = PyBytes_GET_SIZE(rest) if rest is not None else 0
+    cdef Py_ssize_t length = head_bytes + rest_bytes
+    cdef uint8_t *into
+    cdef const uint8_t *payload
+    cdef bytes reply
+    if id_bytes >= 0x80:
+        raise AssertionError(f"a messageID of {id_bytes} bytes")
+    if length >= 0x4000:
+        raise AssertionError(f"a payload of {length} bytes")
+    reply = PyBytes_FromStringAndSize(
+        NULL, 2 + id_bytes + (2 if length < 0x80 else 3) + length + 1 + CHECKSUM_BYTES + 2
+    )
+    into = <uint8_t *>PyBytes_AS_STRING(reply)
+    into[0], into[1] = 0x0A, <uint8_t>id_bytes
+    memcpy(into + 2, PyBytes_AS_STRING(message_id), id_bytes)
+    into += 2 + id_bytes
+    into[0] = 0x12
+    into = _put_varint(into + 1, <uint64_t>length)
+    payload = into
+    if head_bytes:
+        into[0], into[1] = head[0], head[1]
+        into += 2
+    if rest_bytes:
+        memcpy(into, PyBytes_AS_STRING(rest), rest_bytes)
+        into += rest_bytes
+    crc = _crc32(payload, length, crc)
+    into[0] = 0x19
+    into[1], into[2] = <uint8_t>(crc & 0xFF), <uint8_t>(crc >> 8 & 0xFF)
+    into[3], into[4] = <uint8_t>(crc >> 16 & 0xFF), <uint8_t>(crc >> 24)
+    into[5] = into[6] = into[7] = into[8] = 0
+    into[9], into[10] = 0x28, TYPE_RESPONSE
+    return reply
+
+
+def encode_response(bytes message_id not None, uint32_t message_id_crc, bytes payload not None):
+    return _response(message_id, message_id_crc, NULL, payload)
+
+
+def encode_found(bytes message_id not None, uint32_t message_id_crc, bytes blob not None):
+    cdef uint8_t head[2]
+    head[0], head[1] = 0x08, 0
+    return _response(message_id, message_id_crc, head, blob)
+
+
+def encode_error(bytes message_id not None, uint32_t message_id_crc, int code):
+    cdef uint8_t head[2]
+    if not 0 <= code < ERROR_CODES:
+        raise IndexError(f"error code {code}")
+    head[0], head[1] = 0x08, <uint8_t>code
+    return _response(message_id, message_id_crc, head, None)

@@ -413,7 +413,7 @@ class ClusterCore:
             state.log(f"bad view from {peer}: {fault}", "warning")
             return
         mine = state.view
-        vouched_at = message.echo_us / 1e6 if message.to_incarnation == state.incarnation else -inf
+        vouched_at = state.echoed_at(message)
         if mine is not None and view.cluster_id == mine.cluster_id and view.epoch != mine.epoch:
             if view.epoch > mine.epoch:
                 self._install(view, vouched_at)

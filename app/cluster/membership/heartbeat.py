@@ -91,8 +91,8 @@ class Heartbeat:
         if view is None or peer != view.coordinator or not state.goes_by_our_view(peer, message):
             state.drop("stale view")
             return
-        asked_at = message.echo_us / 1e6
-        if message.to_incarnation != state.incarnation or asked_at > state.now:
+        asked_at = state.echoed_at(message)
+        if asked_at < 0:
             return
         self._answered = True
         if message.span_us:

@@ -256,6 +256,12 @@ class NodeState:
             and self.coordinator_is_fresh()
         )
 
+    def echoed_at(self, message: pb.ClusterMessage) -> float:
+        """When, by our clock, we said what the message answers: its sender lived after that. -inf: that proves nothing,
+        since it is for another process, answers nothing, or speaks of a time to come."""
+        echo = message.echo_us / 1e6
+        return echo if message.to_incarnation == self.incarnation and 0 < echo <= self.now else -inf
+
     def post(self, peer: str, kind: "pb.Kind", *, to: tuple[int, int] | None = None, **fields: Any) -> None:
         """Send a message with all that every message tells.
 

@@ -53,7 +53,8 @@ class ClusterCore:
 
     def __init__(self, config: ClusterConfig, incarnation: int, now: float, rng: random.Random) -> None:
         assert incarnation > 0, incarnation
-        state = self._state = NodeState(config, rng, incarnation, now)
+        # The process before this one may have promised its support a moment ago.
+        state = self._state = NodeState(config, rng, incarnation, now, bound_until=now + timing.LAPSE_S)
         self._detector = Detector(state)
         self._dialler = Dialler(state)
         self._lease = Lease()
@@ -295,6 +296,8 @@ class ClusterCore:
     def _start_anew(self, view: View | None, above: int = 0) -> None:
         """Be a fresh process in all but name: nothing promised, accepted or held before counts any more."""
         state = self._state
+        if state.is_member:
+            state.note_bound(self._coordinator.support_left_s())
         # At random, so that no two processes here are raised to the same one.
         state.incarnation = max(state.incarnation, above) + 1 + state.rng.getrandbits(20)
         state.is_member = False

@@ -154,6 +154,8 @@ class Heartbeat:
 
     def _leader_lease_end(self, grantor: Grantor) -> float:
         state = self._state
+        if state.is_bound:
+            return -inf
         end = grantor.leader_lease_end(state.countable_dead(), state.members_needed())
         # Alone, and enough only because others are absent: as long as that is known.
         is_alone = end == inf and len(state.config.servers) > 2 and not grantor.view.is_forced

@@ -340,6 +340,8 @@ class ClusterCore:
         state.installed_at = state.now
         self._observed_since = state.awake_s
         self._note_members(view, vouched_at)
+        if is_member and view.epoch == 1:  # the founders have seen to it that nobody serves elsewhere (bootstrap.py)
+            state.bound_until = -inf
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S
         state.support_withdrawn = False

@@ -246,10 +246,9 @@ class NodeState:
         """Whether leases of another cluster may still rest on a promise of ours, or of the process before us.
 
         Until that is over we support no coordinator, and have no leader lease: two clusters that meet must not serve at
-        once. Those who are together in a first view have waited already, or left nobody who could have (bootstrap.py).
+        once.
         """
-        view = self.view
-        return self.now < self.bound_until and (view is None or (view.epoch > 1 and view.cluster_id != self.bound_to))
+        return self.now < self.bound_until and (self.view is None or self.view.cluster_id != self.bound_to)
 
     def coordinator_is_fresh(self) -> bool:
         """Whether there is recent proof that the view's coordinator lives and hears us."""

@@ -94,3 +94,6 @@ def test_founders_need_not_wait() -> None:
     node = Node("b", "abc")
     node.get("a", pb.VIEW, view=view, by=view)
     assert any(said(node, "a", 0.05))
+    following = replace(a_view("abc"), epoch=2)
+    node.get("a", pb.VIEW, view=following, by=following)
+    assert any(said(node, "a", 0.05))

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=False
 """What app/wire/codec.py says, compiled: read that for what these functions do.
 
 Nothing is copied on the way from a datagram to what is made of it, or from a value to its reply. The checksum is zlib's

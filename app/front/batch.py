@@ -23,6 +23,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
 
+from app.fast import piece
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 _SOCKADDR_BYTES: Final = 28  # sockaddr_in6, the longest; sockaddr_in takes 16
@@ -159,8 +160,9 @@ class Meter(Protocol):
     def charge(self, host: bytes, looks: int) -> None: ...
 
 
-class DatagramBatch:
-    """Receives and answers datagrams of one UDP socket that is bound to one address, up to `size` of them at a time.
+@piece
+class RingBatch:
+    """Receives and answers datagrams of one UDP socket in two rings of the same size.
 
     Whatever leaves was executed under a lease, or is taken for such: before each call of the system that sends, it is
     looked at once more (`may_not_leave`), and if it has run out, what is laid out is dropped.
@@ -169,19 +171,20 @@ class DatagramBatch:
     def __init__(
         self,
         sock: BatchSocket,
-        size: int,
-        may_not_leave: Callable[[], bool] = lambda: False,
-        meter: Meter | None = None,
+        incoming: Ring,
+        outgoing: Ring,
+        may_not_leave: Callable[[], bool],
+        meter: Meter | None,
     ) -> None:
         """`sock` may be of either family."""
-        self.size = size
+        self.size = incoming.size
         self.send_errors = 0
         self.unfenced = 0  # datagrams dropped, because they might no longer leave
         self._sock = sock
         self._may_not_leave = may_not_leave
         self._meter = meter
         self._unseen_bytes = meter.next_look() if meter is not None else sys.maxsize  # until the meter's next look
-        self._in, self._out = self._rings()
+        self._in, self._out = incoming, outgoing
         self.buffer = self._in.buffer  # what was received; overwritten by the next `receive`
         self._in_view = memoryview(self.buffer)
         self._in_lengths = self._in.header_ints[_LENGTH_AT:]
@@ -196,11 +199,8 @@ class DatagramBatch:
         self._is_answering = False  # some of them refer to addresses of the batch in hand
         self._address_bytes = 28 if sock.family == socket.AF_INET6 else 16
         self._host_at, self._host_bytes = (8, 16) if sock.family == socket.AF_INET6 else (4, 4)
-        for n in range(size):
+        for n in range(self.size):
             self._out.header_ints[n * _HEADER_INTS + _NAME_LENGTH_AT] = self._address_bytes
-
-    def _rings(self) -> tuple[Ring, Ring]:
-        return Ring(self.size), Ring(self.size)
 
     def receive(self) -> int:
         """Receive what is there, at most `size` datagrams; how many (0: nothing there, or a passing error)."""
@@ -240,7 +240,10 @@ class DatagramBatch:
         return b""
 
     def reply(self, number: int, data: bytes) -> None:
-        """Lay out a reply to the sender of datagram `number` of the batch in hand; `flush` sends it."""
+        """Lay out a reply, of at most DATAGRAM_MAX_BYTES, to the sender of datagram `number` of the batch in hand.
+
+        `flush` sends it.
+        """
         slot = self._pending
         if slot == self.size:
             self.flush()
@@ -310,6 +313,21 @@ class DatagramBatch:
         self._flushed += total
 
 
+class DatagramBatch(RingBatch):
+    """Receives and answers datagrams of one UDP socket that is bound to one address, up to `size` of them at a time."""
+
+    def __init__(
+        self,
+        sock: BatchSocket,
+        size: int,
+        may_not_leave: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
+        control: ControlForm | None = None,
+    ) -> None:
+        """`control`: what the headers of both rings carry besides."""
+        super().__init__(sock, Ring(size, control), Ring(size, control), may_not_leave, meter)
+
+
 class WildcardBatch(DatagramBatch):
     """As DatagramBatch, of a socket that is bound to all addresses of this machine: answers leave from the one asked.
 
@@ -328,7 +346,7 @@ class WildcardBatch(DatagramBatch):
         meter: Meter | None = None,
     ) -> None:
         form = self._form = _FORMS[socket.AddressFamily(sock.family)]
-        super().__init__(sock, size, may_not_leave, meter)
+        super().__init__(sock, size, may_not_leave, meter, form)
         self._in_controls = self._in.controls
         self._in_interfaces = memoryview(self._in_controls).cast("I")[
             form.interface_at // 4 :: _CONTROL_STRIDE_BYTES // 4
@@ -344,9 +362,6 @@ class WildcardBatch(DatagramBatch):
         self._usual_in = memoryview(b"\xff" * (_CONTROL_STRIDE_BYTES * size))
         # Not everything that is or will be laid out before the next flush is of the usual address.
         self._is_mixed = False
-
-    def _rings(self) -> tuple[Ring, Ring]:
-        return Ring(self.size, self._form), Ring(self.size, self._form)
 
     def receive(self) -> int:
         count = super().receive()
@@ -388,11 +403,11 @@ class WildcardBatch(DatagramBatch):
             return
         self._is_mixed = False
         for slot in range(self._pending):
-            name = self._out_names[slot * _HEADER_QUADS]
+            name = self._out.header_quads[slot * _HEADER_QUADS + _NAME_AT]
             if name == self._out.address_pointers[slot]:  # laid out by `send`
                 self._out_controls[slot] = self._out.control_pointers[slot]
             else:
-                number = (name - self._in_names[0]) // _ADDRESS_STRIDE_BYTES
+                number = (name - self._in.address_pointers[0]) // _ADDRESS_STRIDE_BYTES
                 self._out_controls[slot] = self._in.control_pointers[number]
         super().flush()
         self._out_controls[:] = self._usual_pointers

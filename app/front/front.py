@@ -244,13 +244,13 @@ class Front:
 
     def work(self, request: Request) -> None:
         batch = self._batch
-        buffer = batch.buffer
+        buffer, span, lay_out = batch.buffer, batch.span, batch.reply
         handle = self._commands.handle
         allowed = self._allowed
         is_limited = self._rate.limits_until_s > self._received_s
         while (number := self._next) < self._count:
             self._next = number + 1
-            start, end = batch.span(number)
+            start, end = span(number)
             if allowed is not None and not allowed[batch.host(number)]:
                 self._commands.shut_out(request, batch.datagram(number))
                 request.release()
@@ -270,7 +270,7 @@ class Front:
             if reply is not None:
                 if is_limited:
                     reply = self._within_rate(batch.host(number), reply, end - start)
-                batch.reply(number, reply)
+                lay_out(number, reply)
             if request.datagram:
                 request.release()
 

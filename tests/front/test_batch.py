@@ -8,23 +8,48 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
+from typing import Protocol
 
 import pytest
 
 from app.config.allowlist import host_of
-from app.front.batch import DatagramBatch, Ring, _IoVec, _MMsgHdr
+from app.front.batch import BatchSocket, Meter, Ring, RingBatch, _IoVec, _MMsgHdr
 from app.sockets import DatagramSocket
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tests.support.machine import has_ipv6
+from tests.support.pieces import WHICH, pieces
 
 SIZE = 8
 DEADLINE_S = 10.0
 
 
+class Make(Protocol):
+    def __call__(
+        self,
+        sock: BatchSocket,
+        may_not_leave: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
+    ) -> RingBatch: ...
+
+
+@pytest.fixture(params=WHICH)
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes a batch with rings of SIZE."""
+    ring_batch = pieces("batch", request.param).RingBatch
+
+    def make(
+        sock: BatchSocket, may_not_leave: Callable[[], bool] = lambda: False, meter: Meter | None = None
+    ) -> RingBatch:
+        made: RingBatch = ring_batch(sock, Ring(SIZE), Ring(SIZE), may_not_leave, meter)
+        return made
+
+    return make
+
+
 class Wire:
     """A node's socket with its batch, and as many clients as asked for."""
 
-    def __init__(self, family: socket.AddressFamily, stack: ExitStack) -> None:
+    def __init__(self, family: socket.AddressFamily, stack: ExitStack, make: Make) -> None:
         self.family = family
         self.host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
         self.stack = stack
@@ -33,7 +58,7 @@ class Wire:
         self.sock.bind((self.host, 0))
         self.sock.setblocking(False)
         self.datagrams = DatagramSocket(self.sock)
-        self.batch = DatagramBatch(self.datagrams, SIZE)
+        self.batch = make(self.datagrams)
 
     def client(self) -> socket.socket:
         client = self.stack.enter_context(socket.socket(self.family, socket.SOCK_DGRAM))
@@ -58,11 +83,11 @@ class Wire:
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
-def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+def wire(request: pytest.FixtureRequest, make: Make) -> Iterator[Wire]:
     if request.param == socket.AF_INET6 and not has_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
     with ExitStack() as stack:
-        yield Wire(request.param, stack)
+        yield Wire(request.param, stack, make)
 
 
 def test_nothing_there_is_no_error(wire: Wire) -> None:
@@ -273,9 +298,9 @@ class Recording:
 ADDRESS = b"\x02\x00\x0d\x03\x7f\x00\x00\x01" + bytes(8)
 
 
-def laid_out(sock: Recording, count: int, may_not_leave: Callable[[], bool] = lambda: False) -> DatagramBatch:
+def laid_out(make: Make, sock: Recording, count: int, may_not_leave: Callable[[], bool] = lambda: False) -> RingBatch:
     """A batch with so many datagrams laid out."""
-    batch = DatagramBatch(sock, SIZE, may_not_leave)
+    batch = make(sock, may_not_leave)
     for number in range(count):
         batch.send(ADDRESS, b"%d" % number)
     return batch
@@ -297,10 +322,10 @@ def numbers(*given: int) -> list[bytes]:
     ],
 )
 def test_what_a_call_leaves_is_sent_by_the_next_and_an_error_costs_one(
-    takes: tuple[int, ...], calls: list[tuple[int, int]], lost: Sequence[int]
+    make: Make, takes: tuple[int, ...], calls: list[tuple[int, int]], lost: Sequence[int]
 ) -> None:
     sock = Recording(*takes)
-    batch = laid_out(sock, 6)
+    batch = laid_out(make, sock, 6)
     assert batch.laid_out == 6
     batch.flush()
     assert sock.calls == calls
@@ -310,14 +335,14 @@ def test_what_a_call_leaves_is_sent_by_the_next_and_an_error_costs_one(
     assert sock.calls == calls
 
 
-def test_without_anything_laid_out_nothing_is_asked() -> None:
+def test_without_anything_laid_out_nothing_is_asked(make: Make) -> None:
     asked: list[bool] = []
     sock = Recording()
-    laid_out(sock, 0, lambda: bool(asked.append(True))).flush()
+    laid_out(make, sock, 0, lambda: bool(asked.append(True))).flush()
     assert (sock.calls, asked) == ([], [])
 
 
-def test_the_lease_is_looked_at_before_anything_leaves() -> None:
+def test_the_lease_is_looked_at_before_anything_leaves(make: Make) -> None:
     sock = Recording()
     answers = iter((False, True, False))
 
@@ -325,7 +350,7 @@ def test_the_lease_is_looked_at_before_anything_leaves() -> None:
         sock.log.append("look")
         return next(answers)
 
-    batch = laid_out(sock, 3, may_not_leave)
+    batch = laid_out(make, sock, 3, may_not_leave)
     batch.flush()
     assert sock.log == ["look", "send"]
     batch.send(ADDRESS, b"dropped")
@@ -342,11 +367,11 @@ def test_the_lease_is_looked_at_before_anything_leaves() -> None:
 
 
 @pytest.mark.parametrize("way", ["reply", "send"])
-def test_the_lease_is_looked_at_when_the_ring_is_full_in_the_middle_of_a_batch(way: str) -> None:
+def test_the_lease_is_looked_at_when_the_ring_is_full_in_the_middle_of_a_batch(make: Make, way: str) -> None:
     """What would leave then was executed before it ran out, and may not leave any more."""
     sock = Recording()
     has_run_out = False
-    batch = DatagramBatch(sock, SIZE, lambda: has_run_out)
+    batch = make(sock, lambda: has_run_out)
 
     def lay_out(count: int) -> None:
         for number in range(count):
@@ -365,9 +390,9 @@ def test_the_lease_is_looked_at_when_the_ring_is_full_in_the_middle_of_a_batch(w
     assert sock.sent[SIZE:] == numbers(SIZE - 1)
 
 
-def test_replies_leave_before_their_senders_addresses_are_overwritten() -> None:
+def test_replies_leave_before_their_senders_addresses_are_overwritten(make: Make) -> None:
     sock = Recording()
-    batch = DatagramBatch(sock, SIZE)
+    batch = make(sock)
     batch.send(ADDRESS, b"0")  # its address is its own: it may wait
     batch.receive()
     assert sock.log == ["receive"]
@@ -380,10 +405,10 @@ def test_replies_leave_before_their_senders_addresses_are_overwritten() -> None:
     assert sock.sent == numbers(0, 1), "nothing refers to that batch any more"
 
 
-def test_what_was_received_is_how_many_the_socket_says() -> None:
+def test_what_was_received_is_how_many_the_socket_says(make: Make) -> None:
     sock = Recording()
     sock.arriving = 3
-    assert DatagramBatch(sock, SIZE).receive() == 3
+    assert make(sock).receive() == 3
 
 
 def test_a_place_of_the_ring() -> None:
@@ -398,3 +423,46 @@ def test_a_place_of_the_ring() -> None:
     assert starts[0] == ctypes.addressof(ctypes.c_char.from_buffer(ring.buffer))
     assert all(later - earlier > DATAGRAM_MAX_BYTES + 1 for earlier, later in pairwise(starts))
     assert ring.header_at(0) == ring.headers_at
+
+
+class Looks:
+    """A meter whose looks fall after so many bytes each."""
+
+    def __init__(self, *after: int) -> None:
+        self.after = list(after)
+        self.charged: list[tuple[bytes, int]] = []
+
+    def next_look(self) -> int:
+        return self.after.pop(0)
+
+    def charge(self, host: bytes, looks: int) -> None:
+        self.charged.append((host, looks))
+
+
+def test_a_meter_is_told_whose_answer_a_look_falls_on(make: Make) -> None:
+    """Only answers of 128 bytes and more are counted."""
+    sock, meter = Recording(), Looks(200, 0, 100, 500, 9999)
+    batch = make(sock, meter=meter)
+    batch._in.addresses[:16] = ADDRESS
+    batch.reply(0, bytes(127))
+    batch.reply(0, bytes(128))
+    batch.send(ADDRESS, bytes(72))
+    assert meter.charged == []
+    batch.reply(0, bytes(72 + 128))  # 128 beyond the first look: those after 0 and 100 fall on it as well
+    other = ADDRESS[:7] + b"\x02" + bytes(8)
+    batch.send(other, bytes(300))
+    assert meter.charged == [(b"\x7f\x00\x00\x01", 3)]
+    batch.send(other, bytes(175), b"")
+    assert meter.charged == [(b"\x7f\x00\x00\x01", 3)]
+    batch.send(other, bytes(128), b"")
+    assert meter.charged == [(b"\x7f\x00\x00\x01", 3), (b"\x7f\x00\x00\x02", 1)]
+
+
+@pytest.mark.parametrize("number", [SIZE, SIZE + 1, 2**40])
+def test_what_no_batch_holds_is_not_to_be_had(make: Make, number: int) -> None:
+    batch = make(Recording())
+    with pytest.raises(IndexError):
+        batch.reply(number, b"data")
+    with pytest.raises(IndexError):
+        batch.span(number)
+    assert batch.laid_out == 0

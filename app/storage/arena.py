@@ -11,7 +11,7 @@ page. Pages that are merely sparse are emptied by moving their records together 
 is possible because a record carries its key: its owner can be found and told the new place.
 
 A record is stored as one length byte, the key, then the blob; a zero length byte marks a free chunk. A handle
-names a record's blob: position in the low 32 bits, length above. Handles fit a two-digit int (32 bytes).
+names a record's blob: position in the low 44 bits (16 TiB), length above. Handles fit a two-digit int (32 bytes).
 
 Rejected: values as bytes objects on the heap (45 to 70 MiB held where this holds 80, and pages pinned by a few
 survivors); a log with a cleaner (copies nine bytes for each one written when 90 % full).
@@ -31,8 +31,9 @@ CHUNKS_MAX: Final = 512
 # A position in the mapping is a page's number above these bits, and an offset in it below.
 _PAGE_SHIFT: Final = 16
 _PAGE_MASK: Final = PAGE_BYTES - 1
-# The part of a handle that is a position; the length is above it.
-_POSITION_MASK: Final = (1 << 32) - 1
+# A handle's bits from here on are the length; those below, the position.
+_LENGTH_SHIFT: Final = 44
+_POSITION_MASK: Final = (1 << _LENGTH_SHIFT) - 1
 # Pages that were cleared which one new page may have given back: eight of the smallest make room for a large one.
 _GIVE_BACK_MAX: Final = 64
 _SYSTEM_PAGE_BYTES: Final = mmap.PAGESIZE  # the kernel's unit of resident memory
@@ -58,6 +59,7 @@ assert PAGE_BYTES == 1 << _PAGE_SHIFT
 assert PAGE_BYTES % _SYSTEM_PAGE_BYTES == 0, "a page must be made of whole system pages to be given back"
 assert all(size % 8 == 0 for size in SIZE_CLASSES)
 assert CHUNKS_MAX <= 0xFFFF, "chunk indexes must fit 16 bits"
+assert RECORD_MAX_BYTES << _LENGTH_SHIFT < 1 << 60, "a handle must fit two digits of an int"
 
 
 class _Class:
@@ -149,12 +151,12 @@ class Arena:
         self.chunk_bytes += size
         self.free_chunk_bytes -= size
         self._map[at : at + 1 + key_bytes + blob_bytes] = b"%c%b%b" % (key_bytes, key, blob)
-        return (at + 1 + key_bytes) | (blob_bytes << 32)
+        return (at + 1 + key_bytes) | (blob_bytes << _LENGTH_SHIFT)
 
     def blob(self, handle: int) -> bytes:
         """The blob of a record."""
         at = handle & _POSITION_MASK
-        return self._map[at : at + (handle >> 32)]
+        return self._map[at : at + (handle >> _LENGTH_SHIFT)]
 
     def replace(self, handle: int, key_bytes: int, blob: bytes, *, loosely: bool = False) -> int:
         """Replace a record's blob in its chunk.
@@ -172,7 +174,7 @@ class Arena:
         ):
             return -1
         self._map[at : at + blob_bytes] = blob
-        return at | (blob_bytes << 32)
+        return at | (blob_bytes << _LENGTH_SHIFT)
 
     def take_over(self, handle: int, key: bytes, blob: bytes) -> int:
         """Put a new record in the place of another.
@@ -189,7 +191,7 @@ class Arena:
         offset = handle & _PAGE_MASK
         at = page.start + offset - offset % cls.size
         self._map[at : at + 1 + key_bytes + blob_bytes] = b"%c%b%b" % (key_bytes, key, blob)
-        return (at + 1 + key_bytes) | (blob_bytes << 32)
+        return (at + 1 + key_bytes) | (blob_bytes << _LENGTH_SHIFT)
 
     def free(self, handle: int) -> None:
         """Give a record's chunk back; the page goes back to the system with its last record."""

@@ -121,6 +121,23 @@ def test_address_space_that_is_used_up_stops_new_pages() -> None:
     assert arena.store(b"k", bytes(10_000)) >= 0
 
 
+def test_records_beyond_four_gibibytes_read_back() -> None:
+    """With as little memory as that takes: pages are retired as soon as they hold a record, and forgotten."""
+    pages = (4 << 30) // PAGE_BYTES
+    arena = Arena((4 << 30) + PAGE_BYTES, 8 << 30)
+    for number in range(pages):
+        handle = arena.store(b"k", b"low" + bytes(10_000))
+        assert arena.page_of(handle) == number
+        arena.retire(number)
+        if number % 1_000 == 999:
+            arena._map.madvise(mmap.MADV_DONTNEED)
+    handle = arena.store(b"high", b"high" * 2_000)
+    assert arena.page_of(handle) == pages
+    assert arena.blob(handle) == b"high" * 2_000
+    assert arena.blob(arena.replace(handle, 4, b"more" * 2_010)) == b"more" * 2_010
+    assert arena.retire(pages) == [b"high"]
+
+
 def test_only_a_page_whose_records_find_room_elsewhere_is_relocatable() -> None:
     arena = Arena(MIB, MIB)
     in_page = PAGE_BYTES // RECORD_MAX_BYTES

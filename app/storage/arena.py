@@ -21,6 +21,8 @@ import mmap
 from array import array
 from typing import Final
 
+from app.fast import piece
+
 # What goes back to the system at once. Smaller: less room for six records of the largest size, so more of a page is
 # unused. Larger: fewer pages lose their last record by themselves, and emptying one takes longer.
 PAGE_BYTES: Final = 64 * 1024
@@ -89,6 +91,7 @@ class _Page:
         self.free = owner.all_free[:]
 
 
+@piece
 class Arena:
     """Records in size-classed pages, at most `limit_bytes` of them resident.
 

@@ -21,6 +21,7 @@ cdef struct Class:
 cdef struct Page:
     uint32_t before  # the open pages beside it; of one not in use, `before` is the one given back, or cleared, before it
     uint32_t after
+    uint32_t written  # when it was last, in writes to the arena so far, whose higher bits are left out
     uint16_t free  # how many chunks are
     uint16_t freed  # the one of them that was freed last
     uint16_t fresh  # from this one on chunks have never been in use
@@ -35,6 +36,7 @@ cdef class Arena:
     cdef uint32_t _spare  # the page that was given back last
     cdef uint32_t _fresh  # from this one on pages have never been in use
     cdef uint32_t _cleared  # the page that was cleared last, and has not been given back
+    cdef uint32_t _writes
     cdef readonly object _map
     cdef public int64_t limit_bytes
     cdef readonly int64_t resident_bytes

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """What stands in for `Arena` of app/storage/arena.py, which says what it does: the same handles, in the same order.
 
-What differs is the memory beside the mapping, 20 bytes a page and no more. The free chunks of a page are a list that
+What differs is the memory beside the mapping, 24 bytes a page and no more. The free chunks of a page are a list that
 runs through the chunks themselves, the one freed last first; after them come those that have never been in use, by
 number, so that a page is touched only where a record is put.
 
@@ -148,6 +148,8 @@ cdef class Arena:
             return -1
         if (at & PAGE_MASK) % size + blob_bytes > size:
             raise AssertionError(f"handle {handle:#x} is not of a key of {key_bytes} bytes")
+        self._writes += 1
+        self._pages[at >> PAGE_SHIFT].written = self._writes
         memcpy(self._base + at, blob, blob_bytes)
         return _handle(at, blob_bytes)
 
@@ -227,6 +229,8 @@ cdef class Arena:
     ) noexcept:
         """Write a record to a position: its handle."""
         cdef uint8_t* chunk = self._base + at
+        self._writes += 1
+        self._pages[at >> PAGE_SHIFT].written = self._writes
         chunk[0] = <uint8_t> key_bytes
         memcpy(chunk + 1, key, key_bytes)
         memcpy(chunk + 1 + key_bytes, blob, blob_bytes)
@@ -255,6 +259,7 @@ cdef class Arena:
         page.free = <uint16_t> cls.chunks
         page.freed = <uint16_t> cls.chunks
         page.fresh = 0
+        page.written = 0
         self._open(cls, number)
         cls.free_chunks += cls.chunks
         self.resident_bytes += cls.resident_bytes
@@ -386,6 +391,9 @@ cdef class Arena:
             raise AssertionError(f"no page has room for what is in page {number}")
         cdef int64_t target = self._pop_chunk(cls)
         cdef int64_t start = _position(handle) - offset
+        cdef Page* page = &self._pages[target >> PAGE_SHIFT]
+        if self._writes - self._pages[number].written < self._writes - page.written:
+            page.written = self._pages[number].written
         if target != start:
             memcpy(self._base + target, self._base + start, cls.size)
         return handle - start + target
@@ -410,6 +418,10 @@ cdef class Arena:
     def chunk_size(self, int64_t handle):
         """Size of the chunk that a record lies in."""
         return self.size_of_chunk(handle)
+
+    def was_written(self, number, int64_t writes):
+        """Whether one of the last so many records that were put somewhere may lie in this page."""
+        return <uint32_t> (self._writes - self._pages[self._in_use(number)].written) < writes
 
     def page_of(self, int64_t handle):
         """Number of the page that a record lies in."""

@@ -124,6 +124,7 @@ class Side(RuleBasedStateMachine):
             self.both.free(handle),
             self.both.move(handle),
             self.both.chunk_size(handle),
+            self.both.was_written(self.both.page_of(handle), 1),
             self.both.retire(self.both.page_of(handle)),
             self.both.give_back(self.both.page_of(handle), 0),
         ):
@@ -174,7 +175,9 @@ class Side(RuleBasedStateMachine):
         for handle in self.records.values():
             self.both.blob(handle)
             self.both.chunk_size(handle)
-            self.both.page_of(handle)
+            number = self.both.page_of(handle)
+            for writes in (0, 1, 2, 9, 100):
+                self.both.was_written(number, writes)
 
 
 TestSide = Side.TestCase

@@ -7,7 +7,7 @@ cdef enum:
     CHUNKS_MAX = 512
     RECORD_MAX_BYTES = 10_080
     CLASSES = 65  # sizes of chunks
-    SIZES = RECORD_MAX_BYTES // 8 + 1  # of records, in steps of 8
+    SIZES = 1_261  # of records, in steps of 8: RECORD_MAX_BYTES // 8 + 1
 
 cdef struct Class:
     int32_t size  # of a chunk, bytes

@@ -90,6 +90,11 @@ cdef class Arena:
                 number += 1
             self._class_of_8[steps] = number
 
+    @property
+    def records(self):
+        """The mapping that positions point into."""
+        return self._map
+
     # --- records ---------------------------------------------------------------------------------------------
 
     def store(self, bytes key not None, bytes blob not None):

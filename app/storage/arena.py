@@ -107,6 +107,7 @@ class Arena:
         self._map = mmap.mmap(-1, page_count * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         # Huge pages would make 2 MiB resident where 4 KiB are touched, and would not come back page by page.
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        self.records: Final = self._map  # where positions point into, for whoever reads keys there
         self._pages: list[_Page | None] = [None] * page_count
         self._spare = array("I", range(page_count - 1, -1, -1))
         self._classes = [_Class(number, size) for number, size in enumerate(SIZE_CLASSES)]

@@ -23,7 +23,7 @@ from sys import maxsize
 from typing import Final
 
 from app.storage.arena import PAGE_BYTES, Arena
-from app.storage.slots import SPLIT_ENTRIES, Slot, SplitSlot
+from app.storage.slots import Slot, SplitSlot
 from app.wire.protocol import SLOT_COUNT, slot_of
 
 # Free chunks must add up to this much at least before records are moved together.
@@ -73,7 +73,7 @@ class Store:
         self._on_allowance_used = on_allowance_used
         self._on_freed = on_freed
         self._joined_at = 0  # evictions when that was called last
-        self._slots: list[Slot | SplitSlot] = [Slot() for _ in range(SLOT_COUNT)]
+        self._slots: list[Slot | SplitSlot] = [Slot(records=arena.records) for _ in range(SLOT_COUNT)]
         # Wiped slots whose memory is not all back yet: those whose records are still in the arena, and those of which
         # only the hash tables with their keys are left. None of them is empty.
         self._wiped_records: list[Slot] = []
@@ -160,8 +160,9 @@ class Store:
                 self._slots[number][key] = handle
                 self.entries += 1
         elif handle >= 0:
-            self._arena.free(slot.peek(key))
+            replaced = slot.peek(key)
             slot.poke(key, handle)
+            self._arena.free(replaced)
         else:
             handle = self._arena.replace(slot.peek(key), len(key), blob, loosely=True)
             if handle >= 0:
@@ -173,8 +174,9 @@ class Store:
         slot = self._slots[number]
         if key not in slot:
             return False
-        self._arena.free(slot.peek(key))
+        handle = slot.peek(key)
         del slot[key]
+        self._arena.free(handle)
         self.entries -= 1
         return True
 
@@ -195,7 +197,7 @@ class Store:
             if slot:
                 self.entries -= len(slot)
                 self._wiped_records += [table for table in slot.tables if table]
-                self._slots[number] = Slot()
+                self._slots[number] = Slot(records=self._arena.records)
         self._turns = 0
         if self._wiped_records and not self.entries:
             self._arena.clear()
@@ -350,26 +352,25 @@ class Store:
         """Make the tables of a slot take one key more, within the memory that they may have; False if they can't.
 
         Where there is none, they are made anew in the size that they have, with what removals have left in them as
-        room; if that is too little to be worth it (three insertions must pay for copying four entries), entries of
-        this slot go first. Only in a store that is full of small entries does it come to that.
+        room; if that is too little to be worth it (`keep`), entries of this slot go first. Only in a store that is full
+        of small entries does it come to that.
         """
         slot = self._slots[number]
         if isinstance(slot, SplitSlot) and slot.is_crowded and slot.growth_bytes <= self.spare_bytes:
-            self.spare_bytes -= max(0, slot.growth_bytes)
+            self._spend_on_tables(max(0, slot.growth_bytes))
             slot.divide()
         table = slot.table_of(key)
         growth = table.growth_bytes
         if table.room or growth <= 0:
             return True
-        keep = table.capacity * 3 // 4
-        surplus = len(table) - keep
+        surplus = len(table) - table.keep
         if surplus > 0:
             if growth > self.spare_bytes:
                 self._on_allowance_used()
-                surplus = len(table) - keep
+                surplus = len(table) - table.keep
             if growth <= self.spare_bytes or self._is_cheaper(growth, surplus):
-                self.spare_bytes -= growth
-                if isinstance(slot, Slot) and len(slot) > SPLIT_ENTRIES:
+                self._spend_on_tables(growth)
+                if isinstance(slot, Slot) and len(slot) > slot.split_entries:
                     self._slots[number] = SplitSlot(slot)
                     return self._make_table_room(number, key)
                 return True
@@ -377,12 +378,19 @@ class Store:
                 if len(table) * 8 > table.capacity * 7:
                     return False
             elif surplus > 0:
-                for handle in slot.evict_beside(key, surplus):
+                handles = slot.evict_beside(key, surplus)
+                for handle in handles:
                     self._arena.free(handle)
-                self.entries -= surplus
-                self.evictions += surplus
-        table.rebuild()
+                self.entries -= len(handles)
+                self.evictions += len(handles)
+        if not table.room:
+            table.rebuild()
         return True
+
+    def _spend_on_tables(self, growth_bytes: int) -> None:
+        """Count what tables are about to grow by, so that the governor looks in time."""
+        self.spare_bytes -= growth_bytes
+        self.allowance_bytes -= growth_bytes
 
     def _is_cheaper(self, growth_bytes: int, entries: int) -> bool:
         """Whether growing tables takes less than so many entries; the arena must make way for it soon, though."""

@@ -11,7 +11,7 @@ page. Pages that are merely sparse are emptied by moving their records together 
 is possible because a record carries its key: its owner can be found and told the new place.
 
 A record is stored as one length byte, the key, then the blob; a zero length byte marks a free chunk. A handle
-names a record's blob: position in the low 32 bits, length above. Handles fit a two-digit int (32 bytes).
+names a record's blob: position in the low 44 bits (16 TiB), length above. Handles fit a two-digit int (32 bytes).
 
 Rejected: values as bytes objects on the heap (45 to 70 MiB held where this holds 80, and pages pinned by a few
 survivors); a log with a cleaner (copies nine bytes for each one written when 90 % full).
@@ -20,6 +20,8 @@ survivors); a log with a cleaner (copies nine bytes for each one written when 90
 import mmap
 from array import array
 from typing import Final
+
+from app.fast import piece
 
 # What goes back to the system at once. Smaller: less room for six records of the largest size, so more of a page is
 # unused. Larger: fewer pages lose their last record by themselves, and emptying one takes longer.
@@ -31,8 +33,9 @@ CHUNKS_MAX: Final = 512
 # A position in the mapping is a page's number above these bits, and an offset in it below.
 _PAGE_SHIFT: Final = 16
 _PAGE_MASK: Final = PAGE_BYTES - 1
-# The part of a handle that is a position; the length is above it.
-_POSITION_MASK: Final = (1 << 32) - 1
+# A handle's bits from here on are the length; those below, the position.
+_LENGTH_SHIFT: Final = 44
+_POSITION_MASK: Final = (1 << _LENGTH_SHIFT) - 1
 # Pages that were cleared which one new page may have given back: eight of the smallest make room for a large one.
 _GIVE_BACK_MAX: Final = 64
 _SYSTEM_PAGE_BYTES: Final = mmap.PAGESIZE  # the kernel's unit of resident memory
@@ -58,6 +61,7 @@ assert PAGE_BYTES == 1 << _PAGE_SHIFT
 assert PAGE_BYTES % _SYSTEM_PAGE_BYTES == 0, "a page must be made of whole system pages to be given back"
 assert all(size % 8 == 0 for size in SIZE_CLASSES)
 assert CHUNKS_MAX <= 0xFFFF, "chunk indexes must fit 16 bits"
+assert RECORD_MAX_BYTES << _LENGTH_SHIFT < 1 << 60, "a handle must fit two digits of an int"
 
 
 class _Class:
@@ -77,16 +81,19 @@ class _Class:
 
 
 class _Page:
-    """One page in use: where it starts, its class, and a stack of the indexes of its free chunks."""
+    """One page in use: where it starts, its class, a stack of the indexes of its free chunks, and when it was written
+    to last, in writes to the arena so far."""
 
-    __slots__ = ("free", "owner", "start")
+    __slots__ = ("free", "owner", "start", "written")
 
     def __init__(self, start: int, owner: _Class) -> None:
         self.start = start
         self.owner = owner
         self.free = owner.all_free[:]
+        self.written = 0
 
 
+@piece
 class Arena:
     """Records in size-classed pages, at most `limit_bytes` of them resident.
 
@@ -100,6 +107,7 @@ class Arena:
         self._map = mmap.mmap(-1, page_count * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         # Huge pages would make 2 MiB resident where 4 KiB are touched, and would not come back page by page.
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        self.records: Final = self._map  # where positions point into, for whoever reads keys there
         self._pages: list[_Page | None] = [None] * page_count
         self._spare = array("I", range(page_count - 1, -1, -1))
         self._classes = [_Class(number, size) for number, size in enumerate(SIZE_CLASSES)]
@@ -108,6 +116,7 @@ class Arena:
         self.resident_bytes = 0  # of all pages not given back, rounded up to system pages
         self.cleared_bytes = 0  # of those in pages that hold nothing any more
         self._cleared: list[_Page] = []
+        self._writes = 0  # records put somewhere so far
         self.chunk_bytes = 0  # in chunks that hold a record
         self.free_chunk_bytes = 0  # in free chunks of pages in use: what moving records together could win at best
 
@@ -148,13 +157,14 @@ class Arena:
         cls.free_chunks -= 1
         self.chunk_bytes += size
         self.free_chunk_bytes -= size
+        page.written = self._writes = self._writes + 1
         self._map[at : at + 1 + key_bytes + blob_bytes] = b"%c%b%b" % (key_bytes, key, blob)
-        return (at + 1 + key_bytes) | (blob_bytes << 32)
+        return (at + 1 + key_bytes) | (blob_bytes << _LENGTH_SHIFT)
 
     def blob(self, handle: int) -> bytes:
         """The blob of a record."""
         at = handle & _POSITION_MASK
-        return self._map[at : at + (handle >> 32)]
+        return self._map[at : at + (handle >> _LENGTH_SHIFT)]
 
     def replace(self, handle: int, key_bytes: int, blob: bytes, *, loosely: bool = False) -> int:
         """Replace a record's blob in its chunk.
@@ -171,8 +181,9 @@ class Arena:
             loosely and key_bytes + blob_bytes < cls.size
         ):
             return -1
+        page.written = self._writes = self._writes + 1
         self._map[at : at + blob_bytes] = blob
-        return at | (blob_bytes << 32)
+        return at | (blob_bytes << _LENGTH_SHIFT)
 
     def take_over(self, handle: int, key: bytes, blob: bytes) -> int:
         """Put a new record in the place of another.
@@ -186,10 +197,11 @@ class Arena:
         cls = page.owner
         if self._class_of_8[(key_bytes + blob_bytes + 8) >> 3] is not cls:
             return -1
+        page.written = self._writes = self._writes + 1
         offset = handle & _PAGE_MASK
         at = page.start + offset - offset % cls.size
         self._map[at : at + 1 + key_bytes + blob_bytes] = b"%c%b%b" % (key_bytes, key, blob)
-        return (at + 1 + key_bytes) | (blob_bytes << 32)
+        return (at + 1 + key_bytes) | (blob_bytes << _LENGTH_SHIFT)
 
     def free(self, handle: int) -> None:
         """Give a record's chunk back; the page goes back to the system with its last record."""
@@ -311,6 +323,7 @@ class Arena:
         if not free:
             del cls.open_pages[page]
         cls.free_chunks -= 1
+        page.written = max(page.written, source.written)
         offset = (at - source.start) % size
         start = at - offset
         self._map[target : target + size] = self._map[start : start + size]
@@ -330,6 +343,12 @@ class Arena:
         page = self._pages[(handle & _POSITION_MASK) >> _PAGE_SHIFT]
         assert page is not None, f"handle {handle:#x} names a page that is not in use"
         return page.owner.size
+
+    def was_written(self, number: int, writes: int) -> bool:
+        """Whether one of the last so many records that were put somewhere may lie in this page."""
+        page = self._pages[number]
+        assert page is not None, f"page {number} is not in use"
+        return self._writes - page.written < writes
 
     def page_of(self, handle: int) -> int:
         """Number of the page that a record lies in."""

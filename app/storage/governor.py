@@ -27,13 +27,10 @@ from typing import Final
 
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
-from app.storage.sizer import asizeof
 from app.storage.store import COMPACT_MIN_BYTES, Store
 from app.wire.protocol import SLOT_COUNT
 
 MIB: Final = 1 << 20
-
-_flat_size: Final[Callable[..., int]] = asizeof.flatsize
 
 # Kept free below the bound for what no look can foresee: growth between two looks (1 MiB, and as much of hash tables
 # that are ahead of the arena), a full heap whose keys become longer (1 MiB), fresh arena pages that count as resident
@@ -83,10 +80,6 @@ _SHRINK_WORK: Final = 300
 # slot's turn comes every 6 s.
 _SLOTS_PER_CALIBRATION: Final = 4
 _KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are a fair sample of keys of any length
-# A slot whose hash tables cost more than this per entry has them copied into fresh ones. Fresh tables take 66 to 132
-# bytes an entry; under insertion and removal CPython sizes them for three times their entries, which takes up to 264.
-_TABLE_BYTES_PER_ENTRY_MAX: Final = 150
-_REBUILD_MIN_BYTES: Final = 16 * 1024  # below that there is nothing to win
 
 # What the kernel and glibc call what they are asked for (linux/prctl.h, malloc.h).
 _PR_SET_THP_DISABLE: Final = 41
@@ -226,13 +219,13 @@ class MemoryGovernor:
             number = self._next_slot
             self._next_slot = (number + 1) % SLOT_COUNT
             for table in store.tables(number):
-                size = table.table_bytes
-                if size > _REBUILD_MIN_BYTES and size > _TABLE_BYTES_PER_ENTRY_MAX * len(table):
+                if table.is_oversized:
                     table.rebuild()
                     self.rebuilds += 1
                     break
-            for key in islice(store.tables(number)[0], _KEYS_PER_SLOT):
-                sampled_bytes += _allocated(_flat_size(key)) + _HANDLE_BYTES + _LINK_BYTES
+            table = store.tables(number)[0]
+            for key in islice(table, _KEYS_PER_SLOT):
+                sampled_bytes += table.entry_bytes(key)
                 sampled += 1
         if sampled:
             store.entry_heap_bytes = sampled_bytes // sampled
@@ -244,14 +237,3 @@ class MemoryGovernor:
             self._trimmed_at = freed
             self._malloc_trim(0)
             self.look()
-
-
-def _allocated(size: int) -> int:
-    """What the C library's allocator takes for an object of `size` bytes: 8 more, in steps of 16."""
-    return (size + 8 + 15) // 16 * 16
-
-
-# What an arena handle takes on the heap: an int of two digits.
-_HANDLE_BYTES: Final = _allocated(_flat_size(1 << 40))
-# What an OrderedDict's link to an entry takes: four pointers.
-_LINK_BYTES: Final = _allocated(32)

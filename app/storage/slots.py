@@ -17,19 +17,23 @@ holds); one table for all entries (growing stalls its caller for 90 to 480 ms).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, zip_longest
+from mmap import mmap
 from sys import maxsize
-from typing import Final
+from typing import ClassVar, Final
 
 from cachetools import LRUCache
 
+from app.fast import piece
+from app.storage.sizer import asizeof
+
 # A slot with more entries than this that would have to grow is split; a split slot gets another table when it has more
 # than this in a table on average (in one table: twice as many). Larger: longer steps. Smaller: more tables, which take
-# 1 KB each beside their places.
-SPLIT_ENTRIES: Final = 1024
-# With fewer entries than this in a table on average two tables of a split slot are joined.
-_JOIN_ENTRIES: Final = SPLIT_ENTRIES // 4
+# 1 KB each beside their places. (The compiled slot has a larger number of its own: its steps are shorter.)
+_SPLIT_ENTRIES: Final = 1024
+# With fewer entries than this part of it in a table on average two tables of a split slot are joined.
+_JOIN_SHARE: Final = 4
 
 # The bits of its hash that choose a key's table. A dict begins its search by lower ones.
 _HASH_SHIFT: Final = 32
@@ -41,7 +45,12 @@ _ORDER_OBJECT_BYTES: Final = dict.__sizeof__(OrderedDict()) - dict.__sizeof__({}
 
 
 # What a table is never made for: it has been split before, and if memory lacked for that, it stays as it is.
-_ENTRIES_MAX: Final = 6 * SPLIT_ENTRIES
+_ENTRIES_MAX: Final = 6 * _SPLIT_ENTRIES
+
+# Tables that cost more than this per entry are oversized. Fresh ones take 66 to 132 bytes an entry; under insertion and
+# removal CPython sizes them for three times their entries, which takes up to 264.
+_BYTES_PER_ENTRY_MAX: Final = 150
+_OVERSIZED_FROM_BYTES: Final = 16 * 1024  # below that there is nothing to win
 
 
 def _table_sizes() -> dict[int, tuple[int, int]]:
@@ -64,7 +73,19 @@ def _table_sizes() -> dict[int, tuple[int, int]]:
 _SIZES: Final = _table_sizes()
 _STEPS: Final = sorted(set(_SIZES.values()))
 
+_flat_size: Final[Callable[..., int]] = asizeof.flatsize
 
+
+def _allocated(size: int) -> int:
+    """What the C library's allocator takes for an object of `size` bytes: 8 more, in steps of 16."""
+    return (size + 8 + 15) // 16 * 16
+
+
+# What an arena handle takes on the heap: an int of two digits.
+_HANDLE_BYTES: Final = _allocated(_flat_size(1 << 40))
+
+
+@piece
 class Slot(LRUCache[bytes, int]):
     """cachetools' LRUCache without a bound of its own, its hot operations in one step each.
 
@@ -78,7 +99,11 @@ class Slot(LRUCache[bytes, int]):
     `room`: how many new keys fit the tables as they are. `capacity`: how many did when they were made.
     """
 
-    def __init__(self) -> None:
+    split_entries: ClassVar[int] = _SPLIT_ENTRIES  # with more than these it is split
+
+    def __init__(self, *, records: mmap | None = None) -> None:
+        """`records`: the memory in which each value, a handle, names a record of its key, as the arena has them. There
+        the compiled slot reads the keys, so an entry must go before its record does."""
         super().__init__(maxsize)
         self._bind()
 
@@ -94,7 +119,7 @@ class Slot(LRUCache[bytes, int]):
         self.room = self.capacity - len(self._data)
 
     def __copy__(self) -> "Slot":
-        return _slot_of(self._data, list(self._order))
+        return self._of(self._data, list(self._order))
 
     def __getitem__(self, key: bytes) -> int:
         value = self._data[key]
@@ -153,6 +178,28 @@ class Slot(LRUCache[bytes, int]):
         least = max(2 * len(self._data), _STEPS[1][0])  # the smallest size is for a first entry alone
         return next((size for capacity, size in _STEPS if capacity >= least), maxsize) - self.table_bytes
 
+    @staticmethod
+    def bytes_for(count: int) -> int:
+        """What tables made for so many entries take."""
+        return next(size for capacity, size in _STEPS if capacity >= count)
+
+    @staticmethod
+    def entry_bytes(key: bytes) -> int:
+        """What an entry takes on the heap beside the tables: its key, a handle, the link of an OrderedDict."""
+        return _allocated(_flat_size(key)) + _HANDLE_BYTES + _allocated(_LINK_BYTES)
+
+    @property
+    def keep(self) -> int:
+        """With how many entries making the tables anew in their size is worth it (three insertions pay for copying
+        four entries)."""
+        return self.capacity * 3 // 4
+
+    @property
+    def is_oversized(self) -> bool:
+        """Whether making the tables anew would win much."""
+        size = self.table_bytes
+        return size > _OVERSIZED_FROM_BYTES and size > _BYTES_PER_ENTRY_MAX * len(self._data)
+
     def rebuild(self) -> None:
         """Make the tables anew, as small as their entries allow, without what removals left (0.1 µs an entry)."""
         self._LRUCache__order = self._order = self._order.copy()
@@ -162,36 +209,44 @@ class Slot(LRUCache[bytes, int]):
         self._Cache__data = data
         self._bind()
 
-    def keys_from(self, cursor: int) -> tuple[list[bytes], int]:
-        """The keys of the table that is next at a cursor, 0 to begin with, and the next cursor; 0: that was all."""
-        return list(self), 0
+    def keys_from(self, cursor: int, bits: int = 0) -> tuple[list[bytes], int]:
+        """The keys of the table that is next at a cursor, 0 to begin with, and the next cursor; 0: that was all.
+
+        `bits`: how many of `bits_of` are the same for all keys of the table, which makes its stretch of cursors.
+        """
+        stretch = 1 << _HASH_BITS - bits
+        return list(self), (cursor // stretch + 1) * stretch % (1 << _HASH_BITS)
 
     def evict_beside(self, key: bytes, count: int) -> list[int]:
-        """Remove so many entries, least recently used first, from the table that a key belongs to; their values."""
-        return [self.popitem()[1] for _ in range(count)]
+        """Remove so many entries, or all, least recently used first, from a key's table; their values."""
+        return [self.popitem()[1] for _ in range(min(count, len(self._data)))]
 
     def divide(self, bit: int) -> "tuple[Slot, Slot]":
         """Two slots: the entries whose hash has this bit clear, and set (0.3 µs an entry)."""
         order = self._order
         clear = [key for key in order if not hash(key) >> _HASH_SHIFT & bit]
         those_set = [key for key in order if hash(key) >> _HASH_SHIFT & bit]
-        return _slot_of(self._data, clear), _slot_of(self._data, those_set)
+        return self._of(self._data, clear), self._of(self._data, those_set)
+
+    @staticmethod
+    def bits_of(key: bytes) -> int:
+        """The bits of a key's hash that choose its table, where a slot has several."""
+        return hash(key) >> _HASH_SHIFT
 
     def join(self, other: "Slot") -> "Slot":
         """One slot with the entries of both, the orders of use interleaved from the most recent on."""
         pairs = zip_longest(reversed(self._order), reversed(other._order))
         keys = [key for pair in pairs for key in pair if key is not None]
         keys.reverse()
-        return _slot_of(self._data | other._data, keys)
+        return self._of(self._data | other._data, keys)
 
-
-def _slot_of(data: dict[bytes, int], keys: list[bytes]) -> Slot:
-    """A slot with these of some entries, in this order of use."""
-    made = Slot()
-    made._Cache__data = {key: data[key] for key in keys}
-    made._LRUCache__order = OrderedDict.fromkeys(keys)
-    made._bind()
-    return made
+    def _of(self, data: dict[bytes, int], keys: list[bytes]) -> "Slot":
+        """A slot with these of some entries, in this order of use."""
+        made = type(self)()
+        made._Cache__data = {key: data[key] for key in keys}
+        made._LRUCache__order = OrderedDict.fromkeys(keys)
+        made._bind()
+        return made
 
 
 class SplitSlot:
@@ -207,6 +262,8 @@ class SplitSlot:
 
     def __init__(self, slot: Slot) -> None:
         self.tables = [slot]
+        self.split_entries = slot.split_entries
+        self._bits_of = slot.bits_of
         self._mask = 0  # the bits of a hash that may be a table's number; if there is none yet, the highest bit goes
         self._entries = len(slot)
         self._hand = 0
@@ -214,7 +271,7 @@ class SplitSlot:
 
     def table_of(self, key: bytes) -> Slot:
         """The table that a key belongs to."""
-        return self._table(hash(key) >> _HASH_SHIFT & self._mask)
+        return self._table(self._bits_of(key) & self._mask)
 
     def _table(self, number: int) -> Slot:
         tables = self.tables
@@ -275,7 +332,7 @@ class SplitSlot:
 
     def keys_from(self, cursor: int) -> tuple[list[bytes], int]:
         """As Slot's. What is there from the first call to the last is listed, some of it twice perhaps: tables may be
-        divided and joined in between.
+        divided and joined in between, and grow.
 
         Tables are gone through by the bits of their numbers in reverse, of which a cursor is a beginning (as Redis'
         SCAN does). The keys of a table are then those of one stretch of cursors; to divide it halves that, to join two
@@ -286,13 +343,12 @@ class SplitSlot:
         if number >= len(self.tables) or (number ^ self._mask + 1 >> 1) >= len(self.tables):
             bits -= 1  # one that is not divided yet in this round
             number &= self._mask >> 1
-        stretch = 1 << _HASH_BITS - bits
-        return list(self.tables[number]), (cursor // stretch + 1) * stretch % (1 << _HASH_BITS)
+        return self.tables[number].keys_from(cursor, bits)
 
     def evict_beside(self, key: bytes, count: int) -> list[int]:
-        """Remove so many entries, least recently used first, from the table that a key belongs to; their values."""
+        """Remove so many entries, or all, least recently used first, from a key's table; their values."""
         handles = self.table_of(key).evict_beside(key, count)
-        self._removed(count)
+        self._removed(len(handles))
         return handles
 
     # --- tables ----------------------------------------------------------------------------------------------
@@ -300,13 +356,13 @@ class SplitSlot:
     @property
     def is_crowded(self) -> bool:
         """Whether it should have another table."""
-        return self._entries > SPLIT_ENTRIES * len(self.tables)
+        return self._entries > self.split_entries * len(self.tables)
 
     @property
     def growth_bytes(self) -> int:
         """By about how much the tables grow when one is divided."""
         table = self.tables[len(self.tables) & self._mask >> 1]
-        return 2 * next(size for capacity, size in _STEPS if capacity >= len(table) // 2) - table.table_bytes
+        return 2 * table.bytes_for(len(table) // 2) - table.table_bytes
 
     def divide(self) -> None:
         """Divide the next table of this round in two; when all have been, a round begins with one more bit."""
@@ -319,7 +375,7 @@ class SplitSlot:
 
     def _removed(self, count: int) -> None:
         self._entries -= count
-        if self._entries < _JOIN_ENTRIES * len(self.tables) and len(self.tables) > 1:
+        if self._entries < self.split_entries // _JOIN_SHARE * len(self.tables) and len(self.tables) > 1:
             last = self.tables.pop()
             number = len(self.tables)
             source = number & self._mask >> 1

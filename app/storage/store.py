@@ -23,7 +23,7 @@ from sys import maxsize
 from typing import Final
 
 from app.storage.arena import PAGE_BYTES, Arena
-from app.storage.slots import SPLIT_ENTRIES, Slot, SplitSlot
+from app.storage.slots import Slot, SplitSlot
 from app.wire.protocol import SLOT_COUNT, slot_of
 
 # Free chunks must add up to this much at least before records are moved together.
@@ -33,6 +33,12 @@ COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
 # for now; a step more, of a page, may follow. Enough for two pages of the usual small records, of 512 each, half of
 # them evicted, half moved; for one of 10,000-byte records up to eight of the smallest must go.
 _ROOM_WORK: Final = 650
+# Into which one of this many writes has put an entry, that page is not evicted whole as long as the work suffices to
+# look for another: a client may get at once what it has put, and so many may do so at the same time. More: more entries
+# go one by one until such a page is found.
+_WRITTEN_LATELY: Final = 256
+# In a store of few entries it is one write for each so many of them.
+_LATELY_SHARE: Final = 8
 # What finding a page and going through its chunks is, in the same measure, however few records are left in it.
 _PAGE_WORK: Final = 100
 
@@ -67,7 +73,7 @@ class Store:
         self._on_allowance_used = on_allowance_used
         self._on_freed = on_freed
         self._joined_at = 0  # evictions when that was called last
-        self._slots: list[Slot | SplitSlot] = [Slot() for _ in range(SLOT_COUNT)]
+        self._slots: list[Slot | SplitSlot] = [Slot(records=arena.records) for _ in range(SLOT_COUNT)]
         # Wiped slots whose memory is not all back yet: those whose records are still in the arena, and those of which
         # only the hash tables with their keys are left. None of them is empty.
         self._wiped_records: list[Slot] = []
@@ -154,8 +160,9 @@ class Store:
                 self._slots[number][key] = handle
                 self.entries += 1
         elif handle >= 0:
-            self._arena.free(slot.peek(key))
+            replaced = slot.peek(key)
             slot.poke(key, handle)
+            self._arena.free(replaced)
         else:
             handle = self._arena.replace(slot.peek(key), len(key), blob, loosely=True)
             if handle >= 0:
@@ -167,8 +174,9 @@ class Store:
         slot = self._slots[number]
         if key not in slot:
             return False
-        self._arena.free(slot.peek(key))
+        handle = slot.peek(key)
         del slot[key]
+        self._arena.free(handle)
         self.entries -= 1
         return True
 
@@ -189,7 +197,7 @@ class Store:
             if slot:
                 self.entries -= len(slot)
                 self._wiped_records += [table for table in slot.tables if table]
-                self._slots[number] = Slot()
+                self._slots[number] = Slot(records=self._arena.records)
         self._turns = 0
         if self._wiped_records and not self.entries:
             self._arena.clear()
@@ -228,12 +236,12 @@ class Store:
                 return taken
             want_page = arena.chunk_size(oldest) * _MUCH_SMALLER <= len(blob)
             if want_page:
-                budget -= self._evict_page(oldest) + _PAGE_WORK
+                budget -= self._evict_page(oldest, self._lately(budget))
             else:
                 arena.free(oldest)
         handle = arena.store(key, blob)
         while handle < 0 and budget > 0:
-            work = self._make_some_room(want_page=want_page)
+            work = self._make_some_room(self._lately(budget), want_page=want_page)
             if not work:
                 break
             budget -= work
@@ -252,9 +260,15 @@ class Store:
             self.reclaim_one()
         return self._drain_entry() or (self.evicts and self.reclaim_one())
 
-    def _make_some_room(self, *, want_page: bool = False) -> int:
-        """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
-        if not self._wiped_records and self._arena.free_chunk_bytes > self.compact_bytes:
+    def _make_some_room(self, lately: int, *, want_page: bool) -> int:
+        """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done.
+
+        `lately`: as of `_evict_page`.
+        """
+        # Also when little work is left, for what went entry by entry has left free chunks.
+        if not self._wiped_records and (
+            self._arena.free_chunk_bytes > self.compact_bytes or (want_page and not lately)
+        ):
             moved = self.compact()
             if moved:
                 return moved + _PAGE_WORK
@@ -264,19 +278,24 @@ class Store:
             moved = self.compact()
             return moved + _PAGE_WORK if moved else 0
         if want_page and self.entries:
-            return self._evict_page(self._pop_oldest()) + _PAGE_WORK
+            return self._evict_page(self._pop_oldest(), lately)
         return int(self.reclaim_one())
 
-    def _evict_page(self, oldest: int) -> int:
-        """Evict all that shares the page of a record just popped, which was put there at about the same time.
+    def _lately(self, budget: int) -> int:
+        """How many writes ago a page that is evicted whole must have been written to, with so much work left to do."""
+        return min(_WRITTEN_LATELY, self.entries // _LATELY_SHARE) if budget > _PAGE_WORK else 0
+
+    def _evict_page(self, oldest: int, lately: int) -> int:
+        """Evict all that shares the page of a record just popped, which was put there at about the same time; but not
+        if one of the last `lately` writes has put another there.
 
         Less than least recently used, but a third of the work of evicting in that order until a page is sparse
-        enough to be moved together. Returns the number of entries evicted.
+        enough to be moved together. Returns the work it was.
         """
         arena = self._arena
         number = arena.page_of(oldest)
         arena.free(oldest)
-        if not arena.in_use(number):
+        if not arena.in_use(number) or arena.was_written(number, lately):
             return 1
         keys = arena.retire(number)
         slots = self._slots
@@ -285,7 +304,7 @@ class Store:
         arena.give_back(number, len(keys))
         self.entries -= len(keys)
         self.evictions += len(keys)
-        return len(keys) + 1
+        return len(keys) + 1 + _PAGE_WORK
 
     def reclaim_one(self) -> bool:
         """Free one wiped entry, or else evict one; False when the store is empty."""
@@ -333,26 +352,25 @@ class Store:
         """Make the tables of a slot take one key more, within the memory that they may have; False if they can't.
 
         Where there is none, they are made anew in the size that they have, with what removals have left in them as
-        room; if that is too little to be worth it (three insertions must pay for copying four entries), entries of
-        this slot go first. Only in a store that is full of small entries does it come to that.
+        room; if that is too little to be worth it (`keep`), entries of this slot go first. Only in a store that is full
+        of small entries does it come to that.
         """
         slot = self._slots[number]
         if isinstance(slot, SplitSlot) and slot.is_crowded and slot.growth_bytes <= self.spare_bytes:
-            self.spare_bytes -= max(0, slot.growth_bytes)
+            self._spend_on_tables(max(0, slot.growth_bytes))
             slot.divide()
         table = slot.table_of(key)
         growth = table.growth_bytes
         if table.room or growth <= 0:
             return True
-        keep = table.capacity * 3 // 4
-        surplus = len(table) - keep
+        surplus = len(table) - table.keep
         if surplus > 0:
             if growth > self.spare_bytes:
                 self._on_allowance_used()
-                surplus = len(table) - keep
+                surplus = len(table) - table.keep
             if growth <= self.spare_bytes or self._is_cheaper(growth, surplus):
-                self.spare_bytes -= growth
-                if isinstance(slot, Slot) and len(slot) > SPLIT_ENTRIES:
+                self._spend_on_tables(growth)
+                if isinstance(slot, Slot) and len(slot) > slot.split_entries:
                     self._slots[number] = SplitSlot(slot)
                     return self._make_table_room(number, key)
                 return True
@@ -360,12 +378,19 @@ class Store:
                 if len(table) * 8 > table.capacity * 7:
                     return False
             elif surplus > 0:
-                for handle in slot.evict_beside(key, surplus):
+                handles = slot.evict_beside(key, surplus)
+                for handle in handles:
                     self._arena.free(handle)
-                self.entries -= surplus
-                self.evictions += surplus
-        table.rebuild()
+                self.entries -= len(handles)
+                self.evictions += len(handles)
+        if not table.room:
+            table.rebuild()
         return True
+
+    def _spend_on_tables(self, growth_bytes: int) -> None:
+        """Count what tables are about to grow by, so that the governor looks in time."""
+        self.spare_bytes -= growth_bytes
+        self.allowance_bytes -= growth_bytes
 
     def _is_cheaper(self, growth_bytes: int, entries: int) -> bool:
         """Whether growing tables takes less than so many entries; the arena must make way for it soon, though."""
@@ -402,7 +427,8 @@ class Store:
         while arena.resident_bytes > arena.limit_bytes:
             if budget <= 0:
                 return False
-            work = _PAGE_WORK // 10 if arena.give_back_cleared() else self._make_some_room(want_page=True)
+            lately = self._lately(budget)
+            work = _PAGE_WORK // 10 if arena.give_back_cleared() else self._make_some_room(lately, want_page=True)
             if not work:
                 break
             budget -= work

@@ -51,7 +51,7 @@ lock: | $(VENV)/bin/python  ## make requirements.lock and requirements-build.loc
 $(FAST_READY): $(wildcard app/fast/*.pyx app/fast/*.pxd) tools/build_fast.py requirements-build.txt $(RUN_READY)
 	@if command -v cc >/dev/null; then \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-build.txt 2>/dev/null || true; fi
-	@if $(BIN)/python tools/build_fast.py --must; then touch $@; fi
+	@if $(BIN)/python tools/build_fast.py --must; then mkdir -p $(@D) && touch $@; fi
 
 .PHONY: fast sanitize
 

@@ -31,7 +31,7 @@ ALLOWED = {
         *("app.cluster", "app.config", "app.fast", "app.loop", "app.observe", "app.peers", "app.storage", "app.wire"),
     ),
     "app.front": ("app.config", "app.fast", "app.loop", "app.observe", "app.requests", "app.wire"),
-    "app.sockets": ("app.config", "app.fragments", "app.front.batch"),
+    "app.sockets": ("app.config", "app.fast", "app.fragments", "app.front.batch"),
     "app.node": ("app",),
     "app.http": (
         *("app.cluster", "app.config.servers", "app.fast", "app.fragments", "app.loop", "app.observe"),

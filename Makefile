@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
+FAST_READY := build/fast/.ready
+
 .PHONY: help run cluster demo test sim lint proto bench clean setup setup-dev
 
 help:  ## list the targets
@@ -38,25 +40,42 @@ setup-locked: | $(VENV)/bin/python  ## create .venv with the very files that req
 	@touch $(RUN_READY)
 
 # For CPython on Linux; each hash is of a file of that version, so all processors and Python versions are there.
-lock: | $(VENV)/bin/python  ## make requirements.lock anew: the newest versions that requirements.txt allows, with hashes
+lock: | $(VENV)/bin/python  ## make requirements.lock and requirements-build.lock anew: the newest versions that the .txt files allow, with hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --no-config --upgrade --python-platform linux \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --output-file requirements.lock requirements.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --no-config --upgrade --python-platform linux \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --output-file requirements-build.lock requirements-build.txt
 
-run: $(RUN_READY)  ## start a node: make run [PORT=3331] [SERVERS=servers.txt] [ARGS="--policy noeviction"]
+# Without a compiler, or if it fails, that is said in one line and tried again next time: a node runs all the same.
+$(FAST_READY): $(wildcard app/fast/*.pyx app/fast/*.pxd) tools/build_fast.py requirements-build.txt $(RUN_READY)
+	@if command -v cc >/dev/null; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-build.txt 2>/dev/null || true; fi
+	@if $(BIN)/python tools/build_fast.py --must; then mkdir -p $(@D) && touch $@; fi
+
+.PHONY: fast sanitize
+
+fast: $(FAST_READY)  ## compile app/fast, where there is a C compiler
+
+SANITIZED := tests/fast tests/wire tests/storage tests/front/test_batch.py tests/front/test_wildcard.py
+
+sanitize: $(DEV_READY) $(FAST_READY)  ## the compiled core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/python -m tests.fast.sanitized $(SANITIZED) $(ARGS)
+
+run: $(RUN_READY) $(FAST_READY)  ## start a node: make run [PORT=3331] [SERVERS=servers.txt] [ARGS="--policy noeviction"]
 	exec $(BIN)/python app/main.py $(PORT) $(SERVERS) $(ARGS)
 
 N ?= 5
 
-cluster: $(RUN_READY)  ## start N nodes on this machine, until Ctrl-C: make cluster [N=5] [PORT=3331] [ARGS="--replicas 2"]
+cluster: $(RUN_READY) $(FAST_READY)  ## start N nodes on this machine, until Ctrl-C: make cluster [N=5] [PORT=3331] [ARGS="--replicas 2"]
 	exec $(BIN)/python tools/cluster.py $(N) --port $(PORT) -- $(ARGS)
 
 HTTP_PORT ?= 9331
 
-demo: $(DEV_READY)  ## three nodes with status pages under a gentle load: make demo [PORT=3331] [HTTP_PORT=9331] [ARGS="--seconds 60"]
+demo: $(DEV_READY) $(FAST_READY)  ## three nodes with status pages under a gentle load: make demo [PORT=3331] [HTTP_PORT=9331] [ARGS="--seconds 60"]
 	exec $(BIN)/python tools/demo.py --port $(PORT) --http-port $(HTTP_PORT) $(ARGS)
 
-test: $(DEV_READY)  ## run the tests
+test: $(DEV_READY) $(FAST_READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 SEEDS ?= 100
@@ -73,7 +92,7 @@ mutants: $(DEV_READY)  ## would the tests notice a change? make mutants [SEED=n]
 	$(BIN)/python -m tests.mutants $(if $(SEED),--seed $(SEED)) --count $(COUNT) $(ARGS) $(PATHS)
 
 .PHONY: fuzz
-fuzz: $(DEV_READY)  ## inputs that nobody thought of, guided by coverage: make fuzz [MINUTES=10] [ARGS="--target http --keep"]
+fuzz: $(DEV_READY) $(FAST_READY)  ## inputs that nobody thought of, guided by coverage: make fuzz [MINUTES=10] [ARGS="--target http --keep"]
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: lab
@@ -90,11 +109,12 @@ lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/ and tools/
 proto: $(DEV_READY)  ## regenerate proto_gen/ from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto_gen --pyi_out=proto_gen proto/*.proto
 
-bench: $(DEV_READY)  ## measure the handler, a node under load, and memory under churn (2 minutes)
+bench: $(DEV_READY) $(FAST_READY)  ## measure the handler, a node under load, and memory under churn (2 minutes)
 	$(BIN)/python -m tools.bench.handler
 	$(BIN)/python -m tools.bench.node
 	$(BIN)/python -m tools.bench.memory 10000,64,10000,random,64
 
 clean:  ## remove the virtual environment and what tools leave behind
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f app/fast/*.so app/fast/built.txt
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,6 +20,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def main(arguments: Sequence[str]) -> int:
     """Run a node until it stops; the process's exit status. What is wrong is one line on standard error."""
+    from app import fast
     from app.config import options
     from app.observe import logs
     from app.printable import printable
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     _have_a_fit_interpreter()
     try:
         given = options.parse(arguments, os.environ)
+        if (problem := fast.wrong()) is not None:
+            raise options.UsageError(problem)
         logs.configure(given.log_level, given.log_format)
         from app import node
 

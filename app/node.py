@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import gevent
 from gevent.event import Event as Flag
 
+from app import fast
 from app.cluster.events import Event
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.readiness import Contact, Facts, Readiness, heard_s, readiness
@@ -302,9 +303,12 @@ class Node:
             authenticated=options.cluster_secret is not None,
             max_memory_bytes=options.max_memory_bytes,
             policy=options.policy,
+            core=fast.CORE,
             receive_buffer_bytes=self.sockets.datagrams.receive_buffer_bytes,
             resident_bytes=self.governor.resident_bytes,
         )
+        if fast.CORE == fast.STALE:
+            _log.warning("core_stale")
         secret_file = options.secret_file
         if secret_file is not None and secret_file.exposed_mode:
             _log.warning("secret_exposed", file=secret_file.path, mode=secret_file.exposed_mode)

@@ -19,6 +19,7 @@ from gevent.server import DatagramServer
 
 from app.config.options import Options, UsageError
 from app.config.servers import is_local
+from app.fast import piece
 from app.fragments import allow_fragments
 from app.front.batch import Ring
 
@@ -48,6 +49,21 @@ _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
 _sendmmsg: Final = _libc.sendmmsg
 _sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 
+
+@piece
+def recvmmsg(fd: int, headers_at: int, count: int) -> int:
+    """Receive what is there into so many headers of a ring: how many datagrams; an errno, negative, if not even one."""
+    received: int = _recvmmsg(fd, headers_at, count, _MSG_DONTWAIT, None)
+    return received if received >= 0 else -ctypes.get_errno()
+
+
+@piece
+def sendmmsg(fd: int, headers_at: int, count: int) -> int:
+    """Send so many headers' datagrams: how many were sent; an errno, negative, if not even the first."""
+    sent: int = _sendmmsg(fd, headers_at, count, _MSG_DONTWAIT)
+    return sent if sent >= 0 else -ctypes.get_errno()
+
+
 Address = tuple[str | int, ...]  # what `connect` and `sendto` take
 
 
@@ -73,17 +89,14 @@ class DatagramSocket:
 
     def receive(self, ring: Ring) -> int:
         """Receive what is there into the ring's first places: how many datagrams; 0: none, or a passing error."""
-        count: int = _recvmmsg(self._fd, ring.headers_at, ring.size, _MSG_DONTWAIT, None)
-        return count if count > 0 else 0
+        return max(0, recvmmsg(self._fd, ring.headers_at, ring.size))
 
     def send(self, ring: Ring, start: int, count: int) -> int:
         """Send `count` datagrams of the ring from place `start` on: how many were sent; 0: not even the first."""
         while True:
-            sent: int = _sendmmsg(self._fd, ring.header_at(start), count, _MSG_DONTWAIT)
-            if sent > 0:
-                return sent
-            if ctypes.get_errno() != errno.EINTR:
-                return 0
+            sent = sendmmsg(self._fd, ring.header_at(start), count)
+            if sent != -errno.EINTR:
+                return max(0, sent)
 
     def send_to(self, data: bytes, target: Address) -> bool:
         """Send one datagram; False when the system does not take it: as good as lost on the way."""

@@ -27,15 +27,17 @@ ALLOWED = {
     "app.storage": ("app.fast", "app.wire.protocol"),
     "app.cluster": ("app.fast", "app.storage.mutate", "app.wire.protocol", "proto_gen"),
     "app.peers": ("app.cluster", "app.config.servers", "app.fast", "app.loop", "app.observe", "app.wire", "proto_gen"),
-    "app.requests": ("app.cluster", "app.config", "app.loop", "app.observe", "app.peers", "app.storage", "app.wire"),
+    "app.requests": (
+        *("app.cluster", "app.config", "app.fast", "app.loop", "app.observe", "app.peers", "app.storage", "app.wire"),
+    ),
     "app.front": ("app.config", "app.fast", "app.loop", "app.observe", "app.requests", "app.wire"),
-    "app.sockets": ("app.config", "app.fragments", "app.front.batch"),
+    "app.sockets": ("app.config", "app.fast", "app.fragments", "app.front.batch"),
     "app.node": ("app",),
     "app.http": (
-        *("app.cluster", "app.config.servers", "app.fragments", "app.loop", "app.observe", "app.peers", "app.sockets"),
-        "app.wire",
+        *("app.cluster", "app.config.servers", "app.fast", "app.fragments", "app.loop", "app.observe"),
+        *("app.peers", "app.sockets", "app.wire"),
     ),
-    "app.main": ("app.config", "app.http", "app.node", "app.observe", "app.printable"),
+    "app.main": ("app.config", "app.fast", "app.http", "app.node", "app.observe", "app.printable"),
 }
 
 # Modules that import nothing of their own package either.

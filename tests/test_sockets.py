@@ -1,6 +1,5 @@
 """A node's real sockets: how they are bound, what they are set to, and what the system's refusals become."""
 
-import ctypes
 import errno
 import select
 import socket
@@ -19,6 +18,7 @@ from app.front.batch import Ring
 from app.sockets import DatagramSocket, Sockets, listening_socket
 from tests.support.gevent_loop import watched_loop
 from tests.support.machine import has_ipv6
+from tests.support.pieces import WHICH, pieces
 from tests.support.polling import poll_in_loop as poll
 from tests.support.ports import free_port, occupied
 
@@ -320,19 +320,33 @@ def test_how_long_ago_a_datagram_came(made: Made, monkeypatch: pytest.MonkeyPatc
     assert datagrams.age_s() == inf
 
 
+@pytest.mark.parametrize("which", WHICH)
+def test_the_system_calls_and_what_they_fail_with(made: Made, which: str) -> None:
+    calls = pieces("sockets", which)
+    datagrams, ring = made.sockets().datagrams, Ring(2)
+    fd = datagrams._sock.fileno()
+    assert calls.recvmmsg(fd, ring.headers_at, 2) == -errno.EAGAIN
+    assert calls.recvmmsg(-1, ring.headers_at, 2) == calls.sendmmsg(-1, ring.headers_at, 2) == -errno.EBADF
+    for data in (b"one", b"two", b"three"):
+        datagrams.send_to(data, (HOST, datagrams.address[1]))
+    readable(datagrams._sock)
+    assert calls.recvmmsg(fd, ring.headers_at, 2) == 2
+    assert ring.buffer[:3] == b"one"
+    assert calls.sendmmsg(fd, ring.headers_at, 2) == 2  # back to whom they came from, which is itself
+    assert [calls.recvmmsg(fd, ring.headers_at, 1) for _ in range(4)] == [1, 1, 1, -errno.EAGAIN]
+
+
 def test_an_interrupted_send_is_repeated_and_any_other_error_is_told(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes = [(-1, errno.EINTR), (-1, errno.EINTR), (2, 0), (-1, errno.ECONNREFUSED)]
+    outcomes = [-errno.EINTR, -errno.EINTR, 2, -errno.ECONNREFUSED]
     calls: list[tuple[int, ...]] = []
 
-    def sendmmsg(fd: int, headers: int, count: int, flags: int) -> int:
+    def sendmmsg(fd: int, headers: int, count: int) -> int:
         calls.append((fd, headers, count))
-        sent, code = outcomes.pop(0)
-        ctypes.set_errno(code)
-        return sent
+        return outcomes.pop(0)
 
-    monkeypatch.setattr(sockets_module, "_sendmmsg", sendmmsg)
+    monkeypatch.setattr(sockets_module, "sendmmsg", sendmmsg)
     datagrams, ring = made.sockets().datagrams, Ring(8)
     assert datagrams.send(ring, 3, 5) == 2
     assert calls == [(datagrams._sock.fileno(), ring.header_at(3), 5)] * 3

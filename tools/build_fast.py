@@ -14,9 +14,16 @@ if __name__ == "__main__":
     start("build_fast.py", "tools.build_fast")
 
 import argparse
+import os
+import re
 import shutil
 import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
+from app import fast
 from tools.cli import FAILED, OK, complain
 
 HERE = Path(__file__).resolve().parent.parent
@@ -42,20 +49,16 @@ def lacking() -> str | None:
 
 
 def build(sanitizers: str) -> None:
-    """Compile everything that has changed; the modules come to lie beside their sources."""
+    """Compile everything that has changed, and record what it was made of; the modules come to lie beside their
+    sources."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
     compile_args, link_args = list(COMPILE_ARGS), list(LINK_ARGS)
     if sanitizers:
         compile_args = [arg for arg in compile_args if "FORTIFY" not in arg]
-        compile_args += [
-            "-O1",
-            "-g",
-            f"-fsanitize={sanitizers}",
-            "-fno-sanitize-recover=all",
-            "-fno-omit-frame-pointer",
-        ]
+        compile_args += ["-O1", "-g", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+        compile_args.append(f"-fsanitize={sanitizers}")
         link_args.append(f"-fsanitize={sanitizers}")
     extensions = [
         Extension(
@@ -66,8 +69,10 @@ def build(sanitizers: str) -> None:
         )
         for path in sorted(SOURCES.glob("*.pyx"))
     ]
+    fast.RECORD.unlink(missing_ok=True)  # until all of it is there
+    fingerprint = fast.fingerprint()
     made = cythonize(  # type: ignore[no-untyped-call]
-        extensions, build_dir="build/fast", language_level=3, annotate=False
+        extensions, build_dir="build/fast", language_level=3, annotate=False, quiet=True
     )
     distribution = Distribution({"name": "kv-fast", "ext_modules": made})
     command = distribution.get_command_obj("build_ext")
@@ -75,6 +80,36 @@ def build(sanitizers: str) -> None:
     command.force = 1 if sanitizers else 0
     command.ensure_finalized()
     command.run()
+    fast.RECORD.write_text(fingerprint + "\n")
+
+
+def tried(sanitizers: str) -> str | None:
+    """Why it could not be built, in a line, for all that compilers say; None: it is."""
+    with tempfile.TemporaryFile("w+", errors="replace") as said, _into(said):
+        try:
+            build(sanitizers)
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever a compiler or its driver fails with: the node runs without
+            why = f"{type(error).__name__}: {error}"
+        said.seek(0)
+        first = next((line for line in said if re.search(r"\berror\b|^app/fast/.*:\d+:\d+: ", line)), "")
+    return " ".join((first or why).split())[:300]
+
+
+@contextmanager
+def _into(file: IO[str]) -> Iterator[None]:
+    """What this process and its children write to the terminal goes there meanwhile."""
+    kept = [os.dup(number) for number in (1, 2)]
+    for number in (1, 2):
+        os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def main() -> int:
@@ -85,12 +120,8 @@ def main() -> int:
     )
     parser.add_argument("--must", action="store_true", help="exit with 1 where it can't be built")
     arguments = parser.parse_args()
-    why = lacking()
-    if why is None:
-        try:
-            build(arguments.sanitize)
-        except Exception as error:  # noqa: BLE001 - whatever a compiler or its driver fails with: the node runs without
-            why = " ".join(str(error).split())[:200] or type(error).__name__
+    os.chdir(HERE)
+    why = lacking() or tried(arguments.sanitize)
     if why is not None:
         complain("build_fast.py", f"app/fast is not compiled, the node runs its Python: {why}")
         return FAILED if arguments.must else OK

@@ -594,6 +594,10 @@ Environment:
   network must be trusted. Not to be had on the command line, where every user
   of the machine could read it.
 
+  KV_FAST: whether the compiled core is used, which answers a request in about
+  half the time. Unset: where it was built. off: never, so that the Python does
+  all of it, and the same. on: the node does not start without it.
+
   PYTHONHASHSEED is not heeded: whoever knew it could choose keys that make
   every request slow.
 

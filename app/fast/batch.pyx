@@ -10,10 +10,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
-import socket
-import sys
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
 
 cdef extern from "<sys/socket.h>":
+    const int AF_INET6
     struct iovec:
         size_t iov_len
     struct msghdr:
@@ -91,11 +92,11 @@ cdef class RingBatch:
         self._sock = sock
         self._may_not_leave = may_not_leave
         self._meter = meter
-        self._unseen_bytes = meter.next_look() if meter is not None else sys.maxsize
+        self._unseen_bytes = meter.next_look() if meter is not None else PY_SSIZE_T_MAX
         self._in, self._out = incoming, outgoing
         self.buffer = incoming.buffer
         self._incoming, self._outgoing = _Memory(incoming), _Memory(outgoing)
-        is_ipv6 = sock.family == socket.AF_INET6
+        is_ipv6 = sock.family == AF_INET6
         self._address_bytes = 28 if is_ipv6 else 16
         self._host_at, self._host_bytes = (8, 16) if is_ipv6 else (4, 4)
         for n in range(size):
@@ -157,8 +158,8 @@ cdef class RingBatch:
 
     def reply(self, Py_ssize_t number, bytes data not None):
         cdef Py_ssize_t place
-        self._check(number)
         place = self._lay_out(data)
+        self._check(number)
         self._outgoing.headers[place].msg_hdr.msg_name = self._incoming.addresses + number * ADDRESS_STRIDE_BYTES
         if PyBytes_GET_SIZE(data) >= COUNTED_BYTES:
             self._unseen_bytes -= PyBytes_GET_SIZE(data)

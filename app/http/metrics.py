@@ -26,6 +26,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from app import fast
 from app.cluster.events import Status
 from app.cluster.readiness import Readiness
 from app.http.observed import ObservedNode
@@ -124,6 +125,7 @@ class NodeCollector(Collector):
             "policy": node.options.policy,
             "python": sys.version.split()[0],
             "gevent": gevent.__version__,
+            "core": fast.CORE,
         }
 
     def describe(self) -> Iterable[Metric]:

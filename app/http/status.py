@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import Any, Final
 
+from app import fast
 from app.cluster.readiness import Readiness
 from app.cluster.view import View
 from app.http.observed import ObservedNode
@@ -30,6 +31,7 @@ class StatusReport:
             "started": round(node.started_unix_s, 3),
             "policy": node.options.policy,
             "replicas": node.options.replicas,
+            "core": fast.CORE,
         }
 
     def as_dict(self) -> dict[str, Any]:

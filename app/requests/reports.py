@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
+from app import fast
 from app.cluster.readiness import Readiness
 from app.cluster.view import MEMBERS_MAX
 from app.observe.slowlog import SlowLog
@@ -96,6 +97,7 @@ def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:
         "address": status.address,
         "incarnation": status.incarnation,
         "origin": status.cluster_id,
+        "core": fast.CORE,
         "ready": readiness.is_ready,
         "whole": readiness.is_whole,
         **readiness.numbers(),

@@ -6,6 +6,7 @@ the health check needs can't be forgotten in them.
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,15 +18,18 @@ import pytest
 from app.config import servers
 from app.config.options import parse_size, settings
 from tests.support.nodes import REPOSITORY
+from tools.build_fast import lacking
 
 DEPLOY = REPOSITORY / "deploy"
 COMPOSE = ("compose.yaml", "compose-3.yaml")
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 
 
-def instructions(name: str) -> list[str]:
-    """The arguments of every such instruction, continuation lines joined."""
+def instructions(name: str, stages: slice = slice(-1, None)) -> list[str]:
+    """The arguments of every such instruction of the last stage, which is the image, or of these; continuation lines
+    joined."""
     joined = DOCKERFILE.replace("\\\n", " ")
+    joined = "\n".join("FROM" + stage for stage in joined.split("\nFROM")[1:][stages])
     return [line.partition(" ")[2].strip() for line in joined.splitlines() if line.startswith(f"{name} ")]
 
 
@@ -33,8 +37,14 @@ def instructions(name: str) -> list[str]:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with what the image has in /srv/kv."""
     root = tmp_path_factory.mktemp("image")
-    for copy in instructions("COPY"):
+    return laid_out(root, slice(-1, None))
+
+
+def laid_out(root: Path, stages: slice) -> Path:
+    for copy in instructions("COPY", stages):
         *sources, target = copy.split()
+        if sources[0].startswith("--from"):
+            continue  # a later stage has what was compiled in one before, where there is a compiler
         for source in sources:
             if source.endswith("/"):
                 shutil.copytree(REPOSITORY / source, root / target, ignore=shutil.ignore_patterns("__pycache__"))
@@ -50,7 +60,7 @@ def run(image: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
         # -P and an own directory: nothing of the checkout can be imported by accident.
         [sys.executable, *command[1:]],
         cwd=image,
-        env={"PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ.get("PATH", os.defpath)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -98,7 +108,8 @@ def test_what_is_copied_reaches_the_engine() -> None:
     lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
     let_in = {line[1:] for line in lines if line.startswith("!")}
     assert "*" in lines
-    sources = {source.partition("/")[0] for copy in instructions("COPY") for source in copy.split()[:-1]}
+    copies = [copy for copy in instructions("COPY", slice(None)) if not copy.startswith("--from")]
+    sources = {source.partition("/")[0] for copy in copies for source in copy.split()[:-1]}
     assert sources == let_in
 
 
@@ -114,8 +125,9 @@ def test_it_runs_as_nobody_in_particular_and_as_process_1() -> None:
 
 
 def test_images_are_named_by_digest_or_built_here() -> None:
-    (base,) = instructions("FROM")
-    assert re.fullmatch(r"python:[0-9.]+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
+    base, *stages = instructions("FROM", slice(None))
+    assert re.fullmatch(r"python:[0-9.]+-slim-[a-z]+@sha256:[0-9a-f]{64} AS base", base)
+    assert stages == ["base AS build", "base"]
     for name in COMPOSE:
         text = (DEPLOY / name).read_text()
         images = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
@@ -124,10 +136,31 @@ def test_images_are_named_by_digest_or_built_here() -> None:
         )
 
 
-def test_the_image_takes_the_very_files_of_the_lock() -> None:
-    (install,) = (command for command in instructions("RUN") if "pip install" in command)
-    assert "--require-hashes --only-binary :all: -r requirements.lock" in install
-    assert "requirements.lock ./" in instructions("COPY")
+@pytest.mark.parametrize(
+    ("stage", "lock"), [(slice(-1, None), "requirements.lock"), (slice(1, 2), "requirements-build.lock")]
+)
+def test_the_image_takes_the_very_files_of_the_lock(stage: slice, lock: str) -> None:
+    (install,) = (command for command in instructions("RUN", stage) if "pip install" in command)
+    assert f"--require-hashes --only-binary :all: -r {lock}" in install
+    assert f"{lock} ./" in instructions("COPY", stage)
+
+
+def test_the_image_has_the_compiled_core_and_no_compiler() -> None:
+    assert "--from=build /srv/kv/app/fast/ app/fast/" in instructions("COPY")
+    assert not any("apt-get" in command for command in instructions("RUN"))
+    assert any("KV_FAST=on" in command for command in instructions("RUN"))
+
+
+@pytest.mark.skipif(lacking() is not None, reason=f"nothing can be compiled here: {lacking()}")
+def test_what_is_copied_is_enough_to_compile_it(tmp_path: Path) -> None:
+    tree = laid_out(tmp_path, slice(1, 2))
+    shutil.rmtree(tree / "build", ignore_errors=True)
+    for path in (tree / "app" / "fast").glob("*.so"):
+        path.unlink()
+    (command,) = (command for command in instructions("RUN", slice(1, 2)) if command.startswith("python"))
+    done = run(tree, command.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tree / "app" / "fast" / "built.txt").exists()
 
 
 @pytest.mark.parametrize("name", COMPOSE)

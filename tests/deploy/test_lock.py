@@ -38,6 +38,15 @@ def needed_by(name: str) -> Iterator[Requirement]:
             yield requirement
 
 
+def test_what_compiles_is_locked_as_well() -> None:
+    locked = requirements((REPOSITORY / "requirements-build.lock").read_text())
+    ranges = requirements((REPOSITORY / "requirements-build.txt").read_text())
+    assert locked.keys() == ranges.keys()
+    for name, wanted in ranges.items():
+        (only,) = locked[name].specifier
+        assert only.version in wanted.specifier, f"{name} is not within {wanted}: make lock"
+
+
 def test_every_range_has_its_version() -> None:
     ranges = requirements(RANGES)
     assert len(ranges) >= 5

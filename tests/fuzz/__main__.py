@@ -19,7 +19,7 @@ from typing import Final
 from coverage import Coverage
 
 # Not targets.py: it imports the node, which guided.py has to be the first to do. A test holds the two together.
-NAMES: Final = ("requests", "cluster", "links", "servers", "http")
+NAMES: Final = ("requests", "cluster", "links", "servers", "http", "compiled")
 CORPUS: Final = Path(__file__).parent / "corpus"
 # Longer inputs are more of the same.
 INPUT_MAX_BYTES: Final = 1024

@@ -41,6 +41,7 @@ from proto_gen import cluster_pb2 as pb
 from proto_gen.message_pb2 import Msg
 from tests.fuzz import said
 from tests.fuzz.choices import FromBytes, one_of
+from tests.fuzz.compiled import compiled
 from tests.support.parts import Net, Parts
 from tests.wire.datagrams import response
 
@@ -282,4 +283,5 @@ TARGETS: Final[dict[str, Target]] = {
     "links": links,
     "servers": servers,
     "http": http,
+    "compiled": compiled,
 }

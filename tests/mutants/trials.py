@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from app import fast
+
 REPOSITORY: Final = Path(__file__).parent.parent.parent
 
 # Beside its own tests: the tests of those who call a package, whole nodes, and the simulator where it runs the code.
@@ -158,7 +160,12 @@ class Tree:
 
     def _run(self, step: Step, limit_s: float) -> tuple[int, str] | None:
         """Exit status and output; None if it took longer than the limit, when it and what it started are killed."""
-        environment = os.environ | {"PYTHONPATH": str(self._root), "PYTHONDONTWRITEBYTECODE": "1"}
+        # What is changed is Python: nothing compiled may stand in for it.
+        environment = os.environ | {
+            "PYTHONPATH": str(self._root),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            fast.VARIABLE: "off",
+        }
         with subprocess.Popen(
             (sys.executable, *step),
             cwd=self._root,

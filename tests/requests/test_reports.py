@@ -6,6 +6,7 @@ from math import inf
 
 import pytest
 
+from app import fast
 from app.cluster.events import MemberStatus, Status
 from app.cluster.readiness import Readiness
 from app.requests.reports import KEPT_MAX_S, KEPT_TIMES, Kept, status_json
@@ -22,6 +23,7 @@ def test_the_status_whole() -> None:
         "address": A,
         "incarnation": 5,
         "origin": 77,
+        "core": fast.CORE,
         "epoch": 4,
         "is_member": True,
         "coordinator": B,

@@ -21,6 +21,8 @@ import mmap
 from array import array
 from typing import Final
 
+from app.fast import piece
+
 # What goes back to the system at once. Smaller: less room for six records of the largest size, so more of a page is
 # unused. Larger: fewer pages lose their last record by themselves, and emptying one takes longer.
 PAGE_BYTES: Final = 64 * 1024
@@ -79,16 +81,19 @@ class _Class:
 
 
 class _Page:
-    """One page in use: where it starts, its class, and a stack of the indexes of its free chunks."""
+    """One page in use: where it starts, its class, a stack of the indexes of its free chunks, and when it was written
+    to last, in writes to the arena so far."""
 
-    __slots__ = ("free", "owner", "start")
+    __slots__ = ("free", "owner", "start", "written")
 
     def __init__(self, start: int, owner: _Class) -> None:
         self.start = start
         self.owner = owner
         self.free = owner.all_free[:]
+        self.written = 0
 
 
+@piece
 class Arena:
     """Records in size-classed pages, at most `limit_bytes` of them resident.
 
@@ -111,6 +116,7 @@ class Arena:
         self.resident_bytes = 0  # of all pages not given back, rounded up to system pages
         self.cleared_bytes = 0  # of those in pages that hold nothing any more
         self._cleared: list[_Page] = []
+        self._writes = 0  # records put somewhere so far
         self.chunk_bytes = 0  # in chunks that hold a record
         self.free_chunk_bytes = 0  # in free chunks of pages in use: what moving records together could win at best
 
@@ -151,6 +157,7 @@ class Arena:
         cls.free_chunks -= 1
         self.chunk_bytes += size
         self.free_chunk_bytes -= size
+        page.written = self._writes = self._writes + 1
         self._map[at : at + 1 + key_bytes + blob_bytes] = b"%c%b%b" % (key_bytes, key, blob)
         return (at + 1 + key_bytes) | (blob_bytes << _LENGTH_SHIFT)
 
@@ -174,6 +181,7 @@ class Arena:
             loosely and key_bytes + blob_bytes < cls.size
         ):
             return -1
+        page.written = self._writes = self._writes + 1
         self._map[at : at + blob_bytes] = blob
         return at | (blob_bytes << _LENGTH_SHIFT)
 
@@ -189,6 +197,7 @@ class Arena:
         cls = page.owner
         if self._class_of_8[(key_bytes + blob_bytes + 8) >> 3] is not cls:
             return -1
+        page.written = self._writes = self._writes + 1
         offset = handle & _PAGE_MASK
         at = page.start + offset - offset % cls.size
         self._map[at : at + 1 + key_bytes + blob_bytes] = b"%c%b%b" % (key_bytes, key, blob)
@@ -314,6 +323,7 @@ class Arena:
         if not free:
             del cls.open_pages[page]
         cls.free_chunks -= 1
+        page.written = max(page.written, source.written)
         offset = (at - source.start) % size
         start = at - offset
         self._map[target : target + size] = self._map[start : start + size]
@@ -333,6 +343,12 @@ class Arena:
         page = self._pages[(handle & _POSITION_MASK) >> _PAGE_SHIFT]
         assert page is not None, f"handle {handle:#x} names a page that is not in use"
         return page.owner.size
+
+    def was_written(self, number: int, writes: int) -> bool:
+        """Whether one of the last so many records that were put somewhere may lie in this page."""
+        page = self._pages[number]
+        assert page is not None, f"page {number} is not in use"
+        return self._writes - page.written < writes
 
     def page_of(self, handle: int) -> int:
         """Number of the page that a record lies in."""

@@ -33,6 +33,12 @@ COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
 # for now; a step more, of a page, may follow. Enough for two pages of the usual small records, of 512 each, half of
 # them evicted, half moved; for one of 10,000-byte records up to eight of the smallest must go.
 _ROOM_WORK: Final = 650
+# Into which one of this many writes has put an entry, that page is not evicted whole as long as the work suffices to
+# look for another: a client may get at once what it has put, and so many may do so at the same time. More: more entries
+# go one by one until such a page is found.
+_WRITTEN_LATELY: Final = 256
+# In a store of few entries it is one write for each so many of them.
+_LATELY_SHARE: Final = 8
 # What finding a page and going through its chunks is, in the same measure, however few records are left in it.
 _PAGE_WORK: Final = 100
 
@@ -230,12 +236,12 @@ class Store:
                 return taken
             want_page = arena.chunk_size(oldest) * _MUCH_SMALLER <= len(blob)
             if want_page:
-                budget -= self._evict_page(oldest) + _PAGE_WORK
+                budget -= self._evict_page(oldest, self._lately(budget))
             else:
                 arena.free(oldest)
         handle = arena.store(key, blob)
         while handle < 0 and budget > 0:
-            work = self._make_some_room(want_page=want_page)
+            work = self._make_some_room(self._lately(budget), want_page=want_page)
             if not work:
                 break
             budget -= work
@@ -254,9 +260,15 @@ class Store:
             self.reclaim_one()
         return self._drain_entry() or (self.evicts and self.reclaim_one())
 
-    def _make_some_room(self, *, want_page: bool = False) -> int:
-        """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done."""
-        if not self._wiped_records and self._arena.free_chunk_bytes > self.compact_bytes:
+    def _make_some_room(self, lately: int, *, want_page: bool) -> int:
+        """One step towards room: reclaim one entry or empty one page; the work it was, 0 when nothing can be done.
+
+        `lately`: as of `_evict_page`.
+        """
+        # Also when little work is left, for what went entry by entry has left free chunks.
+        if not self._wiped_records and (
+            self._arena.free_chunk_bytes > self.compact_bytes or (want_page and not lately)
+        ):
             moved = self.compact()
             if moved:
                 return moved + _PAGE_WORK
@@ -266,19 +278,24 @@ class Store:
             moved = self.compact()
             return moved + _PAGE_WORK if moved else 0
         if want_page and self.entries:
-            return self._evict_page(self._pop_oldest()) + _PAGE_WORK
+            return self._evict_page(self._pop_oldest(), lately)
         return int(self.reclaim_one())
 
-    def _evict_page(self, oldest: int) -> int:
-        """Evict all that shares the page of a record just popped, which was put there at about the same time.
+    def _lately(self, budget: int) -> int:
+        """How many writes ago a page that is evicted whole must have been written to, with so much work left to do."""
+        return min(_WRITTEN_LATELY, self.entries // _LATELY_SHARE) if budget > _PAGE_WORK else 0
+
+    def _evict_page(self, oldest: int, lately: int) -> int:
+        """Evict all that shares the page of a record just popped, which was put there at about the same time; but not
+        if one of the last `lately` writes has put another there.
 
         Less than least recently used, but a third of the work of evicting in that order until a page is sparse
-        enough to be moved together. Returns the number of entries evicted.
+        enough to be moved together. Returns the work it was.
         """
         arena = self._arena
         number = arena.page_of(oldest)
         arena.free(oldest)
-        if not arena.in_use(number):
+        if not arena.in_use(number) or arena.was_written(number, lately):
             return 1
         keys = arena.retire(number)
         slots = self._slots
@@ -287,7 +304,7 @@ class Store:
         arena.give_back(number, len(keys))
         self.entries -= len(keys)
         self.evictions += len(keys)
-        return len(keys) + 1
+        return len(keys) + 1 + _PAGE_WORK
 
     def reclaim_one(self) -> bool:
         """Free one wiped entry, or else evict one; False when the store is empty."""
@@ -410,7 +427,8 @@ class Store:
         while arena.resident_bytes > arena.limit_bytes:
             if budget <= 0:
                 return False
-            work = _PAGE_WORK // 10 if arena.give_back_cleared() else self._make_some_room(want_page=True)
+            lately = self._lately(budget)
+            work = _PAGE_WORK // 10 if arena.give_back_cleared() else self._make_some_room(lately, want_page=True)
             if not work:
                 break
             budget -= work

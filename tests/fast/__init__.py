@@ -1,0 +1,1 @@
+"""The compiled pieces against the Python that they stand in for."""

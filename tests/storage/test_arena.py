@@ -5,6 +5,7 @@ import math
 import mmap
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.storage.arena import CHUNKS_MAX, PAGE_BYTES, RECORD_MAX_BYTES, SIZE_CLASSES, Arena
 from tests.support.parts import MIB, examples
+from tests.support.pieces import WHICH, pieces
 
 _SYSTEM_PAGE = mmap.PAGESIZE
 
@@ -37,7 +39,6 @@ def check_books(arena: Arena, handles: list[int]) -> None:
     chunk_bytes = sum(arena.chunk_size(handle) for handle in handles)
     assert arena.chunk_bytes == chunk_bytes
     assert arena.resident_bytes == sum(page_resident(size) for size in pages.values()) + arena.cleared_bytes
-    assert arena.cleared_bytes == sum(page.owner.resident_bytes for page in arena._cleared)
     assert arena.free_chunk_bytes == sum(in_page(size) * size for size in pages.values()) - chunk_bytes
     assert all(arena.in_use(number) for number in pages)
 
@@ -53,6 +54,11 @@ def really_resident(arena: Arena) -> int:
     return sum(byte & 1 for byte in vector) * _SYSTEM_PAGE
 
 
+@pytest.fixture(params=WHICH)
+def kind(request: pytest.FixtureRequest) -> Any:
+    return pieces("arena", request.param).Arena
+
+
 def test_size_classes_waste_little() -> None:
     assert SIZE_CLASSES[-1] == RECORD_MAX_BYTES
     for smaller, larger in pairwise(SIZE_CLASSES):
@@ -60,8 +66,8 @@ def test_size_classes_waste_little() -> None:
 
 
 @pytest.mark.parametrize("total", [1 + 1 + 1, 16, 17, 24, 25, 200, RECORD_MAX_BYTES - 1, RECORD_MAX_BYTES])
-def test_records_of_every_size_read_back_from_the_smallest_chunk_that_holds_them(total: int) -> None:
-    arena = Arena(MIB, MIB)
+def test_records_of_every_size_read_back_from_the_smallest_chunk_that_holds_them(kind: Any, total: int) -> None:
+    arena = kind(MIB, MIB)
     for key_bytes in {1, min(32, total - 2)}:
         blob = random.Random(total).randbytes(total - 1 - key_bytes)
         handle = arena.store(b"k" * key_bytes, blob)
@@ -71,9 +77,9 @@ def test_records_of_every_size_read_back_from_the_smallest_chunk_that_holds_them
 
 @pytest.mark.parametrize("key_bytes", [1, 7, 14])
 @pytest.mark.parametrize("new_key_bytes", [1, 7, 14])
-def test_a_record_that_takes_anothers_place_touches_no_neighbour(key_bytes: int, new_key_bytes: int) -> None:
+def test_a_record_that_takes_anothers_place_touches_no_neighbour(kind: Any, key_bytes: int, new_key_bytes: int) -> None:
     """Chunks of 16 bytes, full to the last one, whatever part of each is its key."""
-    arena = Arena(MIB, MIB)
+    arena = kind(MIB, MIB)
     handles = [arena.store(b"%c" % n * key_bytes, b"%c" % n * (15 - key_bytes)) for n in range(5)]
     taken = arena.take_over(handles[2], b"k" * new_key_bytes, b"b" * (15 - new_key_bytes))
     assert arena.page_of(taken) == arena.page_of(handles[2])
@@ -85,10 +91,10 @@ def test_a_record_that_takes_anothers_place_touches_no_neighbour(key_bytes: int,
 
 
 @pytest.mark.parametrize("size", [16, 120, 1024, RECORD_MAX_BYTES])
-def test_a_page_is_opened_only_within_the_limit(size: int) -> None:
+def test_a_page_is_opened_only_within_the_limit(kind: Any, size: int) -> None:
     blob = bytes(size - 2)
     page = page_resident(size)
-    arena = Arena(MIB, page - 1)
+    arena = kind(MIB, page - 1)
     assert arena.store(b"k", blob) == -1
     assert arena.resident_bytes == 0
     arena.limit_bytes = page
@@ -103,8 +109,8 @@ def test_a_page_is_opened_only_within_the_limit(size: int) -> None:
     check_books(arena, handles)
 
 
-def test_a_limit_lowered_below_what_is_resident_stops_new_pages_only() -> None:
-    arena = Arena(MIB, MIB)
+def test_a_limit_lowered_below_what_is_resident_stops_new_pages_only(kind: Any) -> None:
+    arena = kind(MIB, MIB)
     handle = arena.store(b"k", bytes(1000))
     arena.limit_bytes = 0
     assert arena.store(b"l", bytes(1000)) >= 0  # in the page that is open
@@ -112,8 +118,8 @@ def test_a_limit_lowered_below_what_is_resident_stops_new_pages_only() -> None:
     assert arena.blob(handle) == bytes(1000)
 
 
-def test_address_space_that_is_used_up_stops_new_pages() -> None:
-    arena = Arena(2 * PAGE_BYTES, MIB)
+def test_address_space_that_is_used_up_stops_new_pages(kind: Any) -> None:
+    arena = kind(2 * PAGE_BYTES, MIB)
     handles = [arena.store(b"k", bytes(10_000)) for _ in range(2 * (PAGE_BYTES // RECORD_MAX_BYTES))]
     assert min(handles) >= 0
     assert arena.store(b"k", bytes(10_000)) == -1
@@ -121,10 +127,10 @@ def test_address_space_that_is_used_up_stops_new_pages() -> None:
     assert arena.store(b"k", bytes(10_000)) >= 0
 
 
-def test_records_beyond_four_gibibytes_read_back() -> None:
+def test_records_beyond_four_gibibytes_read_back(kind: Any) -> None:
     """With as little memory as that takes: pages are retired as soon as they hold a record, and forgotten."""
     pages = (4 << 30) // PAGE_BYTES
-    arena = Arena((4 << 30) + PAGE_BYTES, 8 << 30)
+    arena = kind((4 << 30) + PAGE_BYTES, 8 << 30)
     for number in range(pages):
         handle = arena.store(b"k", b"low" + bytes(10_000))
         assert arena.page_of(handle) == number
@@ -138,8 +144,8 @@ def test_records_beyond_four_gibibytes_read_back() -> None:
     assert arena.retire(pages) == [b"high"]
 
 
-def test_only_a_page_whose_records_find_room_elsewhere_is_relocatable() -> None:
-    arena = Arena(MIB, MIB)
+def test_only_a_page_whose_records_find_room_elsewhere_is_relocatable(kind: Any) -> None:
+    arena = kind(MIB, MIB)
     in_page = PAGE_BYTES // RECORD_MAX_BYTES
     handles = [arena.store(b"k", bytes(10_000)) for _ in range(2 * in_page)]
     assert arena.relocatable_page() is None
@@ -151,8 +157,8 @@ def test_only_a_page_whose_records_find_room_elsewhere_is_relocatable() -> None:
     assert arena.relocatable_page() is not None or arena.resident_bytes == page_resident(RECORD_MAX_BYTES)
 
 
-def test_the_sparsest_page_is_relocated_first() -> None:
-    arena = Arena(MIB, MIB)
+def test_the_sparsest_page_is_relocated_first(kind: Any) -> None:
+    arena = kind(MIB, MIB)
     in_page = PAGE_BYTES // RECORD_MAX_BYTES
     pages: dict[int, list[int]] = {}
     for _ in range(4 * in_page):
@@ -166,8 +172,8 @@ def test_the_sparsest_page_is_relocated_first() -> None:
     assert arena.relocatable_page() == sparsest
 
 
-def test_pages_go_back_to_the_system() -> None:
-    arena = Arena(16 * MIB, 16 * MIB)
+def test_pages_go_back_to_the_system(kind: Any) -> None:
+    arena = kind(16 * MIB, 16 * MIB)
     assert really_resident(arena) == 0
     handles = [arena.store(b"k", b"\xff" * 9_000) for _ in range(1500)]
     assert 1500 * 9_000 <= really_resident(arena) <= arena.resident_bytes
@@ -183,8 +189,8 @@ def test_pages_go_back_to_the_system() -> None:
     assert really_resident(arena) == 0
 
 
-def test_pages_retired_and_emptied_go_back_to_the_system() -> None:
-    arena = Arena(16 * MIB, 16 * MIB)
+def test_pages_retired_and_emptied_go_back_to_the_system(kind: Any) -> None:
+    arena = kind(16 * MIB, 16 * MIB)
     records = {b"%d" % n: arena.store(b"%d" % n, b"\xff" * 900) for n in range(5000)}
     for n in range(5000):
         if n % 5:
@@ -199,8 +205,8 @@ def test_pages_retired_and_emptied_go_back_to_the_system() -> None:
     assert all(arena.blob(handle) == b"\xff" * 900 for handle in records.values())
 
 
-def test_clearing_gives_everything_back() -> None:
-    arena = Arena(16 * MIB, 16 * MIB)
+def test_clearing_gives_everything_back(kind: Any) -> None:
+    arena = kind(16 * MIB, 16 * MIB)
     for size in (30, 900, 9_000):
         for n in range(1500):
             arena.store(b"%d" % n, b"\xff" * size)
@@ -216,8 +222,8 @@ def test_clearing_gives_everything_back() -> None:
 
 
 @pytest.mark.parametrize("place", range(1, len(SIZE_CLASSES) - 1))
-def test_a_chunk_is_taken_over_by_what_wants_a_chunk_of_its_size(place: int) -> None:
-    arena = Arena(MIB, MIB)
+def test_a_chunk_is_taken_over_by_what_wants_a_chunk_of_its_size(kind: Any, place: int) -> None:
+    arena = kind(MIB, MIB)
     smaller, size = SIZE_CLASSES[place - 1 : place + 1]
     handle = arena.store(b"key", bytes(size - 4))
     for record_bytes in (smaller, size + 1):
@@ -227,8 +233,8 @@ def test_a_chunk_is_taken_over_by_what_wants_a_chunk_of_its_size(place: int) -> 
         assert arena.blob(handle) == b"v" * (record_bytes - 4)
 
 
-def test_every_page_can_be_used_again_after_clearing() -> None:
-    arena = Arena(4 * PAGE_BYTES, MIB)
+def test_every_page_can_be_used_again_after_clearing(kind: Any) -> None:
+    arena = kind(4 * PAGE_BYTES, MIB)
     for _ in range(2):
         pages = {arena.page_of(arena.store(b"k", b"v" * 10_000)) for _ in range(4 * in_page(RECORD_MAX_BYTES))}
         assert pages == {0, 1, 2, 3}
@@ -237,9 +243,9 @@ def test_every_page_can_be_used_again_after_clearing() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(16, RECORD_MAX_BYTES), (RECORD_MAX_BYTES, 16)])
-def test_pages_that_were_cleared_make_room_for_new_ones(before: int, after: int) -> None:
+def test_pages_that_were_cleared_make_room_for_new_ones(kind: Any, before: int, after: int) -> None:
     """One at a time, and clean."""
-    arena = Arena(16 * MIB, MIB)
+    arena = kind(16 * MIB, MIB)
     while arena.store(b"k", b"\xff" * (before - 2)) >= 0:
         pass
     arena.clear()
@@ -253,9 +259,9 @@ def test_pages_that_were_cleared_make_room_for_new_ones(before: int, after: int)
     assert len(arena.retire(arena.page_of(handles[0]))) == in_page(after)
 
 
-def test_a_page_that_was_given_back_comes_back_clean() -> None:
+def test_a_page_that_was_given_back_comes_back_clean(kind: Any) -> None:
     """A stale length byte in a free chunk would be taken for a record when the page is retired."""
-    arena = Arena(PAGE_BYTES, MIB)
+    arena = kind(PAGE_BYTES, MIB)
     for size in (100, 3000, 40, 10_000, 16):
         handles = [arena.store(b"key", b"\xff" * (size - 4)) for _ in range(in_page(size) // 2)]
         for handle in handles[1:]:
@@ -274,9 +280,13 @@ key_sizes = st.integers(1, 32)
 class ArenaMachine(RuleBasedStateMachine):
     """Everything its owner may do with an arena of a few pages, against a list of what must be in it."""
 
+    which = "pure"
+
     def __init__(self) -> None:
         super().__init__()
-        self.arena = Arena(10 * PAGE_BYTES, 6 * PAGE_BYTES)  # a page may count for as little as 52 KiB
+        self.arena = pieces("arena", self.which).Arena(
+            10 * PAGE_BYTES, 6 * PAGE_BYTES
+        )  # a page may count for as little as 52 KiB
         self.records: dict[bytes, tuple[int, bytes]] = {}  # key: handle, blob
         self.made = 0
 
@@ -381,6 +391,12 @@ class ArenaMachine(RuleBasedStateMachine):
         assert sorted(keys) == there
         return keys
 
+    def teardown(self) -> None:
+        while self.arena.give_back_cleared():
+            pass
+        assert self.arena.cleared_bytes == 0
+        self.the_books_are_right()
+
     @invariant()
     def the_books_are_right(self) -> None:
         check_books(self.arena, [handle for handle, _ in self.records.values()])
@@ -391,5 +407,11 @@ class ArenaMachine(RuleBasedStateMachine):
             assert self.arena.blob(handle) == blob
 
 
+class CompiledArenaMachine(ArenaMachine):
+    which = "compiled"
+
+
 TestArenaMachine = ArenaMachine.TestCase
 TestArenaMachine.settings = examples(40)
+TestCompiledArenaMachine = CompiledArenaMachine.TestCase
+TestCompiledArenaMachine.settings = examples(40)

@@ -234,6 +234,37 @@ def test_what_small_entries_free_is_joined_in_small_doses_as_large_ones_take_ove
     assert max(steps) <= 1_000 + 1_300, "what one PUT may evict comes on top"
 
 
+@pytest.mark.parametrize("others", [0, 1, 60])
+def test_what_was_put_is_there_right_afterwards_however_full_the_store(others: int) -> None:
+    """Whatever sizes come: also when as many others were put meanwhile as there may be clients."""
+    rng = random.Random(others)
+    store = store_of(200)
+    put_lately: list[bytes] = []
+    for n in range(30_000):
+        key = b"%016d" % n
+        assert put(store, key, bytes(rng.choice((16, 64, 200, 900, 3_000, 9_000)))), n
+        put_lately.append(key)
+        if n >= others:
+            assert get(store, put_lately[n - others]) is not None, n
+    assert store.evictions > 20_000
+    check_books(arena_of(store), handles(store))
+
+
+def test_a_page_that_was_written_to_lately_is_not_evicted_whole_for_an_old_entry_in_it() -> None:
+    store = store_of(3)
+    keys = some_keys(7, CHUNKS_MAX + 2 * IN_PAGE + 1)
+    *old, overwritten = keys[:CHUNKS_MAX]
+    *large, larger = keys[CHUNKS_MAX:]
+    for key in (*old, overwritten):
+        assert put(store, key, bytes(70))
+    for key in large:
+        assert put(store, key, bytes(10_000))
+    assert put(store, overwritten, bytes(70))
+    assert store.evictions == 0
+    assert put(store, larger, bytes(10_000))
+    assert content(store).keys() >= {overwritten, larger}
+
+
 def sparse_store() -> tuple[Store, dict[bytes, bytes]]:
     """A store of 16 pages, all in use, that holds every third of the entries that once filled it; and those."""
     store = store_of(16)

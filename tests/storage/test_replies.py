@@ -1,5 +1,6 @@
 """Remembered replies: never forgotten early, never confused, never more than they may cost."""
 
+import os
 import random
 import subprocess
 import sys
@@ -460,6 +461,7 @@ print((resident() - before) / count, replies.used_bytes / count)
 """
 
 
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer takes memory of its own")
 @pytest.mark.parametrize("allocator", ["malloc", "default"])
 @pytest.mark.parametrize(
     ("fast", "id_bytes", "at_most"),

@@ -35,6 +35,7 @@ cdef class Table:
     cdef int64_t remove(self, bytes key) except -2
     cdef int64_t pop_oldest(self) except -2
     cdef int put(self, bytes key, int64_t handle) except -1  # new, or changed; the most recently used in any case
+    cdef int add(self, bytes key, int64_t handle) except -1  # of a key that is not there
     cdef int change(self, bytes key, int64_t handle) except -1  # of one that is there; the order of use stays as it is
 
     cdef int _open(self, object records) except -1

@@ -210,6 +210,10 @@ cdef class Table:
             self._renew(number)
         return 0
 
+    cdef int add(self, bytes key, int64_t handle) except -1:
+        self._link(_hashed(key), self._word(key, handle))
+        return 0
+
     cdef int change(self, bytes key, int64_t handle) except -1:
         cdef uint32_t number = self._find(key, _hashed(key))
         if number == NONE:

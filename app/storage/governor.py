@@ -13,7 +13,8 @@ little, `heap_full` makes every new entry take the place, and so the holes, of a
 
 How often it looks: whenever the store has used up an allowance of estimated heap growth, a sixteenth of what is
 left and at most 1 MiB, and ten times a second besides. A look costs about 3 µs. Hash tables are not part of the
-estimate: they grow by leaps, all slots' at nearly the same time, so the store asks for each leap (`spare_bytes`).
+estimate: they grow by leaps, all slots' at nearly the same time, so the store asks for each leap (`spare_bytes`), and
+takes it off the allowance.
 
 pympler calibrates the estimate, a few slots and keys at a time: sizing 100,000 entries whole takes a second.
 """

@@ -25,6 +25,7 @@ retry that sat in the socket's buffer while the process was stopped for a minute
 from array import array
 from typing import Final
 
+from app.fast import piece
 from app.wire.protocol import ALL_SLOTS, SLOT_COUNT
 
 # More: fewer bytes to search, but about 80 bytes for each one used, per generation.
@@ -67,6 +68,7 @@ def _none_by_slot() -> "array[int]":
     return array("L", [0]) * SLOT_COUNT
 
 
+@piece
 class ReplyMemory:
     """Error codes by messageID, for at least `ttl_s`, within `max_bytes`."""
 
@@ -207,6 +209,11 @@ class ReplyMemory:
         """What the remembered replies cost, buckets included."""
         used = self._newest_bytes + self._oldest_bytes
         return used + used // _GROWTH_SHARE
+
+    @property
+    def expiring_bytes(self) -> int:
+        """Of generations that have expired: about what is still to be freed."""
+        return sum(sum(map(len, filter(None, buckets))) + 8 * len(buckets) for buckets in self._expired)
 
     @property
     def wait_ms(self) -> int:

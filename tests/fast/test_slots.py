@@ -2,8 +2,10 @@
 
 import gc
 import mmap
+import os
 import random
 import re
+import subprocess
 import sys
 import weakref
 from copy import copy
@@ -338,6 +340,43 @@ def test_tables_grow_by_an_eighth(count: int) -> None:
     step = mmap.PAGESIZE if size >= 32_768 else 16
     assert size % step == 0
     assert size - 28 * slot.capacity < 28 + 24
+
+
+MEASURE = """
+import mmap, sys
+from app.storage import arena
+from app.storage.governor import ResidentSize, tune_allocators
+from app.storage.slots import Slot
+tune_allocators()
+count = int(sys.argv[1])
+keys = [b"%08d" % n for n in range(count)]
+memory = mmap.mmap(-1, 9 * count)
+memory[:] = b" ".join(keys) + b" "
+slots = [Slot(records=memory) for _ in range(256)]
+resident = ResidentSize()
+before = resident()
+for slot in slots:
+    for n, key in enumerate(keys):
+        slot[key] = 9 * n + 8
+print(resident() - before, sum(slot.table_bytes for slot in slots))
+"""
+
+
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer takes memory of its own")
+@pytest.mark.parametrize(("count", "off_by"), [(1_000, 0.15), (3_000, 0.02)])
+def test_what_tables_say_that_they_take_is_what_the_process_grows_by(count: int, off_by: float) -> None:
+    """All 256, in a process of its own. Smaller ones lie in the heap, which has holes before them and after."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(count)],
+        cwd=SOURCE.parent.parent.parent,
+        env={"PYTHONMALLOC": "malloc", "KV_FAST": "on"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    resident, told = map(int, done.stdout.split())
+    assert (1 - off_by) * told < resident < (1 + off_by) * told
 
 
 def test_the_layout_of_handles_is_that_of_the_arena() -> None:

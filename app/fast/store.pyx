@@ -89,7 +89,7 @@ cdef class ShortWay:
             handle = self._evicting(arena, key, blob)
             if handle < 0:
                 return False
-        table.put(key, handle)
+        table.add(key, handle)
         self.entries += 1
         return True
 

@@ -2,6 +2,7 @@
 """Compile app/fast/*.pyx for the Python that runs this, where there is a C compiler; else say so in one line.
 
 Whether it succeeds or not, a node starts: without the compiled pieces it runs the Python that they stand in for.
+--folder tools/bench compiles the load generator of `make bench` instead.
 """
 
 import sys
@@ -20,7 +21,7 @@ import sysconfig
 from tools.cli import FAILED, OK, complain
 
 HERE = Path(__file__).resolve().parent.parent
-SOURCES = HERE / "app" / "fast"
+FOLDER = "app/fast"
 COMPILE_ARGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-fno-strict-aliasing"]
 COMPILE_ARGS += ["-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-plt"]
 LINK_ARGS = ["-Wl,-z,relro,-z,now"]
@@ -41,8 +42,8 @@ def lacking() -> str | None:
     return None
 
 
-def build(sanitizers: str) -> None:
-    """Compile everything that has changed; the modules come to lie beside their sources."""
+def build(folder: str, sanitizers: str) -> None:
+    """Compile what has changed in a folder of the repository; the modules come to lie beside their sources."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
@@ -59,12 +60,12 @@ def build(sanitizers: str) -> None:
         link_args.append(f"-fsanitize={sanitizers}")
     extensions = [
         Extension(
-            f"app.fast.{path.stem}",
+            ".".join((*Path(folder).parts, path.stem)),
             [str(path.relative_to(HERE))],
             extra_compile_args=compile_args,
             extra_link_args=link_args,
         )
-        for path in sorted(SOURCES.glob("*.pyx"))
+        for path in sorted((HERE / folder).glob("*.pyx"))
     ]
     made = cythonize(  # type: ignore[no-untyped-call]
         extensions, build_dir="build/fast", language_level=3, annotate=False
@@ -83,15 +84,17 @@ def main() -> int:
     parser.add_argument(
         "--sanitize", default="", metavar="NAMES", help="build with these sanitizers: address,undefined"
     )
+    parser.add_argument("--folder", default=FOLDER, metavar="PATH", help=f"of the sources (default {FOLDER})")
     parser.add_argument("--must", action="store_true", help="exit with 1 where it can't be built")
     arguments = parser.parse_args()
     why = lacking()
     if why is None:
         try:
-            build(arguments.sanitize)
+            build(arguments.folder, arguments.sanitize)
         except Exception as error:  # noqa: BLE001 - whatever a compiler or its driver fails with: the node runs without
             why = " ".join(str(error).split())[:200] or type(error).__name__
     if why is not None:
-        complain("build_fast.py", f"app/fast is not compiled, the node runs its Python: {why}")
+        and_then = ", the node runs its Python" if arguments.folder == FOLDER else ""
+        complain("build_fast.py", f"{arguments.folder} is not compiled{and_then}: {why}")
         return FAILED if arguments.must else OK
     return OK

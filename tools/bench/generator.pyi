@@ -49,8 +49,8 @@ def run(
     `servers`: IPv4 addresses and ports, up to 64; `memcached`: they speak its UDP protocol. `kinds`: each client puts a
     key and then gets it ("both"), or does only one of them. Keys (16 bytes) are drawn from `keys` of them, or taken
     `in_order`, each once; `first_key` numbers the first. A value has `value_bytes`, or up to `value_bytes_most`, and is
-    the same whenever a key is put. `route`: for each of the 256 slots which server is asked for its keys, by its place in
-    `servers`. `seed`: the same keys in the same order again.
+    the same whenever a key is put. `route`: for each of the 256 slots which server is asked for its keys, by its place
+    in `servers`. `seed`: the same keys in the same order again.
 
     ValueError for what can't be; OSError when the system refuses sockets; KeyboardInterrupt by Ctrl-C; MemoryError.
     """

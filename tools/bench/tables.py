@@ -5,6 +5,7 @@ result says, so that no figure is copied by hand.
 """
 
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -58,7 +59,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def run_lines(result: Result) -> list[str]:
-    """What was run, where and of what."""
+    """What was run, where and of what, as a list."""
     document = result.document
     machine, versions = document["machine"], document["versions"]
     lines = [f"`{document['command']}`, {document['date']}, {document['seconds']:.0f} s, extent: {document['extent']}."]
@@ -73,7 +74,24 @@ def run_lines(result: Result) -> list[str]:
     where = f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}"
     lines.append(f"{where}; load before: {machine['load_before']:.2f}.")
     lines.append(", ".join(f"{name} {version}" for name, version in versions.items() if version) + ".")
-    return lines
+    return [f"- {line}" for line in lines]
+
+
+def summary_lines(result: Result) -> list[str]:
+    """The outcome in a few sentences; "-" for what was not measured."""
+    small, many = (f"{parts.one_node_name(64, clients)}/{parts.RATE}" for clients in (16, 64))
+    one_copy, three = (f"{parts.cluster_name(3, copies)}/{parts.RATE}" for copies in (1, 3))
+    share, share_of_many = (_percent(result.spread(name, _NODE_SHARE)) for name in (small, many))
+    held = _median(result.spread(f"{parts.memory_name('64')}/first fill"))
+    cores = result.document["machine"]["cores"]
+    text = (
+        f"On {cores} cores shared with the load generator, one node answers {_median(result.spread(small))} requests a"
+        f" second of 16 clients and {_median(result.spread(many))} of 64 (half PUT, half GET, 64-byte values): {share}"
+        f" and {share_of_many} of memcached's rate over UDP (`-t 1`) in the same run. Three nodes on these cores:"
+        f" {_median(result.spread(one_copy))} with one copy, {_median(result.spread(three))} with three. Sent over"
+        f" UDP as fast as that, {held} entries fit into 128 MiB before the first is evicted."
+    )
+    return textwrap.wrap(text, 118, break_on_hyphens=False)
 
 
 def one_node_table(result: Result) -> list[str]:
@@ -106,9 +124,12 @@ def clusters_table(result: Result) -> list[str]:
         row = [f"{count} node{'s' if count > 1 else ''}"]
         for what, scale in ((parts.RATE, 1.0), (parts.P99, 0.001), (parts.PROCESSOR, 1.0)):
             row += [_median(result.spread(f"{parts.cluster_name(count, copies)}/{what}"), scale) for copies in (1, 3)]
+        for copies in (1, 3):
+            spent = result.spread(f"{parts.cluster_name(count, copies)}/{parts.PROCESSOR}")
+            row.append(_NONE if spent is None else _number(count * 1e6 / spent.median))
         rows.append(row)
-    head = ("", "ops/s, one copy", "three", "p99, one copy, ms", "three", "µs a request, one copy", "three")
-    return grid(head, rows)
+    whats = ("ops/s", "p99, ms", "µs a request", "a core each, ops/s")
+    return grid(("", *(f"{what}, {copies}" for what in whats for copies in ("1 copy", "3"))), rows)
 
 
 def costs_table(result: Result) -> list[str]:
@@ -169,16 +190,18 @@ def against_table(result: Result) -> list[str]:
 
 
 def troubles_lines(result: Result) -> list[str]:
-    """What was not answered as it should have been, if anything was."""
-    return [
+    """What was not answered as it should have been."""
+    found = [
         f"- {name}, {subject}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
         for name, by_subject in result.troubles.items()
         for subject, counts in by_subject.items()
     ]
+    return found or ["- nothing"]
 
 
 TABLES: Final[dict[str, Callable[[Result], list[str]]]] = {
     "run": run_lines,
+    "summary": summary_lines,
     "one-node": one_node_table,
     "clusters": clusters_table,
     "costs": costs_table,

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from app.config.numbers import number
 from tools import cli
-from tools.bench.figures import MEMCACHED, MORE, THIS, BadResult, Result, Spread, read
+from tools.bench.figures import MEMCACHED, MORE, NEITHER, THIS, BadResult, Result, Spread, read
 from tools.bench.tables import grid
 
 _PER_MEMCACHED: Final = f"{THIS} / {MEMCACHED}"
@@ -36,9 +36,11 @@ class Compared(NamedTuple):
 
 
 def compared(old: Result, new: Result) -> list[Compared]:
-    """All figures that both have."""
+    """All figures that both have and of which more or less is better."""
     found = []
     for name, figure in old.figures.items():
+        if figure["better"] == NEITHER:
+            continue
         for subject in (_PER_MEMCACHED, THIS):
             first, second = old.spread(name, subject), new.spread(name, subject)
             if first is None or second is None or not first.median:

@@ -21,6 +21,7 @@ _RATIOS: Final = ((THIS, MEMCACHED), (OTHER, MEMCACHED), (THIS, OTHER))
 
 MORE: Final = "more"  # is better
 LESS: Final = "less"
+NEITHER: Final = "neither"  # tells about the measurement
 
 
 class BadResult(Exception):
@@ -47,7 +48,7 @@ class Figures:
         self._troubles: dict[str, dict[str, dict[str, int]]] = {}
 
     def add(self, name: str, subject: str, value: float, unit: str, better: str) -> None:
-        """One round more of a figure. `better`: MORE or LESS."""
+        """One round more of a figure. `better`: MORE, LESS or NEITHER."""
         figure = self._figures.setdefault(name, {"unit": unit, "better": better, "rounds": {}})
         assert (figure["unit"], figure["better"]) == (unit, better), f"{name} is two things"
         figure["rounds"].setdefault(subject, []).append(value)
@@ -99,7 +100,7 @@ class Result:
             self.troubles: dict[str, dict[str, dict[str, int]]] = document["troubles"]
             for figure in self.figures.values():
                 assert figure["unit"]
-                assert figure["better"] in (MORE, LESS)
+                assert figure["better"] in (MORE, LESS, NEITHER)
                 for rounds in (*figure["rounds"].values(), *figure["ratios"].values()):
                     assert all(isinstance(value, int | float) for value in rounds)
                     spread_of(rounds)

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Any, Final
 
 from tools import nodes
 from tools.bench import subjects
-from tools.bench.figures import LESS, MORE, Figures
+from tools.bench.figures import LESS, MORE, NEITHER, Figures
 from tools.bench.generator import NOWHERE
 from tools.bench.subjects import Measured, Subject, Tree
 
@@ -104,7 +105,7 @@ class Run:
         for which, value_us in ((P50, result["p50_us"]), (P99, result["p99_us"]), (P999, result["p999_us"])):
             add(f"{name}/{which}", subject.name, value_us, "µs", LESS)
         add(f"{name}/{PROCESSOR}", subject.name, sum(processor_us), "µs a request", LESS)
-        add(f"{name}/generator", subject.name, result["generator_busy"], "of a core", LESS)
+        add(f"{name}/generator", subject.name, result["generator_busy"], "of a core", NEITHER)
 
 
 # One node, and memcached.
@@ -123,13 +124,8 @@ def one_node(run: Run) -> None:
                 subject.load(clients=LARGE_CLIENTS, kinds="put", in_order=True, requests=fill, value_bytes=value_bytes)
             for clients in numbers:
                 name = one_node_name(value_bytes, clients)
-                run.in_turns(
-                    run.extent.rounds,
-                    found,
-                    lambda subject, name=name, clients=clients, size=value_bytes: run.rates(  # type: ignore[misc]
-                        name, subject, clients=clients, value_bytes=size
-                    ),
-                )
+                load = partial(run.rates, name, clients=clients, value_bytes=value_bytes)
+                run.in_turns(run.extent.rounds, found, load)
 
 
 # Clusters.
@@ -152,11 +148,7 @@ def clusters(run: Run) -> None:
             rounds = run.extent.rounds if count == 3 else run.extent.fewer_rounds
             with run.clusters(count, ["--replicas", str(copies)]) as found:
                 _put_all(run, found)
-                run.in_turns(
-                    rounds,
-                    found,
-                    lambda subject, name=name: run.rates(name, subject, clients=_MANY, keys=run.extent.cluster_keys),  # type: ignore[misc]
-                )
+                run.in_turns(rounds, found, partial(run.rates, name, clients=_MANY, keys=run.extent.cluster_keys))
 
 
 # What a request costs on each node.
@@ -178,10 +170,10 @@ def costs(run: Run) -> None:
     """Three nodes: processor time of a request on the node that is asked, the slot's primary, and each backup."""
     with run.clusters(3, ["--replicas", "1"]) as found:
         _put_all(run, found)
-        run.in_turns(run.extent.fewer_rounds, found, lambda subject: _costs_of_one_copy(run, subject))
+        run.in_turns(run.extent.fewer_rounds, found, partial(_costs_of_one_copy, run))
     with run.clusters(3, ["--replicas", "3"]) as found:
         _put_all(run, found)
-        run.in_turns(run.extent.fewer_rounds, found, lambda subject: _costs_of_three_copies(run, subject))
+        run.in_turns(run.extent.fewer_rounds, found, partial(_costs_of_three_copies, run))
 
 
 def _cost(run: Run, subject: Subject, name: str, kind: str, route: Sequence[int]) -> list[float]:
@@ -192,8 +184,7 @@ def _cost(run: Run, subject: Subject, name: str, kind: str, route: Sequence[int]
 def _costs_of_one_copy(run: Run, subject: Subject) -> None:
     primaries = subject.primaries()
     add, us = run.figures.add, "µs a request"
-    kinds: tuple[Literal["get", "put"], ...] = ("get", "put")
-    for kind in kinds:
+    for kind in ("get", "put"):
         name = cost_name(LOCAL, kind)
         spent = _cost(run, subject, name, kind, [_OWNER if at == _OWNER else NOWHERE for at in primaries])
         add(f"{name}/{PRIMARY}", subject.name, spent[_OWNER], us, LESS)

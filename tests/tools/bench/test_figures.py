@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.generator import generator  # noqa: F401 - the tables name figures as the parts do, which load nodes
 from tools.bench import compare, plot, tables
-from tools.bench.figures import LESS, MEMCACHED, MORE, OTHER, THIS, BadResult, Figures, Result, read
+from tools.bench.figures import LESS, MEMCACHED, MORE, NEITHER, OTHER, THIS, BadResult, Figures, Result, read
 
 Captured = pytest.CaptureFixture[str]
 
@@ -34,6 +34,7 @@ def document(**rounds: Sequence[float]) -> dict[str, Any]:
         for value in values:
             found.add(RATE, subject, value, "ops/s", MORE)
     found.add("memory/peak", THIS, 100.0, "MiB", LESS)
+    found.add("generator", THIS, 0.5, "of a core", NEITHER)
     made: dict[str, Any] = json.loads(json.dumps(found.document(ABOUT)))
     return made
 
@@ -132,9 +133,11 @@ def test_worse_beyond_noise_by_more_than_the_threshold_is_status_1(
 def test_better_is_no_failure_whichever_way_that_is(tmp_path: Path, capsys: Captured) -> None:
     old, new = document(this=[100]), document(this=[200])
     new["figures"]["memory/peak"]["rounds"][THIS] = [50.0]
+    new["figures"]["generator"]["rounds"][THIS] = [0.9]
     assert compared(tmp_path, old, new) == 0
     shown = capsys.readouterr().out
     assert line_of(shown, RATE)[5] == line_of(shown, "memory/peak")[5] == "better"
+    assert "generator" not in shown
 
 
 def test_a_slower_machine_is_taken_out_where_memcached_ran_in_turns(tmp_path: Path, capsys: Captured) -> None:

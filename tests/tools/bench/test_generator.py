@@ -9,6 +9,8 @@ from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.client.peer import Address, Peer, before_the_answer, drop, lose_answer, overload
 from tests.support.generator import generator
+from tests.support.ports import free_port
+from tools.bench import subjects
 
 HOST = "127.0.0.1"
 run = generator.run
@@ -108,6 +110,23 @@ def test_a_lost_request_is_sent_again_and_a_refused_one_is_an_error() -> None:
     assert (result["answered"], result["retries"], result["errors"]) == (2, 2, 1)
     assert len(peer.requests()) == 4
     assert len({message.messageID for message in peer.requests()}) == 2
+
+
+@pytest.mark.parametrize("size", [0, 64, 1_300, 1_400, 10_000])
+def test_memcached_whose_long_answers_come_in_several_datagrams(size: int) -> None:
+    if subjects.MEMCACHED_PROGRAM is None:
+        pytest.skip("memcached is not installed")
+    with subjects.memcached(free_port()) as memcached:
+        result = memcached.load(clients=2, requests=40, value_bytes=size).result
+        assert (result["answered"], result["missing"], result["wrong"], result["errors"]) == (40, 0, 0, 0)
+        assert (
+            memcached.load(clients=1, requests=3, kinds="get", in_order=True, first_key=1 << 40).result["missing"] == 3
+        )
+        if size > 1:
+            assert (
+                memcached.load(clients=1, requests=9, kinds="put", in_order=True, value_bytes=size).result["wrong"] == 0
+            )
+            assert memcached.load(clients=1, requests=9, kinds="get", in_order=True, value_bytes=1).result["wrong"] == 9
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tools.bench.figures import MEMCACHED
 
 MEMCACHED_PROGRAM: Final = shutil.which("memcached")
 _MEMCACHED_READY_S: Final = 10.0
+_LOAD_S: Final = 300.0  # for so many requests, however slow the machine: nobody answers any more
 _NOTHING: Final = b"\0\1\0\0\0\1\0\0mn\r\n"  # memcached's "no operation" over UDP
 
 
@@ -44,9 +45,12 @@ class Subject:
     members: list[nodes.NodeProcess] = field(default_factory=list)  # none of memcached
 
     def load(self, **load: Any) -> Measured:
-        """Run the load generator (arguments as of `generator.run`), and see what it costs."""
+        """Run the load generator (arguments as of `generator.run`), and see what it costs. NotReady if it does not end."""
+        load = {"seconds": _LOAD_S} | load
         before = [nodes.processor_s(pid) for pid in self.pids]
         result = generator.run(self.servers, memcached=self.name == MEMCACHED, **load)
+        if result["answered"] + result["timeouts"] < load.get("requests", 0):
+            raise nodes.NotReady(f"{self.name} has answered {result['answered']:,} of {load['requests']:,} requests")
         used = [nodes.processor_s(pid) - was for pid, was in zip(self.pids, before, strict=True)]
         return Measured(result, [one / max(result["answered"], 1) * 1e6 for one in used])
 

@@ -91,6 +91,7 @@ proto: $(DEV_READY)  ## regenerate proto_gen/ from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto_gen --pyi_out=proto_gen proto/*.proto
 
 bench: $(DEV_READY)  ## measure everything in docs/performance.md (10 minutes): make bench [ARGS="--parts costs --against ../other"]
+	$(BIN)/python tools/build_fast.py
 	$(BIN)/python tools/build_fast.py --folder tools/bench --must
 	$(BIN)/python -m tools.bench.suite $(ARGS)
 

@@ -45,7 +45,7 @@ class Subject:
     members: list[nodes.NodeProcess] = field(default_factory=list)  # none of memcached
 
     def load(self, **load: Any) -> Measured:
-        """Run the load generator (arguments as of `generator.run`), and see what it costs. NotReady if it never ends."""
+        """Run the load generator (arguments as of `generator.run`), and what it costs. NotReady if it never ends."""
         load = {"seconds": _LOAD_S} | load
         before = [nodes.processor_s(pid) for pid in self.pids]
         result = generator.run(self.servers, memcached=self.name == MEMCACHED, **load)

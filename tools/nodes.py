@@ -144,15 +144,16 @@ def running(
     options: Sequence[str] = (),
     environment: Mapping[str, str] = os.environ,
     main: Path = MAIN,
+    ready_s: float = READY_S,
 ) -> Iterator[list[NodeProcess]]:
-    """A cluster that is whole, for the time of the block; arguments as of `NodeProcess`. NotReady."""
+    """A cluster that is whole, for the time of the block; arguments as of `NodeProcess`. NotReady, after `ready_s`."""
     with tempfile.TemporaryDirectory(prefix="kv-") as directory:
         servers = write_servers(Path(directory), ports)
         nodes = [NodeProcess(port, servers, options, environment, main=main) for port in ports]
         try:
             for node in nodes:
                 node.start()
-            await_ready(nodes)
+            await_ready(nodes, ready_s)
             yield nodes
             for node in nodes:
                 node.process.terminate()  # all before one is waited for: they leave together

@@ -18,6 +18,7 @@ from tools.bench.figures import MEMCACHED
 
 MEMCACHED_PROGRAM: Final = shutil.which("memcached")
 _MEMCACHED_READY_S: Final = 10.0
+_READY_S: Final = 120.0  # for twenty nodes that start at once on two cores
 _LOAD_S: Final = 300.0  # for so many requests, however slow the machine: nobody answers any more
 _NOTHING: Final = b"\0\1\0\0\0\1\0\0mn\r\n"  # memcached's "no operation" over UDP
 
@@ -66,9 +67,8 @@ class Subject:
 @contextmanager
 def cluster(tree: Tree, ports: Sequence[int], options: Sequence[str] = ()) -> Iterator[Subject]:
     """Nodes of a checkout that make one whole cluster, for the time of the block. NotReady."""
-    with nodes.running(
-        ports, ["--bind", nodes.HOST, *options], tree.environment, tree.path / "app" / "main.py"
-    ) as all_of_it:
+    main = tree.path / "app" / "main.py"
+    with nodes.running(ports, ["--bind", nodes.HOST, *options], tree.environment, main, _READY_S) as all_of_it:
         servers = [(node.host, node.port) for node in all_of_it]
         yield Subject(tree.name, servers, [node.process.pid for node in all_of_it], all_of_it)
 

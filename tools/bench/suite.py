@@ -142,7 +142,7 @@ def _command(argv: Sequence[str]) -> str:
 
 
 def _measure(given: Namespace, argv: Sequence[str]) -> dict[str, Any]:
-    """Run the parts that are wanted; the document. NotReady, CalledProcessError."""
+    """Run the parts that are wanted; the document. CalledProcessError for a checkout that can't be run."""
     from tools.bench import parts, subjects  # not above: they need the compiled load generator
     from tools.bench.figures import MEMCACHED, OTHER, THIS
 
@@ -167,9 +167,14 @@ def _measure(given: Namespace, argv: Sequence[str]) -> dict[str, Any]:
     extent = parts.QUICK if given.quick else parts.FULL
     run = parts.Run(trees, extent, itertools.count(given.port))
     machine, date, began_s = _machine(), datetime.now(UTC), time.monotonic()
+    failed = {}
     for name in wanted:
         part_began_s = time.monotonic()
-        parts.PARTS[name](run)
+        try:
+            parts.PARTS[name](run)
+        except (nodes.NotReady, RuntimeError) as error:  # what other parts have found is worth keeping
+            failed[name] = str(error)
+            cli.complain("tools.bench.suite", f"{name}: {error}")
         cli.remark(f"{name}: {time.monotonic() - part_began_s:.0f} s")
     return run.figures.document(
         {
@@ -177,7 +182,8 @@ def _measure(given: Namespace, argv: Sequence[str]) -> dict[str, Any]:
             "date": date.strftime("%Y-%m-%d %H:%M UTC"),
             "seconds": round(time.monotonic() - began_s, 1),
             "extent": extent.name,
-            "parts": wanted,
+            "parts": [name for name in wanted if name not in failed],
+            "failed": failed,
             "machine": machine | {"load_after": os.getloadavg()[0]},
             "versions": _versions(),
             "subjects": about,
@@ -225,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArgumentTypeError as error:
         cli.complain("tools.bench.suite", error)
         return cli.USAGE
-    except (nodes.NotReady, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
         cli.complain("tools.bench.suite", error)
         return cli.FAILED
     from tools.bench import figures, tables
@@ -235,4 +241,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = figures.Result(document)
     cli.say(*tables.text_of(result), f"All rounds of all figures: {where}")
     wrong = any(counts.get("wrong") for found in result.troubles.values() for counts in found.values())
-    return cli.FAILED if wrong else cli.OK
+    return cli.FAILED if wrong or document["failed"] else cli.OK

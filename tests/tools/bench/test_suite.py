@@ -3,12 +3,13 @@
 import json
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.support.generator import generator  # noqa: F401 - without it the suite can't run
-from tests.support.ports import adjacent_ports
+from tests.support.ports import adjacent_ports, occupied
 from tools.bench import parts, suite
 from tools.bench.figures import MEMCACHED, OTHER, THIS, Result
 
@@ -55,3 +56,15 @@ def test_a_file_that_is_no_result_is_written_into_no_document(tmp_path: Path, ca
     assert suite.main(["--write-docs", str(tmp_path / "x.json")]) == 1
     assert "not a whole result" in capsys.readouterr().err
     assert [(suite.REPOSITORY / name).read_text() for name in suite.DOCUMENTS] == before
+
+
+def test_a_part_that_fails_is_told_and_what_others_have_found_is_kept(tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "result.json"
+    ports = adjacent_ports(8)
+    with occupied(ports[0], socket.SOCK_DGRAM):
+        arguments = ["--quick", "--parts", "one-node,idle", "--json", str(path), "--port", str(ports[0])]
+        assert suite.main(arguments) == 1
+    document = json.loads(path.read_text())
+    assert document["parts"] == ["idle"]
+    assert f"127.0.0.1:{ports[0]} has ended with status 2" in document["failed"]["one-node"]
+    assert "tools.bench.suite: one-node: " in capsys.readouterr().err

@@ -102,7 +102,7 @@ def one_node_table(result: Result) -> list[str]:
         rate, p99 = f"{name}/{parts.RATE}", f"{name}/{parts.P99}"
         rows.append(
             (
-                f"{clients} clients, {value_bytes:,} B",
+                f"{clients} client{'s' if clients > 1 else ''}, {value_bytes:,} B",
                 _median(result.spread(rate, MEMCACHED)),
                 _median(result.spread(rate)),
                 _with_spread(result.spread(rate, _NODE_SHARE)),
@@ -231,7 +231,7 @@ def fill_in(text: str, result: Result) -> str:
         found += 1
         if match[2] not in TABLES:
             raise NoPlace(f"there is no table {match[2]!r}")
-        return "".join((match[1], *(f"{line}\n" for line in TABLES[match[2]](result)), match[3]))
+        return "\n".join((match[1], *TABLES[match[2]](result), "", match[3]))
 
     filled = _PLACE.sub(replaced, text)
     if not found:

@@ -159,7 +159,7 @@ def test_a_document_is_filled_in_again_and_again() -> None:
     first, second = Result(document(this=[50], memcached=[100])), Result(document(this=[75], memcached=[100]))
     text = "before\n<!-- bench:one-node -->\n<!-- bench:end -->\nafter\n<!-- bench:run -->\nold\n<!-- bench:end -->\n"
     filled = tables.fill_in(text, first)
-    assert filled.startswith("before\n<!-- bench:one-node -->\n| load ")
+    assert filled.startswith("before\n<!-- bench:one-node -->\n\n| load ")
     assert "| 0.50 (0.50 to 0.50) |" in filled
     assert "\nold\n" not in filled
     assert tables.fill_in(filled, first) == filled

@@ -27,6 +27,8 @@ def test_a_quick_run(tmp_path: Path, capsys: Captured) -> None:
     assert set(rate["rounds"]) == {THIS} | ({MEMCACHED} if shutil.which("memcached") else set())
     shown = capsys.readouterr().out
     assert [name for name in parts.PARTS if f"## {name}\n" not in shown] == []
+    assert suite.main(["--write-docs", str(path)]) == 1
+    assert capsys.readouterr().err.endswith("is of a quick run, whose figures mean nothing\n")
 
 
 def test_against_another_checkout(tmp_path: Path, capsys: Captured) -> None:

@@ -74,7 +74,7 @@ def parser() -> cli.Parser:
             metavar="NAME=VALUE",
             help=f"for {whose} nodes, e.g. KV_FAST=off",
         )
-    main.add_argument("--port", type=cli.port, default=20_000, help="the first of some 150 ports (default 20000)")
+    main.add_argument("--port", type=cli.port, default=12_000, help="the first of some 150 ports (default 12000)")
     main.add_argument("--json", metavar="FILE.json", help="where to write the result (default: in bench-results/)")
     main.add_argument(
         "--write-docs",

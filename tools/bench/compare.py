@@ -1,9 +1,9 @@
 """Two results of the suite, figure by figure: python -m tools.bench.compare OLD.json NEW.json [--threshold PERCENT]
 
 Prints both medians of each figure and their ratio, and marks as better or worse what is beyond noise: the rounds of the
-two results do not overlap. Where memcached was measured in turns with the node, it is the node's ratio to memcached that
-is compared, which takes out how fast the machine was on either day. All other figures depend on that: read them with
-care, or measure both checkouts in one run (`tools.bench.suite --against`).
+two results do not overlap. Where memcached was measured in turns with the node, the node's ratio to memcached is
+compared, which takes out how fast the machine was on either day. All other figures depend on that: read them with care,
+or measure both checkouts in one run (`tools.bench.suite --against`).
 
 Ends with 1 if something is worse beyond noise and by more than the threshold.
 """

@@ -83,30 +83,44 @@ def _ratios(rounds: Mapping[str, Sequence[float]], one: str, other: str) -> list
     return [first / second for first, second in zip(mine, others, strict=True)]
 
 
+def _is_whole(document: dict[str, Any]) -> bool:
+    """Whether everything is there that is read later. AttributeError, LookupError or TypeError: no."""
+    return (
+        document["format"] == FORMAT
+        and document["machine"].keys() >= {"processor", "cores", "kernel", "load_before"}
+        and document["versions"].keys() >= {"python", "gevent", "protobuf"}
+        and document["subjects"][THIS].keys() >= {"commit", "clean", "compiled", "environment"}
+        and all(document[what] for what in ("command", "date", "seconds", "extent"))
+        and isinstance(document["parts"], list)
+        and isinstance(document["troubles"], dict)
+        and all(map(_is_whole_figure, document["figures"].values()))
+    )
+
+
+def _is_whole_figure(figure: dict[str, Any]) -> bool:
+    all_rounds = (*figure["rounds"].values(), *figure["ratios"].values())
+    return (
+        figure["better"] in (MORE, LESS, NEITHER)
+        and bool(figure["unit"])
+        and figure["median"].keys() == figure["rounds"].keys()
+        and all(rounds and all(isinstance(value, int | float) for value in rounds) for rounds in all_rounds)
+    )
+
+
 class Result:
     """A document, read back."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         """BadResult for one that is not whole."""
-        self.document = document
         try:
-            assert document["format"] == FORMAT
-            assert document["machine"].keys() >= {"processor", "cores", "kernel"}
-            assert document["versions"].keys() >= {"python", "gevent", "protobuf"}
-            assert document["subjects"][THIS].keys() >= {"commit", "clean", "compiled"}
-            assert document["command"]
-            assert document["date"]
-            self.figures: dict[str, dict[str, Any]] = document["figures"]
-            self.troubles: dict[str, dict[str, dict[str, int]]] = document["troubles"]
-            for figure in self.figures.values():
-                assert figure["unit"]
-                assert figure["better"] in (MORE, LESS, NEITHER)
-                for rounds in (*figure["rounds"].values(), *figure["ratios"].values()):
-                    assert all(isinstance(value, int | float) for value in rounds)
-                    spread_of(rounds)
-                assert figure["median"].keys() == figure["rounds"].keys()
-        except (AssertionError, AttributeError, LookupError, TypeError, ValueError):
-            raise BadResult("it is not a whole result of tools.bench.suite") from None
+            whole = _is_whole(document)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise BadResult("it is not a whole result of tools.bench.suite")
+        self.document = document
+        self.figures: dict[str, dict[str, Any]] = document["figures"]
+        self.troubles: dict[str, dict[str, dict[str, int]]] = document["troubles"]
 
     def spread(self, name: str, subject: str = THIS) -> Spread | None:
         """Of a subject's rounds, or of the ratios "this / memcached"; None where there are none."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.generator import generator  # noqa: F401 - without it the suite can't run
-from tests.support.ports import adjacent_ports, occupied
+from tests.support.ports import adjacent_ports, free_port, occupied
 from tools.bench import parts, suite
 from tools.bench.figures import MEMCACHED, OTHER, THIS, Result
 
@@ -70,3 +70,11 @@ def test_a_part_that_fails_is_told_and_what_others_have_found_is_kept(tmp_path: 
     assert document["parts"] == ["idle"]
     assert f"127.0.0.1:{ports[0]} has ended with status 2" in document["failed"]["one-node"]
     assert "tools.bench.suite: one-node: " in capsys.readouterr().err
+
+
+def test_a_run_that_finds_nothing_is_told_as_well(tmp_path: Path, capsys: Captured) -> None:
+    port = free_port()
+    with occupied(port, socket.SOCK_DGRAM):
+        arguments = ["--quick", "--parts", "memory", "--json", str(tmp_path / "result.json"), "--port", str(port)]
+        assert suite.main(arguments) == 1
+    assert "## run\n" in capsys.readouterr().out

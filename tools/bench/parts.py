@@ -40,8 +40,7 @@ class Extent:
     """How much is done."""
 
     name: str
-    rounds: int  # of rates, in turns
-    fewer_rounds: int  # of what costs are measured by
+    rounds: int  # in turns
     seconds: float  # of a round, after its warm-up
     warmup_s: float
     fill: int  # keys that are put first: more than fit
@@ -55,8 +54,8 @@ class Extent:
     idle_s: float
 
 
-FULL: Final = Extent("full", 5, 3, 2.0, 0.3, 700_000, 20_000, 30_000, 128, 2.0, (1, 3, 5, 9), 20, 3.0, 8.0)
-QUICK: Final = Extent("quick", 1, 1, 0.3, 0.1, 20_000, 500, 2_000, 64, 0.1, (1, 3), 3, 0.3, 0.5)
+FULL: Final = Extent("full", 5, 2.0, 0.3, 700_000, 20_000, 30_000, 128, 2.0, (1, 3, 5, 9), 20, 3.0, 8.0)
+QUICK: Final = Extent("quick", 1, 0.3, 0.1, 20_000, 500, 2_000, 64, 0.1, (1, 3), 3, 0.3, 0.5)
 
 
 @dataclass
@@ -85,8 +84,9 @@ class Run:
                 found.append(stack.enter_context(subjects.memcached(next(self.ports))))
             yield found
 
-    def in_turns(self, rounds: int, found: Sequence[Subject], measure: Callable[[Subject], object]) -> None:
-        for number in range(rounds):
+    def in_turns(self, found: Sequence[Subject], measure: Callable[[Subject], object]) -> None:
+        """All rounds."""
+        for number in range(self.extent.rounds):
             for subject in found if number % 2 == 0 else reversed(found):
                 measure(subject)
 
@@ -125,7 +125,7 @@ def one_node(run: Run) -> None:
             for clients in numbers:
                 name = one_node_name(value_bytes, clients)
                 load = partial(run.rates, name, clients=clients, value_bytes=value_bytes)
-                run.in_turns(run.extent.rounds, found, load)
+                run.in_turns(found, load)
 
 
 # Clusters.
@@ -145,10 +145,9 @@ def clusters(run: Run) -> None:
     for count in run.extent.growth:
         for copies in (1, 3) if count > 1 else (1,):
             name = cluster_name(count, copies)
-            rounds = run.extent.rounds if count == 3 else run.extent.fewer_rounds
             with run.clusters(count, ["--replicas", str(copies)]) as found:
                 _put_all(run, found)
-                run.in_turns(rounds, found, partial(run.rates, name, clients=_MANY, keys=run.extent.cluster_keys))
+                run.in_turns(found, partial(run.rates, name, clients=_MANY, keys=run.extent.cluster_keys))
 
 
 # What a request costs on each node.
@@ -170,10 +169,10 @@ def costs(run: Run) -> None:
     """Three nodes: processor time of a request on the node that is asked, the slot's primary, and each backup."""
     with run.clusters(3, ["--replicas", "1"]) as found:
         _put_all(run, found)
-        run.in_turns(run.extent.fewer_rounds, found, partial(_costs_of_one_copy, run))
+        run.in_turns(found, partial(_costs_of_one_copy, run))
     with run.clusters(3, ["--replicas", "3"]) as found:
         _put_all(run, found)
-        run.in_turns(run.extent.fewer_rounds, found, partial(_costs_of_three_copies, run))
+        run.in_turns(found, partial(_costs_of_three_copies, run))
 
 
 def _cost(run: Run, subject: Subject, name: str, kind: str, route: Sequence[int]) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tools.bench import parts
-from tools.bench.figures import MEMCACHED, OTHER, THIS, Result, Spread
+from tools.bench.figures import MEMCACHED, NEITHER, OTHER, THIS, Result, Spread
 
 _NODE_SHARE: Final = f"{THIS} / {MEMCACHED}"
 _PLACE: Final = re.compile(r"(<!-- bench:(?!end)([a-z-]+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
@@ -183,7 +183,7 @@ def against_table(result: Result) -> list[str]:
     rows = []
     for name, figure in result.figures.items():
         ratio = result.spread(name, f"{THIS} / {OTHER}")
-        if ratio is not None:
+        if ratio is not None and figure["better"] != NEITHER:
             mine, others = result.spread(name), result.spread(name, OTHER)
             rows.append((f"{name}, {figure['unit']}", _median(mine), _median(others), _with_spread(ratio)))
     return grid(("", THIS, OTHER, f"{THIS} / {OTHER}"), rows) if rows else []

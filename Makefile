@@ -29,7 +29,7 @@ $(RUN_READY): requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(DEV_READY): requirements.txt requirements-dev.txt | $(VENV)/bin/python
+$(DEV_READY): requirements.txt requirements-dev.txt requirements-build.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(RUN_READY)
 
@@ -109,12 +109,15 @@ lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/ and tools/
 proto: $(DEV_READY)  ## regenerate proto_gen/ from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto_gen --pyi_out=proto_gen proto/*.proto
 
-bench: $(DEV_READY) $(FAST_READY)  ## measure the handler, a node under load, and memory under churn (2 minutes)
-	$(BIN)/python -m tools.bench.handler
-	$(BIN)/python -m tools.bench.node
-	$(BIN)/python -m tools.bench.memory 10000,64,10000,random,64
+bench: $(DEV_READY) $(FAST_READY)  ## measure everything in docs/performance.md (10 minutes): make bench [ARGS="--parts costs --against ../other"]
+	$(BIN)/python tools/build_fast.py --folder tools/bench --must
+	$(BIN)/python -m tools.bench.suite $(ARGS)
+
+.PHONY: bench-compare
+bench-compare: $(DEV_READY)  ## ratios of two results of make bench: make bench-compare A=old.json B=new.json [ARGS="--threshold 5"]
+	$(BIN)/python -m tools.bench.compare $(ARGS) $(A) $(B)
 
 clean:  ## remove the virtual environment and what tools leave behind
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f app/fast/*.so app/fast/built.txt
+	rm -f app/fast/*.so tools/bench/*.so app/fast/built.txt
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -87,7 +87,7 @@ def test_the_files_and_programs_that_documents_name_exist() -> None:
         found = re.findall(r"(?<![\w/.])((?:app|examples|tests|tools|deploy|docs|\.ci)/[\w./-]*\w/?)", text)
         found += [name.replace(".", "/") for name in re.findall(r"-m ((?:app|tests|tools)[\w.]*)", text)]
         named |= dict.fromkeys(found, document.name)
-    assert {"tools/kv.py", "tools/bench/node", "app/main.py"} <= named.keys()
+    assert {"tools/kv.py", "tools/bench/suite", "app/main.py"} <= named.keys()
     missing = [name for name in named if not (REPOSITORY / name).exists() and not (REPOSITORY / f"{name}.py").exists()]
     assert {name: named[name] for name in missing} == {}
 

@@ -2,6 +2,7 @@
 """Compile app/fast/*.pyx for the Python that runs this, where there is a C compiler; else say so in one line.
 
 Whether it succeeds or not, a node starts: without the compiled pieces it runs the Python that they stand in for.
+--folder tools/bench compiles the load generator of `make bench` instead.
 """
 
 import sys
@@ -27,7 +28,7 @@ from app import fast
 from tools.cli import FAILED, OK, complain
 
 HERE = Path(__file__).resolve().parent.parent
-SOURCES = HERE / "app" / "fast"
+FOLDER = "app/fast"
 COMPILE_ARGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-fno-strict-aliasing"]
 COMPILE_ARGS += ["-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-plt"]
 LINK_ARGS = ["-Wl,-z,relro,-z,now"]
@@ -48,9 +49,9 @@ def lacking() -> str | None:
     return None
 
 
-def build(sanitizers: str) -> None:
-    """Compile everything that has changed, and record what it was made of; the modules come to lie beside their
-    sources."""
+def build(folder: str, sanitizers: str) -> None:
+    """Compile what has changed in a folder of the repository, and record what app/fast was made of; the modules come to
+    lie beside their sources."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
@@ -62,14 +63,15 @@ def build(sanitizers: str) -> None:
         link_args.append(f"-fsanitize={sanitizers}")
     extensions = [
         Extension(
-            f"app.fast.{path.stem}",
+            ".".join((*Path(folder).parts, path.stem)),
             [str(path.relative_to(HERE))],
             extra_compile_args=compile_args,
             extra_link_args=link_args,
         )
-        for path in sorted(SOURCES.glob("*.pyx"))
+        for path in sorted((HERE / folder).glob("*.pyx"))
     ]
-    fast.RECORD.unlink(missing_ok=True)  # until all of it is there
+    if folder == FOLDER:
+        fast.RECORD.unlink(missing_ok=True)  # until all of it is there
     fingerprint = fast.fingerprint()
     made = cythonize(  # type: ignore[no-untyped-call]
         extensions, build_dir="build/fast", language_level=3, annotate=False, quiet=True
@@ -80,19 +82,20 @@ def build(sanitizers: str) -> None:
     command.force = 1 if sanitizers else 0
     command.ensure_finalized()
     command.run()
-    fast.RECORD.write_text(fingerprint + "\n")
+    if folder == FOLDER:
+        fast.RECORD.write_text(fingerprint + "\n")
 
 
-def tried(sanitizers: str) -> str | None:
+def tried(folder: str, sanitizers: str) -> str | None:
     """Why it could not be built, in a line, for all that compilers say; None: it is."""
     with tempfile.TemporaryFile("w+", errors="replace") as said, _into(said):
         try:
-            build(sanitizers)
+            build(folder, sanitizers)
             return None
         except Exception as error:  # noqa: BLE001 - whatever a compiler or its driver fails with: the node runs without
             why = f"{type(error).__name__}: {error}"
         said.seek(0)
-        first = next((line for line in said if re.search(r"\berror\b|^app/fast/.*:\d+:\d+: ", line)), "")
+        first = next((line for line in said if re.search(r"\berror\b|^\S+\.pyx:\d+:\d+: ", line)), "")
     return " ".join((first or why).split())[:300]
 
 
@@ -118,11 +121,13 @@ def main() -> int:
     parser.add_argument(
         "--sanitize", default="", metavar="NAMES", help="build with these sanitizers: address,undefined"
     )
+    parser.add_argument("--folder", default=FOLDER, metavar="PATH", help=f"of the sources (default {FOLDER})")
     parser.add_argument("--must", action="store_true", help="exit with 1 where it can't be built")
     arguments = parser.parse_args()
     os.chdir(HERE)
-    why = lacking() or tried(arguments.sanitize)
+    why = lacking() or tried(arguments.folder, arguments.sanitize)
     if why is not None:
-        complain("build_fast.py", f"app/fast is not compiled, the node runs its Python: {why}")
+        and_then = ", the node runs its Python" if arguments.folder == FOLDER else ""
+        complain("build_fast.py", f"{arguments.folder} is not compiled{and_then}: {why}")
         return FAILED if arguments.must else OK
     return OK

@@ -27,15 +27,17 @@ READY_S: Final = 30.0  # for a cluster to be whole: it takes one or two
 STOP_S: Final = 15.0  # longer than nodes take to leave, by default; then they are killed
 _COUNTERS_S: Final = 10.0
 _POLL_S: Final = 0.01
+# How Linux numbers the clocks of other processes: clock_getcpuclockid(3), which Python does not have.
+_CPUCLOCK_SCHED: Final = 2
 
 
 class NotReady(Exception):
     """The nodes do not get ready: one has ended, or it takes too long."""
 
 
-def command(port: int, servers: Path, options: Sequence[str] = ()) -> list[str]:
-    """The command line of a node."""
-    return [sys.executable, str(MAIN), str(port), str(servers), *options]
+def command(port: int, servers: Path, options: Sequence[str] = (), main: Path = MAIN) -> list[str]:
+    """The command line of a node. `main`: another checkout's app/main.py."""
+    return [sys.executable, str(main), str(port), str(servers), *options]
 
 
 def write_servers(directory: Path, ports: Sequence[int]) -> Path:
@@ -55,9 +57,10 @@ class NodeProcess:
         options: Sequence[str] = (),
         environment: Mapping[str, str] = os.environ,
         host: str = HOST,
+        main: Path = MAIN,
     ) -> None:
         """`environment`: all that the process gets; it may be changed in `self.environment` before a start. `host`: as
-        the servers file has it."""
+        the servers file has it. `main`: another checkout's app/main.py."""
         self.host = host
         self.port = port
         self.name = f"{host}:{port}"
@@ -65,6 +68,7 @@ class NodeProcess:
         self.environment = dict(environment)
         self._servers = servers
         self._options = options
+        self._main = main
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -82,7 +86,7 @@ class NodeProcess:
         assert self._process is None or self._process.poll() is not None, f"{self.name} runs"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command(self.port, self._servers, self._options),
+                command(self.port, self._servers, self._options, self._main),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -126,21 +130,30 @@ class NodeProcess:
 
     def processor_s(self) -> float:
         """Its user and system time so far."""
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return processor_s(self.process.pid)
+
+
+def processor_s(pid: int) -> float:
+    """The user and system time of a process so far, to the nanosecond. OSError when there is no such process."""
+    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
 
 
 @contextmanager
-def running(ports: Sequence[int], options: Sequence[str] = ()) -> Iterator[list[NodeProcess]]:
-    """A cluster that is whole, for the time of the block. NotReady."""
+def running(
+    ports: Sequence[int],
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] = os.environ,
+    main: Path = MAIN,
+    ready_s: float = READY_S,
+) -> Iterator[list[NodeProcess]]:
+    """A cluster that is whole, for the time of the block; arguments as of `NodeProcess`. NotReady, after `ready_s`."""
     with tempfile.TemporaryDirectory(prefix="kv-") as directory:
         servers = write_servers(Path(directory), ports)
-        nodes = [NodeProcess(port, servers, options) for port in ports]
+        nodes = [NodeProcess(port, servers, options, environment, main=main) for port in ports]
         try:
             for node in nodes:
                 node.start()
-            await_ready(nodes)
+            await_ready(nodes, ready_s)
             yield nodes
             for node in nodes:
                 node.process.terminate()  # all before one is waited for: they leave together

@@ -19,7 +19,7 @@ from tests.support.programs import Program
 from tests.support.terminal import at_a_terminal, is_harmless
 
 SCRIPTS = {name: [f"tools/{name}"] for name in ("kv.py", "flood.py", "testclient.py", "cluster.py", "demo.py")}
-MODULES = {name: ["-m", name] for name in (f"tools.bench.{part}" for part in ("client", "handler", "memory", "node"))}
+MODULES = {name: ["-m", name] for name in (f"tools.bench.{part}" for part in ("client", "handler", "memory", "suite"))}
 TOOLS = SCRIPTS | MODULES
 
 
@@ -183,19 +183,15 @@ def test_no_argument_comes_back_as_it_was(tool: str) -> None:
     assert text.count("\n") == 1
 
 
-@pytest.mark.parametrize("wrong", ["{nowhere}", "{0}", "'", "{port.none}", f"{{{EVIL}}}"])
-def test_another_load_generators_command_line(wrong: str) -> None:
-    done = shell('"$@"', *TOOLS["tools.bench.node"], "--load", wrong)
-    assert done.returncode == 2
-    assert done.stderr.startswith("tools.bench.node: argument --load: ")
-    assert done.stderr.removesuffix("\n").isprintable()
-
-
 def test_what_a_comparison_reads_is_a_line(tmp_path: Path) -> None:
     path = tmp_path / f"{EVIL}.json"
     for content in ("", "[]", "[" * 100_000, '{"format": 2}', '{"format": 2, "ops_per_s": "x", "latency": []}'):
         path.write_text(content)
         status, text = at_a_terminal(["tools/flood.py", "--compare", str(path), str(path)])
+        assert status == 2, content
+        assert is_harmless(text), repr(text)
+        assert text.count("\n") == 1, text
+        status, text = at_a_terminal(["-m", "tools.bench.compare", str(path), str(path)])
         assert status == 2, content
         assert is_harmless(text), repr(text)
         assert text.count("\n") == 1, text

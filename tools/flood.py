@@ -48,10 +48,10 @@ PROGRESS_SHOWN: Final = round(1 / PROGRESS_S)
 DESCRIPTION = """\
 Load a node, or a cluster, and check every value that comes back.
 
-  python tools/flood.py 127.0.0.1 3331
+  python tools/flood.py                                  the node that KV_SERVER names, else 127.0.0.1:3331
   python tools/flood.py 127.0.0.1 3331 --clients 64 --seconds 30 --value-size 1000 --mix put=10,get=90
   python tools/flood.py 127.0.0.1 3331 --workload b --rate 5000 --warmup 5 --report b.html
-  python tools/flood.py --servers 10.0.0.1:3331,10.0.0.2:3331 --processes 2 --json result.json
+  python tools/flood.py -s 10.0.0.1:3331,10.0.0.2:3331 --processes 2 --json result.json
   python tools/flood.py 127.0.0.1 11211 --target memcached --json memcached.json
   python tools/flood.py --compare node.json memcached.json
 
@@ -59,7 +59,7 @@ Closed loop (the default): each of the clients sends its next request when the l
 Open loop (--rate): requests are sent at fixed times, and latencies count from when a request was due, so that
 a stall of the node's shows in full.
 A request without an answer is tried again like by the clients in the field (after 150, 450, 1350, 2500 ms, with the
-same messageID, at the next server).
+same messageID, at the next server), for as long as --timeout says.
 """
 
 EPILOG = """\
@@ -114,11 +114,9 @@ def value_size(text: str) -> str:
 
 def parser() -> cli.Parser:
     main = cli.Parser(prog="flood.py", description=DESCRIPTION, epilog=EPILOG)
-    main.add_argument("host", nargs="?", metavar="HOST", help="a node's name or address")
-    main.add_argument("port", nargs="?", metavar="PORT", help="its UDP port")
-    main.add_argument(
-        "--servers", type=cli.servers, metavar="HOST:PORT,...", help="several nodes, in place of HOST PORT"
-    )
+    main.add_argument("host", nargs="?", metavar="HOST", help="a node's name or address, in place of -s")
+    main.add_argument("port", nargs="?", metavar="PORT", help="its UDP port (default 3331)")
+    cli.add_servers(main)
     main.add_argument("--target", choices=TARGETS, default="kv", help="what is there: kv (default), or memcached (UDP)")
 
     pace = main.add_argument_group("how much")
@@ -226,11 +224,7 @@ def with_json_file(argv: Sequence[str]) -> list[str]:
 
 def plan_of(arguments: Namespace) -> Plan:
     """The plan that the arguments describe; ArgumentTypeError when they contradict each other."""
-    if arguments.servers and arguments.host:
-        raise ArgumentTypeError("give HOST PORT or --servers, not both")
-    if not arguments.servers and not (arguments.host and arguments.port):
-        raise ArgumentTypeError("give a node, as HOST PORT, or several with --servers")
-    servers = arguments.servers or [cli.join_host_port(arguments.host, arguments.port)]
+    servers = cli.given_servers(arguments)
     prefix = arguments.key_prefix
     if prefix is None:
         prefix = os.urandom(3).hex().encode() + b"-"  # makes keys of 16 bytes
@@ -263,6 +257,7 @@ def plan_of(arguments: Namespace) -> Plan:
         value_size=arguments.value_size,
         keys=arguments.keys,
         key_prefix=prefix,
+        timeouts_ms=cli.tries_ms(arguments.timeout),
         faults=arguments.faults,
         seed=arguments.seed,
         processes=arguments.processes,

@@ -120,6 +120,14 @@ def test_a_missing_package_is_a_line_and_status_2(tool: str) -> None:
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_python_that_is_too_old_is_a_line_and_status_2(tool: str) -> None:
+    run = "run_module(" if TOOLS[tool][0] == "-m" else "run_path("
+    program = f"import runpy, sys; sys.version_info = (3, 10, 4); runpy.{run}{TOOLS[tool][-1]!r}, run_name='__main__')"
+    done = shell('"$@"', "-c", program)
+    assert (done.returncode, done.stderr) == (2, f"{tool}: this is Python 3.10; 3.11 or newer is needed\n")
+
+
 def test_a_module_of_ours_that_is_missing_is_a_fault() -> None:
     program = "from tools.start import start\nstart('x', 'tools.none')"
     done = shell('"$@"', "-c", program)
@@ -233,4 +241,6 @@ def test_only_the_frame_prints() -> None:
     assert {line for line in found if not line.startswith("cli.py ")} <= {
         "cluster.py uses sys.stdin",  # whether it is a terminal
         "flood.py uses sys.stderr",
+        "start.py prints",  # where a Python is too old to import the frame
+        "start.py uses sys.stderr",
     }

@@ -89,11 +89,9 @@ def test_a_run_in_which_nothing_succeeds_fails(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
-        ["127.0.0.1"],
         ["127.0.0.1", "x"],
         ["127.0.0.1", "1", "--servers", "127.0.0.1:1"],
-        ["--servers", "nonsense"],
+        ["--servers", "non:sense:1"],
         ["127.0.0.1", "1", "--clients", "0"],
         ["127.0.0.1", "1", "--seconds", "0"],
         ["127.0.0.1", "1", "--seconds", "nan"],
@@ -132,6 +130,18 @@ def test_wrong_usage_and_nobody_there_are_one_line_and_status_2(
     assert printed.out == ""
     assert printed.err.startswith("flood.py: ")
     assert printed.err.count("\n") == 1
+
+
+def test_the_node_is_named_as_for_the_other_tools(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Peer() as peer:
+        assert flood.main([peer.name, "--operations", "5", "--quiet"]) == 0
+        assert flood.main(["-s", peer.name, "--operations", "5", "--quiet"]) == 0
+        monkeypatch.setenv("KV_SERVER", peer.name)
+        assert flood.main(["--operations", "5", "--quiet"]) == 0
+    plan = flood.plan_of(flood.parser().parse_args(["db", "--timeout", "1"]))
+    assert (plan.servers, plan.timeouts_ms) == (("db:3331",), (150, 450, 400))
 
 
 def test_mix() -> None:

@@ -9,6 +9,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
 from app.client import BadServer, Client, KVError, Timeout
+from app.client.retry import OVERLOAD_PATIENCE_S
 from tools import cli
 from tools.kv import arguments
 
@@ -34,14 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong is not None:
         reads.error(wrong)
     try:
-        servers = given.server or cli.servers(cli.default_server())
+        servers = given.server or cli.default_servers()
     except ArgumentTypeError as error:
-        cli.complain("kv.py", f"KV_SERVER: {error}")
+        cli.complain("kv.py", error)
         return cli.USAGE
     # One request needs no table of slots.
     slot_aware = given.command == "bench" and not given.plain
     try:
-        with Client(servers, slot_aware=slot_aware) as client:
+        with Client(
+            servers,
+            slot_aware=slot_aware,
+            timeouts_ms=cli.tries_ms(given.timeout),
+            overload_patience_s=min(given.timeout, OVERLOAD_PATIENCE_S),
+        ) as client:
             return int(given.run(client, given))
     except BadServer as error:
         cli.complain("kv.py", error)

@@ -21,9 +21,10 @@ Talk to the store from the command line.
 
 EPILOG = """\
 servers:
-  -s takes one node or several, separated by commas: host:port, or [::1]:port for IPv6. Any node answers
-  for the whole store; with several, the next one is tried when one does not answer. Without -s, the
-  environment variable KV_SERVER is used, else 127.0.0.1:3331. -s and --json may also follow the command.
+  -s takes one node or several, separated by commas: HOST, HOST:PORT, or [::1]:PORT for IPv6; without a port
+  it is 3331. Any node answers for the whole store; with several, the next one is tried when one does not
+  answer. Without -s, the environment variable KV_SERVER is used, else 127.0.0.1:3331. -s, --timeout and
+  --json may stand anywhere; what begins with - and is no option follows a --.
 
 limits:
   a key has 1 to 32 bytes, a value 0 to 10,000, a version is a signed 32-bit number.
@@ -32,7 +33,7 @@ exit status:
   0  done (get: the key was there)
   1  the node refused: key not found, key or value invalid, store full, overloaded, ...; or the output can't be written
   2  wrong usage
-  3  no answer: no node at that address, or none that answers within 6.5 s
+  3  no answer: no node at that address, or none that answers within --timeout
   4  wait-ready: nodes answer, and the cluster is not whole in time
   130  interrupted
 """
@@ -42,29 +43,23 @@ Command = Callable[[Client, Namespace], int]
 
 def parser() -> cli.Parser:
     main = cli.Parser(prog="kv.py", description=DESCRIPTION, epilog=EPILOG)
-    _add_shared(main, None, False)
-    shared = cli.Parser(add_help=False)
-    _add_shared(shared, argparse.SUPPRESS, argparse.SUPPRESS)  # so that their defaults don't undo main's
+    cli.add_servers(main)
+    main.add_argument("--json", action="store_true", help="print JSON, for programs")
     added_to = main.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
 
-    def command(name: str, run: Command, summary: str, more: str) -> cli.Parser:
-        added = added_to.add_parser(
-            name, parents=[shared], help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more
-        )
+    def command(name: str, run: Command, summary: str, more: str, *, has_timeout: bool = False) -> cli.Parser:
+        """`has_timeout`: it has a --timeout of its own."""
+        added = added_to.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more)
         assert isinstance(added, cli.Parser)
         added.set_defaults(run=run)
+        # Without defaults: they would undo what main has read.
+        cli.add_servers(added, argparse.SUPPRESS, None if has_timeout else argparse.SUPPRESS)
+        added.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, for programs")
         return added
 
     _add_store(command)
     _add_nodes(command)
     return main
-
-
-def _add_shared(to: cli.Parser, server: object, as_json: object) -> None:
-    to.add_argument(
-        "-s", "--server", type=cli.servers, default=server, metavar="HOST:PORT[,...]", help="the node or nodes to ask"
-    )
-    to.add_argument("--json", action="store_true", default=as_json, help="print JSON, for programs")
 
 
 def _add_store(command: Callable[..., cli.Parser]) -> None:
@@ -212,6 +207,7 @@ examples:
 
 exit status: 4 if it is not whole in time, 3 if nobody answers, 2 for wrong usage
 """,
+        has_timeout=True,
     )
     ready.add_argument(
         "--timeout", type=cli.whole_number(0, 86_400), default=60, metavar="S", help="seconds to wait (default 60)"

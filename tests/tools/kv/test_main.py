@@ -1,5 +1,6 @@
 """The command-line client: what it prints and which status it ends with."""
 
+import argparse
 import io
 import json
 import os
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from app.wire.protocol import FOUND, NO_SPC_ERR
+from app.wire.protocol import CLIENT_TIMEOUTS_MS, FOUND, NO_SPC_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from tests.client.peer import Peer
+from tests.client.peer import Peer, drop
 from tests.support.nodes import REPOSITORY, run_python
 from tools import cli
 from tools.kv import __main__ as kv
@@ -43,6 +44,22 @@ def test_put_get_remove(capfdbinary: Captured) -> None:
         assert run(peer, "get", "key") == 1
         assert capfdbinary.readouterr() == (b"", b"kv.py: get of b'key': KEY_DNE_ERR\n")
         assert run(peer, "remove", "key") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "stored"),
+    [
+        (["put", "a", "-s", "{peer}", "v"], (b"v", 0)),
+        (["put", "a", "--version", "3", "v", "-s", "{peer}"], (b"v", 3)),
+        (["put", "--version=3", "a", "-s{peer}", "v", "--json"], (b"v", 3)),
+        (["put", "a", "-s", "{peer}", "--", "--json"], (b"--json", 0)),
+        (["put", "-s", "{peer}", "a", "-5"], (b"-5", 0)),
+    ],
+)
+def test_options_may_stand_anywhere(words: list[str], stored: tuple[bytes, int]) -> None:
+    with Peer() as peer:
+        assert kv.main([word.format(peer=peer.name) for word in words]) == 0
+        assert peer.store == {b"a": stored}
 
 
 def test_a_value_from_standard_input_comes_back_byte_for_byte(
@@ -181,9 +198,29 @@ def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pyt
     with Peer() as peer:
         monkeypatch.setenv("KV_SERVER", peer.name)
         assert kv.main(["ping"]) == 0
-    monkeypatch.setenv("KV_SERVER", "nonsense")
+    monkeypatch.setenv("KV_SERVER", "non:sense:1")
     assert kv.main(["ping"]) == 2
-    assert b"KV_SERVER: 'nonsense' is not host:port" in capfdbinary.readouterr().err
+    assert b"KV_SERVER: 'non:sense:1'" in capfdbinary.readouterr().err
+
+
+def test_a_server_without_a_port_is_at_the_usual_one() -> None:
+    assert cli.servers("10.0.0.7, [::1] ,node:4000") == ["10.0.0.7:3331", "[::1]:3331", "node:4000"]
+    assert cli.server("db.example") == "db.example:3331"
+    for text in ("", ":", "a:", "::1", "[::1", "a b:1:2"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            cli.server(text)
+
+
+def test_how_long_an_answer_is_waited_for(capfdbinary: Captured) -> None:
+    assert cli.tries_ms(6.45) == CLIENT_TIMEOUTS_MS
+    assert cli.tries_ms(0.15) == (150,)
+    assert cli.tries_ms(1) == (150, 450, 400)
+    assert cli.tries_ms(20) == (150, 450, 1350, 2500, 15_550)
+    with Peer([drop] * 100) as silent:
+        assert run(silent, "--timeout", "0.05", "pid") == 3
+        assert run(silent, "pid", "--timeout", "0.05") == 3
+        assert len(silent.received) == 2
+    assert capfdbinary.readouterr().err.count(b"no answer from") == 2
 
 
 @pytest.mark.parametrize(
@@ -200,7 +237,8 @@ def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pyt
         ["bench", "--seconds", "0"],
         ["put", "key", "value", "--version", "2147483648"],
         ["put", "key", "value", "--version", "x"],
-        ["-s", "nonsense", "ping"],
+        ["-s", "non:sense:1", "ping"],
+        ["--timeout", "0", "ping"],
         ["-s", "127.0.0.1:0", "ping"],
     ],
 )

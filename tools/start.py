@@ -1,5 +1,5 @@
-"""Starts a tool. Apart from tools/cli.py: while that is being imported, Ctrl-C ends without a traceback, too; and a Python
-that can't import it is told so in a line.
+"""Starts a tool. Apart from tools/cli.py: while that is being imported, Ctrl-C ends without a traceback, too; and who
+has a Python that can't import it is told so in a line.
 """
 
 import signal

@@ -8,10 +8,10 @@ if __name__ == "__main__":
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
-from app.client import BadServer, Client, KVError, Timeout
+from app.client import Client, KVError
 from app.client.retry import OVERLOAD_PATIENCE_S
 from tools import cli
-from tools.kv import arguments
+from tools.kv import arguments, errors
 
 
 def misuse(given: Namespace) -> str | None:
@@ -49,12 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             overload_patience_s=min(given.timeout, OVERLOAD_PATIENCE_S),
         ) as client:
             return int(given.run(client, given))
-    except BadServer as error:
-        cli.complain("kv.py", error)
-        return cli.USAGE
-    except Timeout as error:
-        cli.complain("kv.py", error)
-        return cli.NO_ANSWER
     except KVError as error:
-        cli.complain("kv.py", error)
-        return cli.FAILED
+        told = errors.told(error, given, servers)
+        if given.json:
+            cli.print_json({"error": told.text, "code": told.code})
+        cli.complain("kv.py", told.text)
+        return told.status

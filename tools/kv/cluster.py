@@ -16,6 +16,7 @@ from app.client import BadAnswer, BadServer, Client, KVError, Timeout
 from app.wire.protocol import SLOT_COUNT
 from tools import cli
 from tools.kv import status
+from tools.kv.errors import silence
 
 # How long one node is waited for (ms); it is asked again in the next round, if there is one.
 STATUS_TIMEOUTS_MS: Final = (150, 450, 1350)
@@ -163,8 +164,9 @@ def _whole(survey: Survey) -> str:
     return f"ready: {nodes}, every slot where it is wanted and open for reads and writes, {copies} of each in sync"
 
 
-def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
-    """Have every member drop the keys it is primary for; the exit status."""
+def wipe(fleet: Fleet, is_sure: bool, as_json: bool, tries_ms: Sequence[int]) -> int:
+    """Have every member drop the keys it is primary for; the exit status. `tries_ms`: how long each try of it is waited
+    for."""
     before = fleet.survey()
     names = sorted(before.answers)
     if not names:
@@ -181,7 +183,7 @@ def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
     outcomes: list[dict[str, object]] = []
     codes = []
     for name in (*names, *before.faults):
-        code, fault = _wipe_one(name)
+        code, fault = _wipe_one(name, tries_ms)
         codes.append(code)
         outcomes.append({"server": name, "wiped": code == cli.OK} | ({"fault": fault} if fault else {}))
         if fault:
@@ -196,12 +198,14 @@ def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
     return max([*codes, cli.FAILED if has_moved else cli.OK])
 
 
-def _wipe_one(name: str) -> tuple[int, str]:
+def _wipe_one(name: str, tries_ms: Sequence[int]) -> tuple[int, str]:
     """An exit status, and what went wrong. A call for each node: no retry of one may wipe another."""
     try:
-        with Client([name], slot_aware=False) as client:
+        with Client([name], slot_aware=False, timeouts_ms=tries_ms) as client:
             client.wipeout()
-    except (Timeout, BadServer) as error:
+    except Timeout as error:
+        return cli.NO_ANSWER, silence(error, "wipe", [name])
+    except BadServer as error:
         return cli.NO_ANSWER, str(error)
     except KVError as error:
         return cli.FAILED, f"{name}: {error}"

@@ -30,13 +30,12 @@ def run_get(client: Client, given: Namespace) -> int:
 
 
 def run_put(client: Client, given: Namespace) -> int:
-    value = given.value
     # One byte past what a datagram takes is enough to be refused.
-    if given.file is not None or value == b"-":
-        value = cli.read_input(given.file, DATAGRAM_MAX_BYTES + 1)
-    client.put(given.key, value, given.version)
+    if given.file is not None or given.value == b"-":
+        given.value = cli.read_input(given.file, DATAGRAM_MAX_BYTES + 1)
+    client.put(given.key, given.value, given.version)
     if given.json:
-        cli.print_json({**_shown(given.key), "bytes": len(value), "version": given.version})
+        cli.print_json({**_shown(given.key), "bytes": len(given.value), "version": given.version})
     return cli.OK
 
 
@@ -53,7 +52,9 @@ def run_bench(client: Client, given: Namespace) -> int:
         cli.print_json(result)
     else:
         cli.say(*bench.table(result))
-    return cli.FAILED if result["wrong"] else cli.OK
+    if result["wrong"]:
+        return cli.FAILED
+    return cli.INTERRUPTED if result["interrupted"] else cli.OK
 
 
 # The nodes.
@@ -112,8 +113,9 @@ def run_wait_ready(client: Client, given: Namespace) -> int:
 
 
 def run_wipe(client: Client, given: Namespace) -> int:
+    tries_ms = cli.tries_ms(given.timeout)
     with cluster.Fleet([server.name for server in client.servers], given.given_only) as fleet:
-        return cluster.wipe(fleet, given.yes, given.json)
+        return cluster.wipe(fleet, given.yes, given.json, tries_ms)
 
 
 def run_found(client: Client, given: Namespace) -> int:

@@ -11,8 +11,26 @@ from typing import Any
 
 import pytest
 
-from app.wire.protocol import CLIENT_TIMEOUTS_MS, FOUND, NO_SPC_ERR
+from app.wire.protocol import (
+    CLIENT_TIMEOUTS_MS,
+    ERROR_NAMES,
+    FOUND,
+    GET,
+    INTERNAL_ERR,
+    INVALID_KEY_ERR,
+    INVALID_VAL_ERR,
+    KEY_DNE_ERR,
+    NO_SPC_ERR,
+    PUT,
+    REMOVE,
+    SHUTDOWN,
+    SLOWLOG,
+    SYS_OVERLOAD_ERR,
+    UNKNOWN_CMD_ERR,
+    WIPEOUT,
+)
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from proto_gen.message_pb2 import Msg
 from tests.client.peer import Peer, drop
 from tests.support.nodes import REPOSITORY, run_python
 from tools import cli
@@ -42,7 +60,7 @@ def test_put_get_remove(capfdbinary: Captured) -> None:
         assert capfdbinary.readouterr() == (b"value", b"version -5\n")
         assert run(peer, "remove", "key") == 0
         assert run(peer, "get", "key") == 1
-        assert capfdbinary.readouterr() == (b"", b"kv.py: get of b'key': KEY_DNE_ERR\n")
+        assert capfdbinary.readouterr() == (b"", b"kv.py: no such key: key\n")
         assert run(peer, "remove", "key") == 1
 
 
@@ -96,6 +114,86 @@ def test_a_value_from_a_file(tmp_path: Path, capfdbinary: Captured) -> None:
         assert run(peer, "put", "key", "-f", str(path)) == 1
         assert run(peer, "put", "key", "-f", str(tmp_path / "none")) == 2
     assert capfdbinary.readouterr().err.endswith(b"/none: No such file or directory\n")
+
+
+class Refuses(Peer):
+    """Answers every request for a key, and what a node tells of itself, as it is told to."""
+
+    code = 0
+
+    def execute(self, request: KVRequest) -> KVResponse:
+        if request.command in (PUT, GET, REMOVE, SLOWLOG):
+            return KVResponse(errCode=self.code, overloadWaitTime=1)
+        return super().execute(request)
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "told"),
+    [
+        (KEY_DNE_ERR, ["get", "k"], "no such key: k"),
+        (KEY_DNE_ERR, ["remove", "k y"], "no such key: k y"),
+        (INVALID_KEY_ERR, ["get", "k" * 41], "the key has 41 bytes; 1 to 32 is possible"),
+        (INVALID_KEY_ERR, ["put", "", "v"], "the key has 0 bytes; 1 to 32 is possible"),
+        (INVALID_VAL_ERR, ["put", "k", "é" * 5001], "the value has 10,002 bytes; 0 to 10,000 is possible"),
+        (0, ["put", "k", "v" * 20_000], "the value has 20,000 bytes; 0 to 10,000 is possible"),
+        (NO_SPC_ERR, ["put", "k", "v"], "the store is full, and its policy is to evict nothing"),
+        (INTERNAL_ERR, ["put", "k", "v"], "a fault in the node; its log says which"),
+        (UNKNOWN_CMD_ERR, ["slowlog"], "the node does not know `slowlog`: another version, or another kind of node"),
+        (77, ["get", "k"], "get of b'k': error code 77"),
+    ],
+)
+def test_what_is_refused_is_told_in_words(capfdbinary: Captured, code: int, arguments: list[str], told: str) -> None:
+    with Refuses() as peer:
+        peer.code = code
+        assert run(peer, *arguments) == 1
+        assert capfdbinary.readouterr() == (b"", f"kv.py: {told}\n".encode())
+        assert run(peer, *arguments, "--json") == 1
+        printed = capfdbinary.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["error"] == told
+    if code in ERROR_NAMES and code:
+        assert answer["code"] == ERROR_NAMES[code]
+
+
+def test_a_node_that_refuses_on_and_on_says_why_if_it_knows(capfdbinary: Captured) -> None:
+    with Refuses() as peer:
+        peer.code = SYS_OVERLOAD_ERR
+        for status, told in (
+            (b'{"epoch":0}', "the node knows of no cluster yet (`kv.py status` tells more)"),
+            (b'{"epoch":3,"reasons":["no lease: x"]}', "the node is not ready: no lease: x"),
+            (b'{"epoch":3}', "the node is overloaded, or waits for others (`kv.py status` tells more)"),
+            (b"nonsense", "the node is overloaded, or waits for others (`kv.py status` tells more)"),
+        ):
+            peer.status = status
+            assert run(peer, "get", "k", "--timeout", "0.01") == 1
+            assert capfdbinary.readouterr().err == f"kv.py: {told}\n".encode()
+
+
+class Guarded(Peer):
+    """Obeys administrators only, and takes nobody for one."""
+
+    def answer_to(self, datagram: bytes) -> bytes | None:
+        request = KVRequest.FromString(Msg.FromString(datagram).payload)
+        return None if request.command in (SHUTDOWN, WIPEOUT, FOUND) else super().answer_to(datagram)
+
+
+@pytest.mark.parametrize("arguments", [["shutdown"], ["found", "--force"], ["wipe", "--yes"]])
+def test_who_is_no_administrator_is_told_so(capfdbinary: Captured, arguments: list[str]) -> None:
+    with Guarded() as peer:
+        peer.status = status_of(peer)
+        assert run(peer, *arguments, "--timeout", "0.05") == 3
+        told = f"{peer.name} answers, but not to this: is your address in its --admin-allow?"
+        assert capfdbinary.readouterr().err == f"kv.py: {told}\n".encode()
+
+
+def test_no_answer_in_json(capfdbinary: Captured) -> None:
+    with Peer([drop] * 100) as silent:
+        assert run(silent, "get", "k", "--timeout", "0.01", "--json") == 3
+    answer = json.loads(capfdbinary.readouterr().out)
+    assert answer["code"] == "NO_ANSWER"
+    assert answer["error"].startswith(f"no answer from {silent.name}")
+    assert kv.main(["-s", "missing.invalid", "get", "k", "--json"]) == 2
+    assert json.loads(capfdbinary.readouterr().out)["code"] == "BAD_SERVER"
 
 
 KEY = {"key": "key", "key_encoding": "utf-8"}

@@ -70,7 +70,8 @@ class Client:
     `overload_patience_s`: how long a request bears being refused with SYS_OVERLOAD_ERR before it raises Overloaded.
     `ack`: tell the node when a PUT, REMOVE or WIPEOUT has been answered, so that it need not remember the answer for
     the whole 6 s. One datagram more for each, worth it for a client that writes a great deal.
-    `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there.
+    `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there, or
+    this one that there is no way there.
     False: try on until a Timeout, as a program may want that is to outlive the restart of its only node. While any
     server does not refuse, both try on.
     `window`: requests in flight at most, in the calls for many keys.

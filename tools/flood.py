@@ -12,8 +12,11 @@ if __name__ == "__main__":  # started as a script: the repository's packages are
 
 import importlib.util
 import json
+import platform
 import random
+import shlex
 import signal
+import time
 from argparse import ArgumentTypeError, Namespace
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +83,7 @@ what is counted:
 
 exit status:
   0  no wrong or stale value, and something succeeded
-  1  a wrong or stale value, or nothing succeeded
+  1  a wrong or stale value, or nothing succeeded, or a server does not answer any more at the end
   2  wrong usage, or no node answers
   130  interrupted before the first answer
 
@@ -170,6 +173,7 @@ def parser() -> cli.Parser:
         "for the others all keys are put first",
     )
     work.add_argument("--load", action="store_true", help="put all keys first in any case")
+    work.add_argument("--clean", action="store_true", help="remove the keys afterwards; without it they stay")
     work.add_argument(
         "--value-size",
         type=cli.argument(value_size),
@@ -248,6 +252,7 @@ def plan_of(arguments: Namespace) -> Plan:
             raise ArgumentTypeError(f"{arguments.processes} processes can't share {amount} {name}")
     return Plan(
         servers=tuple(servers),
+        clean=arguments.clean,
         target=arguments.target,
         clients=clients,
         rate=arguments.rate,
@@ -270,8 +275,13 @@ def check_outputs(arguments: Namespace) -> None:
     if arguments.report and importlib.util.find_spec("matplotlib") is None:
         raise ArgumentTypeError("--report needs matplotlib (make setup-dev)")
     for path in (arguments.report, arguments.json):
-        if path and path != "-" and not os.access(Path(path).parent, os.W_OK):
-            raise ArgumentTypeError(f"{path} can't be written there")
+        if path and path != "-":
+            if Path(path).is_dir():
+                raise ArgumentTypeError(f"{path} is a directory")
+            if not (
+                Path(path).parent.is_dir() and os.access(path if Path(path).exists() else Path(path).parent, os.W_OK)
+            ):
+                raise ArgumentTypeError(f"{path} can't be written there")
 
 
 def progress_on_terminal(plan: Plan) -> tuple[Callable[[Progress], None], Callable[[], None]]:
@@ -309,15 +319,22 @@ def interrupted_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def carry_out(plan: Plan, quiet: bool) -> dict[str, Any]:
-    """Run it; the result."""
+def carry_out(plan: Plan, quiet: bool, command: Sequence[str]) -> dict[str, Any]:
+    """Run it; the result. `command`: the arguments, as they were given."""
+    about = {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": shlex.join(["flood.py", *command]),
+        "versions": f"Python {platform.python_version()}, {platform.system()} {platform.release()}",
+    }
     if quiet or not sys.stderr.isatty():
-        return results.result_of(plan, processes.run(plan, None))
-    show, take_away = progress_on_terminal(plan)
-    try:
-        return results.result_of(plan, processes.run(plan, show))
-    finally:
-        take_away()
+        outcomes = processes.run(plan, None)
+    else:
+        show, take_away = progress_on_terminal(plan)
+        try:
+            outcomes = processes.run(plan, show)
+        finally:
+            take_away()
+    return results.result_of(plan, outcomes) | about | {"servers_gone": processes.silent(plan)}
 
 
 def publish(result: dict[str, Any], arguments: Namespace) -> None:
@@ -350,11 +367,17 @@ def verdict(result: dict[str, Any]) -> int:
     if results.succeeded(result) <= 0:
         cli.complain("flood.py", "nothing succeeded")
         return cli.FAILED
-    return cli.OK
+    if result["rate_missed"]:
+        rates = f"{result['ops_per_s']:,} of {result['rate']:,g} ops/s"
+        cli.complain("flood.py", f"THE RATE WAS MISSED: {rates}; what is measured is an overload")
+    for name in result["servers_gone"]:
+        cli.complain("flood.py", f"{name} does not answer any more")
+    return cli.FAILED if result["servers_gone"] else cli.OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(with_json_file(sys.argv[1:] if argv is None else argv))
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(with_json_file(words))
     try:
         if arguments.compare:
             cli.say(*compare.comparison(*arguments.compare))
@@ -362,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = plan_of(arguments)
         check_outputs(arguments)
         with interrupted_once():
-            result = carry_out(plan, arguments.quiet)
+            result = carry_out(plan, arguments.quiet, words)
             publish(result, arguments)
     except (ArgumentTypeError, KVError, NobodyThere, compare.BadResult) as error:
         cli.complain("flood.py", error)

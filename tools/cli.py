@@ -32,7 +32,7 @@ _Parsed = TypeVar("_Parsed")
 OK: Final = 0
 FAILED: Final = 1  # the work was done, and the outcome is bad; or it could not be told
 USAGE: Final = 2  # the work was not begun: wrong arguments, or nobody there to work with
-NO_ANSWER: Final = 3  # kv.py: nobody answers
+NO_ANSWER: Final = 3  # kv.py: nobody answers; flood.py: a server does not any more
 NOT_READY: Final = 4  # kv.py: the cluster is not whole in time
 INTERRUPTED: Final = 130  # by Ctrl-C, before there was anything to tell; shells use it for that
 

@@ -83,8 +83,9 @@ what is counted:
 
 exit status:
   0  no wrong or stale value, and something succeeded
-  1  a wrong or stale value, or nothing succeeded, or a server does not answer any more at the end
+  1  a wrong or stale value, or nothing succeeded
   2  wrong usage, or no node answers
+  3  all was right, and a server does not answer any more at the end
   130  interrupted before the first answer
 
 docs/load-testing.md tells more.
@@ -372,7 +373,7 @@ def verdict(result: dict[str, Any]) -> int:
         cli.complain("flood.py", f"THE RATE WAS MISSED: {rates}; what is measured is an overload")
     for name in result["servers_gone"]:
         cli.complain("flood.py", f"{name} does not answer any more")
-    return cli.FAILED if result["servers_gone"] else cli.OK
+    return cli.NO_ANSWER if result["servers_gone"] else cli.OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -149,9 +149,17 @@ def ask(question: str) -> str:
     return sys.stdin.readline().strip()
 
 
-def print_json(content: object) -> None:
-    """A result for a program, on stdout: ASCII. OutputLost."""
-    _write(json.dumps(content, indent=2) + "\n")
+def print_json(content: object, *, is_line: bool = False) -> None:
+    """A result for a program, on stdout: ASCII. `is_line`: one of several, in a line, and at once. OutputLost."""
+    _write(json.dumps(content, indent=None if is_line else 2) + "\n")
+    if is_line:
+        _flush()
+
+
+def show_page(lines: Iterable[object]) -> None:
+    """Lines for a person in place of those shown before, on a terminal; elsewhere below them, after an empty one."""
+    _write("\x1b[H\x1b[J" if sys.stdout.isatty() else "\n")
+    say(*lines, flush=True)
 
 
 def write_value(value: bytes) -> None:

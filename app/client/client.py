@@ -216,6 +216,10 @@ class Client:
         why not (`why_not`), and the `members`. What the other servers hold is given up; see docs/operations.md."""
         return self._told(protocol.FOUND, server, protocol.PADDING_MAX_BYTES)
 
+    def vitals(self, server: str | None = None) -> dict[str, Any]:
+        """The node's process and what it has counted, in numbers. UnknownCommand: as for status."""
+        return self._told(protocol.VITALS, server)
+
     def slow_requests(self, server: str | None = None) -> dict[str, Any]:
         """The node's slow requests, newest first, as rows of `columns` in `entries`. UnknownCommand: as for status."""
         return self._told(protocol.SLOWLOG, server)

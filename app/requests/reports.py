@@ -5,7 +5,7 @@ take all of a node's time. So each report is kept for a while that depends on ho
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -57,7 +57,7 @@ class Reports:
         member_count: Callable[[], int],
         status: Callable[[], bytes],
         slow_log: SlowLog,
-        vitals: Callable[[], dict[str, int | None]],
+        vitals: Callable[[], Mapping[str, object]],
         *,
         now: Callable[[], float],
     ) -> None:
@@ -66,7 +66,7 @@ class Reports:
         self.member_count = member_count
         self.status = Kept(status, now)
         self.slow_requests = Kept(slow_log.as_json, now)
-        self.vitals = Kept(lambda: json.dumps(vitals()).encode(), now)
+        self.vitals = Kept(lambda: json.dumps(vitals(), separators=(",", ":")).encode(), now)
 
 
 def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:

@@ -43,6 +43,7 @@ from app.wire.protocol import (
     TYPE_RESPONSE,
     UNKNOWN_CMD_ERR,
     VALUE_MAX_BYTES,
+    VITALS,
     WIPEOUT,
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
@@ -113,6 +114,7 @@ class Peer:
         self.status = b'{"epoch":1}'
         self.slow = b'{"threshold_ms":null}'
         self.founded = b'{"founded":true}'
+        self.vitals = b'{"pid":7,"resident_bytes":1048576,"max_memory_bytes":2097152,"entries":3}'
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -211,7 +213,7 @@ class Peer:
             return KVResponse(errCode=NO_ERR, pid=os.getpid())
         if command == GET_MEMBERSHIP_CNT:
             return KVResponse(errCode=NO_ERR, membershipCount=1)
-        told = {STATUS: self.status, SLOWLOG: self.slow, FOUND: self.founded}.get(command)
+        told = {STATUS: self.status, SLOWLOG: self.slow, FOUND: self.founded, VITALS: self.vitals}.get(command)
         if told is not None:
             return KVResponse(errCode=NO_ERR, value=told)
         known = command in (WIPEOUT, SHUTDOWN, IS_ALIVE)

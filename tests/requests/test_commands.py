@@ -786,7 +786,7 @@ def test_what_a_node_tells_of_itself() -> None:
     node.parts.slow_log.threshold_s = 0.25
     assert node.ask(STATUS) == KVResponse(errCode=NO_ERR, value=node.parts.membership.status)
     assert node.ask(SLOWLOG) == KVResponse(errCode=NO_ERR, value=node.parts.slow_log.as_json())
-    assert node.ask(VITALS) == KVResponse(errCode=NO_ERR, value=b'{"pid": 3, "http_port": null}')
+    assert node.ask(VITALS) == KVResponse(errCode=NO_ERR, value=b'{"pid":3,"http_port":null}')
     assert node.ask(FOUND) == KVResponse(errCode=NO_ERR, value=b"{found}")
 
 

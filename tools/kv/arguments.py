@@ -2,13 +2,14 @@
 
 import argparse
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 
 from app.client import Client
 from app.wire.protocol import SERVERS_MAX, VALUE_MAX_BYTES
 from tools import cli
-from tools.kv import commands
+from tools.kv import commands, vitals
 
 DESCRIPTION = """\
 Talk to the store from the command line.
@@ -158,16 +159,52 @@ examples:
     command(
         "pid", commands.run_pid, "print the node's process id", "examples:\n  python tools/kv.py pid -s 10.0.0.7:3331\n"
     )
-    command(
+    state = command(
         "status",
         commands.run_status,
-        "print the cluster as the node sees it: members, who holds how many slots, its lease",
+        "say whether the cluster is whole, as the node sees it, and if not, what is missing",
         """\
 examples:
-  python tools/kv.py status
+  python tools/kv.py status                     whole: 5 of 5 servers, 3 copies each
+  python tools/kv.py status -v                  the view, its lease, who holds how many slots
   python tools/kv.py status --json              as the node says it: docs/protocol.md, STATUS
 """,
     )
+    state.add_argument("-v", "--verbose", action="store_true", help="all that the node tells")
+    info = command(
+        "info",
+        commands.run_info,
+        "print a node's memory, entries, hit rate, evictions, requests and rates",
+        """\
+Rates are those of the --interval; everything else is counted since the node's start. An operation counts where
+it is executed, so the members' figures add up.
+
+examples:
+  python tools/kv.py info                       the node that is asked
+  python tools/kv.py info --all                 every member, and all of them together
+""",
+    )
+    info.add_argument("-a", "--all", action="store_true", help="ask every member, and add them up")
+    top = command(
+        "top",
+        commands.run_top,
+        "show what every member does, again and again",
+        """\
+examples:
+  python tools/kv.py top                        until Ctrl-C
+  python tools/kv.py top --sort memory --interval 5
+  python tools/kv.py top --count 1              once
+  python tools/kv.py top --json                 an object a line
+""",
+    )
+    top.add_argument("--sort", choices=vitals.COLUMNS, default="ops/s", help="the members with the most first")
+    top.add_argument(
+        "--count", type=cli.whole_number(1, sys.maxsize), metavar="N", help="so many times (default: no end)"
+    )
+    for looking in (info, top):
+        looking.add_argument(
+            "--interval", type=cli.seconds(0.1, 3600), default=1.0, metavar="S", help="between two looks (default 1)"
+        )
     command(
         "slowlog",
         commands.run_slowlog,
@@ -230,7 +267,7 @@ exit status: 3 if a node did not answer (its keys may be there still), 1 if one 
 """,
     )
     wipe.add_argument("--yes", action="store_true", help="do not ask")
-    for asks_all in (ready, wipe):
+    for asks_all in (ready, wipe, top):
         asks_all.add_argument(
             "--given-only",
             action="store_true",

@@ -7,7 +7,7 @@ What makes a node say that it is not ready, or the cluster not whole, is in app/
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -65,13 +65,39 @@ class Fleet:
                     self._ask(address, survey)
         return survey
 
+    def members(self) -> list[str]:
+        """The members by the word of the first server given that answers; the servers given, if that is all that may be
+        asked. Timeout when none does, BadAnswer."""
+        if self._given_only:
+            return list(self._servers)
+        survey = Survey()
+        for name in self._servers:
+            self._ask(name, survey)
+            if name in survey.answers:
+                found = member_addresses(survey.answers[name])
+                # The one that was asked may be known here by another name than its line in the servers file.
+                return [name if address == survey.answers[name].get("address") else address for address in found] or [
+                    name
+                ]
+        raise Timeout("; ".join(survey.faults.values()))
+
+    def ask_each(self, names: Iterable[str], question: Callable[[Client], dict[str, Any]]) -> Survey:
+        """Put a question to each of these nodes."""
+        survey = Survey()
+        for name in names:
+            self._put(name, question, survey)
+        return survey
+
     def _ask(self, name: str, survey: Survey) -> None:
+        self._put(name, lambda client: _sound(client.status()), survey)
+
+    def _put(self, name: str, question: Callable[[Client], dict[str, Any]], survey: Survey) -> None:
         try:
             if name not in self._clients:
                 self._clients[name] = Client([name], slot_aware=False, timeouts_ms=STATUS_TIMEOUTS_MS)
-            survey.answers[name] = _sound(self._clients[name].status())
+            survey.answers[name] = question(self._clients[name])
         except KVError as error:
-            survey.faults[name] = f"{name}: {error}" if isinstance(error, BadAnswer) else str(error)
+            survey.faults[name] = str(error) if isinstance(error, Timeout | BadServer) else f"{name}: {error}"
 
 
 def _sound(answer: dict[str, Any]) -> dict[str, Any]:

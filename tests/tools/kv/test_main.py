@@ -265,9 +265,13 @@ def test_status(capfdbinary: Captured) -> None:
     with Peer() as peer:
         assert run(peer, "status", "--json") == 0
         assert json.loads(capfdbinary.readouterr().out) == {"epoch": 1}
-        peer.status = b'{"address":"10.0.0.1:3331","incarnation":7,"epoch":0}'
+        peer.status = b'{"address":"10.0.0.1:3331","incarnation":7,"epoch":0,"reasons":["alone: why"]}'
         assert run(peer, "status") == 0
-        assert capfdbinary.readouterr().out.startswith(b"node 10.0.0.1:3331, incarnation 7\n")
+        assert (
+            capfdbinary.readouterr().out == b"no cluster yet, as 10.0.0.1:3331 sees it\n  alone: why\n(-v tells more)\n"
+        )
+        assert run(peer, "status", "-v") == 0
+        assert b"node 10.0.0.1:3331, incarnation 7\n" in capfdbinary.readouterr().out
         for nonsense in (b"", b"{", b"[]"):
             peer.status = nonsense
             assert run(peer, "status") == 1
@@ -356,6 +360,8 @@ COMMANDS = [
     "ping",
     "pid",
     "status",
+    "info",
+    "top",
     "slowlog",
     "members",
     "wait-ready",

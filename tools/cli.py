@@ -11,19 +11,17 @@ what it would act on, and make a line a line, wherever the text comes from (app/
 
 import argparse
 import importlib
-import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
-from app.config.numbers import number
-from app.config.servers import PORT_MAX
+from app.config.numbers import PORT_MAX, number
 from app.printable import printable
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, SERVERS_MAX
 
@@ -151,6 +149,8 @@ def ask(question: str) -> str:
 
 def print_json(content: object, *, is_line: bool = False) -> None:
     """A result for a program, on stdout: ASCII. `is_line`: one of several, in a line, and at once. OutputLost."""
+    import json  # not above: most commands print none
+
     _write(json.dumps(content, indent=None if is_line else 2) + "\n")
     if is_line:
         _flush()
@@ -223,9 +223,13 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As usual, but options may stand anywhere: else one between two positional arguments would end them."""
         words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(
-            words if self._subparsers is not None else self._options_first(words), namespace
-        )
+        if self._subparsers is not None:
+            return super().parse_known_args(words, namespace)
+        known, unknown = super().parse_known_args(self._options_first(words), namespace)
+        for word in unknown:
+            hint = _did_you_mean(word, list(self._option_string_actions)) if word.startswith("--") else ""
+            self.error(f"unrecognized argument: {word}{hint}")
+        return known, unknown
 
     def _options_first(self, words: list[str]) -> list[str]:
         """The same words, options with their arguments first, then -- and the others."""
@@ -245,13 +249,27 @@ class Parser(argparse.ArgumentParser):
                 options += islice(left, wanted)
         return [*options, "--", *others] if others else options
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As usual, but it names what is most like it, and else all in few words."""
+        if action.choices is not None and value not in action.choices:
+            names = list(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{_did_you_mean(str(value), names)}")
+
     def error(self, message: str) -> NoReturn:
-        complain(self.prog, f"{message} (--help tells more)")
+        complain(self.prog.partition(" ")[0], f"{message} (--help tells more)")
         raise SystemExit(USAGE)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """What --help prints; complaints go by `error`."""
         _write(message)
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The words that are most like it, or all that there are, in a phrase that follows it."""
+    from difflib import get_close_matches  # not above: takes a few ms
+
+    near = get_close_matches(word, known, 2, 0.66)
+    return f"; did you mean {' or '.join(near)}?" if near else f" (choose from {', '.join(known)})"
 
 
 def add_servers(to: argparse.ArgumentParser, server: object = None, timeout: object = ANSWER_S) -> None:

@@ -8,10 +8,8 @@ if __name__ == "__main__":
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
-from app.client import Client, KVError
-from app.client.retry import OVERLOAD_PATIENCE_S
 from tools import cli
-from tools.kv import arguments, errors
+from tools.kv import arguments
 
 
 def misuse(given: Namespace) -> str | None:
@@ -39,19 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArgumentTypeError as error:
         cli.complain("kv.py", error)
         return cli.USAGE
-    # One request needs no table of slots.
-    slot_aware = given.command == "bench" and not given.plain
-    try:
-        with Client(
-            servers,
-            slot_aware=slot_aware,
-            timeouts_ms=cli.tries_ms(given.timeout),
-            overload_patience_s=min(given.timeout, OVERLOAD_PATIENCE_S),
-        ) as client:
-            return int(given.run(client, given))
-    except KVError as error:
-        told = errors.told(error, given, servers)
-        if given.json:
-            cli.print_json({"error": told.text, "code": told.code})
-        cli.complain("kv.py", told.text)
-        return told.status
+    from tools.kv.execute import execute  # not above: --help and wrong usage need no client
+
+    return execute(given, servers)

@@ -1,15 +1,16 @@
-"""The arguments of the command-line client: what its commands are called, take, and say of themselves."""
+"""The arguments of the command-line client: what its commands are called, take, and say of themselves.
+
+What the commands do is imported when one is carried out: what they need takes longer to import than to read all this.
+"""
 
 import argparse
 import os
 import sys
-from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from app.client import Client
 from app.wire.protocol import SERVERS_MAX, VALUE_MAX_BYTES
 from tools import cli
-from tools.kv import commands, vitals
 
 DESCRIPTION = """\
 Talk to the store from the command line.
@@ -39,7 +40,10 @@ exit status:
   130  interrupted
 """
 
-Command = Callable[[Client, Namespace], int]
+# What members can be sorted by (tools/kv/vitals.py).
+HEADINGS: Final = (
+    *("ops/s", "get/s", "put/s", "remove/s", "hits", "memory", "entries", "evicted", "refused", "dropped", "up"),
+)
 
 
 def parser() -> cli.Parser:
@@ -48,11 +52,14 @@ def parser() -> cli.Parser:
     main.add_argument("--json", action="store_true", help="print JSON, for programs")
     added_to = main.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
 
-    def command(name: str, run: Command, summary: str, more: str, *, has_timeout: bool = False) -> cli.Parser:
-        """`has_timeout`: it has a --timeout of its own."""
-        added = added_to.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more)
+    def command(
+        name: str, run: str, summary: str, more: str, *, aliases: Sequence[str] = (), has_timeout: bool = False
+    ) -> cli.Parser:
+        """`run`: a module of tools/kv and its function. `has_timeout`: it has a --timeout of its own."""
+        description = summary[0].upper() + summary[1:] + "."
+        added = added_to.add_parser(name, aliases=aliases, help=summary, description=description, epilog=more)
         assert isinstance(added, cli.Parser)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, command=name)
         # Without defaults: they would undo what main has read.
         cli.add_servers(added, argparse.SUPPRESS, None if has_timeout else argparse.SUPPRESS)
         added.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, for programs")
@@ -66,7 +73,7 @@ def parser() -> cli.Parser:
 def _add_store(command: Callable[..., cli.Parser]) -> None:
     get = command(
         "get",
-        commands.run_get,
+        "commands.run_get",
         "print the value stored under KEY",
         """\
 examples:
@@ -83,7 +90,7 @@ examples:
     get.add_argument("-v", "--show-version", action="store_true", help="print the version too, on stderr")
     put = command(
         "put",
-        commands.run_put,
+        "commands.run_put",
         "store a value under KEY",
         """\
 examples:
@@ -92,6 +99,7 @@ examples:
   date | python tools/kv.py put now -                   the value from standard input
   python tools/kv.py put counter 17 --version 3         with a number of yours, which get returns
 """,
+        aliases=("set",),
     )
     put.add_argument("key", type=os.fsencode, metavar="KEY")
     put.add_argument("value", type=os.fsencode, nargs="?", metavar="VALUE", help="the value; - reads standard input")
@@ -105,17 +113,18 @@ examples:
     )
     remove = command(
         "remove",
-        commands.run_remove,
+        "commands.run_remove",
         "take KEY out of the store",
         """\
 examples:
   python tools/kv.py remove greeting            status 1 if it was not there
 """,
+        aliases=("del", "delete", "rm"),
     )
     remove.add_argument("key", type=os.fsencode, metavar="KEY")
     measured = command(
         "bench",
-        commands.run_bench,
+        "bench.run",
         "measure put and get for a few seconds, with this client, on keys of its own",
         """\
 A closed loop: the next call leaves when the last one has been answered. So the rate is what one client
@@ -149,7 +158,7 @@ examples:
 def _add_nodes(command: Callable[..., cli.Parser]) -> None:
     command(
         "ping",
-        commands.run_ping,
+        "commands.run_ping",
         "ask each node given whether it is alive, and say how long the answer took",
         """\
 examples:
@@ -157,11 +166,14 @@ examples:
 """,
     )
     command(
-        "pid", commands.run_pid, "print the node's process id", "examples:\n  python tools/kv.py pid -s 10.0.0.7:3331\n"
+        "pid",
+        "commands.run_pid",
+        "print the node's process id",
+        "examples:\n  python tools/kv.py pid -s 10.0.0.7:3331\n",
     )
     state = command(
         "status",
-        commands.run_status,
+        "commands.run_status",
         "say whether the cluster is whole, as the node sees it, and if not, what is missing",
         """\
 examples:
@@ -173,7 +185,7 @@ examples:
     state.add_argument("-v", "--verbose", action="store_true", help="all that the node tells")
     info = command(
         "info",
-        commands.run_info,
+        "vitals.run_info",
         "print a node's memory, entries, hit rate, evictions, requests and rates",
         """\
 Rates are those of the --interval; everything else is counted since the node's start. An operation counts where
@@ -183,11 +195,12 @@ examples:
   python tools/kv.py info                       the node that is asked
   python tools/kv.py info --all                 every member, and all of them together
 """,
+        aliases=("stats",),
     )
     info.add_argument("-a", "--all", action="store_true", help="ask every member, and add them up")
     top = command(
         "top",
-        commands.run_top,
+        "vitals.run_top",
         "show what every member does, again and again",
         """\
 examples:
@@ -197,7 +210,7 @@ examples:
   python tools/kv.py top --json                 an object a line
 """,
     )
-    top.add_argument("--sort", choices=vitals.COLUMNS, default="ops/s", help="the members with the most first")
+    top.add_argument("--sort", choices=HEADINGS, default="ops/s", help="the members with the most first")
     top.add_argument(
         "--count", type=cli.whole_number(1, sys.maxsize), metavar="N", help="so many times (default: no end)"
     )
@@ -207,7 +220,7 @@ examples:
         )
     command(
         "slowlog",
-        commands.run_slowlog,
+        "commands.run_slowlog",
         "print the slow requests that the node remembers, newest first",
         """\
 A node keeps the last ones that took --slow-ms (an option of the node) or more: docs/monitoring.md.
@@ -218,18 +231,19 @@ examples:
     )
     members = command(
         "members",
-        commands.run_members,
+        "commands.run_members",
         "print one line for each member: its state, and of how many slots it is primary, backup and learner",
         """\
 examples:
   python tools/kv.py members
   python tools/kv.py members --count            only how many live members the node sees
 """,
+        aliases=("ls",),
     )
     members.add_argument("--count", action="store_true", help="print only the number of live members")
     ready = command(
         "wait-ready",
-        commands.run_wait_ready,
+        "cluster.run_wait_ready",
         "wait until the cluster is whole: every slot open for reads and writes, with all its copies",
         """\
 All members that the nodes know of are asked, each at its own address, and all must agree: every slot is
@@ -254,7 +268,7 @@ exit status: 4 if it is not whole in time, 3 if nobody answers, 2 for wrong usag
     )
     wipe = command(
         "wipe",
-        commands.run_wipe,
+        "cluster.run_wipe",
         "drop every key of the store, on all nodes",
         """\
 A node drops the keys it is primary for; so every member is asked, with a request of its own.
@@ -275,7 +289,7 @@ exit status: 3 if a node did not answer (its keys may be there still), 1 if one 
         )
     found = command(
         "found",
-        commands.run_found,
+        "commands.run_found",
         "have one node found a cluster with fewer servers than one needs, or go on with them",
         """\
 For when too few servers are left, for good or for long: a cluster is founded by more than half of the
@@ -296,7 +310,7 @@ exit status: 1 if the node declines, since its cluster goes on or another node i
     found.add_argument("--force", action="store_true", help="needed: this gives up what the other servers hold")
     command(
         "shutdown",
-        commands.run_shutdown,
+        "commands.run_shutdown",
         "make one node exit at once, without handing anything over",
         """\
 It stands for a crash. To stop a node properly, send it SIGTERM: it hands its slots over first.

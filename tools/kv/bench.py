@@ -3,12 +3,14 @@
 import os
 import random
 import time
+from argparse import Namespace
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from app.client import Client, KVError, PartialFailure
 from app.wire.protocol import VALUE_MAX_BYTES
+from tools import cli
 
 # Seeds the values; what is read must be what was put, so they differ from key to key.
 _POOL: Final = random.Random("kv bench").randbytes(2 * VALUE_MAX_BYTES)
@@ -151,3 +153,15 @@ def table(result: Mapping[str, Any]) -> list[str]:
     if result["wrong"]:
         lines.append(f"{result['wrong']} WRONG values")
     return lines
+
+
+def run(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    result = measure(client, given.seconds, given.keys, given.value_size, given.batch)
+    if given.json:
+        cli.print_json(result)
+    else:
+        cli.say(*table(result))
+    if result["wrong"]:
+        return cli.FAILED
+    return cli.INTERRUPTED if result["interrupted"] else cli.OK

@@ -7,6 +7,7 @@ What makes a node say that it is not ready, or the cluster not whole, is in app/
 
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -236,3 +237,16 @@ def _wipe_one(name: str, tries_ms: Sequence[int]) -> tuple[int, str]:
     except KVError as error:
         return cli.FAILED, f"{name}: {error}"
     return cli.OK, ""
+
+
+def run_wait_ready(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    with Fleet([server.name for server in client.servers], given.given_only) as fleet:
+        return wait_ready(fleet, given.timeout, given.members, given.json)
+
+
+def run_wipe(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    tries_ms = cli.tries_ms(given.timeout)
+    with Fleet([server.name for server in client.servers], given.given_only) as fleet:
+        return wipe(fleet, given.yes, given.json, tries_ms)

@@ -1,4 +1,4 @@
-"""What the command-line client's commands do, a function each: given a client and the arguments, the exit status.
+"""What most commands of the client do, a function each: given a client and the arguments, the exit status.
 
 A KVError or OSError is for the caller to tell.
 """
@@ -6,15 +6,13 @@ A KVError or OSError is for the caller to tell.
 import base64
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
 from app.client import BadAnswer, BadServer, Client, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tools import cli
-from tools.kv import bench, cluster, slowlog, status, vitals
+from tools.kv import slowlog, status
 
 # The store.
 
@@ -46,17 +44,6 @@ def run_remove(client: Client, given: Namespace) -> int:
     if given.json:
         cli.print_json({**_shown(given.key), "removed": True})
     return cli.OK
-
-
-def run_bench(client: Client, given: Namespace) -> int:
-    result = bench.measure(client, given.seconds, given.keys, given.value_size, given.batch)
-    if given.json:
-        cli.print_json(result)
-    else:
-        cli.say(*bench.table(result))
-    if result["wrong"]:
-        return cli.FAILED
-    return cli.INTERRUPTED if result["interrupted"] else cli.OK
 
 
 # The nodes.
@@ -107,57 +94,6 @@ def run_members(client: Client, given: Namespace) -> int:
             cli.say(count)
         return cli.OK
     return _tell(given, client.status(), status.members, status.members_table)
-
-
-def run_info(client: Client, given: Namespace) -> int:
-    with cluster.Fleet([server.name for server in client.servers], given_only=not given.all) as fleet:
-        names = fleet.members()
-        before, after = next(vitals.looks(lambda: _vitals_of(fleet, names), given.interval))
-    _complain_of(after.survey)
-    found = vitals.rows(before, after)
-    if given.json:
-        cli.print_json({"nodes": found, "faults": after.survey.faults})
-    elif given.all and found:
-        cli.say(*vitals.table(found, "ops/s"))
-        if len(found) > 1:
-            cli.say("", *vitals.page(found[-1]))
-    else:
-        cli.say(*(line for row in found if row["address"] != vitals.ALL for line in vitals.page(row)))
-    return cli.OK if not after.survey.faults else cli.NO_ANSWER if not found else cli.FAILED
-
-
-def run_top(client: Client, given: Namespace) -> int:
-    with cluster.Fleet([server.name for server in client.servers], given_only=given.given_only) as fleet:
-        turns = vitals.looks(lambda: _vitals_of(fleet, fleet.members()), given.interval)
-        with suppress(KeyboardInterrupt):  # the way to end it
-            for before, after in islice(turns, given.count):
-                found = vitals.rows(before, after)
-                if given.json:
-                    cli.print_json({"nodes": found, "faults": after.survey.faults}, is_line=True)
-                    continue
-                head = f"{time.strftime('%H:%M:%S')}  every {given.interval:g} s, by {given.sort}; Ctrl-C ends it"
-                cli.show_page([head, "", *vitals.table(found, given.sort), *after.survey.faults.values()])
-    return cli.OK
-
-
-def _vitals_of(fleet: cluster.Fleet, names: Sequence[str]) -> cluster.Survey:
-    return fleet.ask_each(names, lambda client: vitals.sound(client.vitals()))
-
-
-def _complain_of(survey: cluster.Survey) -> None:
-    for fault in survey.faults.values():
-        cli.complain("kv.py", fault)
-
-
-def run_wait_ready(client: Client, given: Namespace) -> int:
-    with cluster.Fleet([server.name for server in client.servers], given.given_only) as fleet:
-        return cluster.wait_ready(fleet, given.timeout, given.members, given.json)
-
-
-def run_wipe(client: Client, given: Namespace) -> int:
-    tries_ms = cli.tries_ms(given.timeout)
-    with cluster.Fleet([server.name for server in client.servers], given.given_only) as fleet:
-        return cluster.wipe(fleet, given.yes, given.json, tries_ms)
 
 
 def run_found(client: Client, given: Namespace) -> int:

@@ -5,12 +5,16 @@ is executed, its slot's primary, so the members' figures add up to the cluster's
 """
 
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from app.client import BadAnswer
-from tools.kv.cluster import Survey
+from app.client import BadAnswer, Client
+from tools import cli
+from tools.kv.cluster import Fleet, Survey
 from tools.kv.status import grid
 
 OPERATIONS: Final = ("GET", "PUT", "REMOVE")
@@ -176,3 +180,45 @@ def looks(ask: Callable[[], Survey], interval_s: float) -> Iterator[tuple[Look, 
         after = Look(time.monotonic(), ask())
         yield before, after
         before = after
+
+
+def run_info(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    with Fleet([server.name for server in client.servers], given_only=not given.all) as fleet:
+        names = fleet.members()
+        before, after = next(looks(lambda: _vitals_of(fleet, names), given.interval))
+    _complain_of(after.survey)
+    found = rows(before, after)
+    if given.json:
+        cli.print_json({"nodes": found, "faults": after.survey.faults})
+    elif given.all and found:
+        cli.say(*table(found, "ops/s"))
+        if len(found) > 1:
+            cli.say("", *page(found[-1]))
+    else:
+        cli.say(*(line for row in found if row["address"] != ALL for line in page(row)))
+    return cli.OK if not after.survey.faults else cli.NO_ANSWER if not found else cli.FAILED
+
+
+def run_top(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    with Fleet([server.name for server in client.servers], given_only=given.given_only) as fleet:
+        turns = looks(lambda: _vitals_of(fleet, fleet.members()), given.interval)
+        with suppress(KeyboardInterrupt):  # the way to end it
+            for before, after in islice(turns, given.count):
+                found = rows(before, after)
+                if given.json:
+                    cli.print_json({"nodes": found, "faults": after.survey.faults}, is_line=True)
+                    continue
+                head = f"{time.strftime('%H:%M:%S')}  every {given.interval:g} s, by {given.sort}; Ctrl-C ends it"
+                cli.show_page([head, "", *table(found, given.sort), *after.survey.faults.values()])
+    return cli.OK
+
+
+def _vitals_of(fleet: Fleet, names: Sequence[str]) -> Survey:
+    return fleet.ask_each(names, lambda client: sound(client.vitals()))
+
+
+def _complain_of(survey: Survey) -> None:
+    for fault in survey.faults.values():
+        cli.complain("kv.py", fault)

@@ -33,8 +33,10 @@ from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.client.peer import Peer, drop
 from tests.support.nodes import REPOSITORY, run_python
+from tests.support.polling import poll
 from tools import cli
 from tools.kv import __main__ as kv
+from tools.kv import arguments, vitals
 
 Captured = pytest.CaptureFixture[bytes]
 
@@ -289,6 +291,51 @@ def test_slowlog(capfdbinary: Captured) -> None:
         assert capfdbinary.readouterr().err == b"kv.py: slowlog: not an object\n"
 
 
+def test_what_people_are_used_to_say(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        peer.status = status_of(peer)
+        assert run(peer, "set", "key", "value") == 0
+        for word in ("del", "delete", "rm"):
+            peer.store[b"key"] = (b"value", 0)
+            assert run(peer, word, "key") == 0
+        assert run(peer, "del", "key") == 1
+        assert capfdbinary.readouterr().err == b"kv.py: no such key: key\n"
+        assert run(peer, "ls") == 0
+        assert peer.name.encode() in capfdbinary.readouterr().out
+        assert run(peer, "stats", "--interval", "0.1") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["gte", "k"], "invalid choice: 'gte'; did you mean get?"),
+        (["sttaus"], "did you mean status or stats?"),
+        (["get", "k", "--jsn"], "unrecognized argument: --jsn; did you mean --json?"),
+        (["put", "k", "v", "--verson", "3"], "did you mean --version?"),
+        (["top", "--sort", "memroy"], "invalid choice: 'memroy'; did you mean memory?"),
+        (["get", "a", "b"], "unrecognized argument: b"),
+    ],
+)
+def test_what_was_meant_is_named(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        kv.main(words)
+    assert told in capsys.readouterr().err
+
+
+def test_what_can_be_sorted_by_is_what_is_shown() -> None:
+    assert tuple(vitals.COLUMNS) == arguments.HEADINGS
+
+
+def test_help_and_wrong_usage_need_no_client() -> None:
+    """So that they are quick: what a client needs takes longer to import than all the rest."""
+    for words in (["--help"], ["frob"], ["get", "--help"]):
+        program = f"import sys; from tools.kv.__main__ import main\ntry: main({words})\nexcept SystemExit: pass\n"
+        done = run_python(
+            "-c", program + "print(sorted({'app.client', 'google', 'json', 'inspect'} & sys.modules.keys()))"
+        )
+        assert done.stdout.endswith("[]\n"), (words, done.stdout[-300:])
+
+
 def test_nobody_there_is_status_3_at_once(capfdbinary: Captured) -> None:
     with Peer() as peer:
         name = peer.name
@@ -321,7 +368,7 @@ def test_how_long_an_answer_is_waited_for(capfdbinary: Captured) -> None:
     with Peer([drop] * 100) as silent:
         assert run(silent, "--timeout", "0.05", "pid") == 3
         assert run(silent, "pid", "--timeout", "0.05") == 3
-        assert len(silent.received) == 2
+        poll(lambda: len(silent.received) == 2, complaint="one try each")
     assert capfdbinary.readouterr().err.count(b"no answer from") == 2
 
 

@@ -123,6 +123,11 @@ def _open_standard_streams() -> None:
 # What is printed.
 
 
+def is_at_a_terminal() -> bool:
+    """Whether a person can type here and see what comes of it."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def say(*lines: object, flush: bool = False) -> None:
     """Lines for a person, on stdout. OutputLost."""
     _write("".join(f"{printable(str(line))}\n" for line in lines))
@@ -145,6 +150,11 @@ def ask(question: str) -> str:
     """What a person types in answer to a question on stderr, without white space around it."""
     print(printable(question), end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
+
+
+def read_line(prompt: str) -> str:
+    """A line that a person types after this prompt, edited by readline if that is imported. EOFError at the end."""
+    return input(printable(prompt))
 
 
 def print_json(content: object, *, is_line: bool = False) -> None:

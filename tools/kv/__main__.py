@@ -5,6 +5,7 @@ if __name__ == "__main__":
 
     start("kv.py", "tools.kv.__main__")
 
+import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
@@ -27,16 +28,34 @@ def misuse(given: Namespace) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out the command that these words are; without one, at a terminal, ask for commands."""
+    words = list(sys.argv[1:] if argv is None else argv)
     reads = arguments.parser()
-    given = reads.parse_args(argv)
-    wrong = misuse(given)
-    if wrong is not None:
-        reads.error(wrong)
+    if words[:1] == ["complete"]:  # asked by a shell, with words that need not make sense
+        from tools.kv.completion import candidates
+
+        cli.say(*candidates(reads, words[2:] if words[1:2] == ["--"] else words[1:]))
+        return cli.OK
+    given = reads.parse_args(words)
     try:
         servers = given.server or cli.default_servers()
     except ArgumentTypeError as error:
         cli.complain("kv.py", error)
         return cli.USAGE
+    if given.command is None:
+        if not cli.is_at_a_terminal():
+            reads.error("a COMMAND is needed")
+        from tools.kv.prompt import Prompt
+
+        return Prompt(reads, lambda line: main([*words, *line]), ",".join(servers))()
+    wrong = misuse(given)
+    if wrong is not None:
+        reads.error(wrong)
+    if given.command == "completion":
+        from tools.kv.completion import script
+
+        cli.say(*script(given.shell).splitlines())
+        return cli.OK
     from tools.kv.execute import execute  # not above: --help and wrong usage need no client
 
     return execute(given, servers)

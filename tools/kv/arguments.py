@@ -19,6 +19,7 @@ Talk to the store from the command line.
   python tools/kv.py get greeting                      print it
   python tools/kv.py -s 10.0.0.7:3331 status           the cluster as that node sees it
   python tools/kv.py put --help                        examples and options of one command
+  python tools/kv.py                                   a prompt for all of these, at a terminal
 """
 
 EPILOG = """\
@@ -50,7 +51,7 @@ def parser() -> cli.Parser:
     main = cli.Parser(prog="kv.py", description=DESCRIPTION, epilog=EPILOG)
     cli.add_servers(main)
     main.add_argument("--json", action="store_true", help="print JSON, for programs")
-    added_to = main.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    added_to = main.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
     def command(
         name: str, run: str, summary: str, more: str, *, aliases: Sequence[str] = (), has_timeout: bool = False
@@ -319,3 +320,16 @@ examples:
   python tools/kv.py shutdown -s 10.0.0.7:3331          -s is needed: there is no default for this
 """,
     )
+    shells = command(
+        "completion",
+        "",
+        "print what has a shell complete kv's commands and options with TAB",
+        """\
+It completes `kv` and `kv.py`: alias kv="python tools/kv.py".
+
+examples:
+  python tools/kv.py completion bash >> ~/.bashrc
+  source <(python tools/kv.py completion bash)          for this shell only
+""",
+    )
+    shells.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")

@@ -311,7 +311,7 @@ def test_what_people_are_used_to_say(capfdbinary: Captured) -> None:
         (["gte", "k"], "invalid choice: 'gte'; did you mean get?"),
         (["sttaus"], "did you mean status or stats?"),
         (["get", "k", "--jsn"], "unrecognized argument: --jsn; did you mean --json?"),
-        (["put", "k", "v", "--verson", "3"], "did you mean --version?"),
+        (["put", "k", "v", "--verson", "3"], "did you mean --version or --json?"),
         (["top", "--sort", "memroy"], "invalid choice: 'memroy'; did you mean memory?"),
         (["get", "a", "b"], "unrecognized argument: b"),
     ],

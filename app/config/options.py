@@ -271,8 +271,8 @@ class Options:
         default_words="everybody who may send requests",
         group="Network",
         help="""
-            Whose SHUTDOWN, WIPEOUT and FOUND are obeyed; others' are dropped, counted and logged. With --allow,
-            all of it must be within that.""",
+            Whose SHUTDOWN, WIPEOUT, FOUND and CONFIG are obeyed; others' are dropped, counted and logged. With
+            --allow, all of it must be within that.""",
     )
     answer_rate_bytes: int = _setting(
         "--answer-rate",

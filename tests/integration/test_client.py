@@ -115,6 +115,20 @@ def test_info_of_all_members_adds_up(three: list[Node], capsys: pytest.CaptureFi
     assert 60 << 20 < total["memory_bytes"] < total["memory_max_bytes"] == 3 * 128 << 20
 
 
+def test_a_node_that_runs_is_told_what_to_log_and_what_is_slow(
+    three: list[Node], capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = ",".join(node.name for node in three)
+    assert kv.main(["-s", every, "config", "set", "slow-ms", "1"]) == 0
+    assert kv.main(["-s", every, "config", "set", "log-level", "error"]) == 0
+    capsys.readouterr()
+    assert kv.main(["-s", three[1].name, "config", "get"]) == 0
+    assert capsys.readouterr().out == f"{three[1].name}  log-level error  slow-ms 1\n"
+    assert "node.configured log_level=error slow_ms=1" in three[1].log
+    assert kv.main(["-s", three[1].name, "config", "set", "slow-ms", "-1"]) == 1
+    assert "isn't a number of milliseconds" in capsys.readouterr().err
+
+
 def test_status_says_first_what_people_ask(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:
     assert kv.main(["-s", three[0].name, "status"]) == 0
     assert capsys.readouterr().out.splitlines()[-2] == "whole: 3 of 3 servers, 3 copies each"

@@ -24,6 +24,11 @@ def misuse(given: Namespace) -> str | None:
             return "found is for one server, named by -s"
     if given.command == "put" and (given.value is None) == (given.file is None):
         return "put takes either a VALUE or --file"
+    if given.command == "config":
+        if given.action == "set" and given.setting is None:
+            return "config set takes a NAME and a VALUE"
+        if given.action == "get" and given.setting is not None:
+            return "config get takes no VALUE"
     return None
 
 

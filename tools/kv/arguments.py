@@ -320,6 +320,26 @@ examples:
   python tools/kv.py shutdown -s 10.0.0.7:3331          -s is needed: there is no default for this
 """,
     )
+    config = command(
+        "config",
+        "commands.run_config",
+        "print or change what a node logs and what it takes for slow, while it runs",
+        """\
+Each node given is asked; --admin-allow says who may. A change lasts until the node is started again: then its
+options hold.
+
+examples:
+  python tools/kv.py config get
+  python tools/kv.py config get slow-ms
+  python tools/kv.py config set slow-ms 20              what takes 20 ms is kept for `slowlog`; 0: nothing is
+  python tools/kv.py config set log-level debug         or info, warning, error
+""",
+    )
+    config.add_argument("action", choices=("get", "set"), help="print, or change")
+    config.add_argument(
+        "name", nargs="?", choices=("log-level", "slow-ms"), metavar="NAME", help="log-level or slow-ms"
+    )
+    config.add_argument("setting", nargs="?", metavar="VALUE", help="as the node's option is written")
     shells = command(
         "completion",
         "",

@@ -108,6 +108,24 @@ def run_found(client: Client, given: Namespace) -> int:
     return cli.OK
 
 
+def run_config(client: Client, given: Namespace) -> int:
+    names = {"log-level": "log_level", "slow-ms": "slow_ms"}
+    changes = {names[given.name]: given.setting} if given.action == "set" else {}
+    codes = []
+    for server in client.servers:
+        answer = client.config(changes, server.name)
+        why_not = answer.pop("why_not", "")
+        codes.append(cli.FAILED if why_not else cli.OK)
+        if given.json:
+            cli.print_json({"server": server.name, **answer} | ({"error": why_not} if why_not else {}))
+        if why_not:
+            cli.complain("kv.py", f"{server.name}: {why_not}")
+        elif not given.json:
+            shown = [f"{name} {answer.get(field)}" for name, field in names.items() if given.name in (None, name)]
+            cli.say(f"{server.name}  {'  '.join(shown)}")
+    return max(codes)
+
+
 def run_shutdown(client: Client, given: Namespace) -> int:
     client.shutdown()
     if given.json:

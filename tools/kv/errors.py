@@ -31,7 +31,7 @@ from tools import cli
 _TRIES_MS: Final = (150, 450)
 
 # Carried out for administrators only; to others there is no answer at all.
-_FOR_ADMINISTRATORS: Final = ("shutdown", "wipe", "found")
+_FOR_ADMINISTRATORS: Final = ("shutdown", "wipe", "found", "config")
 
 
 class Told(NamedTuple):

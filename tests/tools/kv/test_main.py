@@ -13,6 +13,7 @@ import pytest
 
 from app.wire.protocol import (
     CLIENT_TIMEOUTS_MS,
+    CONFIG,
     ERROR_NAMES,
     FOUND,
     GET,
@@ -176,10 +177,10 @@ class Guarded(Peer):
 
     def answer_to(self, datagram: bytes) -> bytes | None:
         request = KVRequest.FromString(Msg.FromString(datagram).payload)
-        return None if request.command in (SHUTDOWN, WIPEOUT, FOUND) else super().answer_to(datagram)
+        return None if request.command in (SHUTDOWN, WIPEOUT, FOUND, CONFIG) else super().answer_to(datagram)
 
 
-@pytest.mark.parametrize("arguments", [["shutdown"], ["found", "--force"], ["wipe", "--yes"]])
+@pytest.mark.parametrize("arguments", [["shutdown"], ["found", "--force"], ["wipe", "--yes"], ["config", "get"]])
 def test_who_is_no_administrator_is_told_so(capfdbinary: Captured, arguments: list[str]) -> None:
     with Guarded() as peer:
         peer.status = status_of(peer)
@@ -291,6 +292,21 @@ def test_slowlog(capfdbinary: Captured) -> None:
         assert capfdbinary.readouterr().err == b"kv.py: slowlog: not an object\n"
 
 
+def test_config(capfdbinary: Captured) -> None:
+    with Peer() as peer, Peer() as other:
+        assert run(peer, "config", "get") == 0
+        assert capfdbinary.readouterr().out == f"{peer.name}  log-level info  slow-ms 0\n".encode()
+        assert kv.main(["config", "set", "slow-ms", "20", "-s", f"{peer.name},{other.name}"]) == 0
+        assert capfdbinary.readouterr().out.decode().splitlines() == [f"{p.name}  slow-ms 20" for p in (peer, other)]
+        assert peer.settings["slow_ms"] == "20"
+        assert run(peer, "config", "get", "log-level", "--json") == 0
+        answer = json.loads(capfdbinary.readouterr().out)
+        assert answer == {"server": peer.name, "log_level": "info", "slow_ms": "20"}
+        peer.settings["why_not"] = "slow_ms: 'x' isn't a number"
+        assert run(peer, "config", "set", "slow-ms", "x") == 1
+        assert capfdbinary.readouterr() == (b"", f"kv.py: {peer.name}: slow_ms: 'x' isn't a number\n".encode())
+
+
 def test_what_people_are_used_to_say(capfdbinary: Captured) -> None:
     with Peer() as peer:
         peer.status = status_of(peer)
@@ -379,6 +395,11 @@ def test_how_long_an_answer_is_waited_for(capfdbinary: Captured) -> None:
         ["frob"],
         ["get"],
         ["put", "key"],
+        ["config"],
+        ["config", "set"],
+        ["config", "set", "slow-ms"],
+        ["config", "set", "policy", "noeviction"],
+        ["config", "get", "slow-ms", "7"],
         ["put", "key", "value", "--file", "path"],
         ["shutdown"],
         ["-s", "127.0.0.1:1,127.0.0.1:2", "shutdown"],
@@ -414,6 +435,8 @@ COMMANDS = [
     "wait-ready",
     "wipe",
     "shutdown",
+    "config",
+    "completion",
     "bench",
     "found",
 ]

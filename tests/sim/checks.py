@@ -7,7 +7,7 @@ from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
 from app.cluster.slots import slots_of
 from app.cluster.view import View, to_message
 from app.storage.store import slot_of
-from app.wire.protocol import ALL_SLOTS
+from app.wire.protocol import ALL_SLOTS, SLOT_COUNT
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
@@ -218,6 +218,15 @@ class Checks:
                 return f"{process.address} overlaps"
             served |= core.served
         return "" if served == ALL_SLOTS else "not all slots are served"
+
+    def unserved(self, processes: "list[Process]") -> str:
+        """Empty if each slot is served by one of these; else how many are not."""
+        served = 0
+        for process in processes:
+            lease_until = process.core.lease_until
+            if lease_until == inf or process.host.clock.true(lease_until) > self._world.now:
+                served |= process.core.served
+        return "" if served == ALL_SLOTS else f"{SLOT_COUNT - served.bit_count()} slots are not served"
 
     def complains(self) -> str:
         """Empty if every node says that nothing is missing; else what one says."""

@@ -202,7 +202,9 @@ class Coordinator:
             fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
             is_another = view.incarnations.get(address, 0) < known.incarnation or address in state.dead
             is_candidate = fresh and is_another and known.incarnation > known.dead and address != state.address
-            if is_candidate and self.lacks.admits(address):
+            # What it has asked may have waited here while we were stopped, and it be a member elsewhere by now.
+            is_free = known.view_key[0] in (0, view.cluster_id)
+            if is_candidate and is_free and self.lacks.admits(address):
                 changes.joined[address] = known.incarnation
         live = [address for address in view.addresses if address not in changes.gone]
         changes.synced = {node: slots for node, slots in self.synced.items() if node in live}
@@ -268,7 +270,7 @@ class Coordinator:
         self._withdraw_support(state.address, proposal.ballot)
         self._acceptor.prepare(proposal.ballot)
         proposal.promised(state.address, self._acceptor.accepted_ballot, self._acceptor.accepted)
-        self._support_ends[state.address] = state.now + self._support_left_s()
+        self._support_ends[state.address] = state.now + self.support_left_s()
         self._send(proposal)
         self._advance(proposal)
 
@@ -370,7 +372,7 @@ class Coordinator:
 
     # Accepting.
 
-    def _support_left_s(self) -> float:
+    def support_left_s(self) -> float:
         """How long we still support the coordinator of the view, by our clock.
 
         As the coordinator ourselves: how long the leases run that we have granted. As a newcomer: how long what the
@@ -472,7 +474,7 @@ class Coordinator:
             ballot=message.ballot,
             accepted_ballot=self._acceptor.accepted_ballot,
             view=to_message(accepted) if accepted else None,
-            span_us=round(self._support_left_s() * 1e6) + 1,
+            span_us=round(self.support_left_s() * 1e6) + 1,
         )
 
     def on_accept(self, peer: str, message: pb.ClusterMessage) -> None:

@@ -53,7 +53,8 @@ class ClusterCore:
 
     def __init__(self, config: ClusterConfig, incarnation: int, now: float, rng: random.Random) -> None:
         assert incarnation > 0, incarnation
-        state = self._state = NodeState(config, rng, incarnation, now)
+        # The process before this one may have promised its support a moment ago.
+        state = self._state = NodeState(config, rng, incarnation, now, bound_until=now + timing.LAPSE_S)
         self._detector = Detector(state)
         self._dialler = Dialler(state)
         self._lease = Lease()
@@ -295,6 +296,8 @@ class ClusterCore:
     def _start_anew(self, view: View | None, above: int = 0) -> None:
         """Be a fresh process in all but name: nothing promised, accepted or held before counts any more."""
         state = self._state
+        if state.is_member:
+            state.note_bound(self._coordinator.support_left_s())
         # At random, so that no two processes here are raised to the same one.
         state.incarnation = max(state.incarnation, above) + 1 + state.rng.getrandbits(20)
         state.is_member = False
@@ -337,6 +340,8 @@ class ClusterCore:
         state.installed_at = state.now
         self._observed_since = state.awake_s
         self._note_members(view, vouched_at)
+        if is_member and view.epoch == 1:  # the founders have seen to it that nobody serves elsewhere (bootstrap.py)
+            state.bound_until = -inf
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S
         state.support_withdrawn = False
@@ -413,7 +418,7 @@ class ClusterCore:
             state.log(f"bad view from {peer}: {fault}", "warning")
             return
         mine = state.view
-        vouched_at = message.echo_us / 1e6 if message.to_incarnation == state.incarnation else -inf
+        vouched_at = state.echoed_at(message)
         if mine is not None and view.cluster_id == mine.cluster_id and view.epoch != mine.epoch:
             if view.epoch > mine.epoch:
                 self._install(view, vouched_at)

@@ -91,8 +91,8 @@ class Heartbeat:
         if view is None or peer != view.coordinator or not state.goes_by_our_view(peer, message):
             state.drop("stale view")
             return
-        asked_at = message.echo_us / 1e6
-        if message.to_incarnation != state.incarnation or asked_at > state.now:
+        asked_at = state.echoed_at(message)
+        if asked_at < 0:
             return
         self._answered = True
         if message.span_us:
@@ -154,6 +154,8 @@ class Heartbeat:
 
     def _leader_lease_end(self, grantor: Grantor) -> float:
         state = self._state
+        if state.is_bound:
+            return -inf
         end = grantor.leader_lease_end(state.countable_dead(), state.members_needed())
         # Alone, and enough only because others are absent: as long as that is known.
         is_alone = end == inf and len(state.config.servers) > 2 and not grantor.view.is_forced

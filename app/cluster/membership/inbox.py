@@ -122,8 +122,7 @@ class Inbox:
 
     def _echo_after(self, dated: float, message: pb.ClusterMessage) -> bool:
         """Whether the message proves that its sender lived after that date."""
-        echo = message.echo_us / 1e6
-        return message.to_incarnation == self._state.incarnation and dated < echo <= self._state.now and echo > 0
+        return dated < self._state.echoed_at(message)
 
     def _lives(self, peer: str, incarnation: int) -> None:
         """The process was held dead for certain, and is not: something has refused in its place."""
@@ -142,8 +141,8 @@ class Inbox:
             known.view_key = (message.cluster_id, message.epoch, message.nonce)
         state.note_present(peer)
         self._bootstrap.heard(peer, message.epoch)
-        echo = message.echo_us / 1e6
-        is_proof = message.to_incarnation == state.incarnation and 0 < echo <= state.now
+        echo = state.echoed_at(message)
+        is_proof = echo > 0
         if is_proof:
             if echo > known.heard_at:
                 known.heard_at, known.heard_awake_s = echo, state.awake_s

@@ -116,6 +116,9 @@ class NodeState:
     # Until then we support the coordinator of the view (leases.py): we help no other to replace it.
     support_until: float = -inf
     support_withdrawn: bool = False  # we have promised a ballot to another than the coordinator
+    # Until then what this process, or one before it, has promised a coordinator of another cluster than this may count.
+    bound_until: float = -inf
+    bound_to: int = 0
     known: dict[str, Known] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -229,6 +232,24 @@ class NodeState:
         """The other members of the view, in order of seniority."""
         return [address for address in (self.view.addresses if self.view else ()) if address != self.address]
 
+    def note_bound(self, left_s: float) -> None:
+        """We leave our view, and what we have promised in it, as a member, counts for so long."""
+        assert self.view is not None
+        if not self.is_bound:
+            self.bound_to = self.view.cluster_id
+        elif self.bound_to != self.view.cluster_id:
+            self.bound_to = 0
+        self.bound_until = max(self.bound_until, self.now + left_s)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether leases of another cluster may still rest on a promise of ours, or of the process before us.
+
+        Until that is over we support no coordinator, and have no leader lease: two clusters that meet must not serve at
+        once.
+        """
+        return self.now < self.bound_until and (self.view is None or self.view.cluster_id != self.bound_to)
+
     def coordinator_is_fresh(self) -> bool:
         """Whether there is recent proof that the view's coordinator lives and hears us."""
         assert self.view is not None
@@ -251,10 +272,17 @@ class NodeState:
             and view is not None
             and peer == view.coordinator
             and not self.support_withdrawn
+            and not self.is_bound
             and peer not in self.dead
             and self.of(peer).heard_at >= self.of(peer).doubted_at
             and self.coordinator_is_fresh()
         )
+
+    def echoed_at(self, message: pb.ClusterMessage) -> float:
+        """When, by our clock, we said what the message answers: its sender lived after that. -inf: that proves nothing,
+        since it is for another process, answers nothing, or speaks of a time to come."""
+        echo = message.echo_us / 1e6
+        return echo if message.to_incarnation == self.incarnation and 0 < echo <= self.now else -inf
 
     def post(self, peer: str, kind: "pb.Kind", *, to: tuple[int, int] | None = None, **fields: Any) -> None:
         """Send a message with all that every message tells.

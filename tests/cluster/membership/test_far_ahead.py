@@ -243,3 +243,13 @@ def test_members_that_never_were_are_replaced_by_the_processes_that_are_there(in
             rig.say(peer, pb.HELLO, after_s=timing.MEMBERSHIP_TICK_S)
     assert rig.core.view is not None
     assert rig.core.view.incarnations == INCARNATIONS
+
+
+@pytest.mark.parametrize("echo_us", [STAMP_US.most, 11_000_000])
+def test_a_view_that_is_vouched_for_at_a_time_to_come_keeps_no_later_process_out(echo_us: int) -> None:
+    rig = Rig()
+    rig.say(B, pb.VIEW, view=to_message(replace(VIEW, epoch=VIEW.epoch + 1)), echo_us=echo_us)
+    assert rig.core.epoch == VIEW.epoch + 1
+    (answer,) = rig.say(C, pb.HELLO, incarnation=4000)
+    assert answer.to_incarnation == 4000
+    assert rig.dropped() == {}

@@ -23,6 +23,8 @@ setup: $(RUN_READY)  ## create .venv with what a node needs
 setup-dev: $(DEV_READY)  ## create .venv with the tools and tests as well
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is not to be had, or too old: Python 3.11 or newer is needed (make PYTHON=...)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(RUN_READY): requirements.txt | $(VENV)/bin/python

@@ -6,6 +6,7 @@ sockets of its making.
 
 import gc
 import os
+import platform
 import random
 import signal
 import time
@@ -140,6 +141,7 @@ class Node:
         # What it holds.
         evict = options.policy == "allkeys-lru"
         self.counters = Counters()
+        self._started_s = loop.now()
         self.slow_log = SlowLog(options.slow_ms / 1000 or inf)
         self.arena = Arena(options.max_memory_bytes, options.max_memory_bytes)
         replies_bytes = replies_max_bytes(options.max_memory_bytes)
@@ -236,7 +238,7 @@ class Node:
                 self.membership.member_count,
                 self.status_json,
                 self.slow_log,
-                self.vitals,
+                self.figures,
                 now=loop.now,
             ),
         )
@@ -493,7 +495,7 @@ class Node:
         return sum(self.counters.answers) + self.counters.latency[FORWARDED].count
 
     def vitals(self) -> dict[str, int | None]:
-        """What VITALS tells of this process."""
+        """The first part of what VITALS answers, which pages show as well: the process in numbers."""
         return {
             "pid": os.getpid(),
             "resident_bytes": self.governor.resident_bytes,
@@ -502,6 +504,22 @@ class Node:
             "entries": self.store.entries,
             "requests": self.requests,
             "http_port": self.options.http_port,
+        }
+
+    def figures(self) -> dict[str, object]:
+        """What VITALS answers: those, and what is counted since the start."""
+        counters = self.counters
+        commands = {name: count for name, count in counters.by_command().items() if count}
+        return self.vitals() | {
+            "uptime_s": int(self.loop.now() - self._started_s),
+            "python": platform.python_version(),
+            "commands": commands,
+            "hits": counters.hits,
+            "misses": counters.misses,
+            "evictions": self.store.evictions,
+            "overloads": counters.by_code()["SYS_OVERLOAD_ERR"],
+            "dropped": sum(counters.drops.values()),
+            "in_flight": self.workers.waiting,
         }
 
     def dump(self) -> None:

@@ -11,7 +11,7 @@ meets those of an earlier run.
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -22,7 +22,6 @@ from app.client.address import resolve
 from app.client.codec import NotAnAnswer, decode_response
 from app.fragments import allow_fragments
 from app.wire.protocol import (
-    CLIENT_TIMEOUTS_MS,
     COMMAND_NAMES,
     DATAGRAM_MAX_BYTES,
     ERROR_NAMES,
@@ -119,8 +118,9 @@ class BareSocket:
     looks.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, tries_ms: Sequence[int]) -> None:
         _, family, address = resolve(server)
+        self._tries_ms = tries_ms
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         allow_fragments(self._socket)
         self._socket.connect(address)
@@ -146,7 +146,7 @@ class BareSocket:
     def exchange(self, datagram: bytes) -> bytes | None:
         """The first datagram that comes back, after as many tries as a client makes; None without any."""
         answer = None
-        for timeout_ms in CLIENT_TIMEOUTS_MS:
+        for timeout_ms in self._tries_ms:
             self.send(datagram)
             until = time.monotonic() + timeout_ms / 1000
             while (answer := self.receive(until)) is not None and message_id_of(answer) in self._done_with:
@@ -166,7 +166,7 @@ class BareSocket:
         alive = False
         for datagram in datagrams:
             self.send(datagram)
-        for timeout_ms in CLIENT_TIMEOUTS_MS:
+        for timeout_ms in self._tries_ms:
             probes.append(fresh_id())
             self.send(pack(probes[-1], ALIVE_PAYLOAD))
             until = time.monotonic() + timeout_ms / 1000
@@ -195,12 +195,13 @@ def message_id_of(datagram: bytes) -> bytes | None:
 class Suite:
     """The node under test, and the tally."""
 
-    def __init__(self, server: str, quiet: bool = False) -> None:
+    def __init__(self, server: str, quiet: bool, tries_ms: Sequence[int]) -> None:
+        """`tries_ms`: how long each try of a request is waited for."""
         self.server = server
         # Two, for two local ports. Both give up when nothing listens: a node that dies is reported at once.
-        self.client = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS)
-        self.other = Client([server], slot_aware=False, timeouts_ms=CLIENT_TIMEOUTS_MS)
-        self.bare = BareSocket(server)
+        self.client = Client([server], slot_aware=False, timeouts_ms=tries_ms)
+        self.other = Client([server], slot_aware=False, timeouts_ms=tries_ms)
+        self.bare = BareSocket(server, tries_ms)
         self.passed = 0
         self.failed = 0
         self._quiet = quiet

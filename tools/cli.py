@@ -11,29 +11,37 @@ what it would act on, and make a line a line, wherever the text comes from (app/
 
 import argparse
 import importlib
-import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
-from app.config.numbers import number
-from app.config.servers import PORT_MAX
+from app.config.numbers import PORT_MAX, number
 from app.printable import printable
+from app.wire.protocol import CLIENT_TIMEOUTS_MS, SERVERS_MAX
 
 _Parsed = TypeVar("_Parsed")
 
 OK: Final = 0
 FAILED: Final = 1  # the work was done, and the outcome is bad; or it could not be told
 USAGE: Final = 2  # the work was not begun: wrong arguments, or nobody there to work with
-NO_ANSWER: Final = 3  # kv.py: nobody answers
+NO_ANSWER: Final = 3  # kv.py: nobody answers; flood.py: a server does not any more
 NOT_READY: Final = 4  # kv.py: the cluster is not whole in time
 INTERRUPTED: Final = 130  # by Ctrl-C, before there was anything to tell; shells use it for that
 
-DEFAULT_SERVER: Final = "127.0.0.1:3331"
+DEFAULT_PORT: Final = 3331
+DEFAULT_SERVER: Final = f"127.0.0.1:{DEFAULT_PORT}"
+
+# How long an answer is waited for (s), when nobody says: as long as the clients in the field do.
+ANSWER_S: Final = sum(CLIENT_TIMEOUTS_MS) / 1000
+
+# A word that argparse takes for a number, not for an option.
+_NEGATIVE: Final = re.compile(r"-\d+|-\d*\.\d+")
 
 
 # The frame.
@@ -115,6 +123,11 @@ def _open_standard_streams() -> None:
 # What is printed.
 
 
+def is_at_a_terminal() -> bool:
+    """Whether a person can type here and see what comes of it."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def say(*lines: object, flush: bool = False) -> None:
     """Lines for a person, on stdout. OutputLost."""
     _write("".join(f"{printable(str(line))}\n" for line in lines))
@@ -139,9 +152,24 @@ def ask(question: str) -> str:
     return sys.stdin.readline().strip()
 
 
-def print_json(content: object) -> None:
-    """A result for a program, on stdout: ASCII. OutputLost."""
-    _write(json.dumps(content, indent=2) + "\n")
+def read_line(prompt: str) -> str:
+    """A line that a person types after this prompt, edited by readline if that is imported. EOFError at the end."""
+    return input(printable(prompt))
+
+
+def print_json(content: object, *, is_line: bool = False) -> None:
+    """A result for a program, on stdout: ASCII. `is_line`: one of several, in a line, and at once. OutputLost."""
+    import json  # not above: most commands print none
+
+    _write(json.dumps(content, indent=None if is_line else 2) + "\n")
+    if is_line:
+        _flush()
+
+
+def show_page(lines: Iterable[object]) -> None:
+    """Lines for a person in place of those shown before, on a terminal; elsewhere below them, after an empty one."""
+    _write("\x1b[H\x1b[J" if sys.stdout.isatty() else "\n")
+    say(*lines, flush=True)
 
 
 def write_value(value: bytes) -> None:
@@ -202,8 +230,43 @@ class Parser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As usual, but options may stand anywhere: else one between two positional arguments would end them."""
+        words = list(sys.argv[1:] if args is None else args)
+        if self._subparsers is not None:
+            return super().parse_known_args(words, namespace)
+        known, unknown = super().parse_known_args(self._options_first(words), namespace)
+        for word in unknown:
+            hint = _did_you_mean(word, list(self._option_string_actions)) if word.startswith("--") else ""
+            self.error(f"unrecognized argument: {word}{hint}")
+        return known, unknown
+
+    def _options_first(self, words: list[str]) -> list[str]:
+        """The same words, options with their arguments first, then -- and the others."""
+        options: list[str] = []
+        others: list[str] = []
+        left = iter(words)
+        for word in left:
+            if word == "--":
+                others += left
+            elif word == "-" or not word.startswith("-") or _NEGATIVE.fullmatch(word):
+                others.append(word)
+            else:
+                options.append(word)
+                action = self._option_string_actions.get(word)
+                wanted = 0 if action is None else 1 if action.nargs is None else action.nargs
+                assert isinstance(wanted, int), f"{word} takes {wanted} arguments"
+                options += islice(left, wanted)
+        return [*options, "--", *others] if others else options
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As usual, but it names what is most like it, and else all in few words."""
+        if action.choices is not None and value not in action.choices:
+            names = list(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{_did_you_mean(str(value), names)}")
+
     def error(self, message: str) -> NoReturn:
-        complain(self.prog, f"{message} (--help tells more)")
+        complain(self.prog.partition(" ")[0], f"{message} (--help tells more)")
         raise SystemExit(USAGE)
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -211,33 +274,96 @@ class Parser(argparse.ArgumentParser):
         _write(message)
 
 
-def default_server() -> str:
-    """The server to use when none is named: KV_SERVER from the environment, else the one of a plain `make
-    run`.
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The words that are most like it, or all that there are, in a phrase that follows it."""
+    from difflib import get_close_matches  # not above: takes a few ms
+
+    near = get_close_matches(word, known, 2, 0.66)
+    return f"; did you mean {' or '.join(near)}?" if near else f" (choose from {', '.join(known)})"
+
+
+def add_servers(to: argparse.ArgumentParser, server: object = None, timeout: object = ANSWER_S) -> None:
+    """-s and --timeout, alike for all tools. `server`, `timeout`: the defaults; a timeout of None: without that one."""
+    to.add_argument(
+        "-s",
+        "--server",
+        "--servers",
+        dest="server",
+        type=servers,
+        default=server,
+        metavar="HOST[:PORT],...",
+        help=f"the node or nodes to ask (default: KV_SERVER, else {DEFAULT_SERVER})",
+    )
+    if timeout is not None:
+        to.add_argument(
+            "--timeout",
+            type=seconds(0.001, 86_400),
+            default=timeout,
+            metavar="S",
+            help=f"how long to wait for an answer (default {ANSWER_S:g})",
+        )
+
+
+def default_servers() -> list[str]:
+    """Those to use when none is named: KV_SERVER from the environment, else the one of a plain `make run`.
+
+    argparse.ArgumentTypeError that names the variable.
     """
-    return os.environ.get("KV_SERVER") or DEFAULT_SERVER
+    try:
+        return servers(os.environ.get("KV_SERVER") or DEFAULT_SERVER)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"KV_SERVER: {error}") from None
+
+
+def given_servers(given: argparse.Namespace, most: int = SERVERS_MAX) -> list[str]:
+    """The servers that the arguments name: HOST and PORT (`given.host`, `given.port`) or -s, else KV_SERVER.
+
+    argparse.ArgumentTypeError when they contradict each other, or are more than `most`.
+    """
+    if given.host is not None and given.server is not None:
+        raise argparse.ArgumentTypeError("give HOST [PORT] or -s, not both")
+    named = given.server or ([join_host_port(given.host, given.port)] if given.host is not None else default_servers())
+    if len(named) > most:
+        raise argparse.ArgumentTypeError(f"{len(named)} servers are given; {most} at most")
+    return named
 
 
 def server(text: str) -> str:
-    """An argument that is host:port."""
+    """An argument that is HOST or HOST:PORT, as "host:port"."""
     from app.client import BadServer  # not above: needs what has to be installed
     from app.client.address import split_host_port
 
+    name = text.strip()
+    if name and (":" not in name or (name.startswith("[") and name.endswith("]"))):
+        name = f"{name}:{DEFAULT_PORT}"
     try:
-        split_host_port(text)
+        split_host_port(name)
     except BadServer as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return text.strip()
+    return name
 
 
 def servers(text: str) -> list[str]:
-    """An argument that is host:port[,host:port...]."""
+    """An argument that is HOST[:PORT][,HOST[:PORT]...]."""
     return [server(part) for part in text.split(",")]
 
 
-def join_host_port(host: str, port: str) -> str:
+def join_host_port(host: str, port: str | None) -> str:
     """ "host:port" of two arguments; an IPv6 address may come with its brackets or without."""
-    return server(f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}")
+    host = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+    return server(host if port is None else f"{host}:{port}")
+
+
+def tries_ms(timeout_s: float) -> tuple[int, ...]:
+    """How long each try is waited for (ms), as the clients in the field do it, but for so long altogether."""
+    tries: list[int] = []
+    left_ms = max(1, round(timeout_s * 1000))
+    for wait_ms in CLIENT_TIMEOUTS_MS[:-1]:
+        if left_ms <= wait_ms:
+            break
+        tries.append(wait_ms)
+        left_ms -= wait_ms
+    return (*tries, left_ms)
 
 
 def argument(parse: Callable[[str], _Parsed]) -> Callable[[str], _Parsed]:

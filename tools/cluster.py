@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from app.wire.protocol import SERVERS_MAX
 from tools import cli
-from tools.nodes import ShownNodes, servers_file, wishes_to_stop
+from tools.nodes import HOST, ShownNodes, conflict, servers_file, wishes_to_stop
 
 DESCRIPTION = """\
 Start a cluster on this machine: N nodes on ports that follow each other, until Ctrl-C.
@@ -25,20 +25,31 @@ Start a cluster on this machine: N nodes on ports that follow each other, until 
 
 EPILOG = """\
 Each line that a node logs is printed with its port in front. Ctrl-C (or SIGTERM) makes every node leave and
-stop; a second one makes them stop at once.
+stop; a second one makes them stop at once. However this program ends, its nodes end with it; and when one can't
+start, they all end.
 
 exit status:
   0  every node has ended with status 0
   1  one has not
-  2  wrong usage
+  2  wrong usage, a port is in use, or a node could not start
 """
 
 
 def run(count: int, first_port: int, options: Sequence[str]) -> int:
-    wishes = wishes_to_stop()
+    """Have them run until they have ended; the exit status."""
     ports = range(first_port, first_port + count)
+    taken = conflict(ports)
+    if taken:
+        cli.complain("cluster.py", taken)
+        return cli.USAGE
+    wishes = wishes_to_stop()
     with servers_file(ports) as servers, ShownNodes(servers, ports, lambda port: options) as nodes:
+        which = f"port {first_port}" if count == 1 else f"ports {first_port} to {ports[-1]}"
+        ask = f"python tools/kv.py -s {HOST}:{first_port} status"
+        cli.say(f"on {which}; servers file {servers} ; to ask: {ask}", flush=True)
         nodes.watch_until_ended(wishes)
+        if cli.USAGE in nodes.statuses.values():
+            return cli.USAGE
         return cli.FAILED if nodes.failed else cli.OK
 
 

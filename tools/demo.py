@@ -11,17 +11,16 @@ if __name__ == "__main__":  # started as a script: the repository's packages are
     start("demo.py", "tools.demo")
 
 import signal
-import socket
 import subprocess
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from tools import cli
 from tools.kv.cluster import Fleet, faults
-from tools.nodes import HOST, READY_S, ShownNodes, say, servers_file, wishes_to_stop
+from tools.nodes import HOST, READY_S, ShownNodes, conflict, say, servers_file, wishes_to_stop
 
 FLOOD: Final = Path(__file__).parent / "flood.py"
 # Few enough that all stay stored, enough that every slot has some.
@@ -70,22 +69,6 @@ Open a status page, then try in another terminal, in this directory:
 
 What the nodes log follows; at the end, what the load generator has counted.
 """
-
-
-def conflict(ports: Iterable[int], http_ports: Iterable[int]) -> str | None:
-    """Which port is in use, in one line; None if all are free."""
-    asked = [("--port", port, kind) for port in ports for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
-    asked += [("--http-port", port, socket.SOCK_STREAM) for port in http_ports]
-    for option, port, kind in asked:
-        with socket.socket(socket.AF_INET, kind) as probe:
-            if kind == socket.SOCK_STREAM:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the nodes do
-            try:
-                probe.bind((HOST, port))
-            except OSError as error:
-                name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
-                return f"{name} port {port} can't be had ({error.strerror}): name other ports by {option}"
-    return None
 
 
 class Demo:
@@ -190,8 +173,8 @@ class Demo:
         finally:
             if flood.poll() is None:
                 flood.kill()
-        # It may have been told before it could do anything, or even take the signal.
-        return flood.wait() in (cli.OK, cli.INTERRUPTED, -signal.SIGINT)
+        # It may have been told before it could do anything, or even take the signal; a node may be down as was meant.
+        return flood.wait() in (cli.OK, cli.NO_ANSWER, cli.INTERRUPTED, -signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -214,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ports, http_ports = (range(first, first + given.nodes) for first in (given.port, given.http_port))
     if set(ports) & set(http_ports):
         parser.error("--port and --http-port overlap")
-    taken = conflict(ports, http_ports)
+    taken = conflict(ports) or conflict(http_ports, "--http-port", is_udp_too=False)
     if taken:
         cli.complain("demo.py", taken)
         return cli.USAGE

@@ -12,8 +12,11 @@ if __name__ == "__main__":  # started as a script: the repository's packages are
 
 import importlib.util
 import json
+import platform
 import random
+import shlex
 import signal
+import time
 from argparse import ArgumentTypeError, Namespace
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -48,10 +51,10 @@ PROGRESS_SHOWN: Final = round(1 / PROGRESS_S)
 DESCRIPTION = """\
 Load a node, or a cluster, and check every value that comes back.
 
-  python tools/flood.py 127.0.0.1 3331
+  python tools/flood.py                                  the node that KV_SERVER names, else 127.0.0.1:3331
   python tools/flood.py 127.0.0.1 3331 --clients 64 --seconds 30 --value-size 1000 --mix put=10,get=90
   python tools/flood.py 127.0.0.1 3331 --workload b --rate 5000 --warmup 5 --report b.html
-  python tools/flood.py --servers 10.0.0.1:3331,10.0.0.2:3331 --processes 2 --json result.json
+  python tools/flood.py -s 10.0.0.1:3331,10.0.0.2:3331 --processes 2 --json result.json
   python tools/flood.py 127.0.0.1 11211 --target memcached --json memcached.json
   python tools/flood.py --compare node.json memcached.json
 
@@ -59,7 +62,7 @@ Closed loop (the default): each of the clients sends its next request when the l
 Open loop (--rate): requests are sent at fixed times, and latencies count from when a request was due, so that
 a stall of the node's shows in full.
 A request without an answer is tried again like by the clients in the field (after 150, 450, 1350, 2500 ms, with the
-same messageID, at the next server).
+same messageID, at the next server), for as long as --timeout says.
 """
 
 EPILOG = """\
@@ -82,6 +85,7 @@ exit status:
   0  no wrong or stale value, and something succeeded
   1  a wrong or stale value, or nothing succeeded
   2  wrong usage, or no node answers
+  3  all was right, and a server does not answer any more at the end
   130  interrupted before the first answer
 
 docs/load-testing.md tells more.
@@ -114,11 +118,9 @@ def value_size(text: str) -> str:
 
 def parser() -> cli.Parser:
     main = cli.Parser(prog="flood.py", description=DESCRIPTION, epilog=EPILOG)
-    main.add_argument("host", nargs="?", metavar="HOST", help="a node's name or address")
-    main.add_argument("port", nargs="?", metavar="PORT", help="its UDP port")
-    main.add_argument(
-        "--servers", type=cli.servers, metavar="HOST:PORT,...", help="several nodes, in place of HOST PORT"
-    )
+    main.add_argument("host", nargs="?", metavar="HOST", help="a node's name or address, in place of -s")
+    main.add_argument("port", nargs="?", metavar="PORT", help="its UDP port (default 3331)")
+    cli.add_servers(main)
     main.add_argument("--target", choices=TARGETS, default="kv", help="what is there: kv (default), or memcached (UDP)")
 
     pace = main.add_argument_group("how much")
@@ -172,6 +174,7 @@ def parser() -> cli.Parser:
         "for the others all keys are put first",
     )
     work.add_argument("--load", action="store_true", help="put all keys first in any case")
+    work.add_argument("--clean", action="store_true", help="remove the keys afterwards; without it they stay")
     work.add_argument(
         "--value-size",
         type=cli.argument(value_size),
@@ -226,11 +229,7 @@ def with_json_file(argv: Sequence[str]) -> list[str]:
 
 def plan_of(arguments: Namespace) -> Plan:
     """The plan that the arguments describe; ArgumentTypeError when they contradict each other."""
-    if arguments.servers and arguments.host:
-        raise ArgumentTypeError("give HOST PORT or --servers, not both")
-    if not arguments.servers and not (arguments.host and arguments.port):
-        raise ArgumentTypeError("give a node, as HOST PORT, or several with --servers")
-    servers = arguments.servers or [cli.join_host_port(arguments.host, arguments.port)]
+    servers = cli.given_servers(arguments)
     prefix = arguments.key_prefix
     if prefix is None:
         prefix = os.urandom(3).hex().encode() + b"-"  # makes keys of 16 bytes
@@ -254,6 +253,7 @@ def plan_of(arguments: Namespace) -> Plan:
             raise ArgumentTypeError(f"{arguments.processes} processes can't share {amount} {name}")
     return Plan(
         servers=tuple(servers),
+        clean=arguments.clean,
         target=arguments.target,
         clients=clients,
         rate=arguments.rate,
@@ -263,6 +263,7 @@ def plan_of(arguments: Namespace) -> Plan:
         value_size=arguments.value_size,
         keys=arguments.keys,
         key_prefix=prefix,
+        timeouts_ms=cli.tries_ms(arguments.timeout),
         faults=arguments.faults,
         seed=arguments.seed,
         processes=arguments.processes,
@@ -275,8 +276,13 @@ def check_outputs(arguments: Namespace) -> None:
     if arguments.report and importlib.util.find_spec("matplotlib") is None:
         raise ArgumentTypeError("--report needs matplotlib (make setup-dev)")
     for path in (arguments.report, arguments.json):
-        if path and path != "-" and not os.access(Path(path).parent, os.W_OK):
-            raise ArgumentTypeError(f"{path} can't be written there")
+        if path and path != "-":
+            if Path(path).is_dir():
+                raise ArgumentTypeError(f"{path} is a directory")
+            if not (
+                Path(path).parent.is_dir() and os.access(path if Path(path).exists() else Path(path).parent, os.W_OK)
+            ):
+                raise ArgumentTypeError(f"{path} can't be written there")
 
 
 def progress_on_terminal(plan: Plan) -> tuple[Callable[[Progress], None], Callable[[], None]]:
@@ -314,15 +320,22 @@ def interrupted_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def carry_out(plan: Plan, quiet: bool) -> dict[str, Any]:
-    """Run it; the result."""
+def carry_out(plan: Plan, quiet: bool, command: Sequence[str]) -> dict[str, Any]:
+    """Run it; the result. `command`: the arguments, as they were given."""
+    about = {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": shlex.join(["flood.py", *command]),
+        "versions": f"Python {platform.python_version()}, {platform.system()} {platform.release()}",
+    }
     if quiet or not sys.stderr.isatty():
-        return results.result_of(plan, processes.run(plan, None))
-    show, take_away = progress_on_terminal(plan)
-    try:
-        return results.result_of(plan, processes.run(plan, show))
-    finally:
-        take_away()
+        outcomes = processes.run(plan, None)
+    else:
+        show, take_away = progress_on_terminal(plan)
+        try:
+            outcomes = processes.run(plan, show)
+        finally:
+            take_away()
+    return results.result_of(plan, outcomes) | about | {"servers_gone": processes.silent(plan)}
 
 
 def publish(result: dict[str, Any], arguments: Namespace) -> None:
@@ -355,11 +368,17 @@ def verdict(result: dict[str, Any]) -> int:
     if results.succeeded(result) <= 0:
         cli.complain("flood.py", "nothing succeeded")
         return cli.FAILED
-    return cli.OK
+    if result["rate_missed"]:
+        rates = f"{result['ops_per_s']:,} of {result['rate']:,g} ops/s"
+        cli.complain("flood.py", f"THE RATE WAS MISSED: {rates}; what is measured is an overload")
+    for name in result["servers_gone"]:
+        cli.complain("flood.py", f"{name} does not answer any more")
+    return cli.NO_ANSWER if result["servers_gone"] else cli.OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(with_json_file(sys.argv[1:] if argv is None else argv))
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(with_json_file(words))
     try:
         if arguments.compare:
             cli.say(*compare.comparison(*arguments.compare))
@@ -367,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = plan_of(arguments)
         check_outputs(arguments)
         with interrupted_once():
-            result = carry_out(plan, arguments.quiet)
+            result = carry_out(plan, arguments.quiet, words)
             publish(result, arguments)
     except (ArgumentTypeError, KVError, NobodyThere, compare.BadResult) as error:
         cli.complain("flood.py", error)

@@ -4,16 +4,19 @@ Two kinds of use. A benchmark or a test wants single nodes, each with its log in
 as it likes (`NodeProcess`). cluster.py and demo.py show to a person what all nodes write, as it comes (`ShownNodes`).
 """
 
+import ctypes
 import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -25,6 +28,7 @@ HOST: Final = "127.0.0.1"
 MAIN: Final = Path(__file__).resolve().parent.parent / "app" / "main.py"
 READY_S: Final = 30.0  # for a cluster to be whole: it takes one or two
 STOP_S: Final = 15.0  # longer than nodes take to leave, by default; then they are killed
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _COUNTERS_S: Final = 10.0
 _POLL_S: Final = 0.01
 # How Linux numbers the clocks of other processes: clock_getcpuclockid(3), which Python does not have.
@@ -181,6 +185,28 @@ def await_ready(nodes: Sequence[NodeProcess], ready_s: float = READY_S) -> None:
 # Shown to a person.
 
 
+def conflict(ports: Iterable[int], option: str = "--port", *, is_udp_too: bool = True) -> str | None:
+    """Which of these ports, named by this option, is in use, in one line; None if all are free."""
+    for port in ports:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM) if is_udp_too else (socket.SOCK_STREAM,):
+            with socket.socket(socket.AF_INET, kind) as probe:
+                if kind == socket.SOCK_STREAM:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the nodes do
+                try:
+                    probe.bind((HOST, port))
+                except OSError as error:
+                    name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
+                    return f"{name} port {port} can't be had ({error.strerror}): name other ports by {option}"
+    return None
+
+
+def _end_with(parent: int) -> None:
+    """Have this process, a node to be, killed when its parent ends, by whatever."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it has ended meanwhile
+        os._exit(cli.FAILED)
+
+
 class ShownNodes:
     """Nodes whose lines are printed as they come, each with its port in front. None outlives the `with` block."""
 
@@ -216,6 +242,7 @@ class ShownNodes:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             process_group=0,  # the terminal's Ctrl-C is for us; we pass it on, once
+            preexec_fn=partial(_end_with, os.getpid()),
         )
         self.statuses.pop(port, None)
         self._processes[port] = process
@@ -241,9 +268,15 @@ class ShownNodes:
         return bool(self._processes)
 
     def watch_until_ended(self, wishes: list[float]) -> None:
-        """Pass on what they write until all have ended; each wish, from the first in the list on, is passed on."""
+        """Pass on what they write until all have ended; each wish, from the first in the list on, is passed on.
+
+        One that can't start, by its status, ends the others too: what is wrong with it is wrong with them, or is to be
+        mended first.
+        """
         passed_on = 0
         while self.watch(0.1):
+            if not wishes and cli.USAGE in self.statuses.values():
+                wishes.append(time.monotonic())
             if passed_on < len(wishes):
                 passed_on = len(wishes)
                 self.signal(signal.SIGTERM)

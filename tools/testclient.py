@@ -17,14 +17,15 @@ from app.client import Client, KVError
 from tools import cli
 from tools.checks import DESTRUCTIVE_GROUPS, GROUPS, NodeGone, Suite
 
-# What finding out whether there is a node at all may take (ms): the field's first tries, not all of them.
-GREETING_TIMEOUTS_MS = (150, 450, 1350)
+# What finding out whether there is a node at all may take (s): the field's first tries, not all of them.
+GREETING_S = 1.95
 
 DESCRIPTION = """\
 Check a running node against the protocol: every command and error code, limits, versions, at-most-once,
 and what it makes of broken datagrams. One line a check, PASS or FAIL, with what was expected and seen.
 
-  python tools/testclient.py 127.0.0.1 3331
+  python tools/testclient.py                     the node that KV_SERVER names, else 127.0.0.1:3331
+  python tools/testclient.py -s 10.0.0.7:3331    another one; or 10.0.0.7 3331
 
 Safe to run against a store in use: it works on random keys of its own and removes them. Takes a few
 seconds.
@@ -40,8 +41,9 @@ exit status:
 
 def parser() -> cli.Parser:
     main = cli.Parser(prog="testclient.py", description=DESCRIPTION, epilog=EPILOG)
-    main.add_argument("host", metavar="HOST", help="the node's name or address")
-    main.add_argument("port", metavar="PORT", help="its UDP port")
+    main.add_argument("host", nargs="?", metavar="HOST", help="the node's name or address, in place of -s")
+    main.add_argument("port", nargs="?", metavar="PORT", help="its UDP port (default 3331)")
+    cli.add_servers(main)
     main.add_argument("-q", "--quiet", action="store_true", help="print only what fails, and the summary")
     main.add_argument(
         "--destructive",
@@ -54,10 +56,10 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
-        server = cli.join_host_port(arguments.host, arguments.port)
-        with Client([server], timeouts_ms=GREETING_TIMEOUTS_MS) as client:
+        (server,) = cli.given_servers(arguments, most=1)
+        with Client([server], timeouts_ms=cli.tries_ms(min(arguments.timeout, GREETING_S))) as client:
             client.ping()
-        suite = Suite(server, arguments.quiet)
+        suite = Suite(server, arguments.quiet, cli.tries_ms(arguments.timeout))
     except (ArgumentTypeError, KVError) as error:
         cli.complain("testclient.py", error)
         return cli.USAGE

@@ -4,6 +4,7 @@ Everything on the wire is the engine's: a call of one request is an engine with 
 and values into requests, answers into results and exceptions, and brings router and engine together.
 """
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,7 +71,8 @@ class Client:
     `overload_patience_s`: how long a request bears being refused with SYS_OVERLOAD_ERR before it raises Overloaded.
     `ack`: tell the node when a PUT, REMOVE or WIPEOUT has been answered, so that it need not remember the answer for
     the whole 6 s. One datagram more for each, worth it for a client that writes a great deal.
-    `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there.
+    `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there, or
+    this one that there is no way there.
     False: try on until a Timeout, as a program may want that is to outlive the restart of its only node. While any
     server does not refuse, both try on.
     `window`: requests in flight at most, in the calls for many keys.
@@ -215,14 +217,25 @@ class Client:
         why not (`why_not`), and the `members`. What the other servers hold is given up; see docs/operations.md."""
         return self._told(protocol.FOUND, server, protocol.PADDING_MAX_BYTES)
 
+    def vitals(self, server: str | None = None) -> dict[str, Any]:
+        """The node's process and what it has counted, in numbers. UnknownCommand: as for status."""
+        return self._told(protocol.VITALS, server)
+
+    def config(self, changes: Mapping[str, str] | None = None, server: str | None = None) -> dict[str, Any]:
+        """Change settings of the node (`log_level`, `slow_ms`, as its options are written), and tell all that can be
+        changed; `why_not` says why nothing was done. For administrators only. UnknownCommand: as for status."""
+        return self._told(protocol.CONFIG, server, protocol.PADDING_MAX_BYTES, json.dumps(dict(changes or {})).encode())
+
     def slow_requests(self, server: str | None = None) -> dict[str, Any]:
         """The node's slow requests, newest first, as rows of `columns` in `entries`. UnknownCommand: as for status."""
         return self._told(protocol.SLOWLOG, server)
 
-    def _told(self, command: int, server: str | None, padding: int = protocol.PADDING_BYTES) -> dict[str, Any]:
-        """What a node tells of itself in a JSON object."""
+    def _told(
+        self, command: int, server: str | None, padding: int = protocol.PADDING_BYTES, said: bytes = b""
+    ) -> dict[str, Any]:
+        """What a node tells of itself in a JSON object. `said`: what is to be filled up."""
         try:
-            response = self._checked(_report(command, padding), server)
+            response = self._checked(_report(command, padding, said), server)
         except InvalidValue:
             if padding == protocol.PADDING_MAX_BYTES:
                 raise
@@ -468,9 +481,9 @@ def _remove(key: bytes) -> KVRequest:
     return KVRequest(command=protocol.REMOVE, key=key)
 
 
-def _report(command: int, padding: int) -> KVRequest:
+def _report(command: int, padding: int, said: bytes = b"") -> KVRequest:
     """One for what a node tells of itself, filled up, since to a stranger it tells little more than it is sent."""
-    return KVRequest(command=command, value=bytes(padding))
+    return KVRequest(command=command, value=said.ljust(padding, b"\0"))
 
 
 def _versioned(request: KVRequest, response: KVResponse) -> Versioned:

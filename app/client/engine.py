@@ -68,7 +68,7 @@ class Exchange:
         self.is_probe = False  # about the table, nobody's request
         self.is_waiting = False  # refused, until the next try
         self.waits_out_overload = True
-        self.refused: set[int] = set()  # servers whose machine said since the last try that nothing listens there
+        self.refused: set[int] = set()  # servers that can't be reached, as was said since the last try
         self.answer: KVResponse | None = None
         self.answered_by = asked
         self.error: KVError | None = None
@@ -267,7 +267,8 @@ class Engine:
             exchange.refused.add(index)
             others = [] if exchange.only else self._router.others(exchange.refused)
             if not others and exchange.is_impatient:
-                self._fail(exchange, Unreachable(f"no answer from {self._names(exchange)}: connection refused"))
+                why = self.sockets.trouble or "connection refused"
+                self._fail(exchange, Unreachable(f"no answer from {self._names(exchange)}: {why}"))
             elif exchange.asked == index and others and exchange.attempts.moved(now):
                 exchange.asked = self._router.next_after(index, exchange.refused)
                 exchange.sent_at = now

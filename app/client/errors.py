@@ -2,7 +2,7 @@
 
 KVError
   Timeout            nobody answered in time; also a TimeoutError
-    Unreachable      every server's machine says that nothing listens there
+    Unreachable      nothing listens at any server, or there is no way there, by word of the machines
   Closed             the client was closed before; also a RuntimeError
   BadServer          the given "host:port" is malformed or does not resolve; also a ValueError
   WrongCluster       one of the given servers belongs to another cluster than the others
@@ -48,7 +48,8 @@ class Timeout(KVError, TimeoutError):
 
 
 class Unreachable(Timeout):
-    """Nothing listens at any of the servers' addresses, by word of their machines. Told at once, without further tries.
+    """Nothing listens at any of the servers' addresses, by word of their machines, or this machine knows no way there
+    (no route, a firewall). Told at once, without further tries.
 
     Not by a client made with give_up_when_refused=False: that one goes on trying, since a node that restarts refuses as
     well.

@@ -14,6 +14,7 @@ answers nor touch its selector, which the two share. That they are another's is 
 of its own; asking for the process's number would be a system call (0.26 µs) with every datagram.
 """
 
+import errno
 import os
 import selectors
 import socket
@@ -30,6 +31,10 @@ RECEIVE_BYTES: Final = 65535
 # Receive buffer asked for (bytes): answers to a whole window that arrive while we are busy. Linux gives what
 # net.core.rmem_max lets it, 208 KiB as a rule.
 RECEIVE_BUFFER_BYTES: Final = 1 << 20
+
+# What the system says of a datagram that has no way to its server: for as long as its routes, interfaces and firewall
+# are as they are, no other one has.
+NO_WAY: Final = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM))
 
 _process = object()  # stands for this process
 
@@ -53,6 +58,7 @@ class Sockets:
         self._process = _process  # that has opened them
         self._sockets: dict[int, socket.socket] = {}
         self._former: dict[int, socket.socket] = {}
+        self._cut_off: set[int] = set()  # servers to which there was no way, since the last `receive`
         self._selector = selectors.DefaultSelector()
 
     def close(self) -> None:
@@ -88,7 +94,8 @@ class Sockets:
             connected.close()
 
     def send(self, index: int, server: Endpoint, datagram: bytes) -> None:
-        """One datagram to a server. What the socket won't take counts as lost: a retry mends it."""
+        """One datagram to a server. What the socket won't take counts as lost: a retry mends it. If there is no way
+        there, `receive` tells so next."""
         self._check()
         try:
             connected = self._sockets.get(index) or self._connect(index, server)
@@ -100,14 +107,20 @@ class Sockets:
         except OSError as error:
             self._stats.lost += 1
             self.trouble = str(error.strerror)
+            if error.errno in NO_WAY:
+                self._cut_off.add(index)
 
     def receive(self, wait_s: float, limit: int) -> list[tuple[int, bytes | None]]:
         """What has come, after at most `wait_s`: up to `limit` datagrams a socket, each with the server's number.
 
-        None in place of a datagram: nothing listens at that server, by word of its machine.
+        None in place of a datagram: nothing listens at that server, by word of its machine, or there is no way to it.
         """
         self._check()
         found: list[tuple[int, bytes | None]] = []
+        if self._cut_off:
+            found += [(index, None) for index in sorted(self._cut_off)]
+            self._cut_off.clear()
+            wait_s = 0.0
         try:
             ready = self._selector.select(wait_s)
         except Exception:

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
+
+PORT_MAX: Final = 65535  # a port has 16 bits
 
 _Kind = TypeVar("_Kind", int, float)
 

@@ -22,9 +22,9 @@ from typing import Any, Final, NoReturn
 
 from app.config import allowlist, servers
 from app.config.allowlist import Network
-from app.config.numbers import number
+from app.config.numbers import PORT_MAX, number
 from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
-from app.config.servers import PORT_MAX, Server, ServersError, split_host_port
+from app.config.servers import Server, ServersError, split_host_port
 from app.observe import logs
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
 
@@ -271,8 +271,8 @@ class Options:
         default_words="everybody who may send requests",
         group="Network",
         help="""
-            Whose SHUTDOWN, WIPEOUT and FOUND are obeyed; others' are dropped, counted and logged. With --allow,
-            all of it must be within that.""",
+            Whose SHUTDOWN, WIPEOUT, FOUND and CONFIG are obeyed; others' are dropped, counted and logged. With
+            --allow, all of it must be within that.""",
     )
     answer_rate_bytes: int = _setting(
         "--answer-rate",

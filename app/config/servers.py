@@ -19,13 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from app.config.numbers import number
+from app.config.numbers import PORT_MAX, number
 from app.wire.protocol import ADDRESS_MAX_BYTES, SERVERS_MAX
 
 # Room for the most servers with the longest names, each with comments of many lines; a file given by mistake (a disk
 # image, /dev/zero) is told apart without reading it whole.
 FILE_MAX_BYTES: Final = 256 * 1024
-PORT_MAX: Final = 65535  # a port has 16 bits
 _port: Final = number(int, 1, PORT_MAX, what="a port: a number")
 _HOST_MAX_CHARS: Final = 253  # of a host name (RFC 1035, 2.3.4)
 assert 10 * SERVERS_MAX * (ADDRESS_MAX_BYTES + len("\r\n")) <= FILE_MAX_BYTES

@@ -38,7 +38,7 @@ def known(servers: Iterable[Server]) -> Verdicts:
 
 
 class Administrators:
-    """Who may have SHUTDOWN, WIPEOUT and FOUND carried out: clients in these networks."""
+    """Who may have SHUTDOWN, WIPEOUT, FOUND and CONFIG carried out: clients in these networks."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._verdicts = Verdicts(networks)

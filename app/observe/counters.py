@@ -7,7 +7,7 @@ Row 0 holds the commands that the protocol does not know.
 from typing import Final
 
 from app.observe.histogram import LAG_EDGES_S, REQUEST_EDGES_S, Histogram
-from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
+from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES, GET, KEY_DNE_ERR, NO_ERR
 
 # The table of answers: a row a command, a column an error code.
 _CODES: Final = len(ERROR_NAMES)
@@ -56,6 +56,16 @@ class Counters:
         counts = {name: sum(self.answers[n * _CODES : (n + 1) * _CODES]) for n, name in COMMAND_NAMES.items()}
         counts["unknown"] = sum(self.answers[:_CODES])
         return counts
+
+    @property
+    def hits(self) -> int:
+        """GETs that found their key."""
+        return self.answers[GET * _CODES + NO_ERR]
+
+    @property
+    def misses(self) -> int:
+        """GETs that did not."""
+        return self.answers[GET * _CODES + KEY_DNE_ERR]
 
     def by_code(self) -> dict[str, int]:
         """Replies, by error code."""

@@ -182,6 +182,17 @@ def configure(level: str, format: str, fd: int = 2) -> None:
     sys.stdout = sys.stderr = _Printed(fd)
 
 
+def level() -> str:
+    """The least level that is logged, as LEVELS names it."""
+    number = logging.getLogger().level
+    return next((name for name, of_it in LEVELS.items() if of_it == number), logging.getLevelName(number).lower())
+
+
+def set_level(level: str) -> None:
+    """Log this level, a key of LEVELS, and above from now on."""
+    logging.getLogger().setLevel(LEVELS[level])
+
+
 def flush() -> None:
     """Write what a slow reader has not taken yet, as far as there is room by now; never waits. To be called often."""
     for handler in _own_handlers():

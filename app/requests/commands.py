@@ -9,7 +9,7 @@ its answer, for copies.
 A fault in one request is that request's INTERNAL_ERR (app/loop.py has the whole policy).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Final, Protocol
@@ -41,7 +41,9 @@ from app.wire.codec import (
     take_ordinary,
 )
 from app.wire.protocol import (
+    ADMINISTRATORS_ONLY,
     COMMAND_NAMES,
+    CONFIG,
     DATAGRAM_MAX_BYTES,
     FOUND,
     GET,
@@ -100,7 +102,7 @@ class ClusterDatagrams(Protocol):
 
 
 class Administrators(Protocol):
-    """Who may have SHUTDOWN, WIPEOUT and FOUND carried out."""
+    """Who may have what is in ADMINISTRATORS_ONLY carried out."""
 
     def may(self, request: Request, command: int) -> bool: ...
 
@@ -114,6 +116,7 @@ class Reports(Protocol):
     def status(self) -> bytes: ...
     def slow_requests(self) -> bytes: ...
     def vitals(self) -> bytes: ...
+    def config(self, wanted: bytes) -> bytes: ...
 
 
 class Commands:
@@ -214,7 +217,7 @@ class Commands:
             return None
         command = asked.command
         if command not in (PUT, GET, REMOVE):
-            return self._handle_keyless(request, command, message_id, id_crc)
+            return self._handle_keyless(request, command, asked.value, message_id, id_crc)
         key = asked.key
         if not 0 < len(key) <= KEY_MAX_BYTES:
             return self._answer.code(command, message_id, id_crc, INVALID_KEY_ERR)
@@ -308,8 +311,10 @@ class Commands:
 
     # --- requests without a key ----------------------------------------------------------------------------------
 
-    def _handle_keyless(self, request: Request, command: int, message_id: bytes, id_crc: int) -> bytes | None:
-        if command in (SHUTDOWN, WIPEOUT, FOUND) and not self._may_administer(request, command):
+    def _handle_keyless(
+        self, request: Request, command: int, value: bytes, message_id: bytes, id_crc: int
+    ) -> bytes | None:
+        if command in ADMINISTRATORS_ONLY and not self._may_administer(request, command):
             self._drop("admin_not_allowed")
             return None
         if command == WIPEOUT:
@@ -321,7 +326,7 @@ class Commands:
         elif command == GET_MEMBERSHIP_CNT:
             payload = KVResponse(errCode=NO_ERR, membershipCount=reports.member_count()).SerializeToString()
         elif command in REPORTS:
-            return self._report(request, command, message_id, id_crc)
+            return self._report(request, command, value, message_id, id_crc)
         elif command in (IS_ALIVE, SHUTDOWN):
             reply = self._answer.code(command, message_id, id_crc, NO_ERR)
             if command == SHUTDOWN:
@@ -332,22 +337,24 @@ class Commands:
         self._counts[command * 8 + NO_ERR] += 1
         return encode_response(message_id, id_crc, payload)
 
-    def _report(self, request: Request, command: int, message_id: bytes, id_crc: int) -> bytes:
+    def _report(self, request: Request, command: int, value: bytes, message_id: bytes, id_crc: int) -> bytes:
         """What the node tells of itself; INVALID_VAL_ERR to a stranger whose request is too short for that."""
         request.keep()
         room = inf
         if request.client and self._known is not None and not self._known[host_of(request.client)]:
             room = STRANGERS_SHARE * len(request.datagram)
         # What is done in order to tell of it must not be done in vain.
-        if command != FOUND or room >= VALUE_MAX_BYTES:
+        if command not in (FOUND, CONFIG) or room >= VALUE_MAX_BYTES:
             reports = self._reports
-            tell = {
+            tell: dict[int, Callable[[], bytes]] = {
                 STATUS: reports.status,
                 SLOWLOG: reports.slow_requests,
                 VITALS: reports.vitals,
                 FOUND: self._cluster.found,
-            }[command]
-            reply = encode_response(message_id, id_crc, KVResponse(errCode=NO_ERR, value=tell()).SerializeToString())
+                CONFIG: lambda: reports.config(value),
+            }
+            told = KVResponse(errCode=NO_ERR, value=tell[command]())
+            reply = encode_response(message_id, id_crc, told.SerializeToString())
             if len(reply) <= room:
                 self._counts[command * 8 + NO_ERR] += 1
                 return reply

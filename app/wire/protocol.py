@@ -28,7 +28,9 @@ STATUS: Final = 32  # tell the node's view of the cluster, as JSON in `value`
 SLOWLOG: Final = 33  # tell the node's slow requests, newest first, likewise
 VITALS: Final = 34  # tell the node's process in numbers, likewise
 FOUND: Final = 35  # found a cluster with fewer servers than it needs, and tell whether that was done, likewise
-REPORTS: Final = (STATUS, SLOWLOG, VITALS, FOUND)
+CONFIG: Final = 36  # change the node's settings, if `value` names any, and tell them, likewise
+REPORTS: Final = (STATUS, SLOWLOG, VITALS, FOUND, CONFIG)
+ADMINISTRATORS_ONLY: Final = (SHUTDOWN, WIPEOUT, FOUND, CONFIG)
 
 # How a request went, in the field `errCode` of its KVResponse.
 NO_ERR: Final = 0  # as it was asked for
@@ -106,6 +108,7 @@ COMMAND_NAMES: Final = {
     SLOWLOG: "SLOWLOG",
     VITALS: "VITALS",
     FOUND: "FOUND",
+    CONFIG: "CONFIG",
 }
 
 ERROR_NAMES: Final = {

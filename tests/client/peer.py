@@ -7,6 +7,7 @@ neither's mistakes can hide in it. Unbounded and slow, which does not matter her
 for None, the peer behaves. Methods can be overridden to make a node with one particular bug.
 """
 
+import json
 import os
 import socket
 import threading
@@ -18,6 +19,7 @@ from zlib import crc32
 from google.protobuf.message import DecodeError
 
 from app.wire.protocol import (
+    CONFIG,
     DATAGRAM_MAX_BYTES,
     FOUND,
     GET,
@@ -43,6 +45,7 @@ from app.wire.protocol import (
     TYPE_RESPONSE,
     UNKNOWN_CMD_ERR,
     VALUE_MAX_BYTES,
+    VITALS,
     WIPEOUT,
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
@@ -112,7 +115,9 @@ class Peer:
         self.script = list(script)
         self.status = b'{"epoch":1}'
         self.slow = b'{"threshold_ms":null}'
+        self.settings = {"log_level": "info", "slow_ms": 0, "why_not": ""}
         self.founded = b'{"founded":true}'
+        self.vitals = b'{"pid":7,"resident_bytes":1048576,"max_memory_bytes":2097152,"entries":3}'
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -211,9 +216,12 @@ class Peer:
             return KVResponse(errCode=NO_ERR, pid=os.getpid())
         if command == GET_MEMBERSHIP_CNT:
             return KVResponse(errCode=NO_ERR, membershipCount=1)
-        told = {STATUS: self.status, SLOWLOG: self.slow, FOUND: self.founded}.get(command)
+        told = {STATUS: self.status, SLOWLOG: self.slow, FOUND: self.founded, VITALS: self.vitals}.get(command)
         if told is not None:
             return KVResponse(errCode=NO_ERR, value=told)
+        if command == CONFIG:
+            self.settings |= json.loads(request.value.strip(b"\0") or b"{}")
+            return KVResponse(errCode=NO_ERR, value=json.dumps(self.settings).encode())
         known = command in (WIPEOUT, SHUTDOWN, IS_ALIVE)
         return KVResponse(errCode=NO_ERR if known else UNKNOWN_CMD_ERR)
 

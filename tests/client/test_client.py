@@ -22,6 +22,7 @@ from app.client import (
     KeyNotFound,
     NoSpace,
     Overloaded,
+    PartialFailure,
     Timeout,
     UnknownCommand,
     Unreachable,
@@ -355,6 +356,25 @@ def test_where_nothing_listens_a_call_fails_at_once() -> None:
                 client.get_pid(nobody[0])
             assert client.stats.retries == 0
             assert not client.is_alive()
+
+
+def test_a_network_that_cannot_be_reached_is_told_at_once() -> None:
+    """Linux lets nobody send to the broadcast address who has not asked for that."""
+    nowhere = "255.255.255.255:9"
+    with plain([nowhere], timeouts_ms=PATIENT) as client:
+        for call in (client.ping, lambda: client.put(b"key", b"value")):
+            with pytest.raises(Unreachable, match=f"^no answer from {nowhere}: Permission denied$"):
+                call()
+        with pytest.raises(PartialFailure):
+            client.put_many({b"%d" % n: b"" for n in range(200)})
+    with (
+        plain([nowhere], timeouts_ms=(5, 5), give_up_when_refused=False) as client,
+        pytest.raises(Timeout, match=r"to 2 tries \(Permission denied"),
+    ):
+        client.ping()
+    with Peer() as peer, plain([nowhere, peer.name], timeouts_ms=PATIENT) as client:
+        for _ in range(5):
+            client.ping()
 
 
 def test_where_nothing_listens_a_client_that_was_told_so_uses_all_its_tries() -> None:

@@ -123,6 +123,18 @@ def test_what_is_told_of_an_earlier_datagram_does_not_keep_this_one_back() -> No
     assert (stats.lost, sockets.trouble) == (0, "")
 
 
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM])
+def test_where_there_is_no_way_to_is_told_with_what_comes_next(number: int) -> None:
+    sockets, stats = sockets_of(Scripted(*[OSError(number, "no way")] * 2), Scripted(1, b"1"))
+    for _ in range(2):
+        sockets.send(0, SERVER, b"datagram")
+    sockets.send(1, SERVER, b"datagram")
+    assert (stats.lost, sockets.trouble) == (2, "no way")
+    assert sockets.receive(0.5, 9) == [(0, None), (1, b"1")]
+    assert sockets._selector.waited_s == 0, "it is known at once"  # type: ignore[attr-defined]
+    assert sockets.receive(0.5, 9) == []
+
+
 @pytest.mark.parametrize("before", [[], [ConnectionRefusedError()]])
 def test_what_the_socket_does_not_take_is_lost(before: list[OSError]) -> None:
     sockets, stats = sockets_of(Scripted(*before, OSError(errno.ENETUNREACH, "Network is unreachable"), 1))

@@ -1,5 +1,6 @@
 """The client and kv.py with three real nodes: straight to the primaries, through a death, until all is whole again."""
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,47 @@ def test_wiping_through_one_node_empties_all(three: list[Node], capsys: pytest.C
         assert kv.main(["-s", three[2].name, "wipe", "--yes"]) == 0
         assert capsys.readouterr().out.count(" wiped\n") == 3
         assert client.get_many(ITEMS) == {}
+
+
+def test_info_of_all_members_adds_up(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:
+    with Client([three[0].name]) as client:
+        client.put_many(ITEMS)
+        assert len(client.get_many([*ITEMS, b"none"])) == len(ITEMS)
+    capsys.readouterr()
+    assert kv.main(["-s", three[1].name, "info", "--all", "--json", "--interval", "0.1"]) == 0
+    *members, total = json.loads(capsys.readouterr().out)["nodes"]
+    assert {member["address"] for member in members} == {node.name for node in three}
+    assert {member["pid"] for member in members} == {node.process.pid for node in three}
+    assert all(member["entries"] == len(ITEMS) for member in members), "three copies"
+    assert total["commands"]["PUT"] >= len(ITEMS)
+    assert (total["hits"] >= len(ITEMS), total["misses"] >= 1, total["evictions"]) == (True, True, 0)
+    assert 60 << 20 < total["memory_bytes"] < total["memory_max_bytes"] == 3 * 128 << 20
+
+
+def test_a_node_that_runs_is_told_what_to_log_and_what_is_slow(
+    three: list[Node], capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = ",".join(node.name for node in three)
+    assert kv.main(["-s", every, "config", "set", "slow-ms", "1"]) == 0
+    assert kv.main(["-s", every, "config", "set", "log-level", "error"]) == 0
+    capsys.readouterr()
+    assert kv.main(["-s", three[1].name, "config", "get"]) == 0
+    assert capsys.readouterr().out == f"{three[1].name}  log-level error  slow-ms 1\n"
+    assert "node.configured log_level=error slow_ms=1" in three[1].log
+    assert kv.main(["-s", three[1].name, "config", "set", "slow-ms", "-1"]) == 1
+    assert "isn't a number of milliseconds" in capsys.readouterr().err
+
+
+def test_status_says_first_what_people_ask(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:
+    assert kv.main(["-s", three[0].name, "status"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == "whole: 3 of 3 servers, 3 copies each"
+    three[2].kill()
+
+    def first_line() -> str:
+        assert kv.main(["-s", three[0].name, "status"]) == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    poll(lambda: first_line() == "not whole: 2 of 3 servers, 2 of 3 copies each", DEADLINE_S)
 
 
 def test_bench_against_a_cluster(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:

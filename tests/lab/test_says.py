@@ -38,7 +38,7 @@ def test_an_absent_server_is_missed(tmp_path: Path) -> None:
         here.await_whole((a, b))
         assert copies_missing(a) == (256, 256)
         assert copies_missing(b) == (256, 256)
-        assert "absent" in here.kv("-s", a.name, "status").stdout
+        assert "absent" in here.kv("-s", a.name, "status", "-v").stdout
         assert here.kv("-s", a.name, "wait-ready", "--timeout", "0").returncode == 4
 
 

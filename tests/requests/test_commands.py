@@ -1,8 +1,10 @@
 """What is answered to each datagram: every command, code, limit, drop and retry, without a socket."""
 
 import dataclasses
+import json
 import struct
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 from zlib import crc32
 
@@ -17,6 +19,7 @@ from app.requests.request import Request
 from app.storage.store import Store
 from app.wire.protocol import (
     COMMAND_NAMES,
+    CONFIG,
     DATAGRAM_MAX_BYTES,
     ERROR_NAMES,
     FOUND,
@@ -354,7 +357,7 @@ def test_only_administrators_stop_and_wipe(command: int) -> None:
     node.code(PUT, key=KEY, value=VALUE)
     before = node.parts.held()
     reply = node.send(request(b"x" * 16, command=command, key=b"other"))
-    if command in (SHUTDOWN, WIPEOUT, FOUND):
+    if command in (SHUTDOWN, WIPEOUT, FOUND, CONFIG):
         assert reply is None
         assert (administrators.asked, node.drops()) == ([(CLIENT, command)], {"admin_not_allowed": 1})
         assert node.parts.held() == before
@@ -366,7 +369,7 @@ def test_only_administrators_stop_and_wipe(command: int) -> None:
     assert node.holds() is None
 
 
-@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT, FOUND])
+@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT, FOUND, CONFIG])
 def test_a_peer_that_forwards_is_no_administrator(command: int) -> None:
     """What has no key is executed by the node that receives it: no sound node forwards it."""
     net = Net(names=("front", "owner"))
@@ -487,6 +490,10 @@ def test_a_cluster_is_not_founded_for_who_could_not_be_told() -> None:
     assert founded == []
     assert node.ask(FOUND, value=bytes(PADDING_MAX_BYTES)).errCode == NO_ERR
     assert founded == [True]
+    assert node.code(CONFIG, value=b'{"slow_ms":"7"}') == INVALID_VAL_ERR
+    assert node.parts.slow_log.threshold_s == inf
+    assert node.ask(CONFIG, value=b'{"slow_ms":"7"}'.ljust(PADDING_MAX_BYTES)).errCode == NO_ERR
+    assert node.parts.slow_log.threshold_s == 0.007
 
 
 def test_who_is_known_is_told_all() -> None:
@@ -685,6 +692,7 @@ BREAKS = {
     STATUS: "reports.status",
     SLOWLOG: "reports.slow_requests",
     VITALS: "reports.vitals",
+    CONFIG: "reports.config",
 }
 
 
@@ -786,8 +794,11 @@ def test_what_a_node_tells_of_itself() -> None:
     node.parts.slow_log.threshold_s = 0.25
     assert node.ask(STATUS) == KVResponse(errCode=NO_ERR, value=node.parts.membership.status)
     assert node.ask(SLOWLOG) == KVResponse(errCode=NO_ERR, value=node.parts.slow_log.as_json())
-    assert node.ask(VITALS) == KVResponse(errCode=NO_ERR, value=b'{"pid": 3, "http_port": null}')
+    assert node.ask(VITALS) == KVResponse(errCode=NO_ERR, value=b'{"pid":3,"http_port":null}')
     assert node.ask(FOUND) == KVResponse(errCode=NO_ERR, value=b"{found}")
+    assert json.loads(node.ask(CONFIG).value)["slow_ms"] == 250
+    assert json.loads(node.ask(CONFIG, value=b'{"slow_ms":"7"}').value)["why_not"] == ""
+    assert node.parts.slow_log.threshold_s == 0.007
 
 
 # --- counters -------------------------------------------------------------------------------------------------------
@@ -819,6 +830,7 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
         "SLOWLOG": 0,
         "VITALS": 0,
         "FOUND": 0,
+        "CONFIG": 0,
         "unknown": 1,
     }
     counts = dict.fromkeys(ERROR_NAMES.values(), 0)

@@ -112,12 +112,21 @@ def test_input_that_is_not_there_is_a_line(peer: Peer) -> None:
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_missing_package_is_a_line_and_status_2(tool: str) -> None:
-    done = shell('"$@"', "-S", *TOOLS[tool])  # without site-packages
+    more = ["pid"] if tool == "kv.py" else []  # which needs none to say what is wrong with its arguments
+    done = shell('"$@"', "-S", *TOOLS[tool], *more)  # without site-packages
     assert re.fullmatch(
         rf"{tool}: the package with '(google|gevent|tqdm)' is missing: `make setup-dev`, then \.venv/bin/python\n",
         done.stderr,
     ), done.stderr
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_python_that_is_too_old_is_a_line_and_status_2(tool: str) -> None:
+    run = "run_module(" if TOOLS[tool][0] == "-m" else "run_path("
+    program = f"import runpy, sys; sys.version_info = (3, 10, 4); runpy.{run}{TOOLS[tool][-1]!r}, run_name='__main__')"
+    done = shell('"$@"', "-c", program)
+    assert (done.returncode, done.stderr) == (2, f"{tool}: this is Python 3.10; 3.11 or newer is needed\n")
 
 
 def test_a_module_of_ours_that_is_missing_is_a_fault() -> None:
@@ -229,4 +238,6 @@ def test_only_the_frame_prints() -> None:
     assert {line for line in found if not line.startswith("cli.py ")} <= {
         "cluster.py uses sys.stdin",  # whether it is a terminal
         "flood.py uses sys.stderr",
+        "start.py prints",  # where a Python is too old to import the frame
+        "start.py uses sys.stderr",
     }

@@ -2,12 +2,14 @@
 
 import json
 import os
+import platform
 import pty
 import re
 import signal
 import subprocess
 import sys
 import termios
+import time
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -89,11 +91,9 @@ def test_a_run_in_which_nothing_succeeds_fails(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
-        ["127.0.0.1"],
         ["127.0.0.1", "x"],
         ["127.0.0.1", "1", "--servers", "127.0.0.1:1"],
-        ["--servers", "nonsense"],
+        ["--servers", "non:sense:1"],
         ["127.0.0.1", "1", "--clients", "0"],
         ["127.0.0.1", "1", "--seconds", "0"],
         ["127.0.0.1", "1", "--seconds", "nan"],
@@ -134,6 +134,18 @@ def test_wrong_usage_and_nobody_there_are_one_line_and_status_2(
     assert printed.err.count("\n") == 1
 
 
+def test_the_node_is_named_as_for_the_other_tools(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Peer() as peer:
+        assert flood.main([peer.name, "--operations", "5", "--quiet"]) == 0
+        assert flood.main(["-s", peer.name, "--operations", "5", "--quiet"]) == 0
+        monkeypatch.setenv("KV_SERVER", peer.name)
+        assert flood.main(["--operations", "5", "--quiet"]) == 0
+    plan = flood.plan_of(flood.parser().parse_args(["db", "--timeout", "1"]))
+    assert (plan.servers, plan.timeouts_ms) == (("db:3331",), (150, 450, 400))
+
+
 def test_mix() -> None:
     assert flood.mix("put=10,get=90") == {PUT: 10, GET: 90}
     assert flood.mix(" alive=1") == {IS_ALIVE: 1}
@@ -162,6 +174,10 @@ def test_results_in_files_and_their_comparison(tmp_path: Path, capsys: pytest.Ca
         assert flood.main([*node, "--workload", "a", "--json", paths[1], "--quiet"]) == 0
         assert capsys.readouterr().out.count("\n") == 1
     assert page.read_text().count("<svg") == 4
+    made = json.loads(Path(paths[0]).read_text())
+    assert made["command"].startswith(f"flood.py 127.0.0.1 {peer.port} --operations 200")
+    for told in (made["date"], made["command"], f"Python {platform.python_version()}"):
+        assert told in page.read_text()
     assert json.loads(Path(paths[0]).read_text())["latency"]["all"]["count"] == 200
     assert flood.main(["--compare", *paths]) == 0
     printed = capsys.readouterr()
@@ -188,6 +204,75 @@ def test_a_gentle_flood_in_the_open_loop(capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr()
     assert (status, printed.err) == (0, "")
     assert re.fullmatch(r"\d+ ops/s  p50 .* errors 0  missing 0\n", printed.out), printed.out
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("", "is a directory"), ("none/x.json", "can't be written there"), ("file.json/x.json", "can't be written there")],
+)
+def test_where_the_result_goes_is_looked_at_before_the_run(
+    option: str, name: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "d.json"
+    directory.mkdir()
+    (directory / "file.json").touch()
+    with Peer() as peer:
+        assert flood.main([peer.name, "--operations", "5", option, str(directory / name)]) == 2
+        assert peer.received == []
+    assert capsys.readouterr().err == f"flood.py: {directory / name} {why}\n"
+
+
+class Slow(Peer):
+    """Answers every 10 ms at best."""
+
+    def execute(self, request: KVRequest) -> KVResponse:
+        time.sleep(0.01)
+        return super().execute(request)
+
+
+def test_an_open_loop_that_misses_its_rate_says_so_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+    with Slow() as peer:
+        node = [peer.name, "--rate", "2000", "--seconds", "0.5", "--clients", "8", "--quiet"]
+        assert flood.main(node) == 0
+        printed = capsys.readouterr()
+        assert re.fullmatch(
+            r"flood\.py: THE RATE WAS MISSED: [\d,]+ of 2,000 ops/s; what is measured is an overload\n", printed.err
+        )
+        assert flood.main([*node, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rate_missed"] is True
+        assert flood.main([peer.name, "--operations", "3", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rate_missed"] is False
+
+
+class DiesHalfWay(Peer):
+    def answer_to(self, datagram: bytes) -> bytes | None:
+        return super().answer_to(datagram) if len(self.received) < 100 else None
+
+
+def test_a_node_that_dies_half_way_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with DiesHalfWay() as peer, Peer() as well:
+        node = ["--operations", "200", "--timeout", "0.05", "--quiet", "--clean"]
+        assert flood.main(["-s", peer.name, *node]) == 3
+        told = capsys.readouterr()
+        assert f"flood.py: {peer.name} does not answer any more\n" in told.err
+        assert flood.main(["-s", f"{well.name},{peer.name}", *node, "--json"]) == 3
+        assert json.loads(capsys.readouterr().out)["servers_gone"] == [peer.name]
+
+
+def test_what_it_leaves_behind_it_says_or_removes(capsys: pytest.CaptureFixture[str]) -> None:
+    with Peer() as peer:
+        run = [peer.name, "--operations", "200", "--keys", "50", "--key-prefix", "mine-"]
+        assert flood.main(run) == 0
+        left = len(peer.store)
+        assert f"left      {left} keys that begin with mine-; --clean removes them" in capsys.readouterr().out
+        peer.store.clear()
+        for more in ([], ["--workload", "d"], ["--processes", "2"], ["--mix", "put=50,remove=50"]):
+            assert flood.main([*run, *more, "--clean", "--json"]) == 0
+            assert peer.store == {}, more
+            result = json.loads(capsys.readouterr().out)
+            assert (result["keys_left"], result["key_prefix"]) == (0, "mine-")
+            assert result["latency"]["all"]["count"] == 200, "cleaning is not counted"
 
 
 def test_two_processes_by_the_command_line() -> None:

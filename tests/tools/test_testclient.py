@@ -8,6 +8,7 @@ from app.wire.protocol import GET, INVALID_VAL_ERR, KEY_DNE_ERR, NO_ERR, TYPE_AC
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.client.peer import Peer, drop
+from tests.support.polling import poll
 from tests.support.ports import free_port
 from tools import checks, testclient
 
@@ -164,12 +165,9 @@ def test_a_node_with_a_bug_fails_where_it_shows(
     assert "PASS" not in printed
 
 
-def test_an_answer_with_a_wrong_checksum_is_no_answer(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checks, "CLIENT_TIMEOUTS_MS", (50, 50))
+def test_an_answer_with_a_wrong_checksum_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with SpoilsChecksums() as peer:
-        assert run(peer, "-q") == 1
+        assert run(peer, "-q", "--timeout", "0.1") == 1
     printed = capsys.readouterr().out
     assert "FAIL  GET_PID: expected NO_ERR pid=(positive); seen no answer" in printed
     assert "FAIL  checksum of the answer to GET_PID" in printed
@@ -182,10 +180,9 @@ class DiesOfJunk(Peer):
         return super().answer_to(datagram)
 
 
-def test_a_node_that_dies_ends_the_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "CLIENT_TIMEOUTS_MS", (20, 20))
+def test_a_node_that_dies_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     with DiesOfJunk() as peer:
-        status = run(peer, "-q")
+        status = run(peer, "-q", "--timeout", "0.1")
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
     assert lines[0].startswith("FAIL  an empty datagram")
@@ -201,7 +198,29 @@ def test_nobody_there_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str
     assert printed.err == f"testclient.py: no answer from 127.0.0.1:{port}: connection refused\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["127.0.0.1"], ["127.0.0.1", "0"], ["127.0.0.1", "1", "--frob"]])
+def test_the_node_is_named_as_for_the_other_tools(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Peer() as peer:
+        assert testclient.main(["-s", peer.name, "-q"]) == 0
+        assert testclient.main([peer.name, "-q", "--timeout", "2"]) == 0
+        monkeypatch.setenv("KV_SERVER", peer.name)
+        assert testclient.main(["-q"]) == 0
+    with Peer([drop] * 100) as silent:
+        assert testclient.main(["-s", silent.name, "--timeout", "0.02"]) == 2
+        poll(lambda: len(silent.received) == 1, complaint="one try")
+    assert "no answer from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["127.0.0.1", "0"],
+        ["127.0.0.1", "1", "--frob"],
+        ["127.0.0.1", "1", "-s", "127.0.0.1:1"],
+        ["-s", "127.0.0.1:1,127.0.0.1:2"],
+    ],
+)
 def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         status = testclient.main(arguments)

@@ -1,14 +1,16 @@
-"""The arguments of the command-line client: what its commands are called, take, and say of themselves."""
+"""The arguments of the command-line client: what its commands are called, take, and say of themselves.
+
+What the commands do is imported when one is carried out: what they need takes longer to import than to read all this.
+"""
 
 import argparse
 import os
-from argparse import Namespace
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from app.client import Client
 from app.wire.protocol import SERVERS_MAX, VALUE_MAX_BYTES
 from tools import cli
-from tools.kv import commands
 
 DESCRIPTION = """\
 Talk to the store from the command line.
@@ -17,13 +19,15 @@ Talk to the store from the command line.
   python tools/kv.py get greeting                      print it
   python tools/kv.py -s 10.0.0.7:3331 status           the cluster as that node sees it
   python tools/kv.py put --help                        examples and options of one command
+  python tools/kv.py                                   a prompt for all of these, at a terminal
 """
 
 EPILOG = """\
 servers:
-  -s takes one node or several, separated by commas: host:port, or [::1]:port for IPv6. Any node answers
-  for the whole store; with several, the next one is tried when one does not answer. Without -s, the
-  environment variable KV_SERVER is used, else 127.0.0.1:3331. -s and --json may also follow the command.
+  -s takes one node or several, separated by commas: HOST, HOST:PORT, or [::1]:PORT for IPv6; without a port
+  it is 3331. Any node answers for the whole store; with several, the next one is tried when one does not
+  answer. Without -s, the environment variable KV_SERVER is used, else 127.0.0.1:3331. -s, --timeout and
+  --json may stand anywhere; what begins with - and is no option follows a --.
 
 limits:
   a key has 1 to 32 bytes, a value 0 to 10,000, a version is a signed 32-bit number.
@@ -32,27 +36,34 @@ exit status:
   0  done (get: the key was there)
   1  the node refused: key not found, key or value invalid, store full, overloaded, ...; or the output can't be written
   2  wrong usage
-  3  no answer: no node at that address, or none that answers within 6.5 s
+  3  no answer: no node at that address, or none that answers within --timeout
   4  wait-ready: nodes answer, and the cluster is not whole in time
   130  interrupted
 """
 
-Command = Callable[[Client, Namespace], int]
+# What members can be sorted by (tools/kv/vitals.py).
+HEADINGS: Final = (
+    *("ops/s", "get/s", "put/s", "remove/s", "hits", "memory", "entries", "evicted", "refused", "dropped", "up"),
+)
 
 
 def parser() -> cli.Parser:
     main = cli.Parser(prog="kv.py", description=DESCRIPTION, epilog=EPILOG)
-    _add_shared(main, None, False)
-    shared = cli.Parser(add_help=False)
-    _add_shared(shared, argparse.SUPPRESS, argparse.SUPPRESS)  # so that their defaults don't undo main's
-    added_to = main.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    cli.add_servers(main)
+    main.add_argument("--json", action="store_true", help="print JSON, for programs")
+    added_to = main.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
-    def command(name: str, run: Command, summary: str, more: str) -> cli.Parser:
-        added = added_to.add_parser(
-            name, parents=[shared], help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more
-        )
+    def command(
+        name: str, run: str, summary: str, more: str, *, aliases: Sequence[str] = (), has_timeout: bool = False
+    ) -> cli.Parser:
+        """`run`: a module of tools/kv and its function. `has_timeout`: it has a --timeout of its own."""
+        description = summary[0].upper() + summary[1:] + "."
+        added = added_to.add_parser(name, aliases=aliases, help=summary, description=description, epilog=more)
         assert isinstance(added, cli.Parser)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, command=name)
+        # Without defaults: they would undo what main has read.
+        cli.add_servers(added, argparse.SUPPRESS, None if has_timeout else argparse.SUPPRESS)
+        added.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, for programs")
         return added
 
     _add_store(command)
@@ -60,17 +71,10 @@ def parser() -> cli.Parser:
     return main
 
 
-def _add_shared(to: cli.Parser, server: object, as_json: object) -> None:
-    to.add_argument(
-        "-s", "--server", type=cli.servers, default=server, metavar="HOST:PORT[,...]", help="the node or nodes to ask"
-    )
-    to.add_argument("--json", action="store_true", default=as_json, help="print JSON, for programs")
-
-
 def _add_store(command: Callable[..., cli.Parser]) -> None:
     get = command(
         "get",
-        commands.run_get,
+        "commands.run_get",
         "print the value stored under KEY",
         """\
 examples:
@@ -87,7 +91,7 @@ examples:
     get.add_argument("-v", "--show-version", action="store_true", help="print the version too, on stderr")
     put = command(
         "put",
-        commands.run_put,
+        "commands.run_put",
         "store a value under KEY",
         """\
 examples:
@@ -96,6 +100,7 @@ examples:
   date | python tools/kv.py put now -                   the value from standard input
   python tools/kv.py put counter 17 --version 3         with a number of yours, which get returns
 """,
+        aliases=("set",),
     )
     put.add_argument("key", type=os.fsencode, metavar="KEY")
     put.add_argument("value", type=os.fsencode, nargs="?", metavar="VALUE", help="the value; - reads standard input")
@@ -109,17 +114,18 @@ examples:
     )
     remove = command(
         "remove",
-        commands.run_remove,
+        "commands.run_remove",
         "take KEY out of the store",
         """\
 examples:
   python tools/kv.py remove greeting            status 1 if it was not there
 """,
+        aliases=("del", "delete", "rm"),
     )
     remove.add_argument("key", type=os.fsencode, metavar="KEY")
     measured = command(
         "bench",
-        commands.run_bench,
+        "bench.run",
         "measure put and get for a few seconds, with this client, on keys of its own",
         """\
 A closed loop: the next call leaves when the last one has been answered. So the rate is what one client
@@ -153,7 +159,7 @@ examples:
 def _add_nodes(command: Callable[..., cli.Parser]) -> None:
     command(
         "ping",
-        commands.run_ping,
+        "commands.run_ping",
         "ask each node given whether it is alive, and say how long the answer took",
         """\
 examples:
@@ -161,21 +167,61 @@ examples:
 """,
     )
     command(
-        "pid", commands.run_pid, "print the node's process id", "examples:\n  python tools/kv.py pid -s 10.0.0.7:3331\n"
+        "pid",
+        "commands.run_pid",
+        "print the node's process id",
+        "examples:\n  python tools/kv.py pid -s 10.0.0.7:3331\n",
     )
-    command(
+    state = command(
         "status",
-        commands.run_status,
-        "print the cluster as the node sees it: members, who holds how many slots, its lease",
+        "commands.run_status",
+        "say whether the cluster is whole, as the node sees it, and if not, what is missing",
         """\
 examples:
-  python tools/kv.py status
+  python tools/kv.py status                     whole: 5 of 5 servers, 3 copies each
+  python tools/kv.py status -v                  the view, its lease, who holds how many slots
   python tools/kv.py status --json              as the node says it: docs/protocol.md, STATUS
 """,
     )
+    state.add_argument("-v", "--verbose", action="store_true", help="all that the node tells")
+    info = command(
+        "info",
+        "vitals.run_info",
+        "print a node's memory, entries, hit rate, evictions, requests and rates",
+        """\
+Rates are those of the --interval; everything else is counted since the node's start. An operation counts where
+it is executed, so the members' figures add up.
+
+examples:
+  python tools/kv.py info                       the node that is asked
+  python tools/kv.py info --all                 every member, and all of them together
+""",
+        aliases=("stats",),
+    )
+    info.add_argument("-a", "--all", action="store_true", help="ask every member, and add them up")
+    top = command(
+        "top",
+        "vitals.run_top",
+        "show what every member does, again and again",
+        """\
+examples:
+  python tools/kv.py top                        until Ctrl-C
+  python tools/kv.py top --sort memory --interval 5
+  python tools/kv.py top --count 1              once
+  python tools/kv.py top --json                 an object a line
+""",
+    )
+    top.add_argument("--sort", choices=HEADINGS, default="ops/s", help="the members with the most first")
+    top.add_argument(
+        "--count", type=cli.whole_number(1, sys.maxsize), metavar="N", help="so many times (default: no end)"
+    )
+    for looking in (info, top):
+        looking.add_argument(
+            "--interval", type=cli.seconds(0.1, 3600), default=1.0, metavar="S", help="between two looks (default 1)"
+        )
     command(
         "slowlog",
-        commands.run_slowlog,
+        "commands.run_slowlog",
         "print the slow requests that the node remembers, newest first",
         """\
 A node keeps the last ones that took --slow-ms (an option of the node) or more: docs/monitoring.md.
@@ -186,18 +232,19 @@ examples:
     )
     members = command(
         "members",
-        commands.run_members,
+        "commands.run_members",
         "print one line for each member: its state, and of how many slots it is primary, backup and learner",
         """\
 examples:
   python tools/kv.py members
   python tools/kv.py members --count            only how many live members the node sees
 """,
+        aliases=("ls",),
     )
     members.add_argument("--count", action="store_true", help="print only the number of live members")
     ready = command(
         "wait-ready",
-        commands.run_wait_ready,
+        "cluster.run_wait_ready",
         "wait until the cluster is whole: every slot open for reads and writes, with all its copies",
         """\
 All members that the nodes know of are asked, each at its own address, and all must agree: every slot is
@@ -212,6 +259,7 @@ examples:
 
 exit status: 4 if it is not whole in time, 3 if nobody answers, 2 for wrong usage
 """,
+        has_timeout=True,
     )
     ready.add_argument(
         "--timeout", type=cli.whole_number(0, 86_400), default=60, metavar="S", help="seconds to wait (default 60)"
@@ -221,7 +269,7 @@ exit status: 4 if it is not whole in time, 3 if nobody answers, 2 for wrong usag
     )
     wipe = command(
         "wipe",
-        commands.run_wipe,
+        "cluster.run_wipe",
         "drop every key of the store, on all nodes",
         """\
 A node drops the keys it is primary for; so every member is asked, with a request of its own.
@@ -234,7 +282,7 @@ exit status: 3 if a node did not answer (its keys may be there still), 1 if one 
 """,
     )
     wipe.add_argument("--yes", action="store_true", help="do not ask")
-    for asks_all in (ready, wipe):
+    for asks_all in (ready, wipe, top):
         asks_all.add_argument(
             "--given-only",
             action="store_true",
@@ -242,7 +290,7 @@ exit status: 3 if a node did not answer (its keys may be there still), 1 if one 
         )
     found = command(
         "found",
-        commands.run_found,
+        "commands.run_found",
         "have one node found a cluster with fewer servers than one needs, or go on with them",
         """\
 For when too few servers are left, for good or for long: a cluster is founded by more than half of the
@@ -263,7 +311,7 @@ exit status: 1 if the node declines, since its cluster goes on or another node i
     found.add_argument("--force", action="store_true", help="needed: this gives up what the other servers hold")
     command(
         "shutdown",
-        commands.run_shutdown,
+        "commands.run_shutdown",
         "make one node exit at once, without handing anything over",
         """\
 It stands for a crash. To stop a node properly, send it SIGTERM: it hands its slots over first.
@@ -272,3 +320,36 @@ examples:
   python tools/kv.py shutdown -s 10.0.0.7:3331          -s is needed: there is no default for this
 """,
     )
+    config = command(
+        "config",
+        "commands.run_config",
+        "print or change what a node logs and what it takes for slow, while it runs",
+        """\
+Each node given is asked; --admin-allow says who may. A change lasts until the node is started again: then its
+options hold.
+
+examples:
+  python tools/kv.py config get
+  python tools/kv.py config get slow-ms
+  python tools/kv.py config set slow-ms 20              what takes 20 ms is kept for `slowlog`; 0: nothing is
+  python tools/kv.py config set log-level debug         or info, warning, error
+""",
+    )
+    config.add_argument("action", choices=("get", "set"), help="print, or change")
+    config.add_argument(
+        "name", nargs="?", choices=("log-level", "slow-ms"), metavar="NAME", help="log-level or slow-ms"
+    )
+    config.add_argument("setting", nargs="?", metavar="VALUE", help="as the node's option is written")
+    shells = command(
+        "completion",
+        "",
+        "print what has a shell complete kv's commands and options with TAB",
+        """\
+It completes `kv` and `kv.py`: alias kv="python tools/kv.py".
+
+examples:
+  python tools/kv.py completion bash >> ~/.bashrc
+  source <(python tools/kv.py completion bash)          for this shell only
+""",
+    )
+    shells.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")

@@ -3,12 +3,14 @@
 import os
 import random
 import time
+from argparse import Namespace
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from app.client import Client, KVError, PartialFailure
 from app.wire.protocol import VALUE_MAX_BYTES
+from tools import cli
 
 # Seeds the values; what is read must be what was put, so they differ from key to key.
 _POOL: Final = random.Random("kv bench").randbytes(2 * VALUE_MAX_BYTES)
@@ -34,23 +36,23 @@ class Measurement:
             then, now = now, time.perf_counter()
             self.latencies_s.append(now - then)
             self.operations += len(batch)
-        self.seconds = now - started
+            self.seconds = now - started
 
     def summary(self) -> dict[str, Any]:
         ordered = sorted(self.latencies_s)
 
         def at(share: float) -> float:
-            return round(ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1000, 3)
+            return round(ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1000, 3) if ordered else 0.0
 
-        rate = (self.operations - self.errors) / self.seconds
+        rate = (self.operations - self.errors) / self.seconds if self.seconds else 0.0
         times = {"p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1)}
         return {"operations": self.operations, "errors": self.errors, "ops_per_s": round(rate, 1)} | times
 
 
 def measure(client: Client, seconds: float, keys: int, value_size: int, batch_size: int) -> dict[str, Any]:
-    """Half of the time puts, half gets. The keys are this run's own, and removed.
+    """Half of the time puts, half gets. The keys are this run's own, and removed. Ctrl-C ends it early.
 
-    Timeout when nobody answers, PartialFailure when the keys can't be put to begin with.
+    Timeout when nobody answers, PartialFailure when the keys can't be put to begin with; KeyboardInterrupt until then.
     """
     run = os.urandom(4).hex()
     names = [f"bench-{run}-{n}".encode() for n in range(keys)]
@@ -84,12 +86,16 @@ def measure(client: Client, seconds: float, keys: int, value_size: int, batch_si
     client.put_many(values)  # so that every get has something to find; not measured
     before = _counts(client)
     measured = {"put": Measurement(), "get": Measurement()}
+    is_interrupted = False
     try:
         measured["put"].run(seconds / 2, batches, put)
         measured["get"].run(seconds / 2, batches, get)
-        counted = {name: count - before[name] for name, count in _counts(client).items()}
+    except KeyboardInterrupt:
+        is_interrupted = True
     finally:
+        counted = {name: count - before[name] for name, count in _counts(client).items()}
         _failures(lambda: client.remove_many(names))
+    counted["requests"] = max(counted["requests"], 1)
     return {
         **{name: row.summary() for name, row in measured.items()},
         "keys_a_call": batch_size,
@@ -100,6 +106,7 @@ def measure(client: Client, seconds: float, keys: int, value_size: int, batch_si
         "datagrams_an_operation": round(counted["sent"] / counted["requests"], 4),
         "retries": counted["retries"],
         "overloads": counted["overloads"],
+        "interrupted": is_interrupted,
     }
 
 
@@ -139,8 +146,22 @@ def table(result: Mapping[str, Any]) -> list[str]:
         f" {result['direct_share']:.0%} straight to the primary, {result['retries']} retries,"
         f" {result['overloads']} overloads"
     )
+    if result["interrupted"]:
+        lines.append("interrupted: this is what was measured until then")
     if result["missing"]:
         lines.append(f"{result['missing']} keys were not there: evicted, if the store is full")
     if result["wrong"]:
         lines.append(f"{result['wrong']} WRONG values")
     return lines
+
+
+def run(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    result = measure(client, given.seconds, given.keys, given.value_size, given.batch)
+    if given.json:
+        cli.print_json(result)
+    else:
+        cli.say(*table(result))
+    if result["wrong"]:
+        return cli.FAILED
+    return cli.INTERRUPTED if result["interrupted"] else cli.OK

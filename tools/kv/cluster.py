@@ -7,7 +7,8 @@ What makes a node say that it is not ready, or the cluster not whole, is in app/
 
 import sys
 import time
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,6 +17,7 @@ from app.client import BadAnswer, BadServer, Client, KVError, Timeout
 from app.wire.protocol import SLOT_COUNT
 from tools import cli
 from tools.kv import status
+from tools.kv.errors import silence
 
 # How long one node is waited for (ms); it is asked again in the next round, if there is one.
 STATUS_TIMEOUTS_MS: Final = (150, 450, 1350)
@@ -64,13 +66,39 @@ class Fleet:
                     self._ask(address, survey)
         return survey
 
+    def members(self) -> list[str]:
+        """The members by the word of the first server given that answers; the servers given, if that is all that may be
+        asked. Timeout when none does, BadAnswer."""
+        if self._given_only:
+            return list(self._servers)
+        survey = Survey()
+        for name in self._servers:
+            self._ask(name, survey)
+            if name in survey.answers:
+                found = member_addresses(survey.answers[name])
+                # The one that was asked may be known here by another name than its line in the servers file.
+                return [name if address == survey.answers[name].get("address") else address for address in found] or [
+                    name
+                ]
+        raise Timeout("; ".join(survey.faults.values()))
+
+    def ask_each(self, names: Iterable[str], question: Callable[[Client], dict[str, Any]]) -> Survey:
+        """Put a question to each of these nodes."""
+        survey = Survey()
+        for name in names:
+            self._put(name, question, survey)
+        return survey
+
     def _ask(self, name: str, survey: Survey) -> None:
+        self._put(name, lambda client: _sound(client.status()), survey)
+
+    def _put(self, name: str, question: Callable[[Client], dict[str, Any]], survey: Survey) -> None:
         try:
             if name not in self._clients:
                 self._clients[name] = Client([name], slot_aware=False, timeouts_ms=STATUS_TIMEOUTS_MS)
-            survey.answers[name] = _sound(self._clients[name].status())
+            survey.answers[name] = question(self._clients[name])
         except KVError as error:
-            survey.faults[name] = f"{name}: {error}" if isinstance(error, BadAnswer) else str(error)
+            survey.faults[name] = str(error) if isinstance(error, Timeout | BadServer) else f"{name}: {error}"
 
 
 def _sound(answer: dict[str, Any]) -> dict[str, Any]:
@@ -163,8 +191,9 @@ def _whole(survey: Survey) -> str:
     return f"ready: {nodes}, every slot where it is wanted and open for reads and writes, {copies} of each in sync"
 
 
-def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
-    """Have every member drop the keys it is primary for; the exit status."""
+def wipe(fleet: Fleet, is_sure: bool, as_json: bool, tries_ms: Sequence[int]) -> int:
+    """Have every member drop the keys it is primary for; the exit status. `tries_ms`: how long each try of it is waited
+    for."""
     before = fleet.survey()
     names = sorted(before.answers)
     if not names:
@@ -181,7 +210,7 @@ def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
     outcomes: list[dict[str, object]] = []
     codes = []
     for name in (*names, *before.faults):
-        code, fault = _wipe_one(name)
+        code, fault = _wipe_one(name, tries_ms)
         codes.append(code)
         outcomes.append({"server": name, "wiped": code == cli.OK} | ({"fault": fault} if fault else {}))
         if fault:
@@ -196,13 +225,28 @@ def wipe(fleet: Fleet, is_sure: bool, as_json: bool) -> int:
     return max([*codes, cli.FAILED if has_moved else cli.OK])
 
 
-def _wipe_one(name: str) -> tuple[int, str]:
+def _wipe_one(name: str, tries_ms: Sequence[int]) -> tuple[int, str]:
     """An exit status, and what went wrong. A call for each node: no retry of one may wipe another."""
     try:
-        with Client([name], slot_aware=False) as client:
+        with Client([name], slot_aware=False, timeouts_ms=tries_ms) as client:
             client.wipeout()
-    except (Timeout, BadServer) as error:
+    except Timeout as error:
+        return cli.NO_ANSWER, silence(error, "wipe", [name])
+    except BadServer as error:
         return cli.NO_ANSWER, str(error)
     except KVError as error:
         return cli.FAILED, f"{name}: {error}"
     return cli.OK, ""
+
+
+def run_wait_ready(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    with Fleet([server.name for server in client.servers], given.given_only) as fleet:
+        return wait_ready(fleet, given.timeout, given.members, given.json)
+
+
+def run_wipe(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    tries_ms = cli.tries_ms(given.timeout)
+    with Fleet([server.name for server in client.servers], given.given_only) as fleet:
+        return wipe(fleet, given.yes, given.json, tries_ms)

@@ -1,4 +1,4 @@
-"""What the command-line client's commands do, a function each: given a client and the arguments, the exit status.
+"""What most commands of the client do, a function each: given a client and the arguments, the exit status.
 
 A KVError or OSError is for the caller to tell.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from app.client import BadAnswer, BadServer, Client, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tools import cli
-from tools.kv import bench, cluster, slowlog, status
+from tools.kv import slowlog, status
 
 # The store.
 
@@ -30,13 +30,12 @@ def run_get(client: Client, given: Namespace) -> int:
 
 
 def run_put(client: Client, given: Namespace) -> int:
-    value = given.value
     # One byte past what a datagram takes is enough to be refused.
-    if given.file is not None or value == b"-":
-        value = cli.read_input(given.file, DATAGRAM_MAX_BYTES + 1)
-    client.put(given.key, value, given.version)
+    if given.file is not None or given.value == b"-":
+        given.value = cli.read_input(given.file, DATAGRAM_MAX_BYTES + 1)
+    client.put(given.key, given.value, given.version)
     if given.json:
-        cli.print_json({**_shown(given.key), "bytes": len(value), "version": given.version})
+        cli.print_json({**_shown(given.key), "bytes": len(given.value), "version": given.version})
     return cli.OK
 
 
@@ -45,15 +44,6 @@ def run_remove(client: Client, given: Namespace) -> int:
     if given.json:
         cli.print_json({**_shown(given.key), "removed": True})
     return cli.OK
-
-
-def run_bench(client: Client, given: Namespace) -> int:
-    result = bench.measure(client, given.seconds, given.keys, given.value_size, given.batch)
-    if given.json:
-        cli.print_json(result)
-    else:
-        cli.say(*bench.table(result))
-    return cli.FAILED if result["wrong"] else cli.OK
 
 
 # The nodes.
@@ -88,7 +78,7 @@ def run_pid(client: Client, given: Namespace) -> int:
 
 
 def run_status(client: Client, given: Namespace) -> int:
-    return _tell(given, client.status(), lambda known: known, status.table)
+    return _tell(given, client.status(), lambda known: known, status.table if given.verbose else status.summary)
 
 
 def run_slowlog(client: Client, given: Namespace) -> int:
@@ -106,16 +96,6 @@ def run_members(client: Client, given: Namespace) -> int:
     return _tell(given, client.status(), status.members, status.members_table)
 
 
-def run_wait_ready(client: Client, given: Namespace) -> int:
-    with cluster.Fleet([server.name for server in client.servers], given.given_only) as fleet:
-        return cluster.wait_ready(fleet, given.timeout, given.members, given.json)
-
-
-def run_wipe(client: Client, given: Namespace) -> int:
-    with cluster.Fleet([server.name for server in client.servers], given.given_only) as fleet:
-        return cluster.wipe(fleet, given.yes, given.json)
-
-
 def run_found(client: Client, given: Namespace) -> int:
     answer = client.found()
     if given.json:
@@ -126,6 +106,24 @@ def run_found(client: Client, given: Namespace) -> int:
         cli.complain("kv.py", f"{client.servers[0].name}: {answer.get('why_not')}")
         return cli.FAILED
     return cli.OK
+
+
+def run_config(client: Client, given: Namespace) -> int:
+    names = {"log-level": "log_level", "slow-ms": "slow_ms"}
+    changes = {names[given.name]: given.setting} if given.action == "set" else {}
+    codes = []
+    for server in client.servers:
+        answer = client.config(changes, server.name)
+        why_not = answer.pop("why_not", "")
+        codes.append(cli.FAILED if why_not else cli.OK)
+        if given.json:
+            cli.print_json({"server": server.name, **answer} | ({"error": why_not} if why_not else {}))
+        if why_not:
+            cli.complain("kv.py", f"{server.name}: {why_not}")
+        elif not given.json:
+            shown = [f"{name} {answer.get(field)}" for name, field in names.items() if given.name in (None, name)]
+            cli.say(f"{server.name}  {'  '.join(shown)}")
+    return max(codes)
 
 
 def run_shutdown(client: Client, given: Namespace) -> int:

@@ -6,21 +6,45 @@ from typing import Any
 TEXT_COLUMNS = ("address", "state")  # aligned to the left
 
 
+def summary(status: dict[str, Any]) -> list[str]:
+    """What people ask first, in lines: whether all is well, by the word of one node, and if not, what is missing."""
+    return [_headline(status), *(f"  {sentence}" for sentence in sentences(status)), "(-v tells more)"]
+
+
+def _headline(status: dict[str, Any]) -> str:
+    if not status.get("epoch"):
+        return f"no cluster yet, as {status.get('address', '?')} sees it"
+    state = "whole" if status.get("whole") else "not whole"
+    if not status.get("ready", True):
+        state += ", and this node is not ready"
+    parts = []
+    if "servers" in status:
+        parts.append(f"{status['servers_up']} of {status['servers']} servers")
+    if "copies_wanted" in status:
+        parts.append(_copies(status))
+    if status.get("unserved"):
+        parts.append(f"{status['unserved']} slots served by nobody")
+    return f"{state}: {', '.join(parts)}" if parts else state
+
+
+def _copies(status: dict[str, Any]) -> str:
+    least, most, wanted = status["copies_least"], status["copies_most"], status["copies_wanted"]
+    if least == most == wanted:
+        return f"{wanted} {'copy' if wanted == 1 else 'copies'} each"
+    return f"{least if least == most else f'{least} to {most}'} of {wanted} copies each"
+
+
 def table(status: dict[str, Any]) -> list[str]:
-    """What a node answered to STATUS, in lines; fields that it did not send are left out."""
-    lines = [f"node {status.get('address', '?')}, incarnation {status.get('incarnation', '?')}"]
+    """The same, and all else that a node answered to STATUS, in lines; fields that it did not send are left out."""
+    lines = [_headline(status), *(f"  {sentence}" for sentence in sentences(status)), ""]
+    lines.append(f"node {status.get('address', '?')}, incarnation {status.get('incarnation', '?')}")
     if status.get("epoch"):
         member = "a member" if status.get("is_member") else "no member"
         lines.append(f"epoch {status['epoch']} of cluster {status.get('origin')}, coordinator {status['coordinator']}")
         lines.append(f"{member} of it, {_lease(status)}")
-    else:
-        lines.append("knows of no cluster yet")
     if "reads" in status:
         lines.append(f"open here: {status['reads']} slots for reads, {status['writes']} for writes{_not_open(status)}")
-        lines.append(_copies(status))
-    if "ready" in status:
-        lines.append(f"{'ready' if status['ready'] else 'not ready'}, {'' if status['whole'] else 'not '}whole")
-        lines += [f"  {sentence}" for sentence in sentences(status)]
+        lines.append(f"copies in sync: {_copies(status)}, {status['copies_missing']} missing")
     if status.get("members"):
         lines += ["", *members_table(status)]
     return lines
@@ -56,12 +80,6 @@ def _not_open(status: dict[str, Any]) -> str:
     closed = f", {status['closed']} of its own closed" if status["closed"] else ""
     unserved = f", {status['unserved']} served by nobody" if status["unserved"] else ""
     return closed + unserved
-
-
-def _copies(status: dict[str, Any]) -> str:
-    least, most, missing = status["copies_least"], status["copies_most"], status["copies_missing"]
-    span = f"{least}" if least == most else f"{least} to {most}"
-    return f"{span} of {status['copies_wanted']} copies of each slot in sync{f', {missing} missing' if missing else ''}"
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[str] = TEXT_COLUMNS) -> list[str]:

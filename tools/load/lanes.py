@@ -74,28 +74,43 @@ class Lanes:
 
     def greet(self, target: Target, next_id: Callable[[], bytes]) -> None:
         """Find out whether there is anybody; NobodyThere if not."""
-        lanes = [lanes[0] for lanes in self._of_server]
+        open_lanes, answered = self._ask_all(target, next_id, 1)
+        if not answered:
+            names = ", ".join(server.name for server in self.servers)
+            raise NobodyThere(f"no answer from {names}{'' if open_lanes else ': the port is closed'}")
+
+    def silent(self, target: Target, next_id: Callable[[], bytes]) -> list[str]:
+        """The names of the servers that answer nothing now."""
+        _, answered = self._ask_all(target, next_id, len(self.servers))
+        return [server.name for number, server in enumerate(self.servers) if number not in answered]
+
+    def _ask_all(self, target: Target, next_id: Callable[[], bytes], wanted: int) -> tuple[bool, set[int]]:
+        """Ask each server whether it is there, until so many have answered: whether any port may be open, and which
+        servers have."""
+        number_of = {lanes[0]: number for number, lanes in enumerate(self._of_server)}
+        answered: set[int] = set()
         for timeout_s in GREETING_TIMEOUTS_S:
-            greeting = target.request(next_id(), IS_ALIVE, b"", b"", 0)
-            for lane in list(lanes):
+            ids = {next_id(): lane for lane, number in number_of.items() if number not in answered}
+            for message_id, lane in ids.items():
                 try:
-                    lane.send(greeting)
+                    lane.send(target.request(message_id, IS_ALIVE, b"", b"", 0))
                 except OSError:
-                    lanes.remove(lane)
+                    del number_of[lane]
             end = time.monotonic() + timeout_s
-            while lanes and (pause_s := end - time.monotonic()) > 0:
-                for lane in select.select(lanes, (), (), pause_s)[0]:
+            while number_of and len(answered) < wanted and (pause_s := end - time.monotonic()) > 0:
+                for lane in select.select(list(number_of), (), (), pause_s)[0]:
                     try:
                         answer = target.answer(lane.recv(65535))
                     except NotAnAnswer:
                         continue
                     except OSError:
-                        lanes.remove(lane)
+                        del number_of[lane]
                         continue
-                    if answer is not None:
-                        return
-        names = ", ".join(server.name for server in self.servers)
-        raise NobodyThere(f"no answer from {names}{'' if lanes else ': the port is closed'}")
+                    if answer is not None and lane in number_of:
+                        answered.add(number_of[lane])
+            if len(answered) >= wanted:
+                break
+        return bool(number_of), answered
 
     def send(self, server: int, number: int, datagram: bytes) -> None:
         """One try."""

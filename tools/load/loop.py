@@ -24,7 +24,8 @@ import random
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from app.client.retry import OVERLOAD_PATIENCE_S, Attempts
@@ -44,7 +45,7 @@ from app.wire.protocol import (
 from tools.load.clock import exact_timers
 from tools.load.faults import NO_FAULTS, FaultyPath
 from tools.load.keys import keys_of
-from tools.load.lanes import Lanes
+from tools.load.lanes import Lanes, NobodyThere
 from tools.load.memcached import MemcachedTarget
 from tools.load.plan import INSERT, Plan
 from tools.load.sizes import sizes_of
@@ -64,7 +65,7 @@ DRAWN_OPERATIONS: Final = 1 << 14
 PROGRESS_S: Final = 0.25
 TOLD_A_PERCENTILE: Final = 4
 
-# Requests in flight while the keys are put before the run.
+# Requests in flight while the keys are put before the run, or removed after it.
 LOAD_CLIENTS: Final = 64
 
 # Answers after which a write has certainly not happened.
@@ -74,7 +75,7 @@ _NEVER: Final = float("inf")
 
 
 class Progress(NamedTuple):
-    phase: str  # "load", "warm-up", "run"
+    phase: str  # "load", "warm-up", "run", "clean"
     elapsed_s: float  # of the run's time
     finished: int  # in this phase
     errors: int
@@ -115,7 +116,8 @@ class _Request:
 
 
 class Flood:
-    """One process's run: `greet()`, `load()` if the plan says so, then `run()`; everything else is in their course."""
+    """One process's run: `greet()`, `load()` if the plan says so, `run()`, `clean()` if it says so; everything else is
+    in their course."""
 
     def __init__(self, plan: Plan) -> None:
         """BadServer for a server that does not resolve, OSError when sockets are refused."""
@@ -125,7 +127,7 @@ class Flood:
         self.tally = Tally()
         self._before = Tally()  # load and warm-up
         for tally in (self.tally, self._before):
-            tally.latencies_us = {operation: {} for operation in (*plan.mix, PUT)}
+            tally.latencies_us = {operation: {} for operation in (*plan.mix, PUT, REMOVE)}
         self._current = self._before
         self._target = target = TARGETS[plan.target]()
         # What every request needs, within reach.
@@ -144,7 +146,7 @@ class Flood:
         self._first_deadlines: deque[tuple[float, bytes]] = deque()
         self._deadlines: list[tuple[float, bytes]] = []  # heap of what is tried again
         self._phase = "load"
-        self._to_load = iter(range(0))
+        self._in_order: Iterator[int] = iter(())  # keys to load, or to remove
         self._left = 0  # operations that may still be sent
         self._spacing_s = 1 / plan.rate if plan.rate else 0.0
         self._due = _NEVER  # when the open loop's next request is
@@ -162,6 +164,10 @@ class Flood:
         """Find out whether there is anybody; NobodyThere if not."""
         self._lanes.greet(self._target, self._next_id)
 
+    def silent(self) -> list[str]:
+        """The servers that answer nothing now."""
+        return self._lanes.silent(self._target, self._next_id)
+
     def _next_id(self) -> bytes:
         self._ids += 1
         return self._message_id(self._ids)
@@ -171,9 +177,25 @@ class Flood:
     def load(self, progress: Callable[[Progress], object] | None = None) -> None:
         """Put every key once. KeyboardInterrupt passes through."""
         self._phase = "load"
-        self._to_load = iter(range(self.plan.keys))
+        self._in_order = iter(range(self.plan.keys))
         self._left = self.plan.keys
         self._loop(progress)
+
+    def clean(self, progress: Callable[[Progress], object] | None = None) -> None:
+        """Remove what is left in the store, once `run` has returned: what came of that does not change any more. Ends
+        early by Ctrl-C, and where nobody answers."""
+        left = self._legal.perhaps_there()
+        self._phase, self._current = "clean", self._before
+        self._measured_from = self._end = self._boundary = self._due = _NEVER
+        self._in_order, self._left = iter(left), len(left)
+        with suppress(NobodyThere, KeyboardInterrupt):
+            self.greet()
+            self._loop(progress)
+
+    @property
+    def keys_left(self) -> int:
+        """How many keys of this run may be in the store."""
+        return len(self._legal.perhaps_there())
 
     def run(self, progress: Callable[[Progress], object] | None = None, begin: float | None = None) -> Tally:
         """Send, receive and check until the time is over; what came of it. `begin`: when (monotonic), if not now.
@@ -297,7 +319,7 @@ class Flood:
 
     def _fill(self) -> None:
         """Closed loop: send for every client that has nothing in flight."""
-        most = LOAD_CLIENTS if self._phase == "load" else sys.maxsize
+        most = LOAD_CLIENTS if self._phase in ("load", "clean") else sys.maxsize
         while self._idle and self._left and len(self._waiting) < most:
             self._start(self._idle.popleft(), None)
 
@@ -349,7 +371,9 @@ class Flood:
     def _drawn(self) -> tuple[int, int]:
         """The next operation, and the index of its key."""
         if self._phase == "load":
-            return PUT, next(self._to_load)
+            return PUT, next(self._in_order)
+        if self._phase == "clean":
+            return REMOVE, next(self._in_order)
         operation = self._operations[self._next_operation]
         self._next_operation = (self._next_operation + 1) % DRAWN_OPERATIONS
         if operation == PUT:

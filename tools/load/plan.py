@@ -41,7 +41,7 @@ class Plan:
     """What to do, for `seconds` or until so many `operations` are sent, whichever comes first.
 
     `clients`: requests in flight at once; with a `rate` (requests a second, 0: as fast as they are answered) the most
-    that may be. `mix`: weight of each operation. `load`: put every key once before.
+    that may be. `mix`: weight of each operation. `load`: put every key once before. `clean`: remove them afterwards.
     `value_size`: see tools/load/sizes.py.
 
     `number` of `processes`: a plan for one of several processes, which calls its key i by the number
@@ -60,6 +60,7 @@ class Plan:
     mix: dict[int, int] = field(default_factory=lambda: {PUT: 50, GET: 50})
     law: str = UNIFORM
     load: bool = False
+    clean: bool = False
     keys: int = 10_000
     key_prefix: bytes = b""
     timeouts_ms: Sequence[int] = CLIENT_TIMEOUTS_MS

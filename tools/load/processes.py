@@ -43,7 +43,7 @@ def run(plan: Plan, show: Show | None) -> list[ProcessResult]:
             flood.greet()
             if plan.load:
                 flood.load(show)
-            return [outcome_of(flood.run(show))]
+            return [_carry_out(flood, show)]
         finally:
             flood.close()
     # That there is nobody is said once, and before so much is started.
@@ -53,6 +53,24 @@ def run(plan: Plan, show: Show | None) -> list[ProcessResult]:
     finally:
         greeter.close()
     return _run_many(plan, show)
+
+
+def silent(plan: Plan) -> list[str]:
+    """The servers that answer nothing now."""
+    flood = Flood(plan.share(0))
+    try:
+        return flood.silent()
+    finally:
+        flood.close()
+
+
+def _carry_out(flood: Flood, show: Show | None, begin: float | None = None) -> ProcessResult:
+    """One process's run, and what is to be done after it."""
+    outcome = outcome_of(flood.run(show, begin))
+    if flood.plan.clean:
+        flood.clean(show)
+    outcome.keys_left = flood.keys_left
+    return outcome
 
 
 def _run_many(plan: Plan, show: Show | None) -> list[ProcessResult]:
@@ -164,7 +182,7 @@ def _work(pipe: Connection, plan: Plan, wanted: bool) -> None:
             pipe.send(("ready", None))
             message, begin = pipe.recv()
             if message == "begin":
-                pipe.send(("done", outcome_of(flood.run(told, begin))))
+                pipe.send(("done", _carry_out(flood, told, begin)))
         finally:
             flood.close()
     except OSError as error:

@@ -25,6 +25,14 @@ figure { margin: 1.5rem 0; background: #fff; color: #000; padding: .5rem; border
 figcaption { font-weight: 600 }
 svg { width: 100%; height: auto; min-width: 30rem }
 .bad { color: #c22; font-weight: 600 }
+.scroll { overflow-x: auto }
+.words td { overflow-wrap: anywhere }
+@media (prefers-color-scheme: dark) {
+  figure { background: #111; color: #eee }
+  svg { filter: invert(1) hue-rotate(180deg) }
+  .bad { color: #f77 }
+}
+@media (max-width: 40rem) { body { margin: 1rem auto } th, td { padding: .2rem .4rem } }
 """
 
 
@@ -44,6 +52,11 @@ def page_of(result: dict[str, Any]) -> str:
     if bad:
         samples = "<br>".join(html.escape(sample) for sample in result["samples"])
         parts.append(f'<p class="bad">{bad:,} wrong or stale values were read.<br>{samples}</p>')
+    if result["rate_missed"]:
+        parts.append(
+            f'<p class="bad">The rate was missed: {result["rate"]:,g} operations a second were wanted. '
+            "What is measured is an overload.</p>"
+        )
     parts.append(_latency_table(result))
     parts += [_figure(number, *plot) for number, plot in enumerate(_plots(result))]
     parts += [_counts_table(result), "</body></html>"]
@@ -64,7 +77,7 @@ def _latency_table(result: dict[str, Any]) -> str:
         _row((name, f"{row['count']:,}", *(f"{row[f'{column}_ms']:.3f}" for column in columns)))
         for name, row in rows.items()
     ]
-    return "<table>" + "".join(lines) + "</table>"
+    return '<div class="scroll"><table>' + "".join(lines) + "</table></div>"
 
 
 def _counts_table(result: dict[str, Any]) -> str:
@@ -76,6 +89,9 @@ def _counts_table(result: dict[str, Any]) -> str:
         "ignored": counts_line(result["ignored"]),
         "faults played": counts_line(result["faults"]),
         "servers": ", ".join(result["servers"]),
+        "date": result.get("date", ""),
+        "command": result.get("command", ""),
+        "versions": result.get("versions", ""),
     }
     return '<table class="words">' + "".join(_row(row) for row in rows.items()) + "</table>"
 

@@ -32,6 +32,10 @@ CURVE_PERCENTILES: Final = (
 # A generator that hardly ever waits is what limits the rate.
 BUSY_LIMIT: Final = 0.85
 
+# A rate is missed when so much less was answered in time; what was due in the last moment (s) does not count.
+RATE_TOLERANCE: Final = 0.05
+RATE_GRACE_S: Final = 0.1
+
 READS: Final = ("found", "missing", "absent", "wrong", "stale")
 TROUBLE: Final = ("failed", "timeouts", "retries", "overloads", "refused", "unsent")
 _COUNTS: Final = (*READS, *TROUBLE, "finished_in_time")
@@ -84,6 +88,7 @@ class ProcessResult:
     waited_s: float
     samples: list[str]
     interrupted: bool
+    keys_left: int = 0  # in the store, as far as is known
 
 
 def outcome_of(tally: Tally) -> ProcessResult:
@@ -188,6 +193,8 @@ def result_of(plan: Plan, outcomes: Sequence[ProcessResult]) -> dict[str, Any]:
         "mix": {OPERATION_NAMES[operation]: weight for operation, weight in plan.mix.items()},
         "key_law": plan.law,
         "keys": plan.keys,
+        "keys_left": sum(outcome.keys_left for outcome in outcomes),
+        "key_prefix": plan.key_prefix.decode(errors="backslashreplace"),
         "value_size": int(plan.value_size) if plan.value_size.isdigit() else plan.value_size,
         "faults_asked": str(plan.faults),
         "ops_per_s": round(counts["finished_in_time"] / elapsed_s) if elapsed_s else 0,
@@ -213,9 +220,15 @@ def result_of(plan: Plan, outcomes: Sequence[ProcessResult]) -> dict[str, Any]:
         },
         "histograms": {name: made.encode().decode() for name, made in by_operation.items()},
     }
+    result["rate_missed"] = not result["interrupted"] and counts["finished_in_time"] < _least(plan, elapsed_s)
     if plan.rate:
         result["sent_late"] = latency_summary(added(outcome.late for outcome in outcomes))
     return result
+
+
+def _least(plan: Plan, elapsed_s: float) -> float:
+    """How many answers there are at least where an open loop keeps its rate: the last ones are on their way yet."""
+    return plan.rate * (elapsed_s - RATE_GRACE_S) * (1 - RATE_TOLERANCE)
 
 
 def errors_of(result: dict[str, Any]) -> int:
@@ -295,6 +308,9 @@ def text_of(result: dict[str, Any]) -> list[str]:
         f"trouble   {counts_line({name: result[name] for name in TROUBLE})}",
         f"generator {generator_line(result['generator'])}",
     ]
+    if result["keys_left"]:
+        left = f"{result['keys_left']:,} keys that begin with {result['key_prefix']}"
+        lines.append(f"left      {left}; --clean removes them")
     if result["ignored"]:
         lines.append(f"ignored   {counts_line(result['ignored'])}")
     if result["faults"]:

@@ -163,6 +163,14 @@ class LegalVersions:
             return STALE
         return RIGHT
 
+    def perhaps_there(self) -> list[int]:
+        """The keys that may hold a value: put, and not known to be removed since."""
+        return [
+            index
+            for index, issued in enumerate(self._issued)
+            if issued and not (issued == self._acknowledged[index] and issued in self._removals.get(index, ()))
+        ]
+
     def describe(self, index: int) -> str:
         """The acknowledged state of a key, for a person."""
         version = self._acknowledged[index]

@@ -1,12 +1,16 @@
 """kv.py bench: it measures, cleans up, and does not believe what it reads."""
 
 import json
+import re
+import signal
 
 import pytest
 
-from app.wire.protocol import VALUE_MAX_BYTES
+from app.wire.protocol import PUT, VALUE_MAX_BYTES
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.client.peer import Peer, overload
+from tests.support.polling import poll
+from tests.support.programs import Program
 from tools.kv import __main__ as kv
 from tools.kv.bench import value_of
 
@@ -53,6 +57,19 @@ def test_nobody_there_is_status_3() -> None:
     with Peer() as peer:
         pass
     assert kv.main(["-s", peer.name, "bench"]) == 3
+
+
+def test_ctrl_c_ends_it_with_what_was_measured() -> None:
+    with Peer() as peer, Program("tools/kv.py", "-s", peer.name, "bench", "--seconds", "300", "--keys", "5") as program:
+        poll(
+            lambda: sum(KVRequest.FromString(message.payload).command == PUT for message in peer.requests()) > 10,
+            complaint="it measures",
+        )
+        program.process.send_signal(signal.SIGINT)
+        assert program.status() == 130
+        assert re.search(r"^put +[1-9]", program.text, re.MULTILINE), program.text
+        assert "interrupted" in program.text
+        assert peer.store == {}
 
 
 def test_values_differ_by_key_and_have_their_length() -> None:

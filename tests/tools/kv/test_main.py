@@ -1,5 +1,6 @@
 """The command-line client: what it prints and which status it ends with."""
 
+import argparse
 import io
 import json
 import os
@@ -10,12 +11,33 @@ from typing import Any
 
 import pytest
 
-from app.wire.protocol import FOUND, NO_SPC_ERR
+from app.wire.protocol import (
+    CLIENT_TIMEOUTS_MS,
+    CONFIG,
+    ERROR_NAMES,
+    FOUND,
+    GET,
+    INTERNAL_ERR,
+    INVALID_KEY_ERR,
+    INVALID_VAL_ERR,
+    KEY_DNE_ERR,
+    NO_SPC_ERR,
+    PUT,
+    REMOVE,
+    SHUTDOWN,
+    SLOWLOG,
+    SYS_OVERLOAD_ERR,
+    UNKNOWN_CMD_ERR,
+    WIPEOUT,
+)
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from tests.client.peer import Peer
+from proto_gen.message_pb2 import Msg
+from tests.client.peer import Peer, drop
 from tests.support.nodes import REPOSITORY, run_python
+from tests.support.polling import poll
 from tools import cli
 from tools.kv import __main__ as kv
+from tools.kv import arguments, vitals
 
 Captured = pytest.CaptureFixture[bytes]
 
@@ -41,8 +63,24 @@ def test_put_get_remove(capfdbinary: Captured) -> None:
         assert capfdbinary.readouterr() == (b"value", b"version -5\n")
         assert run(peer, "remove", "key") == 0
         assert run(peer, "get", "key") == 1
-        assert capfdbinary.readouterr() == (b"", b"kv.py: get of b'key': KEY_DNE_ERR\n")
+        assert capfdbinary.readouterr() == (b"", b"kv.py: no such key: key\n")
         assert run(peer, "remove", "key") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "stored"),
+    [
+        (["put", "a", "-s", "{peer}", "v"], (b"v", 0)),
+        (["put", "a", "--version", "3", "v", "-s", "{peer}"], (b"v", 3)),
+        (["put", "--version=3", "a", "-s{peer}", "v", "--json"], (b"v", 3)),
+        (["put", "a", "-s", "{peer}", "--", "--json"], (b"--json", 0)),
+        (["put", "-s", "{peer}", "a", "-5"], (b"-5", 0)),
+    ],
+)
+def test_options_may_stand_anywhere(words: list[str], stored: tuple[bytes, int]) -> None:
+    with Peer() as peer:
+        assert kv.main([word.format(peer=peer.name) for word in words]) == 0
+        assert peer.store == {b"a": stored}
 
 
 def test_a_value_from_standard_input_comes_back_byte_for_byte(
@@ -79,6 +117,86 @@ def test_a_value_from_a_file(tmp_path: Path, capfdbinary: Captured) -> None:
         assert run(peer, "put", "key", "-f", str(path)) == 1
         assert run(peer, "put", "key", "-f", str(tmp_path / "none")) == 2
     assert capfdbinary.readouterr().err.endswith(b"/none: No such file or directory\n")
+
+
+class Refuses(Peer):
+    """Answers every request for a key, and what a node tells of itself, as it is told to."""
+
+    code = 0
+
+    def execute(self, request: KVRequest) -> KVResponse:
+        if request.command in (PUT, GET, REMOVE, SLOWLOG):
+            return KVResponse(errCode=self.code, overloadWaitTime=1)
+        return super().execute(request)
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "told"),
+    [
+        (KEY_DNE_ERR, ["get", "k"], "no such key: k"),
+        (KEY_DNE_ERR, ["remove", "k y"], "no such key: k y"),
+        (INVALID_KEY_ERR, ["get", "k" * 41], "the key has 41 bytes; 1 to 32 is possible"),
+        (INVALID_KEY_ERR, ["put", "", "v"], "the key has 0 bytes; 1 to 32 is possible"),
+        (INVALID_VAL_ERR, ["put", "k", "é" * 5001], "the value has 10,002 bytes; 0 to 10,000 is possible"),
+        (0, ["put", "k", "v" * 20_000], "the value has 20,000 bytes; 0 to 10,000 is possible"),
+        (NO_SPC_ERR, ["put", "k", "v"], "the store is full, and its policy is to evict nothing"),
+        (INTERNAL_ERR, ["put", "k", "v"], "a fault in the node; its log says which"),
+        (UNKNOWN_CMD_ERR, ["slowlog"], "the node does not know `slowlog`: another version, or another kind of node"),
+        (77, ["get", "k"], "get of b'k': error code 77"),
+    ],
+)
+def test_what_is_refused_is_told_in_words(capfdbinary: Captured, code: int, arguments: list[str], told: str) -> None:
+    with Refuses() as peer:
+        peer.code = code
+        assert run(peer, *arguments) == 1
+        assert capfdbinary.readouterr() == (b"", f"kv.py: {told}\n".encode())
+        assert run(peer, *arguments, "--json") == 1
+        printed = capfdbinary.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["error"] == told
+    if code in ERROR_NAMES and code:
+        assert answer["code"] == ERROR_NAMES[code]
+
+
+def test_a_node_that_refuses_on_and_on_says_why_if_it_knows(capfdbinary: Captured) -> None:
+    with Refuses() as peer:
+        peer.code = SYS_OVERLOAD_ERR
+        for status, told in (
+            (b'{"epoch":0}', "the node knows of no cluster yet (`kv.py status` tells more)"),
+            (b'{"epoch":3,"reasons":["no lease: x"]}', "the node is not ready: no lease: x"),
+            (b'{"epoch":3}', "the node is overloaded, or waits for others (`kv.py status` tells more)"),
+            (b"nonsense", "the node is overloaded, or waits for others (`kv.py status` tells more)"),
+        ):
+            peer.status = status
+            assert run(peer, "get", "k", "--timeout", "0.01") == 1
+            assert capfdbinary.readouterr().err == f"kv.py: {told}\n".encode()
+
+
+class Guarded(Peer):
+    """Obeys administrators only, and takes nobody for one."""
+
+    def answer_to(self, datagram: bytes) -> bytes | None:
+        request = KVRequest.FromString(Msg.FromString(datagram).payload)
+        return None if request.command in (SHUTDOWN, WIPEOUT, FOUND, CONFIG) else super().answer_to(datagram)
+
+
+@pytest.mark.parametrize("arguments", [["shutdown"], ["found", "--force"], ["wipe", "--yes"], ["config", "get"]])
+def test_who_is_no_administrator_is_told_so(capfdbinary: Captured, arguments: list[str]) -> None:
+    with Guarded() as peer:
+        peer.status = status_of(peer)
+        assert run(peer, *arguments, "--timeout", "0.05") == 3
+        told = f"{peer.name} answers, but not to this: is your address in its --admin-allow?"
+        assert capfdbinary.readouterr().err == f"kv.py: {told}\n".encode()
+
+
+def test_no_answer_in_json(capfdbinary: Captured) -> None:
+    with Peer([drop] * 100) as silent:
+        assert run(silent, "get", "k", "--timeout", "0.01", "--json") == 3
+    answer = json.loads(capfdbinary.readouterr().out)
+    assert answer["code"] == "NO_ANSWER"
+    assert answer["error"].startswith(f"no answer from {silent.name}")
+    assert kv.main(["-s", "missing.invalid", "get", "k", "--json"]) == 2
+    assert json.loads(capfdbinary.readouterr().out)["code"] == "BAD_SERVER"
 
 
 KEY = {"key": "key", "key_encoding": "utf-8"}
@@ -150,9 +268,13 @@ def test_status(capfdbinary: Captured) -> None:
     with Peer() as peer:
         assert run(peer, "status", "--json") == 0
         assert json.loads(capfdbinary.readouterr().out) == {"epoch": 1}
-        peer.status = b'{"address":"10.0.0.1:3331","incarnation":7,"epoch":0}'
+        peer.status = b'{"address":"10.0.0.1:3331","incarnation":7,"epoch":0,"reasons":["alone: why"]}'
         assert run(peer, "status") == 0
-        assert capfdbinary.readouterr().out.startswith(b"node 10.0.0.1:3331, incarnation 7\n")
+        assert (
+            capfdbinary.readouterr().out == b"no cluster yet, as 10.0.0.1:3331 sees it\n  alone: why\n(-v tells more)\n"
+        )
+        assert run(peer, "status", "-v") == 0
+        assert b"node 10.0.0.1:3331, incarnation 7\n" in capfdbinary.readouterr().out
         for nonsense in (b"", b"{", b"[]"):
             peer.status = nonsense
             assert run(peer, "status") == 1
@@ -170,6 +292,66 @@ def test_slowlog(capfdbinary: Captured) -> None:
         assert capfdbinary.readouterr().err == b"kv.py: slowlog: not an object\n"
 
 
+def test_config(capfdbinary: Captured) -> None:
+    with Peer() as peer, Peer() as other:
+        assert run(peer, "config", "get") == 0
+        assert capfdbinary.readouterr().out == f"{peer.name}  log-level info  slow-ms 0\n".encode()
+        assert kv.main(["config", "set", "slow-ms", "20", "-s", f"{peer.name},{other.name}"]) == 0
+        assert capfdbinary.readouterr().out.decode().splitlines() == [f"{p.name}  slow-ms 20" for p in (peer, other)]
+        assert peer.settings["slow_ms"] == "20"
+        assert run(peer, "config", "get", "log-level", "--json") == 0
+        answer = json.loads(capfdbinary.readouterr().out)
+        assert answer == {"server": peer.name, "log_level": "info", "slow_ms": "20"}
+        peer.settings["why_not"] = "slow_ms: 'x' isn't a number"
+        assert run(peer, "config", "set", "slow-ms", "x") == 1
+        assert capfdbinary.readouterr() == (b"", f"kv.py: {peer.name}: slow_ms: 'x' isn't a number\n".encode())
+
+
+def test_what_people_are_used_to_say(capfdbinary: Captured) -> None:
+    with Peer() as peer:
+        peer.status = status_of(peer)
+        assert run(peer, "set", "key", "value") == 0
+        for word in ("del", "delete", "rm"):
+            peer.store[b"key"] = (b"value", 0)
+            assert run(peer, word, "key") == 0
+        assert run(peer, "del", "key") == 1
+        assert capfdbinary.readouterr().err == b"kv.py: no such key: key\n"
+        assert run(peer, "ls") == 0
+        assert peer.name.encode() in capfdbinary.readouterr().out
+        assert run(peer, "stats", "--interval", "0.1") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["gte", "k"], "invalid choice: 'gte'; did you mean get?"),
+        (["sttaus"], "did you mean status or stats?"),
+        (["get", "k", "--jsn"], "unrecognized argument: --jsn; did you mean --json?"),
+        (["put", "k", "v", "--verson", "3"], "did you mean --version or --json?"),
+        (["top", "--sort", "memroy"], "invalid choice: 'memroy'; did you mean memory?"),
+        (["get", "a", "b"], "unrecognized argument: b"),
+    ],
+)
+def test_what_was_meant_is_named(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        kv.main(words)
+    assert told in capsys.readouterr().err
+
+
+def test_what_can_be_sorted_by_is_what_is_shown() -> None:
+    assert tuple(vitals.COLUMNS) == arguments.HEADINGS
+
+
+def test_help_and_wrong_usage_need_no_client() -> None:
+    """So that they are quick: what a client needs takes longer to import than all the rest."""
+    for words in (["--help"], ["frob"], ["get", "--help"]):
+        program = f"import sys; from tools.kv.__main__ import main\ntry: main({words})\nexcept SystemExit: pass\n"
+        done = run_python(
+            "-c", program + "print(sorted({'app.client', 'google', 'json', 'inspect'} & sys.modules.keys()))"
+        )
+        assert done.stdout.endswith("[]\n"), (words, done.stdout[-300:])
+
+
 def test_nobody_there_is_status_3_at_once(capfdbinary: Captured) -> None:
     with Peer() as peer:
         name = peer.name
@@ -181,9 +363,29 @@ def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pyt
     with Peer() as peer:
         monkeypatch.setenv("KV_SERVER", peer.name)
         assert kv.main(["ping"]) == 0
-    monkeypatch.setenv("KV_SERVER", "nonsense")
+    monkeypatch.setenv("KV_SERVER", "non:sense:1")
     assert kv.main(["ping"]) == 2
-    assert b"KV_SERVER: 'nonsense' is not host:port" in capfdbinary.readouterr().err
+    assert b"KV_SERVER: 'non:sense:1'" in capfdbinary.readouterr().err
+
+
+def test_a_server_without_a_port_is_at_the_usual_one() -> None:
+    assert cli.servers("10.0.0.7, [::1] ,node:4000") == ["10.0.0.7:3331", "[::1]:3331", "node:4000"]
+    assert cli.server("db.example") == "db.example:3331"
+    for text in ("", ":", "a:", "::1", "[::1", "a b:1:2"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            cli.server(text)
+
+
+def test_how_long_an_answer_is_waited_for(capfdbinary: Captured) -> None:
+    assert cli.tries_ms(6.45) == CLIENT_TIMEOUTS_MS
+    assert cli.tries_ms(0.15) == (150,)
+    assert cli.tries_ms(1) == (150, 450, 400)
+    assert cli.tries_ms(20) == (150, 450, 1350, 2500, 15_550)
+    with Peer([drop] * 100) as silent:
+        assert run(silent, "--timeout", "0.05", "pid") == 3
+        assert run(silent, "pid", "--timeout", "0.05") == 3
+        poll(lambda: len(silent.received) == 2, complaint="one try each")
+    assert capfdbinary.readouterr().err.count(b"no answer from") == 2
 
 
 @pytest.mark.parametrize(
@@ -193,6 +395,11 @@ def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pyt
         ["frob"],
         ["get"],
         ["put", "key"],
+        ["config"],
+        ["config", "set"],
+        ["config", "set", "slow-ms"],
+        ["config", "set", "policy", "noeviction"],
+        ["config", "get", "slow-ms", "7"],
         ["put", "key", "value", "--file", "path"],
         ["shutdown"],
         ["-s", "127.0.0.1:1,127.0.0.1:2", "shutdown"],
@@ -200,7 +407,8 @@ def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pyt
         ["bench", "--seconds", "0"],
         ["put", "key", "value", "--version", "2147483648"],
         ["put", "key", "value", "--version", "x"],
-        ["-s", "nonsense", "ping"],
+        ["-s", "non:sense:1", "ping"],
+        ["--timeout", "0", "ping"],
         ["-s", "127.0.0.1:0", "ping"],
     ],
 )
@@ -220,11 +428,15 @@ COMMANDS = [
     "ping",
     "pid",
     "status",
+    "info",
+    "top",
     "slowlog",
     "members",
     "wait-ready",
     "wipe",
     "shutdown",
+    "config",
+    "completion",
     "bench",
     "found",
 ]

@@ -11,11 +11,11 @@ record of what it was made of.
 
 import os
 from collections.abc import Callable
-from hashlib import sha256
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from zlib import crc32
 
 VARIABLE: Final = "KV_FAST"
 CHOICES: Final = ("", "on", "off")  # where it was built; or nothing else will do; or never
@@ -33,11 +33,14 @@ PIECES: Final[dict[str, tuple[Callable[..., Any], Callable[..., Any]]]] = {}
 
 
 def fingerprint() -> str:
-    """Of the sources of all compiled pieces, and the Python that they are compiled for."""
-    digest = sha256(EXTENSION_SUFFIXES[0].encode())
+    """Of the sources of all compiled pieces, and the Python that they are compiled for.
+
+    Against oversight, not malice: a CRC-32 will do, and hashlib would cost a node 4 MiB.
+    """
+    crc = crc32(EXTENSION_SUFFIXES[0].encode())
     for path in _sources():
-        digest.update(b"\0%b\0%b" % (path.name.encode(), path.read_bytes()))
-    return digest.hexdigest()
+        crc = crc32(b"\0%b\0%b" % (path.name.encode(), path.read_bytes()), crc)
+    return f"{crc:08x}"
 
 
 def _sources() -> list[Path]:

@@ -17,6 +17,7 @@ cpdef enum:
     PUT = 1
     GET = 2
     KEY_MAX_BYTES = 32
+    VALUE_MAX_BYTES = 10_000
     SLOT_COUNT = 256
     ERROR_CODES = 8
     TYPE_RESPONSE = 1
@@ -147,7 +148,7 @@ def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
     cdef const uint8_t *payload
     cdef const uint8_t *rest
     cdef uint32_t id_crc, crc
-    cdef Py_ssize_t size, length, rest_bytes
+    cdef Py_ssize_t size, length, payload_at, rest_bytes, value_at, value_bytes
     cdef int command, key_bytes, n
     cdef bytes message_id, key, blob
     if PyByteArray_Check(buffer):
@@ -163,16 +164,20 @@ def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
     if size < PAYLOAD_AT + 5 + 1 + CHECKSUM_BYTES:
         return None
     data += start
-    length = data[PAYLOAD_AT - 1]
-    payload = data + PAYLOAD_AT
-    if data[0] != 0x0A or data[1] != ID_BYTES or data[PAYLOAD_AT - 2] != 0x12 or length >= 0x80 or length < 5:
+    length, payload_at = data[PAYLOAD_AT - 1], PAYLOAD_AT
+    if length >= 0x80:
+        if not 0 < data[payload_at] < 0x80:
+            return None
+        length, payload_at = length & 0x7F | <Py_ssize_t>data[payload_at] << 7, payload_at + 1
+    payload = data + payload_at
+    if data[0] != 0x0A or data[1] != ID_BYTES or data[PAYLOAD_AT - 2] != 0x12 or length < 5:
         return None
     # With its type, 0, or without; and never what the Python's expression reads as a longer one without.
-    size -= PAYLOAD_AT + length + 1 + CHECKSUM_BYTES
+    size -= payload_at + length + 1 + CHECKSUM_BYTES
     if size != 0 and (
         size != 2
-        or data[PAYLOAD_AT + length + 9] != 0x28
-        or data[PAYLOAD_AT + length + 10] != 0
+        or payload[length + 9] != 0x28
+        or payload[length + 10] != 0
         or payload[length + 2] == 0x19
     ):
         return None
@@ -185,15 +190,16 @@ def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
     if command == GET:
         if rest_bytes != key_bytes:
             return None
-    elif (
-        command != PUT
-        or rest_bytes < key_bytes + 4
-        or rest[key_bytes] != 0x1A
-        or rest[key_bytes + 1] != rest_bytes - key_bytes - 4
-        or rest[rest_bytes - 2] != 0x20
-        or rest[rest_bytes - 1] >= 0x80
-    ):
+    elif command != PUT or rest_bytes < key_bytes + 4 or rest[key_bytes] != 0x1A:
         return None
+    else:
+        value_bytes, value_at = rest[key_bytes + 1], key_bytes + 2
+        if value_bytes >= 0x80:
+            value_bytes, value_at = value_bytes & 0x7F | <Py_ssize_t>rest[value_at] << 7, value_at + 1
+            if not 0x80 <= value_bytes <= VALUE_MAX_BYTES:
+                return None
+        if rest_bytes != value_at + value_bytes + 2 or rest[rest_bytes - 2] != 0x20 or rest[rest_bytes - 1] >= 0x80:
+            return None
     id_crc = _crc32(data + 2, ID_BYTES, 0)
     crc = _crc32(payload, length, id_crc)
     payload += length + 1

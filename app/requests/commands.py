@@ -1,10 +1,10 @@
 """From a request's bytes to the bytes that answer it, downwards: checked, decoded, seen to, answered.
 
 `handle` is where every request comes in: a client's from the front, another client's that a peer has forwarded, one
-that waited. What is most common takes a short way: a GET, or a PUT of a small value, in the encoding that nearly all
-requests have, is taken apart by a recognizer, and if the slot is served here and no copies are to be waited for, it is
-answered on the spot. Everything else goes through protobuf and `_see_to`, which may wait: for the slot's primary, for
-its answer, for copies.
+that waited. What is most common takes a short way: a GET or a PUT in the encoding that nearly all requests have is
+taken apart by a recognizer, and if the slot is served here and no copies are to be waited for, it is answered on the
+spot. Everything else goes through protobuf and `_see_to`, which may wait: for the slot's primary, for its answer, for
+copies.
 
 A fault in one request is that request's INTERNAL_ERR (app/loop.py has the whole policy).
 """

@@ -32,18 +32,18 @@ def pure() -> Any:
 def test_its_numbers_are_the_protocols(compiled: Any) -> None:
     from app.fast import codec
 
-    for name in ("PUT", "GET", "KEY_MAX_BYTES", "SLOT_COUNT", "TYPE_RESPONSE"):
+    for name in ("PUT", "GET", "KEY_MAX_BYTES", "VALUE_MAX_BYTES", "SLOT_COUNT", "TYPE_RESPONSE"):
         assert getattr(codec, name) == getattr(protocol, name), name
     assert len(ERROR_NAMES) == codec.ERROR_CODES
 
 
-@pytest.mark.parametrize("length", [*range(70), 127, 1000, 4099, 10_000])
+@pytest.mark.parametrize("length", [*range(300), 1000, 4099, 10_000])
 def test_its_checksum_is_zlibs(length: int) -> None:
     from app.fast import codec
 
     data = os.urandom(length)
     for crc in (0, 1, 0xFFFFFFFF, 0x12345678):
-        assert codec.crc32(data, crc) == crc32(data, crc), data.hex()
+        assert codec.crc32(data, crc) == codec.crc32_by_tables(data, crc) == crc32(data, crc), data.hex()
 
 
 def agree(pure: Any, compiled: Any, datagram: bytes, before: bytes = b"", after: bytes = b"") -> Any:
@@ -72,6 +72,8 @@ def ordinary_ones() -> list[tuple[bytes, bytes, int | None]]:
         KVRequest(command=GET, key=b"\x19" * 32),
         KVRequest(command=PUT, key=b"k", value=b"", version=0),
         KVRequest(command=PUT, key=b"key", value=b"\x19" * 20, version=127),
+        KVRequest(command=PUT, key=b"k" * 32, value=b"\x19" * 88, version=1),
+        KVRequest(command=PUT, key=b"k", value=b"\x19" * 128, version=1),
     ]
     return [(bytes(range(16)), body.SerializeToString(), kind) for body in bodies for kind in (None, 0)]
 
@@ -90,6 +92,29 @@ def test_every_change_of_one_byte_outside_and_inside_of_the_checksum(
     for at in range(len(payload)):
         for byte in range(256):
             agree(pure, compiled, envelope(message_id, payload[:at] + bytes((byte,)) + payload[at + 1 :], kind))
+
+
+@pytest.mark.parametrize("key_bytes", [1, 32])
+@pytest.mark.parametrize("length", [0, 86, 87, 88, 117, 118, 119, 120, 127, 128, 129, 255, 256, 9999, 10_000, 10_001])
+def test_values_of_every_length_of_a_length(pure: Any, compiled: Any, length: int, key_bytes: int) -> None:
+    body = KVRequest(command=PUT, key=b"k" * key_bytes, value=b"\x19" * length, version=3)
+    for kind in (None, 0):
+        taken = agree(pure, compiled, envelope(b"m" * 16, body.SerializeToString(), kind))
+        assert (taken is None) == (length > VALUE_MAX_BYTES)
+        assert taken is None or taken[4:] == (body.key, pure.encode_value(body.value, 3))
+
+
+@pytest.mark.parametrize(("short", "long"), [(b"\x1a\x05", b"\x1a\x85\x00"), (b"\x1a\x82\x01", b"\x1a\x82\x81\x00")])
+def test_a_length_of_more_bytes_than_it_needs_is_not_ordinary(
+    pure: Any, compiled: Any, short: bytes, long: bytes
+) -> None:
+    value = bytes(5 if len(short) == 2 else 130)
+    payload = b"\x08\x01\x12\x20" + b"k" * 32 + short + value + b"\x20\x01"
+    assert agree(pure, compiled, envelope(b"m" * 16, payload)) is not None
+    assert agree(pure, compiled, envelope(b"m" * 16, payload.replace(short, long))) is None
+    sound = envelope(b"m" * 16, payload)
+    for length in (b"\x80\x00", b"\xff\x00", b"\x80\x80\x01", b"\x80\x01"):
+        assert agree(pure, compiled, sound[:19] + length + sound[20:]) is None
 
 
 def test_a_checksum_that_looks_like_its_tag(pure: Any, compiled: Any) -> None:

@@ -49,7 +49,7 @@ def _take_ordinary(choices: FromBytes) -> None:
     elif how:
         body = KVRequest(command=one_of(choices, (1, 2, 3)), key=choices.raw(34), version=choices.number(200))
         if choices.number(1):
-            body.value = choices.raw(130)
+            body.value = choices.raw(130) * one_of(choices, (1, 1, 1, 3, 80))
         payload = body.SerializeToString()
         if how == 2:
             payload = said.mutated(choices, payload)

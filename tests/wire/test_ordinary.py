@@ -316,7 +316,7 @@ def test_the_short_way_is_taken() -> None:
 
     inside.parts.commands._decode = general
     for kind in (None, 0):
-        for length in (0, 1, 80, 100):
+        for length in (0, 1, 80, 100, 120, 128, 1000, 10_000):
             body = KVRequest(command=PUT, key=b"k" * 8, value=bytes(length), version=127)
             assert inside.handle(envelope(b"%16d" % length, body.SerializeToString(), kind))
         assert inside.handle(envelope(b"g" * 16, KVRequest(command=GET, key=b"k" * 8).SerializeToString(), kind))

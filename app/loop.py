@@ -119,12 +119,15 @@ class Loop(ABC):
 
 
 class Task(greenlet):
-    """A function that runs in a greenlet of its own."""
+    """A function that runs in a greenlet of its own.
+
+    Once it runs, or will not, it refers to nothing that may refer to it: the collector, which is to see little
+    (`_keep_heap_small` in app/node.py), has nothing to do with tasks that have ended.
+    """
 
     def __init__(self, function: Callable[..., object], args: tuple[Any, ...], hub: greenlet) -> None:
         super().__init__(parent=hub)
-        self._function = function
-        self._args = args
+        self._work: Callable[[], object] | None = partial(function, *args)
 
     def begin(self) -> None:
         """Run until it waits for the first time, unless it was cancelled meanwhile. To be called by the loop."""
@@ -133,10 +136,13 @@ class Task(greenlet):
 
     def run(self) -> None:
         """What a greenlet calls."""
-        self._function(*self._args)
+        work, self._work = self._work, None
+        assert work is not None, "a task runs once"
+        work()
 
     def cancel(self) -> None:
         """Make it end where it waits, or before it begins; to be called by the loop. What it holds it gives back."""
+        self._work = None
         if not self.dead:
             self.throw(GreenletExit)
 

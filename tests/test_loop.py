@@ -1,11 +1,13 @@
 """The loop's greenlets and waits, by hand and under gevent; and that whatever nobody has caught ends the process."""
 
+import gc
 import json
 import os
 import socket
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from greenlet import GreenletExit, getcurrent
 
 from app import loop as loop_module
-from app.loop import EXIT_FAULT, READ, WRITE, GeventLoop, Loop
+from app.loop import EXIT_FAULT, READ, WRITE, GeventLoop, Loop, Task
 from tests.support.gevent_loop import watched_loop
 from tests.support.loop import Exited, ManualLoop
 from tests.support.polling import poll_in_loop as poll
@@ -154,6 +156,38 @@ def test_a_task_that_is_cancelled_before_it_begins_does_nothing(driver: Driver) 
     assert driver.told == ["the other"]
     driver.turn()
     assert all(task.dead for task in tasks)
+
+
+class Job:
+    """What a task works on, and which knows its task."""
+
+    task: Task
+
+
+@pytest.mark.parametrize("end", ["by itself", "cancelled", "cancelled before it begins"])
+def test_a_task_that_has_ended_keeps_nothing_for_the_collector(driver: Driver, end: str) -> None:
+    loop = driver.loop
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        job = Job()
+        gone = weakref.ref(job)
+        job.task = loop.spawn(lambda job: loop.sleep(LONG_S) if end == "cancelled" else None, job)
+        if end == "cancelled":
+            driver.turn()
+        if end != "by itself":
+            loop.run_callback(job.task.cancel)
+        task = job.task
+        del job
+        for _ in range(3):
+            driver.turn()
+        assert task.dead
+        del task
+        driver.turn()
+        assert gone() is None
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def pair_of_sockets() -> tuple[socket.socket, socket.socket]:

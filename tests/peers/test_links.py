@@ -3,6 +3,7 @@
 What does not need the kernel for it: test_links_by_hand.py.
 """
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -172,6 +173,36 @@ def test_a_peer_that_ends_is_noticed_and_the_next_dial_is_refused(pair: tuple[En
     assert not one.links.is_up(other.name)
     one.dial(other)
     assert one.events[2] == LinkRefused(other.name, 42, is_proof=True)
+
+
+def test_links_and_dials_that_have_ended_leave_nothing_for_the_collector() -> None:
+    """What it would have to find is frozen by then, and would stay: a node dials an absent peer four times a second."""
+    with ends() as (one, other):
+        one.dial(other)  # what is made once is there
+        one.links.close(other.name)
+        poll(lambda: other.downs)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                one.dial(other)
+                with suppress(OSError), connect(other) as stranger:
+                    stranger.sendall(b"what is this")
+                other.links.close(one.name)
+                poll(lambda: one.name not in other.links.up and other.name not in one.links.up)
+            other.links.stop()
+            other.sockets.datagrams.stop()
+            for _ in range(3):
+                one.dial(other)  # refused
+            gevent.sleep(0.01)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            found = [repr(thing)[:100] for thing in gc.garbage if type(thing).__module__.startswith("app.")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert found == []
 
 
 @pytest.mark.parametrize("who", [0, 1])

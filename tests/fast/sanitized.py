@@ -42,7 +42,6 @@ def main(tests: list[str]) -> int:
             sys.executable,
             "-m",
             "pytest",
-            "-q",
             "--capture=sys",
             "-p",
             "no:cacheprovider",

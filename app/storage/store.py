@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from sys import maxsize
 from typing import Final
 
+from app.fast import piece
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.slots import Slot, SplitSlot
 from app.wire.protocol import SLOT_COUNT, slot_of
@@ -52,7 +53,7 @@ _JOIN_EVERY: Final = 1000
 _MUCH_SMALLER: Final = 4
 
 
-class Store:
+class WholeStore:
     """Keys and blobs, least recently used first to go, within an arena limit that others may move.
 
     Not thread-safe: one event loop owns it.
@@ -135,15 +136,26 @@ class Store:
         if self.heap_full and not self._exchange():
             return False
         if not slot.room:
-            if not self._make_table_room(number, key):
-                return False
-            slot = self._slots[number]
+            return self._put_growing(number, key, blob)
         handle = self._arena.store(key, blob)
         if handle < 0:
             handle = self._store_evicting(key, blob)
             if handle < 0:
                 return False
         slot[key] = handle
+        self.entries += 1
+        return True
+
+    def _put_growing(self, number: int, key: bytes, blob: bytes) -> bool:
+        """Store the blob of a new key for which the tables of its slot have no room yet."""
+        if not self._make_table_room(number, key):
+            return False
+        handle = self._arena.store(key, blob)
+        if handle < 0:
+            handle = self._store_evicting(key, blob)
+            if handle < 0:
+                return False
+        self._slots[number][key] = handle
         self.entries += 1
         return True
 
@@ -226,14 +238,22 @@ class Store:
     def _store_evicting(self, key: bytes, blob: bytes) -> int:
         """Store a record after making room for it; -1 when no room can be made."""
         arena = self._arena
-        budget = _ROOM_WORK
-        want_page = False
+        oldest = -1
         if self.evicts and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
             # As a rule the entry to go has a chunk of the right size.
             oldest = self._pop_oldest()
             taken = arena.take_over(oldest, key, blob)
             if taken >= 0:
                 return taken
+        return self._store_making_room(key, blob, oldest)
+
+    def _store_making_room(self, key: bytes, blob: bytes, oldest: int) -> int:
+        """As `_store_evicting`, where that takes more than the chunk of the oldest entry; this is its record if it has
+        been evicted already, else -1."""
+        arena = self._arena
+        budget = _ROOM_WORK
+        want_page = False
+        if oldest >= 0:
             want_page = arena.chunk_size(oldest) * _MUCH_SMALLER <= len(blob)
             if want_page:
                 budget -= self._evict_page(oldest, self._lately(budget))
@@ -453,3 +473,12 @@ class Store:
     def tables(self, number: int) -> list[Slot]:
         """The tables of a slot, for measuring and making them anew: one, or several if it has many entries."""
         return self._slots[number].tables
+
+
+@piece
+class ShortWay:
+    """What is compiled of WholeStore, in place of its methods: `get`, `put` and `remove`. As Python it is nothing."""
+
+
+class Store(ShortWay, WholeStore):
+    """The store of a node: see WholeStore."""

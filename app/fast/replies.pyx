@@ -2,14 +2,14 @@
 """What stands in for `ReplyMemory` of app/storage/replies.py, which says what it does.
 
 What differs is the memory. Each generation has two mappings: cells of 24 bytes, taken one after the other, or one that
-was freed in it; and the heads of its buckets, 4 bytes each, which become one more with each record (linear hashing, Litwin
-1980), so there is no step in which they all grow. A messageID of up to 16 bytes takes one cell, each 20 bytes more another.
-The mappings are moved by the kernel when they grow, not copied, and what has not been used of them is not there.
+was freed in it; and the heads of its buckets, 4 bytes each, which become one more with each record (linear hashing,
+Litwin 1980), so there is no step in which they all grow. A messageID of up to 16 bytes takes one cell, each 20 bytes more
+another. The mappings are moved by the kernel when they grow, not copied, and what has not been used of them is not there.
 
 `scan` goes by the buckets that the Python has: by the same bits of the same hash.
 
-`used_bytes` is what is resident, but for a part of a page at the ends. What was forgotten in the older generation is used
-until that expires: nothing is put there any more.
+`used_bytes` is what is resident, but for a part of a page at the ends. What was forgotten in the older generation is
+used until that expires: nothing is put there any more.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -118,7 +118,8 @@ cdef bint _free_some(Generation* it, int64_t size_bytes) noexcept:
 cdef inline int64_t _used_in(Generation* it, bint may_reuse) noexcept:
     if it.buckets == 0:
         return 0
-    return <int64_t> (it.fresh - 1 - (it.free_count if may_reuse else 0)) * CELL_BYTES + <int64_t> it.buckets * HEAD_BYTES
+    cdef int64_t cells = <int64_t> it.fresh - 1 - (it.free_count if may_reuse else 0)
+    return cells * CELL_BYTES + <int64_t> it.buckets * HEAD_BYTES
 
 
 cdef inline uint32_t _bucket_of(Generation* it, Py_hash_t hashed) noexcept:

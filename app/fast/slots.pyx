@@ -3,8 +3,9 @@
 
 What differs is the memory. The entries lie in one array of 24 bytes each, linked in their order of use and, by hash, to
 others of their place; behind them, in the same block, are the first entries of the places, 4 bytes each and as many.
-The array grows by an eighth, and what removals leave is free for new keys at once. Blocks of 32 KiB and more are
-mappings of their own, so they grow without a copy beside them, and go back to the system when they are freed.
+The array grows by an eighth, and what removals leave is free for new keys at once. Blocks of two pages and more are
+mappings of their own, so they grow without a copy beside them, leave no holes in the heap, and go back to the system when
+they are freed.
 
 `Slot(records=...)`, as the store makes it, keeps no keys: a handle names a record, and that has the key before it
 (app/storage/arena.py). A record must therefore be there for as long as its entry, and its key must be the entry's.
@@ -41,7 +42,7 @@ cdef enum:
     PLACE_BYTES = 24 + 4  # of an entry, and of a place
     GROWTH_SHIFT = 3  # an array grows by an eighth,
     GROWTH_MIN = 4  # and at least by so many entries
-    MAPPED_FROM_BYTES = 32 * 1024
+    MAPPED_FROM_PAGES = 2
     MALLOC_HEADER_BYTES = 8
     MALLOC_STEP_BYTES = 16
     OVERSIZED_FROM_BYTES = 4096  # below that there is nothing to win
@@ -63,7 +64,7 @@ assert sizeof(Entry) + sizeof(uint32_t) == PLACE_BYTES
 
 
 cdef inline bint _is_mapped(Py_ssize_t size) noexcept:
-    return size + MALLOC_HEADER_BYTES >= MAPPED_FROM_BYTES
+    return size >= MAPPED_FROM_PAGES * PAGE_BYTES
 
 
 cdef inline Py_ssize_t _taken(Py_ssize_t size) noexcept:
@@ -72,9 +73,8 @@ cdef inline Py_ssize_t _taken(Py_ssize_t size) noexcept:
         return 0
     if _is_mapped(size):
         return (size + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
-    return max(
-        2 * MALLOC_STEP_BYTES, (size + MALLOC_HEADER_BYTES + MALLOC_STEP_BYTES - 1) // MALLOC_STEP_BYTES * MALLOC_STEP_BYTES
-    )
+    size = (size + MALLOC_HEADER_BYTES + MALLOC_STEP_BYTES - 1) // MALLOC_STEP_BYTES * MALLOC_STEP_BYTES
+    return max(2 * MALLOC_STEP_BYTES, size)
 
 
 cdef Py_ssize_t _next_capacity(Py_ssize_t capacity) noexcept:
@@ -586,7 +586,7 @@ cdef class Table:
         if self._records is not NULL:
             raise TypeError("a slot of records can't be pickled")
         numbers = self._numbers()
-        lists = [None if kept is None else [kept[n] for n in numbers] for kept in (self._keys, self._values, self._sizes)]
+        lists = [kept and [kept[n] for n in numbers] for kept in (self._keys, self._values, self._sizes)]
         return copyreg.__newobj__, (type(self),), ((<object> self).__dict__, self._maxsize, *lists)
 
     def __setstate__(self, state):

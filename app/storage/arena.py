@@ -28,7 +28,7 @@ from app.fast import piece
 PAGE_BYTES: Final = 64 * 1024
 # The most chunks in a page: of those smaller than 128 bytes it takes fewer than fit. More: emptying a page, which is
 # one step, takes longer (1.5 µs a record). Fewer: the address space that is reserved holds fewer small records, which
-# must not be fewer than the heap has room for.
+# should not be fewer than the heap has room for (docs/memory.md, "Limits").
 CHUNKS_MAX: Final = 512
 # A position in the mapping is a page's number above these bits, and an offset in it below.
 _PAGE_SHIFT: Final = 16

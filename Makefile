@@ -22,10 +22,28 @@ setup: $(RUN_READY)  ## create .venv with what a node needs
 
 setup-dev: $(DEV_READY)  ## create .venv with the tools and tests as well
 
+# An environment is of no use once its Python has become another version or is gone, and is not what was asked for if
+# PYTHON names another one: it is made anew.
+VERSION := -c 'import sys; print("python%d.%d" % sys.version_info[:2])' 2>/dev/null
+ifneq ($(wildcard $(VENV)/pyvenv.cfg),)
+VENV_VERSION := $(shell $(VENV)/bin/python $(VERSION))
+ifeq ($(wildcard $(VENV)/lib/$(or $(VENV_VERSION),none)/site-packages),)
+IS_STALE := yes
+else ifeq ($(origin PYTHON),command line)
+ifneq ($(shell $(PYTHON) $(VERSION)),$(VENV_VERSION))
+IS_STALE := yes
+endif
+endif
+endif
+ifdef IS_STALE
+.PHONY: $(VENV)/bin/python
+$(RUN_READY) $(DEV_READY): $(VENV)/bin/python
+endif
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is not to be had, or too old: Python 3.11 or newer is needed (make PYTHON=...)" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 
 $(RUN_READY): requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

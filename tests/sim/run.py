@@ -248,8 +248,9 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
     if kind == "streams":  # nobody can serve, and all must say so
         _all_lack(cluster)
     else:
-        for within_s, is_missing in ((LASTING_S, cluster.checks.unserved), (CONVERGE_S, cluster.checks.is_converged)):
-            while missing := is_missing(_staying(cluster, staying)):
+        checks = cluster.checks
+        for within_s, missing_to in ((LASTING_S, checks.unserved), (CONVERGE_S, checks.is_converged)):
+            while missing := _lacking(_staying(cluster, staying)) or missing_to(_staying(cluster, staying)):
                 if world.now >= began + within_s:
                     raise Violation(f"{within_s} s after {gone} were gone ({kind}): {missing}")
                 world.run(world.now + 0.05)
@@ -274,6 +275,11 @@ def _staying(cluster: Cluster, hosts: list[Host]) -> list[Process]:
     processes = [host.process for host in hosts if host.process is not None]
     newest = max((process.core for process in processes), key=lambda core: core.epoch)
     return [process for process in processes if newest.view.has(process.address, process.core.incarnation)]
+
+
+def _lacking(processes: list[Process]) -> str:
+    """Which of these lack another; empty: none, so nobody is about to be removed."""
+    return " ".join(f"{process.address} lacks somebody" for process in processes if process.core.status().lacks)
 
 
 def _all_lack(cluster: Cluster) -> None:

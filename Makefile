@@ -77,7 +77,7 @@ $(FAST_READY): $(wildcard app/fast/*.pyx app/fast/*.pxd) tools/build_fast.py req
 
 fast: $(FAST_READY)  ## compile app/fast, where there is a C compiler
 
-SANITIZED := tests/fast tests/wire tests/storage tests/test_sockets.py tests/front/test_batch.py tests/front/test_wildcard.py
+SANITIZED := tests/fast tests/front/test_batch.py
 
 sanitize: $(DEV_READY) $(FAST_READY)  ## the compiled core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/python -m tests.fast.sanitized $(SANITIZED) $(ARGS)

@@ -21,7 +21,7 @@ from tests.sim.world import Host, trace_logs
 STORY_LINES = int(os.environ.get("SIM_STORY_LINES", "100"))  # of the trace, when a run fails
 CONVERGE_S = 20.0  # virtual seconds without faults within which all copies are whole and the same
 LASTING_S = 8.0  # within which the others serve all slots again when some are gone for good
-NOTICED_S = 1.2  # after which members that lack each other are known to do so
+NOTICED_S = 2.5  # after which members that lack each other are known to do so
 
 # Faults that stay.
 LASTING = ("", "", "isolate", "pause", "crash", "power", "deaf", "mute", "flow", "cable", "streams")

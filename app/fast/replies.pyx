@@ -523,6 +523,4 @@ cdef class Memory:
 
 
 class ReplyMemory(Memory):
-    """See app/storage/replies.py."""
-
-    __slots__ = ()
+    """See app/storage/replies.py. A class of Python's, so that whoever looks on can put itself before a method."""

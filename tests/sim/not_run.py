@@ -126,8 +126,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/peers/frames.py": {
         MALFORMED: [
+            'raise BadFrame(f"a frame of kind {data[4 - 1 - at]} and {_unpack_header(data, -1 - at)[0]} bytes")',
+            "return frames, -1 - at",
             'raise BadFrame(f"a clock that shows {seconds}")',
-            'raise BadFrame(f"a frame of kind {kind} and {length} bytes")',
         ],
     },
     "app/peers/handshake.py": {
@@ -397,6 +398,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
         FORCED: ["return 1"],
         RARE: [
+            "elif self.bound_to != self.view.cluster_id:",
+            "self.bound_to = 0",
             "return set()",
         ],
     },
@@ -472,6 +475,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/frames.py": {
         MALFORMED: [
+            'raise BadFrame(f"ops that are not sound, in {len(body)} bytes")',
+            "return None",
             'raise BadFrame("no number of a report")',
             'raise BadFrame(f"epoch {epoch}")',
             'raise BadFrame(f"HAVE of {rows}")',
@@ -481,7 +486,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadFrame(f"PAST of {rows}")',
             'raise BadFrame("TOUCHED of a session, or from no position")',
             'raise BadFrame("PATCH of no session")',
-            "raise BadFrame(",
             'raise BadFrame(f"a reply of code {code} and {id_bytes} bytes")',
             'raise BadFrame(f"a table of {size} bytes in rows of {layout.size}")',
             'raise BadFrame(f"HAVE of {len(body)} bytes")',
@@ -489,8 +493,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadFrame(f"GO or BEGIN of {len(body)} bytes")',
             'raise BadFrame("ACK without sound flags")',
             'raise BadFrame(f"CREDIT of {len(body)} bytes")',
-            'raise BadFrame(f"ops of {end} bytes")',
-            'raise BadFrame("an op is cut")',
             'raise BadFrame(f"entries of {end} bytes")',
             'raise BadFrame("an entry is cut")',
             'raise BadFrame(f"an entry of {key_bytes} and {blob_bytes} bytes")',
@@ -598,6 +600,12 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/membership/detector.py": {
+        RARE: [
+            "watched.heard_at = self._state.now",
+            "watched.heard_awake_s = self._state.awake_s",
+            "watched.probe = None",
+            "self._clear(address, watched)",
+        ],
         UNIT: [
             "watched = self._members.get(address)",
             "if watched is not None and watched.incarnation == incarnation and watched.state == DEAD:",
@@ -637,6 +645,36 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'return "deaths"',
             'return "synced"',
             'return "lacks"',
+        ],
+    },
+    "app/requests/settings.py": {
+        PEOPLE: [
+            "try:",
+            "changes = _read(wanted)",
+            'why_not = ""',
+            "changes, why_not = {}, str(error)",
+            "if changes:",
+            "self._set({**self._current(), **changes})",
+            'return json.dumps({**self._current(), "why_not": why_not}).encode()',
+            "threshold_s = self._slow_log.threshold_s",
+            'return {"log_level": logs.level(), "slow_ms": 0 if threshold_s == inf else round(threshold_s * 1000)}',
+            '_log.warning("configured", **values)  # before, since the level may be above it afterwards',
+            'logs.set_level(values["log_level"])',
+            'self._slow_log.threshold_s = values["slow_ms"] / 1000 or inf',
+            'text = wanted.strip(b"\\0 \\t\\r\\n")',
+            "if not text:",
+            "return {}",
+            "said = json.loads(text)",
+            'raise ValueError("not JSON") from None',
+            "if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):",
+            'raise ValueError("not an object of texts")',
+            "values = {}",
+            "for name, value in said.items():",
+            "if name not in _parsers:",
+            "raise ValueError(f\"{name} can't be changed while a node runs; {' and '.join(CHANGEABLE)} can\")",
+            "values[name] = _parsers[name](value)",
+            "raise ValueError(f\"{name}: '{value}' {error}\") from None",
+            "return values",
         ],
     },
 }

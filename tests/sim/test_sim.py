@@ -428,7 +428,7 @@ class TestItBites:
         assert finds_a_violation(3, with_link_cuts)
 
     def test_the_members_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Coordinator, "_support_left_s", lambda self: 0.0)
+        monkeypatch.setattr(Coordinator, "support_left_s", lambda self: 0.0)
         monkeypatch.setattr(timing, "SUSPICION_MIN_S", 0.01)
         monkeypatch.setattr(timing, "SUSPICION_MAX_S", 0.02)
         assert finds_a_violation(5)

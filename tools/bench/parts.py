@@ -47,15 +47,16 @@ class Extent:
     large_fill: int
     cluster_keys: int  # of which three nodes can hold three copies
     max_memory_mib: int
-    flow: float  # how much of each size flows through a node, in memory bounds
+    flow: float  # how much of each size flows through a node at least, in memory bounds
+    flow_puts: int  # and how many of them at least
     growth: tuple[int, ...]  # nodes in a cluster
     idle_nodes: int
     settle_s: float
     idle_s: float
 
 
-FULL: Final = Extent("full", 5, 2.0, 0.3, 700_000, 20_000, 30_000, 128, 2.0, (1, 3, 5, 9), 20, 3.0, 8.0)
-QUICK: Final = Extent("quick", 1, 0.3, 0.1, 20_000, 500, 2_000, 64, 0.1, (1, 3), 3, 0.3, 0.5)
+FULL: Final = Extent("full", 5, 2.0, 0.3, 700_000, 20_000, 30_000, 128, 2.0, 100_000, (1, 3, 5, 9), 20, 3.0, 8.0)
+QUICK: Final = Extent("quick", 1, 0.3, 0.1, 20_000, 500, 2_000, 64, 0.1, 100, (1, 3), 3, 0.3, 0.5)
 
 
 @dataclass
@@ -261,7 +262,7 @@ class _Filler:
     def __init__(self, node: Subject, extent: Extent) -> None:
         self._node = node
         self._bound = extent.max_memory_mib * MIB
-        self._flow = extent.flow
+        self._flow, self._flow_puts = extent.flow, extent.flow_puts
         self._next_key = 0
 
     def _put(self, size: str, requests: int) -> None:
@@ -284,7 +285,7 @@ class _Filler:
 
     def flow(self, size: str) -> int:
         """Let a good deal of it flow through the node; how many it holds then."""
-        self._put(size, int(self._flow * self._bound) // self._entry_bytes(size))
+        self._put(size, max(int(self._flow * self._bound) // self._entry_bytes(size), self._flow_puts))
         return self._node.members[0].counters()["entries"]
 
 

@@ -39,6 +39,8 @@ HINDRANCES: Final = STORE_FULL | REPLIES_FULL | STORE_BUSY  # that nodes tell ea
 ROOM_WAIT_MS: Final = 50
 # How long it is asked to wait where another node is hindered, or too much is in flight.
 BUSY_WAIT_MS: Final = 20
+# What remembering an answer takes of the process's memory, about: an entry that is only changed takes nothing else.
+REPLY_BYTES: Final = 32
 
 
 class MutableStore(Protocol):
@@ -53,6 +55,7 @@ class MutableStore(Protocol):
     def put(self, number: int, key: bytes, blob: bytes) -> bool: ...
     def remove(self, number: int, key: bytes) -> bool: ...
     def wipe(self, slots: Iterable[int]) -> None: ...
+    def spend(self, size_bytes: int) -> None: ...
 
 
 class MutableReplies(Protocol):
@@ -97,6 +100,7 @@ class Mutations:
             assert command == REMOVE, command
             code = NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
         replies.add(message_id, slot, code)
+        self._store.spend(REPLY_BYTES)
         return code
 
     def wipe(self, slots: Iterable[int], message_id: bytes, hindrances: int = 0) -> tuple[int, list[int]]:
@@ -115,6 +119,7 @@ class Mutations:
         self._store.wipe(left)
         for slot in left:
             replies.add(message_id, slot, NO_ERR)
+        self._store.spend(REPLY_BYTES * len(left))
         return NO_ERR, left
 
     def _refused(self, wait_ms: int) -> int:

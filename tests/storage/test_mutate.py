@@ -10,6 +10,7 @@ from app.storage.mutate import (
     HINDRANCES,
     NOTE,
     REPLIES_FULL,
+    REPLY_BYTES,
     ROOM_WAIT_MS,
     SET,
     STORE_BUSY,
@@ -68,6 +69,19 @@ class Copy:
 @pytest.fixture
 def copy() -> Copy:
     return Copy()
+
+
+def test_what_is_remembered_is_counted_so_that_the_process_is_measured_in_time(copy: Copy) -> None:
+    """Of entries that are only changed, or keep nothing on the heap, replies are all that grows."""
+    spent = []
+    copy.store.spend = spent.append  # type: ignore[method-assign]
+    copy.do(PUT, ONE)
+    copy.do(PUT, TWO, b"more")
+    copy.do(PUT, TWO, b"more")  # a retry
+    assert spent == [REPLY_BYTES] * 2
+    copy.do(REMOVE, b"3" * 16)
+    copy.wipe(b"4" * 16, 1, 2, 3)
+    assert spent[2:] == [REPLY_BYTES, 3 * REPLY_BYTES]
 
 
 def test_without_a_word_of_other_nodes_nothing_hinders(copy: Copy) -> None:

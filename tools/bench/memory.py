@@ -33,6 +33,7 @@ from app.storage.governor import (
     replies_max_bytes,
     tune_allocators,
 )
+from app.storage.mutate import REPLY_BYTES
 from app.storage.replies import ReplyMemory, buckets_for
 from app.storage.store import Store
 from app.wire.codec import encode_value
@@ -95,6 +96,7 @@ class _Bench:
             message_id = os.urandom(16)
             if not self._replies.full:
                 self._replies.add(message_id, slot, 0)
+                store.spend(REPLY_BYTES)
             if puts % 3 == 0:
                 store.get(slot, key)
             slowest = max(slowest, time.thread_time() - before)

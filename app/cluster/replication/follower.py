@@ -39,7 +39,7 @@ from app.cluster.replication.recent import Past
 from app.cluster.replication.staging import Staging
 from app.cluster.replication.state import Shared
 from app.cluster.slots import slots_of
-from app.storage.mutate import SET
+from app.storage.mutate import REPLY_BYTES, SET
 from app.wire.protocol import SLOT_COUNT
 
 # How long an unanswered report stands before it is sent again; the answer may be late because the primary is
@@ -331,6 +331,7 @@ class Follower:
             replies = self._shared.replies
             if replies.get(message_id) is None or not replies.slots_of(message_id) >> slot & 1:
                 replies.add(message_id, slot, code)
+                self._shared.store.spend(REPLY_BYTES)
 
     def on_entries(self, peer: str, body: bytes) -> None:
         for slot, key, blob in frames.decode_entries(body):

@@ -221,6 +221,11 @@ def in_words(size: str) -> str:
     return size if size == RANDOM else f"{int(size):,} B"
 
 
+# Nobody acknowledges answers here: of more PUTs a second than this the answers would fill the memory for them, and PUTs
+# be refused.
+_PUTS_PER_S: Final = 40_000
+_PORTION: Final = 10_000
+
 LEAST: Final = "memory/least after churn"
 PEAK: Final = "memory/peak"
 
@@ -268,8 +273,10 @@ class _Filler:
     def _put(self, size: str, requests: int) -> None:
         least, most = (0, LARGE_BYTES) if size == RANDOM else (int(size), int(size))
         load = {"value_bytes": least, "value_bytes_most": most, "first_key": self._next_key, "requests": requests}
+        began_s = time.monotonic()
         self._node.load(clients=LARGE_CLIENTS, kinds="put", in_order=True, **load)
         self._next_key += requests
+        time.sleep(max(0.0, requests / _PUTS_PER_S - (time.monotonic() - began_s)))
 
     def _entry_bytes(self, size: str) -> int:
         return _ENTRY_BYTES + (LARGE_BYTES // 2 if size == RANDOM else int(size))
@@ -285,7 +292,9 @@ class _Filler:
 
     def flow(self, size: str) -> int:
         """Let a good deal of it flow through the node; how many it holds then."""
-        self._put(size, max(int(self._flow * self._bound) // self._entry_bytes(size), self._flow_puts))
+        requests = max(int(self._flow * self._bound) // self._entry_bytes(size), self._flow_puts)
+        for done in range(0, requests, _PORTION):
+            self._put(size, min(_PORTION, requests - done))
         return self._node.members[0].counters()["entries"]
 
 

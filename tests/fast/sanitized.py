@@ -43,8 +43,6 @@ def main(tests: list[str]) -> int:
             "-m",
             "pytest",
             "--capture=sys",
-            "-p",
-            "no:cacheprovider",
             "-k",
             "not pure",  # the Python has nothing that they could see
             "--ignore=tests/fast/test_choice.py",

@@ -101,7 +101,7 @@ def what_the_system_says(error: OSError) -> str:
 
 
 def _is_ours(module: str | None) -> bool:
-    return module is None or module.partition(".")[0] in ("app", "proto_gen", "tools")
+    return module is None or module.partition(".")[0] in ("app", "proto_gen", "tools", "kvcluster")
 
 
 def _open_standard_streams() -> None:

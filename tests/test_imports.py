@@ -23,7 +23,7 @@ ALLOWED = {
     "app.config": ("app.observe.logs", "app.wire.protocol"),
     "app.fragments": (),
     "app.printable": (),
-    "app.client": ("app.fragments", "app.wire.protocol", "proto_gen"),
+    "app.client": ("app.fragments", "app.wire.protocol"),
     "app.storage": ("app.fast", "app.wire.protocol"),
     "app.cluster": ("app.fast", "app.storage.mutate", "app.wire.protocol", "proto_gen"),
     "app.peers": ("app.cluster", "app.config.servers", "app.fast", "app.loop", "app.observe", "app.wire", "proto_gen"),

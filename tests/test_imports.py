@@ -24,7 +24,7 @@ ALLOWED = {
     "app.config": ("app.observe.logs", "app.version", "app.wire.protocol"),
     "app.fragments": (),
     "app.printable": (),
-    "app.client": ("app.fragments", "app.wire.protocol", "proto_gen"),
+    "app.client": ("app.fragments", "app.wire.protocol"),
     "app.storage": ("app.fast", "app.wire.protocol"),
     "app.cluster": ("app.fast", "app.storage.mutate", "app.version", "app.wire.protocol", "proto_gen"),
     "app.peers": (

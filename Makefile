@@ -126,8 +126,11 @@ lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/ and tools/
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Each file is known as kvcluster/NAME.proto, so that it can live in one process with others of that name.
 proto: $(DEV_READY)  ## regenerate proto_gen/ from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto_gen --pyi_out=proto_gen proto/*.proto
+	mkdir -p build/proto
+	$(BIN)/python -m grpc_tools.protoc -Ikvcluster=proto --python_out=build/proto --pyi_out=build/proto proto/*.proto
+	cp build/proto/kvcluster/* proto_gen/
 
 bench: $(DEV_READY) $(FAST_READY)  ## measure everything in docs/performance.md (10 minutes): make bench [ARGS="--parts costs --against ../other"]
 	$(BIN)/python tools/build_fast.py --folder tools/bench --must

@@ -17,9 +17,8 @@ from zlib import crc32
 
 from google.protobuf.message import DecodeError
 
-from app.client import Client, Timeout
+from app.client import Client, Timeout, codec
 from app.client.address import resolve
-from app.client.codec import NotAnAnswer, decode_response
 from app.fragments import allow_fragments
 from app.wire.protocol import (
     COMMAND_NAMES,
@@ -65,16 +64,16 @@ def tell_value(value: bytes) -> str:
     return repr(value) if len(value) <= 16 else f"<{len(value)} bytes, crc {crc32(value):08x}>"
 
 
-def tell(response: KVResponse) -> str:
+def tell(response: codec.KVResponse) -> str:
     """The error code's name and every field that is present, in the order of the protocol."""
-    parts = [ERROR_NAMES.get(response.errCode, f"errCode={response.errCode}")]
-    if not response.HasField("errCode"):
-        parts = ["errCode absent"]
-    if response.HasField("value"):
+    code = response.errCode
+    parts = ["errCode absent" if code is None else ERROR_NAMES.get(code, f"errCode={code}")]
+    if response.value is not None:
         parts.append(f"value={tell_value(response.value)}")
     for name in ("pid", "version", "overloadWaitTime", "membershipCount"):
-        if response.HasField(name):
-            parts.append(f"{name}={getattr(response, name)}")
+        number = getattr(response, name)
+        if number is not None:
+            parts.append(f"{name}={number}")
     return " ".join(parts)
 
 
@@ -85,8 +84,8 @@ def found(value: bytes, version: int = 0) -> str:
 
 def tell_datagram(datagram: bytes) -> str:
     try:
-        return tell(decode_response(datagram)[1])
-    except NotAnAnswer as fault:
+        return tell(codec.decode_response(datagram)[1])
+    except codec.NotAnAnswer as fault:
         return f"a datagram of {len(datagram)} bytes ({fault.reason})"
 
 
@@ -243,7 +242,7 @@ class Suite:
         client: Client | None = None,
     ) -> str:
         """The answer to a request, as text; None leaves a field out. NodeGone when nobody answers now."""
-        request = KVRequest(command=command, key=key, value=value, version=version)
+        request = codec.KVRequest(command, key, value, version)
         try:
             return tell((client or self.client).call(request, message_id=message_id))
         except Timeout as error:

@@ -63,8 +63,8 @@ class NodeProcess:
         host: str = HOST,
         main: Path = MAIN,
     ) -> None:
-        """`environment`: all that the process gets; it may be changed in `self.environment` before a start. `host`: as
-        the servers file has it. `main`: another checkout's app/main.py."""
+        """`environment`: all that the process gets; it may be changed in `self.environment` before a start.
+        `host`: as the servers file has it. `main`: another checkout's app/main.py; `self.main` may be changed alike."""
         self.host = host
         self.port = port
         self.name = f"{host}:{port}"
@@ -72,7 +72,7 @@ class NodeProcess:
         self.environment = dict(environment)
         self._servers = servers
         self._options = options
-        self._main = main
+        self.main = main
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -90,7 +90,7 @@ class NodeProcess:
         assert self._process is None or self._process.poll() is not None, f"{self.name} runs"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command(self.port, self._servers, self._options, self._main),
+                command(self.port, self._servers, self._options, self.main),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from app.client import clock, codec
 from app.client.address import Endpoint, resolve, unresolved
+from app.client.codec import KVRequest, KVResponse
 from app.client.engine import Engine, Exchange
 from app.client.errors import (
     BadAnswer,
@@ -34,7 +35,6 @@ from app.client.router import NOWHERE, PROBE_TIMEOUT_S, Router
 from app.client.stats import Stats
 from app.client.table import read_object, read_status
 from app.wire import protocol
-from proto_gen.key_value_pb2 import KVRequest, KVResponse
 
 # Random bytes of a messageID: at 16, two requests of all clients ever never share one.
 MESSAGE_ID_BYTES: Final = 16
@@ -143,8 +143,7 @@ class Client:
 
     def get(self, key: bytes) -> Versioned:
         """The value and version stored under `key`; KeyNotFound when it is not there."""
-        request = _get(key)
-        return _versioned(request, self._checked(request))
+        return _versioned(key, self._checked(_get(key)))
 
     def remove(self, key: bytes) -> None:
         """Take `key` out of the store; KeyNotFound when it is not there."""
@@ -158,10 +157,10 @@ class Client:
         """What is stored under each of the keys; those that are not there are left out."""
         found: dict[bytes, Versioned] = {}
 
-        def take(request: KVRequest, response: KVResponse) -> None:
-            found[request.key] = _versioned(request, response)
+        def take(key: bytes, response: KVResponse) -> None:
+            found[key] = _versioned(key, response)
 
-        self._many("get_many", map(_get, keys), take, found)
+        self._many("get_many", ((key, _get(key)) for key in keys), take, found)
         return found
 
     def put_many(self, items: Mapping[bytes, bytes | Versioned] | Iterable[tuple[bytes, bytes | Versioned]]) -> None:
@@ -170,13 +169,14 @@ class Client:
         What get_many returned can be put back. Of pairs with the same key the last one stays.
         """
         pairs = items.items() if isinstance(items, Mapping) else items
-        requests = (_put(key, *(value if isinstance(value, tuple) else (value, 0))) for key, value in pairs)
-        self._many("put_many", requests, lambda request, response: None, None)
+        requests = ((key, _put(key, *(value if isinstance(value, tuple) else (value, 0)))) for key, value in pairs)
+        self._many("put_many", requests, lambda key, response: None, None)
 
     def remove_many(self, keys: Iterable[bytes]) -> set[bytes]:
         """Take the keys out of the store; returned are those that were there."""
         removed: set[bytes] = set()
-        self._many("remove_many", map(_remove, keys), lambda request, response: removed.add(request.key), removed)
+        requests = ((key, _remove(key)) for key in keys)
+        self._many("remove_many", requests, lambda key, response: removed.add(key), removed)
         return removed
 
     # The nodes. These ask about, or change, the one node that answers; `server` names it, as it stands in
@@ -197,14 +197,14 @@ class Client:
     def get_pid(self, server: str | None = None) -> int:
         """The node's process id."""
         response = self._checked(KVRequest(command=protocol.GET_PID), server)
-        if not response.HasField("pid"):
+        if response.pid is None:
             raise BadAnswer("get_pid: NO_ERR without pid")
         return response.pid
 
     def membership_count(self, server: str | None = None) -> int:
         """How many live members the node sees, itself included."""
         response = self._checked(KVRequest(command=protocol.GET_MEMBERSHIP_CNT), server)
-        if not response.HasField("membershipCount"):
+        if response.membershipCount is None:
             raise BadAnswer("membership_count: NO_ERR without membershipCount")
         return response.membershipCount
 
@@ -240,7 +240,7 @@ class Client:
             if padding == protocol.PADDING_MAX_BYTES:
                 raise
             response = self._checked(_report(command, protocol.PADDING_MAX_BYTES), server)
-        return read_object(response.value, protocol.COMMAND_NAMES[command].lower())
+        return read_object(response.value or b"", protocol.COMMAND_NAMES[command].lower())
 
     def wipeout(self, server: str | None = None) -> None:
         """Drop every key of the slots that the node is primary for: in a cluster, ask each node in turn.
@@ -314,32 +314,31 @@ class Client:
     def _many(
         self,
         what: str,
-        requests: Iterable[KVRequest],
-        take: Callable[[KVRequest, KVResponse], object],
+        requests: Iterable[tuple[bytes, KVRequest]],
+        take: Callable[[bytes, KVResponse], object],
         result: object,
     ) -> None:
-        """Requests for keys, a window of them in flight; `take` gets each with its response if that says NO_ERR."""
+        """Requests for keys, a window of them in flight; `take` gets each key with its response if that says NO_ERR."""
         engine = self._engine
         in_flight: dict[bytes, Exchange] = {}
         errors: dict[bytes, KVError] = {}
         is_hopeless = False
 
-        def finish(request: KVRequest, exchange: Exchange) -> None:
+        def finish(key: bytes, request: KVRequest, exchange: Exchange) -> None:
             nonlocal is_hopeless
-            del in_flight[request.key]
+            del in_flight[key]
             self._acknowledge(request, exchange)
             try:
-                take(request, _sound(request, exchange))
+                take(key, _sound(request, exchange))
             except KeyNotFound:
                 pass
             except KVError as error:
-                errors[request.key] = error
+                errors[key] = error
                 is_hopeless = isinstance(error, Timeout) and engine.heard_at < exchange.started_at
 
         self._enter()
         try:
-            for request in requests:
-                key = request.key
+            for key, request in requests:
                 while key in in_flight or len(in_flight) >= engine.window:
                     engine.turn()
                 if key in errors:
@@ -352,7 +351,7 @@ class Client:
                 except (InvalidValue, WrongCluster) as error:
                     errors[key] = error
                 else:
-                    exchange.done = partial(finish, request)
+                    exchange.done = partial(finish, key, request)
             while in_flight:
                 engine.turn()
         finally:
@@ -428,10 +427,10 @@ class Client:
     def _learn(self, probe: Exchange) -> None:
         if probe.answer is None:
             return
-        if probe.answer.errCode == protocol.INVALID_VAL_ERR:  # it has more to tell than fits; it is asked again anyway
+        if probe.answer.code == protocol.INVALID_VAL_ERR:  # it has more to tell than fits; it is asked again anyway
             self._status = _report(protocol.STATUS, protocol.PADDING_MAX_BYTES)
-        elif probe.answer.errCode == protocol.NO_ERR:
-            self._router.learn(probe.answered_by, read_status(probe.answer.value), clock.now())
+        elif probe.answer.code == protocol.NO_ERR:
+            self._router.learn(probe.answered_by, read_status(probe.answer.value or b""), clock.now())
 
     def _acknowledge(self, request: KVRequest, exchange: Exchange) -> None:
         """Tell the node that answered that its memory of the request may go, if this client does that.
@@ -440,7 +439,7 @@ class Client:
         """
         if not self._ack or exchange.answer is None or exchange.attempts.tries != 1:
             return
-        if request.command in _REMEMBERED and exchange.answer.errCode != protocol.SYS_OVERLOAD_ERR:
+        if request.command in _REMEMBERED and exchange.answer.code != protocol.SYS_OVERLOAD_ERR:
             index = exchange.answered_by
             self._engine.sockets.send(index, self._router.servers[index], codec.encode_ack(exchange.message_id))
             self.stats.acks += 1
@@ -486,9 +485,9 @@ def _report(command: int, padding: int, said: bytes = b"") -> KVRequest:
     return KVRequest(command=command, value=said.ljust(padding, b"\0"))
 
 
-def _versioned(request: KVRequest, response: KVResponse) -> Versioned:
-    if not (response.HasField("value") and response.HasField("version")):
-        raise BadAnswer(f"get of {request.key!r}: NO_ERR without value and version")
+def _versioned(key: bytes, response: KVResponse) -> Versioned:
+    if response.value is None or response.version is None:
+        raise BadAnswer(f"get of {key!r}: NO_ERR without value and version")
     return Versioned(response.value, response.version)
 
 
@@ -498,12 +497,12 @@ def _sound(request: KVRequest, exchange: Exchange) -> KVResponse:
         raise exchange.error
     response = exchange.answer
     assert response is not None, "neither answered nor given up"
-    if response.errCode == protocol.NO_ERR:
+    if response.code == protocol.NO_ERR:
         return response
-    what = protocol.COMMAND_NAMES[request.command].lower()
-    if request.HasField("key"):
+    what = protocol.COMMAND_NAMES.get(request.command or 0, "").lower()
+    if request.key is not None:
         what = f"{what} of {request.key!r}"
-    error = error_answer(response.errCode, what)
+    error = error_answer(response.code, what)
     if isinstance(error, Overloaded):
         error.may_have_happened = exchange.attempts.unanswered
     raise error

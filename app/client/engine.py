@@ -18,13 +18,13 @@ from math import inf
 from typing import Final
 
 from app.client import codec
+from app.client.codec import KVResponse
 from app.client.errors import KVError, Timeout, Unreachable
 from app.client.retry import Attempts
 from app.client.router import Router
 from app.client.sockets import Sockets
 from app.client.stats import Stats
 from app.wire.protocol import SYS_OVERLOAD_ERR
-from proto_gen.key_value_pb2 import KVResponse
 
 # Answers taken from one socket before the deadlines' turn, when there may be more than one.
 DRAIN_MAX: Final = 64
@@ -242,11 +242,11 @@ class Engine:
         now = self._heard[index] = self._now()
         if not exchange.is_probe:
             self.heard_at = now
-        if response.errCode == SYS_OVERLOAD_ERR and not exchange.is_probe:
+        if response.code == SYS_OVERLOAD_ERR and not exchange.is_probe:
             self._stats.overloads += 1
             self._router.doubt(now)
             self._shrink(exchange, now)
-            if exchange.waits_out_overload and exchange.attempts.overloaded(now, response.overloadWaitTime):
+            if exchange.waits_out_overload and exchange.attempts.overloaded(now, response.overloadWaitTime or 0):
                 exchange.is_waiting = True
                 self._schedule(exchange)
                 return

@@ -44,7 +44,7 @@ dial is connected by b's kernel and gets no CHALLENGE: LinkFailed after DIAL_TIM
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from greenlet import getcurrent
@@ -455,7 +455,7 @@ class Links:
             is_proof = self._trusts_refusals or self._sockets.is_here(self._peers.address(peer))
             event = LinkRefused(peer, attempt.incarnation, is_proof)
         except Refused as refused:
-            self._count_refused(refused.reason, peer)
+            self._count_refused(refused.reason, peer, refused.details)
         except TimedOut:
             pass
         except (OSError, EOFError) as error:
@@ -544,10 +544,11 @@ class Links:
         whoever did that."""
         connected: Connected | None = None
         reason = ""
+        details: dict[str, object] = {}
         try:
             connected = self._connector.welcome(sock, host, self._loop.now() + HANDSHAKE_TIMEOUT_S)
         except Refused as refused:
-            reason = refused.reason
+            reason, details = refused.reason, refused.details
         except TimedOut:
             reason = "handshake_timeout"
         except (OSError, EOFError):
@@ -559,13 +560,15 @@ class Links:
         else:
             sock.close()
             if reason:
-                self._count_refused(reason, host, is_fault=reason != "handshake_broken_off")
+                self._count_refused(reason, host, details, is_fault=reason != "handshake_broken_off")
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
-    def _count_refused(self, reason: str, who: str, *, is_fault: bool = True) -> None:
+    def _count_refused(
+        self, reason: str, who: str, details: Mapping[str, object] | None = None, *, is_fault: bool = True
+    ) -> None:
         self.refused[reason] += 1
-        (_faults.warning if is_fault else _faults.debug)("refused", reason=reason, peer=who)
+        (_faults.warning if is_fault else _faults.debug)("refused", reason=reason, peer=who, **(details or {}))
 
     def snapshot(self) -> dict[str, int]:
         """What is counted, by name."""

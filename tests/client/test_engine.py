@@ -7,14 +7,14 @@ from zlib import crc32
 import pytest
 
 from app.client.address import Endpoint, resolve
-from app.client.codec import encode_request
+from app.client.codec import KVRequest, encode_request
 from app.client.engine import DRAIN_MAX, WINDOW_MIN, Engine, Exchange
 from app.client.errors import Timeout, Unreachable
 from app.client.router import NOWHERE, REFRESH_MIN_S, Router
 from app.client.stats import Stats
 from app.client.table import Table
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR, TYPE_RESPONSE
-from proto_gen.key_value_pb2 import KVRequest, KVResponse
+from proto_gen.key_value_pb2 import KVResponse
 from proto_gen.message_pb2 import Msg
 
 NAMES = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.client import codec
+from app.client.codec import KVRequest
 from app.wire.protocol import (
     GET,
     INVALID_VAL_ERR,
@@ -23,7 +24,6 @@ from app.wire.protocol import (
     SYS_OVERLOAD_ERR,
     WIPEOUT,
 )
-from proto_gen.key_value_pb2 import KVRequest
 from tests.support.nodes import Node, await_count, cluster, running
 from tests.support.polling import poll
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from app.client import codec
+from app.client.codec import KVRequest
 from app.wire.protocol import (
     CLIENT_TIMEOUTS_MS,
     GET,
@@ -27,7 +28,6 @@ from app.wire.protocol import (
     SYS_OVERLOAD_ERR,
     slot_of,
 )
-from proto_gen.key_value_pb2 import KVRequest
 from tests.sim import history
 from tests.sim.history import DONE, MISSING, Operation, is_linearizable
 from tests.support.nodes import Node
@@ -133,11 +133,10 @@ class Traffic:
         client.command = rng.choices((PUT, GET, REMOVE), (5, 4, 1))[0]
         client.key = rng.choice(self.keys)
         client.value = None
-        request = KVRequest(command=client.command, key=client.key)
         if client.command == PUT:
             client.writes += 1
             client.value = f"{client.number}.{client.writes}"
-            request.value = client.value.encode()
+        request = KVRequest(client.command, client.key, None if client.value is None else client.value.encode())
         client.message_id = rng.randbytes(16)
         client.datagram = codec.encode_request(client.message_id, request)
         client.called = now
@@ -171,7 +170,7 @@ class Traffic:
         if code == SYS_OVERLOAD_ERR:  # nothing was done: the same again, later, as often as it takes
             self.counts["refused"] += 1
             client.tries -= 1
-            client.next_s = now + response.overloadWaitTime / 1000
+            client.next_s = now + (response.overloadWaitTime or 0) / 1000
             return
         assert code in (NO_ERR, KEY_DNE_ERR), f"answered {code}"
         value = client.value

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from app.client import codec
+from app.client.codec import KVRequest
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT
-from proto_gen.key_value_pb2 import KVRequest
 from tests.lab.lab import LabNode
 
 # An answer that comes later is of no use: its client has asked another node by then.

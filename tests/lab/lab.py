@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from app.client import codec
+from app.client.codec import KVRequest
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SLOT_COUNT, slot_of
-from proto_gen.key_value_pb2 import KVRequest
 from tests.integration.http_nodes import fetch
 from tests.lab.network import Cable, Host, Network
 from tests.support.nodes import REPOSITORY, Node, environment

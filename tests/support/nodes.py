@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.client import codec
+from app.client.codec import KVRequest, KVResponse
 from app.wire.protocol import GET, GET_MEMBERSHIP_CNT, IS_ALIVE, KEY_DNE_ERR, NO_ERR, PADDING_BYTES, STATUS
-from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.support.polling import DEADLINE_S, poll
 from tests.support.ports import HOST, free_ports
 from tools import nodes
@@ -64,7 +64,7 @@ def ask(
         sock.settimeout(patience_s)
         sock.connect((host, port))
         try:
-            sock.send(codec.encode_request(message_id, KVRequest(command=command, **fields)))  # type: ignore[arg-type]
+            sock.send(codec.encode_request(message_id, KVRequest(command, **fields)))  # type: ignore[arg-type]
             answered, response = codec.decode_response(sock.recv(65_535))
         except OSError:  # refused, or timed out
             return None

@@ -4,6 +4,7 @@ from zlib import crc32
 
 import pytest
 
+from app.client import codec
 from app.wire.protocol import GET, INVALID_VAL_ERR, KEY_DNE_ERR, NO_ERR, TYPE_ACK, UNKNOWN_CMD_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
@@ -231,9 +232,9 @@ def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], capsys: pyte
 
 
 def test_how_answers_read() -> None:
-    assert checks.tell(KVResponse(errCode=KEY_DNE_ERR)) == "KEY_DNE_ERR"
-    assert checks.tell(KVResponse()) == "errCode absent"
-    assert checks.tell(KVResponse(errCode=77)) == "errCode=77"
-    assert checks.tell(KVResponse(errCode=0, value=b"", version=0)) == "NO_ERR value=b'' version=0"
+    assert checks.tell(codec.KVResponse(errCode=KEY_DNE_ERR)) == "KEY_DNE_ERR"
+    assert checks.tell(codec.KVResponse()) == "errCode absent"
+    assert checks.tell(codec.KVResponse(errCode=77)) == "errCode=77"
+    assert checks.tell(codec.KVResponse(errCode=0, value=b"", version=0)) == "NO_ERR value=b'' version=0"
     assert checks.tell_value(bytes(16)) == repr(bytes(16))
     assert checks.tell_value(bytes(17)) == f"<17 bytes, crc {crc32(bytes(17)):08x}>"

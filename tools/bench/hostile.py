@@ -40,7 +40,6 @@ from app.wire.protocol import (
     STATUS,
     VALUE_MAX_BYTES,
 )
-from proto_gen.key_value_pb2 import KVRequest
 from tools import cli, nodes
 from tools.bench.chosen import key_in_slot, with_checksum
 
@@ -54,7 +53,7 @@ _PKTINFO: Final = Struct("=i4s4s")  # interface, the address to send from, the d
 
 
 def _request(command: int, message_id: bytes = b"", **fields: Any) -> bytes:
-    return codec.encode_request(message_id or os.urandom(16), KVRequest(command=command, **fields))
+    return codec.encode_request(message_id or os.urandom(16), codec.KVRequest(command, **fields))
 
 
 # What is sent: endless datagrams.

@@ -11,10 +11,9 @@ from struct import Struct
 from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
-from app.client.codec import NotAnAnswer, decode_response, encode_request
+from app.client.codec import KVRequest, NotAnAnswer, decode_response, encode_request
 from app.wire.codec import varint
 from app.wire.protocol import GET, IS_ALIVE, KEY_MAX_BYTES, PUT, VALUE_MAX_BYTES
-from proto_gen.key_value_pb2 import KVRequest
 
 
 class Response(NamedTuple):
@@ -94,10 +93,10 @@ class KvTarget:
         message_id, response = decode_response(datagram)
         return Response(
             message_id,
-            response.errCode,
-            response.value if response.HasField("value") else None,
-            response.version if response.HasField("version") else None,
-            response.overloadWaitTime,
+            response.code,
+            response.value,
+            response.version,
+            response.overloadWaitTime or 0,
         )
 
 

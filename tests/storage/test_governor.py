@@ -17,6 +17,7 @@ from app.storage.governor import (
     tune_allocators,
 )
 from app.storage.replies import ReplyMemory
+from app.storage.slots import Slot
 from app.storage.store import COMPACT_MIN_BYTES, Store
 from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.storage.contents import content
@@ -339,6 +340,42 @@ def test_calibration_copies_tables_that_a_crowd_has_left_behind() -> None:
     for _ in range(SLOT_COUNT // 4 + 1):
         machine.governor.calibrate()
     assert machine.governor.rebuilds == rebuilds
+
+
+def test_tables_shrink_soon_after_their_entries_have_gone() -> None:
+    """Larger values take over from small ones in less than a second: they can't have what those's tables keep."""
+    machine = Machine(15 * MIB)
+    for n in range(100_000):
+        machine.put(b"%d" % n, b"v")
+    for n in range(99_000):
+        machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
+    for _ in range(10):  # a second
+        machine.governor.calibrate()
+    assert not [table for slot in range(SLOT_COUNT) for table in machine.store.tables(slot) if table.is_oversized]
+
+
+def test_one_calibration_copies_a_bounded_number_of_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(15 * MIB)
+    keys = [b"%d" % n for n in range(200_000)]
+    for key in keys:
+        machine.put(key, b"v")
+    for key in keys[:-40_000]:
+        machine.store.remove(slot_of(key), key)
+    lengths: list[int] = []
+    rebuild = Slot.rebuild
+
+    def counted(table: Slot) -> None:
+        lengths.append(len(table))
+        rebuild(table)
+
+    monkeypatch.setattr(Slot, "rebuild", counted)
+    while True:
+        before = len(lengths)
+        machine.governor.calibrate()
+        assert sum(lengths[before:]) < 8_192 + max(lengths, default=0)
+        if len(lengths) == before:
+            break
+    assert sum(lengths) > 8_192
 
 
 def test_calibrating_an_empty_store_changes_nothing() -> None:

@@ -414,7 +414,7 @@ class WholeStore:
 
     def _is_cheaper(self, growth_bytes: int, entries: int) -> bool:
         """Whether growing tables takes less than so many entries; the arena must make way for it soon, though."""
-        if not self.evicts or self.spare_bytes < -_GROWTH_AHEAD_BYTES or entries <= 0:
+        if not self.evicts or self.spare_bytes < -_GROWTH_AHEAD_BYTES:
             return False
         entry_bytes = self.entry_heap_bytes + self._arena.chunk_bytes // max(1, self.entries)
         return growth_bytes < entries * entry_bytes

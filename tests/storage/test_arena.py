@@ -169,6 +169,20 @@ def test_whatever_writes_to_a_page_is_counted_as_one_write(kind: Any, way: str) 
     assert (arena.was_written(other_page, 1), arena.was_written(other_page, 2)) == (False, True)
 
 
+@pytest.mark.parametrize("moved", [0, 1])
+def test_a_page_that_a_record_is_moved_to_was_written_to_as_late_as_either(kind: Any, moved: int) -> None:
+    arena = kind(MIB, MIB)
+    pages = [[arena.store(b"k", bytes(10_000)) for _ in range(PAGE_BYTES // RECORD_MAX_BYTES)] for _ in range(2)]
+    source, target = (arena.page_of(handles[0]) for handles in (pages[moved], pages[1 - moved]))
+    for handle in (*pages[moved][1:], pages[1 - moved][0]):
+        arena.free(handle)
+    later = arena.page_of(pages[1][0])
+    assert (arena.was_written(later, 1), source != target) == (True, True)
+    arena.retire(source)
+    assert arena.page_of(arena.move(pages[moved][0])) == target
+    assert arena.was_written(target, 1)
+
+
 def test_only_a_page_whose_records_find_room_elsewhere_is_relocatable(kind: Any) -> None:
     arena = kind(MIB, MIB)
     in_page = PAGE_BYTES // RECORD_MAX_BYTES

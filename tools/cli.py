@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 from app.config.numbers import PORT_MAX, number
@@ -191,7 +190,8 @@ def write_value(value: bytes) -> None:
 def write_file(path: str, text: str) -> None:
     """A text into a file, in place of what is there. OSError that names the file, also when the disk is full."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
 
@@ -213,7 +213,7 @@ def _flush() -> None:
 def read_input(path: str | None, max_bytes: int) -> bytes:
     """So many bytes at most of a file, or of standard input (None). OSError, with a name to tell it by."""
     if path is not None:
-        with Path(path).open("rb") as file:
+        with open(path, "rb") as file:
             return file.read(max_bytes)
     try:
         return sys.stdin.buffer.read(max_bytes)

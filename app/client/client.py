@@ -4,7 +4,6 @@ Everything on the wire is the engine's: a call of one request is an engine with 
 and values into requests, answers into results and exceptions, and brings router and engine together.
 """
 
-import json
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -224,6 +223,8 @@ class Client:
     def config(self, changes: Mapping[str, str] | None = None, server: str | None = None) -> dict[str, Any]:
         """Change settings of the node (`log_level`, `slow_ms`, as its options are written), and tell all that can be
         changed; `why_not` says why nothing was done. For administrators only. UnknownCommand: as for status."""
+        import json  # as in table.py
+
         return self._told(protocol.CONFIG, server, protocol.PADDING_MAX_BYTES, json.dumps(dict(changes or {})).encode())
 
     def slow_requests(self, server: str | None = None) -> dict[str, Any]:

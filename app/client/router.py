@@ -20,7 +20,6 @@ The table is only ever a hint: every node forwards what it does not own. Nothing
 forwarded, so an old table is noticed by a primary that fails, or when it is asked for again, after REFRESH_S.
 """
 
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -63,6 +62,8 @@ NOWHERE: Final = -1
 
 def in_a_thread(work: Callable[[], None]) -> None:
     """Do it beside everything else; never, if the system has no more threads to give."""
+    import threading  # not above: most programs that run for a moment have nothing to look up
+
     with suppress(RuntimeError):
         threading.Thread(target=work, name="kv-client-lookup", daemon=True).start()
 

@@ -1,6 +1,5 @@
 """What a node's STATUS answer tells a client: who it is, and which member is each slot's primary."""
 
-import json
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -29,6 +28,8 @@ def read_status(value: bytes) -> Table | None:
 
 def read_object(value: bytes, what: str) -> dict[str, Any]:
     """The JSON object in an answer to the command `what`. BadAnswer when it is anything else."""
+    import json  # not above: a GET and a PUT do without
+
     try:
         # Strictly: Python would also take other encodings, lone surrogates, and numbers that are none, and could then
         # not write it as JSON again.

@@ -22,11 +22,11 @@ def number(
     sign = "-?" if least < 0 else ""
     whole = f"{sign}[0-9]{{1,{max(9, len(str(int(most))))}}}"
     decimals = rf"({sign}[0-9]{{1,9}}(?:\.[0-9]{{1,6}})?)(?:{re.escape(unit)})?"
-    pattern = re.compile(f"({whole})" if kind is int else decimals, re.ASCII)
+    pattern = f"({whole})" if kind is int else decimals  # compiled when it is needed; a tool has many and needs few
     complaint = f"isn't {what} from {_shown(least)} to {_shown(most)}{f' ({why})' if why else ''}"
 
     def parse_number(text: str) -> _Kind:
-        match = pattern.fullmatch(text)
+        match = re.fullmatch(pattern, text, re.ASCII)
         if match is not None:
             value = kind(match[1])
             if least <= value <= most:

@@ -110,15 +110,29 @@ def test_input_that_is_not_there_is_a_line(peer: Peer) -> None:
     assert (done.returncode, done.stderr) == (2, "kv.py: standard input: Bad file descriptor\n")
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+# Which are made of the client and the standard library.
+NEED_NO_PACKAGE = ("kv.py", "cluster.py", "demo.py", "tools.bench.client", "tools.bench.suite")
+
+
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool not in NEED_NO_PACKAGE])
 def test_a_missing_package_is_a_line_and_status_2(tool: str) -> None:
-    more = ["pid"] if tool == "kv.py" else []  # which needs none to say what is wrong with its arguments
-    done = shell('"$@"', "-S", *TOOLS[tool], *more)  # without site-packages
+    done = shell('"$@"', "-S", *TOOLS[tool])  # without site-packages
     assert re.fullmatch(
         rf"{tool}: the package with '(google|gevent|tqdm)' is missing: `make setup-dev`, then \.venv/bin/python\n",
         done.stderr,
     ), done.stderr
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("tool", NEED_NO_PACKAGE)
+def test_a_tool_that_needs_no_package_explains_itself_without_any(tool: str) -> None:
+    done = shell('"$@"', "-S", *TOOLS[tool], "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_kv_works_without_any_package(peer: Peer) -> None:
+    done = shell('"$@"', "-S", "tools/kv.py", "-s", peer.name, "get", "key")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "value", "")
 
 
 @pytest.mark.parametrize("tool", TOOLS)

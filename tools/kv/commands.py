@@ -3,7 +3,6 @@
 A KVError or OSError is for the caller to tell.
 """
 
-import base64
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any
 from app.client import BadAnswer, BadServer, Client, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tools import cli
-from tools.kv import slowlog, status
 
 # The store.
 
@@ -78,10 +76,14 @@ def run_pid(client: Client, given: Namespace) -> int:
 
 
 def run_status(client: Client, given: Namespace) -> int:
+    from tools.kv import status  # here and below: not needed by most commands
+
     return _tell(given, client.status(), lambda known: known, status.table if given.verbose else status.summary)
 
 
 def run_slowlog(client: Client, given: Namespace) -> int:
+    from tools.kv import slowlog
+
     return _tell(given, client.slow_requests(), lambda slow: slow, slowlog.table)
 
 
@@ -93,6 +95,8 @@ def run_members(client: Client, given: Namespace) -> int:
         else:
             cli.say(count)
         return cli.OK
+    from tools.kv import status
+
     return _tell(given, client.status(), status.members, status.members_table)
 
 
@@ -164,4 +168,6 @@ def _as_text(data: bytes) -> tuple[str, str]:
     try:
         return data.decode(), "utf-8"
     except UnicodeDecodeError:
+        import base64
+
         return base64.b64encode(data).decode(), "base64"

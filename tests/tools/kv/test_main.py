@@ -352,6 +352,17 @@ def test_help_and_wrong_usage_need_no_client() -> None:
         assert done.stdout.endswith("[]\n"), (words, done.stdout[-300:])
 
 
+def test_a_get_imports_little() -> None:
+    """What takes longest to start is what is imported."""
+    script = "import sys\nfrom tools.kv.__main__ import main\nmain(sys.argv[1:])\nprint(*sys.modules)"
+    with Peer() as peer:
+        peer.store[b"key"] = (b"value", 1)
+        loaded = set(run_python("-c", script, "get", "key", "-s", peer.name).stdout.split())
+    assert "tools.kv.commands" in loaded
+    slow = ("asyncio", "base64", "dataclasses", "google", "inspect", "json", "logging", "pathlib", "ssl", "threading")
+    assert not loaded.intersection((*slow, "tools.kv.errors", "tools.kv.status"))
+
+
 def test_nobody_there_is_status_3_at_once(capfdbinary: Captured) -> None:
     with Peer() as peer:
         name = peer.name

@@ -33,9 +33,10 @@ from tools.build_fast import COMPILE_ARGS, LINK_ARGS, lacking  # noqa: E402
 STAGE = Path("build", "package")  # below HERE, as setuptools wants it
 PACKAGE = "kvcluster"
 OURS = ("app", "proto_gen", "tools")
+RECORD = "built.txt"  # of the compiled core, in app/fast
 # Of tools/ what the installed commands need; the others work on a checkout.
 TOOLS = ("__init__.py", "start.py", "cli.py", "flood.py", "kv", "load")
-OTHERS = shutil.ignore_patterns("__pycache__", "*.so", "*.c", "built.txt")
+OTHERS = shutil.ignore_patterns("__pycache__", "*.so", "*.c", RECORD)
 
 IMPORT = re.compile(rf"^(\s*)(from|import|cimport)(\s+)({'|'.join(OURS)})(?=[.\s])", re.MULTILINE)
 # In this order.
@@ -100,10 +101,12 @@ class BuildCore(build_ext):
     """Compiles the core whole, or leaves it out; and records what it was made of (app/fast/__init__.py)."""
 
     def run(self) -> None:
+        folder = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
+        folder.joinpath(RECORD).unlink(missing_ok=True)  # of a build before, until this one is whole
         why = lacking()
         if why is None:
             try:
-                self._compile()
+                self._compile(folder)
             except Exception as error:  # noqa: BLE001 - whatever a compiler or its driver fails with
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         if why is not None:
@@ -112,7 +115,7 @@ class BuildCore(build_ext):
             self.extensions = []
             print(f"{PACKAGE}: the core is not compiled, nodes run its Python: {why}", file=sys.stderr)
 
-    def _compile(self) -> None:
+    def _compile(self, folder: Path) -> None:
         from Cython.Build import cythonize
 
         made = cythonize(
@@ -121,15 +124,15 @@ class BuildCore(build_ext):
         for extension, compiled in zip(self.extensions, made, strict=True):
             extension.sources = compiled.sources
         super().run()
-        folder = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
         fast = runpy.run_path(str(HERE / STAGE / PACKAGE / "app" / "fast" / "__init__.py"))
-        (folder / "built.txt").write_text(fast["fingerprint"]() + "\n")
+        (folder / RECORD).write_text(fast["fingerprint"]() + "\n")
 
 
 def extensions() -> list[Extension]:
     if os.environ.get("KV_FAST") == "off":
         return []
-    flags = [arg for arg in COMPILE_ARGS if arg != "-Werror"]  # other compilers warn of other things
+    # Other compilers warn of other things, and how much to optimize is Python's and CFLAGS' to say.
+    flags = [arg for arg in COMPILE_ARGS if arg not in ("-Werror", "-O2")]
     return [
         Extension(
             f"{PACKAGE}.app.fast.{path.stem}",

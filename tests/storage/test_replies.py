@@ -265,6 +265,7 @@ def test_messageids_that_share_a_checksum_do_not_share_a_bucket(kind: type[Reply
 def test_a_bucket_is_short_also_when_the_memory_is_full(kind: type[ReplyMemory], mib: int) -> None:
     max_bytes = mib * MIB * 9 // 64
     assert max_bytes / buckets_for(max_bytes) <= 1152
+    assert buckets_for(1152 * 32_768) == 32_768
     kind(TTL_S, max_bytes, buckets=buckets_for(64 * MIB))  # a power of two
 
 

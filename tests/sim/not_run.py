@@ -175,7 +175,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "link = self.up.get(peer)",
             "return peer in self.up",
             "self._down(link)",
-            "self._count_refused(refused.reason, peer)",
+            "self._count_refused(refused.reason, peer, refused.details)",
             "return",
             "continue",
             "self._give_way(next(iter(self._pending)))",

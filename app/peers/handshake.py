@@ -39,11 +39,9 @@ NAME_MAX_BYTES: Final = 255
 class Refused(Exception):
     """The other end is not let in; the reason is one word for a counter."""
 
-    def __init__(self, reason: str, **details: object) -> None:
-        """`details`: what the log is to tell beside it."""
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.details = details
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class Handshake:
         if magic != _MAGIC:
             raise Refused("malformed")
         if protocol != NODE_PROTOCOL:
-            raise Refused("other_protocol", theirs=protocol, ours=NODE_PROTOCOL)
+            raise Refused("other_protocol")
         if flags != self._flags:
             raise Refused("no_secret" if self._flags else "secret_needed")
         if not (INCARNATION.has(incarnation) and is_clock(stamp_s)):

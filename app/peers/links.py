@@ -44,7 +44,7 @@ dial is connected by b's kernel and gets no CHALLENGE: LinkFailed after DIAL_TIM
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from greenlet import getcurrent
@@ -73,6 +73,8 @@ from app.peers.handshake import Refused
 # links fail that would come up.
 DIAL_TIMEOUT_S: Final = 1.0
 HANDSHAKE_TIMEOUT_S: Final = 2.0  # for whoever connects; the other side of the same
+# Why connections are refused that others tell of: the death of who dialled; membership, of another protocol (inbox.py).
+_TOLD_ELSEWHERE: Final = ("handshake_broken_off", "other_protocol")
 # Each end says that it lives so often, and is taken for silent by whoever has heard nothing for so many of its own
 # beats: 0.5 to 0.6 s. Fewer: a machine that is crowded for half a second loses its links.
 LIFE_S: Final = 0.1
@@ -455,7 +457,7 @@ class Links:
             is_proof = self._trusts_refusals or self._sockets.is_here(self._peers.address(peer))
             event = LinkRefused(peer, attempt.incarnation, is_proof)
         except Refused as refused:
-            self._count_refused(refused.reason, peer, refused.details)
+            self._count_refused(refused.reason, peer, is_fault=refused.reason not in _TOLD_ELSEWHERE)
         except TimedOut:
             pass
         except (OSError, EOFError) as error:
@@ -544,11 +546,10 @@ class Links:
         whoever did that."""
         connected: Connected | None = None
         reason = ""
-        details: dict[str, object] = {}
         try:
             connected = self._connector.welcome(sock, host, self._loop.now() + HANDSHAKE_TIMEOUT_S)
         except Refused as refused:
-            reason, details = refused.reason, refused.details
+            reason = refused.reason
         except TimedOut:
             reason = "handshake_timeout"
         except (OSError, EOFError):
@@ -560,15 +561,13 @@ class Links:
         else:
             sock.close()
             if reason:
-                self._count_refused(reason, host, details, is_fault=reason != "handshake_broken_off")
+                self._count_refused(reason, host, is_fault=reason not in _TOLD_ELSEWHERE)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
-    def _count_refused(
-        self, reason: str, who: str, details: Mapping[str, object] | None = None, *, is_fault: bool = True
-    ) -> None:
+    def _count_refused(self, reason: str, who: str, *, is_fault: bool = True) -> None:
         self.refused[reason] += 1
-        (_faults.warning if is_fault else _faults.debug)("refused", reason=reason, peer=who, **(details or {}))
+        (_faults.warning if is_fault else _faults.debug)("refused", reason=reason, peer=who)
 
     def snapshot(self) -> dict[str, int]:
         """What is counted, by name."""

@@ -65,6 +65,7 @@ class Inbox:
         except DecodeError:
             return "malformed"
         if (protocol := message.node_protocol or NODE_PROTOCOL_UNNAMED) != NODE_PROTOCOL:
+            self._state.note_present(peer)  # or we would found a second cluster beside its own
             self._say_refused(peer, protocol)
             return "other protocol"
         handler = self._handlers.get(message.kind)

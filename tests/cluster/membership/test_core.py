@@ -156,3 +156,15 @@ def test_of_another_protocol_nothing_is_read_and_that_is_said_now_and_then(named
 def test_every_message_names_our_protocol() -> None:
     (sent, *_) = [effect for effect in a_core().step(Tick(), 1.0) if isinstance(effect, Send)]
     assert pb.ClusterMessage.FromString(sent.payload).node_protocol == 2
+
+
+def test_a_server_of_another_protocol_is_there_so_nobody_founds_without_it() -> None:
+    """It would be a second cluster beside that one's."""
+    core = a_core(now=5.0)
+    core.step(Tick(), 5.0)
+    for peer in ("b:1", "c:1"):
+        core.step(LinkRefused(peer, 0, is_proof=True), 5.001)
+    core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, node_protocol=3).SerializeToString()), 5.002)
+    for tick in range(1, 200):
+        core.step(Tick(), 5.0 + 0.025 * tick)
+    assert core.view is None

@@ -84,8 +84,8 @@ _SLOTS_PER_CALIBRATION: Final = 4
 _SLOTS_PER_SHRINKING: Final = 64
 # After so much one calibration makes no more tables anew: entries copied (20 ns each; in Python 0.1 to 0.3 µs), and as
 # many as a table's own costs come to.
-_SHRINKING_WORK: Final = 8_192
-_TABLE_WORK: Final = 128
+_SHRINKING_WORK: Final = 4_096
+_TABLE_WORK: Final = 32
 _KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are a fair sample of keys of any length
 
 # What the kernel and glibc call what they are asked for (linux/prctl.h, malloc.h).
@@ -220,7 +220,7 @@ class MemoryGovernor:
             self._mallopt(_M_ARENA_MAX, 1)
 
     def calibrate(self) -> None:
-        """Size a few slots' keys, and make oversized tables anew (1 ms at most; in Python 3)."""
+        """Size a few slots' keys, and make oversized tables anew (1 ms at most; in Python 2)."""
         store = self._store
         sampled_bytes = sampled = 0
         for _ in range(_SLOTS_PER_CALIBRATION):

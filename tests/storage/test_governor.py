@@ -372,10 +372,10 @@ def test_one_calibration_copies_a_bounded_number_of_entries(monkeypatch: pytest.
     while True:
         before = len(lengths)
         machine.governor.calibrate()
-        assert sum(lengths[before:]) < 8_192 + max(lengths, default=0)
+        assert sum(lengths[before:]) < 4_096 + max(lengths, default=0)
         if len(lengths) == before:
             break
-    assert sum(lengths) > 8_192
+    assert sum(lengths) > 4_096
 
 
 def test_calibrating_an_empty_store_changes_nothing() -> None:

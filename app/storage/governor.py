@@ -28,6 +28,7 @@ from typing import Final
 
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
+from app.storage.slots import Slot
 from app.storage.store import COMPACT_MIN_BYTES, Store
 from app.wire.protocol import SLOT_COUNT
 
@@ -79,9 +80,6 @@ _COMPACT_SHARE: Final = 1 / 16
 _SHRINK_WORK: Final = 300
 # Slots that one calibration samples, of 256 (0.1 ms each): at ten a second each slot's turn comes every 6 s.
 _SLOTS_PER_CALIBRATION: Final = 4
-# Slots whose tables it looks at (0.5 µs each): each slot's turn comes every 0.4 s. Larger values take over from small
-# ones in less than a second, and what the tables of those keep the values can't have.
-_SLOTS_PER_SHRINKING: Final = 64
 # After so much one calibration makes no more tables anew: entries copied (20 ns each; in Python 0.1 to 0.3 µs), and as
 # many as a table's own costs come to.
 _SHRINKING_WORK: Final = 4_096
@@ -234,9 +232,13 @@ class MemoryGovernor:
         self._shrink_tables()
 
     def _shrink_tables(self) -> None:
-        """Go on with the next slots, from wherever the work was enough the last time."""
+        """Go on with the next slots, from wherever the work was enough the last time.
+
+        Compiled, each slot's turn comes every 0.4 s: larger values take over from small ones in less than a second, and
+        what the tables of those keep the values can't have. In Python it comes every 6 s.
+        """
         work = 0
-        for _ in range(_SLOTS_PER_SHRINKING):
+        for _ in range(Slot.shrunk_at_once):
             for table in self._store.tables(self._next_shrunk):
                 if table.is_oversized:
                     if work >= _SHRINKING_WORK:

@@ -28,6 +28,7 @@ from typing import Final
 
 from app.storage.arena import PAGE_BYTES, Arena
 from app.storage.replies import ReplyMemory
+from app.storage.slots import Slot
 from app.storage.store import COMPACT_MIN_BYTES, Store
 from app.wire.protocol import SLOT_COUNT
 
@@ -79,13 +80,10 @@ _COMPACT_SHARE: Final = 1 / 16
 _SHRINK_WORK: Final = 300
 # Slots that one calibration samples, of 256 (0.1 ms each): at ten a second each slot's turn comes every 6 s.
 _SLOTS_PER_CALIBRATION: Final = 4
-# Slots whose tables it looks at (0.5 µs each): each slot's turn comes every 0.4 s. Larger values take over from small
-# ones in less than a second, and what the tables of those keep the values can't have.
-_SLOTS_PER_SHRINKING: Final = 64
 # After so much one calibration makes no more tables anew: entries copied (20 ns each; in Python 0.1 to 0.3 µs), and as
 # many as a table's own costs come to.
-_SHRINKING_WORK: Final = 8_192
-_TABLE_WORK: Final = 128
+_SHRINKING_WORK: Final = 4_096
+_TABLE_WORK: Final = 32
 _KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are a fair sample of keys of any length
 
 # What the kernel and glibc call what they are asked for (linux/prctl.h, malloc.h).
@@ -220,7 +218,7 @@ class MemoryGovernor:
             self._mallopt(_M_ARENA_MAX, 1)
 
     def calibrate(self) -> None:
-        """Size a few slots' keys, and make oversized tables anew (1 ms at most; in Python 3)."""
+        """Size a few slots' keys, and make oversized tables anew (1 ms at most; in Python 2)."""
         store = self._store
         sampled_bytes = sampled = 0
         for _ in range(_SLOTS_PER_CALIBRATION):
@@ -234,9 +232,13 @@ class MemoryGovernor:
         self._shrink_tables()
 
     def _shrink_tables(self) -> None:
-        """Go on with the next slots, from wherever the work was enough the last time."""
+        """Go on with the next slots, from wherever the work was enough the last time.
+
+        Compiled, each slot's turn comes every 0.4 s: larger values take over from small ones in less than a second, and
+        what the tables of those keep the values can't have. In Python it comes every 6 s.
+        """
         work = 0
-        for _ in range(_SLOTS_PER_SHRINKING):
+        for _ in range(Slot.shrunk_at_once):
             for table in self._store.tables(self._next_shrunk):
                 if table.is_oversized:
                     if work >= _SHRINKING_WORK:

@@ -320,7 +320,7 @@ $("sort").addEventListener("change", (event) => sortMembers(event.target.value, 
 $("sort-turn").addEventListener("click", () => sortMembers(sortBy, !sortUp));
 
 function drawMembers() {
-  const body = $("members").tBodies[0], addresses = new Set(last.members.map((member) => member.address));
+  const body = $("members").tBodies[0], focused = document.activeElement, addresses = new Set(last.members.map((member) => member.address));
   for (const [address, row] of rows) if (!addresses.has(address)) { row.remove(); rows.delete(address); }
   sorted(last.members).forEach((member, n) => {
     let row = rows.get(member.address);
@@ -328,6 +328,7 @@ function drawMembers() {
     if (body.rows[n] !== row) body.insertBefore(row, body.rows[n] || null);
     drawMember(row, member);
   });
+  if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true }); // its row has moved
   const inside = last.members.filter((member) => member.state !== "absent");
   const alive = inside.filter((member) => member.state === "alive").length;
   setText($("members-count"), `${alive} alive of ${last.members.length}`);
@@ -364,7 +365,7 @@ function drawCluster() {
   setText($("cluster-count"), `${total.answered} of ${inside.length} tell`);
   fill($("cluster"), [
     ["Operations/s", count(total.rate), rates],
-    ["Hit rate", percent(total.hit_rate), `${count(total.vitals.hits)} hits · ${count(total.vitals.misses)} misses`],
+    ["Hit rate", percent(total.hit_rate), `${plural(total.vitals.hits, "hit")} · ${plural(total.vitals.misses, "miss", "misses")}`],
     ["99 % answered within", milliseconds(total.p99_ms), "of all members' requests"],
     ["Memory", bytes(total.vitals.resident_bytes), `of ${bytes(total.vitals.max_memory_bytes)}`],
     ["Entries", count(total.vitals.entries), `${count(total.vitals.evictions)} evicted`],

@@ -337,7 +337,7 @@ function drawMembers() {
 // --- the cluster -----------------------------------------------------------------------------------------------
 
 function percent(part) { return part === null || part === undefined ? "–" : `${(100 * part).toFixed(1)} %`; }
-function bytes(number) { return number < 10737418240 ? mib(number) : `${(number / 1073741824).toFixed(1)} GiB`; }
+function bytes(number) { return number < 1073741824 ? mib(number) : `${(number / 1073741824).toFixed(1)} GiB`; }
 
 function fill(list, parts) {
   while (list.children.length < parts.length) {

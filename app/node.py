@@ -496,8 +496,9 @@ class Node:
         """Requests answered so far, those that other nodes answered for this one included."""
         return sum(self.counters.answers) + self.counters.latency[FORWARDED].count
 
-    def vitals(self) -> dict[str, int | None]:
-        """The first part of what VITALS answers, which pages show as well: the process in numbers."""
+    def figures(self) -> dict[str, object]:
+        """What VITALS answers and pages show: the process in numbers, and what is counted since the start."""
+        counters = self.counters
         return {
             "pid": os.getpid(),
             "resident_bytes": self.governor.resident_bytes,
@@ -506,17 +507,11 @@ class Node:
             "entries": self.store.entries,
             "requests": self.requests,
             "http_port": self.options.http_port,
-        }
-
-    def figures(self) -> dict[str, object]:
-        """What VITALS answers: those, and what is counted since the start."""
-        counters = self.counters
-        commands = {name: count for name, count in counters.by_command().items() if count}
-        return self.vitals() | {
             "uptime_s": int(self.loop.now() - self._started_s),
             "version": VERSION,
             "python": platform.python_version(),
-            "commands": commands,
+            "commands": {name: count for name, count in counters.by_command().items() if count},
+            "durations": counters.durations(),
             "hits": counters.hits,
             "misses": counters.misses,
             "evictions": self.store.evictions,

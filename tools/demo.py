@@ -54,7 +54,7 @@ BANNER = """
   status pages     {pages}
   metrics          {page}metrics
 
-Open a status page, then try in another terminal, in this directory:
+Open a status page (each shows the whole cluster), then try in another terminal, in this directory:
 
   kill -9 {pid}
       node {port} crashes: its slots change hands at once, nothing is lost, and {restart:g} s later it is back

@@ -75,8 +75,8 @@ class ObservedNode(Protocol):
     def snapshot(self) -> dict[str, int]:
         """Every counter by name."""
 
-    def vitals(self) -> dict[str, int | None]:
-        """What VITALS tells of the process."""
+    def figures(self) -> dict[str, object]:
+        """What VITALS answers."""
 
     def memory(self) -> dict[str, int]:
         """Store, reply memory and process: the part of `snapshot` that is about memory."""

@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from typing import Final
 
 from app.http.copies import COPY_S, Content, Copy
@@ -24,7 +25,13 @@ _READY_S: Final = 0.1
 _HOST_SHOWN_CHARS: Final = 256  # of a refused name, in the log: more than a name has
 _SLOWLOG_MAX_BYTES: Final = 1 << 20  # more than its entries can take
 
-_NOT_FOUND: Final = Content("404 Not Found", _TEXT, b"Here are: / /status.json /metrics /health /ready /slowlog\n")
+# What the numbers mean, as it lies beside the sources; an installation without them has a sentence in its place.
+_DOCS: Final = Path(__file__).parents[2] / "docs" / "monitoring.md"
+_NO_DOCS: Final = b"What the page and the metrics mean is in docs/monitoring.md, which comes with the sources.\n"
+
+_NOT_FOUND: Final = Content(
+    "404 Not Found", _TEXT, b"Here are: / /status.json /metrics /health /ready /slowlog /docs\n"
+)
 _NOT_ALLOWED: Final = Content("405 Method Not Allowed", _TEXT, b"only to be read\n", (("Allow", "GET, HEAD"),))
 _NOT_US: Final = Content("421 Misdirected Request", _TEXT, b"not a name of this node: see its option --http-host\n")
 _FROM_ELSEWHERE: Final = Content("403 Forbidden", _TEXT, b"not to be read by pages of other places\n")
@@ -51,6 +58,7 @@ class Site:
             "/status.json": copy(self._status),
             "/metrics": copy(self._metrics),
             "/slowlog": copy(self._slowlog),
+            "/docs": copy(self._docs, inf),
             "/health": copy(self._health, inf),
             "/ready": copy(self._ready, _READY_S),
         }
@@ -79,6 +87,9 @@ class Site:
 
     def _metrics(self) -> Content:
         return Content("200 OK", METRICS_TYPE, self._exposition.text())
+
+    def _docs(self) -> Content:
+        return Content("200 OK", _TEXT, _DOCS.read_bytes() if _DOCS.is_file() else _NO_DOCS)
 
     def _health(self) -> Content:
         """That this is answered at all says that the process lives and its loop turns."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 from app import fast
 from app.cluster.readiness import Readiness
 from app.cluster.view import View
+from app.http import figures
 from app.http.observed import ObservedNode
 from app.http.watch import SAMPLE_S, Answer, Watch
 from app.version import VERSION
@@ -41,7 +42,8 @@ class StatusReport:
         node = self._node
         readiness = node.readiness()
         view = node.view
-        members = self._members(readiness, self._watch.members())
+        answers = self._watch.members()
+        members = self._members(readiness, answers)
         place = {member["address"]: number for number, member in enumerate(members)}
         return {
             "time": round(time.time(), 3),
@@ -52,6 +54,7 @@ class StatusReport:
             "lacking": readiness.lacking,
             "cluster": _cluster(readiness),
             "members": members,
+            "total": figures.total(answers[member["address"]] for member in members if member["vitals"] is not None),
             "slots": None if view is None else _slots(view, place),
             "memory": self._memory(),
             "history": {
@@ -93,13 +96,11 @@ class StatusReport:
             row["line"] = servers.index(address) if address in servers else None
             row["link"] = None if address == me or address not in listed else address not in readiness.unlinked
             row["queued_bytes"] = node.links.queued_bytes(address)
-            answer = answers.get(address) if row["state"] != ABSENT else None  # not what it said before it died
-            row["vitals"] = node.vitals() if address == me else answer and answer.vitals
-            row["rate"] = self._own_rate() if address == me else _rate(answer)
+            answer = (
+                answers.get(address) if row["me"] or row["state"] != ABSENT else None
+            )  # not what it said before it died
+            row |= figures.row(*answer) if answer else figures.row(None, None)
         return rows
-
-    def _own_rate(self) -> float | None:
-        return round(self._watch.rates[-1], 1) if self._watch.rates else None
 
     def _memory(self) -> dict[str, int]:
         memory = self._node.memory()
@@ -133,7 +134,3 @@ def _slots(view: View, place: dict[str, int]) -> dict[str, Any]:
         "backups": [places(nodes) for nodes in view.backups],
         "learners": [places(view.learners(slot)) for slot in range(SLOT_COUNT)],
     }
-
-
-def _rate(answer: Answer | None) -> float | None:
-    return None if answer is None or answer.rate is None else round(answer.rate, 1)

@@ -1,8 +1,9 @@
 """What the status page shows besides the present: the last minutes, the last changes of view, and the other members.
 
-A node knows only its own memory and rate. The others' it asks for, as any client could: a VITALS to each member over
-UDP. That needs no new word between nodes, no convention about HTTP ports, and no trust (the numbers are shown, nothing
-is decided by them). It is done only while somebody looks at the page.
+A node knows only its own numbers. The others' it asks for, as any client could: a VITALS to each member over UDP. That
+needs no new word between nodes, no convention about HTTP ports, and no trust (the numbers are shown, nothing is decided
+by them). It is done only while somebody looks at the page, at most once a second however many look: 63 datagrams and
+as many answers a second in the largest cluster, in pieces of HTTP's share of the loop.
 
 Both run in greenlets of their own, whose faults would end the node if they left them (app/loop.py). What they make is
 only looked at: a sample that fails is missing from the curve, a round of questions that fails leaves the members' last
@@ -20,6 +21,8 @@ import gevent
 from gevent import socket
 
 from app.fragments import allow_fragments
+from app.http import figures
+from app.http.figures import Figures, Lately
 from app.http.observed import ObservedNode
 from app.http.share import Share
 from app.observe import logs
@@ -33,10 +36,6 @@ ASK_EVERY_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 0.5
 # What a member said longer ago is not shown any more.
 ANSWER_STALE_S: Final = 5.0
-# Of what members say, what is shown, if it is a number of at most so many bits: anybody may have said it.
-_NUMBER_BITS: Final = 63
-SHOWN: Final = ("resident_bytes", "peak_resident_bytes", "max_memory_bytes", "entries", "requests", "http_port")
-
 
 _faults = logs.limited_logger("http")
 
@@ -50,11 +49,10 @@ class _Totals(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a member last said of itself."""
+    """What a member last said of itself, and what has happened at it since the time before."""
 
-    at_s: float  # time.monotonic
-    vitals: dict[str, int]
-    rate: float | None  # requests a second, once there have been two answers
+    figures: Figures
+    lately: Lately | None
 
 
 class Watch:
@@ -101,20 +99,20 @@ class Watch:
         self.p99_s.append(p99_s)  # as many as rates, whatever fails
 
     def _totals(self) -> _Totals:
-        histograms = self._node.counters.latency.values()
-        durations = [sum(column) for column in zip(*(one.counts for one in histograms), strict=True)]
-        return _Totals(time.monotonic(), self._node.requests, durations)
+        return _Totals(time.monotonic(), self._node.requests, self._node.counters.durations())
 
-    # --- the other members ---------------------------------------------------------------------------------------
+    # --- all members -----------------------------------------------------------------------------------------------
 
     def members(self) -> dict[str, Answer]:
-        """What the others have said of late; asks them anew, without waiting for it, if that was not just done."""
+        """What they have said of late, this node too; asks anew, without waiting for it, if that was not just done."""
         now_s = time.monotonic()
+        self.answers = {name: a for name, a in self.answers.items() if now_s - a.figures.at_s < ANSWER_STALE_S}
         if now_s - self._asked_s >= ASK_EVERY_S:
             self._asked_s = now_s
+            self._note_answer(str(self._node.options.me), self._node.figures())
             self._greenlets = [greenlet for greenlet in self._greenlets if not greenlet.dead]
             self._greenlets.append(gevent.spawn(self._ask))
-        return {name: answer for name, answer in self.answers.items() if now_s - answer.at_s < ANSWER_STALE_S}
+        return self.answers
 
     def _ask(self) -> None:
         try:
@@ -131,6 +129,7 @@ class Watch:
         asked: dict[bytes, str] = {}
         with socket.socket(peers.family, socket.SOCK_DGRAM) as sock, gevent.Timeout(ASK_TIMEOUT_S, False):  # type: ignore[arg-type]
             allow_fragments(sock)
+            self._share.turn()
             for name in view.addresses if view else ():
                 target = peers.target(name)
                 if target is None:
@@ -141,6 +140,7 @@ class Watch:
                 except OSError:
                     continue
                 asked[message_id] = name
+                self._share.pause()
             while asked:
                 try:
                     data, sender = sock.recvfrom(DATAGRAM_MAX_BYTES)
@@ -153,21 +153,11 @@ class Watch:
                 if said and target is not None and tuple(sender[:2]) == tuple(target[:2]):
                     del asked[message_id]
                     self._note_answer(name, said)
-        now_s = time.monotonic()
-        self.answers = {name: a for name, a in self.answers.items() if now_s - a.at_s < ANSWER_STALE_S}
 
     def _note_answer(self, name: str, said: dict[str, Any]) -> None:
-        now_s = time.monotonic()
-        vitals = {field: said[field] for field in SHOWN if _is_number(said.get(field))}
+        now = figures.read(said, time.monotonic())
         before = self.answers.get(name)
-        rate = None
-        if before and now_s > before.at_s and "requests" in vitals and "requests" in before.vitals:
-            rate = max(0.0, (vitals["requests"] - before.vitals["requests"]) / (now_s - before.at_s))
-        self.answers[name] = Answer(now_s, vitals, rate)
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << _NUMBER_BITS
+        self.answers[name] = Answer(now, figures.between(before and before.figures, now))
 
 
 def _request(message_id: bytes) -> bytes:

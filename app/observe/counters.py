@@ -57,6 +57,10 @@ class Counters:
         counts["unknown"] = sum(self.answers[:_CODES])
         return counts
 
+    def durations(self) -> list[int]:
+        """Clients' requests by how long they took: counts by bucket of REQUEST_EDGES_S, however they were answered."""
+        return [sum(column) for column in zip(*(one.counts for one in self.latency.values()), strict=True)]
+
     @property
     def hits(self) -> int:
         """GETs that found their key."""

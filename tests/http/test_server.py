@@ -253,7 +253,7 @@ def broken(*arguments: object, **named: object) -> object:
 @pytest.mark.parametrize(
     ("part", "status"),
     [
-        ("app.node.Node.vitals", 500),  # the page
+        ("app.node.Node.figures", 500),  # the page
         ("app.http.copies.gzip.compress", 500),
         ("app.http.site.is_from_elsewhere", 500),
         ("app.http.head.HeadReader.next", 0),  # none
@@ -286,11 +286,11 @@ def test_a_page_that_the_system_refuses_something_is_500_too(
     """Not to be taken for a client that has hung up."""
     monkeypatch.setattr(http_server, "_faults", limited_logger("http"))
 
-    def vitals(node: object) -> object:
+    def figures(node: object) -> object:
         raise ConnectionResetError(errno.ECONNRESET, "on purpose")
 
     with running() as node:
-        monkeypatch.setattr("app.node.Node.vitals", vitals)
+        monkeypatch.setattr("app.node.Node.figures", figures)
         assert node.ask("/status.json").status == 500
         assert node.ask("/health").status == 200
     (record,) = [record for record in caplog.records if record.name == "http"]

@@ -9,8 +9,9 @@ import pytest
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 from app.http import watch as watching
+from app.http.figures import NUMBERS, OPERATIONS
 from app.http.share import Share
-from app.http.watch import ANSWER_STALE_S, SHOWN, Watch
+from app.http.watch import ANSWER_STALE_S, Watch
 from app.observe.counters import FORWARDED, IN_TURN
 from app.observe.logs import limited_logger
 from app.wire.protocol import NO_ERR, PADDING_BYTES, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
@@ -135,7 +136,10 @@ def test_the_question_is_one_that_any_client_could_ask() -> None:
 def test_a_node_says_what_the_page_shows(node: Running) -> None:
     message_id, told = watching._answer(node.datagram(watching._request(b"m" * 16)))
     assert message_id == b"m" * 16
-    assert set(SHOWN) <= set(told)
+    assert set(NUMBERS) - {"http_port"} <= set(told)
+    assert "commands" in told
+    assert sum(told["durations"]) >= 0
+    assert set(OPERATIONS) <= set(node.node.counters.by_command())
 
 
 @pytest.mark.parametrize(
@@ -157,26 +161,21 @@ def test_what_is_no_answer_says_nothing(datagram: bytes) -> None:
     assert watching._answer(datagram)[1] == {}
 
 
-def test_of_an_answer_only_numbers_are_kept_and_it_ages(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_member_said_ages(watch: Watch, node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
     monkeypatch.setattr(watching.time, "monotonic", lambda: now_s)
     monkeypatch.setattr(watching.gevent, "spawn", lambda *arguments: watching.gevent.Greenlet())
-    watch._note_answer("a:1", {"entries": 7, "requests": 100, "http_port": "<script>", "resident_bytes": True, "x": 1})
-    answer = watch.members()["a:1"]
-    assert (answer.vitals, answer.rate) == ({"entries": 7, "requests": 100}, None)
+    me = str(node.node.options.me)
+    watch._note_answer("a:1", {"pid": 1, "entries": 7, "commands": {"GET": 100}})
+    assert set(watch.members()) == {me, "a:1"}, "the node tells itself"
+    assert watch.members()["a:1"].lately is None
     now_s += 2.0
-    watch._note_answer("a:1", {"requests": 300})
-    assert watch.members()["a:1"].rate == 100.0
-    watch._note_answer("a:1", {"requests": 400})  # in the same instant
-    assert watch.members()["a:1"].rate is None
-    now_s += 1.0
-    watch._note_answer("a:1", {"requests": 5})  # it has restarted
-    assert watch.members()["a:1"].rate == 0.0
-    now_s += 1.0
-    watch._note_answer("a:1", {"requests": 10**400, "entries": -1})  # what no node says
-    assert (watch.members()["a:1"].vitals, watch.members()["a:1"].rate) == ({}, None)
+    watch._note_answer("a:1", {"pid": 1, "commands": {"GET": 300, "VITALS": 9}})
+    lately = watch.members()["a:1"].lately
+    assert lately is not None
+    assert lately.rates == (100.0, 0.0, 0.0)
     now_s += ANSWER_STALE_S
-    assert watch.members() == {}
+    assert set(watch.members()) == {me}
 
 
 def test_others_are_asked_once_a_second_at_most(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ FLAGS = (
     "--disable-sync",
     "--window-size=1360,900",
 )
-WIDTHS = (320, 390, 721, 881, 1241, 1360)
+WIDTHS = (320, 390, 721, 768, 881, 1100, 1240, 1241, 1360, 1440)
 CONTRAST_MIN = 4.5  # WCAG 2.2, 1.4.3
 # Pairs of elements and the property that makes the text; their backgrounds are looked for upwards.
 TEXTS = ("h1", "h2", ".quiet", ".badge", "button", "td", "th", "a", ".unit", "dt", "dd", "#slot-detail")
@@ -199,7 +199,7 @@ def test_it_works_below_a_path_of_a_proxy(page: Browser, nodes: list[Node]) -> N
             fetched = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
             assert {name for name in fetched if not name.startswith("data:")} == {place + "status.json"}
             links = page.run("return [...document.querySelectorAll('footer a')].map(link => link.href)")
-            assert links == [place + name for name in ("metrics", "slowlog", "status.json", "ready")]
+            assert links == [place + name for name in ("metrics", "slowlog", "status.json", "ready", "docs")]
         finally:
             page.driver.get("about:blank")
             proxy.shutdown()
@@ -279,6 +279,38 @@ def test_a_member_lights_its_slots(page: Browser, nodes: list[Node]) -> None:
     lit = page.run("return document.querySelectorAll('.wedge.lit').length")
     assert lit == next(member["primary"] for member in told["members"] if member["line"] == 1)
     ActionChains(page.driver).move_to_element(page.driver.find_element(By.ID, "address")).perform()
+
+
+def test_the_cluster_is_summed_up(page: Browser, nodes: list[Node]) -> None:
+    page.until("all members", lambda: page.text("#cluster-count") == "3 of 3 tell")
+    page.until("a rate", lambda: page.texts("#cluster dt + dd")[0] != "\N{EN DASH}")
+    slots = [member["primary"] for member in status(nodes[0])["members"]]
+    assert page.texts("#cluster dt + dd")[5] == f"{min(slots)} \N{EN DASH} {max(slots)}"
+
+
+def test_members_are_sorted_by_any_column(page: Browser, nodes: list[Node]) -> None:
+    def shown() -> list[str]:
+        return [name.split()[0] for name in page.texts("#members .node-name")]
+
+    def sort_of(name: str) -> str:
+        return str(
+            page.run("return document.querySelector(arguments[0]).closest('th').ariaSort", f"[data-sort={name}]")
+        )
+
+    names = [node.name for node in nodes]
+    assert (shown(), sort_of("node")) == (names, "ascending")
+    page.run("document.querySelector('[data-sort=node]').focus()")
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    assert (shown(), sort_of("node")) == (names[::-1], "descending")
+    page.run("document.querySelector('[data-sort=primary]').focus()")
+    page.driver.switch_to.active_element.send_keys(Keys.SPACE)
+    assert (sort_of("node"), sort_of("primary")) == ("none", "descending")
+    assert page.texts("#members .cell-primary") == sorted(page.texts("#members .cell-primary"), key=int, reverse=True)
+    page.size(390, mobile=True)
+    page.run("const s = document.getElementById('sort'); s.value = 'node'; s.dispatchEvent(new Event('change'))")
+    assert shown() == names
+    page.driver.find_element(By.ID, "sort-turn").click()
+    assert shown() == names[::-1]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -233,7 +233,11 @@ function newRow(member) {
   row.bar.append(row.fill);
   cell("memory").append(row.barText, row.bar);
   cell("entries", "entries", "number");
-  cell("rate", "requests/s", "number");
+  cell("rate", "operations/s", "number");
+  cell("hits", "hit rate", "number");
+  cell("p99", "99 % within", "number");
+  cell("up", "up for", "number");
+  cell("version", "version", "number");
   row.parts = cells;
   row.addEventListener("pointerenter", () => { litNode = member.address; light(); });
   row.addEventListener("pointerleave", () => { litNode = null; light(); });
@@ -270,22 +274,105 @@ function drawMember(row, member) {
   row.bar.hidden = !known;
   row.fill.style.setProperty("width", known ? `${Math.min(100, (100 * vitals.resident_bytes) / vitals.max_memory_bytes)}%` : "0");
   setText(cells.entries, count(vitals.entries));
-  setText(cells.rate, member.rate === null || member.rate === undefined ? "–" : count(member.rate));
+  setText(cells.rate, count(member.rate));
+  setText(cells.hits, percent(member.hit_rate));
+  setText(cells.p99, milliseconds(member.p99_ms));
+  setText(cells.up, vitals.uptime_s === undefined ? "–" : duration(vitals.uptime_s));
+  setText(cells.version, vitals.version || "–");
 }
 
+// By what members are sorted. Those of which it is not known come last, either way.
+const SORTS = {
+  node: (member) => member.line, state: (member) => member.state, primary: (member) => member.primary,
+  backup: (member) => member.backup, learner: (member) => member.learner, rate: (member) => member.rate,
+  memory: (member) => member.vitals && member.vitals.resident_bytes, entries: (member) => member.vitals && member.vitals.entries,
+  hits: (member) => member.hit_rate, p99: (member) => member.p99_ms,
+  up: (member) => member.vitals && member.vitals.uptime_s, version: (member) => member.vitals && member.vitals.version,
+};
+const TEXTS = ["node", "state", "version"]; // from the least on; of numbers the most is looked for
+let sortBy = "node", sortUp = true;
+
+function sorted(members) {
+  const value = SORTS[sortBy], way = sortUp ? 1 : -1, line = (member) => member.line ?? 1e9;
+  return [...members].sort((one, other) => {
+    const a = value(one) ?? null, b = value(other) ?? null;
+    if (a === b) return line(one) - line(other);
+    if (a === null || b === null) return a === null ? 1 : -1;
+    return a < b ? -way : way;
+  });
+}
+
+function sortMembers(name, up) {
+  sortBy = name;
+  sortUp = up;
+  for (const button of document.querySelectorAll("[data-sort]")) {
+    const isIt = button.dataset.sort === name;
+    setAttribute(button.parentElement, "aria-sort", isIt ? (up ? "ascending" : "descending") : "none");
+  }
+  $("sort").value = name;
+  if (last) drawMembers();
+}
+for (const button of document.querySelectorAll("[data-sort]")) {
+  const name = button.dataset.sort;
+  button.addEventListener("click", () => sortMembers(name, name === sortBy ? !sortUp : TEXTS.includes(name)));
+}
+$("sort").addEventListener("change", (event) => sortMembers(event.target.value, TEXTS.includes(event.target.value)));
+$("sort-turn").addEventListener("click", () => sortMembers(sortBy, !sortUp));
+
 function drawMembers() {
-  const body = $("members").tBodies[0], addresses = new Set(last.members.map((member) => member.address));
+  const body = $("members").tBodies[0], focused = document.activeElement, addresses = new Set(last.members.map((member) => member.address));
   for (const [address, row] of rows) if (!addresses.has(address)) { row.remove(); rows.delete(address); }
-  const order = [...last.members].sort((a, b) => (a.line ?? 1e9) - (b.line ?? 1e9));
-  order.forEach((member, n) => {
+  sorted(last.members).forEach((member, n) => {
     let row = rows.get(member.address);
     if (!row) { row = newRow(member); rows.set(member.address, row); }
     if (body.rows[n] !== row) body.insertBefore(row, body.rows[n] || null);
     drawMember(row, member);
   });
+  if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true }); // its row has moved
   const inside = last.members.filter((member) => member.state !== "absent");
   const alive = inside.filter((member) => member.state === "alive").length;
   setText($("members-count"), `${alive} alive of ${last.members.length}`);
+}
+
+// --- the cluster -----------------------------------------------------------------------------------------------
+
+function percent(part) { return part === null || part === undefined ? "–" : `${(100 * part).toFixed(1)} %`; }
+function bytes(number) { return number < 1073741824 ? mib(number) : `${(number / 1073741824).toFixed(1)} GiB`; }
+
+function fill(list, parts) {
+  while (list.children.length < parts.length) {
+    const part = make("div");
+    part.append(make("dt"), make("dd"), make("dd", "quiet"));
+    list.append(part);
+  }
+  parts.forEach((texts, n) => texts.forEach((text, place) => setText(list.children[n].children[place], text)));
+}
+
+function leastToMost(members, value, show) {
+  const values = members.map(value).filter((number) => number !== null && number !== undefined);
+  if (!values.length) return "–";
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  return least === most ? show(most) : `${show(least)} – ${show(most)}`;
+}
+
+function drawCluster() {
+  const total = last.total, inside = last.members.filter((member) => member.state !== "absent");
+  const slowest = inside.filter((member) => typeof member.p99_ms === "number").sort((a, b) => b.p99_ms - a.p99_ms).slice(0, 3);
+  const versions = new Map();
+  for (const member of inside) if (member.vitals && member.vitals.version) versions.set(member.vitals.version, (versions.get(member.vitals.version) || 0) + 1);
+  const byVersion = [...versions].sort(([, a], [, b]) => b - a).map(([version, number]) => `${version} × ${number}`);
+  const rates = total.rates ? Object.entries(total.rates).map(([name, rate]) => `${shortRate(rate)} ${name}`).join(" · ") : "";
+  setText($("cluster-count"), `${total.answered} of ${inside.length} tell`);
+  fill($("cluster"), [
+    ["Operations/s", count(total.rate), rates],
+    ["Hit rate", percent(total.hit_rate), `${plural(total.vitals.hits, "hit")} · ${plural(total.vitals.misses, "miss", "misses")}`],
+    ["99 % answered within", milliseconds(total.p99_ms), "of all members' requests"],
+    ["Memory", bytes(total.vitals.resident_bytes), `of ${bytes(total.vitals.max_memory_bytes)}`],
+    ["Entries", count(total.vitals.entries), `${count(total.vitals.evictions)} evicted`],
+    ["Slots led by a member", leastToMost(inside, (member) => member.primary, count), `entries of a member: ${leastToMost(inside, (member) => member.vitals && member.vitals.entries, count)}`],
+    ["Slowest, by 99 % within", slowest.length ? `node ${nodeNumber(slowest[0])}: ${milliseconds(slowest[0].p99_ms)}` : "–", slowest.slice(1).map((member) => `node ${nodeNumber(member)}: ${milliseconds(member.p99_ms)}`).join(" · ")],
+    ["Version", byVersion[0] || "–", byVersion.slice(1).join(" · ") || (byVersion.length ? "all the same" : "")],
+  ]);
 }
 
 // --- memory and sparklines -------------------------------------------------------------------------------------
@@ -389,6 +476,7 @@ function draw() {
   setText($("slow"), last.slow.threshold_ms === null ? " (off)" : ` (${count(last.slow.total)})`);
   drawFaults();
   drawRing();
+  drawCluster();
   drawMembers();
   drawMemory();
   drawSpark("rate", last.history.rate, (value) => (value === null ? "–" : shortRate(value)), "requests per second");

@@ -460,6 +460,7 @@ def test_a_closed_client_says_so_and_sends_nothing(use: Callable[[Client], objec
         if was_used:
             client.put(b"before", b"value")
         client.close()
+        other.ping()  # whatever was sent before has arrived
         received = len(peer.requests())
         for _ in range(2):
             with pytest.raises(Closed, match=r"^this Client is closed$"):

@@ -209,7 +209,6 @@ class Probes:
     def _ask(self, sock: socket.socket, command: int, slot: int) -> None:
         message_id = os.urandom(16)
         self._asked[message_id] = (command, slot)
-        request = KVRequest(command=command, key=self._keys[slot])
-        if command == PUT:
-            request.value = b"probed"
+        key = self._keys[slot]
+        request = KVRequest(command, key, b"probed") if command == PUT else KVRequest(command, key)
         sock.sendto(codec.encode_request(message_id, request), random.choice(self._servers))

@@ -3,7 +3,9 @@
 from app.client import Client, KeyNotFound
 """
 
-from app.client.client import Client, Versioned
+from app.client.calls import Versioned
+from app.client.client import Client
+from app.client.codec import KVRequest, KVResponse
 from app.client.errors import (
     BadAnswer,
     BadServer,
@@ -35,6 +37,8 @@ __all__ = [
     "InvalidKey",
     "InvalidValue",
     "KVError",
+    "KVRequest",
+    "KVResponse",
     "KeyNotFound",
     "NoSpace",
     "NotTried",

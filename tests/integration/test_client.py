@@ -32,7 +32,7 @@ def three(tmp_path: Path) -> Iterator[list[Node]]:
 def learned(client: Client) -> bool:
     """Whether the client knows the primary of every slot; a call lets it learn."""
     client.put(b"any", b"value")
-    return all(client._router.primary(slot) != NOWHERE for slot in range(SLOT_COUNT))
+    return all(client._sessions[0].router.primary(slot) != NOWHERE for slot in range(SLOT_COUNT))
 
 
 def forwarded(nodes: list[Node]) -> int:

@@ -1,17 +1,17 @@
 # One node in a container. Build, then run a cluster of one, or one with a servers file of yours:
 #
-#   docker build -t kv .
-#   docker run --rm -p 127.0.0.1:3331:3331/udp kv
-#   docker run --rm -p 127.0.0.1:3331:3331/udp -v ./servers.txt:/srv/kv/servers.txt:ro kv 3331 ./servers.txt
+#   docker build -t kvcluster .        # or make image, which labels it with version and commit
+#   docker run --rm -p 127.0.0.1:3331:3331/udp kvcluster
+#   docker run --rm -p 127.0.0.1:3331:3331/udp -v ./servers.txt:/srv/kv/servers.txt:ro kvcluster 3331 ./servers.txt
 #
 # Without the 127.0.0.1 the port is open to whoever reaches the machine, and clients are not authenticated. The file must be readable by all. Before Docker 23 a mount's source must be absolute: -v "$PWD/servers.txt:...".
 #
 # In a file for several machines the lines name the machines, whose addresses a container doesn't have. Either let
 # it share the machine's, or say which line it is; the TCP port is for the other nodes:
 #
-#   docker run --network host -v ./servers.txt:/srv/kv/servers.txt:ro kv 3331 ./servers.txt
+#   docker run --network host -v ./servers.txt:/srv/kv/servers.txt:ro kvcluster 3331 ./servers.txt
 #   docker run -p 192.0.2.7:3331:3331/udp -p 192.0.2.7:3331:3331/tcp -e KV_CLUSTER_SECRET \
-#       -v ./servers.txt:/srv/kv/servers.txt:ro kv 3331 ./servers.txt --advertise 192.0.2.7:3331
+#       -v ./servers.txt:/srv/kv/servers.txt:ro kvcluster 3331 ./servers.txt --advertise 192.0.2.7:3331
 #
 # Every option is also a variable: -e KV_MAX_MEMORY=256MiB. Give a container with a memory limit (-m) 32 MiB more
 # than --max-memory, for what the kernel keeps for its sockets. `docker stop -t 15` leaves a node the 10 s that it
@@ -35,7 +35,9 @@ RUN python tools/build_fast.py --must
 
 FROM base
 COPY requirements.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+# With pip, which nothing needs afterwards.
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock \
+    && pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel
 
 COPY app/ app/
 COPY --from=build /srv/kv/app/fast/ app/fast/
@@ -50,6 +52,14 @@ RUN KV_FAST=on python -c "import app.wire.codec"
 RUN python -m compileall -q app proto_gen tools \
     && chmod -R a+rX . \
     && useradd --system --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin kv
+# What `make image` says of it.
+ARG VERSION=""
+ARG REVISION=""
+LABEL org.opencontainers.image.title="kvcluster" \
+      org.opencontainers.image.description="One node of a distributed in-memory key-value store" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
 # By number, so that an orchestrator can see that it isn't root.
 USER 10001:10001
 

@@ -22,12 +22,15 @@ setup: $(RUN_READY)  ## create .venv with what a node needs
 
 setup-dev: $(DEV_READY)  ## create .venv with the tools and tests as well
 
-# An environment is of no use once its Python has become another version or is gone, and is not what was asked for if
-# PYTHON names another one: it is made anew.
+# An environment is of no use once its Python has become another version or is gone, or if it is too old, and is not what
+# was asked for if PYTHON names another one: it is made anew.
+IS_NEW_ENOUGH := 'import sys; print("yes" if sys.version_info >= (3, 11) else "no")'
 VERSION := -c 'import sys; print("python%d.%d" % sys.version_info[:2])' 2>/dev/null
 ifneq ($(wildcard $(VENV)/pyvenv.cfg),)
 VENV_VERSION := $(shell $(VENV)/bin/python $(VERSION))
 ifeq ($(wildcard $(VENV)/lib/$(or $(VENV_VERSION),none)/site-packages),)
+IS_STALE := yes
+else ifneq ($(shell $(VENV)/bin/python -c $(IS_NEW_ENOUGH) 2>/dev/null),yes)
 IS_STALE := yes
 else ifeq ($(origin PYTHON),command line)
 ifneq ($(shell $(PYTHON) $(VERSION)),$(VENV_VERSION))
@@ -41,8 +44,7 @@ $(RUN_READY) $(DEV_READY): $(VENV)/bin/python
 endif
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is not to be had, or too old: Python 3.11 or newer is needed (make PYTHON=...)" >&2; exit 2; }
+	$(if $(filter yes,$(shell $(PYTHON) -c $(IS_NEW_ENOUGH) 2>/dev/null)),,$(error $(PYTHON) is not to be had, or too old: Python 3.11 or newer is needed (make PYTHON=...)))
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(RUN_READY): requirements.txt | $(VENV)/bin/python
@@ -126,18 +128,31 @@ lint: $(DEV_READY)  ## ruff, and mypy in strict mode over app/ and tools/
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Each file is known as kvcluster/NAME.proto, so that it can live in one process with others of that name.
 proto: $(DEV_READY)  ## regenerate proto_gen/ from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto_gen --pyi_out=proto_gen proto/*.proto
+	mkdir -p build/proto
+	$(BIN)/python -m grpc_tools.protoc -Ikvcluster=proto --python_out=build/proto --pyi_out=build/proto proto/*.proto
+	cp build/proto/kvcluster/* proto_gen/
 
 bench: $(DEV_READY) $(FAST_READY)  ## measure everything in docs/performance.md (10 minutes): make bench [ARGS="--parts costs --against ../other"]
 	$(BIN)/python tools/build_fast.py --folder tools/bench --must
 	$(BIN)/python -m tools.bench.suite $(ARGS)
+
+.PHONY: dist image
+
+dist: $(DEV_READY)  ## the packages: a source archive, and of it a wheel for this Python, into dist/
+	$(BIN)/python -c 'from setuptools import build_meta as made; made.build_sdist("dist"); made.build_wheel("dist")' >/dev/null
+	@ls dist
+
+image:  ## the container image kvcluster, by docker
+	docker build -t kvcluster --build-arg VERSION="$$(sed -n 's/^VERSION.*= "\(.*\)".*/\1/p' app/version.py)" \
+		--build-arg REVISION="$$(git rev-parse HEAD)" .
 
 .PHONY: bench-compare
 bench-compare: $(DEV_READY)  ## ratios of two results of make bench: make bench-compare A=old.json B=new.json [ARGS="--threshold 5"]
 	$(BIN)/python -m tools.bench.compare $(ARGS) $(A) $(B)
 
 clean:  ## remove the virtual environment and what tools leave behind
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f app/fast/*.so tools/bench/*.so app/fast/built.txt
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

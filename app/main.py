@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from app.http.observed import ObservedNode
 
 _EXIT_USAGE = 2
+_OURS = ("app", "proto_gen", "kvcluster")  # of a checkout, and installed
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     except options.UsageError as error:
         wrong = str(error)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in ("app", "proto_gen"):
+        if error.name is None or error.name.partition(".")[0] in _OURS:
             raise
         wrong = f"the package with {error.name!r} is missing: pip install -r requirements.lock"
     with suppress(OSError):  # nobody listens: the status still tells
@@ -86,14 +87,19 @@ def _import_from_repository() -> None:
     sys.path[:] = [os.path.dirname(here), *(entry for entry in sys.path if os.path.abspath(entry) != here)]
 
 
-if __name__ == "__main__":
+def start() -> NoReturn:
+    """The whole program, and its end. Of the installed command as well."""
     # Until the node takes these over there is nothing to stop cleanly. As a container's first process it
     # would not get them at all without a handler.
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-    _import_from_repository()
     from app.observe.logs import unblock
 
     unblock(2)  # before anything may be written there
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    _import_from_repository()
+    start()

@@ -69,6 +69,7 @@ from app.storage.mutate import Mutations
 from app.storage.pressure import EvictionWatch
 from app.storage.replies import ReplyMemory, buckets_for
 from app.storage.store import Store
+from app.version import VERSION
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
 _UPKEEP_S: Final = 0.1
@@ -294,6 +295,7 @@ class Node:
         host, port = self.sockets.datagrams.address
         _log.info(
             "started",
+            version=VERSION,
             address=f"{host}:{port}",
             advertise=str(options.me),
             pid=os.getpid(),
@@ -512,6 +514,7 @@ class Node:
         commands = {name: count for name, count in counters.by_command().items() if count}
         return self.vitals() | {
             "uptime_s": int(self.loop.now() - self._started_s),
+            "version": VERSION,
             "python": platform.python_version(),
             "commands": commands,
             "hits": counters.hits,

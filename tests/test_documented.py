@@ -19,7 +19,9 @@ OF_THE_LOG = {"logs.dropped", "logs.unprintable"} | {
 }
 DOCUMENTS = (
     REPOSITORY / "README.md",
+    REPOSITORY / "CHANGELOG.md",
     REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "SECURITY.md",
     REPOSITORY / "examples" / "README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
 )
@@ -96,7 +98,7 @@ def test_the_options_that_documents_name_exist() -> None:
     options = {setting.option for _, setting in settings()}
     variables = {setting.variable for _, setting in settings()} | {"KV_CLUSTER_SECRET", "KV_CLUSTER_SECRET_FILE"}
     variables.add("KV_PUBLISH")  # of the compose files
-    others = {"--help", "--members", "--timeout", "--given-only", "--force", "--json"}  # kv.py's
+    others = {"--help", "--members", "--timeout", "--given-only", "--force", "--json", "--version"}  # kv.py's
     others |= {"--rm", "--build", "--system", "--require-hashes", "--only-binary"}  # not ours
     text = "".join((REPOSITORY / "docs" / name).read_text() for name in ("operations.md", "security.md", "faq.md"))
     assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]*", text)) - options == others

@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
     start("build_fast.py", "tools.build_fast")
 
-import argparse
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from app import fast
-from tools.cli import FAILED, OK, complain
+from tools.cli import FAILED, OK, Parser, complain
 
 HERE = Path(__file__).resolve().parent.parent
 FOLDER = "app/fast"
@@ -117,7 +116,7 @@ def _into(file: IO[str]) -> Iterator[None]:
 
 def main() -> int:
     """Build, or say in one line why not; the exit status is 1 only with --must."""
-    parser = argparse.ArgumentParser(prog="build_fast.py", description=__doc__)
+    parser = Parser(prog="build_fast.py", description=__doc__)
     parser.add_argument(
         "--sanitize", default="", metavar="NAMES", help="build with these sanitizers: address,undefined"
     )

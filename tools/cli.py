@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from app.config.numbers import PORT_MAX, number
 from app.printable import printable
+from app.version import VERSION
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, SERVERS_MAX
 
 _Parsed = TypeVar("_Parsed")
@@ -99,7 +100,7 @@ def what_the_system_says(error: OSError) -> str:
 
 
 def _is_ours(module: str | None) -> bool:
-    return module is None or module.partition(".")[0] in ("app", "proto_gen", "tools")
+    return module is None or module.partition(".")[0] in ("app", "proto_gen", "tools", "kvcluster")
 
 
 def _open_standard_streams() -> None:
@@ -224,11 +225,15 @@ def read_input(path: str | None, max_bytes: int) -> bytes:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that complains in one line, with status 2, and keeps the layout of its help."""
+    """An argument parser that complains in one line, with status 2, keeps the layout of its help, and knows
+    --version."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+        if " " not in self.prog:  # not of a command of kv.py's: there it is the value's
+            version = f"{self.prog} {VERSION}"
+            self.add_argument("--version", action="version", version=version, help="print that and leave")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As usual, but options may stand anywhere: else one between two positional arguments would end them."""
@@ -270,7 +275,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USAGE)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """What --help prints; complaints go by `error`."""
+        """What --help and --version print; complaints go by `error`."""
         _write(message)
 
 

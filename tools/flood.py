@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from app.client import KVError
 from app.config.numbers import number
+from app.version import VERSION
 from app.wire.protocol import KEY_MAX_BYTES
 from tools import cli
 from tools.load import compare, processes, results
@@ -325,7 +326,9 @@ def carry_out(plan: Plan, quiet: bool, command: Sequence[str]) -> dict[str, Any]
     about = {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": shlex.join(["flood.py", *command]),
-        "versions": f"Python {platform.python_version()}, {platform.system()} {platform.release()}",
+        "versions": ", ".join(
+            (f"kvcluster {VERSION}", f"Python {platform.python_version()}", f"{platform.system()} {platform.release()}")
+        ),
     }
     if quiet or not sys.stderr.isatty():
         outcomes = processes.run(plan, None)

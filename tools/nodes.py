@@ -63,16 +63,16 @@ class NodeProcess:
         host: str = HOST,
         main: Path = MAIN,
     ) -> None:
-        """`environment`: all that the process gets; it may be changed in `self.environment` before a start. `host`: as
-        the servers file has it. `main`: another checkout's app/main.py."""
+        """`environment`: all that the process gets; it may be changed in `self.environment` before a start.
+        `host`: as the servers file has it. `main`: another checkout's app/main.py; `self.main` may be changed alike."""
         self.host = host
         self.port = port
         self.name = f"{host}:{port}"
         self.log_path = servers.with_name(f"{port}.log")
         self.environment = dict(environment)
-        self._servers = servers
-        self._options = options
-        self._main = main
+        self.servers = servers
+        self.options = options
+        self.main = main
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,11 +86,15 @@ class NodeProcess:
         """All that it has written, over all its starts."""
         return self.log_path.read_text(errors="replace")
 
+    def command(self) -> list[str]:
+        """The command line that starts it."""
+        return command(self.port, self.servers, self.options, self.main)
+
     def start(self) -> None:
         assert self._process is None or self._process.poll() is not None, f"{self.name} runs"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command(self.port, self._servers, self._options, self._main),
+                self.command(),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

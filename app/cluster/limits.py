@@ -59,6 +59,7 @@ NONCE: Final = Range(0, (1 << 64) - 1)
 STAMP_US: Final = Range(0, _NUMBER_MAX)
 CLOCK_MAX_S: Final = float(1 << 43)
 SPAN_US: Final = Range(0, 10_000_000)  # for which something is promised: FOUND_WAIT_S at most, and some
+NODE_PROTOCOLS: Final = Range(0, 255)  # a byte in links' greetings; 0: not named
 COUNTER: Final = Range(0, _NUMBER_MAX)  # of refutations, of sealed datagrams
 REPORT: Final = Range(1, (1 << 32) - 1)  # number of a HAVE; 0 stands for none
 CODE: Final = Range(0, len(ERROR_NAMES) - 1)  # that a reply carries
@@ -105,6 +106,7 @@ NUMBERS: Final = {
     "ballot": BALLOT,
     "accepted_ballot": BALLOT,
     "span_us": SPAN_US,
+    "node_protocol": NODE_PROTOCOLS,
 }
 
 

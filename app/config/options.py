@@ -26,6 +26,7 @@ from app.config.numbers import PORT_MAX, number
 from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
 from app.config.servers import Server, ServersError, split_host_port
 from app.observe import logs
+from app.version import VERSION
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
 
 _MIB: Final = 1 << 20
@@ -462,8 +463,8 @@ def _all_settings() -> Iterator[tuple[str, Setting]]:
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     """The options that the command line (without the program's name) and the environment give.
 
-    Reads the servers file and resolves the names in it. Raises UsageError for anything wrong; --help prints
-    the manual and raises SystemExit(0).
+    Reads the servers file and resolves the names in it. Raises UsageError for anything wrong; --help and
+    --version print that and raise SystemExit(0).
     """
     given = _parse_command_line(arguments)
     for option, instead in _GONE.items():
@@ -645,5 +646,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar=setting.metavar,
             help=f"{setting.help} Default: {setting.default_words}. [{setting.variable}]".replace("%", "%%"),
         )
-    parser.add_argument_group("Help").add_argument("-h", "--help", action="help", help="print this and leave")
+    about = parser.add_argument_group("Help")
+    about.add_argument("-h", "--help", action="help", help="print this and leave")
+    about.add_argument("--version", action="version", version=f"kv-node {VERSION}", help="print that and leave")
     return parser

@@ -731,3 +731,4 @@ class Slot(Table, cachetools.LRUCache):
     """See app/storage/slots.py."""
 
     split_entries = 12 * 1024
+    shrunk_at_once = 64

@@ -32,9 +32,12 @@ from app.cluster.readiness import Readiness
 from app.http.observed import ObservedNode
 from app.http.status import ABSENT
 from app.observe.histogram import Histogram
+from app.version import NODE_PROTOCOL, VERSION
 from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES
 
 METRICS_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+_BUILD: Final = {"version": VERSION, "node_protocol": str(NODE_PROTOCOL), "python": sys.version.split()[0]}
 
 _COUNTER: Final = CounterMetricFamily
 _GAUGE: Final = GaugeMetricFamily
@@ -141,6 +144,7 @@ class NodeCollector(Collector):
     def _families(self) -> Iterator[Metric]:
         snapshot = self._node.snapshot()
         yield InfoMetricFamily("kv_node", "What this node is.", value=self._info)
+        yield InfoMetricFamily("kv_build", "Which release it runs.", value=_BUILD)
         yield self._requests()
         yield self._latency()
         yield _histogram("kv_event_loop_lag_seconds", "How late the loop's timer fired.", self._node.counters.loop_lag)

@@ -14,6 +14,7 @@ from app.cluster.readiness import Readiness
 from app.cluster.view import View
 from app.http.observed import ObservedNode
 from app.http.watch import SAMPLE_S, Answer, Watch
+from app.version import VERSION
 from app.wire.protocol import SLOT_COUNT
 
 ABSENT: Final = "absent"  # a server of the file that is in no view
@@ -31,6 +32,7 @@ class StatusReport:
             "started": round(node.started_unix_s, 3),
             "policy": node.options.policy,
             "replicas": node.options.replicas,
+            "version": VERSION,
             "core": fast.CORE,
         }
 

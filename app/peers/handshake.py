@@ -1,14 +1,15 @@
 """How the two ends of a link between nodes make sure of each other. No sockets: bytes in, bytes out.
 
-    dialler  -> HELLO      "KVLK" | u8 version | u8 flags | u64 incarnation | f64 stamp | 16 bytes nonce | two names
-    acceptor -> CHALLENGE  "KVLK" | u8 version | u8 flags | u64 incarnation | f64 stamp | 16 bytes nonce
+    dialler  -> HELLO      "KVLK" | u8 protocol | u8 flags | u64 incarnation | f64 stamp | 16 bytes nonce | two names
+    acceptor -> CHALLENGE  "KVLK" | u8 protocol | u8 flags | u64 incarnation | f64 stamp | 16 bytes nonce
     dialler  -> PROOF      32 bytes: HMAC-SHA256 over "dialler", HELLO and CHALLENGE
     acceptor -> PROOF      32 bytes: the same with "acceptor"
 
-A stamp is what the sender's clock shows (s), as later in frames LIFE (links.py). The names, each with a length byte,
-are the dialler's and the acceptor's own lines in the servers file, so a proof is good for one pair, one direction and,
-by the nonces, one link. The dialler proves itself first: whoever just connects gets nothing to try secrets on. Without
-a secret the proofs are zeros; the listener then goes by the source address.
+The protocol is NODE_PROTOCOL (app/version.py), of all that is said between nodes. A stamp is what the sender's clock
+shows (s), as later in frames LIFE (links.py). The names, each with a length byte, are the dialler's and the acceptor's
+own lines in the servers file, so a proof is good for one pair, one direction and, by the nonces, one link. The dialler
+proves itself first: whoever just connects gets nothing to try secrets on. Without a secret the proofs are zeros; the
+listener then goes by the source address.
 
 Protected with a secret: nobody without it becomes the end of a link. Not protected: the frames afterwards carry no
 HMAC and are not encrypted, so whoever can change packets between two nodes can read and alter them. An HMAC a write
@@ -22,9 +23,9 @@ from typing import Final
 
 from app.cluster.limits import INCARNATION, is_clock
 from app.peers.mac import MAC_BYTES, Mac
+from app.version import NODE_PROTOCOL
 
 _MAGIC: Final = b"KVLK"
-_VERSION: Final = 2
 _HAS_SECRET: Final = 1  # flag
 _KEY_LABEL: Final = b"kv links 1"
 _GREETING: Final = Struct("<4sBBQd16s")
@@ -62,20 +63,20 @@ class Handshake:
     def greeting(self, incarnation: int, stamp_s: float, nonce: bytes) -> bytes:
         """The CHALLENGE, and the beginning of a HELLO."""
         assert len(nonce) == NONCE_BYTES, nonce
-        return _GREETING.pack(_MAGIC, _VERSION, self._flags, incarnation, stamp_s, nonce)
+        return _GREETING.pack(_MAGIC, NODE_PROTOCOL, self._flags, incarnation, stamp_s, nonce)
 
     def hello(self, incarnation: int, stamp_s: float, nonce: bytes, dialler: str, acceptor: str) -> bytes:
         """The HELLO."""
         return self.greeting(incarnation, stamp_s, nonce) + _name(dialler) + _name(acceptor)
 
     def check(self, data: bytes) -> Greeting:
-        """The other end's greeting, of GREETING_BYTES. Raises Refused: malformed, other_version, no_secret (there),
+        """The other end's greeting, of GREETING_BYTES. Raises Refused: malformed, other_protocol, no_secret (there),
         secret_needed (there, and we have none), out_of_range."""
-        magic, version, flags, incarnation, stamp_s, _ = _GREETING.unpack(data)
+        magic, protocol, flags, incarnation, stamp_s, _ = _GREETING.unpack(data)
         if magic != _MAGIC:
             raise Refused("malformed")
-        if version != _VERSION:
-            raise Refused("other_version")
+        if protocol != NODE_PROTOCOL:
+            raise Refused("other_protocol")
         if flags != self._flags:
             raise Refused("no_secret" if self._flags else "secret_needed")
         if not (INCARNATION.has(incarnation) and is_clock(stamp_s)):

@@ -73,6 +73,8 @@ from app.peers.handshake import Refused
 # links fail that would come up.
 DIAL_TIMEOUT_S: Final = 1.0
 HANDSHAKE_TIMEOUT_S: Final = 2.0  # for whoever connects; the other side of the same
+# Why connections are refused that others tell of: the death of who dialled; membership, of another protocol (inbox.py).
+_TOLD_ELSEWHERE: Final = ("handshake_broken_off", "other_protocol")
 # Each end says that it lives so often, and is taken for silent by whoever has heard nothing for so many of its own
 # beats: 0.5 to 0.6 s. Fewer: a machine that is crowded for half a second loses its links.
 LIFE_S: Final = 0.1
@@ -455,7 +457,7 @@ class Links:
             is_proof = self._trusts_refusals or self._sockets.is_here(self._peers.address(peer))
             event = LinkRefused(peer, attempt.incarnation, is_proof)
         except Refused as refused:
-            self._count_refused(refused.reason, peer)
+            self._count_refused(refused.reason, peer, is_fault=refused.reason not in _TOLD_ELSEWHERE)
         except TimedOut:
             pass
         except (OSError, EOFError) as error:
@@ -559,7 +561,7 @@ class Links:
         else:
             sock.close()
             if reason:
-                self._count_refused(reason, host, is_fault=reason != "handshake_broken_off")
+                self._count_refused(reason, host, is_fault=reason not in _TOLD_ELSEWHERE)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 

@@ -71,19 +71,20 @@ class Relayed:
         return self._next < len(self._bodies)
 
     def work(self, request: Request) -> None:
-        bodies = self._bodies
-        peer = self._peer
-        while self._next < len(bodies):
-            body = bodies[self._next]
-            self._next += 1
-            reply = self._handle(request, body, FORWARD_BYTES, len(body))
+        bodies, peer = self._bodies, self._peer
+        handle, to_peer = self._handle, self._answers.to_peer
+        while (number := self._next) < len(bodies):
+            self._next = number + 1
+            body = bodies[number]
+            reply = handle(request, body, FORWARD_BYTES, len(body))
             if request.has_waited:
                 if reply is not None:
                     self._answers.deliver(request, reply)
                 return
             if reply is not None:
-                self._answers.to_peer(peer, reply)
-            request.release()
+                to_peer(peer, reply)
+            if request.datagram:
+                request.release()
 
     def fill(self, request: Request) -> None:
         body = self._bodies[self._next - 1]

@@ -14,6 +14,7 @@ from app.cluster.readiness import Readiness
 from app.cluster.view import MEMBERS_MAX
 from app.observe.slowlog import SlowLog
 from app.requests.settings import Settings
+from app.version import VERSION
 from app.wire.protocol import ADDRESS_MAX_BYTES, PLACE_DIGITS, PLACE_NOBODY, SLOT_COUNT, VALUE_MAX_BYTES
 
 # A report is made anew once so many times as long has passed as it took: all of them together take less than 5 % of the
@@ -99,6 +100,7 @@ def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:
         "address": status.address,
         "incarnation": status.incarnation,
         "origin": status.cluster_id,
+        "version": VERSION,
         "core": fast.CORE,
         "ready": readiness.is_ready,
         "whole": readiness.is_whole,

@@ -100,6 +100,10 @@ class Slot(LRUCache[bytes, int]):
     """
 
     split_entries: ClassVar[int] = _SPLIT_ENTRIES  # with more than these it is split
+    # Slots whose tables one calibration looks at, to make oversized ones anew (governor.py). More: in a store full of
+    # tiny entries tables that were just made smaller would have to grow again, for which entries go. (The compiled slot
+    # grows by little, and has a larger number of its own.)
+    shrunk_at_once: ClassVar[int] = 4
 
     def __init__(self, *, records: mmap | None = None) -> None:
         """`records`: the memory in which each value, a handle, names a record of its key, as the arena has them. There

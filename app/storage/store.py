@@ -49,6 +49,9 @@ _GROWTH_AHEAD_BYTES: Final = 1 << 20
 # Entries evicted for another size after which the C library joins what they have freed: 0.1 to 0.5 ms (governor.py).
 _JOIN_EVERY: Final = 1000
 
+# What an entry is taken to cost on the heap (key, handle, order link) until the governor has measured some: cautious.
+_ENTRY_HEAP_BYTES: Final = 300
+
 # When the oldest entry's chunk is this many times smaller than the value that needs room, its whole page goes.
 _MUCH_SMALLER: Final = 4
 
@@ -85,7 +88,7 @@ class WholeStore:
         self.entries = 0
         self.evictions = 0
         self.moves = 0
-        self.entry_heap_bytes = 300  # the governor calibrates it
+        self.entry_heap_bytes = _ENTRY_HEAP_BYTES
         self.allowance_bytes = 0
         self.spare_bytes = maxsize  # what tables may grow by now: known to the governor
         self.compact_bytes = COMPACT_MIN_BYTES  # free chunks worth more than this are moved together
@@ -414,7 +417,7 @@ class WholeStore:
 
     def _is_cheaper(self, growth_bytes: int, entries: int) -> bool:
         """Whether growing tables takes less than so many entries; the arena must make way for it soon, though."""
-        if not self.evicts or self.spare_bytes < -_GROWTH_AHEAD_BYTES or entries <= 0:
+        if not self.evicts or self.spare_bytes < -_GROWTH_AHEAD_BYTES:
             return False
         entry_bytes = self.entry_heap_bytes + self._arena.chunk_bytes // max(1, self.entries)
         return growth_bytes < entries * entry_bytes

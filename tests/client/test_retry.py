@@ -180,12 +180,12 @@ def test_no_try_leaves_late_after_an_unanswered_one(events: list[tuple[str, int,
                 return
             refused = False
         elif kind == "overload":
-            now += (attempts.due - now) * share
+            now = min(now + (attempts.due - now) * share, attempts.due)  # (a sum is rounded)
             if not attempts.overloaded(now, wait_ms):
                 return
             refused = True
         else:
-            now += (attempts.due - now) * share
+            now = min(now + (attempts.due - now) * share, attempts.due)
             attempts.moved(now)
         if attempts.tries > tries:
             last_sent = now

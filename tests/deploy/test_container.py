@@ -131,8 +131,8 @@ def test_images_are_named_by_digest_or_built_here() -> None:
     for name in COMPOSE:
         text = (DEPLOY / name).read_text()
         images = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
-        assert images == ["kv"] * len(
-            re.findall(r"^ +build: \.\.\n +image: kv\n +pull_policy: build\b", text, re.MULTILINE)
+        assert images == ["kvcluster"] * len(
+            re.findall(r"^ +build: \.\.\n +image: kvcluster\n +pull_policy: build\b", text, re.MULTILINE)
         )
 
 
@@ -168,7 +168,7 @@ def test_compose_publishes_on_loopback_unless_told_otherwise(name: str) -> None:
     published = re.findall(r'"([^"]*/(?:udp|tcp))"', (DEPLOY / name).read_text())
     assert published
     for port in published:
-        assert re.fullmatch(r"\$\{KV_PUBLISH:-127\.0\.0\.1\}:333[1-3]:3331/udp", port)
+        assert re.fullmatch(r"\$\{KV_PUBLISH:-127\.0\.0\.1\}:(333[1-3]:3331/udp|933[1-3]:9331/tcp)", port)
 
 
 def test_a_cluster_asks_for_a_secret() -> None:
@@ -191,7 +191,10 @@ def test_compose_leaves_a_node_room_and_time(name: str) -> None:
     assert "restart: on-failure\n" in text  # not "always": a node told SHUTDOWN stays down
     assert "stop_grace_period: 15s\n" in text
     variables = set(re.findall(r"^ +(KV_\w+): \$\{(\w+):-\}$", text, re.MULTILINE))
-    assert {variable for variable, _ in variables} <= {setting.variable for _, setting in settings()}
+    known = {setting.variable for _, setting in settings()}
+    where_it_listens = {"KV_BIND", "KV_HTTP_BIND", "KV_ADVERTISE", "KV_HTTP"}
+    assert {variable for variable, _ in variables} == (known - where_it_listens) | {"KV_FAST"}
+    assert re.findall(r'^ +KV_HTTP: "(\d+)"$', text, re.MULTILINE) == ["9331"]
     assert all(inside == outside for inside, outside in variables)
 
 
@@ -206,3 +209,20 @@ def test_the_three_nodes_have_the_names_and_addresses_that_they_are_told() -> No
     resolved = servers.resolve(entries, "servers-3.txt", lambda host: [told[host]])
     for server in resolved:
         assert servers.find_me(resolved, 3331, name="f", local=given[server.host].__eq__) == server
+
+
+def test_the_image_is_labelled_and_has_one_name_everywhere() -> None:
+    (labels,) = instructions("LABEL")
+    named = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', labels))
+    assert (named["title"], named["version"], named["revision"]) == ("kvcluster", "$VERSION", "$REVISION")
+    assert {argument.partition("=")[0] for argument in instructions("ARG")} == {"VERSION", "REVISION"}
+    for name in ("Dockerfile", "Makefile", "README.md", "docs/operations.md"):
+        text = (REPOSITORY / name).read_text()
+        assert set(re.findall(r"docker build -t (\S+)", text)) == {"kvcluster"}, name
+        assert set(re.findall(r"servers\.txt:ro\S* (\S+) 3331", text)) <= {"kvcluster"}, name
+
+
+def test_nothing_can_be_installed_in_it() -> None:
+    (install,) = (command for command in instructions("RUN") if "pip install" in command)
+    assert re.search(r"&& pip uninstall --yes .*\bpip\b", install)
+    assert not any("pip" in command for command in instructions("RUN") if command != install)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app import fast
 from tests.mutants.__main__ import equivalents, mutant, sample
 from tests.mutants.changes import applied, sites
 from tests.mutants.trials import REPOSITORY, Tree, Unusable, Verdict, name, steps_for
@@ -283,6 +284,13 @@ def test_a_mutant_that_hangs_is_noticed(tree: Tree, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("tests.mutants.trials._TIME_GRACE_S", 0.5)
     source = (REPOSITORY / "app" / "wire" / "protocol.py").read_text()
     assert tree.try_out("app/wire/protocol.py", source + "\nPUT = 2\n", {HANGS: 0.0}).how == "hung"
+
+
+def test_it_is_the_python_that_is_tried_whatever_stands_in_for_it_elsewhere(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fast.VARIABLE, "on")
+    assert tree.takes_s(("-c", "from app import fast; assert (fast.CORE, fast.wrong()) == (fast.PYTHON, None)")) > 0
 
 
 def test_tests_that_fail_without_a_change_judge_nothing(tree: Tree) -> None:

@@ -41,7 +41,7 @@ def test_greetings() -> None:
     assert (checked.incarnation, checked.stamp_s) == (7, 1.5)
     assert Handshake(None).hello(7, 1.5, NONCE, "a:1", "b:22") == greeting + b"\x03a:1\x04b:22"
     assert reason(Handshake(None), b"X" + greeting[1:]) == "malformed"
-    assert reason(Handshake(None), greeting[:4] + b"\x01" + greeting[5:]) == "other_version"
+    assert reason(Handshake(None), greeting[:4] + b"\x01" + greeting[5:]) == "other_protocol"
 
 
 def test_a_proof_is_good_for_one_side_one_secret_and_one_exchange() -> None:

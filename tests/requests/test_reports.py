@@ -10,6 +10,7 @@ from app import fast
 from app.cluster.events import MemberStatus, Status
 from app.cluster.readiness import Readiness
 from app.requests.reports import KEPT_MAX_S, KEPT_TIMES, Kept, status_json
+from app.version import VERSION
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, VALUE_MAX_BYTES
 
 A, B = "10.0.0.1:3331", "10.0.0.2:3331"
@@ -23,6 +24,7 @@ def test_the_status_whole() -> None:
         "address": A,
         "incarnation": 5,
         "origin": 77,
+        "version": VERSION,
         "core": fast.CORE,
         "epoch": 4,
         "is_member": True,

@@ -134,7 +134,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/peers/handshake.py": {
         MALFORMED: [
             'raise Refused("out_of_range")',
-            'raise Refused("other_version")',
+            'raise Refused("other_protocol")',
             'raise Refused("no_secret" if self._flags else "secret_needed")',
             'raise Refused("wrong_secret")',
         ],
@@ -175,7 +175,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "link = self.up.get(peer)",
             "return peer in self.up",
             "self._down(link)",
-            "self._count_refused(refused.reason, peer)",
+            "self._count_refused(refused.reason, peer, is_fault=refused.reason not in _TOLD_ELSEWHERE)",
             "return",
             "continue",
             "self._give_way(next(iter(self._pending)))",
@@ -360,6 +360,13 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
         MALFORMED: [
             'return "malformed"',
+            'return "other protocol"',
+            "self._state.note_present(peer)  # or we would found a second cluster beside its own",
+            "self._say_refused(peer, protocol)",
+            "state, known = self._state, self._state.of(peer)",
+            "if state.now - known.refused_at >= timing.WAITING_LOG_S:",
+            "known.refused_at = state.now",
+            'state.log(f"{peer} is refused: it speaks node protocol {protocol}, this node {NODE_PROTOCOL}", "warning")',
         ],
     },
     "app/cluster/membership/leases.py": {

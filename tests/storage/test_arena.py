@@ -3,6 +3,7 @@
 import ctypes
 import math
 import mmap
+import os
 import random
 from itertools import pairwise
 from typing import Any
@@ -109,6 +110,14 @@ def test_a_page_is_opened_only_within_the_limit(kind: Any, size: int) -> None:
     check_books(arena, handles)
 
 
+def test_its_memory_is_no_file_s(kind: Any) -> None:
+    """A node may have been started without any, not even a standard input."""
+    before = os.listdir("/proc/self/fd")
+    arena = kind(MIB, MIB)
+    assert os.listdir("/proc/self/fd") == before
+    assert arena.store(b"k", b"v") >= 0
+
+
 def test_a_limit_lowered_below_what_is_resident_stops_new_pages_only(kind: Any) -> None:
     arena = kind(MIB, MIB)
     handle = arena.store(b"k", bytes(1000))
@@ -142,6 +151,36 @@ def test_records_beyond_four_gibibytes_read_back(kind: Any) -> None:
     assert arena.blob(handle) == b"high" * 2_000
     assert arena.blob(arena.replace(handle, 4, b"more" * 2_010)) == b"more" * 2_010
     assert arena.retire(pages) == [b"high"]
+
+
+@pytest.mark.parametrize("way", ["store", "replace", "take_over"])
+def test_whatever_writes_to_a_page_is_counted_as_one_write(kind: Any, way: str) -> None:
+    arena = kind(MIB, MIB)
+    ours, other = arena.store(b"k", bytes(10_000)), arena.store(b"k", bytes(5_000))
+    page, other_page = arena.page_of(ours), arena.page_of(other)
+    assert (arena.was_written(page, 1), arena.was_written(page, 2)) == (False, True)
+    written = {
+        "store": lambda: arena.store(b"l", bytes(10_000)),
+        "replace": lambda: arena.replace(ours, 1, bytes(10_000)),
+        "take_over": lambda: arena.take_over(ours, b"l", bytes(10_000)),
+    }[way]()
+    assert arena.page_of(written) == page
+    assert arena.was_written(page, 1)
+    assert (arena.was_written(other_page, 1), arena.was_written(other_page, 2)) == (False, True)
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_a_page_that_a_record_is_moved_to_was_written_to_as_late_as_either(kind: Any, moved: int) -> None:
+    arena = kind(MIB, MIB)
+    pages = [[arena.store(b"k", bytes(10_000)) for _ in range(PAGE_BYTES // RECORD_MAX_BYTES)] for _ in range(2)]
+    source, target = (arena.page_of(handles[0]) for handles in (pages[moved], pages[1 - moved]))
+    for handle in (*pages[moved][1:], pages[1 - moved][0]):
+        arena.free(handle)
+    later = arena.page_of(pages[1][0])
+    assert (arena.was_written(later, 1), source != target) == (True, True)
+    arena.retire(source)
+    assert arena.page_of(arena.move(pages[moved][0])) == target
+    assert arena.was_written(target, 1)
 
 
 def test_only_a_page_whose_records_find_room_elsewhere_is_relocatable(kind: Any) -> None:

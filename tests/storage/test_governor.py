@@ -17,6 +17,7 @@ from app.storage.governor import (
     tune_allocators,
 )
 from app.storage.replies import ReplyMemory
+from app.storage.slots import Slot
 from app.storage.store import COMPACT_MIN_BYTES, Store
 from app.wire.protocol import SLOT_COUNT, slot_of
 from tests.storage.contents import content
@@ -218,13 +219,15 @@ def test_a_store_that_was_wiped_while_its_heap_was_full_fills_again() -> None:
     assert len(machine.store) > 12_000
 
 
-def test_tables_that_grow_into_holes_grow_slowly() -> None:
-    """Should there be none, the heap has grown by less than its margin when it is looked at."""
+@pytest.mark.parametrize(("entries", "spare_bytes"), [(8_000, 6_000 * 66), (200_000, MIB // 2)])
+def test_tables_that_grow_into_holes_grow_slowly(entries: int, spare_bytes: int) -> None:
+    """As far as those need that may come again, three quarters. Should there be no holes, the heap has grown by less
+    than its margin when it is looked at."""
     machine = Machine(20 * MIB)
-    full(machine, 200_000)
+    full(machine, entries)
     machine.store.wipe(range(SLOT_COUNT))
     machine.governor.look()
-    assert 0 < machine.store.spare_bytes <= MIB
+    assert machine.store.spare_bytes == spare_bytes
     machine.heap_bytes += 8 * MIB
     machine.governor.look()
     assert machine.store.spare_bytes < 0
@@ -339,6 +342,43 @@ def test_calibration_copies_tables_that_a_crowd_has_left_behind() -> None:
     for _ in range(SLOT_COUNT // 4 + 1):
         machine.governor.calibrate()
     assert machine.governor.rebuilds == rebuilds
+
+
+def test_tables_shrink_soon_after_their_entries_have_gone() -> None:
+    """Larger values take over from small ones in less than a second: they can't have what those's tables keep."""
+    machine = Machine(15 * MIB)
+    for n in range(100_000):
+        machine.put(b"%d" % n, b"v")
+    for n in range(99_000):
+        machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
+    pure, chosen = PIECES["slots.Slot"]
+    for _ in range(SLOT_COUNT // 4 + 1 if chosen is pure else 10):  # a second
+        machine.governor.calibrate()
+    assert not [table for slot in range(SLOT_COUNT) for table in machine.store.tables(slot) if table.is_oversized]
+
+
+def test_one_calibration_copies_a_bounded_number_of_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(15 * MIB)
+    keys = [b"%d" % n for n in range(200_000)]
+    for key in keys:
+        machine.put(key, b"v")
+    for key in keys[:-40_000]:
+        machine.store.remove(slot_of(key), key)
+    lengths: list[int] = []
+    rebuild = Slot.rebuild
+
+    def counted(table: Slot) -> None:
+        lengths.append(len(table))
+        rebuild(table)
+
+    monkeypatch.setattr(Slot, "rebuild", counted)
+    while True:
+        before = len(lengths)
+        machine.governor.calibrate()
+        assert sum(lengths[before:]) < 4_096 + max(lengths, default=0)
+        if len(lengths) == before:
+            break
+    assert sum(lengths) > 4_096
 
 
 def test_calibrating_an_empty_store_changes_nothing() -> None:

@@ -265,6 +265,7 @@ def test_messageids_that_share_a_checksum_do_not_share_a_bucket(kind: type[Reply
 def test_a_bucket_is_short_also_when_the_memory_is_full(kind: type[ReplyMemory], mib: int) -> None:
     max_bytes = mib * MIB * 9 // 64
     assert max_bytes / buckets_for(max_bytes) <= 1152
+    assert buckets_for(1152 * 32_768) == 32_768
     kind(TTL_S, max_bytes, buckets=buckets_for(64 * MIB))  # a power of two
 
 
@@ -522,20 +523,38 @@ def test_clear_forgets_everything_of_both_generations(kind: type[ReplyMemory]) -
 def test_what_was_cleared_of_either_generation_is_freed_step_by_step(kind: type[ReplyMemory]) -> None:
     replies = replies_of(kind)
     clock = Clock(replies)
-    for generation in range(2):
+
+    def fill_one(generation: int) -> None:
         for n in range(200):
             add(replies, b"%d %d" % (generation, n), 0)
-        if not generation:
-            clock.pass_s(TTL_S)
-    kept = replies.used_bytes
-    replies.clear()
-    assert replies.used_bytes == 0
-    assert replies.expiring_bytes > kept / 2
-    before = replies.expiring_bytes
-    while replies.expiring_bytes:
-        replies.advance(clock.now)
-        assert replies.expiring_bytes < before
+
+    def free_all() -> None:
+        """In steps that free a thirty-second of the buckets, or, compiled, a block of 64 KiB."""
         before = replies.expiring_bytes
+        while replies.expiring_bytes:
+            replies.advance(clock.now)
+            assert before - 64 * 1024 <= replies.expiring_bytes < before
+            before = replies.expiring_bytes
+
+    def cleared() -> int:
+        """Clear it and let all be freed; how much that was."""
+        free_all()  # what has expired by itself
+        replies.clear()
+        assert replies.used_bytes == 0
+        much = replies.expiring_bytes
+        free_all()
+        return much
+
+    fill_one(0)
+    newer_alone = cleared()
+    fill_one(1)
+    clock.pass_s(TTL_S)
+    older_alone = cleared()
+    fill_one(2)
+    clock.pass_s(TTL_S)
+    fill_one(3)
+    assert newer_alone == older_alone > 0
+    assert cleared() == 2 * newer_alone
 
 
 @both

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from app.fast import PIECES
 from app.storage.arena import CHUNKS_MAX, PAGE_BYTES, RECORD_MAX_BYTES, Arena
 from app.storage.slots import Slot, SplitSlot
 from app.storage.store import Store
@@ -265,9 +266,9 @@ def test_a_page_that_was_written_to_lately_is_not_evicted_whole_for_an_old_entry
     assert content(store).keys() >= {overwritten, larger}
 
 
-def sparse_store() -> tuple[Store, dict[bytes, bytes]]:
+def sparse_store(*, evict: bool = True) -> tuple[Store, dict[bytes, bytes]]:
     """A store of 16 pages, all in use, that holds every third of the entries that once filled it; and those."""
-    store = store_of(16)
+    store = store_of(16, evict=evict)
     filled = fill(store, 900, most=16 * (PAGE_BYTES // 1024))
     assert store.evictions == 0
     assert arena_of(store).resident_bytes == arena_of(store).limit_bytes
@@ -313,6 +314,58 @@ def test_moving_records_together_is_work_that_is_counted() -> None:
         assert steps < 1000
     assert steps > 3
     assert content(store) == kept
+
+
+@pytest.mark.parametrize(("evict", "compact_bytes"), [(True, 0), (False, 0), (False, 1 << 40)])
+def test_moving_records_together_is_work_for_each_of_them_and_for_the_page(evict: bool, compact_bytes: int) -> None:
+    def moved(budget: int) -> int:
+        store, _ = sparse_store(evict=evict)
+        store.compact_bytes = compact_bytes
+        arena_of(store).limit_bytes //= 2
+        assert not store.shrink(budget)
+        return store.moves
+
+    first = moved(1)
+    assert moved(first + 100) == first > 0
+    assert moved(first + 101) > first
+
+
+@pytest.mark.parametrize(("budget", "pages_left"), [(IN_PAGE + 100, 2), (IN_PAGE + 101, 1)])
+def test_evicting_a_page_is_work_for_each_of_its_entries_and_for_the_page(budget: int, pages_left: int) -> None:
+    store = store_of(3)
+    for key in some_keys(7, 3 * IN_PAGE):
+        assert put(store, key, bytes(10_000))
+    arena_of(store).limit_bytes = PAGE_BYTES
+    assert store.shrink(budget) == (pages_left == 1)
+    assert len(store) == pages_left * IN_PAGE
+
+
+@pytest.mark.parametrize("evict", [True, False])
+def test_what_was_wiped_is_freed_before_anything_is_evicted_and_is_work_for_each_entry(evict: bool) -> None:
+    store = store_of(3, evict=evict)
+    wiped, kept = some_keys(7, IN_PAGE), some_keys(8, 2 * IN_PAGE)
+    for key in wiped + kept:
+        assert put(store, key, bytes(10_000))
+    store.wipe([7])
+    arena_of(store).limit_bytes = 2 * PAGE_BYTES
+    assert not store.shrink(IN_PAGE - 1)
+    assert len(handles(store)) == len(kept) + 1
+    assert store.shrink(2)
+    assert content(store).keys() == set(kept)
+    assert store.evictions == store.moves == 0
+
+
+@pytest.mark.parametrize(("budget", "pages"), [(10, 1), (11, 2), (20, 2), (21, 3)])
+def test_giving_a_cleared_page_back_is_a_tenth_of_the_work_of_another(budget: int, pages: int) -> None:
+    store = store_of(5)
+    for key in some_keys(7, 5 * IN_PAGE):
+        assert put(store, key, bytes(10_000))
+    store.wipe([7])
+    arena = arena_of(store)
+    before = arena.resident_bytes
+    arena.limit_bytes = 0
+    assert not store.shrink(budget)
+    assert before - arena.resident_bytes == pages * before // 5
 
 
 def test_the_room_that_is_left() -> None:
@@ -406,6 +459,19 @@ def test_every_entry_is_charged_to_the_allowance_and_the_governor_asked_when_it_
     assert asked == [0, 5, 10]
 
 
+def test_an_allowance_that_is_just_used_up_lasts_until_the_next_entry() -> None:
+    asked = []
+    store = Store(Arena(MIB, MIB), evict=True, on_allowance_used=lambda: asked.append(len(store)))
+    first, second, third = some_keys(7, 3)
+    store.allowance_bytes = 1 << 40
+    assert put(store, first, b"v")  # the slot's tables take some more now
+    store.allowance_bytes = store.entry_heap_bytes
+    assert put(store, second, b"v")
+    assert (store.allowance_bytes, asked) == (0, [])
+    assert put(store, third, b"v")
+    assert asked == [2]
+
+
 def test_shrinking_brings_the_arena_within_a_lowered_limit_in_bounded_steps() -> None:
     store = store_of(64)
     arena = arena_of(store)
@@ -482,14 +548,18 @@ class Allowance:
 
 
 def test_what_larger_tables_take_is_taken_off_what_tables_may_take() -> None:
+    """And off what the heap may grow by until the governor looks."""
     store = store_of(4)
+    store.allowance_bytes = 1 << 40
     grown = 0
     for key in some_keys(7, 50):
         (table,) = store.tables(7)
-        said, has_room, before = table.growth_bytes, table.room, store.spare_bytes
+        growth = 0 if table.room else table.growth_bytes
+        spare, allowance = store.spare_bytes, store.allowance_bytes
         assert put(store, key, b"v")
-        assert before - store.spare_bytes == (0 if has_room else said)
-        grown += not has_room
+        assert spare - store.spare_bytes == growth
+        assert allowance - store.allowance_bytes == store.entry_heap_bytes + growth
+        grown += growth > 0
     assert grown > 2
 
 
@@ -564,6 +634,31 @@ def test_a_store_that_may_not_evict_refuses_where_tables_may_not_grow() -> None:
         store.remove(7, key)
     assert put(store, keys[-1], b"v")
     check_books(arena_of(store), handles(store))
+
+
+def test_a_store_that_may_not_evict_uses_what_removals_left_in_tables_once_that_is_an_eighth_of_them() -> None:
+    """They are made anew for that, which is not worth it for less. What is compiled has it at once."""
+    pure, chosen = PIECES["slots.Slot"]
+    machine = Allowance(1 << 40, evict=False)
+    store = machine.store
+    keys = keys_of(7)
+    for key in islice(keys, 100):
+        assert put(store, key, b"v")
+    machine.table_max_bytes = 0
+    machine.look()
+    while put(store, next(keys), b"v"):
+        pass
+    (table,) = store.tables(7)
+    capacity = len(table)
+    for key in store.keys(7):
+        assert chosen is not pure or not put(store, next(keys), b"v")
+        assert store.remove(7, key)
+        if len(table) * 8 < capacity * 7:
+            break
+    before = table.table_bytes
+    while put(store, next(keys), b"v"):
+        pass
+    assert (len(table), table.table_bytes) == (capacity, before)
 
 
 def test_what_dividing_a_table_takes_is_taken_off_what_tables_may_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ def _copies(status: dict[str, Any]) -> str:
 def table(status: dict[str, Any]) -> list[str]:
     """The same, and all else that a node answered to STATUS, in lines; fields that it did not send are left out."""
     lines = [_headline(status), *(f"  {sentence}" for sentence in sentences(status)), ""]
-    lines.append(f"node {status.get('address', '?')}, incarnation {status.get('incarnation', '?')}")
+    version = f", version {status['version']}" if "version" in status else ""
+    lines.append(f"node {status.get('address', '?')}, incarnation {status.get('incarnation', '?')}{version}")
     if status.get("epoch"):
         member = "a member" if status.get("is_member") else "no member"
         lines.append(f"epoch {status['epoch']} of cluster {status.get('origin')}, coordinator {status['coordinator']}")

@@ -112,7 +112,8 @@ def _row(name: str, then: Row, now: Row, took_s: float) -> Row:
 
     rates = {f"{command.lower()}_per_s": rate(command) for command in OPERATIONS}
     rates["ops_per_s"] = sum(rates.values())
-    row: Row = {"address": name, "pid": now.get("pid"), "python": now.get("python")}
+    row: Row = {"address": name, "pid": now.get("pid")}
+    row |= {"version": now.get("version"), "python": now.get("python")}
     row |= {name: round(value, 1) for name, value in rates.items()}
     row |= {"memory_bytes": now["resident_bytes"], "memory_max_bytes": now["max_memory_bytes"]}
     row |= {name: now.get(name, 0) for name in (*_COUNTED, "uptime_s")} | {"commands": now.get("commands", {})}
@@ -158,6 +159,7 @@ def page(row: Row) -> list[str]:
     reads = row["hits"] + row["misses"]
     about = [f"up {duration(row['uptime_s'])}"]
     about += [f"pid {row['pid']}"] if row.get("pid") is not None else []
+    about += [f"version {row['version']}"] if row.get("version") else []
     about += [f"Python {row['python']}"] if row.get("python") else []
     copies = " (each copy counts)" if row["address"] == ALL else ""
     rates = ", ".join(f"{row[f'{name.lower()}_per_s']:,.0f} {name}" for name in OPERATIONS)

@@ -1,10 +1,10 @@
 """What every datagram from a peer goes through before its handler: limits, sender, header, anti-entropy.
 
-A datagram is dropped and counted if it is too long, from no server that we know of, not a message, says what no sound
-node says (app/cluster/limits.py), or is from a process that is known to be gone. What its header proves is noted.
-Anti-entropy (Demers et al., 1987): whenever two nodes talk they compare views, and the one with the newer view sends
-it. So nothing needs to be sent reliably: what is lost comes with the next heartbeat. For example, b misses view 5; its
-next ASK says that it goes by view 4, and is answered with view 5.
+A datagram is dropped and counted if it is too long, from no server that we know of, not a message, of another protocol
+(app/version.py), says what no sound node says (app/cluster/limits.py), or is from a process that is known to be gone.
+What its header proves is noted. Anti-entropy (Demers et al., 1987): whenever two nodes talk they compare views, and the
+one with the newer view sends it. So nothing needs to be sent reliably: what is lost comes with the next heartbeat. For
+example, b misses view 5; its next ASK says that it goes by view 4, and is answered with view 5.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.state import Known, NodeState
 from app.cluster.view import to_message
+from app.version import NODE_PROTOCOL, NODE_PROTOCOL_UNNAMED
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from proto_gen import cluster_pb2 as pb
 
@@ -63,6 +64,10 @@ class Inbox:
             message = pb.ClusterMessage.FromString(payload)
         except DecodeError:
             return "malformed"
+        if (protocol := message.node_protocol or NODE_PROTOCOL_UNNAMED) != NODE_PROTOCOL:
+            self._state.note_present(peer)  # or we would found a second cluster beside its own
+            self._say_refused(peer, protocol)
+            return "other protocol"
         handler = self._handlers.get(message.kind)
         if handler is None or fault_of(message):
             return "malformed"
@@ -72,6 +77,12 @@ class Inbox:
         handler(peer, message)
         self._compare_views(peer, message)
         return ""
+
+    def _say_refused(self, peer: str, protocol: int) -> None:
+        state, known = self._state, self._state.of(peer)
+        if state.now - known.refused_at >= timing.WAITING_LOG_S:
+            known.refused_at = state.now
+            state.log(f"{peer} is refused: it speaks node protocol {protocol}, this node {NODE_PROTOCOL}", "warning")
 
     def _is_current(self, peer: str, message: pb.ClusterMessage) -> bool:
         """Whether it is from the latest process at the peer's address."""

@@ -21,6 +21,7 @@ from app.cluster.events import Effect, Log, Send
 from app.cluster.limits import SLOTS_BYTES
 from app.cluster.membership import timing
 from app.cluster.view import View
+from app.version import NODE_PROTOCOL
 from app.wire.protocol import SERVERS_MAX
 from proto_gen import cluster_pb2 as pb
 
@@ -57,6 +58,7 @@ class Known:
     stamped_at: float = -inf  # when we got that
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
     absent_at: float = -inf  # when its machine, which is ours, last said that no process is there; heard since: -inf
+    refused_at: float = -inf  # when we last said that it speaks another protocol
     doubted_at: float = -inf  # when a connection to it was last refused, which proves nothing
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
     heard_awake_s: float = -inf  # the same, in awake time
@@ -306,6 +308,7 @@ class NodeState:
             nonce=view.nonce if view else 0,
             supports=supports,
             support_withdrawn=self.support_withdrawn,
+            node_protocol=NODE_PROTOCOL,
             **fields,
         )
         if view and self.is_member:

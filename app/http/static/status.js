@@ -382,7 +382,7 @@ function draw() {
   if (cluster.is_member) facts.push(cluster.lease_s === null || cluster.lease_s > 0 ? "lease held" : "without a lease");
   if (cluster.is_member) facts.push(`${plural(cluster.reads, "slot")} open for reads, ${count(cluster.writes)} for writes`);
   if (cluster.closed) facts.push(`${plural(cluster.closed, "slot")} closed`);
-  facts.push(node.policy, node.core === "compiled" ? "compiled core" : "plain Python");
+  facts.push(`version ${node.version}`, node.policy, node.core === "compiled" ? "compiled core" : "plain Python");
   setText($("facts"), facts.join(" · "));
   setText($("ready"), last.ready ? "✓ ready" : "✕ not ready");
   $("ready").className = `badge ${last.ready ? "good" : "bad"}`;

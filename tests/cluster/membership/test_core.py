@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cluster.events import SELF, UNKNOWN, Datagram, LinkRefused, OpenLink, Send, Tick
+from app.cluster.events import SELF, UNKNOWN, Datagram, LinkRefused, Log, OpenLink, Send, Tick
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
+from app.cluster.membership.timing import WAITING_LOG_S
 from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT
 from proto_gen import cluster_pb2 as pb
 
@@ -136,3 +137,34 @@ def test_the_status_names_each_slots_primary_by_its_place() -> None:
     status = core.status()
     assert status.primaries == (0,) * SLOT_COUNT
     assert status.balanced
+
+
+@pytest.mark.parametrize(("named", "is_taken"), [(0, True), (2, True), (1, False), (3, False), (255, False)])
+def test_of_another_protocol_nothing_is_read_and_that_is_said_now_and_then(named: int, is_taken: bool) -> None:
+    core = a_core()
+    message = pb.ClusterMessage(kind=pb.HELLO, incarnation=5, node_protocol=named).SerializeToString()
+    message += b"" if is_taken else b"\x08\x7f"  # a kind that we don't know
+    said: list[str] = []
+    for now in (1.0, 1.1, 1.0 + WAITING_LOG_S):
+        said += [effect.text for effect in core.step(Datagram("b:1", message), now) if isinstance(effect, Log)]
+    line = f"b:1 is refused: it speaks node protocol {named}, this node 2"
+    assert said.count(line) == (0 if is_taken else 2)
+    assert dropped(core) == ({} if is_taken else {"other protocol": 3})
+    assert core.contact("b:1")[0] == (5 if is_taken else 0)
+
+
+def test_every_message_names_our_protocol() -> None:
+    (sent, *_) = [effect for effect in a_core().step(Tick(), 1.0) if isinstance(effect, Send)]
+    assert pb.ClusterMessage.FromString(sent.payload).node_protocol == 2
+
+
+def test_a_server_of_another_protocol_is_there_so_nobody_founds_without_it() -> None:
+    """It would be a second cluster beside that one's."""
+    core = a_core(now=5.0)
+    core.step(Tick(), 5.0)
+    for peer in ("b:1", "c:1"):
+        core.step(LinkRefused(peer, 0, is_proof=True), 5.001)
+    core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, node_protocol=3).SerializeToString()), 5.002)
+    for tick in range(1, 200):
+        core.step(Tick(), 5.0 + 0.025 * tick)
+    assert core.view is None

@@ -1,7 +1,11 @@
 """The store's client: importable anywhere, with gevent or without, and of no use to a node.
 
-from app.client import Client, KeyNotFound
+    from app.client import AsyncClient, Client, KeyNotFound
+
+AsyncClient is imported when it is asked for: asyncio takes longer to import than all the rest.
 """
+
+from typing import TYPE_CHECKING
 
 from app.client.calls import Versioned
 from app.client.client import Client
@@ -27,7 +31,11 @@ from app.client.errors import (
 )
 from app.client.stats import Stats
 
+if TYPE_CHECKING:
+    from app.client.aio import AsyncClient
+
 __all__ = [
+    "AsyncClient",
     "BadAnswer",
     "BadServer",
     "Client",
@@ -51,3 +59,11 @@ __all__ = [
     "Versioned",
     "WrongCluster",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name != "AsyncClient":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from app.client.aio import AsyncClient
+
+    return AsyncClient

@@ -251,13 +251,9 @@ class Client:
         session = self._take()
         try:
             exchange = self._exchange(session, request, deadline, server, message_id, wait_out_overload)
-            session.acknowledge(request, exchange)
+            return session.answered(request, exchange)
         finally:
             self._give_back(session)
-        if exchange.error is not None:
-            raise exchange.error
-        assert exchange.answer is not None
-        return exchange.answer
 
     def _do(self, call: Call[_Result], server: str | None = None, *, timeout_s: float | None = None) -> _Result:
         """The result of a call of one request."""

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from app.client import calls, clock, codec
 from app.client.address import Endpoint, resolve, unresolved
 from app.client.calls import Call
-from app.client.codec import KVRequest
+from app.client.codec import KVRequest, KVResponse
 from app.client.engine import Engine, Exchange
 from app.client.errors import BadServer, InvalidValue, WrongCluster
 from app.client.retry import TIMEOUT_S
@@ -144,17 +144,21 @@ class Session:
 
     def finished(self, call: Call[_Result], exchange: Exchange) -> _Result:
         """What came of a call. KVError."""
-        self.acknowledge(call.request, exchange)
-        if exchange.error is not None:
-            raise exchange.error
-        response = exchange.answer
-        assert response is not None, "neither answered nor given up"
+        response = self.answered(call.request, exchange)
         error = calls.fault(call.request, response, exchange.attempts.unanswered)
         if error is not None:
             raise error
         return call.read(response)
 
-    def acknowledge(self, request: KVRequest, exchange: Exchange) -> None:
+    def answered(self, request: KVRequest, exchange: Exchange) -> KVResponse:
+        """The response, whatever its errCode. Timeout, or what else it was given up with."""
+        self._acknowledge(request, exchange)
+        if exchange.error is not None:
+            raise exchange.error
+        assert exchange.answer is not None, "neither answered nor given up"
+        return exchange.answer
+
+    def _acknowledge(self, request: KVRequest, exchange: Exchange) -> None:
         """Tell the node that answered that its memory of the request may go, if this client does that.
 
         Only after a single try: were another one still under way, forgetting would let it take effect again.

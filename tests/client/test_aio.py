@@ -363,6 +363,6 @@ def test_a_client_that_was_made_before_a_fork_and_a_child_that_closes_its_parent
 
 def test_nobody_imports_asyncio_who_does_not_ask_for_it() -> None:
     script = "import app.client; app.client.AsyncClient; app.client.Nothing"
-    with pytest.raises(AssertionError, match="no attribute .Nothing"):
+    with pytest.raises(AssertionError, match="no attribute"):
         run_python(script)
     assert run_python("import sys, app.client; print('asyncio' in sys.modules)") == "False\n"

@@ -6,7 +6,7 @@ result says, so that no figure is copied by hand.
 
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from tools.bench import parts

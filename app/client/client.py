@@ -1,61 +1,33 @@
 """The public client: one call for each command, and calls for many keys at once.
 
-Everything on the wire is the engine's: a call of one request is an engine with one in flight. What is here turns keys
-and values into requests, answers into results and exceptions, and brings router and engine together.
+Calls may be made from any number of threads or greenlets. Each one under way has a Session of its own, with its
+sockets; one that ends leaves it for the next call to take. So a client has as many sessions as it ever had calls at one
+time, and no call waits for another. A lock around each call was rejected: with it, all wait for the slowest answer.
 """
 
-import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Self, TypeVar, overload
 
-from app.client import clock, codec
-from app.client.address import Endpoint, resolve, unresolved
+from app.client import calls
+from app.client.address import Endpoint, resolve
+from app.client.batch import Batch
+from app.client.calls import REQUIRED, Call, Versioned
 from app.client.codec import KVRequest, KVResponse
-from app.client.engine import Engine, Exchange
-from app.client.errors import (
-    BadAnswer,
-    BadServer,
-    Closed,
-    InvalidValue,
-    KeyNotFound,
-    KVError,
-    NotTried,
-    Overloaded,
-    PartialFailure,
-    Timeout,
-    WrongCluster,
-    error_answer,
-)
-from app.client.retry import OVERLOAD_PATIENCE_S
-from app.client.router import NOWHERE, PROBE_TIMEOUT_S, Router
+from app.client.engine import Exchange
+from app.client.errors import BadServer, Closed, InvalidValue, KeyNotFound, PartialFailure, Timeout
+from app.client.retry import TIMEOUT_S
+from app.client.session import WINDOW, Options, Session
 from app.client.stats import Stats
-from app.client.table import read_object, read_status
 from app.wire import protocol
 
-# Random bytes of a messageID: at 16, two requests of all clients ever never share one.
-MESSAGE_ID_BYTES: Final = 16
-assert MESSAGE_ID_BYTES <= protocol.MESSAGE_ID_MAX_BYTES
-
-# Requests of one call in flight at most. Three nodes with three copies on two cores took 10, 14 and 16 thousand puts/s
-# at 16, 64 and 256; at 10,000 bytes a value none was lost. More make a busy node's other clients wait.
-WINDOW: Final = 64
-
-# The commands that a node remembers, so that an ack for them frees memory.
-_REMEMBERED: Final = frozenset((protocol.PUT, protocol.REMOVE, protocol.WIPEOUT))
-
-
-class Versioned(NamedTuple):
-    """What GET returns: the value, and the version that was stored with it."""
-
-    value: bytes
-    version: int
+_Default = TypeVar("_Default")
+_Result = TypeVar("_Result")
 
 
 class Client:
-    """A client of the store, for one thread or greenlet at a time.
+    """A client of the store, for any number of threads or greenlets.
 
         with Client(["10.0.0.1:3331", "10.0.0.2:3331"]) as kv:
             kv.put(b"key", b"value", version=3)
@@ -66,8 +38,10 @@ class Client:
     of them at random, goes on to the next when it does not answer, and stays with the one that did.
     `slot_aware`: learn from the nodes which of them is the primary of which keys, and send requests straight there:
     saves the node's detour. Where the nodes' own addresses can't be reached, requests go to `servers` as without it.
-    `timeouts_ms`: how long each try is waited for; as many tries as there are entries.
-    `overload_patience_s`: how long a request bears being refused with SYS_OVERLOAD_ERR before it raises Overloaded.
+    `timeout_s`: how long a call takes at most, with all its tries, waits and keys; each call of the store takes one of
+    its own in place of it. math.inf: no bound but that of the tries.
+    `timeouts_ms`: how long each try is waited for; as many tries as there are entries. A request that nobody answers
+    is given up after them, or when the call's time is over.
     `ack`: tell the node when a PUT, REMOVE or WIPEOUT has been answered, so that it need not remember the answer for
     the whole 6 s. One datagram more for each, worth it for a client that writes a great deal.
     `give_up_when_refused`: raise Unreachable as soon as the machine of every server says that nothing listens there, or
@@ -87,36 +61,26 @@ class Client:
         servers: Sequence[str],
         *,
         slot_aware: bool = True,
+        timeout_s: float = TIMEOUT_S,
         timeouts_ms: Sequence[int] = protocol.CLIENT_TIMEOUTS_MS,
-        overload_patience_s: float = OVERLOAD_PATIENCE_S,
         ack: bool = False,
         give_up_when_refused: bool = True,
         window: int = WINDOW,
         rng: random.Random | None = None,
     ) -> None:
-        if isinstance(servers, str) or not servers:
-            raise ValueError(f"servers is a list of at least one host:port, not {servers!r}")
-        if window < 1:
-            raise ValueError(f"window is at least 1, not {window}")
-        self._own_rng = random.Random()
-        rng = rng or self._own_rng
-        self.servers: tuple[Endpoint, ...] = _resolved(servers)
-        self.stats = Stats()
-        self._ack = ack
-        start = rng.choice([index for index, server in enumerate(self.servers) if server.address])
-        self._router = Router(self.servers, slot_aware=slot_aware, current=start)
-        self._engine = Engine(
-            self._router,
-            self.stats,
-            timeouts_ms=tuple(timeouts_ms),
-            patience_s=overload_patience_s,
+        self._options = Options(
+            servers,
+            slot_aware=slot_aware,
+            timeout_s=timeout_s,
+            timeouts_ms=timeouts_ms,
+            ack=ack,
             give_up_when_refused=give_up_when_refused,
             window=window,
             rng=rng,
-            now=clock.now,
         )
-        self._status = _report(protocol.STATUS, protocol.PADDING_BYTES)
-        self._in_call = False
+        self._sessions = [Session(self._options)]  # all there are
+        self._idle = list(self._sessions)  # the one that was used last is taken first
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -129,53 +93,74 @@ class Client:
 
     def close(self) -> None:
         """Give the sockets back. Whatever uses a closed client gets Closed, but closing twice does no harm."""
-        self._engine.sockets.close()
+        self._is_closed = True
+        for session in self._sessions:
+            session.engine.sockets.close()
+
+    @property
+    def servers(self) -> tuple[Endpoint, ...]:
+        """Those that were given, and where they were when the client was made."""
+        return self._options.servers
+
+    @property
+    def stats(self) -> Stats:
+        """What has been counted so far."""
+        return Stats.of(session.stats for session in self._sessions)
 
     # The store. Any node will do; retries go round the list.
 
-    def put(self, key: bytes, value: bytes, version: int = 0) -> None:
+    def put(self, key: bytes, value: bytes, version: int = 0, *, timeout_s: float | None = None) -> None:
         """Store `value` (0 to 10,000 bytes) and `version` (32 bits, signed) under `key` (1 to 32 bytes).
 
         InvalidKey, InvalidValue, NoSpace; Timeout when the outcome is unknown.
         """
-        self._checked(_put(key, value, version))
+        self._do(calls.put(key, value, version), timeout_s=timeout_s)
 
-    def get(self, key: bytes) -> Versioned:
-        """The value and version stored under `key`; KeyNotFound when it is not there."""
-        return _versioned(key, self._checked(_get(key)))
+    @overload
+    def get(self, key: bytes, *, timeout_s: float | None = None) -> Versioned: ...
+    @overload
+    def get(self, key: bytes, default: _Default, *, timeout_s: float | None = None) -> Versioned | _Default: ...
+    def get(self, key: bytes, default: Any = REQUIRED, *, timeout_s: float | None = None) -> Any:
+        """The value and version stored under `key`; if it is not there, the default, or without one KeyNotFound."""
+        try:
+            return self._do(calls.get(key), timeout_s=timeout_s)
+        except KeyNotFound:
+            if default is REQUIRED:
+                raise
+            return default
 
-    def remove(self, key: bytes) -> None:
+    def remove(self, key: bytes, *, timeout_s: float | None = None) -> None:
         """Take `key` out of the store; KeyNotFound when it is not there."""
-        self._checked(_remove(key))
+        self._do(calls.remove(key), timeout_s=timeout_s)
 
     # Many keys: as many single requests, up to a window of them in flight, in no order. A key that fails does not stop
     # the others; PartialFailure tells of all that failed and has the result for the rest. When nobody has answered
-    # anything for a whole schedule of tries, what is left is not tried. A call of this kind is no transaction.
+    # anything for a whole schedule of tries, or the call's time is over, what is left is not tried. A call of this kind
+    # is no transaction.
 
-    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Versioned]:
+    def get_many(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> dict[bytes, Versioned]:
         """What is stored under each of the keys; those that are not there are left out."""
         found: dict[bytes, Versioned] = {}
-
-        def take(key: bytes, response: KVResponse) -> None:
-            found[key] = _versioned(key, response)
-
-        self._many("get_many", ((key, _get(key)) for key in keys), take, found)
+        self._many("get_many", ((key, calls.get(key)) for key in keys), found.__setitem__, found, timeout_s)
         return found
 
-    def put_many(self, items: Mapping[bytes, bytes | Versioned] | Iterable[tuple[bytes, bytes | Versioned]]) -> None:
+    def put_many(
+        self,
+        items: Mapping[bytes, bytes | Versioned] | Iterable[tuple[bytes, bytes | Versioned]],
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
         """Store each value under its key: a mapping, or pairs. A value alone has version 0.
 
         What get_many returned can be put back. Of pairs with the same key the last one stays.
         """
-        pairs = items.items() if isinstance(items, Mapping) else items
-        requests = ((key, _put(key, *(value if isinstance(value, tuple) else (value, 0)))) for key, value in pairs)
-        self._many("put_many", requests, lambda key, response: None, None)
+        self._many("put_many", calls.puts(items), lambda key, result: None, None, timeout_s)
 
-    def remove_many(self, keys: Iterable[bytes]) -> set[bytes]:
+    def remove_many(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> set[bytes]:
         """Take the keys out of the store; returned are those that were there."""
         removed: set[bytes] = set()
-        requests = ((key, _remove(key)) for key in keys)
-        self._many("remove_many", requests, lambda key, response: removed.add(key), removed)
+        requests = ((key, calls.remove(key)) for key in keys)
+        self._many("remove_many", requests, lambda key, result: removed.add(key), removed, timeout_s)
         return removed
 
     # The nodes. These ask about, or change, the one node that answers; `server` names it, as it stands in
@@ -183,7 +168,7 @@ class Client:
 
     def ping(self, server: str | None = None) -> None:
         """Ask IS_ALIVE; Timeout, with the reason in its text, when nobody answers."""
-        self._checked(KVRequest(command=protocol.IS_ALIVE), server)
+        self._do(calls.bare(protocol.IS_ALIVE), server)
 
     def is_alive(self, server: str | None = None) -> bool:
         """True when the node answers, false when it does not, after all tries, or its name does not resolve."""
@@ -195,17 +180,11 @@ class Client:
 
     def get_pid(self, server: str | None = None) -> int:
         """The node's process id."""
-        response = self._checked(KVRequest(command=protocol.GET_PID), server)
-        if response.pid is None:
-            raise BadAnswer("get_pid: NO_ERR without pid")
-        return response.pid
+        return self._do(calls.get_pid(), server)
 
     def membership_count(self, server: str | None = None) -> int:
         """How many live members the node sees, itself included."""
-        response = self._checked(KVRequest(command=protocol.GET_MEMBERSHIP_CNT), server)
-        if response.membershipCount is None:
-            raise BadAnswer("membership_count: NO_ERR without membershipCount")
-        return response.membershipCount
+        return self._do(calls.membership_count(), server)
 
     def status(self, server: str | None = None) -> dict[str, Any]:
         """What the node knows of its cluster; the fields are its own. UnknownCommand: it is another kind of node."""
@@ -214,7 +193,7 @@ class Client:
     def found(self, server: str | None = None) -> dict[str, Any]:
         """Have a node found a cluster of those servers that it hears, fewer than one needs: whether it did (`founded`),
         why not (`why_not`), and the `members`. What the other servers hold is given up; see docs/operations.md."""
-        return self._told(protocol.FOUND, server, protocol.PADDING_MAX_BYTES)
+        return self._do(calls.report(protocol.FOUND, protocol.PADDING_MAX_BYTES), server)
 
     def vitals(self, server: str | None = None) -> dict[str, Any]:
         """The node's process and what it has counted, in numbers. UnknownCommand: as for status."""
@@ -223,44 +202,31 @@ class Client:
     def config(self, changes: Mapping[str, str] | None = None, server: str | None = None) -> dict[str, Any]:
         """Change settings of the node (`log_level`, `slow_ms`, as its options are written), and tell all that can be
         changed; `why_not` says why nothing was done. For administrators only. UnknownCommand: as for status."""
-        import json  # as in table.py
-
-        return self._told(protocol.CONFIG, server, protocol.PADDING_MAX_BYTES, json.dumps(dict(changes or {})).encode())
+        return self._do(calls.config(changes or {}), server)
 
     def slow_requests(self, server: str | None = None) -> dict[str, Any]:
         """The node's slow requests, newest first, as rows of `columns` in `entries`. UnknownCommand: as for status."""
         return self._told(protocol.SLOWLOG, server)
 
-    def _told(
-        self, command: int, server: str | None, padding: int = protocol.PADDING_BYTES, said: bytes = b""
-    ) -> dict[str, Any]:
-        """What a node tells of itself in a JSON object. `said`: what is to be filled up."""
+    def _told(self, command: int, server: str | None) -> dict[str, Any]:
         try:
-            response = self._checked(_report(command, padding, said), server)
-        except InvalidValue:
-            if padding == protocol.PADDING_MAX_BYTES:
-                raise
-            response = self._checked(_report(command, protocol.PADDING_MAX_BYTES), server)
-        return read_object(response.value or b"", protocol.COMMAND_NAMES[command].lower())
+            return self._do(calls.report(command, protocol.PADDING_BYTES), server)
+        except InvalidValue:  # it has more to tell
+            return self._do(calls.report(command, protocol.PADDING_MAX_BYTES), server)
 
     def wipeout(self, server: str | None = None) -> None:
         """Drop every key of the slots that the node is primary for: in a cluster, ask each node in turn.
 
         `server` may be left out only when the list has one: a retry must not wipe another node.
         """
-        self._checked(KVRequest(command=protocol.WIPEOUT), server or self._only_server())
+        self._do(calls.bare(protocol.WIPEOUT), server or self._options.only_server())
 
     def shutdown(self, server: str | None = None) -> None:
         """Make the node answer and then exit at once, as in a crash. `server` as in wipeout().
 
         A Timeout may mean that the node is gone and only its answer was lost: is_alive() tells.
         """
-        self._checked(KVRequest(command=protocol.SHUTDOWN), server or self._only_server())
-
-    def _only_server(self) -> str:
-        if len(self.servers) > 1:
-            raise ValueError("name the server that is meant: this client knows several")
-        return self.servers[0].name
+        self._do(calls.bare(protocol.SHUTDOWN), server or self._options.only_server())
 
     # Requests, whatever they are.
 
@@ -271,239 +237,91 @@ class Client:
         message_id: bytes | None = None,
         server: str | None = None,
         wait_out_overload: bool = True,
+        timeout_s: float | None = None,
     ) -> KVResponse:
         """Send any request, wait for its response, and return that as it is, whatever its errCode.
 
         `message_id`: 1 to 64 bytes that take the place of fresh random ones; an earlier call's make this a
         retry of it.
         `server`: ask this one only. `wait_out_overload` false: give SYS_OVERLOAD_ERR back at once; true:
-        give it back when patience is over. Timeout when there is no answer, InvalidValue for a request too
+        give it back when the time is over. Timeout when there is no answer, InvalidValue for a request too
         long for a datagram.
         """
-        exchange = self._exchange(request, message_id, server, wait_out_overload)
-        if exchange.error is not None:
-            raise exchange.error
-        assert exchange.answer is not None
-        return exchange.answer
+        deadline = self._options.deadline(timeout_s)
+        session = self._take()
+        try:
+            exchange = self._exchange(session, request, deadline, server, message_id, wait_out_overload)
+            return session.answered(request, exchange)
+        finally:
+            self._give_back(session)
 
-    def _checked(self, request: KVRequest, server: str | None = None) -> KVResponse:
-        """The response when it says NO_ERR, else the exception for its code."""
-        return _sound(request, self._exchange(request, server=server))
+    def _do(self, call: Call[_Result], server: str | None = None, *, timeout_s: float | None = None) -> _Result:
+        """The result of a call of one request."""
+        deadline = self._options.deadline(timeout_s)
+        session = self._take()
+        try:
+            return session.finished(call, self._exchange(session, call.request, deadline, server))
+        finally:
+            self._give_back(session)
 
     def _exchange(
         self,
+        session: Session,
         request: KVRequest,
-        message_id: bytes | None = None,
+        deadline: float,
         server: str | None = None,
+        message_id: bytes | None = None,
         wait_out_overload: bool = True,
     ) -> Exchange:
         """Send a request and wait until it is done."""
-        self._enter()
+        index = None if server is None else session.number_of(server)
+        if index is not None and not session.is_resolved(index):
+            session.router.place(index, resolve(self.servers[index].name))
+        exchange = session.start(request, deadline, message_id, index)
+        exchange.waits_out_overload = wait_out_overload
         try:
-            exchange = self._start(request, message_id, server)
-            exchange.waits_out_overload = wait_out_overload
-            try:
-                while not exchange.is_done:
-                    self._engine.turn()
-            finally:
-                self._engine.drop(exchange)
-            self._acknowledge(request, exchange)
+            while not exchange.is_done:
+                session.engine.turn()
         finally:
-            self._in_call = False
+            session.engine.drop(exchange)
         return exchange
 
     def _many(
         self,
         what: str,
-        requests: Iterable[tuple[bytes, KVRequest]],
-        take: Callable[[bytes, KVResponse], object],
+        requests: Iterator[tuple[bytes, Call[_Result]]],
+        take: Callable[[bytes, _Result], object],
         result: object,
+        timeout_s: float | None,
     ) -> None:
-        """Requests for keys, a window of them in flight; `take` gets each key with its response if that says NO_ERR."""
-        engine = self._engine
-        in_flight: dict[bytes, Exchange] = {}
-        errors: dict[bytes, KVError] = {}
-        is_hopeless = False
-
-        def finish(key: bytes, request: KVRequest, exchange: Exchange) -> None:
-            nonlocal is_hopeless
-            del in_flight[key]
-            self._acknowledge(request, exchange)
-            try:
-                take(key, _sound(request, exchange))
-            except KeyNotFound:
-                pass
-            except KVError as error:
-                errors[key] = error
-                is_hopeless = isinstance(error, Timeout) and engine.heard_at < exchange.started_at
-
-        self._enter()
+        deadline = self._options.deadline(timeout_s)
+        session = self._take()
+        batch = Batch(session, requests, take, deadline)
         try:
-            for key, request in requests:
-                while key in in_flight or len(in_flight) >= engine.window:
-                    engine.turn()
-                if key in errors:
-                    continue  # what became of the key's last request is not known: the next could overtake it
-                if is_hopeless:
-                    errors[key] = NotTried("not tried: nobody answers")
-                    continue
-                try:
-                    exchange = in_flight[key] = self._start(request)
-                except (InvalidValue, WrongCluster) as error:
-                    errors[key] = error
-                else:
-                    exchange.done = partial(finish, key, request)
-            while in_flight:
-                engine.turn()
+            while batch.go_on():
+                session.engine.turn()
         finally:
-            for exchange in in_flight.values():
-                engine.drop(exchange)
-            self._in_call = False
-        if errors:
-            raise PartialFailure(what, errors, result)
+            batch.drop()
+            self._give_back(session)
+        if batch.errors:
+            raise PartialFailure(what, batch.errors, result)
 
     def _check_open(self) -> None:
-        if self._engine.sockets.is_closed:
+        if self._is_closed:
             raise Closed
 
-    def _enter(self) -> None:
+    def _take(self) -> Session:
+        """A session that nobody else uses until it is given back. A list's pop and append are one step to threads."""
         self._check_open()
-        if self._engine.sockets.is_inherited:
-            self._forked()
-        if self._in_call:
-            raise RuntimeError("this Client is in the middle of a call: make one for each thread or greenlet")
-        self._in_call = True
-        self._engine.sockets.trouble = ""
-        self._engine.collect()
-
-    def _forked(self) -> None:
-        """The first call in a forked child: what the client knows is the child's, too, the rest its parent's."""
-        self._engine.forked()
-        self._router.forked()
-        self._in_call = False
-        self._own_rng.seed()
-
-    def _start(self, request: KVRequest, message_id: bytes | None = None, server: str | None = None) -> Exchange:
-        """Send a request to the server that is named, else to its slot's primary, else to the current one."""
-        if message_id is None:
-            message_id = os.urandom(MESSAGE_ID_BYTES)
-        datagram = codec.encode_request(message_id, request)
-        if len(datagram) > protocol.DATAGRAM_MAX_BYTES:
-            # A node drops it unanswered: all that sending it could bring is a Timeout.
-            raise InvalidValue(
-                protocol.INVALID_VAL_ERR, f"request of {len(datagram)} bytes, over what a datagram takes"
-            )
-        router, engine = self._router, self._engine
-        if server is not None:
-            return engine.start(message_id, datagram, self._named(server), only=True)
-        if router.disputed:
-            self._look_again()
-        key = request.key
-        primary = router.primary(protocol.slot_of(key)) if key else NOWHERE
-        if primary == NOWHERE:
-            exchange = engine.start(message_id, datagram, router.current)
-            exchange.by_current = True
-        else:
-            self.stats.direct += 1
-            exchange = engine.start(message_id, datagram, primary)
-        if key and clock.now() >= router.wake_at:
-            self._ask_for_tables()
-        return exchange
-
-    def _ask_for_tables(self) -> None:
-        self._engine.collect()
-        for index in self._router.targets(clock.now()):
-            message_id = os.urandom(MESSAGE_ID_BYTES)
-            datagram = codec.encode_request(message_id, self._status)
-            self._engine.probe(message_id, datagram, index, PROBE_TIMEOUT_S).done = self._learn
-
-    def _look_again(self) -> None:
-        """The given servers are of different clusters. WrongCluster unless they say something else by now."""
-        if clock.now() >= self._router.wake_at:
-            self._ask_for_tables()
-        self._engine.poll()
-        if self._router.disputed:
-            raise WrongCluster(self._router.dispute())
-
-    def _learn(self, probe: Exchange) -> None:
-        if probe.answer is None:
-            return
-        if probe.answer.code == protocol.INVALID_VAL_ERR:  # it has more to tell than fits; it is asked again anyway
-            self._status = _report(protocol.STATUS, protocol.PADDING_MAX_BYTES)
-        elif probe.answer.code == protocol.NO_ERR:
-            self._router.learn(probe.answered_by, read_status(probe.answer.value or b""), clock.now())
-
-    def _acknowledge(self, request: KVRequest, exchange: Exchange) -> None:
-        """Tell the node that answered that its memory of the request may go, if this client does that.
-
-        Only after a single try: were another one still under way, forgetting would let it take effect again.
-        """
-        if not self._ack or exchange.answer is None or exchange.attempts.tries != 1:
-            return
-        if request.command in _REMEMBERED and exchange.answer.code != protocol.SYS_OVERLOAD_ERR:
-            index = exchange.answered_by
-            self._engine.sockets.send(index, self._router.servers[index], codec.encode_ack(exchange.message_id))
-            self.stats.acks += 1
-
-    def _named(self, name: str) -> int:
-        """The number of a server that the caller names. BadServer when it has no address yet, and does not get one."""
-        for index, server in enumerate(self.servers):
-            if server.name == name:
-                if not self._router.servers[index].address:
-                    self._router.place(index, resolve(name))
-                return index
-        raise ValueError(f"{name!r} is not among this client's servers")
-
-
-def _resolved(servers: Sequence[str]) -> tuple[Endpoint, ...]:
-    """Where the servers are. BadServer when one is malformed, or none resolves."""
-    found = [unresolved(text) for text in servers]
-    fault: BadServer | None = None
-    for index, server in enumerate(found):
         try:
-            found[index] = resolve(server.name)
-        except BadServer as error:
-            fault = fault or error
-    if fault is not None and not any(server.address for server in found):
-        raise fault
-    return tuple(found)
+            session = self._idle.pop()
+        except IndexError:
+            session = Session(self._options)
+            self._sessions.append(session)
+            if self._is_closed:  # meanwhile, by another thread
+                session.engine.sockets.close()
+        session.begin()
+        return session
 
-
-def _put(key: bytes, value: bytes, version: int) -> KVRequest:
-    return KVRequest(command=protocol.PUT, key=key, value=value, version=version)
-
-
-def _get(key: bytes) -> KVRequest:
-    return KVRequest(command=protocol.GET, key=key)
-
-
-def _remove(key: bytes) -> KVRequest:
-    return KVRequest(command=protocol.REMOVE, key=key)
-
-
-def _report(command: int, padding: int, said: bytes = b"") -> KVRequest:
-    """One for what a node tells of itself, filled up, since to a stranger it tells little more than it is sent."""
-    return KVRequest(command=command, value=said.ljust(padding, b"\0"))
-
-
-def _versioned(key: bytes, response: KVResponse) -> Versioned:
-    if response.value is None or response.version is None:
-        raise BadAnswer(f"get of {key!r}: NO_ERR without value and version")
-    return Versioned(response.value, response.version)
-
-
-def _sound(request: KVRequest, exchange: Exchange) -> KVResponse:
-    """The response when it says NO_ERR, else the exception for what came of the request."""
-    if exchange.error is not None:
-        raise exchange.error
-    response = exchange.answer
-    assert response is not None, "neither answered nor given up"
-    if response.code == protocol.NO_ERR:
-        return response
-    what = protocol.COMMAND_NAMES.get(request.command or 0, "").lower()
-    if request.key is not None:
-        what = f"{what} of {request.key!r}"
-    error = error_answer(response.code, what)
-    if isinstance(error, Overloaded):
-        error.may_have_happened = exchange.attempts.unanswered
-    raise error
+    def _give_back(self, session: Session) -> None:
+        self._idle.append(session)

@@ -88,7 +88,6 @@ class Engine:
         stats: Stats,
         *,
         timeouts_ms: Sequence[int],
-        patience_s: float,
         give_up_when_refused: bool,
         window: int,
         rng: random.Random,
@@ -102,12 +101,12 @@ class Engine:
         self._router = router
         self._stats = stats
         self._timeouts_ms = timeouts_ms
-        self._patience_s = patience_s
         self._give_up_when_refused = give_up_when_refused
         self._window_max = window
         self._rng = rng
         self._in_flight: dict[bytes, Exchange] = {}
         self._dues: list[tuple[float, int, Exchange]] = []  # a heap; what is not an exchange's `due` any more is void
+        self._busy = 0  # requests in flight, probes not counted
         self._count = 0  # keeps the heap from comparing exchanges
         self._heard: dict[int, float] = {}  # when each server's last answer came
         self._renewed_at: dict[int, float] = {}  # when each server was last given a new socket
@@ -118,6 +117,7 @@ class Engine:
         self.sockets.close()
         self.sockets = Sockets(self._stats)
         self._in_flight.clear()
+        self._busy = 0
         self._dues.clear()
 
     def collect(self) -> None:
@@ -125,15 +125,21 @@ class Engine:
         for index in self._router.collect(self._now()):
             self.sockets.forget(index)
 
-    def start(self, message_id: bytes, datagram: bytes, asked: int, *, only: bool = False) -> Exchange:
+    @property
+    def is_full(self) -> bool:
+        """As many requests are in flight as are wise."""
+        return self._busy >= self.window
+
+    def start(self, message_id: bytes, datagram: bytes, asked: int, deadline: float, *, only: bool = False) -> Exchange:
         """Send a request to a server; `turn` does the rest. `only`: no other server may be asked."""
         assert message_id not in self._in_flight, f"{message_id!r} is in flight"
         now = self._now()
-        attempts = Attempts(now, self._timeouts_ms, self._patience_s, self._rng)
+        attempts = Attempts(now, self._timeouts_ms, deadline, self._rng)
         exchange = Exchange(message_id, datagram, asked, attempts, now)
         exchange.only = only
         exchange.is_impatient = self._give_up_when_refused
         self._stats.requests += 1
+        self._busy += 1
         self._begin(exchange)
         return exchange
 
@@ -148,12 +154,18 @@ class Engine:
 
     def drop(self, exchange: Exchange) -> None:
         """Wait no longer; does no harm to one that is done."""
-        self._in_flight.pop(exchange.message_id, None)
+        if self._in_flight.get(exchange.message_id) is exchange:
+            self._end(exchange)
+
+    def abandon(self, error: Callable[[], KVError]) -> None:
+        """Give up all that is in flight, each request with an error of its own."""
+        for exchange in list(self._in_flight.values()):
+            self._fail(exchange, error())
 
     def turn(self) -> None:
         """Wait until something happens, and deal with it: answers, refusals, and tries that are due."""
         assert self._in_flight, "nothing to wait for"
-        self._turn(max(self._next_due() - self._now(), 0.0))
+        self._turn(max(self.next_due() - self._now(), 0.0))
 
     def poll(self) -> None:
         """Deal with what has happened."""
@@ -168,7 +180,7 @@ class Engine:
             else:
                 self._received(index, datagram)
         now = self._now()
-        while self._next_due() <= now:
+        while self.next_due() <= now:
             _, _, exchange = heapq.heappop(self._dues)
             self._due(exchange, now)
 
@@ -183,7 +195,7 @@ class Engine:
         self._count += 1
         heapq.heappush(self._dues, (exchange.attempts.due, self._count, exchange))
 
-    def _next_due(self) -> float:
+    def next_due(self) -> float:
         """When the first try is due; infinity when nothing is in flight."""
         dues = self._dues
         while dues:
@@ -288,9 +300,13 @@ class Engine:
         self._finish(exchange)
 
     def _finish(self, exchange: Exchange) -> None:
-        del self._in_flight[exchange.message_id]
+        self._end(exchange)
         if exchange.done is not None:
             exchange.done(exchange)
+
+    def _end(self, exchange: Exchange) -> None:
+        del self._in_flight[exchange.message_id]
+        self._busy -= not exchange.is_probe
 
     def _names(self, exchange: Exchange) -> str:
         indexes = [exchange.asked] if exchange.only else self._router.others()

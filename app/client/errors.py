@@ -3,10 +3,10 @@
 KVError
   Timeout            nobody answered in time; also a TimeoutError
     Unreachable      nothing listens at any server, or there is no way there, by word of the machines
+    NotTried         given up before anything was sent for this key: nobody answers, or the call's time is over
   Closed             the client was closed before; also a RuntimeError
   BadServer          the given "host:port" is malformed or does not resolve; also a ValueError
   WrongCluster       one of the given servers belongs to another cluster than the others
-  NotTried           get_many and the like: given up before this key's turn, since nobody answers any more
   PartialFailure     get_many and the like: some keys failed, each with one of the others
   BadAnswer          an answer without a field that it must have: the node breaks the protocol
   ErrorAnswer        the node answered with an error code (`code`)
@@ -71,8 +71,9 @@ class WrongCluster(KVError):
     """
 
 
-class NotTried(KVError):
-    """Nothing was sent for this key: nobody had answered anything for as long as a whole schedule of tries."""
+class NotTried(Timeout):
+    """Nothing was sent for this key: the call's time was over before its turn came, or nobody had answered anything for
+    as long as a whole schedule of tries."""
 
 
 class PartialFailure(KVError):

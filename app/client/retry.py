@@ -8,9 +8,11 @@ try that comes later than that takes effect a second time. The field's schedule 
 try leaves 4.45 s after the first); overload waits can stretch it. So:
 
 - as long as every try was answered with the refusal, nothing has happened anywhere: the next try starts the
-  whole schedule anew, and only `patience_s` ends this;
+  whole schedule anew, and only the deadline ends this;
 - from the first unanswered try on, one may be lying in some queue and take effect yet: no further try
   leaves later than SAFE_RETRY_S after it, however often the node asks to wait.
+
+Whatever happens, all is over at the deadline, which is the caller's.
 
 Every method takes `now` (seconds, by a clock that goes on while the machine is suspended: clock.py) and says when the
 caller must look again.
@@ -18,6 +20,7 @@ caller must look again.
 
 import random
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
@@ -39,9 +42,11 @@ OVERLOAD_WAIT_MAX_MS: Final = 6000
 # Up to this share longer than asked, at random: clients that were refused together must not return together.
 OVERLOAD_JITTER: Final = 0.25
 
-# How long to bear refusals before the caller hears of it (s): the longest wait with its jitter, and more.
-OVERLOAD_PATIENCE_S: Final = 10.0
-assert OVERLOAD_WAIT_MAX_MS / 1000 * (1 + OVERLOAD_JITTER) < OVERLOAD_PATIENCE_S
+# How long a call takes at most, if nobody says (s): time for all tries of the field's schedule, and for the longest
+# wait that a node can ask for, with its jitter.
+TIMEOUT_S: Final = 10.0
+assert OVERLOAD_WAIT_MAX_MS / 1000 * (1 + OVERLOAD_JITTER) < TIMEOUT_S
+assert sum(CLIENT_TIMEOUTS_MS) / 1000 < TIMEOUT_S
 
 
 class Attempts:
@@ -52,7 +57,7 @@ class Attempts:
     """
 
     __slots__ = (
-        "_give_up",
+        "_deadline",
         "_random",
         "_step",
         "_timeouts_ms",
@@ -67,19 +72,19 @@ class Attempts:
         self,
         now: float,
         timeouts_ms: Sequence[int] = CLIENT_TIMEOUTS_MS,
-        patience_s: float = OVERLOAD_PATIENCE_S,
+        deadline: float = inf,
         rng: random.Random | None = None,
     ) -> None:
         assert timeouts_ms, "a request needs the time for one try at least"
         self._timeouts_ms = timeouts_ms
-        self._give_up = now + patience_s
+        self._deadline = deadline
         self._random = (rng or random).random
         self._waiting = False  # between a refusal and the next try
         self._step = 0  # index of the current silence in timeouts_ms
         self._window_start = now  # when the oldest try left that may take effect yet
         self.tries = 1
         self.unanswered = False
-        self.due = now + timeouts_ms[0] / 1000
+        self.due = min(now + timeouts_ms[0] / 1000, deadline)
 
     def again(self, now: float) -> bool:
         """To be called at `due`. True: send it again now, and wait until the new `due`. False: give up."""
@@ -93,10 +98,10 @@ class Attempts:
             self._step += 1
             if self._step >= len(self._timeouts_ms):
                 return False
-        if self.unanswered and now > self._window_start + SAFE_RETRY_S + LATE_TRY_S:
+        if now >= self._deadline or (self.unanswered and now > self._window_start + SAFE_RETRY_S + LATE_TRY_S):
             return False
         self.tries += 1
-        self.due = now + self._timeouts_ms[self._step] / 1000
+        self.due = min(now + self._timeouts_ms[self._step] / 1000, self._deadline)
         return True
 
     def overloaded(self, now: float, wait_ms: int) -> bool:
@@ -109,7 +114,7 @@ class Attempts:
             return True
         wait_s = min(max(wait_ms, OVERLOAD_WAIT_MIN_MS), OVERLOAD_WAIT_MAX_MS) / 1000
         due = now + wait_s * (1 + OVERLOAD_JITTER * self._random())
-        if due > self._give_up or (self.unanswered and due > self._window_start + SAFE_RETRY_S):
+        if due >= self._deadline or (self.unanswered and due > self._window_start + SAFE_RETRY_S):
             return False
         self._waiting = True
         self.due = due
@@ -121,8 +126,10 @@ class Attempts:
         True: send it there now, and wait until the new `due`; the schedule does not advance. False: no try is
         out, or it is too late for one more; wait until `due` as before.
         """
-        if self._waiting or (self.unanswered and now > self._window_start + SAFE_RETRY_S + LATE_TRY_S):
+        if self._waiting or now >= self._deadline:
+            return False
+        if self.unanswered and now > self._window_start + SAFE_RETRY_S + LATE_TRY_S:
             return False
         self.tries += 1
-        self.due = now + self._timeouts_ms[self._step] / 1000
+        self.due = min(now + self._timeouts_ms[self._step] / 1000, self._deadline)
         return True

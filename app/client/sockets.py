@@ -70,6 +70,16 @@ class Sockets:
         self._sockets.clear()
         self._former.clear()
 
+    def fileno(self) -> int:
+        """What an event loop watches: readable when `receive` has something. AttributeError where there is no epoll or
+        kqueue."""
+        return int(self._selector.fileno())
+
+    @property
+    def is_cut_off(self) -> bool:
+        """`receive` has something to tell that nothing can be watched for."""
+        return bool(self._cut_off)
+
     @property
     def is_inherited(self) -> bool:
         """They were opened by this process's parent, and are of no use here but to be closed."""

@@ -1,5 +1,8 @@
 """What a client counts."""
 
+from collections.abc import Iterable
+from typing import Self
+
 
 class Stats:
     """What happened on the wire since the client was made. Counts of datagrams, unless said otherwise.
@@ -27,6 +30,17 @@ class Stats:
         self.probes = 0  # STATUS requests by which a slot-aware client learns its table; in no other count
         # Received and of no use, by reason: other_id (a late or doubled answer), wrong_checksum, unparsable, ...
         self.ignored: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, parts: Iterable["Stats"]) -> Self:
+        """The sum of several."""
+        total = cls()
+        for part in parts:
+            for name in cls.__slots__[:-1]:
+                setattr(total, name, getattr(total, name) + getattr(part, name))
+            for reason, count in part.ignored.copy().items():
+                total.ignored[reason] = total.ignored.get(reason, 0) + count
+        return total
 
     def __repr__(self) -> str:
         return f"Stats({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"

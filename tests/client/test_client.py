@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ from tests.client.peer import (
     lose_answer,
     overload,
 )
+from tests.support.polling import poll
 from tests.support.ports import free_port, free_ports
 
 ROOT = Path(__file__).parent.parent.parent
@@ -126,10 +128,10 @@ def test_a_call_that_is_broken_off_leaves_nothing_behind(monkeypatch: pytest.Mon
     with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         for call in (partial(client.get, b"key"), partial(client.get_many, [b"key", b"other"])):
             with monkeypatch.context() as patched:
-                patched.setattr(client._engine.sockets, "receive", interrupt)
+                patched.setattr(client._sessions[0].engine.sockets, "receive", interrupt)
                 with pytest.raises(KeyboardInterrupt):
                     call()
-            assert client._engine._in_flight == {}
+            assert client._sessions[0].engine._in_flight == {}
         client.put(b"key", b"value")
         assert client.get(b"key") == (b"value", 0)
 
@@ -272,7 +274,7 @@ def test_overload_is_waited_out_with_the_same_id() -> None:
 def test_overload_beyond_patience_is_raised_and_certain() -> None:
     with (
         Peer([overload(2000)]) as peer,
-        plain([peer.name], overload_patience_s=1, timeouts_ms=PATIENT) as client,
+        plain([peer.name], timeout_s=1, timeouts_ms=PATIENT) as client,
     ):
         with pytest.raises(Overloaded) as caught:
             client.put(b"key", b"value")
@@ -313,7 +315,7 @@ def test_call_gives_the_raw_response_and_takes_a_message_id() -> None:
 def test_a_message_id_may_come_again_while_the_first_ones_deadline_is_still_ahead() -> None:
     with Peer([drop, None, drop]) as peer, plain([peer.name], timeouts_ms=(100,)) as client:
         request = codec.KVRequest(command=protocol.IS_ALIVE)
-        client._engine.probe(b"p", encode_request(b"p", request), 0, 0.05)  # due before the others
+        client._sessions[0].engine.probe(b"p", encode_request(b"p", request), 0, 0.05)  # due before the others
         client.call(request, message_id=b"one")
         with pytest.raises(Timeout, match="to 1 tries"):
             client.call(request, message_id=b"one")
@@ -406,35 +408,59 @@ def test_a_server_that_is_down_costs_no_silence(seed: int) -> None:
             assert client.stats.retries == 0
 
 
-def test_a_client_that_is_in_a_call_refuses_another() -> None:
-    """Called back in the middle of a call, through the source of the jitter that the caller has given."""
-
-    class Sneaky(random.Random):
-        client: Client | None = None
-        asked = 0
-
-        def random(self) -> float:
-            if self.client is not None:
-                self.asked += 1
-                with pytest.raises(RuntimeError, match="in the middle of a call"):
-                    self.client.is_alive()
-            return 0.0
-
-    sneaky = Sneaky()
-    with Peer([overload(1)]) as peer, plain([peer.name], timeouts_ms=PATIENT, rng=sneaky) as client:
-        sneaky.client = client
+def test_get_with_a_default() -> None:
+    with Peer() as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
         client.put(b"key", b"value")
-        assert sneaky.asked == 1
-        assert peer.store == {b"key": (b"value", 0)}
-        sneaky.client = None
-        assert client.is_alive()
+        assert client.get(b"key", None) == (b"value", 0)
+        assert client.get(b"other", None) is None
+        assert client.get(b"other", default=7) == 7
+        with pytest.raises(InvalidKey):
+            client.get(b"", None)
+
+
+def test_a_call_ends_with_its_time() -> None:
+    with Peer([drop] * 100) as peer, plain([peer.name], timeouts_ms=(5000,), timeout_s=0.05) as client:
+        with pytest.raises(Timeout):
+            client.get(b"key")
+        with pytest.raises(Timeout):
+            client.put(b"key", b"value", timeout_s=0.02)
+        with pytest.raises(PartialFailure) as caught:
+            client.get_many([b"a", b"b"])
+        assert {type(error) for error in caught.value.errors.values()} == {Timeout}
+        with pytest.raises(ValueError, match="above 0"):
+            client.get(b"key", timeout_s=0)
+
+
+def test_threads_share_a_client_and_none_waits_for_another() -> None:
+    """A request that is not answered yet holds up nobody else's."""
+    held: list[tuple[bytes, Address]] = []
+
+    def hold(peer: Peer, datagram: bytes, sender: Address) -> None:
+        held.append((datagram, sender))
+
+    with Peer([hold]) as peer, plain([peer.name], timeouts_ms=PATIENT) as client:
+        waiting = threading.Thread(target=client.put, args=(b"held", b"value"))
+        waiting.start()
+        poll(lambda: len(held) == 1)
+        threads = [threading.Thread(target=client.put, args=(b"%d" % n, b"value")) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(peer.store) == 8
+        answer = peer.answer_to(held[0][0])
+        assert answer is not None
+        peer.send(answer, held[0][1])
+        waiting.join(10)
+        assert len(peer.store) == 9
+        assert client.stats.sent == client.stats.requests == 9
 
 
 def test_a_client_gives_its_sockets_back() -> None:
     with Peer() as peer:
         with plain([peer.name], timeouts_ms=PATIENT) as client:
             client.ping()
-            (opened,) = client._engine.sockets._sockets.values()
+            (opened,) = client._sessions[0].engine.sockets._sockets.values()
             assert opened.fileno() >= 0
         assert opened.fileno() == -1
         client.close()
@@ -556,7 +582,7 @@ import gevent
     + CLOSED_MEANWHILE
     + """
 job = gevent.spawn(work)
-while not client._engine.sockets._selector.get_map():
+while not client._sessions[0].engine.sockets._selector.get_map():
     gevent.sleep(0)
 client.close()
 job.join()
@@ -569,7 +595,7 @@ BY_A_THREAD = (
 import threading
 thread = threading.Thread(target=work)
 thread.start()
-while not client._engine.sockets._selector.get_map():
+while not client._sessions[0].engine.sockets._selector.get_map():
     pass
 client.close()
 thread.join()

@@ -72,7 +72,6 @@ class Bench:
             self.router,
             self.stats,
             timeouts_ms=TIMEOUTS_MS,
-            patience_s=10.0,
             give_up_when_refused=impatient,
             window=window,
             rng=random.Random(1),
@@ -83,7 +82,9 @@ class Bench:
         self.engine.sockets = self.wire  # type: ignore[assignment]
 
     def start(self, name: bytes, asked: int = A, *, only: bool = False) -> Exchange:
-        return self.engine.start(name, encode_request(name, KVRequest(command=GET, key=b"k")), asked, only=only)
+        return self.engine.start(
+            name, encode_request(name, KVRequest(command=GET, key=b"k")), asked, self.clock.now() + 10.0, only=only
+        )
 
     def turn(self, *coming: tuple[int, bytes | None]) -> list[tuple[int, bytes]]:
         """One turn in which this comes; what was sent in it."""

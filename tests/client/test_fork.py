@@ -108,8 +108,8 @@ assert told_by(in_a_child(close)) == "closed"
 client.put(b"parent", b"value")
 # A child that has not used it yet keeps the parent's sockets open; the parent's selector must not mind.
 child = in_a_child(lambda: sys.stdin.read() or "never used")
-client._engine.sockets.renew(0)
-client._engine.sockets.forget(0)
+client._sessions[0].engine.sockets.renew(0)
+client._sessions[0].engine.sockets.forget(0)
 client.put(b"again", b"value")
 print(json.dumps(counts(client)), flush=True)
 """

@@ -54,7 +54,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
 def a_client(*servers: str, slot_aware: bool = True, timeouts_ms: Sequence[int] = QUICK) -> Client:
     """One that does not wait for what it has looked up to be there."""
     client = Client(servers, slot_aware=slot_aware, timeouts_ms=timeouts_ms)
-    client._router._aside = at_once
+    client._sessions[0].router._aside = at_once
     return client
 
 
@@ -162,7 +162,7 @@ def test_a_resolver_that_takes_its_time_holds_up_nothing(names: Names) -> None:
         Peer() as peer,
         Client([f"{NAME}:{mute.port}", peer.name], slot_aware=False, timeouts_ms=QUICK) as client,
     ):
-        client._router.current = 0
+        client._sessions[0].router.current = 0
         names.asked.clear()
         names.may_answer.clear()
         for n in range(50):
@@ -230,9 +230,9 @@ def test_a_learned_server_that_has_moved_is_found(names: Names) -> None:
         first.status, peer.status = status(members[0], members), status(members[1], members)
         with a_client(first.name) as client:
             client.put(b"key", b"value")
-            poll(lambda: client.put(b"key", b"value") or len(client._router.servers) == 2)
+            poll(lambda: client.put(b"key", b"value") or len(client._sessions[0].router.servers) == 2)
             names.hosts[NAME] = ["127.0.0.2"]
-            poll(lambda: client.put(b"key", b"value") or client._router.primary(1) == 1)
+            poll(lambda: client.put(b"key", b"value") or client._sessions[0].router.primary(1) == 1)
 
 
 # --- no address yet --------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_a_name_that_resolves_later_is_used_from_then_on(names: Names) -> None:
 
 def test_a_server_that_is_named_is_looked_up_for_it(names: Names) -> None:
     with Peer() as peer, Peer() as late, Client([peer.name, f"{NAME}:{late.port}"], timeouts_ms=PATIENT) as client:
-        client._router._aside = lambda work: None
+        client._sessions[0].router._aside = lambda work: None
         names.hosts[NAME] = ["127.0.0.1"]
         assert client.get_pid(f"{NAME}:{late.port}") == os.getpid()
         assert len(late.requests()) == 1

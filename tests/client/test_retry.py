@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from app.client.retry import (
     LATE_TRY_S,
     OVERLOAD_JITTER,
-    OVERLOAD_PATIENCE_S,
     OVERLOAD_WAIT_MAX_MS,
     OVERLOAD_WAIT_MIN_MS,
     SAFE_RETRY_S,
+    TIMEOUT_S,
     Attempts,
 )
 
@@ -44,6 +44,14 @@ def test_silence_is_met_with_the_fields_schedule() -> None:
     assert attempts.due == pytest.approx(106.45)
     assert attempts.tries == 5
     assert attempts.unanswered
+
+
+def test_the_deadline_ends_silence() -> None:
+    attempts = Attempts(100.0, deadline=101.0)
+    assert send_times(attempts, 100.0) == pytest.approx([100.0, 100.15, 100.6])
+    assert attempts.due == 101.0
+    assert not attempts.moved(101.0)
+    assert Attempts(0.0, deadline=0.1).due == 0.1
 
 
 def test_a_single_timeout_means_a_single_try() -> None:
@@ -96,13 +104,13 @@ def test_after_an_overload_that_follows_a_silence_the_schedule_goes_on() -> None
     assert attempts.tries == 6
 
 
-def test_overload_ends_with_patience() -> None:
-    attempts = Attempts(0.0, rng=NoJitter())
+def test_the_deadline_ends_overload() -> None:
+    attempts = Attempts(0.0, deadline=TIMEOUT_S, rng=NoJitter())
     now = 0.0
     while attempts.overloaded(now, 900):
         now = attempts.due
         assert attempts.again(now)
-    assert OVERLOAD_PATIENCE_S - 0.9 < now <= OVERLOAD_PATIENCE_S
+    assert TIMEOUT_S - 0.9 < now <= TIMEOUT_S
     assert not attempts.unanswered
 
 

@@ -41,7 +41,7 @@ def taught(client: Client, slots: Sequence[int]) -> None:
     """Call until the client knows where these slots are."""
 
     def is_learned() -> bool:
-        if all(client._router.primary(slot) != NOWHERE for slot in slots):
+        if all(client._sessions[0].router.primary(slot) != NOWHERE for slot in slots):
             return True
         client.put(b"any", b"value")
         return False
@@ -105,7 +105,7 @@ def test_members_at_addresses_that_mean_nothing_here() -> None:
             client.put(b"key %d" % n, b"value")
         assert len(peer.store) == 20
         assert client.stats.retries == 0
-        assert len(client._router.servers) == 1
+        assert len(client._sessions[0].router.servers) == 1
 
 
 def test_another_clusters_node_at_a_members_address_never_sees_a_request() -> None:
@@ -158,7 +158,7 @@ def test_given_servers_of_two_clusters_are_an_error_that_names_them_until_they_a
 def test_a_given_server_of_another_cluster_is_sent_nothing_once_that_is_known() -> None:
     with Peer() as peer, Peer() as stranger, Client([peer.name, stranger.name], timeouts_ms=PATIENT) as client:
         cluster(peer)
-        client._router.current = 0
+        client._sessions[0].router.current = 0
         stranger.script = [drop] * 10_000  # away, when the client begins
         taught(client, range(2))
         stranger.status = status(stranger.name, [stranger.name], origin=2)

@@ -1,5 +1,6 @@
 """The client and kv.py with three real nodes: straight to the primaries, through a death, until all is whole again."""
 
+import asyncio
 import json
 import signal
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.client import Client
+from app.client import AsyncClient, Client
 from app.client.router import NOWHERE
 from app.wire.protocol import SLOT_COUNT
 from tests.support.nodes import Node, cluster
@@ -32,7 +33,7 @@ def three(tmp_path: Path) -> Iterator[list[Node]]:
 def learned(client: Client) -> bool:
     """Whether the client knows the primary of every slot; a call lets it learn."""
     client.put(b"any", b"value")
-    return all(client._router.primary(slot) != NOWHERE for slot in range(SLOT_COUNT))
+    return all(client._sessions[0].router.primary(slot) != NOWHERE for slot in range(SLOT_COUNT))
 
 
 def forwarded(nodes: list[Node]) -> int:
@@ -153,3 +154,25 @@ def test_a_node_answers_from_whichever_of_its_machines_addresses_was_asked(three
         client.put_many(ITEMS)
         assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
         assert forwarded(three) > before
+
+
+def test_an_asyncio_client_goes_straight_to_all_and_on_when_one_dies(three: list[Node]) -> None:
+    async def work() -> None:
+        async with AsyncClient([node.name for node in three]) as client:
+
+            async def has_learned() -> bool:
+                await client.put(b"any", b"value")
+                return all(client._session.router.primary(slot) != NOWHERE for slot in range(SLOT_COUNT))
+
+            while not await has_learned():
+                pass
+            before = client.stats.direct
+            await asyncio.gather(*(client.put(key, value) for key, value in ITEMS.items()))
+            assert client.stats.direct == before + len(ITEMS)
+            three[2].process.send_signal(signal.SIGKILL)
+            found = await asyncio.gather(*(client.get(key) for key in ITEMS))
+            assert [value for value, _ in found] == list(ITEMS.values())
+            await client.put_many(ITEMS)
+            assert len(await client.get_many(ITEMS)) == len(ITEMS)
+
+    asyncio.run(asyncio.wait_for(work(), DEADLINE_S))

@@ -220,7 +220,7 @@ def test_a_cut_off_node_refuses(tmp_path: Path) -> None:
         for node in others:
             node.send_signal(signal.SIGSTOP)
         poll(lambda: first.status().get("lease_s") == 0, DEADLINE_S)
-        with Client([first.name], timeouts_ms=(3000,), overload_patience_s=0.0) as client, pytest.raises(Overloaded):
+        with Client([first.name], timeouts_ms=(3000,), timeout_s=3.0) as client, pytest.raises(Overloaded):
             client.get(b"1")
         for node in others:
             node.send_signal(signal.SIGCONT)

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from app.config.numbers import number
 from tools import cli
 from tools.bench.figures import MEMCACHED, MORE, NEITHER, THIS, BadResult, Result, Spread, read
-from tools.bench.tables import grid
+from tools.bench.grid import grid
 
 _PER_MEMCACHED: Final = f"{THIS} / {MEMCACHED}"
 # What makes two runs different measurements.

@@ -6,11 +6,12 @@ result says, so that no figure is copied by hand.
 
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from tools.bench import parts
 from tools.bench.figures import MEMCACHED, NEITHER, OTHER, THIS, Result, Spread
+from tools.bench.grid import grid
 
 _NODE_SHARE: Final = f"{THIS} / {MEMCACHED}"
 _PLACE: Final = re.compile(r"(<!-- bench:(?!end)([a-z-]+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
@@ -39,23 +40,6 @@ def _with_spread(spread: Spread | None) -> str:
 
 def _percent(spread: Spread | None) -> str:
     return _NONE if spread is None else f"{spread.median:.0%}"
-
-
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown, its columns aligned: the first to the left, figures to the right."""
-    cells = [list(head), *map(list, rows)]
-    widths = [max(len(row[n]) for row in cells) for n in range(len(head))]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if n else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in cells
-    ]
-    rule = ["-" * (width + 1) + (":" if n else "-") for n, width in enumerate(widths)]
-    return [lines[0], "|" + "|".join(rule) + "|", *lines[1:]]
 
 
 def run_lines(result: Result) -> list[str]:

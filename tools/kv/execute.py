@@ -5,7 +5,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from app.client import Client, KVError
-from app.client.retry import OVERLOAD_PATIENCE_S
 from tools import cli
 
 
@@ -19,7 +18,7 @@ def execute(given: Namespace, servers: Sequence[str]) -> int:
             # One request needs no table of slots.
             slot_aware=given.command == "bench" and not given.plain,
             timeouts_ms=cli.tries_ms(given.timeout),
-            overload_patience_s=min(given.timeout, OVERLOAD_PATIENCE_S),
+            timeout_s=max(given.timeout, 0.001),  # wait-ready takes 0, too, and has the client ask nothing
         ) as client:
             return int(run(client, given))
     except KVError as error:

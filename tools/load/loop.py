@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from app.client.retry import OVERLOAD_PATIENCE_S, Attempts
+from app.client.retry import TIMEOUT_S, Attempts
 from app.wire.protocol import (
     ERROR_NAMES,
     GET,
@@ -135,7 +135,8 @@ class Flood:
         self._prefix, self._stride, self._number = plan.key_prefix, plan.processes, plan.number
         self._first_timeout_s = plan.timeouts_ms[0] / 1000
         self._rng = rng = random.Random(plan.seed)
-        self._legal = LegalVersions(plan.keys, read_life_s=OVERLOAD_PATIENCE_S + sum(plan.timeouts_ms) / 1000 + 1)
+        self._patience_s = max(TIMEOUT_S, sum(plan.timeouts_ms) / 1000)  # for a request and all its tries
+        self._legal = LegalVersions(plan.keys, read_life_s=self._patience_s + 1)
         self._keys = keys_of(plan.law, plan.keys, rng, loaded=plan.load)
         self._size = sizes_of(plan.value_size, rng)
         self._operations = rng.choices(tuple(plan.mix), weights=tuple(plan.mix.values()), k=DRAWN_OPERATIONS)
@@ -402,7 +403,7 @@ class Flood:
                 self._arrived(datagram)
 
     def _attempts(self, request: _Request) -> Attempts:
-        return Attempts(request.sent, self.plan.timeouts_ms, rng=self._rng)
+        return Attempts(request.sent, self.plan.timeouts_ms, request.sent + self._patience_s, self._rng)
 
     def _again(self, request: _Request, now: float) -> None:
         attempts = request.attempts

@@ -108,13 +108,16 @@ class Attempts:
         """A SYS_OVERLOAD_ERR came. True: wait until `due`, then call again(). False: give up.
 
         `wait_ms` is what the node asked for, zero or less when nothing. A second refusal during
-        the wait (the answer to an earlier try) changes nothing.
+        the wait (the answer to an earlier try) changes nothing. Nothing is sent that would have less time
+        for its answer than a first try has: what is known is that it was refused, not that nobody answered.
         """
         if self._waiting:
             return True
         wait_s = min(max(wait_ms, OVERLOAD_WAIT_MIN_MS), OVERLOAD_WAIT_MAX_MS) / 1000
         due = now + wait_s * (1 + OVERLOAD_JITTER * self._random())
-        if due >= self._deadline or (self.unanswered and due > self._window_start + SAFE_RETRY_S):
+        if due + self._timeouts_ms[0] / 1000 > self._deadline or (
+            self.unanswered and due > self._window_start + SAFE_RETRY_S
+        ):
             return False
         self._waiting = True
         self.due = due

@@ -34,6 +34,7 @@ from tests.support.ports import free_ports
 
 plain = partial(AsyncClient, slot_aware=False)  # sends nothing but requests, so that scripts and counts are exact
 QUICK = (20, 40, 5000)
+RATHER_QUICK = (300, 600, 5000)  # where a try that comes too early would meet a further fault
 PATIENT = (5000,)
 
 
@@ -118,7 +119,7 @@ def test_each_call_has_its_own_retries_which_take_effect_once(fault: Fault) -> N
     async def work() -> None:
         script: list[Fault | None] = [fault if n % 7 == 0 else None for n in range(len(ITEMS))]
         with Peer(script) as peer:
-            async with plain([peer.name], timeouts_ms=QUICK) as client:
+            async with plain([peer.name], timeouts_ms=RATHER_QUICK) as client:
                 await asyncio.gather(*(client.put(key, value) for key, value in ITEMS.items()))
                 assert peer.store == {key: (value, 0) for key, value in ITEMS.items()}
                 peer.script = [fault if n % 7 == 0 else None for n in range(len(ITEMS))]

@@ -110,7 +110,8 @@ def test_the_deadline_ends_overload() -> None:
     while attempts.overloaded(now, 900):
         now = attempts.due
         assert attempts.again(now)
-    assert TIMEOUT_S - 0.9 < now <= TIMEOUT_S
+    # The last try has the time for an answer that any first one has.
+    assert TIMEOUT_S - 1.1 < now <= TIMEOUT_S - 0.1
     assert not attempts.unanswered
 
 

@@ -28,6 +28,7 @@ from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
+from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
 from app.config.options import Options
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
@@ -648,10 +649,22 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
     gc.freeze()
     start_http(node)
     node.start()
+    _warn_of_a_tight_limit(options.max_memory_bytes)
     loop.spawn(_keep_heap_small, loop, node)
     stopped.wait()
     _log.info("stopped")
     return 0
+
+
+def _warn_of_a_tight_limit(max_memory_bytes: int) -> None:
+    limit = memory_limit()
+    if limit.size_bytes < max_memory_bytes + KERNEL_ROOM_BYTES:
+        _log.warning(
+            "memory_limit_tight",
+            limit_bytes=limit.size_bytes,
+            set_by=limit.source,
+            wanted_bytes=max_memory_bytes + KERNEL_ROOM_BYTES,
+        )
 
 
 def _on_stop_signal(node: Node, cause: str) -> None:

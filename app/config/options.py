@@ -14,7 +14,6 @@ SERVERS_FILE have none.
 
 import argparse
 import difflib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -22,6 +21,7 @@ from typing import Any, Final, NoReturn
 
 from app.config import allowlist, servers
 from app.config.allowlist import Network
+from app.config.cgroup import memory_limit
 from app.config.numbers import PORT_MAX, number
 from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
 from app.config.servers import Server, ServersError, split_host_port
@@ -545,11 +545,11 @@ def _check_together(options: Options) -> None:
         )
     if options.secret and options.secret_file:
         raise UsageError("KV_CLUSTER_SECRET and KV_CLUSTER_SECRET_FILE are both set: unset one of them")
-    machine_bytes = machine_memory_bytes()
-    if options.max_memory_bytes > machine_bytes:
+    limit = memory_limit()
+    if options.max_memory_bytes > limit.size_bytes:
         raise UsageError(
-            f"--max-memory {show_size(options.max_memory_bytes)} is more than this machine or container has"
-            f" ({machine_bytes // _MIB}MiB): lower it or raise the container's limit"
+            f"--max-memory {show_size(options.max_memory_bytes)} is more than this process may take:"
+            f" {limit.size_bytes // _MIB}MiB ({limit.source}): lower it or raise the limit"
         )
     if _in_flight_bytes(options.max_in_flight) > options.max_memory_bytes // 2:
         most = options.max_memory_bytes // 2 // DATAGRAM_MAX_BYTES
@@ -557,20 +557,6 @@ def _check_together(options: Options) -> None:
             f"--max-in-flight {options.max_in_flight} requests could fill more than half of --max-memory"
             f" {show_size(options.max_memory_bytes)}: say at most {most}, or raise --max-memory"
         )
-
-
-def machine_memory_bytes(cgroup: str = "/sys/fs/cgroup") -> int:
-    """What this process can have at most: the machine's memory, or its container's limit if that is less."""
-    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in (f"{cgroup}/memory.max", f"{cgroup}/memory/memory.limit_in_bytes"):
-        try:
-            with open(limit, encoding="ascii") as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdecimal():  # else "max": no limit
-            least = min(least, int(text))
-    return least
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ import pytest
 
 from app.config import options
 from app.config.allowlist import parse_networks
+from app.config.cgroup import MemoryLimit
 from app.config.options import (
     IN_FLIGHT_MAX,
     MEMORY_MIN_BYTES,
@@ -36,7 +37,7 @@ def file(tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 4 GiB that has every loopback address, whatever this one is."""
-    monkeypatch.setattr(options, "machine_memory_bytes", lambda: 4096 * MIB)
+    monkeypatch.setattr(options, "memory_limit", lambda: MemoryLimit(4096 * MIB, "a file"))
 
 
 def refusal(arguments: list[str], environment: dict[str, str] | None = None) -> str:
@@ -223,7 +224,7 @@ def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> 
         ("--max-memory", str(MEMORY_MIN_BYTES), None),
         ("--max-memory", str(MEMORY_MIN_BYTES + 1), None),
         ("--max-memory", "4GiB", None),
-        ("--max-memory", str(4096 * MIB + 1), "more than this machine or container has (4096MiB)"),
+        ("--max-memory", str(4096 * MIB + 1), "more than this process may take: 4096MiB (a file): lower it"),
         (
             "--reply-ttl",
             "5.999",
@@ -443,27 +444,6 @@ def test_the_secret_is_no_option(file: str) -> None:
 def test_no_two_settings_share_a_name() -> None:
     options_and_variables = [name for _, setting in settings() for name in (setting.option, setting.variable)]
     assert len(options_and_variables) == len(set(options_and_variables))
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "limited"),
-    [
-        ("memory.max", "67108864\n", True),
-        ("memory.max", "max\n", False),
-        ("memory/memory.limit_in_bytes", "67108864\n", True),
-        ("memory/memory.limit_in_bytes", "9223372036854771712\n", False),  # what version 1 says for no limit
-        ("other", "1\n", False),
-    ],
-)
-def test_a_containers_limit_is_the_machines_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, text: str, limited: bool
-) -> None:
-    monkeypatch.undo()
-    (tmp_path / path).parent.mkdir(exist_ok=True)
-    (tmp_path / path).write_text(text)
-    without = options.machine_memory_bytes(str(tmp_path / "none"))
-    assert without > 64 * MIB
-    assert options.machine_memory_bytes(str(tmp_path)) == (64 * MIB if limited else without)
 
 
 @pytest.mark.parametrize("given", [["--on-partition", "serve"], ["--on-partition=refuse"]])

@@ -14,8 +14,8 @@ import os
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-# What the kernel charges a group for beside the processes' resident sizes: sockets' buffers (16 MiB are a node's own, and
-# links have theirs), pages of files, tables. A limit with less room than this above --max-memory is warned about.
+# What the kernel charges a group for beside the processes' resident sizes: sockets' buffers (16 MiB are a node's own,
+# and links have theirs), pages of files, tables. A limit with less room than this above --max-memory is warned about.
 KERNEL_ROOM_BYTES: Final = 32 << 20
 
 

@@ -86,7 +86,7 @@ def test_the_files_and_programs_that_documents_name_exist() -> None:
     named: dict[str, str] = {}
     for document in (*DOCUMENTS, REPOSITORY / "Makefile", REPOSITORY / "Dockerfile"):
         text = document.read_text()
-        found = re.findall(r"(?<![\w/.])((?:app|examples|tests|tools|deploy|docs|\.ci)/[\w./-]*\w/?)", text)
+        found = re.findall(r"(?<![\w/.])((?:app|examples|tests|tools|deploy|docs|\.ci)/[\w./@-]*\w/?)", text)
         found += [name.replace(".", "/") for name in re.findall(r"-m ((?:app|tests|tools)[\w.]*)", text)]
         named |= dict.fromkeys(found, document.name)
     assert {"tools/kv.py", "tools/bench/suite", "app/main.py"} <= named.keys()

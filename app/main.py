@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _EXIT_USAGE = 2
 _OURS = ("app", "proto_gen", "kvcluster")  # of a checkout, and installed
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_OTHER_SIGNALS = (signal.SIGUSR1, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -89,6 +90,10 @@ def _import_from_repository() -> None:
 
 def start() -> NoReturn:
     """The whole program, and its end. Of the installed command as well."""
+    # These would end the process. The node has a use for SIGUSR1 once it runs; a terminal that goes away, or a
+    # supervisor that says "read your configuration anew", is no reason to stop.
+    for number in _OTHER_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # Until the node takes these over there is nothing to stop cleanly. As a container's first process it
     # would not get them at all without a handler.
     for number in _STOP_SIGNALS:

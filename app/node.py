@@ -29,7 +29,7 @@ from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
-from app.config.options import Options
+from app.config.options import Options, misspelt
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
@@ -627,6 +627,8 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
 
     `start_http(node)` is called before the node serves.
     """
+    for name, nearest in misspelt(os.environ).items():
+        _log.warning("unknown_variable", name=name, nearest=nearest)
     tune_allocators()
     loop = GeventLoop()
     stopped = Flag()

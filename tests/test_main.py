@@ -17,6 +17,7 @@ from app.main import main
 from app.observe import logs
 from tests.support.nodes import cluster
 from tests.support.polling import poll
+from tests.support.ports import free_port
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = str(REPOSITORY / "app" / "main.py")
@@ -184,6 +185,32 @@ def test_a_stop_signal_before_the_node_runs_leaves_with_status_0(tmp_path: Path,
             assert process.wait(timeout=30) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+def test_other_signals_end_no_node_neither_early_nor_late(tmp_path: Path) -> None:
+    """A supervisor's reload, a terminal that is closed, and the question for counters may come at any time."""
+    fifo = tmp_path / "servers.txt"
+    os.mkfifo(fifo)
+    port = free_port()
+    with subprocess.Popen([sys.executable, SCRIPT, str(port), str(fifo)], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        with fifo.open("wb") as servers:  # as above
+            process.send_signal(signal.SIGUSR1)
+            process.send_signal(signal.SIGHUP)
+            servers.write(b"127.0.0.1:%d\n" % port)
+        assert any(b" node.started " in line for line in process.stderr)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGUSR1)
+        assert any(b" node.counters " in line for line in process.stderr)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_misspelt_variable_is_warned_about(tmp_path: Path) -> None:
+    with cluster(tmp_path, 1, environment={"KV_POLCY": "noeviction"}) as (node,):
+        node.start()
+        poll(node.serves)
+        assert " WARNING node.unknown_variable name=KV_POLCY nearest=KV_POLICY\n" in node.log
 
 
 def test_the_repositorys_options_fit_its_servers_file() -> None:

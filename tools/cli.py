@@ -240,14 +240,15 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         if self._subparsers is not None:
             return super().parse_known_args(words, namespace)
-        known, unknown = super().parse_known_args(self._options_first(words), namespace)
+        options, others = self.sorted_out(words)
+        known, unknown = super().parse_known_args([*options, "--", *others] if others else options, namespace)
         for word in unknown:
             hint = _did_you_mean(word, list(self._option_string_actions)) if word.startswith("--") else ""
             self.error(f"unrecognized argument: {word}{hint}")
         return known, unknown
 
-    def _options_first(self, words: list[str]) -> list[str]:
-        """The same words, options with their arguments first, then -- and the others."""
+    def sorted_out(self, words: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Of these words the options with their arguments, and the others."""
         options: list[str] = []
         others: list[str] = []
         left = iter(words)
@@ -262,7 +263,7 @@ class Parser(argparse.ArgumentParser):
                 wanted = 0 if action is None else 1 if action.nargs is None else action.nargs
                 assert isinstance(wanted, int), f"{word} takes {wanted} arguments"
                 options += islice(left, wanted)
-        return [*options, "--", *others] if others else options
+        return options, others
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As usual, but it names what is most like it, and else all in few words."""
@@ -279,11 +280,16 @@ class Parser(argparse.ArgumentParser):
         _write(message)
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    """The words that are most like it, or all that there are, in a phrase that follows it."""
+def _nearest(word: str, known: Sequence[str], alike: float) -> list[str]:
+    """The two at most that are most like it, and more than so much (0 to 1)."""
     from difflib import get_close_matches  # not above: takes a few ms
 
-    near = get_close_matches(word, known, 2, 0.66)
+    return get_close_matches(word, known, 2, alike)
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The words that are most like it, or all that there are, in a phrase that follows it."""
+    near = _nearest(word, known, 0.66)
     return f"; did you mean {' or '.join(near)}?" if near else f" (choose from {', '.join(known)})"
 
 
@@ -312,10 +318,15 @@ def add_servers(to: argparse.ArgumentParser, server: object = None, timeout: obj
 def default_servers() -> list[str]:
     """Those to use when none is named: KV_SERVER from the environment, else the one of a plain `make run`.
 
-    argparse.ArgumentTypeError that names the variable.
+    argparse.ArgumentTypeError that names the variable. One that is nearly called so is not used, and that is told.
     """
+    named = os.environ.get("KV_SERVER")
+    if not named:
+        for variable in os.environ:
+            if variable.startswith("KV_") and _nearest(variable, ["KV_SERVER"], 0.8):
+                remark(f"{variable} means nothing here: was KV_SERVER meant?")
     try:
-        return servers(os.environ.get("KV_SERVER") or DEFAULT_SERVER)
+        return servers(named or DEFAULT_SERVER)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"KV_SERVER: {error}") from None
 

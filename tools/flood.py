@@ -220,10 +220,11 @@ def parser() -> cli.Parser:
 
 
 def with_json_file(argv: Sequence[str]) -> list[str]:
-    """`--json` with its file, which is what follows if that ends in .json, else - (standard output)."""
+    """`--json` with its file, which is what follows if it ends in .json or is a path, else - (standard output)."""
     words = list(argv)
     for place in range(len(words) - 1, -1, -1):
-        if words[place] == "--json" and not (place + 1 < len(words) and words[place + 1].endswith((".json", "-"))):
+        after = words[place + 1 : place + 2]
+        if words[place] == "--json" and not any(word.endswith((".json", "-")) or "/" in word for word in after):
             words.insert(place + 1, "-")
     return words
 

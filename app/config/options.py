@@ -7,9 +7,9 @@ setting is adding a field. What is wrong raises `UsageError` with one line that 
 here prints or exits, but for --help.
 
 The command line has precedence over the environment, that over the default. An empty variable counts as
-unset, since compose files and unit files can hardly leave one out. Unknown KV_ variables are let pass:
+unset, since compose files and unit files can hardly leave one out. Unknown KV_ variables are no fault:
 orchestrators make their own for a service that is named kv (KV_PORT=tcp://...), which is also why PORT and
-SERVERS_FILE have none.
+SERVERS_FILE have none. But one that is nearly a setting's was meant for it: `misspelt`.
 """
 
 import argparse
@@ -160,6 +160,11 @@ _GONE: Final = {
     "--on-partition": "is no more: a side with too few servers always refuses. Leave it out; what an operator can do"
     " about it is in docs/operations.md",
 }
+
+# Variables that are no settings of a node's: of app/fast, of the tools, of the compose files.
+_OTHER_VARIABLES: Final = {"KV_FAST", "KV_SERVER", "KV_PUBLISH"}
+# How the names begin that orchestrators make up for a service that is named kv.
+_ORCHESTRATORS: Final = ("KV_PORT", "KV_SERVICE_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,6 +490,19 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     return options
 
 
+def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
+    """The KV_ variables that nothing here heeds but that look like a setting's, each with the nearest of those."""
+    known = {setting.variable for _, setting in _all_settings()} | _OTHER_VARIABLES
+    endings = [variable.removeprefix("KV_") for variable in sorted(known)]
+    found: dict[str, str] = {}
+    for name in sorted(environment):
+        if name.startswith("KV_") and name not in known and not name.startswith(_ORCHESTRATORS):
+            near = difflib.get_close_matches(name.removeprefix("KV_"), endings, 1, 0.7)
+            if near:
+                found[name] = f"KV_{near[0]}"
+    return found
+
+
 def _parse_command_line(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     given, rest = parser.parse_known_args(arguments)
@@ -595,6 +613,7 @@ Servers file:
 Signals:
   TERM, INT   hand the slots over to the other nodes, then stop
   USR1        write all counters to the log
+  HUP         nothing: a node outlives the terminal that it was started at
 
 Exit status:
   0   stopped as told: by a signal, or by a client's SHUTDOWN

@@ -29,7 +29,9 @@ class Peers:
         self.names: tuple[str, ...] = tuple(str(server) for server in others)
         # An IPv4 socket can't reach an IPv6 address at all.
         reached = [server for server in others if family == socket.AF_INET6 or server.family == socket.AF_INET]
-        self.unreachable: tuple[str, ...] = tuple(str(server) for server in others if server not in reached)
+        # One of the other version of IP may be reached, but what arrives there comes from an address of ours that is in
+        # no line, and is refused: the two never make a cluster.
+        self.unreachable: tuple[str, ...] = tuple(str(server) for server in others if server.family != me.family)
         self.by_datagram_address: dict[bytes, str] = {}
         self._targets: dict[str, tuple[str | int, ...]] = {}
         self._addresses = {str(server): server.address for server in others}

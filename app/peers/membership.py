@@ -156,7 +156,8 @@ class Membership:
         """Take the first step. A cluster of one has its view when this returns."""
         self._handler = handler
         if self._peers.unreachable:
-            _log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause="IPv6, but bound to IPv4")
+            cause = "their lines are of another IP version than this node's"
+            _log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause=cause)
         self.take(Tick())
 
     def stop(self) -> None:

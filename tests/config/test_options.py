@@ -14,6 +14,7 @@ from app.config.options import (
     MEMORY_MIN_HTTP_BYTES,
     Options,
     UsageError,
+    misspelt,
     parse,
     parse_size,
     settings,
@@ -138,7 +139,36 @@ def test_an_empty_variable_counts_as_unset(file: str) -> None:
 
 
 def test_variables_of_an_orchestrator_are_let_pass(file: str) -> None:
-    parse(["3331", file], {"KV_PORT": "tcp://10.0.0.1:3331", "KV_SERVICE_HOST": "10.0.0.1"})
+    made = {
+        "KV_PORT": "tcp://10.0.0.1:3331",
+        "KV_PORT_3331_UDP_ADDR": "10.0.0.1",
+        "KV_SERVICE_HOST": "10.0.0.1",
+        "KV_SERVICE_PORT_HTTP": "9331",
+    }
+    parse(["3331", file], made)
+    assert misspelt(made) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("KV_POLCY", "KV_POLICY"),
+        ("KV_MAXMEMORY", "KV_MAX_MEMORY"),
+        ("KV_MEMORY", "KV_MAX_MEMORY"),
+        ("KV_SLOWMS", "KV_SLOW_MS"),
+        ("KV_REPLICA", "KV_REPLICAS"),
+        ("KV_CLUSTER_SECRETS", "KV_CLUSTER_SECRET"),
+        ("KV_SECRET_FILE", "KV_CLUSTER_SECRET_FILE"),
+        ("KV_HTTPBIND", "KV_HTTP_BIND"),
+    ],
+)
+def test_a_misspelt_variable_has_a_nearest_one(name: str, nearest: str) -> None:
+    assert misspelt({name: "1", "KV_POLICY": "noeviction", "POLCY": "1"}) == {name: nearest}
+
+
+def test_what_is_heeded_or_like_nothing_is_not_misspelt() -> None:
+    heeded = [setting.variable for _, setting in settings()] + ["KV_FAST", "KV_SERVER", "KV_CLUSTER_SECRET_FILE"]
+    assert misspelt(dict.fromkeys([*heeded, "KV_", "KV_TEAM", "KV", "PATH"], "1")) == {}
 
 
 def test_a_fault_in_the_environment_is_told_as_such(file: str) -> None:

@@ -354,6 +354,49 @@ def test_nothing_sticks_out_at_any_width(page: Browser, width: int) -> None:
     assert page.sticking_out() == []
 
 
+# The longest that a member may have to show, by cell.
+LONG = {
+    "state": "? suspected",
+    "entries": "1,234,567",
+    "rate": "123,456",
+    "hits": "100.0 %",
+    "p99": "1234 ms",
+    "up": "365 days",
+    "version": "0.10.2.dev0",
+}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_value_of_a_member_runs_into_another_or_out_of_its_card(page: Browser, width: int) -> None:
+    page.size(width, mobile=width < 700)
+    page.until("the width", lambda: page.run("return innerWidth") == width)
+    script = """
+        document.getElementById('pause').click();
+        const row = document.querySelector('#members tbody tr');
+        for (const [name, text] of Object.entries(arguments[0])) {
+          const cell = row.querySelector(`.cell-${name}`);
+          (cell.querySelector('.badge') || cell).textContent = text;
+        }
+        const card = row.closest('.card'), edge = card.getBoundingClientRect().right - parseFloat(getComputedStyle(card).paddingRight);
+        const boxes = [];
+        const over = [...row.cells].filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => `${cell.className} overflows`);
+        for (const cell of row.cells) {
+          const range = document.createRange();
+          range.selectNodeContents(cell);
+          for (const box of [...range.getClientRects(), ...[...cell.querySelectorAll('.badge')].map(e => e.getBoundingClientRect())])
+            boxes.push([cell.className, box.left, box.right, box.top, box.bottom]);
+        }
+        over.push(...boxes.filter(box => box[2] > edge + 0.5).map(box => `${box[0]} is ${box[2] - edge} px out`));
+        for (const [one, left, right, top, bottom] of boxes)
+          for (const [other, left2, right2, top2, bottom2] of boxes)
+            if (one < other && left < right2 + 3 && left2 < right + 3 && top < bottom2 && top2 < bottom)
+              over.push(`${one} runs into ${other}`);
+        document.getElementById('pause').click();
+        return [...new Set(over)];
+    """
+    assert "\n".join(page.run(script, LONG)) == ""
+
+
 def test_every_part_has_a_name_for_who_does_not_see_it(page: Browser) -> None:
     unnamed = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     roles = {}

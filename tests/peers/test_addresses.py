@@ -19,7 +19,7 @@ def test_names_are_those_of_the_file_without_our_own() -> None:
     peers = Peers(ME, (ME, OTHER, SIX), socket.AF_INET6)
     assert peers.me == "127.0.0.1:3331"
     assert peers.names == ("kv2.example:3332", "[::1]:3333")
-    assert peers.unreachable == ()
+    assert peers.unreachable == ("[::1]:3333",), "it would take us for a stranger"
     assert peers.target("kv2.example:3332") == ("::ffff:127.0.0.1", 3332, 0, 0)
     assert peers.target("[::1]:3333") == ("::1", 3333, 0, 0)
     assert peers.target("127.0.0.1:3331") is None
@@ -31,6 +31,13 @@ def test_an_ipv4_socket_does_not_reach_ipv6() -> None:
     assert peers.target("kv2.example:3332") == ("127.0.0.1", 3332)
     assert peers.target("[::1]:3333") is None
     assert peers.unreachable == ("[::1]:3333",)
+
+
+def test_servers_of_one_version_of_ip_make_a_cluster() -> None:
+    assert Peers(ME, (ME, OTHER), socket.AF_INET6).unreachable == ()
+    other = Server("::2", 3333, "::2")
+    assert Peers(SIX, (SIX, other), socket.AF_INET6).unreachable == ()
+    assert Peers(SIX, (ME, SIX, other), socket.AF_INET6).unreachable == ("127.0.0.1:3331",)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()',
         ],
         RARE: [
-            '_log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause="IPv6, but bound to IPv4")',
+            'cause = "their lines are of another IP version than this node\'s"',
+            '_log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause=cause)',
             "return",
             "self.send_errors += 1",
             "return fields | {",

@@ -162,6 +162,7 @@ def test_json_takes_a_file_or_none() -> None:
     assert flood.with_json_file(["h", "1", "--json"]) == ["h", "1", "--json", "-"]
     assert flood.with_json_file(["--json", "a.json", "h", "1"]) == ["--json", "a.json", "h", "1"]
     assert flood.with_json_file(["--json", "-", "h"]) == ["--json", "-", "h"]
+    assert flood.with_json_file(["--json", "/tmp/a", "h"]) == ["--json", "/tmp/a", "h"]
 
 
 def test_results_in_files_and_their_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

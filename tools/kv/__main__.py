@@ -42,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.say(*candidates(reads, words[2:] if words[1:2] == ["--"] else words[1:]))
         return cli.OK
     given = reads.parse_args(words)
+    if given.command == "help":
+        from tools.kv.completion import commands_of
+
+        commands_of(reads).get(given.about, reads).print_help()
+        return cli.OK
     try:
         servers = given.server or cli.default_servers()
     except ArgumentTypeError as error:

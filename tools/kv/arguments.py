@@ -68,7 +68,8 @@ def parser() -> cli.Parser:
         return added
 
     _add_store(command)
-    _add_nodes(command)
+    explained = _add_nodes(command)
+    explained.add_argument("about", nargs="?", choices=list(added_to.choices), metavar="COMMAND", help="which one")
     return main
 
 
@@ -157,7 +158,8 @@ examples:
     measured.add_argument("--plain", action="store_true", help="do not send straight to each key's primary")
 
 
-def _add_nodes(command: Callable[..., cli.Parser]) -> None:
+def _add_nodes(command: Callable[..., cli.Parser]) -> cli.Parser:
+    """The rest; the one that explains commands, which is to be told which there are."""
     command(
         "ping",
         "commands.run_ping",
@@ -341,6 +343,16 @@ examples:
         "name", nargs="?", choices=("log-level", "slow-ms"), metavar="NAME", help="log-level or slow-ms"
     )
     config.add_argument("setting", nargs="?", metavar="VALUE", help="as the node's option is written")
+    explained = command(
+        "help",
+        "",
+        "explain a COMMAND",
+        """\
+examples:
+  python tools/kv.py help put                   the same as put --help
+  python tools/kv.py help                       the same as --help
+""",
+    )
     shells = command(
         "completion",
         "",
@@ -354,3 +366,4 @@ examples:
 """,
     )
     shells.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
+    return explained

@@ -6,11 +6,17 @@ A KVError or OSError is for the caller to tell.
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from app.client import BadAnswer, BadServer, Client, Timeout
+from app.client import BadAnswer, BadServer, Client, KVError, Timeout
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tools import cli
+
+# Of a value in a file: one byte more than a datagram takes is enough to be refused.
+READ_MAX_BYTES: Final = DATAGRAM_MAX_BYTES
+
+# Settings as they are typed, and as nodes call them.
+_SETTINGS: Final = {"log-level": "log_level", "slow-ms": "slow_ms"}
 
 # The store.
 
@@ -28,9 +34,10 @@ def run_get(client: Client, given: Namespace) -> int:
 
 
 def run_put(client: Client, given: Namespace) -> int:
-    # One byte past what a datagram takes is enough to be refused.
+    given.is_cut = False
     if given.file is not None or given.value == b"-":
-        given.value = cli.read_input(given.file, DATAGRAM_MAX_BYTES + 1)
+        given.value = cli.read_input(given.file, READ_MAX_BYTES + 1)
+        given.is_cut = len(given.value) > READ_MAX_BYTES
     client.put(given.key, given.value, given.version)
     if given.json:
         cli.print_json({**_shown(given.key), "bytes": len(given.value), "version": given.version})
@@ -113,21 +120,38 @@ def run_found(client: Client, given: Namespace) -> int:
 
 
 def run_config(client: Client, given: Namespace) -> int:
-    names = {"log-level": "log_level", "slow-ms": "slow_ms"}
-    changes = {names[given.name]: given.setting} if given.action == "set" else {}
+    changes = {_SETTINGS[given.name]: given.setting} if given.action == "set" else {}
+    answers: list[dict[str, object]] = []
     codes = []
     for server in client.servers:
-        answer = client.config(changes, server.name)
-        why_not = answer.pop("why_not", "")
-        codes.append(cli.FAILED if why_not else cli.OK)
-        if given.json:
-            cli.print_json({"server": server.name, **answer} | ({"error": why_not} if why_not else {}))
-        if why_not:
-            cli.complain("kv.py", f"{server.name}: {why_not}")
+        answer, code, fault = _configured(client, given, server.name, changes)
+        codes.append(code)
+        answers.append({"server": server.name, **answer} | ({"error": fault} if fault else {}))
+        if fault:
+            cli.complain("kv.py", fault if server.name in fault else f"{server.name}: {fault}")
         elif not given.json:
-            shown = [f"{name} {answer.get(field)}" for name, field in names.items() if given.name in (None, name)]
+            shown = [f"{name} {answer.get(field)}" for name, field in _SETTINGS.items() if given.name in (None, name)]
             cli.say(f"{server.name}  {'  '.join(shown)}")
+    if given.json:
+        cli.print_json(answers)
     return max(codes)
+
+
+def _configured(
+    client: Client, given: Namespace, server: str, changes: dict[str, str]
+) -> tuple[dict[str, Any], int, str]:
+    """What one node says of its settings, the exit status, and why nothing was done."""
+    try:
+        answer = client.config(changes, server)
+    except KVError as error:
+        from tools.kv.errors import told
+
+        fault = told(error, given, [server])
+        return {"code": fault.code}, fault.status, fault.text
+    why_not = str(answer.pop("why_not", ""))
+    for name, field in _SETTINGS.items():  # in the words that were typed
+        why_not = why_not.replace(field, name)
+    return answer, cli.FAILED if why_not else cli.OK, why_not
 
 
 def run_shutdown(client: Client, given: Namespace) -> int:

@@ -33,7 +33,7 @@ def script(shell: str) -> str:
     return SCRIPTS[shell].format(command=command)
 
 
-def commands_of(parser: cli.Parser) -> dict[str, argparse.ArgumentParser]:
+def commands_of(parser: cli.Parser) -> dict[str, cli.Parser]:
     """The parsers of commands by name, aliases too."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -45,7 +45,8 @@ def candidates(parser: cli.Parser, words: Sequence[str]) -> list[str]:
     """What the last of these words, which may be empty, can become."""
     *before, begun = words or [""]
     commands = commands_of(parser)
-    given = next((word for word in before if word in commands), None)
+    _, others = parser.sorted_out(before)
+    given = others[0] if others and others[0] in commands else None
     reads = parser if given is None else commands[given]
     asked = reads._option_string_actions.get(before[-1]) if before else None
     if asked is not None and asked.nargs is None:  # its argument
@@ -54,8 +55,9 @@ def candidates(parser: cli.Parser, words: Sequence[str]) -> list[str]:
         return _beginning(begun, reads._option_string_actions)
     if given is None:
         return _beginning(begun, commands)
-    choices = [str(choice) for action in reads._actions if not action.option_strings for choice in action.choices or ()]
-    return _beginning(begun, choices)
+    _, others = reads.sorted_out(before[before.index(given) + 1 :])
+    wanted = [action.choices or () for action in reads._actions if not action.option_strings]
+    return _beginning(begun, map(str, wanted[len(others)])) if len(others) < len(wanted) else []
 
 
 def _beginning(begun: str, words: object) -> list[str]:

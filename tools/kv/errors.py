@@ -26,6 +26,7 @@ from app.client import (
 )
 from app.wire.protocol import ERROR_NAMES, KEY_MAX_BYTES, VALUE_MAX_BYTES
 from tools import cli
+from tools.kv.commands import READ_MAX_BYTES
 
 # What asking a node about itself may take.
 _TRIES_MS: Final = (150, 450)
@@ -69,7 +70,8 @@ def _refusal(error: ErrorAnswer, given: Namespace, servers: Sequence[str]) -> st
         case InvalidKey():
             return f"the key has {len(given.key):,} bytes; 1 to {KEY_MAX_BYTES} is possible"
         case InvalidValue() if getattr(given, "value", None) is not None:
-            return f"the value has {len(given.value):,} bytes; 0 to {VALUE_MAX_BYTES:,} is possible"
+            count = f"more than {READ_MAX_BYTES:,}" if given.is_cut else f"{len(given.value):,}"
+            return f"the value has {count} bytes; 0 to {VALUE_MAX_BYTES:,} is possible"
         case NoSpace():
             return "the store is full, and its policy is to evict nothing"
         case InternalError():

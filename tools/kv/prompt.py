@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools import cli
-from tools.kv.completion import candidates, commands_of
+from tools.kv.completion import candidates
 
 HISTORY_MAX: Final = 1000  # lines
 
@@ -34,7 +34,7 @@ class Prompt:
     def __call__(self) -> int:
         """The exit status of the last command."""
         readline, history = self._readline()
-        cli.say(HELP, flush=True)
+        cli.say(*HELP.splitlines(), flush=True)
         status = cli.OK
         try:
             while True:
@@ -57,13 +57,10 @@ class Prompt:
 
     def _words(self, line: str) -> list[str]:
         try:
-            words = shlex.split(line)
+            return shlex.split(line)
         except ValueError as error:  # a quote that is not closed
             cli.complain("kv.py", str(error).lower())
             return []
-        if words and words[0] in ("help", "?"):
-            return [word for word in words[1:2] if word in commands_of(self._parser)] + ["--help"]
-        return words
 
     def _carry_out(self, words: Sequence[str]) -> int:
         status = cli.status_of("kv.py", lambda: self._run(words))
@@ -88,11 +85,9 @@ class Prompt:
     def _complete(self, line: str, text: str, number: int) -> str | None:
         """The candidate of that number for the word `text`, which is the last of `line`."""
         before = line[: len(line) - len(text)].split()
-        if before and before[0] in ("help", "?"):
-            before = []
-        found = candidates(self._parser, [*before, text]) + (
-            [] if before else [w for w in ("exit", "help") if w.startswith(text)]
-        )
+        found = candidates(self._parser, [*before, text])
+        if not before and "exit".startswith(text):
+            found.append("exit")
         return f"{found[number]} " if number < len(found) else None
 
 

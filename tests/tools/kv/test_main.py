@@ -115,6 +115,11 @@ def test_a_value_from_a_file(tmp_path: Path, capfdbinary: Captured) -> None:
         assert peer.store == {b"key": (b"\0\xff\n", 2)}
         path.write_bytes(bytes(10_001))
         assert run(peer, "put", "key", "-f", str(path)) == 1
+        path.write_bytes(bytes(100_000))  # nobody reads all of it to say so
+        assert run(peer, "put", "key", "-f", str(path)) == 1
+        assert capfdbinary.readouterr().err.endswith(
+            b"kv.py: the value has more than 16,384 bytes; 0 to 10,000 is possible\n"
+        )
         assert run(peer, "put", "key", "-f", str(tmp_path / "none")) == 2
     assert capfdbinary.readouterr().err.endswith(b"/none: No such file or directory\n")
 
@@ -302,10 +307,24 @@ def test_config(capfdbinary: Captured) -> None:
         assert peer.settings["slow_ms"] == "20"
         assert run(peer, "config", "get", "log-level", "--json") == 0
         answer = json.loads(capfdbinary.readouterr().out)
-        assert answer == {"server": peer.name, "log_level": "info", "slow_ms": "20"}
+        assert answer == [{"server": peer.name, "log_level": "info", "slow_ms": "20"}]
         peer.settings["why_not"] = "slow_ms: 'x' isn't a number"
         assert run(peer, "config", "set", "slow-ms", "x") == 1
-        assert capfdbinary.readouterr() == (b"", f"kv.py: {peer.name}: slow_ms: 'x' isn't a number\n".encode())
+        assert capfdbinary.readouterr() == (b"", f"kv.py: {peer.name}: slow-ms: 'x' isn't a number\n".encode())
+
+
+def test_config_of_several_nodes_is_one_answer_whatever_becomes_of_each(capfdbinary: Captured) -> None:
+    with Guarded() as silent, Peer() as peer:
+        asked = ["config", "set", "slow-ms", "7", "-s", f"{silent.name},{peer.name}", "--timeout", "0.05"]
+        assert cli.status_of("kv.py", lambda: kv.main([*asked, "--json"])) == 3
+        assert peer.settings["slow_ms"] == "7", "the others are asked all the same"
+        printed = capfdbinary.readouterr()
+        told = f"{silent.name} answers, but not to this: is your address in its --admin-allow?"
+        assert json.loads(printed.out) == [
+            {"server": silent.name, "code": "NO_ANSWER", "error": told},
+            {"server": peer.name, "log_level": "info", "slow_ms": "7"},
+        ]
+        assert printed.err == f"kv.py: {told}\n".encode()
 
 
 def test_what_people_are_used_to_say(capfdbinary: Captured) -> None:
@@ -326,6 +345,7 @@ def test_what_people_are_used_to_say(capfdbinary: Captured) -> None:
     ("words", "told"),
     [
         (["gte", "k"], "invalid choice: 'gte'; did you mean get?"),
+        (["help", "gte"], "argument COMMAND: invalid choice: 'gte'; did you mean get?"),
         (["sttaus"], "did you mean status or stats?"),
         (["get", "k", "--jsn"], "unrecognized argument: --jsn; did you mean --json?"),
         (["put", "k", "v", "--verson", "3"], "did you mean --version or --json?"),
@@ -378,6 +398,23 @@ def test_the_server_from_the_environment(capfdbinary: Captured, monkeypatch: pyt
     monkeypatch.setenv("KV_SERVER", "non:sense:1")
     assert kv.main(["ping"]) == 2
     assert b"KV_SERVER: 'non:sense:1'" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["KV_SERVERS", "KV_SEVER", "KV_SERVER_"])
+def test_a_variable_that_is_nearly_the_servers_is_told(
+    variable: str, capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Peer() as peer:
+        monkeypatch.delenv("KV_SERVER", raising=False)
+        monkeypatch.setenv(variable, "127.0.0.1:2")
+        monkeypatch.setenv("KV_SERVICE_HOST", "10.0.0.1")  # an orchestrator's
+        monkeypatch.setattr(cli, "DEFAULT_SERVER", peer.name)
+        assert kv.main(["get", "none"]) == 1
+        told = f"{variable} means nothing here: was KV_SERVER meant?\nkv.py: no such key: none\n"
+        assert capfdbinary.readouterr().err == told.encode()
+        monkeypatch.setenv("KV_SERVER", peer.name)
+        assert kv.main(["get", "none"]) == 1
+        assert capfdbinary.readouterr().err == b"kv.py: no such key: none\n"
 
 
 def test_a_server_without_a_port_is_at_the_usual_one() -> None:
@@ -451,6 +488,7 @@ COMMANDS = [
     "completion",
     "bench",
     "found",
+    "help",
 ]
 
 
@@ -459,7 +497,15 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
     with pytest.raises(SystemExit) as stop:
         kv.main([command, "--help"])
     assert stop.value.code == 0
-    assert f"examples:\n  python tools/kv.py {command}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"examples:\n  python tools/kv.py {command}" in told
+    assert kv.main(["-s", "a:1", "help", command]) == 0
+    assert capsys.readouterr().out == told
+
+
+def test_help_alone_is_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kv.main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: kv.py ")
 
 
 @pytest.mark.parametrize("script", ["kv.py", "testclient.py", "flood.py"])

@@ -30,6 +30,12 @@ from tools.kv.prompt import Prompt
         (["top", "--sort", "me"], ["memory"]),
         (["top", "--interval", ""], []),
         (["completion", ""], ["bash", "fish", "zsh"]),
+        (["completion", "bash", ""], []),
+        (["config", ""], ["get", "set"]),
+        (["config", "set", "--json", "-s", "a:1", "l"], ["log-level"]),
+        (["config", "set", "slow-ms", ""], []),
+        (["help", "ge"], ["get"]),
+        (["-s", "get", "pi"], ["pid", "ping"]),
         (["get", ""], []),
         (["status", "--nonsense", "-"], ["--help", "--json", "--server"]),
     ],
@@ -83,10 +89,12 @@ def test_lines_are_commands(tmp_path: Path) -> None:
 
 def test_a_mistake_does_not_end_it(tmp_path: Path) -> None:
     with Peer() as peer:
-        status, text = typed(peer, tmp_path, "gte a", "get 'a", "help nonsense", "help put", "exit")
+        status, text = typed(peer, tmp_path, "gte a", "get 'a", "help gte", "help", "help put", "exit")
     assert status == 0
     for told in ("did you mean get?", "kv.py: no closing quotation", "Talk to the store", "Store a value under KEY."):
         assert told in text, text
+    assert text.count("did you mean get?") == 2, "also for help"
+    assert "explains one.\r\nA TAB completes" in text, "lines are lines"
 
 
 def test_ctrl_c_ends_a_line_or_a_command_and_not_the_prompt(

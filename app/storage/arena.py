@@ -261,9 +261,8 @@ class Arena:
 
     def _make_way(self, cls: _Class) -> bool:
         """Give back pages that were cleared, so that one of this class can be opened; False when they are too few."""
-        for _ in range(_GIVE_BACK_MAX):
-            if not self.give_back_cleared():
-                break
+        for _ in range(min(_GIVE_BACK_MAX, len(self._cleared))):
+            self.give_back_cleared()
             if self.resident_bytes + cls.resident_bytes <= self.limit_bytes:
                 return True
         return False

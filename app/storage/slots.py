@@ -35,6 +35,11 @@ _SPLIT_ENTRIES: Final = 1024
 # With fewer entries than this part of it in a table on average two tables of a split slot are joined.
 _JOIN_SHARE: Final = 4
 
+# Slots whose tables one calibration looks at, to make oversized ones anew (governor.py). More: in a store full of tiny
+# entries tables that were just made smaller would have to grow again, for which entries go. (The compiled slot grows by
+# little, and has a larger number of its own.)
+_SHRUNK_AT_ONCE: Final = 4
+
 # The bits of its hash that choose a key's table. A dict begins its search by lower ones.
 _HASH_SHIFT: Final = 32
 # How many of them there can be: for as many tables as 64 GiB may hold.
@@ -100,10 +105,7 @@ class Slot(LRUCache[bytes, int]):
     """
 
     split_entries: ClassVar[int] = _SPLIT_ENTRIES  # with more than these it is split
-    # Slots whose tables one calibration looks at, to make oversized ones anew (governor.py). More: in a store full of
-    # tiny entries tables that were just made smaller would have to grow again, for which entries go. (The compiled slot
-    # grows by little, and has a larger number of its own.)
-    shrunk_at_once: ClassVar[int] = 4
+    shrunk_at_once: ClassVar[int] = _SHRUNK_AT_ONCE
 
     def __init__(self, *, records: mmap | None = None) -> None:
         """`records`: the memory in which each value, a handle, names a record of its key, as the arena has them. There
@@ -344,7 +346,7 @@ class SplitSlot:
         """
         number = _reverse(cursor) & self._mask
         bits = self._mask.bit_length()
-        if number >= len(self.tables) or (number ^ self._mask + 1 >> 1) >= len(self.tables):
+        if (number | self._mask + 1 >> 1) >= len(self.tables):
             bits -= 1  # one that is not divided yet in this round
             number &= self._mask >> 1
         return self.tables[number].keys_from(cursor, bits)
@@ -386,7 +388,6 @@ class SplitSlot:
             self.tables[source] = self.tables[source].join(last)
             if number == self._mask + 1 >> 1:
                 self._mask >>= 1
-                self._hand &= self._mask
 
 
 def _reverse(cursor: int) -> int:

@@ -127,10 +127,9 @@ class WholeStore:
         if slot.has(key):
             handle = slot[key]  # most recently used now
             replaced = self._arena.replace(handle, len(key), blob)
-            if replaced == handle:
-                return True
             if replaced >= 0:
-                slot.poke(key, replaced)
+                if replaced != handle:
+                    slot.poke(key, replaced)
                 return True
             return self._put_resized(number, key, blob)
         self.allowance_bytes -= self.entry_heap_bytes
@@ -170,8 +169,7 @@ class WholeStore:
             handle = self._store_evicting(key, blob)
         if key not in slot:  # it was evicted after all: nothing else was left
             if handle >= 0:
-                if not slot.room:
-                    self._make_table_room(number, key)  # it can, where entries may be evicted
+                self._make_table_room(number, key)  # it can, where entries may be evicted
                 self._slots[number][key] = handle
                 self.entries += 1
         elif handle >= 0:
@@ -400,7 +398,7 @@ class WholeStore:
             if not self.evicts:
                 if len(table) * 8 > table.capacity * 7:
                     return False
-            elif surplus > 0:
+            else:
                 handles = slot.evict_beside(key, surplus)
                 for handle in handles:
                     self._arena.free(handle)

@@ -5,6 +5,7 @@ import math
 import mmap
 import os
 import random
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -35,8 +36,21 @@ def page_resident(size: int) -> int:
 
 
 def check_books(arena: Arena, handles: list[int]) -> None:
-    """Recompute every sum from the handles of all records."""
+    """Recompute every sum from the handles of all records, and which page has the most to win by being emptied."""
     pages = {arena.page_of(handle): arena.chunk_size(handle) for handle in handles}
+    records = Counter(map(arena.page_of, handles))
+    free = {number: in_page(size) - records[number] for number, size in pages.items()}
+    free_of_size: Counter[int] = Counter()
+    for number, size in pages.items():
+        free_of_size[size] += free[number]
+    sparse_bytes = {
+        number: free[number] * size
+        for number, size in pages.items()
+        if free[number] and free_of_size[size] >= in_page(size)
+    }
+    best = arena.relocatable_page()
+    assert sparse_bytes.get(best, 0) == max(sparse_bytes.values(), default=0)
+    assert (best is None) == (not sparse_bytes)
     chunk_bytes = sum(arena.chunk_size(handle) for handle in handles)
     assert arena.chunk_bytes == chunk_bytes
     assert arena.resident_bytes == sum(page_resident(size) for size in pages.values()) + arena.cleared_bytes
@@ -64,6 +78,12 @@ def test_size_classes_waste_little() -> None:
     assert SIZE_CLASSES[-1] == RECORD_MAX_BYTES
     for smaller, larger in pairwise(SIZE_CLASSES):
         assert smaller < larger <= smaller + max(8, smaller // 8 + 8)
+
+
+def test_size_classes_are_no_more_than_that_takes() -> None:
+    """A page that is not full is lost to all other sizes."""
+    for smaller, larger in pairwise(SIZE_CLASSES[:-1]):
+        assert larger - smaller == 8 or larger - smaller > smaller / 16
 
 
 @pytest.mark.parametrize("total", [1 + 1 + 1, 16, 17, 24, 25, 200, RECORD_MAX_BYTES - 1, RECORD_MAX_BYTES])
@@ -116,6 +136,29 @@ def test_its_memory_is_no_file_s(kind: Any) -> None:
     arena = kind(MIB, MIB)
     assert os.listdir("/proc/self/fd") == before
     assert arena.store(b"k", b"v") >= 0
+
+
+def test_it_has_room_for_a_page_whatever_is_reserved(kind: Any) -> None:
+    arena = kind(1, MIB)
+    handles = [arena.store(b"k", bytes(10_000)) for _ in range(in_page(RECORD_MAX_BYTES))]
+    assert min(handles) >= 0
+    assert arena.store(b"k", bytes(10_000)) == -1
+
+
+def test_the_kernel_is_asked_for_small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an Arena in Python: whatever the kernel here makes of it."""
+    asked = []
+
+    class Watched(mmap.mmap):
+        def madvise(self, option: int, *span: int) -> None:
+            asked.append((option, *span))
+            super().madvise(option, *span)
+
+    monkeypatch.setattr(mmap, "mmap", Watched)
+    arena = pieces("arena", "pure").Arena(2 * PAGE_BYTES, MIB)
+    assert asked == [(mmap.MADV_NOHUGEPAGE,)]
+    arena.free(arena.store(b"k", b"v"))
+    assert asked[1:] == [(mmap.MADV_DONTNEED, 0, PAGE_BYTES)]
 
 
 def test_a_limit_lowered_below_what_is_resident_stops_new_pages_only(kind: Any) -> None:
@@ -270,6 +313,59 @@ def test_a_chunk_is_taken_over_by_what_wants_a_chunk_of_its_size(kind: Any, plac
     for record_bytes in (smaller + 1, size):
         handle = arena.take_over(handle, b"key", b"v" * (record_bytes - 4))
         assert arena.blob(handle) == b"v" * (record_bytes - 4)
+
+
+@pytest.mark.parametrize("place", range(1, len(SIZE_CLASSES) - 1))
+def test_a_blob_is_replaced_where_a_chunk_of_its_size_would_be_wanted(kind: Any, place: int) -> None:
+    """Loosely, wherever it fits."""
+    arena = kind(MIB, MIB)
+    smaller, size = SIZE_CLASSES[place - 1 : place + 1]
+    handle = arena.store(b"key", bytes(size - 4))
+    for record_bytes in (smaller, size + 1):
+        assert arena.replace(handle, 3, bytes(record_bytes - 4)) == -1
+    assert arena.replace(handle, 3, bytes(size + 1 - 4), loosely=True) == -1
+    for record_bytes, loosely in ((smaller + 1, False), (size, False), (smaller, True), (size, True)):
+        handle = arena.replace(handle, 3, b"v" * (record_bytes - 4), loosely=loosely)
+        assert arena.blob(handle) == b"v" * (record_bytes - 4)
+
+
+def test_what_was_cleared_twice_all_goes_back(kind: Any) -> None:
+    """The second time while pages of the first are still there."""
+    arena = kind(MIB, MIB)
+    size = RECORD_MAX_BYTES
+    for pages in (3, 2):
+        for _ in range(pages * in_page(size)):
+            arena.store(b"k", bytes(10_000))
+        arena.clear()
+    assert arena.cleared_bytes == arena.resident_bytes == 5 * page_resident(size)
+    while arena.give_back_cleared():
+        pass
+    assert arena.cleared_bytes == arena.resident_bytes == 0
+
+
+def test_a_new_page_gives_back_as_many_cleared_ones_as_it_needs(kind: Any) -> None:
+    size = RECORD_MAX_BYTES
+    arena = kind(MIB, 3 * page_resident(size))
+    while arena.store(b"k", bytes(10_000)) >= 0:
+        pass
+    arena.clear()
+    for number in range(3 * in_page(size)):
+        assert arena.store(b"k", bytes(10_000)) >= 0
+        assert arena.cleared_bytes == (2 - number // in_page(size)) * page_resident(size)
+
+
+@pytest.mark.parametrize(("left", "is_enough"), [(36, False), (37, True)])
+def test_a_new_page_gives_back_no_more_than_64_cleared_ones(kind: Any, left: int, is_enough: bool) -> None:
+    """What is given back then is lost time for one request. With the next one it goes on."""
+    size = RECORD_MAX_BYTES
+    arena = kind(100 * PAGE_BYTES, 100 * page_resident(size))
+    while arena.store(b"k", bytes(10_000)) >= 0:
+        pass
+    arena.clear()
+    arena.limit_bytes = left * page_resident(size)
+    assert (arena.store(b"k", bytes(10_000)) >= 0) == is_enough
+    assert arena.cleared_bytes == 36 * page_resident(size)
+    assert arena.store(b"l", bytes(10_000)) >= 0
 
 
 def test_every_page_can_be_used_again_after_clearing(kind: Any) -> None:

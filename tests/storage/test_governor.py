@@ -1,6 +1,7 @@
 """The governor under a resident size that the test makes up, and the measures it takes of a real process."""
 
 import ctypes
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.storage.contents import content
 from tests.storage.test_arena import check_books
 from tests.storage.test_store import handles
 from tests.support.parts import MIB
+from tools.bench.chosen import key_in_slot
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BOUND = 64 * MIB
@@ -112,6 +114,23 @@ def test_a_store_that_may_not_evict_reserves_what_replies_may_still_grow_to() ->
     assert machine.arena.limit_bytes == pytest.approx(BOUND - MARGIN - 20 * MIB - reserve, abs=8)
 
 
+def test_replies_past_their_bound_are_heap_like_any_other() -> None:
+    machine = Machine(20 * MIB, evict=False)
+    for n in range(100):
+        machine.replies.add(b"%016d" % n, 0, 0)
+    machine.replies.max_bytes = machine.replies.used_bytes - 5
+    machine.governor.look()
+    assert machine.arena.limit_bytes == BOUND - MARGIN - 20 * MIB
+
+
+def test_before_it_has_looked_it_knows_of_nothing() -> None:
+    machine = Machine(20 * MIB)
+    fresh = MemoryGovernor(
+        machine.arena, machine.store, machine.replies, max_bytes=BOUND, evict=True, resident_bytes=machine.resident
+    )
+    assert (fresh.resident_bytes, fresh.heap_bytes, fresh.rebuilds) == (0, 0, 0)
+
+
 def grown(heap_bytes: int, *, evict: bool = True, entries: int = ENTRIES) -> Machine:
     """With so many entries, before its heap has become so large."""
     machine = Machine(20 * MIB, evict=evict)
@@ -161,6 +180,7 @@ def test_a_full_heap_from_which_entries_have_gone_takes_new_ones() -> None:
         assert machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
     machine.governor.look()
     assert not machine.store.heap_full
+    assert machine.store.spare_bytes == 66, "tables for one entry"
     assert machine.put(b"one more", b"v")
     machine.governor.look()
     assert machine.store.heap_full
@@ -169,6 +189,51 @@ def test_a_full_heap_from_which_entries_have_gone_takes_new_ones() -> None:
     machine.heap_bytes += 8 * MIB
     machine.governor.look()
     assert machine.store.heap_full  # it has grown all the same
+
+
+JUST_FULL = BOUND - MARGIN - replies_max_bytes(BOUND) - FLOOR  # what the heap may come to without being full
+
+
+def remove(machine: Machine, entries: int) -> None:
+    for n in range(entries):
+        assert machine.store.remove(slot_of(b"%d" % n), b"%d" % n)
+
+
+def test_only_what_was_there_while_the_heap_was_full_has_left_holes_in_it() -> None:
+    machine = grown(JUST_FULL, entries=10_000)
+    remove(machine, 5_000)
+    machine.heap_bytes += 1
+    machine.governor.look()
+    assert machine.store.heap_full
+
+
+def test_tables_of_a_heap_that_is_not_full_grow_by_no_more_than_there_is() -> None:
+    """However few entries there are; once it is full there may be holes."""
+    machine = Machine(JUST_FULL)
+    assert machine.store.spare_bytes == 0
+    machine.heap_bytes += 1
+    machine.governor.look()
+    assert machine.store.spare_bytes == 4_000 * 66
+
+
+@pytest.mark.parametrize(("over_bytes", "is_full"), [(0, False), (1, True)])
+def test_fewer_entries_make_room_for_new_ones_once_the_heap_is_past_its_bound(over_bytes: int, is_full: bool) -> None:
+    """With three quarters of those that filled it, else with half of them."""
+    machine = grown(JUST_FULL + 1, entries=20_000)
+    remove(machine, 8_000)
+    machine.heap_bytes = JUST_FULL + FLOOR + MIB - machine.arena.resident_bytes + over_bytes
+    machine.governor.look()
+    assert (machine.store.heap_full, machine.store.heap_over) == (is_full, is_full)
+
+
+def test_of_the_few_entries_that_there_may_be_none_goes_for_a_heap_just_past_its_bound() -> None:
+    machine = grown(JUST_FULL + 1, entries=4_000)
+    machine.heap_bytes = JUST_FULL + FLOOR + MIB - machine.arena.resident_bytes + 1
+    machine.governor.look()
+    assert (machine.store.heap_full, machine.store.heap_over) == (True, True)
+    remove(machine, 1)
+    machine.governor.look()
+    assert (machine.store.heap_full, machine.store.heap_over) == (False, False)
 
 
 def test_the_heap_is_past_its_bound_when_it_has_grown_though_it_was_full() -> None:
@@ -381,6 +446,41 @@ def test_one_calibration_copies_a_bounded_number_of_entries(monkeypatch: pytest.
     assert sum(lengths) > 4_096
 
 
+@pytest.mark.parametrize("slot", [0, 1, 77, 254, 255])
+def test_calibration_comes_to_every_slot(slot: int) -> None:
+    machine = Machine(15 * MIB)
+    key = key_in_slot(b"a key of some length", slot)
+    assert machine.store.put(slot, key, b"v")
+    machine.store.entry_heap_bytes = before = 12_345
+    looked = 0
+    while machine.store.entry_heap_bytes == before:
+        machine.governor.calibrate()
+        looked += 4
+        assert looked <= SLOT_COUNT
+    assert machine.store.entry_heap_bytes == machine.store.tables(slot)[0].entry_bytes(key)
+
+
+@pytest.mark.parametrize(("less", "rebuilt"), [(0, 8), (1, 9)])
+def test_what_one_calibration_copies_is_counted_by_the_entry_and_by_the_table(
+    less: int, rebuilt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4,096 of work: eight tables of 480 entries, and 32 for each."""
+    monkeypatch.setattr(Slot, "shrunk_at_once", SLOT_COUNT)
+    machine = Machine(15 * MIB)
+    for slot in range(10):
+        keys = [key_in_slot(b"%d" % n, slot) for n in range(1_000)]
+        for key in keys:
+            assert machine.store.put(slot, key, b"v")
+        for key in keys[480 - (less if slot == 0 else 0) :]:
+            assert machine.store.remove(slot, key)
+        (table,) = machine.store.tables(slot)
+        assert table.is_oversized
+    machine.governor.calibrate()
+    assert machine.governor.rebuilds == rebuilt
+    machine.governor.calibrate()
+    assert machine.governor.rebuilds == 10
+
+
 def test_calibrating_an_empty_store_changes_nothing() -> None:
     machine = Machine(15 * MIB)
     estimate = machine.store.entry_heap_bytes
@@ -399,10 +499,18 @@ def test_trimming_looks_only_when_something_was_freed() -> None:
     assert (machine.looks, trimmed) == (looks, [])
     machine.put(b"k", b"v")
     machine.store.reclaim_one()
+    looks = machine.looks
     for _ in range(2):
         machine.governor.trim()
-        assert machine.looks > looks
-        assert trimmed == [0]
+        assert (machine.looks, trimmed) == (looks + 1, [0])
+    machine.store.moves += 1
+    machine.store.evictions += 1
+    machine.governor.trim()
+    assert len(trimmed) == 2
+    machine.governor.rebuilds += 1
+    machine.store.evictions += 1
+    machine.governor.trim()
+    assert len(trimmed) == 3
 
 
 def test_replies_get_a_share_of_the_bound() -> None:
@@ -415,7 +523,19 @@ def test_the_resident_size_is_what_the_kernel_says() -> None:
         told = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
     measured = ResidentSize()()
     assert abs(measured - told) < 4 * MIB
+    assert measured % resource.getpagesize() == 0
     assert peak_resident_bytes() >= measured - 4 * MIB
+
+
+def test_the_peak_is_what_the_kernel_says() -> None:
+    def told() -> int:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+    before = told()
+    peak = peak_resident_bytes()
+    assert before <= peak <= told()
+    assert peak % 1024 == 0
 
 
 def test_the_peak_is_this_programs_own_not_its_parents() -> None:

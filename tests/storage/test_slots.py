@@ -1,6 +1,7 @@
 """The tables of a slot: an LRU cache, and never larger than was said before."""
 
 import random
+import sys
 from collections import OrderedDict
 from copy import copy
 
@@ -93,6 +94,65 @@ def test_tables_grow_when_there_is_no_room_left_and_by_what_was_said(kind: type[
             for key in (b"%d" % n, *list(slot)[:1])[: rng.randrange(2)]:
                 slot.pop(key, None)
     assert grown > 3
+
+
+@pytest.mark.parametrize("capacity", [5, 10, 21, 42])
+def test_small_tables_grow_by_what_was_said_however_few_entries_are_left_in_them(capacity: int) -> None:
+    """Or shrink, or stay as they are: CPython makes them anew in the size that their entries want."""
+    for left in range(1, capacity + 1):
+        slot = PURE()
+        for n in range(capacity):
+            slot[b"%d" % n] = n
+        assert slot.room == 0
+        for _ in range(capacity - left):
+            slot.popitem()
+        before, growth = bytes_of(slot), slot.growth_bytes
+        slot[b"new"] = 0
+        assert bytes_of(slot) - before == growth, left
+        assert slot.table_bytes - before == growth, left
+
+
+def test_no_table_is_made_for_more_entries_than_tables_were_tried_out_for() -> None:
+    """A slot of so many is to be split: no amount of memory will do."""
+    slot = PURE()
+    for n in range(2_731):
+        slot[b"%d" % n] = n
+    assert slot.growth_bytes > 1 << 60
+    assert slot.bytes_for(5_461) == slot.table_bytes
+    with pytest.raises(StopIteration):
+        slot.bytes_for(5_462)
+
+
+@pytest.mark.parametrize("key_bytes", range(1, 34))
+def test_an_entry_takes_the_blocks_of_its_key_its_handle_and_its_link(key_bytes: int) -> None:
+    """As the C library hands them out: 8 bytes of its own in each, which is a multiple of 16."""
+
+    def block(size: int) -> int:
+        return next(block for block in range(0, 1024, 16) if block >= size + 8)
+
+    key = bytes(key_bytes)
+    assert PURE.entry_bytes(key) == block(sys.getsizeof(key)) + block(sys.getsizeof(1 << 44)) + block(32)
+
+
+def test_tables_are_worth_making_anew_with_three_quarters_of_their_entries() -> None:
+    for count in (0, 6, 11, 22, 86, 171):
+        slot = PURE()
+        for n in range(count):
+            slot[b"%d" % n] = n
+        assert 4 * slot.keep <= 3 * slot.capacity < 4 * (slot.keep + 1)
+
+
+@both
+def test_two_slots_are_joined_as_if_the_last_uses_of_both_had_taken_turns(kind: type[Slot]) -> None:
+    for mine, others, joined in (("abc", "x", "abxc"), ("a", "xyz", "xyza"), ("ab", "xy", "xayb"), ("", "x", "x")):
+        slots = []
+        for keys in (mine, others):
+            slots.append(kind())
+            for key in keys:
+                slots[-1][key.encode()] = ord(key)
+        both_of_them = slots[0].join(slots[1])
+        assert order_of(both_of_them) == [key.encode() for key in joined]
+        assert {key: both_of_them.peek(key) for key in both_of_them} == {key.encode(): ord(key) for key in joined}
 
 
 def test_under_insertion_and_removal_tables_grow_at_a_constant_number_of_entries() -> None:
@@ -257,6 +317,55 @@ def test_tables_are_joined_as_entries_go_down_to_the_last(kind: type[Slot]) -> N
         split.popitem()
     split[b"k"] = 1
     assert split[b"k"] == 1
+
+
+@both_split
+def test_a_slot_is_crowded_with_more_than_its_tables_should_have(kind: type[Slot]) -> None:
+    split = split_of(kind, 2 * SPLIT_ENTRIES)
+    assert (len(split.tables), split.is_crowded) == (2, False)
+    split[b"one more"] = 1
+    assert split.is_crowded
+    split.divide()
+    assert not split.is_crowded
+
+
+@both_split
+def test_tables_are_joined_with_less_than_a_quarter_of_that_and_not_before(kind: type[Slot]) -> None:
+    split = split_of(kind, 6_000)
+    joined = 0
+    while split:
+        before = len(split.tables)
+        split.popitem()
+        is_due = before > 1 and len(split) < before * SPLIT_ENTRIES // 4
+        assert len(split.tables) == before - is_due, len(split)
+        joined += is_due
+    assert joined > 4
+
+
+@both_split
+def test_what_goes_is_of_the_fuller_of_two_tables(kind: type[Slot]) -> None:
+    for number in range(2):
+        split = split_of(kind, 2 * SPLIT_ENTRIES)
+        fuller, other = split.tables[number], split.tables[1 - number]
+        split.evict_beside(next(iter(other)), len(other) - 500)
+        while len(fuller) > len(other):
+            going = order_of(fuller)[0] if len(fuller) % 50 == 0 else None
+            key, _ = split.popitem()
+            assert len(other) == 500
+            assert going in (None, key)
+
+
+@both_split
+def test_what_goes_is_found_beside_tables_that_are_empty(kind: type[Slot]) -> None:
+    split = split_of(kind, 4 * SPLIT_ENTRIES)
+    assert len(split.tables) == 4
+    for table in split.tables[:2]:
+        for key in list(table):
+            del split[key]
+    assert [bool(table) for table in split.tables] == [False, False, True, True]
+    for left in range(len(split) - 1, -1, -1):
+        split.popitem()
+        assert len(split) == left
 
 
 @both_split

@@ -294,6 +294,21 @@ def test_records_are_moved_together_before_any_is_evicted(blob_bytes: int) -> No
     check_books(arena_of(store), handles(store))
 
 
+@pytest.mark.parametrize("wiped", [False, True])
+def test_where_no_page_can_be_emptied_by_moving_nothing_is_moved(wiped: bool) -> None:
+    """Each one is full, or records in it are of wiped slots, whose owners can't be told where they are."""
+    store, kept = sparse_store()
+    if wiped:
+        store.wipe([slot_of(next(iter(kept)))])
+    else:
+        while store.compact():
+            pass
+    before = content(store), store.moves
+    assert store.compact() == 0
+    assert (content(store), store.moves) == before
+    check_books(arena_of(store), handles(store))
+
+
 def test_a_lowered_limit_moves_records_together_before_any_is_evicted() -> None:
     store, kept = sparse_store()
     arena = arena_of(store)
@@ -462,7 +477,7 @@ def test_every_entry_is_charged_to_the_allowance_and_the_governor_asked_when_it_
 def test_an_allowance_that_is_just_used_up_lasts_until_the_next_entry() -> None:
     asked = []
     store = Store(Arena(MIB, MIB), evict=True, on_allowance_used=lambda: asked.append(len(store)))
-    first, second, third = some_keys(7, 3)
+    first, second, third, fourth = some_keys(7, 4)
     store.allowance_bytes = 1 << 40
     assert put(store, first, b"v")  # the slot's tables take some more now
     store.allowance_bytes = store.entry_heap_bytes
@@ -470,6 +485,16 @@ def test_an_allowance_that_is_just_used_up_lasts_until_the_next_entry() -> None:
     assert (store.allowance_bytes, asked) == (0, [])
     assert put(store, third, b"v")
     assert asked == [2]
+    store.allowance_bytes = store.entry_heap_bytes - 1
+    assert put(store, fourth, b"v")
+    assert (store.allowance_bytes, asked) == (-1, [2, 3])
+
+
+def test_at_first_nothing_is_allowed_unasked() -> None:
+    asked = []
+    store = Store(Arena(MIB, MIB), evict=True, on_allowance_used=lambda: asked.append(len(store)))
+    store.spend(1)
+    assert asked == [0]
 
 
 def test_shrinking_brings_the_arena_within_a_lowered_limit_in_bounded_steps() -> None:

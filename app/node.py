@@ -45,6 +45,7 @@ from app.peers.datagrams import ConnectedSockets, PeerDatagrams
 from app.peers.frames import ANSWER, CLUSTER, LIFE, Frame
 from app.peers.link_watch import LinkWatch
 from app.peers.links import Links
+from app.peers.lookups import Lookups
 from app.peers.membership import DatagramSender, Membership
 from app.peers.view_log import ViewLog
 from app.requests.answers import Answers
@@ -104,6 +105,8 @@ class NodeSockets(StreamSockets, ConnectedSockets, Protocol):
 
     @property
     def datagrams(self) -> NodeDatagrams: ...
+    def look_up(self, host: str) -> list[str]:
+        """The addresses of a host name; waits in its greenlet. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,7 @@ class Node:
             sockets,
             self.peers,
             options.cluster_secret,
+            lookups=Lookups(loop, sockets.look_up, self.peers, self._peer_has_moved),
             trust_refusals=options.trust_refusals,
             random_bytes=random_bytes,
             wake=self._wake,
@@ -212,8 +216,9 @@ class Node:
         self.turn = Turn(loop, self.membership.core, routes, end=self.end_turn)
         waiting_max_bytes = int(options.max_memory_bytes * WAITING_SHARE)
         self.workers = Workers(loop, options.max_in_flight, waiting_max_bytes, self.store.spend)
-        no_strangers = known(options.servers)
-        rate = AnswerRate(options.answer_rate_bytes, exempt=no_strangers, now=loop.now, random=random.random)
+        self._no_strangers = known(self._server_addresses())
+        self._allowed = None if options.allow is None else clients(options.allow, self._server_addresses())
+        rate = AnswerRate(options.answer_rate_bytes, exempt=self._no_strangers, now=loop.now, random=random.random)
         self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out, rate)
         self.answers = Answers(
             self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, turn=self.turn
@@ -234,7 +239,7 @@ class Node:
             replicator=self.replicator,
             cluster=self.membership,
             administrators=None if options.admin_allow is None else Administrators(options.admin_allow),
-            known=no_strangers if options.allow is None else None,
+            known=self._no_strangers if options.allow is None else None,
             reports=Reports(
                 os.getpid(),
                 self.membership.member_count,
@@ -264,7 +269,7 @@ class Node:
             self.counters,
             self.slow_log,
             patience_s=inf if is_alone else PATIENCE_S,
-            allowed=None if options.allow is None else clients(options.allow, options.servers),
+            allowed=self._allowed,
             rate=rate,
             shares_turns=not is_alone,
         )
@@ -286,7 +291,7 @@ class Node:
         self.replies.advance(self.loop.now())
         self.governor.look()
         self.links.start(self, lambda: self.membership.core.incarnation)
-        self.peer_datagrams.start()
+        self.peer_datagrams.follow()
         self.membership.start(self)
         self.sockets.datagrams.serve(self.front.read)
         self.loop.spawn(self._upkeep)
@@ -399,6 +404,22 @@ class Node:
             self.links.on_life(peer, body)
         elif kind == CLUSTER:
             self.membership.handle_frame(peer, body)
+
+    # --- where servers are (app/peers/lookups.py) ---------------------------------------------------------------------
+
+    def _server_addresses(self) -> list[str]:
+        """Those that there are, this node's among them."""
+        return [address for address in (self.options.me.address, *self.peers.addresses()) if address]
+
+    def _peer_has_moved(self, peer: str) -> None:
+        """Whatever goes by a server's address goes by its new one from now on."""
+        if self._is_stopped:
+            return
+        self.peer_datagrams.follow()
+        self._no_strangers.follow(self._server_addresses())
+        if self._allowed is not None:
+            self._allowed.follow(self._server_addresses())
+        self.links.moved(peer)
 
     # --- what membership decides (app/peers/membership.py) -----------------------------------------------------------
 

@@ -16,9 +16,10 @@ from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from gevent.server import DatagramServer
+from gevent.threadpool import ThreadPool
 
 from app.config.options import Options, UsageError
-from app.config.servers import is_local
+from app.config.servers import is_local, lookup_host
 from app.fast import piece
 from app.fragments import allow_fragments
 from app.front.batch import Ring
@@ -42,6 +43,10 @@ _USER_TIMEOUT_MS: Final = 1000
 _WILDCARDS: Final = ("0.0.0.0", "::")
 # setsockopt: the kernel tells with each datagram which address of this machine it came to (linux/in.h).
 _IP_PKTINFO: Final = 8
+
+# Threads that wait for a resolver. More: more questions at once to one that is slow; fewer: a name whose servers are
+# silent holds up the others.
+_RESOLVERS: Final = 4
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _recvmmsg: Final = _libc.recvmmsg
@@ -227,6 +232,19 @@ class Sockets:
             self.datagrams.stop()
             raise
         _prepare(self.listener)  # what it accepts is as it is
+        self._threads: ThreadPool | None = None
+
+    def look_up(self, host: str) -> list[str]:
+        """The addresses of a host name, as `lookup_host`; waits in its greenlet, while a thread waits for the resolver.
+
+        Raises OSError.
+        """
+        if self._threads is None:
+            self._threads = ThreadPool(_RESOLVERS)
+        found: list[str] | OSError = self._threads.apply(_addresses_or_error, (host,))
+        if isinstance(found, OSError):
+            raise found
+        return found
 
     def is_here(self, address: str) -> bool:
         """Whether a numeric address is one of this very machine's."""
@@ -253,6 +271,15 @@ class Sockets:
         None if the system refuses.
         """
         return self.datagrams.connected(target)
+
+
+def _addresses_or_error(host: str) -> list[str] | OSError:
+    """As `lookup_host`, for a thread: what is raised there gevent also reports to the loop, as a fault that nobody
+    caught, which ends the process (app/loop.py)."""
+    try:
+        return lookup_host(host)
+    except OSError as error:
+        return error
 
 
 def _prepare(sock: socket.socket) -> None:

@@ -3,6 +3,7 @@
 import errno
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from math import inf
@@ -435,3 +436,34 @@ def test_a_system_that_does_not_tell_how_full_it_is(numbers: bytes | None) -> No
     with Older(socket.AF_INET, socket.SOCK_DGRAM) as plain:
         plain.numbers = numbers
         assert DatagramSocket(plain).receive_buffer() is None
+
+
+# --- looking names up ------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_looked_up_while_the_loop_turns(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread: here one that the loop must first let go on."""
+    may_answer = threading.Event()
+
+    def lookup(host: str) -> list[str]:
+        assert may_answer.wait(10.0)
+        if host == "nobody":
+            raise OSError(-2, "Name or service not known")
+        return [f"{host} is here"]
+
+    monkeypatch.setattr(sockets_module, "lookup_host", lookup)
+    sockets = made.sockets()
+    found: list[object] = []
+
+    def ask(host: str) -> None:
+        try:
+            found.append(sockets.look_up(host))
+        except OSError as error:
+            found.append(error.strerror)
+
+    with watched_loop() as loop:
+        loop.spawn(ask, "kv1")
+        loop.spawn(ask, "nobody")
+        loop.run_callback(loop.run_callback, may_answer.set)
+        poll(lambda: len(found) == 2)
+    assert sorted(map(str, found)) == ["Name or service not known", "['kv1 is here']"]

@@ -103,6 +103,11 @@ class Verdicts(dict[bytes, bool]):
 
     def __init__(self, networks: Iterable[Network]) -> None:
         super().__init__()
+        self.judge_by(networks)
+
+    def judge_by(self, networks: Iterable[Network]) -> None:
+        """Go by these networks from now on."""
+        self.clear()
         given = list(networks)
         # By the length of the addresses (bytes).
         self._ranges = {

@@ -252,9 +252,9 @@ class Options:
         default_words="the line with PORT and an address of this machine",
         group="Network",
         help="""
-            Which line of SERVERS_FILE is this node. Needed where the machine doesn't have the address that
-            others reach it by (address translation, a container's published port), or has several that are
-            in the file.""",
+            Which line of SERVERS_FILE is this node, as it is there, or by its address or another name of it.
+            Needed where the machine doesn't have the address that others reach it by (address translation, a
+            container's published port), or has several that are in the file.""",
     )
     allow: tuple[Network, ...] | None = _setting(
         "--allow",
@@ -443,9 +443,15 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.bind is None:
-            object.__setattr__(self, "bind", "::" if ":" in self.me.address else "0.0.0.0")
+            object.__setattr__(self, "bind", "::" if self._needs_ipv6 else "0.0.0.0")
         if self.http_bind is None:
             object.__setattr__(self, "http_bind", self.bind)
+
+    @property
+    def _needs_ipv6(self) -> bool:
+        """Whether others reach this node by IPv6; if its name has no address yet, whether they are all reached so."""
+        found = [self.me.address] if self.me.address else [one.address for one in self.servers if one.address]
+        return bool(found) and all(":" in address for address in found)
 
     @property
     def cluster_secret(self) -> bytes | None:
@@ -542,7 +548,7 @@ def _check_together(options: Options) -> None:
             " bind an IPv6 address or change the servers file"
         )
     # The IPv6 wildcard takes IPv4 as well, unless the system says otherwise.
-    if ":" in options.bind and options.bind != "::" and ":" not in options.me.address:
+    if ":" in options.bind and options.bind != "::" and options.me.address and ":" not in options.me.address:
         raise UsageError(
             f"--bind {options.bind} is IPv6, but others reach {options.me} at {options.me.address}:"
             " bind an IPv4 address or change the servers file"
@@ -608,7 +614,9 @@ Environment:
 
 Servers file:
   One HOST:PORT or [IPV6]:PORT a line, the same file on every node; # starts a
-  comment. Names are resolved once, at start. One line makes a cluster of one.
+  comment. One line makes a cluster of one. A name's address is looked up at
+  start, and again when its server can't be reached; a name that has none is
+  that of a server which is not there yet.
 
 Signals:
   TERM, INT   hand the slots over to the other nodes, then stop

@@ -3,19 +3,23 @@
 The problem: every node is given the same file, so each must find its own line in it, and a mistake in the
 file must be told before the node serves anything, with the line to mend.
 
-The approach: the file is parsed without looking anything up (`parse`), host names are then resolved once
-(`resolve`), and a node knows its own line by its port and by the kernel's word that the line's address is one
-of this machine's: an address can be bound here exactly when it is local. Listing the machine's interfaces was
-rejected: the standard library can't do it on its own, and such a list misses what binding knows (all of
-127.0.0.0/8, routes of type local in containers).
+The approach: the file is parsed without looking anything up (`parse`), host names are then looked up (`resolve`), and a
+node knows its own line by its port and by the kernel's word that the line's address is one of this machine's: an
+address can be bound here exactly when it is local. Listing the machine's interfaces was rejected: the standard library
+can't do it on its own, and such a list misses what binding knows (all of 127.0.0.0/8, routes of type local in
+containers).
 
 Between nodes a server's name is its line as written (`str(server)`), never its address: a name may well
-resolve to different addresses on different machines (Debian gives a machine's own name as 127.0.1.1).
+resolve to different addresses on different machines (Debian gives a machine's own name as 127.0.1.1), and to another
+one with each start of a container. So what a name resolves to at the start of this node is only where it is looked for
+first; app/peers/lookups.py looks again. A name without an address belongs to a server that is not there yet.
 """
 
 import re
 import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +31,9 @@ from app.wire.protocol import ADDRESS_MAX_BYTES, SERVERS_MAX
 FILE_MAX_BYTES: Final = 256 * 1024
 _port: Final = number(int, 1, PORT_MAX, what="a port: a number")
 _HOST_MAX_CHARS: Final = 253  # of a host name (RFC 1035, 2.3.4)
+# How long a start waits for names that do not resolve at once: a resolver whose servers are silent takes 5 s or more
+# for each. What has no address by then is looked up while the node runs.
+START_LOOKUPS_S: Final = 5.0
 assert 10 * SERVERS_MAX * (ADDRESS_MAX_BYTES + len("\r\n")) <= FILE_MAX_BYTES
 
 # What a host name looks like: labels of at most 63 characters (RFC 1035, and the _ that people use); what can only be
@@ -59,7 +66,7 @@ class Server:
     """One server of the cluster.
 
     `host` is as the file writes it (in lower case) and names the server between nodes; `address` is what it
-    resolved to on this machine at start: numeric, IPv4 or IPv6, what to connect to.
+    resolved to on this machine at start: numeric, IPv4 or IPv6, what to connect to; empty: nothing.
     """
 
     host: str
@@ -70,9 +77,9 @@ class Server:
         return join_host_port(self.host, self.port)
 
     @property
-    def family(self) -> socket.AddressFamily:
-        """AF_INET or AF_INET6, of `address`."""
-        return family_of(self.address)
+    def is_named(self) -> bool:
+        """Whether `host` is a name whose address may change."""
+        return self.host != "localhost" and not is_address(self.host)
 
 
 def join_host_port(host: str, port: int) -> str:
@@ -140,7 +147,7 @@ def family_of(address: str) -> socket.AddressFamily:
 
 
 def load(path: str, lookup: Callable[[str], list[str]] | None = None) -> tuple[Server, ...]:
-    """The servers that the file at `path` names, in its order, host names resolved.
+    """The servers that the file at `path` names, in its order, host names looked up.
 
     Raises ServersError for whatever is wrong with the file, with its name and, where there is one, the line.
     """
@@ -199,29 +206,34 @@ def parse(data: bytes, name: str) -> list[Entry]:
     return entries
 
 
-def resolve(entries: list[Entry], name: str, lookup: Callable[[str], list[str]]) -> tuple[Server, ...]:
-    """Each entry with its address, the first that `lookup` gives for its host.
+def resolve(
+    entries: list[Entry],
+    name: str,
+    lookup: Callable[[str], list[str]],
+    now: Callable[[], float] = time.monotonic,
+) -> tuple[Server, ...]:
+    """Each entry with its address, the first that `lookup` gives for its host; empty for a name that does not resolve,
+    and for what is left when looking up has taken START_LOOKUPS_S by the clock `now()`.
 
-    Raises ServersError when a name has no address, when an address can't be a server's own, and when two
-    lines come to the same address and port.
+    Raises ServersError when an address can't be a server's own, and when two lines write one address and port in two
+    ways. (Two names may have the same one for a while: where addresses are used again, one of the two is out of date.)
     """
     servers = []
     line_of: dict[tuple[str, int], int] = {}
+    until_s = now() + START_LOOKUPS_S
     for entry in entries:
-        try:
-            address = lookup(entry.host)[0]
-        except OSError as error:
-            raise ServersError(
-                f"{name}:{entry.line}: can't resolve {entry.host!r}: {error.strerror or error}"
-                " (check the spelling, DNS or /etc/hosts, or write the address)"
-            ) from None
-        if _is_unusable(address):
+        address = ""
+        if is_address(entry.host) or now() < until_s:
+            with suppress(OSError):
+                address = lookup(entry.host)[0]
+        if address and is_unusable(address):
             raise ServersError(f"{name}:{entry.line}: {entry} isn't one machine's address: write the server's own")
-        first = line_of.setdefault((address, entry.port), entry.line)
-        if first != entry.line:
-            raise ServersError(
-                f"{name}:{entry.line}: {entry} is the same server as line {first} ({address}): remove one of the two"
-            )
+        if is_address(entry.host):
+            first = line_of.setdefault((address, entry.port), entry.line)
+            if first != entry.line:
+                raise ServersError(
+                    f"{name}:{entry.line}: {entry} is the same server as line {first}: remove one of the two"
+                )
         servers.append(Server(entry.host, entry.port, address))
     return tuple(servers)
 
@@ -238,7 +250,7 @@ def lookup_host(host: str) -> list[str]:
     return [str(info[4][0]) for info in sorted(found, key=lambda info: info[0] != socket.AF_INET)]
 
 
-def _is_unusable(address: str) -> bool:
+def is_unusable(address: str) -> bool:
     """Wildcard, multicast and broadcast addresses: they can be bound everywhere and name no machine."""
     packed = socket.inet_pton(family_of(address), address.partition("%")[0])
     return not any(packed) or packed[0] >= (224 if len(packed) == 4 else 0xFF)
@@ -262,6 +274,7 @@ def find_me(
     bind: str | None = None,
     advertise: tuple[str, int] | None = None,
     local: Callable[[str], bool] = is_local,
+    lookup: Callable[[str], list[str]] | None = None,
 ) -> Server:
     """This node's own line in the file that messages call `name`.
 
@@ -271,23 +284,22 @@ def find_me(
     more than one.
     """
     if advertise is not None:
-        host, advertised_port = advertise
-        for server in servers:
-            if server.port == advertised_port and host in (server.host, server.address):
-                return server
-        raise ServersError(
-            f"{join_host_port(host, advertised_port)} (--advertise) isn't in {name}: write it as it is there"
-        )
+        return _find_advertised(servers, *advertise, name, lookup or lookup_host)
     same_port = [server for server in servers if server.port == port]
     if not same_port:
         ports = sorted({server.port for server in servers})
         listed = ", ".join(map(str, ports[:8])) + (", ..." if len(ports) > 8 else "")
         raise ServersError(f"no server in {name} has port {port} (it has {listed}): add this node or change PORT")
-    mine = [server for server in same_port if local(server.address)]
+    mine = [server for server in same_port if server.address and local(server.address)]
     if not mine:
-        listed = ", ".join(map(str, same_port[:4])) + (", ..." if len(same_port) > 4 else "")
+        unresolved = [server for server in same_port if not server.address]
+        if unresolved:
+            raise ServersError(
+                f"this node isn't in {name}: {_listed(unresolved)} can't be resolved, and no other address with port"
+                f" {port} is this machine's (check DNS or /etc/hosts, or name its line by --advertise)"
+            )
         raise ServersError(
-            f"this node isn't in {name}: no address of this machine among {listed}"
+            f"this node isn't in {name}: no address of this machine among {_listed(same_port)}"
             " (add it, or name its line by --advertise)"
         )
     if len(mine) > 1:
@@ -297,6 +309,29 @@ def find_me(
             raise ServersError(f"{listed} in {name} are all this machine: say which is this node by --advertise")
         mine = bound
     return mine[0]
+
+
+def _find_advertised(
+    servers: tuple[Server, ...], host: str, port: int, name: str, lookup: Callable[[str], list[str]]
+) -> Server:
+    """The line with this port that is written so; else the one with the address, or one that the name resolves to."""
+    same_port = [server for server in servers if server.port == port]
+    for server in same_port:
+        if server.host == host:
+            return server
+    addresses = [host]
+    if same_port and not is_address(host):
+        with suppress(OSError):
+            addresses = lookup(host)
+    found = [server for server in same_port if server.address in addresses]
+    if len(found) != 1:
+        what = "is more than one line of" if found else "isn't in"
+        raise ServersError(f"{join_host_port(host, port)} (--advertise) {what} {name}: write it as it is there")
+    return found[0]
+
+
+def _listed(servers: list[Server]) -> str:
+    return ", ".join(map(str, servers[:4])) + (", ..." if len(servers) > 4 else "")
 
 
 def _quoted(text: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from app.config.allowlist import Network, Verdicts, host_of, network_of
-from app.config.servers import Server
 from app.observe import logs
 from app.observe.slowlog import show_address
 from app.requests.request import Request
@@ -24,17 +23,31 @@ LOOPBACK: Final = ("127.0.0.1", "::1")
 _faults = logs.limited_logger("access")
 
 
-def clients(networks: Iterable[Network], servers: Iterable[Server]) -> Verdicts:
+class ServersAndOthers(Verdicts):
+    """Verdicts by address: those in the networks, and the servers' addresses, which may change."""
+
+    def __init__(self, networks: Iterable[Network], servers: Iterable[str]) -> None:
+        """`servers`: their numeric addresses."""
+        self._networks = tuple(networks)
+        super().__init__(())
+        self.follow(servers)
+
+    def follow(self, servers: Iterable[str]) -> None:
+        """These are the servers' addresses from now on."""
+        self.judge_by((*self._networks, *map(network_of, servers)))
+
+
+def clients(networks: Iterable[Network], servers: Iterable[str]) -> ServersAndOthers:
     """Verdicts by address: those in the networks, and the servers, which ask each other."""
-    return Verdicts((*networks, *(network_of(server.address) for server in servers)))
+    return ServersAndOthers(networks, servers)
 
 
-def known(servers: Iterable[Server]) -> Verdicts:
+def known(servers: Iterable[str]) -> ServersAndOthers:
     """Verdicts by address: this machine itself, whose address nobody forges from outside, and the servers.
 
     An answer to anybody else may be what somebody wants to have sent to a victim in whose name he asks.
     """
-    return Verdicts(network_of(address) for address in (*LOOPBACK, *(server.address for server in servers)))
+    return ServersAndOthers(map(network_of, LOOPBACK), servers)
 
 
 class Administrators:

@@ -1,8 +1,11 @@
 """Names and addresses: which server of the file is where, in the forms that sockets take and give.
 
-Between nodes a server's name is its line in the file. Here each has, resolved once at start, what `connect` and
-`sendto` take and the kernel's own bytes of its UDP address (DatagramBatch), both fit for the family of this node's
-sockets: an IPv6 socket speaks to an IPv4 address by its mapped form.
+Between nodes a server's name is its line in the file. Here each has what `connect` and `sendto` take and the kernel's
+own bytes of its UDP address (DatagramBatch), both fit for the family of this node's sockets: an IPv6 socket speaks to
+an IPv4 address by its mapped form. What a name resolves to may change (lookups.py): whatever goes by addresses asks
+here each time, or is told.
+
+A name that has no address any more keeps the one that it had: a resolver that fails must not part a cluster that works.
 """
 
 import socket
@@ -10,7 +13,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
-from app.config.servers import Server
+from app.config.servers import Server, family_of
 
 _SOCKADDR_IN: Final = Struct("=H2s4s8x")
 _SOCKADDR_IN6: Final = Struct("=H2sI16sI")
@@ -25,49 +28,80 @@ class Peers:
     def __init__(self, me: Server, servers: Iterable[Server], family: socket.AddressFamily) -> None:
         self.me = str(me)
         self.family = family
-        others = [server for server in servers if server != me]
-        self.names: tuple[str, ...] = tuple(str(server) for server in others)
-        # An IPv4 socket can't reach an IPv6 address at all.
-        reached = [server for server in others if family == socket.AF_INET6 or server.family == socket.AF_INET]
-        # One of the other version of IP may be reached, but what arrives there comes from an address of ours that is in
-        # no line, and is refused: the two never make a cluster.
-        self.unreachable: tuple[str, ...] = tuple(str(server) for server in others if server.family != me.family)
+        self._own_address = me.address
+        self._servers = {str(server): server for server in servers if server != me}
+        self.names: tuple[str, ...] = tuple(self._servers)
+        # Who it is that has an address; of two with the same one, that which was found there last.
         self.by_datagram_address: dict[bytes, str] = {}
+        self._packed: dict[str, bytes] = {}
         self._targets: dict[str, tuple[str | int, ...]] = {}
-        self._addresses = {str(server): server.address for server in others}
+        self._addresses: dict[str, str] = {}
         self._hosts: dict[str, bytes] = {}
-        for server in reached:
-            target, packed = self._resolved(server)
-            self._targets[str(server)] = target
-            self.by_datagram_address[packed] = str(server)
-            self._hosts[str(server)] = _host_bytes(str(target[0]))
+        for name, server in self._servers.items():
+            if server.address:
+                self.move(name, server.address)
 
-    def _resolved(self, server: Server) -> tuple[tuple[str | int, ...], bytes]:
+    def move(self, peer: str, address: str) -> None:
+        """The peer is to be reached at this numeric address from now on."""
+        for table in (self._packed, self._targets, self._hosts):
+            table.pop(peer, None)
+        self._addresses[peer] = address
+        # An IPv4 socket can't reach an IPv6 address at all.
+        if self.family == socket.AF_INET6 or family_of(address) == socket.AF_INET:
+            self._targets[peer], self._packed[peer] = self._resolved(address, self._servers[peer].port)
+            self._hosts[peer] = _host_bytes(str(self._targets[peer][0]))
+        self.by_datagram_address.clear()
+        self.by_datagram_address.update((packed, there) for there, packed in self._packed.items())
+
+    def _resolved(self, address: str, port_number: int) -> tuple[tuple[str | int, ...], bytes]:
         """What `connect` takes, and the bytes of the same address."""
-        port = server.port.to_bytes(2, "big")
+        port = port_number.to_bytes(2, "big")
         if self.family == socket.AF_INET:
-            packed = _SOCKADDR_IN.pack(socket.AF_INET, port, socket.inet_aton(server.address))
-            return (server.address, server.port), packed
-        if server.family == socket.AF_INET:
-            host = _MAPPED + socket.inet_aton(server.address)
-            target: tuple[str | int, ...] = (f"::ffff:{server.address}", server.port, 0, 0)
+            packed = _SOCKADDR_IN.pack(socket.AF_INET, port, socket.inet_aton(address))
+            return (address, port_number), packed
+        if family_of(address) == socket.AF_INET:
+            host = _MAPPED + socket.inet_aton(address)
+            target: tuple[str | int, ...] = (f"::ffff:{address}", port_number, 0, 0)
             scope = 0
         else:
             found = socket.getaddrinfo(
-                server.address, server.port, socket.AF_INET6, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST
+                address, port_number, socket.AF_INET6, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST
             )
             _, _, flow, scope = found[0][4]  # type: ignore[misc]  # of AF_INET6, as asked for
-            target = (server.address, server.port, int(flow), int(scope))
-            host = _host_bytes(server.address)
+            target = (address, port_number, int(flow), int(scope))
+            host = _host_bytes(address)
         return target, _SOCKADDR_IN6.pack(socket.AF_INET6, port, 0, host, scope)
 
     def target(self, peer: str) -> tuple[str | int, ...] | None:
-        """What `connect` and `sendto` take to reach the peer; None for one unknown or out of reach."""
+        """What `connect` and `sendto` take to reach the peer; None for one unknown, without an address, or out of
+        reach."""
         return self._targets.get(peer)
 
     def address(self, peer: str) -> str:
-        """The numeric address of a peer of the file."""
-        return self._addresses[peer]
+        """The numeric address of a peer of the file; empty: it has none."""
+        return self._addresses.get(peer, "")
+
+    def addresses(self) -> list[str]:
+        """Those that there are."""
+        return list(self._addresses.values())
+
+    def host_name(self, peer: str) -> str:
+        """The name that is to be looked up to find the peer; empty for one unknown, or written as an address."""
+        server = self._servers.get(peer)
+        return server.host if server is not None and server.is_named else ""
+
+    @property
+    def unreachable(self) -> tuple[str, ...]:
+        """Those of another version of IP than this node.
+
+        It may reach them, from an IPv6 socket; but what it sends arrives from an address that is in no line, and is
+        refused: the two never make a cluster.
+        """
+        return tuple(peer for peer, address in self._addresses.items() if self._is_foreign(peer, address))
+
+    def _is_foreign(self, peer: str, address: str) -> bool:
+        own = self._own_address
+        return peer not in self._targets or (bool(own) and family_of(address) != family_of(own))
 
     def dials(self, peer: str) -> bool:
         """Whether this node dials the peer, or the peer this node: by their names, so that both say the same."""

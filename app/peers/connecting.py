@@ -85,7 +85,9 @@ class Connector:
         *,
         random_bytes: Callable[[int], bytes],
         incarnation: Callable[[], int],
+        doubt: Callable[[str], object],
     ) -> None:
+        """`doubt(peer)`: it comes from another address than we have for it."""
         self._loop = loop
         self._sockets = sockets
         self._peers = peers
@@ -93,6 +95,7 @@ class Connector:
         self._goes_by_address = secret is None
         self._random_bytes = random_bytes
         self._incarnation = incarnation
+        self._doubt = doubt
 
     # --- dialling ------------------------------------------------------------------------------------------------
 
@@ -122,7 +125,7 @@ class Connector:
     def _connect(self, peer: str, deadline_s: float) -> StreamSocket:
         target = self._peers.target(peer)
         if target is None:
-            raise OSError(errno.EHOSTUNREACH, "not in the servers file, or of another address family")
+            raise OSError(errno.EHOSTUNREACH, "unknown, without an address, or of another address family")
         sock = self._sockets.dialling()
         is_kept = False
         try:
@@ -176,13 +179,17 @@ class Connector:
         dialler, acceptor = names
         if acceptor != self._peers.me:
             raise Refused("misdirected")
-        if self._peers.target(dialler) is None:
+        if dialler not in self._peers.names:
             raise Refused("unknown_peer")
-        if self._goes_by_address and not self._peers.is_at(dialler, host):
+        is_elsewhere = not self._peers.is_at(dialler, host)
+        if self._goes_by_address and is_elsewhere:
+            self._doubt(dialler)
             raise Refused("other_address")
         challenge = shake.greeting(self._incarnation(), self._loop.now(), self._random_bytes(NONCE_BYTES))
         _send_all(sock, challenge)
         shake.check_proof("dialler", hello, challenge, self._receive(sock, PROOF_BYTES, deadline_s))
+        if is_elsewhere:
+            self._doubt(dialler)
         _send_all(sock, shake.proof("acceptor", hello, challenge))
         return Connected(sock, dialler, greeting.stamp_s)
 

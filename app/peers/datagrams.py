@@ -1,10 +1,10 @@
 """What other servers say of membership, received apart from what clients ask.
 
 A busy node must not miss a heartbeat: that would look like its death, and its load would fall on the others. So each
-other server of the file has a UDP socket here, of the node's own port and connected to that server's address: the
-kernel puts what comes from there into it, whatever clients have put into the node's main socket, and the loop reads it
-first in each turn. What comes from elsewhere (a server behind a translator of addresses, or one whose packets leave
-from another address than the file's) comes by the main socket, as all else does.
+address of another server has a UDP socket here, of the node's own port and connected to it: the kernel puts what comes
+from there into it, whatever clients have put into the node's main socket, and the loop reads it first in each turn.
+What comes from elsewhere (a server behind a translator of addresses, or one whose packets leave from another address
+than its name's) comes by the main socket, as all else does.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,24 +44,31 @@ class PeerDatagrams:
         self._addresses: Mapping[bytes, str] = peers.by_datagram_address
         self._peers = peers
         self._take = take
-        self._open: list[tuple[ConnectedSocket, Watcher]] = []
+        self._open: dict[bytes, tuple[ConnectedSocket, Watcher]] = {}  # by the address that they are connected to
 
-    def start(self) -> None:
-        """Receive from now on."""
+    def follow(self) -> None:
+        """Receive from now on, from the addresses that servers have now."""
+        for address in [address for address in self._open if address not in self._addresses]:
+            self._close(address)
         for address, peer in self._addresses.items():
             target = self._peers.target(peer)
-            sock = self._sockets.connected(target) if target is not None else None
+            if address in self._open or target is None:
+                continue
+            sock = self._sockets.connected(target)
             if sock is not None:
                 watcher = self._loop.watch(sock.fileno(), READ, is_first=True)
                 watcher.start(self._read, sock, address)
-                self._open.append((sock, watcher))
+                self._open[address] = (sock, watcher)
 
     def stop(self) -> None:
         """Receive no more."""
-        for sock, watcher in self._open:
-            watcher.close()
-            sock.close()
-        self._open.clear()
+        for address in list(self._open):
+            self._close(address)
+
+    def _close(self, address: bytes) -> None:
+        sock, watcher = self._open.pop(address)
+        watcher.close()
+        sock.close()
 
     def _read(self, sock: ConnectedSocket, address: bytes) -> None:
         for _ in range(_STEP):

@@ -21,10 +21,12 @@ a queue, a kernel or a network, the peer sees by its own clock that it is too la
 **Death.** A link that ends is tried again at once (app/cluster/membership/dialling.py). The side that does not dial
 only knocks: it connects, and closes. A refused connection proves that no process is there if its address is one of this
 very machine's, or if the operator says that nothing between the machines refuses in a living node's place
-(--trust-refusals): a firewall that rejects with a reset, a port forwarder without its backend.
+(--trust-refusals): a firewall that rejects with a reset, a port forwarder without its backend. And only if the servers
+file writes the address: what a name stands for may have changed, and the process live elsewhere.
 
-Who may connect: with a secret, whoever proves to have it (handshake.py); without, connections from the addresses in
-the servers file, each for the servers of that address, which is as good as the network is trusted. Whatever comes over
+Who may connect: with a secret, whoever proves to have it (handshake.py); without, connections from the servers'
+addresses (addresses.py), each for the servers of that address, which is as good as the network, and whoever says where
+names are, is trusted. Whatever comes over
 a link is its peer's word: no frame names its sender. Frames lost with a link are lost: both ends are told that
 it went down, and know what was not acknowledged.
 
@@ -68,6 +70,7 @@ from app.peers.frames import (
     pack_life,
 )
 from app.peers.handshake import Refused
+from app.peers.lookups import Lookups
 
 # Connect and handshake together. Longer: what a cut had held up is tried again later; shorter: on a crowded machine
 # links fail that would come up.
@@ -259,6 +262,7 @@ class Links:
         peers: Peers,
         secret: bytes | None,
         *,
+        lookups: Lookups,
         trust_refusals: bool,
         random_bytes: Callable[[int], bytes],
         wake: Callable[[], object],
@@ -290,8 +294,15 @@ class Links:
         self._trusts_refusals = trust_refusals
         self._handler: LinkHandler
         self._incarnation: Callable[[], int]
+        self._lookups = lookups
         self._connector = Connector(
-            loop, sockets, peers, secret, random_bytes=random_bytes, incarnation=lambda: self._incarnation()
+            loop,
+            sockets,
+            peers,
+            secret,
+            random_bytes=random_bytes,
+            incarnation=lambda: self._incarnation(),
+            doubt=lookups.doubt,
         )
         self._attempts: dict[str, _Attempt] = {}
         self._pending: dict[Task, StreamSocket] = {}  # handshakes with those who dialled, the longest-waiting first
@@ -448,20 +459,24 @@ class Links:
         connected: Connected | None = None
         event: Event = LinkFailed(peer)
         deadline_s = self._loop.now() + DIAL_TIMEOUT_S
+        is_heard = False
         try:
             if self._peers.dials(peer):
                 connected = self._connector.dial(peer, deadline_s)
             else:
                 self._connector.knock(peer, deadline_s)
         except NobodyThere:
-            is_proof = self._trusts_refusals or self._sockets.is_here(self._peers.address(peer))
-            event = LinkRefused(peer, attempt.incarnation, is_proof)
+            event = LinkRefused(peer, attempt.incarnation, self._is_proof(peer))
         except Refused as refused:
             self._count_refused(refused.reason, peer, is_fault=refused.reason not in _TOLD_ELSEWHERE)
         except TimedOut:
             pass
         except (OSError, EOFError) as error:
             _faults.debug("dial_failed", peer=peer, error=error)
+        else:
+            is_heard = True
+        if not is_heard:
+            self._lookups.doubt(peer)
         if self._attempts.get(peer) is not attempt:  # given up meanwhile
             if connected is not None:
                 connected.sock.close()
@@ -470,6 +485,17 @@ class Links:
         else:
             del self._attempts[peer]
             self._handler.link_event(event)
+
+    def _is_proof(self, peer: str) -> bool:
+        """Whether a refusal proves that no process is there."""
+        is_here = not self._peers.host_name(peer) and self._sockets.is_here(self._peers.address(peer))
+        return self._trusts_refusals or is_here
+
+    def moved(self, peer: str) -> None:
+        """The peer has another address: what is tried at the one before comes to nothing."""
+        if peer in self._attempts:
+            self._give_up(peer)
+            self._handler.link_event(LinkFailed(peer))
 
     def _come_up(self, connected: Connected) -> None:
         """There is a connection with a peer: whatever was there before, or was tried, is done with."""
@@ -531,6 +557,9 @@ class Links:
             if self._goes_by_address and not self._peers.is_server_host(host):
                 sock.close()
                 self._count_refused("unknown_source", host)
+                for peer in self._peers.names:
+                    if peer not in self.up:  # it may be a server, at an address that we don't know of yet
+                        self._lookups.doubt(peer)
                 continue
             if len(self._pending) >= PENDING_MAX:
                 self._give_way(next(iter(self._pending)))

@@ -399,6 +399,31 @@ def test_an_ipv6_node_binds_the_ipv6_wildcard(file: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("lines", "bind"),
+    [
+        ("no-such-a:1 no-such-b:1", "0.0.0.0"),
+        ("no-such-a:1 [::1]:2", "::"),
+        ("no-such-a:1 [::1]:2 127.0.0.1:3", "0.0.0.0"),
+    ],
+)
+def test_a_node_whose_name_has_no_address_yet_binds_as_the_others_are_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, bind: str
+) -> None:
+    path = tmp_path / "servers.txt"
+    path.write_text(lines.replace(" ", "\n"))
+
+    def lookup(host: str) -> list[str]:
+        if host.startswith("no-such"):
+            raise OSError(-2, "Name or service not known")
+        return [host]
+
+    monkeypatch.setattr(options.servers, "lookup_host", lookup)
+    chosen = parse(["1", str(path), "--advertise", "no-such-a:1"], {})
+    assert (chosen.me, chosen.bind) == (Server("no-such-a", 1, ""), bind)
+    assert parse(["1", str(path), "--advertise", "no-such-a:1", "--bind", "::1"], {}).bind == "::1"
+
+
 def test_a_published_port_may_differ_from_the_one_served_on(file: str) -> None:
     chosen = parse(["4000", file, "--advertise", "127.0.0.1:3331"], {})
     assert (chosen.port, chosen.me) == (4000, HOME)

@@ -5,7 +5,6 @@ import logging
 import pytest
 
 from app.config.allowlist import host_of, parse_networks
-from app.config.servers import Server
 from app.front.access import Administrators, clients, known
 from app.wire.protocol import SHUTDOWN, WIPEOUT
 
@@ -20,8 +19,7 @@ class Asked:
 
 
 def test_servers_are_always_among_the_clients() -> None:
-    servers = [Server("kv1", 3331, "192.0.2.7"), Server("kv2", 3331, "fe80::1%lo")]
-    allowed = clients(parse_networks("10.0.0.0/8"), servers)
+    allowed = clients(parse_networks("10.0.0.0/8"), ["192.0.2.7", "fe80::1%lo"])
     assert allowed[host_of(SOCKADDR)]
     assert allowed[bytes(10) + b"\xff\xff" + HOST], "as an IPv6 socket has it"
     assert allowed[b"\xfe\x80" + bytes(13) + b"\x01"]
@@ -30,13 +28,22 @@ def test_servers_are_always_among_the_clients() -> None:
 
 
 def test_this_machine_and_the_servers_are_no_strangers() -> None:
-    verdicts = known([Server("kv1", 3331, "192.0.2.7")])
+    verdicts = known(["192.0.2.7"])
     assert verdicts[host_of(SOCKADDR)]
     assert verdicts[bytes((127, 0, 0, 1))]
     assert verdicts[bytes(10) + b"\xff\xff" + bytes((127, 0, 0, 1))], "as an IPv6 socket has it"
     assert verdicts[bytes(15) + b"\x01"]
     assert not verdicts[bytes((127, 0, 0, 2))]
     assert not verdicts[bytes((192, 0, 2, 8))]
+
+
+def test_a_server_that_moves_takes_its_rights_along() -> None:
+    there, elsewhere = host_of(SOCKADDR), bytes((192, 0, 2, 8))
+    for verdicts in (clients(parse_networks("10.0.0.0/8"), ["192.0.2.7"]), known(["192.0.2.7"])):
+        assert (verdicts[there], verdicts[elsewhere]) == (True, False)
+        verdicts.follow(["192.0.2.8"])
+        assert (verdicts[there], verdicts[elsewhere]) == (False, True)
+        assert verdicts[bytes((10, 0, 0, 1))] != verdicts[bytes((127, 0, 0, 1))], "the others' stay"
 
 
 @pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT])

@@ -71,7 +71,7 @@ class Traffic:
         """`slots`: the keys are of these. `name`: they begin with it; nothing may be stored under them yet."""
         print(f"traffic: seed {seed}")
         self._rng = random.Random(seed)
-        self._servers = [(node.host, node.port) for node in nodes]
+        self._nodes = list(nodes)
         self.keys = list(islice((key for n in count() if slot_of(key := f"{name} {n}".encode()) in slots), keys))
         self.histories: dict[bytes, list[Operation]] = {key: [] for key in self.keys}
         self.counts: Counter[str] = Counter()
@@ -102,7 +102,7 @@ class Traffic:
 
     def ask(self, nodes: Sequence[Node]) -> None:
         """Further tries go to these nodes only."""
-        self._servers = [(node.host, node.port) for node in nodes]
+        self._nodes = list(nodes)
 
     def go_on(self, answers: int) -> None:
         """Wait until so many more requests have been answered."""
@@ -152,10 +152,11 @@ class Traffic:
             self.counts["retries"] += 1
         client.next_s = now + CLIENT_TIMEOUTS_MS[client.tries] / 1000
         client.server = (
-            (client.server + 1) % len(self._servers) if client.tries else self._rng.randrange(len(self._servers))
+            (client.server + 1) % len(self._nodes) if client.tries else self._rng.randrange(len(self._nodes))
         )
         client.tries += 1
-        client.socket.sendto(client.datagram, self._servers[client.server])
+        node = self._nodes[client.server]
+        client.socket.sendto(client.datagram, (node.host, node.port))
 
     def _receive(self, client: _Client) -> None:
         try:

@@ -38,10 +38,33 @@ _AGAIN_S: Final = 0.1  # between two tries of a probe that is not answered
 class LabNode(Node):
     """A node on a host of its own; its status page is on."""
 
-    def __init__(self, host: Host, servers: Path, options: Sequence[str]) -> None:
+    def __init__(self, host: Host, servers: Path, options: Sequence[str], *, is_named: bool = False) -> None:
+        """`is_named`: the servers file has a name for it, and each host a file of hosts of its own, `hosts`."""
         port = _FIRST_PORT + host.number - 1
         super().__init__(port, servers, options, {"KV_HTTP": str(_HTTP_PORT)}, host.address)
         self.machine = host
+        self.hosts: Path | None = None
+        if is_named:
+            self.name = f"kv{host.number}:{port}"
+            self.hosts = servers.with_name(f"hosts{host.number}")
+
+    def command(self) -> list[str]:
+        """In a view of the file system of its own, where /etc/hosts is the host's."""
+        plain = super().command()
+        if self.hosts is None:
+            return plain
+        return ["unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(self.hosts), *plain]
+
+    def knows(self, *nodes: "LabNode") -> None:
+        """Its host knows these by name from now on, at the addresses that they have now, and no others."""
+        assert self.hosts is not None
+        lines = [f"{node.machine.address} {node.name.partition(':')[0]}\n" for node in nodes]
+        self.hosts.write_text("".join(lines), encoding="ascii")
+
+    def move(self) -> None:
+        """Its host gets another address. It must not run."""
+        self.machine.move()
+        self.host = self.machine.address
 
     def start(self) -> None:
         with self.machine.namespace.entered():
@@ -66,14 +89,12 @@ class LabNode(Node):
 class Lab:
     """`nodes`: in the servers file's order."""
 
-    def __init__(self, directory: Path, count: int, options: Sequence[str]) -> None:
+    def __init__(self, directory: Path, count: int, options: Sequence[str], *, are_named: bool) -> None:
         self.network = Network(count)
         self.clients, *machines = self.network.hosts
         servers = directory / "servers.txt"
-        servers.write_text(
-            "".join(f"{host.address}:{_FIRST_PORT + host.number - 1}\n" for host in machines), encoding="ascii"
-        )
-        self.nodes = [LabNode(host, servers, options) for host in machines]
+        self.nodes = [LabNode(host, servers, options, is_named=are_named) for host in machines]
+        servers.write_text("".join(f"{node.name}\n" for node in self.nodes), encoding="ascii")
 
     def start(self, *nodes: LabNode) -> list[LabNode]:
         """Start these, or all, and wait until they are one whole cluster. In order of seniority: the first one
@@ -147,11 +168,11 @@ def apart(nodes: Sequence[LabNode]) -> str:
 
 
 @contextmanager
-def lab(directory: Path, count: int, *options: str) -> Iterator[Lab]:
+def lab(directory: Path, count: int, *options: str, are_named: bool = False) -> Iterator[Lab]:
     """A lab with nodes that are not started yet; nothing of it is left afterwards. The nodes' logs are printed if the
-    block fails."""
+    block fails. `are_named`: the servers file has names, which mean what LabNode.knows says."""
     with ExitStack() as undo:
-        made = Lab(directory, count, options)
+        made = Lab(directory, count, options, are_named=are_named)
         undo.callback(made.close)
         undo.enter_context(made.clients.namespace.entered())
         try:

@@ -31,6 +31,17 @@ class Host:
         self.leg = f"leg{number}"  # the router's end
         self.namespace = Namespace()
 
+    def move(self) -> None:
+        """Give it another address in place of the one that it has. What runs on it keeps sockets of the old one."""
+        before, last = self.address, int(self.address.rpartition(".")[2])
+        self.address = f"10.0.{self.number}.{last + 1}"
+        self.namespace.ip(
+            f"addr add {self.address}/24 dev eth0",
+            f"addr del {before}/24 dev eth0",  # the other one, which was the second, stays only if the first is gone
+            f"addr replace {self.address}/24 dev eth0",
+            f"route replace default via 10.0.{self.number}.1",
+        )
+
     def flows_to(self, other: "Host") -> Iterator[tuple[int, int]]:
         """The TCP connections to another host, as pairs of ports: ours, theirs."""
         with self.namespace.entered():

@@ -96,3 +96,55 @@ def test_an_address_with_a_scope() -> None:
     assert target is not None
     assert target[3] == socket.if_nametoindex("lo")
     assert peers.is_server_host("fe80::1%lo")
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_peer_that_moves_is_known_by_its_new_address_alone(family: socket.AddressFamily) -> None:
+    peers = Peers(ME, (ME, OTHER, SIX), family)
+    before = {packed for packed, peer in peers.by_datagram_address.items() if peer == str(OTHER)}
+    peers.move(str(OTHER), "127.0.0.9")
+    now = {packed for packed, peer in peers.by_datagram_address.items() if peer == str(OTHER)}
+    assert len(before) == len(now) == 1
+    assert not before & now
+    assert peers.target(str(OTHER)) == (
+        ("127.0.0.9", 3332) if family == socket.AF_INET else ("::ffff:127.0.0.9", 3332, 0, 0)
+    )
+    assert [peers.is_at(str(OTHER), host) for host in ("127.0.0.9", "127.0.0.1")] == [True, False]
+    assert [peers.is_server_host(host) for host in ("127.0.0.9", "127.0.0.1")] == [True, False]
+    assert peers.address(str(OTHER)) == "127.0.0.9"
+
+
+def test_a_peer_may_move_out_of_an_ipv4_sockets_reach_and_back() -> None:
+    peers = Peers(ME, (ME, OTHER), socket.AF_INET)
+    peers.move(str(OTHER), "fd00::1")
+    assert (peers.target(str(OTHER)), peers.unreachable) == (None, (str(OTHER),))
+    assert not peers.is_server_host("127.0.0.1")
+    peers.move(str(OTHER), "127.0.0.1")
+    assert (peers.target(str(OTHER)), peers.unreachable) == (("127.0.0.1", 3332), ())
+
+
+def test_a_server_without_an_address_is_out_of_reach_until_it_has_one() -> None:
+    absent = Server("kv9", 3331, "")
+    peers = Peers(ME, (ME, absent), socket.AF_INET)
+    assert peers.names == ("kv9:3331",)
+    assert (peers.target("kv9:3331"), peers.address("kv9:3331"), peers.unreachable) == (None, "", ())
+    assert (peers.by_datagram_address, peers.addresses()) == ({}, [])
+    peers.move("kv9:3331", "10.0.0.9")
+    assert peers.target("kv9:3331") == ("10.0.0.9", 3331)
+
+
+def test_an_address_that_is_used_again_is_that_of_who_was_found_there_last() -> None:
+    a, b = Server("a", 1, "10.0.0.1"), Server("b", 1, "10.0.0.2")
+    peers = Peers(ME, (ME, a, b), socket.AF_INET)
+    (packed,) = (packed for packed, peer in peers.by_datagram_address.items() if peer == "a:1")
+    peers.move("b:1", "10.0.0.1")
+    assert peers.by_datagram_address == {packed: "b:1"}
+    assert peers.is_at("a:1", "10.0.0.1"), "as far as is known"
+    peers.move("b:1", "10.0.0.3")
+    assert peers.by_datagram_address[packed] == "a:1"
+
+
+def test_what_is_to_be_looked_up() -> None:
+    peers = Peers(ME, (ME, OTHER, SIX), socket.AF_INET6)
+    names = {name: peers.host_name(name) for name in (*peers.names, str(ME), "stranger:1")}
+    assert names == {str(OTHER): "kv2.example", str(SIX): "", str(ME): "", "stranger:1": ""}

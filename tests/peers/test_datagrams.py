@@ -47,9 +47,11 @@ class Rig:
         self.loop = ManualLoop()
         self.made: dict[int, Connected] = {}  # by port
         self.taken: list[tuple[bytes, bytes]] = []
-        peers = Peers(ME, [ME, ONE, OTHER], socket.AF_INET)
-        self.datagrams = PeerDatagrams(self.loop, self, peers, lambda data, address: self.taken.append((data, address)))
-        self.datagrams.start()
+        self.peers = Peers(ME, [ME, ONE, OTHER], socket.AF_INET)
+        self.datagrams = PeerDatagrams(
+            self.loop, self, self.peers, lambda data, address: self.taken.append((data, address))
+        )
+        self.datagrams.follow()
 
     def connected(self, target: tuple[str | int, ...]) -> Connected | None:
         port = int(target[1])
@@ -79,6 +81,18 @@ def test_one_server_does_not_keep_the_loop_from_turning() -> None:
 def test_a_server_for_which_the_system_has_no_socket_is_left_to_the_main_one() -> None:
     rig = Rig(1002)
     assert list(rig.made) == [1003]
+
+
+def test_a_server_that_has_moved_is_received_from_where_it_is_and_no_longer_from_where_it_was() -> None:
+    rig = Rig()
+    before, other = rig.made[1002], rig.made[1003]
+    rig.peers.move(str(ONE), "127.0.0.9")
+    rig.datagrams.follow()
+    now = rig.made[1002]
+    assert (before.is_closed, now is before, rig.made[1003] is other, other.is_closed) == (True, False, True, False)
+    now.arrived.append(b"here")
+    rig.loop.ready(1002, READ)
+    assert rig.taken == [(b"here", sockaddr("127.0.0.9", 1002))]
 
 
 def test_once_stopped_nothing_is_received() -> None:

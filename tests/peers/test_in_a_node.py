@@ -1,21 +1,25 @@
 """What a peer may send over its link to a node, with all of the node behind it, by hand."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from app.cluster.membership.timing import SAFE_SHARE
 from app.cluster.replication.frames import KINDS
+from app.config.allowlist import parse_networks
 from app.config.options import Options
 from app.config.servers import Server
 from app.loop import READ
 from app.node import Node
 from app.peers.frames import FORWARD, LIFE, pack_header, pack_life
 from app.peers.handshake import NONCE_BYTES, PROOF_BYTES, Handshake
+from app.peers.lookups import LOOKUP_S
 from app.wire.protocol import IS_ALIVE
-from tests.support.datagrams import FakeDatagrams
+from tests.support.datagrams import FakeDatagrams, sockaddr
 from tests.support.loop import ManualLoop
 from tests.support.parts import forwarded
+from tests.support.resolver import Resolver
 from tests.support.streams import FakeStream, FakeStreams
 from tests.wire.datagrams import request
 
@@ -28,6 +32,10 @@ class Sockets(FakeStreams):
     def __init__(self) -> None:
         super().__init__()
         self.datagrams = FakeDatagrams()
+        self.resolver = Resolver()
+
+    def look_up(self, host: str) -> list[str]:
+        return self.resolver.look_up(host)
 
     def connected(self, target: object) -> None:
         """The system refuses."""
@@ -36,11 +44,12 @@ class Sockets(FakeStreams):
 class Rig:
     """A node of two, and its peer, which is the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, peer: Server = PEER, **options: Any) -> None:
         self.loop = ManualLoop()
         self.sockets = Sockets()
+        self.peer = peer
         self.node = Node(
-            Options(port=1001, servers=(ME, PEER), me=ME, bind="127.0.0.1", max_memory_bytes=128 << 20),
+            Options(port=1001, servers=(ME, peer), me=ME, bind="127.0.0.1", max_memory_bytes=128 << 20, **options),
             self.loop,
             self.sockets,
             incarnation=100,
@@ -64,19 +73,21 @@ class Rig:
         self.give(sock, bytes(PROOF_BYTES))
         return sock
 
-    def accepted(self) -> FakeStream:
+    def accepted(self, host: str = "127.0.0.2") -> FakeStream:
         """A link that the peer has dialled."""
         sock = FakeStream()
-        self.sockets.arriving.append((sock, "127.0.0.2"))
+        self.sockets.arriving.append((sock, host))
         self.loop.ready(self.sockets.number, READ)
         self.loop.turn()
-        hello = self.shake.hello(200, self.loop.now_s, bytes(NONCE_BYTES), str(PEER), str(ME))
+        if sock.closed:
+            return sock
+        hello = self.shake.hello(200, self.loop.now_s, bytes(NONCE_BYTES), str(self.peer), str(ME))
         self.give(sock, hello + bytes(PROOF_BYTES))
         return sock
 
     @property
     def is_up(self) -> bool:
-        return self.node.links.is_up(str(PEER))
+        return self.node.links.is_up(str(self.peer))
 
 
 def frame(kind: int, body: bytes) -> bytes:
@@ -134,3 +145,39 @@ def test_what_an_expelled_peer_had_sent_is_not_taken(rig: Rig) -> None:
     rig.give(sock, b"")
     assert sock.closed
     assert sock.sent == b""
+
+
+def says(rig: Rig, host: str) -> tuple[bool, bool]:
+    """Whether what comes from the address is taken as the peer's word about membership, and answered as a client's."""
+    address = sockaddr(host, 1002)
+    before = rig.node.membership.received
+    rig.sockets.datagrams.sent.clear()
+    rig.node.membership.handle_datagram(b"\x08\x02", address)
+    rig.sockets.datagrams.arrive(address, request(host.encode(), command=IS_ALIVE))
+    rig.node.front.read()
+    rig.loop.turn()
+    return rig.node.membership.received > before, bool(rig.sockets.datagrams.sent_to(address))
+
+
+@pytest.mark.parametrize("was_known", [True, False])
+def test_a_server_that_comes_back_with_another_address_is_the_same_server(was_known: bool) -> None:
+    """Without a secret, and with --allow: whatever goes by addresses goes by the one that its name has now.
+
+    Or its name had none when the node started.
+    """
+    rig = Rig(Server("kv2", 1002, "127.0.0.2" if was_known else ""), allow=parse_networks("192.0.2.0/24"))
+    try:
+        assert says(rig, "127.0.0.2") == (was_known, was_known)
+        assert says(rig, "127.0.0.9") == (False, False)
+        assert rig.accepted("127.0.0.9").closed
+        rig.sockets.resolver.addresses["kv2"] = ["127.0.0.9"]
+        rig.loop.advance(2 * LOOKUP_S)
+        assert not rig.accepted("127.0.0.9").closed
+        assert rig.is_up
+        assert (says(rig, "127.0.0.9"), says(rig, "127.0.0.2")) == ((True, True), (False, False))
+        rig.sockets.datagrams.sent.clear()
+        rig.loop.advance(1.0)
+        told = {address for address, _ in rig.sockets.datagrams.sent}
+        assert told == {sockaddr("127.0.0.9", 1002)}, "what is said of membership goes there"
+    finally:
+        rig.node.stop()

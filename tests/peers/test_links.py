@@ -22,6 +22,7 @@ from app.peers.addresses import Peers
 from app.peers.frames import FRAME_MAX_BYTES, LIFE, Frame, pack_header
 from app.peers.handshake import GREETING_BYTES, NONCE_BYTES, PROOF_BYTES, Handshake
 from app.peers.links import PENDING_MAX, Links
+from app.peers.lookups import Lookups
 from app.sockets import Sockets
 from tests.support.gevent_loop import watched_loop
 from tests.support.polling import poll_in_loop as poll
@@ -44,7 +45,16 @@ class End:
         self.ups: list[str] = []
         self.stamps: list[bytes] = []
         peers = Peers(me, servers, sockets.datagrams.family)
-        self.links = Links(loop, sockets, peers, secret, trust_refusals=False, random_bytes=os.urandom, wake=self._wake)
+        self.links = Links(
+            loop,
+            sockets,
+            peers,
+            secret,
+            lookups=Lookups(loop, sockets.look_up, peers, lambda peer: None),
+            trust_refusals=False,
+            random_bytes=os.urandom,
+            wake=self._wake,
+        )
         self.links.start(self, lambda: 7)
 
     def _wake(self) -> None:

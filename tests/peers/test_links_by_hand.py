@@ -32,7 +32,9 @@ from app.peers.links import (
     SILENT_BEATS,
     Links,
 )
+from app.peers.lookups import LOOKUP_S, Lookups
 from tests.support.loop import ManualLoop
+from tests.support.resolver import Resolver, no_lookups
 from tests.support.streams import FakeStream, FakeStreams
 
 ME, PEER, THIRD, FOURTH = "127.0.0.1:1001", "127.0.0.2:1002", "127.0.0.3:1003", "127.0.0.4:1004"
@@ -63,11 +65,14 @@ class Rig:
         self.wakes = 0
         self.on_event: Callable[[Event], object] = lambda event: None
         self.shake = Handshake(secret)
+        self.resolver = Resolver()
+        self.peers = Peers(servers[0], servers[: 1 + others], socket.AF_INET)
         self.links = Links(
             self.loop,
             self.streams,
-            Peers(servers[0], servers[: 1 + others], socket.AF_INET),
+            self.peers,
             secret,
+            lookups=Lookups(self.loop, self.resolver.look_up, self.peers, lambda peer: self.links.moved(peer)),
             trust_refusals=trust_refusals,
             random_bytes=lambda count: b"r" * count,
             wake=self._wake,
@@ -149,10 +154,10 @@ class Rig:
         self.loop.ready(self.streams.number, READ)
         self.loop.turn()
 
-    def accepted(self, peer: str = PEER) -> FakeStream:
-        """A link that the peer has dialled."""
+    def accepted(self, peer: str = PEER, host: str = "") -> FakeStream:
+        """A link that the peer has dialled; `host`: from where, if not from the address in its name."""
         sock = FakeStream()
-        self.accept(sock, host=peer.rpartition(":")[0])
+        self.accept(sock, host=host or peer.rpartition(":")[0])
         hello = self.shake.hello(9, self.loop.now_s, NONCE, peer, self.me)
         self.readable(sock, hello)
         self.readable(sock, self.shake.proof("dialler", hello, bytes(sock.sent)))
@@ -482,6 +487,91 @@ def test_a_refusal_by_this_very_machine_is_a_proof(here: tuple[str, ...], truste
     assert rig.tells() == [LinkRefused(PEER, 42, is_proof)]
 
 
+# --- peers whose names have addresses that change --------------------------------------------------------------------
+
+NAMED = (Server("127.0.0.1", 1001, "127.0.0.1"), Server("kv2", 1002, "127.0.0.2"), Server("kv3", 1003, "127.0.0.3"))
+KV2, KV3 = map(str, NAMED[1:])
+
+
+def named(**options: bytes | bool) -> Rig:
+    """A node that dials two that are written as names."""
+    rig = Rig(servers=NAMED, **options)  # type: ignore[arg-type]
+    rig.resolver.addresses = {"kv2": ["127.0.0.2"], "kv3": ["127.0.0.3"]}
+    return rig
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_what_refuses_where_a_name_led_proves_nothing_by_itself(trusted: bool) -> None:
+    """What the name stands for may have changed. (An operator who trusts refusals says that it does not.)"""
+    rig = named(trust_refusals=trusted)
+    rig.streams.here = {"127.0.0.2"}
+    rig.streams.pending().connect_code = errno.ECONNREFUSED
+    rig.dial(KV2)
+    assert rig.tells() == [LinkRefused(KV2, 42, trusted)]
+
+
+@pytest.mark.parametrize("code", [errno.ECONNREFUSED, errno.EHOSTUNREACH, 0])
+def test_a_peer_that_is_not_where_it_was_is_looked_for(code: int) -> None:
+    """0: it does not answer."""
+    rig = named()
+    rig.resolver.addresses["kv2"] = ["127.0.0.9"]
+    rig.streams.pending().code = code
+    sock = rig.dial(KV2)
+    if code:
+        rig.writable(sock)
+    rig.loop.advance(DIAL_TIMEOUT_S)
+    assert rig.resolver.asked == ["kv2"]
+    assert rig.dial(KV2).connects == [("127.0.0.9", 1002)]
+
+
+def test_what_is_tried_where_a_peer_was_is_given_up() -> None:
+    rig = named()
+    rig.streams.pending()
+    sock = rig.dial(KV2)
+    rig.peers.move(KV2, "127.0.0.9")
+    rig.links.moved(KV2)
+    rig.loop.turn()
+    assert (sock.closed, rig.tells()) == (True, [LinkFailed(KV2)])
+    rig.links.moved(KV2)
+    assert rig.tells() == [], "nothing is tried"
+
+
+def test_somebody_from_an_unknown_address_may_be_a_server_that_has_moved() -> None:
+    rig = named()
+    rig.up(KV2)
+    rig.resolver.addresses["kv3"] = ["127.0.0.9"]
+    rig.accept(FakeStream(), host="127.0.0.9")
+    assert rig.resolver.asked == ["kv3"], "the other one is linked"
+    assert rig.links.refused == {"unknown_source": 1}
+    sock = rig.accepted(KV3, host="127.0.0.9")
+    assert not sock.closed
+
+
+@pytest.mark.parametrize("secret", [None, b"a secret of sixteen"])
+def test_who_comes_from_elsewhere_is_looked_for(secret: bytes | None) -> None:
+    """Without a secret it is not let in before its name says that it is there."""
+    rig = named(**({} if secret is None else {"secret": secret}))
+    rig.resolver.addresses["kv2"] = ["127.0.0.3"]  # that of another one before
+    if secret is None:
+        sock = FakeStream()
+        rig.accept(sock, host="127.0.0.3")
+        rig.readable(sock, rig.shake.hello(9, 0.0, NONCE, KV2, ME))
+        assert (sock.closed, rig.links.refused) == (True, {"other_address": 1})
+    sock = rig.accepted(KV2, host="127.0.0.3")
+    assert rig.resolver.asked == ["kv2"]
+    assert rig.peers.is_at(KV2, "127.0.0.3")
+    assert not sock.closed
+
+
+def test_a_peer_that_is_down_is_looked_up_now_and_then() -> None:
+    rig = named()
+    for _ in range(4):
+        rig.streams.pending().connect_code = errno.EHOSTUNREACH
+        rig.dial(KV2)
+        rig.loop.advance(LOOKUP_S / 2)
+    assert rig.resolver.asked == ["kv2"] * 2
+
+
 # --- life ------------------------------------------------------------------------------------------------------------
 
 
@@ -794,7 +884,17 @@ def test_peers_share_what_may_be_unread() -> None:
     servers = [Server("127.0.0.1", 1 + n, "127.0.0.1") for n in range(64)]
     streams = FakeStreams()
     peers = Peers(servers[0], servers, socket.AF_INET)
-    links = Links(ManualLoop(), streams, peers, None, trust_refusals=False, random_bytes=bytes, wake=lambda: None)
+    lookups = Lookups(ManualLoop(), no_lookups, peers, lambda peer: None)
+    links = Links(
+        ManualLoop(),
+        streams,
+        peers,
+        None,
+        lookups=lookups,
+        trust_refusals=False,
+        random_bytes=bytes,
+        wake=lambda: None,
+    )
     assert links.queue_max_bytes == 512 << 10
     assert Rig(others=2, memory_bytes=48 << 20).links.queue_max_bytes == 3 << 19
     assert Rig(others=2, memory_bytes=1 << 30).links.queue_max_bytes == 4 << 20

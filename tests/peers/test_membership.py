@@ -44,6 +44,7 @@ from app.peers.addresses import Peers
 from app.peers.datagram_auth import DatagramAuth
 from app.peers.frames import CLUSTER, LIFE, Frame
 from app.peers.links import Links
+from app.peers.lookups import Lookups
 from app.peers.membership import FOUND_RETRIES_S, Membership
 from app.sockets import Sockets
 from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT, TYPE_CLUSTER, TYPE_REQUEST
@@ -69,6 +70,7 @@ class Node:
             sockets,
             peers,
             secret,
+            lookups=Lookups(loop, sockets.look_up, peers, lambda peer: None),
             trust_refusals=False,
             random_bytes=os.urandom,
             wake=self.wake,

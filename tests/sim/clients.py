@@ -156,7 +156,7 @@ class Client:
             self._take_port()
         if not options.sticky or not self._server or call.tries or self.servers is not None:
             self._server = rng.choice(self.servers or range(1, len(self.cluster.hosts) + 1))
-        target = sockaddr(f"10.0.0.{self._server}", PORT)
+        target = sockaddr(self.cluster.hosts[self._server - 1].ip, PORT)
         world = self.cluster.world
         world.note("client", call.message_id, _NAMES[call.command], call.key, "asks", self._server)
         self.cluster.network.send(self._address, self.ip, target, call.datagram, world.now)

@@ -3,14 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from app.config.servers import Server
 from app.storage.store import slot_of
 from tests.sim.checks import Checks, Violation
 from tests.sim.clients import Client, ClientOptions, Load, make_keys
 from tests.sim.ledger import Ledger
 from tests.sim.loop import end_greenlets
 from tests.sim.network import Network, NetworkOptions
-from tests.sim.process import NodeOptions, Process, server
+from tests.sim.process import NodeOptions, Process
 from tests.sim.world import Clock, Host, World
 
 
@@ -19,6 +18,7 @@ class Options:
     """The conditions of a run."""
 
     hosts: int = 3
+    are_named: bool = False  # the servers file has names, and machines may get other addresses
     drift: float = 0.0  # clock rates are within 1 +- this
     stands_still: bool = True  # clocks may stand still for some ms
     node: NodeOptions = field(default_factory=NodeOptions)
@@ -43,11 +43,11 @@ class Cluster:
                     rng.uniform(0, 1000),
                     1_700_000_000 + rng.uniform(-5, 5),
                 ),
+                is_named=options.are_named,
             )
             for number in range(1, options.hosts + 1)
         ]
         self.by_address = {host.address: host for host in self.hosts}
-        self.servers: tuple[Server, ...] = tuple(server(host) for host in self.hosts)
         self.network = Network(self.world, options.network, self.hosts)
         self.counts: Counter[str] = Counter()
         self.wipes: list[tuple[float, float]] = []

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PACES_S: Final = (0.1, 0.4, 1.5)
 # With most of a cluster gone, its copies are lost by right: only some runs have these.
 MAJORITY_FAULTS: Final = ("restart_most", "crash_most")
+# Where servers are written as names.
+ADDRESS_FAULTS: Final = ("move", "move", "swap")
 # What is drawn from; the others are for runs that ask for them by name.
 FAULTS: Final = (
     "crash",
@@ -69,6 +71,8 @@ class Nemesis:
         self._faults = faults or tuple(fault for fault in FAULTS if self._rng.random() < 0.6) or FAULTS
         if majorities:
             self._faults += MAJORITY_FAULTS
+        if cluster.all_options.are_named and not faults:
+            self._faults += ADDRESS_FAULTS
         self._is_over = False
         self._later(self._rng.uniform(0.1, 2.0), self._next)
         if bursts:
@@ -212,6 +216,45 @@ class Nemesis:
         host = self._victim()
         self._end(host, power=True)
         self._later(self._for_a_while(), self._cluster.start, host)
+
+    def move(self) -> None:
+        """A process ends, its machine without a word, and another one comes for the same server at another address."""
+        host = self._victim()
+        if self._end(host, power=True):
+            self._later(self._for_a_while(), self._move, host)
+
+    def _move(self, host: Host) -> None:
+        """To an address that some machine had before, or to one that none has had."""
+        cluster = self._cluster
+        if host.process is None:
+            unused = cluster.network.unused
+            fresh = f"10.{3 + len(unused)}.{host.starts}.{host.number}"
+            self._give(host, self._rng.choice(unused) if unused and self._rng.random() < 0.5 else fresh)
+        cluster.start(host)
+
+    def _give(self, host: Host, ip: str) -> None:
+        self._cluster.count("moved to an address of another" if ip in self._cluster.network.unused else "moved")
+        self._world.note(host, "moves from", host.ip, "to", ip)
+        self._cluster.network.move(host, ip)
+
+    def swap(self) -> None:
+        """Two servers get each other's address."""
+        one = self._victim()
+        if self._end(one, power=True):
+            self._later(self._rng.uniform(0.8, 2.0), self._swap_with, one)
+
+    def _swap_with(self, one: Host) -> None:
+        others = [host for host in self._cluster.hosts if host is not one and self._spares(host)]
+        if one.process is not None or not others:
+            return self._cluster.start(one)
+        other = self._rng.choice(others)
+        if self._end(other, power=True):
+            mine, theirs = one.ip, other.ip
+            self._give(one, f"10.200.{one.starts}.{one.number}")
+            self._give(other, mine)
+            self._give(one, theirs)
+            self._later(self._for_a_while(), self._cluster.start, other)
+        return self._cluster.start(one)
 
     def lag_and_outlive(self) -> None:
         """One has what is written late. Another dies, then whoever took over from it, before the one has caught up."""
@@ -414,6 +457,7 @@ class Nemesis:
         options.loss = min(options.loss, 0.05)
         options.large_loss = 0.0
         options.slow_share = 0.0
+        options.lookup_fails = 0.0
         cluster.options.stop_share = 0.0
         for host in cluster.hosts:
             self._go_on(host)

@@ -2,8 +2,9 @@
 
 Datagrams are delayed, lost, lost for being large, doubled and overtaken. Streams keep their bytes in order: what can't
 get through waits, is sent again at growing intervals, and arrives later, possibly much later. Each direction of each
-pair of machines can be cut for datagrams and for streams by itself. Buffers are bounded: a datagram that finds no room
-is lost, a stream takes no more until its reader has read.
+pair of machines can be cut for datagrams and for streams by itself. A machine may get another address, perhaps one that
+another machine had; a resolver tells where names are, late and not always. Buffers are bounded: a datagram that finds
+no room is lost, a stream takes no more until its reader has read.
 """
 
 import ctypes
@@ -57,6 +58,8 @@ class NetworkOptions:
     # A stream lives through a cut of this length and delivers later what was sent before; after a longer one both ends
     # are told that it is gone.
     survives_cut_s: float = 0.5
+    lookup_fails: float = 0.0  # share of questions to the resolver that are not answered
+    lookup_late_s: float = 0.0  # how long it may tell the address that a name had before
 
 
 class Network:
@@ -71,6 +74,8 @@ class Network:
         self.stream_cuts: dict[Path, float] = {}
         self.refusing: set[Path] = set()  # connections are refused, although a process is there
         self.lost = 0
+        self.unused: list[str] = []  # addresses that some machine had, and none has
+        self._records = {host.name: [(0.0, host.ip)] for host in hosts}  # from when on a name stands for what
         self._rng = world.rng
         self._streams: dict[Stream, None] = {}
 
@@ -113,10 +118,26 @@ class Network:
 
     def is_cut(self, source: str, target: str) -> bool:
         """Whether a stream's bytes can't go this way."""
-        if (source, target) in self.stream_cuts:
+        if (source, target) in self.stream_cuts or source in self.unused or target in self.unused:
             return True
         one, other = self.hosts.get(source), self.hosts.get(target)
         return (one is not None and not one.is_on) or (other is not None and not other.is_on)
+
+    # Addresses.
+
+    def move(self, host: Host, ip: str) -> None:
+        """The machine, on which nothing runs, has another address from now on."""
+        self.unused.append(host.ip)
+        del self.hosts[host.ip]
+        host.ip = ip
+        self.hosts[ip] = host
+        if ip in self.unused:
+            self.unused.remove(ip)
+        self._records[host.name].append((self.world.now + self._rng.random() * self.options.lookup_late_s, ip))
+
+    def look_up(self, name: str) -> str:
+        """What the resolver says."""
+        return [ip for since, ip in self._records[name] if since <= self.world.now][-1]
 
     # Datagrams.
 
@@ -539,7 +560,8 @@ class Stream:
         if self.is_closed or self.has_vanished:
             return
         source, target = self.ip, self.target[0]
-        process = network.hosts[target].process
+        host = network.hosts.get(target)
+        process = host.process if host is not None else None
         listener = process.sockets.listener if process is not None else None
         is_refused = listener is None or not listener.is_open or (source, target) in network.refusing
         if (
@@ -595,6 +617,13 @@ class SimSockets:
         made = SimConnected(self._process, self._network.options.datagram_buffer_bytes)
         self.datagrams.connected[sockaddr(str(target[0]), int(target[1]))] = made
         return made
+
+    def look_up(self, host: str) -> list[str]:
+        rng, options = self._network._rng, self._network.options
+        self._process.loop.sleep(rng.choice((0.001, 0.05, 0.5)))
+        if rng.random() < options.lookup_fails:
+            raise OSError(-3, "Temporary failure in name resolution")
+        return [self._network.look_up(host)]
 
     def is_here(self, address: str) -> bool:
         return self._process.options.one_machine or address == self._process.host.ip

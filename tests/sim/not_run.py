@@ -97,17 +97,17 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/peers/addresses.py": {
         RARE: [
-            "return self._addresses[peer]",
+            'return self._addresses.get(peer, "")',
         ],
         IPV6: [
-            "if server.family == socket.AF_INET:",
-            "host = _MAPPED + socket.inet_aton(server.address)",
-            'target: tuple[str | int, ...] = (f"::ffff:{server.address}", server.port, 0, 0)',
+            "if family_of(address) == socket.AF_INET:",
+            "host = _MAPPED + socket.inet_aton(address)",
+            'target: tuple[str | int, ...] = (f"::ffff:{address}", port_number, 0, 0)',
             "scope = 0",
             "found = socket.getaddrinfo(",
             "_, _, flow, scope = found[0][4]  # type: ignore[misc]  # of AF_INET6, as asked for",
-            "target = (server.address, server.port, int(flow), int(scope))",
-            "host = _host_bytes(server.address)",
+            "target = (address, port_number, int(flow), int(scope))",
+            "host = _host_bytes(address)",
             "return target, _SOCKADDR_IN6.pack(socket.AF_INET6, port, 0, host, scope)",
             "return socket.inet_pton(socket.AF_INET6, bare)",
         ],
@@ -147,7 +147,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._connect(peer, deadline_s).close()",
         ],
         SYSTEM: [
-            'raise OSError(errno.EHOSTUNREACH, "not in the servers file, or of another address family")',
+            'raise OSError(errno.EHOSTUNREACH, "unknown, without an address, or of another address family")',
             "raise OSError(code, os.strerror(code))",
             'raise ConnectionAbortedError(errno.ECONNABORTED, "connected to itself")',
             'raise ConnectionAbortedError(errno.ECONNABORTED, "the socket\'s buffer is full")',

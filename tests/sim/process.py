@@ -88,7 +88,7 @@ class Process:
 
     def _build(self) -> Node:
         options = self.options
-        servers = self.cluster.servers
+        servers = tuple(self._server(host) for host in self.cluster.hosts)
         SimSockets(self.cluster.network, self, PORT)
         settings = node_options.Options(
             port=PORT,
@@ -124,6 +124,14 @@ class Process:
             transfer.rate_bytes_s, transfer.chunk_bytes = options.transfer_bytes
             transfer.burst_bytes = transfer.chunk_bytes
         return node
+
+    def _server(self, host: Host) -> Server:
+        """A machine's line in the servers file, with what it resolves to now. Its own address a machine knows."""
+        network = self.cluster.network
+        ip = host.ip
+        if self.cluster.all_options.are_named and host is not self.host:
+            ip = "" if self._rng.random() < network.options.lookup_fails else network.look_up(host.name)
+        return Server(host.name, PORT, ip)
 
     @property
     def address(self) -> str:
@@ -209,8 +217,3 @@ class Process:
         self.is_over = True
         self.sockets.close(power=power)
         self.loop.end()
-
-
-def server(host: Host) -> Server:
-    """A machine's line in the servers file."""
-    return Server(host.ip, PORT, host.ip)

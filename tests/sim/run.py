@@ -56,6 +56,8 @@ def draw(seed: int) -> Plan:
     busy = rng.random() < 0.2
     pressure = rng.random() < 0.3
     giving = Random(seed ^ 0xC0B1E5)  # how slots are given; of its own, so that the other options stay as they were
+    naming = Random(seed ^ 0xADD4E55)  # likewise: whether servers are names, and what their resolver is like
+    are_named = naming.random() < 0.3
     # Nodes see how old a request is from when it came on. Clients' datagrams must not be late by more than the replies
     # are remembered: either all is fast and replies are forgotten soon, or much is slow and they are kept for long.
     slow = rng.random() < 0.5
@@ -93,6 +95,8 @@ def draw(seed: int) -> Plan:
         datagram_buffer_bytes=rng.choice((16_384, 256 * 1024)),
         stream_buffer_bytes=rng.choice((4096, 32_768, 256 * 1024)),
         survives_cut_s=rng.choice((0.02, 1.5, inf)),
+        lookup_fails=naming.choice((0.0, 0.1)),
+        lookup_late_s=naming.choice((0.0, 2.0)),
     )
     clients = ClientOptions(
         clients=rng.choice((4, 8, 12)),
@@ -111,6 +115,7 @@ def draw(seed: int) -> Plan:
     )
     options = Options(
         hosts=rng.choice((2, 3, 3, 3, 3, 4, 5, 5, 6, 7, 9)),
+        are_named=are_named,
         drift=rng.choice((0.0, 0.0001, 0.0095)),
         node=node,
         network=network,

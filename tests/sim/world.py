@@ -49,10 +49,12 @@ class Clock:
 class Host:
     """A machine."""
 
-    def __init__(self, number: int, clock: Clock) -> None:
+    def __init__(self, number: int, clock: Clock, *, is_named: bool = False) -> None:
+        """`is_named`: its server is written as a name in the servers file, so its address may change."""
         self.number = number
         self.ip = f"10.0.0.{number}"
-        self.address = f"{self.ip}:3331"
+        self.name = f"kv{number}" if is_named else self.ip
+        self.address = f"{self.name}:3331"
         self.clock = clock
         self.process: Process | None = None
         self.is_on = True  # off: without power, so that nothing answers for it

@@ -83,6 +83,10 @@ class FakeStreams:
     def is_here(self, address: str) -> bool:
         return address in self.here
 
+    def look_up(self, host: str) -> list[str]:
+        """Every server is written as an address."""
+        raise AssertionError(f"{host} is no name")
+
     @property
     def listener(self) -> "FakeStreams":
         return self

@@ -1,0 +1,98 @@
+"""Names that are looked up again: when, how often, and what becomes of the answer."""
+
+import logging
+import socket
+from typing import Any
+
+import pytest
+
+from app.config.servers import Server
+from app.peers.addresses import Peers
+from app.peers.lookups import LOOKUP_S, Lookups
+from tests.support.loop import ManualLoop
+from tests.support.resolver import Resolver
+
+ME = Server("10.0.0.1", 3331, "10.0.0.1")
+NUMBER = Server("10.0.0.2", 3331, "10.0.0.2")
+NAME = Server("kv3", 3331, "10.0.0.3")
+ABSENT = Server("kv4", 3331, "")
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.loop = ManualLoop()
+        self.resolver = Resolver(kv3=["10.0.0.3"])
+        self.peers = Peers(ME, (ME, NUMBER, NAME, ABSENT), socket.AF_INET)
+        self.moved: list[str] = []
+        self.lookups = Lookups(self.loop, self.resolver.look_up, self.peers, self.moved.append)
+
+    def doubt(self, *peers: Server) -> None:
+        for peer in peers:
+            self.lookups.doubt(str(peer))
+        self.loop.turn()
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_only_names_are_looked_up(rig: Rig) -> None:
+    rig.doubt(NUMBER, ME, NAME, Server("stranger", 1, ""))
+    assert rig.resolver.asked == ["kv3"]
+
+
+def test_a_peer_that_has_moved_is_reached_where_it_is(rig: Rig) -> None:
+    rig.resolver.addresses["kv3"] = ["10.0.0.33", "10.0.0.34"]
+    rig.doubt(NAME)
+    assert rig.peers.target(str(NAME)) == ("10.0.0.33", 3331)
+    assert rig.moved == [str(NAME)]
+
+
+@pytest.mark.parametrize("found", [["10.0.0.3"], ["10.0.0.33", "10.0.0.3"]])
+def test_an_address_that_the_name_still_has_stays(rig: Rig, found: list[str]) -> None:
+    rig.resolver.addresses["kv3"] = found
+    rig.doubt(NAME)
+    assert (rig.peers.address(str(NAME)), rig.moved) == ("10.0.0.3", [])
+
+
+@pytest.mark.parametrize("found", [None, ["0.0.0.0"], ["224.0.0.1"]])
+def test_a_name_without_an_address_keeps_the_one_before(rig: Rig, found: list[str] | None) -> None:
+    if found is None:
+        del rig.resolver.addresses["kv3"]
+    else:
+        rig.resolver.addresses["kv3"] = found
+    rig.doubt(NAME)
+    assert (rig.peers.address(str(NAME)), rig.moved) == ("10.0.0.3", [])
+
+
+def test_a_server_that_was_not_there_yet_is_found(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        rig.doubt(ABSENT)
+        rig.loop.advance(LOOKUP_S)
+        rig.doubt(ABSENT)
+        assert rig.peers.target(str(ABSENT)) is None
+        rig.resolver.addresses["kv4"] = ["10.0.0.4"]
+        rig.loop.advance(LOOKUP_S)
+        rig.doubt(ABSENT)
+    assert rig.peers.target(str(ABSENT)) == ("10.0.0.4", 3331)
+    told: list[tuple[str, Any]] = [(record.message, record.__dict__["fields"]["peer"]) for record in caplog.records]
+    assert told == [("links.unresolved", "kv4:3331"), ("links.address", "kv4:3331")], "each once"
+
+
+def test_it_is_asked_once_in_a_while_however_often_it_is_doubted(rig: Rig) -> None:
+    for _ in range(10):
+        rig.doubt(NAME)
+        rig.loop.advance(LOOKUP_S / 5 + 0.001)
+    assert rig.resolver.asked == ["kv3"] * 2
+
+
+def test_while_the_resolver_is_silent_nobody_asks_it_the_same_again(rig: Rig) -> None:
+    rig.resolver.is_slow = True
+    rig.doubt(NAME)
+    rig.loop.advance(10 * LOOKUP_S)
+    rig.doubt(NAME, ABSENT)
+    assert rig.resolver.asked == ["kv3", "kv4"]
+    rig.resolver.addresses["kv3"] = ["10.0.0.33"]
+    rig.resolver.answer()
+    assert rig.moved == [str(NAME)]

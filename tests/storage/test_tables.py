@@ -149,6 +149,25 @@ def test_a_slot_is_split_when_it_has_more_than_so_many_entries_and_must_grow(
     assert len(content(machine.store)) == 86
 
 
+def test_a_table_that_has_just_been_split_off_and_is_full_grows_for_what_comes_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is counted as well."""
+    monkeypatch.setattr(PURE, "split_entries", 84)
+    machine = Machine()
+    halves: tuple[list[bytes], list[bytes]] = ([], [])
+    while min(map(len, halves)) < 43:
+        key = next(machine.keys)
+        halves[PURE.bits_of(key) & 1].append(key)
+    machine.keys = iter([*halves[0][:42], *halves[1][:43], halves[0][42]])
+    machine.fill(85, 85)
+    spare_bytes, growth = machine.store.spare_bytes, machine.table.growth_bytes
+    assert machine.put()
+    first, other = machine.store.tables(7)
+    assert (len(first), len(other)) == (43, 43)
+    assert spare_bytes - machine.store.spare_bytes == growth + PURE.bytes_for(43) - PURE.bytes_for(42)
+
+
 @pytest.mark.parametrize(("less", "tables"), [(0, 3), (1, 2)])
 def test_a_table_is_divided_when_just_so_much_memory_is_to_spare(
     less: int, tables: int, monkeypatch: pytest.MonkeyPatch

@@ -42,6 +42,7 @@ class Exchange:
         "asked",
         "attempts",
         "by_current",
+        "complaints",
         "datagram",
         "done",
         "error",
@@ -63,6 +64,7 @@ class Exchange:
         self.attempts = attempts
         self.started_at = self.sent_at = now  # the first try, the last one
         self.only = False  # whether no other server may be asked
+        self.complaints = 0  # of the sockets, before the first try
         self.by_current = False  # whether the router's current server was asked first
         self.is_impatient = False  # gives up as soon as every server is refused
         self.is_probe = False  # about the table, nobody's request
@@ -188,6 +190,7 @@ class Engine:
 
     def _begin(self, exchange: Exchange) -> None:
         self._in_flight[exchange.message_id] = exchange
+        exchange.complaints = self.sockets.complaints
         self._schedule(exchange)
         self._send(exchange)
 
@@ -220,8 +223,8 @@ class Engine:
         if not was_waiting and not exchange.is_probe:
             self._shrink(exchange, now)
         if not exchange.attempts.again(now):
-            trouble = f" ({self.sockets.trouble})" if self.sockets.trouble else ""
-            text = f"no answer from {self._names(exchange)} to {exchange.attempts.tries} tries{trouble}"
+            why = self.sockets.trouble(self._servers(exchange), exchange.complaints)
+            text = f"no answer from {self._names(exchange)} to {exchange.attempts.tries} tries{why and f' ({why})'}"
             self._fail(exchange, Timeout(text))
             return
         self._stats.retries += 1
@@ -279,7 +282,7 @@ class Engine:
             exchange.refused.add(index)
             others = [] if exchange.only else self._router.others(exchange.refused)
             if not others and exchange.is_impatient:
-                why = self.sockets.trouble or "connection refused"
+                why = self.sockets.trouble(self._servers(exchange), exchange.complaints) or "connection refused"
                 self._fail(exchange, Unreachable(f"no answer from {self._names(exchange)}: {why}"))
             elif exchange.asked == index and others and exchange.attempts.moved(now):
                 exchange.asked = self._router.next_after(index, exchange.refused)
@@ -308,6 +311,9 @@ class Engine:
         del self._in_flight[exchange.message_id]
         self._busy -= not exchange.is_probe
 
+    def _servers(self, exchange: Exchange) -> list[int]:
+        """Those that it may have been sent to."""
+        return [exchange.asked] if exchange.only else self._router.others()
+
     def _names(self, exchange: Exchange) -> str:
-        indexes = [exchange.asked] if exchange.only else self._router.others()
-        return ", ".join(self._router.servers[index].name for index in indexes)
+        return ", ".join(self._router.servers[index].name for index in self._servers(exchange))

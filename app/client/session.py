@@ -107,7 +107,6 @@ class Session:
             self.engine.forked()
             self.router.forked()
             self._own_rng.seed()
-        self.engine.sockets.trouble = ""
         self.engine.collect()
 
     def start(

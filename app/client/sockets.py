@@ -18,6 +18,7 @@ import errno
 import os
 import selectors
 import socket
+from collections.abc import Iterable
 from typing import Final
 
 from app.client.address import Endpoint
@@ -49,15 +50,16 @@ if hasattr(os, "register_at_fork"):  # where there is fork at all
 
 
 class Sockets:
-    """Speaks to servers by their number. `trouble`: what a socket last complained of."""
+    """Speaks to servers by their number. `complaints`: how many there have been of the system's; see `trouble`."""
 
     def __init__(self, stats: Stats) -> None:
-        self.trouble = ""
+        self.complaints = 0
         self.is_closed = False
         self._stats = stats
         self._process = _process  # that has opened them
         self._sockets: dict[int, socket.socket] = {}
         self._former: dict[int, socket.socket] = {}
+        self._troubles: dict[int, tuple[int, str]] = {}  # by server: the last complaint's number, and what it says
         self._cut_off: set[int] = set()  # servers to which there was no way, since the last `receive`
         self._selector = selectors.DefaultSelector()
 
@@ -116,7 +118,7 @@ class Sockets:
                 connected.send(datagram)
         except OSError as error:
             self._stats.lost += 1
-            self.trouble = str(error.strerror)
+            self._complain(index, str(error.strerror))
             if error.errno in NO_WAY:
                 self._cut_off.add(index)
 
@@ -148,12 +150,21 @@ class Sockets:
                     break
                 except ConnectionRefusedError:
                     self._stats.refused += 1
-                    self.trouble = "connection refused"
+                    self._complain(index, "connection refused")
                     if key.fileobj is self._sockets.get(index):  # else it is a try's that was given up before
                         found.append((index, None))
                 except OSError as error:
-                    self.trouble = str(error.strerror)
+                    self._complain(index, str(error.strerror))
         return found
+
+    def trouble(self, servers: Iterable[int], since: int) -> str:
+        """What the system last complained of about any of these servers, if it was later than so many complaints."""
+        number, text = max((self._troubles.get(index, (0, "")) for index in servers), default=(0, ""))
+        return text if number > since else ""
+
+    def _complain(self, index: int, text: str) -> None:
+        self.complaints += 1
+        self._troubles[index] = self.complaints, text
 
     def _check(self) -> None:
         if self.is_closed:

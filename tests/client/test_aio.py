@@ -186,6 +186,24 @@ def test_where_there_is_nobody_or_no_way_a_call_fails_at_once() -> None:
     run(work)
 
 
+def test_a_timeout_says_why_whatever_other_calls_began_meanwhile() -> None:
+    async def work() -> None:
+        (port,) = free_ports(1)
+        closed = f"127.0.0.1:{port}"
+        with Peer([drop, drop]) as silent:
+            async with plain([closed, silent.name], timeouts_ms=(300,), give_up_when_refused=False) as kv:
+                first = asyncio.create_task(kv.ping(closed))
+                await until(lambda: kv.stats.refused)
+                with pytest.raises(Timeout, match=r"^no answer from \S+ to 1 tries$"):
+                    await kv.ping(silent.name)
+                with pytest.raises(Timeout, match=r"\(connection refused\)$"):
+                    await first
+                with pytest.raises(Timeout, match=r"^no answer from \S+ to 1 tries$"):
+                    await kv.ping(silent.name)  # another call's trouble is not its own
+
+    run(work)
+
+
 def test_a_server_that_is_named_is_looked_up_for_it(names: Names) -> None:  # noqa: F811
     async def work() -> None:
         with Peer() as peer, Peer() as late:

@@ -1,6 +1,7 @@
 """Requests in flight, one event at a time: a clock and sockets that the tests drive, and the real router."""
 
 import random
+from collections.abc import Iterable
 from math import inf
 from zlib import crc32
 
@@ -35,7 +36,8 @@ class Wire:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.trouble = ""
+        self.complaints = 0
+        self.troubles: dict[int, str] = {}
         self.is_closed = self.is_inherited = False
         self.sent: list[tuple[int, bytes]] = []  # server, messageID
         self.coming: list[tuple[int, bytes | None]] = []
@@ -44,6 +46,9 @@ class Wire:
 
     def close(self) -> None:
         pass
+
+    def trouble(self, servers: Iterable[int], since: int) -> str:
+        return next((self.troubles[index] for index in servers if index in self.troubles), "")
 
     def renew(self, index: int) -> None:
         self.renewed.append(index)
@@ -200,7 +205,7 @@ def test_nothing_is_sent_again_after_the_machine_was_suspended(clock: Clock) -> 
 def test_a_named_server_is_tried_alone_and_named_in_the_error(clock: Clock) -> None:
     bench = Bench(clock)
     exchange = bench.start(b"1", B, only=True)
-    bench.wire.trouble = "network is down"
+    bench.wire.troubles = {A: "of another", B: "network is down"}
     for expected in ([(B, b"1")], [(B, b"1")], []):
         assert bench.turn() == expected
     assert str(exchange.error) == "no answer from 10.0.0.2:1 to 3 tries (network is down)"

@@ -78,7 +78,7 @@ def test_each_socket_is_read_until_it_is_empty_or_the_limit_is_reached() -> None
     assert sockets.receive(0.25, 2) == [(0, b"1"), (0, b"2"), (2, b"4")]
     assert sockets.receive(0.5, 2) == [(0, b"3")]
     assert sockets._selector.waited_s == 0.75  # type: ignore[attr-defined]
-    assert sockets.trouble == ""
+    assert sockets.trouble([0], 0) == ""
 
 
 def test_a_fault_of_the_selector_is_not_hidden_unless_another_has_closed_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_a_fault_of_the_selector_is_not_hidden_unless_another_has_closed_it(monk
 def test_a_refusal_takes_a_datagrams_place_and_is_counted() -> None:
     sockets, stats = sockets_of(Scripted(b"1", ConnectionRefusedError(), b"2"))
     assert sockets.receive(0.0, 9) == [(0, b"1"), (0, None), (0, b"2")]
-    assert (stats.refused, sockets.trouble) == (1, "connection refused")
+    assert (stats.refused, sockets.trouble([0], 0)) == (1, "connection refused")
     sockets, stats = sockets_of(Scripted(ConnectionRefusedError(), ConnectionRefusedError()))
     assert sockets.receive(0.0, 1) == [(0, None)]
     assert sockets.receive(0.0, 1) == [(0, None)]
@@ -112,7 +112,18 @@ def test_a_refusal_takes_a_datagrams_place_and_is_counted() -> None:
 def test_another_complaint_is_kept_and_what_is_behind_it_is_read() -> None:
     sockets, stats = sockets_of(Scripted(OSError(errno.EHOSTUNREACH, "No route to host"), b"1"))
     assert sockets.receive(0.0, 9) == [(0, b"1")]
-    assert (stats.refused, sockets.trouble) == (0, "No route to host")
+    assert (stats.refused, sockets.trouble([0], 0)) == (0, "No route to host")
+
+
+def test_a_complaint_is_told_of_its_server_and_to_who_was_there_before_it() -> None:
+    no_route, refused = OSError(errno.EHOSTUNREACH, "No route to host"), ConnectionRefusedError()
+    sockets, _ = sockets_of(Scripted(no_route), Scripted(refused))
+    sockets.receive(0.0, 9)
+    assert sockets.complaints == 2
+    assert (sockets.trouble([0], 0), sockets.trouble([1], 1)) == ("No route to host", "connection refused")
+    assert sockets.trouble([0, 1], 0) == "connection refused", "the last one"
+    for servers, since in (([0], 1), ([1], 2), ([2], 0), ([], 0)):
+        assert sockets.trouble(servers, since) == ""
 
 
 def test_what_is_told_of_an_earlier_datagram_does_not_keep_this_one_back() -> None:
@@ -120,7 +131,7 @@ def test_what_is_told_of_an_earlier_datagram_does_not_keep_this_one_back() -> No
     sockets, stats = sockets_of(scripted)
     sockets.send(0, SERVER, b"1")
     assert scripted.sent == [b"1"]
-    assert (stats.lost, sockets.trouble) == (0, "")
+    assert (stats.lost, sockets.trouble([0], 0)) == (0, "")
 
 
 @pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM])
@@ -129,7 +140,7 @@ def test_where_there_is_no_way_to_is_told_with_what_comes_next(number: int) -> N
     for _ in range(2):
         sockets.send(0, SERVER, b"datagram")
     sockets.send(1, SERVER, b"datagram")
-    assert (stats.lost, sockets.trouble) == (2, "no way")
+    assert (stats.lost, sockets.trouble([0], 0)) == (2, "no way")
     assert sockets.receive(0.5, 9) == [(0, None), (1, b"1")]
     assert sockets._selector.waited_s == 0, "it is known at once"  # type: ignore[attr-defined]
     assert sockets.receive(0.5, 9) == []
@@ -139,7 +150,7 @@ def test_where_there_is_no_way_to_is_told_with_what_comes_next(number: int) -> N
 def test_what_the_socket_does_not_take_is_lost(before: list[OSError]) -> None:
     sockets, stats = sockets_of(Scripted(*before, OSError(errno.ENETUNREACH, "Network is unreachable"), 1))
     sockets.send(0, SERVER, b"1")
-    assert (stats.lost, sockets.trouble) == (1, "Network is unreachable")
+    assert (stats.lost, sockets.trouble([0], 0)) == (1, "Network is unreachable")
     sockets.send(0, SERVER, b"2")
     assert stats.lost == 1
 
@@ -243,6 +254,6 @@ def test_what_a_parent_has_opened_is_not_used() -> None:
 def test_a_server_that_no_socket_can_be_made_for_costs_the_datagram() -> None:
     sockets = Sockets(stats := Stats())
     sockets.send(0, resolve("255.255.255.255:9"), b"1")  # broadcast: not without being asked for
-    assert (stats.lost, sockets.trouble) == (1, "Permission denied")
+    assert (stats.lost, sockets.trouble([0], 0)) == (1, "Permission denied")
     assert sockets._sockets == {}
     sockets.close()

@@ -377,13 +377,15 @@ def test_no_value_of_a_member_runs_into_another_or_out_of_its_card(page: Browser
           const cell = row.querySelector(`.cell-${name}`);
           (cell.querySelector('.badge') || cell).textContent = text;
         }
-        const card = row.closest('.card'), edge = card.getBoundingClientRect().right - parseFloat(getComputedStyle(card).paddingRight);
-        const boxes = [];
-        const over = [...row.cells].filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => `${cell.className} overflows`);
+        const card = row.closest('.card');
+        const edge = card.getBoundingClientRect().right - parseFloat(getComputedStyle(card).paddingRight);
+        const boxes = [], over = [];
         for (const cell of row.cells) {
           const range = document.createRange();
           range.selectNodeContents(cell);
-          for (const box of [...range.getClientRects(), ...[...cell.querySelectorAll('.badge')].map(e => e.getBoundingClientRect())])
+          if (cell.scrollWidth > cell.clientWidth) over.push(`${cell.className} overflows`);
+          const badges = [...cell.querySelectorAll('.badge')].map(badge => badge.getBoundingClientRect());
+          for (const box of [...range.getClientRects(), ...badges])
             boxes.push([cell.className, box.left, box.right, box.top, box.bottom]);
         }
         over.push(...boxes.filter(box => box[2] > edge + 0.5).map(box => `${box[0]} is ${box[2] - edge} px out`));

@@ -26,7 +26,8 @@ figcaption { font-weight: 600 }
 svg { width: 100%; height: auto; min-width: 30rem }
 .bad { color: #c22; font-weight: 600 }
 .scroll { overflow-x: auto }
-.words td { overflow-wrap: anywhere }
+.words td { overflow-wrap: anywhere; vertical-align: top }
+.words td:first-child { overflow-wrap: normal }
 @media (prefers-color-scheme: dark) {
   figure { background: #111; color: #eee }
   svg { filter: invert(1) hue-rotate(180deg) }
@@ -152,7 +153,8 @@ def _figure(number: int, caption: str, x_name: str, y_name: str, lines: list[Any
         axes.set_xlabel(x_name)
         axes.set_ylabel(y_name)
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        # Above: on a telephone what is at the right is out of sight.
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(lines), frameon=False)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg")
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{_inline(drawn.getvalue(), number)}</figure>"

@@ -28,6 +28,7 @@ from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
+from app.config.container import SOCKETS_BYTES, memory_limit_bytes
 from app.config.options import Options
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
@@ -648,6 +649,9 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
     gc.freeze()
     start_http(node)
     node.start()
+    limit_bytes, needed_bytes = memory_limit_bytes(), options.max_memory_bytes + SOCKETS_BYTES
+    if limit_bytes is not None and limit_bytes < needed_bytes:
+        _log.warning("container_too_small", limit_bytes=limit_bytes, needed_bytes=needed_bytes)
     loop.spawn(_keep_heap_small, loop, node)
     stopped.wait()
     _log.info("stopped")

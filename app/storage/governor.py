@@ -34,10 +34,14 @@ from app.wire.protocol import SLOT_COUNT
 
 MIB: Final = 1 << 20
 
-# Kept free below the bound for what no look can foresee: growth between two looks (1 MiB, and as much of hash tables
-# that are ahead of the arena), a full heap whose keys become longer (1 MiB), fresh arena pages that count as resident
-# before they are (they do from the first look on), and transient buffers. Raising it costs that much payload.
+# Kept free below the bound for what no look can foresee: hash tables that are ahead of the arena (1 MiB), a full heap
+# whose keys become longer (1 MiB), arena pages that count as resident before they are (below), growth between two looks
+# when nothing is left (32 KiB), and transient buffers. Raising it costs that much payload.
 _MARGIN_BYTES: Final = 4 * MIB
+# Chunks that have never been in use make the heap seem smaller, by what they take when they are, which no look sees
+# come: what goes beyond this is counted as if it were in use. A store of values of all sizes has 2 to 2.7 MiB of them.
+# Smaller: such a store holds less by as much.
+_UNTOUCHED_MAX_BYTES: Final = 3 * MIB // 2
 # The arena always keeps this much, so that a value of any size finds a page.
 ARENA_FLOOR_BYTES: Final = 4 * MIB
 # The share of the bound that remembered replies may take: 18 MiB of 128, which is 600,000 of 30 bytes, or two
@@ -181,9 +185,9 @@ class MemoryGovernor:
         """Measure the process and set the arena's limit, the store's allowance and whether the heap is full."""
         arena = self._arena
         store = self._store
-        resident = self._resident_bytes()
+        self.resident_bytes = self._resident_bytes()
+        resident = self.resident_bytes + max(0, arena.untouched_bytes - _UNTOUCHED_MAX_BYTES)
         heap = max(0, resident - arena.resident_bytes)
-        self.resident_bytes = resident
         self.heap_bytes = heap
         # Replies may still grow to their own bound: the arena makes way for them then, if it may evict.
         replies_growth = max(0, self._replies.max_bytes - self._replies.used_bytes)

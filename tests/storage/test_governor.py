@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.fast import PIECES
-from app.storage.arena import PAGE_BYTES, Arena
+from app.storage.arena import PAGE_BYTES, SIZE_CLASSES, Arena
 from app.storage.governor import (
     MemoryGovernor,
     ResidentSize,
@@ -97,6 +97,26 @@ def test_arena_pages_not_yet_touched_make_no_negative_heap() -> None:
     machine.governor.look()
     assert machine.governor.heap_bytes == 0
     assert machine.arena.limit_bytes == BOUND - MARGIN
+
+
+def test_pages_of_every_size_that_fill_between_two_looks_stay_within_the_margin() -> None:
+    """They count as resident from the first record on, so that the heap seems to be smaller by what is still untouched:
+    3.5 MiB, if each size has a page with one record in it."""
+    machine = Machine(20 * MIB)
+    machine.governor._resident_bytes = lambda: (
+        machine.heap_bytes + machine.arena.resident_bytes - machine.arena.untouched_bytes
+    )
+    for size in SIZE_CLASSES:
+        assert machine.put(b"%d" % size, bytes(size - 6))
+    assert machine.arena.untouched_bytes > 3.4 * MIB
+    machine.governor.look()
+    n = 0
+    while machine.arena.untouched_bytes:
+        for size in SIZE_CLASSES:
+            machine.arena.store(b"%d" % n, bytes(size - 6))
+            n += 1
+    over = machine.heap_bytes + machine.arena.resident_bytes - (BOUND - MARGIN)
+    assert over <= 1.5 * MIB
 
 
 def test_a_store_that_may_not_evict_reserves_what_replies_may_still_grow_to() -> None:

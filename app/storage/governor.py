@@ -84,9 +84,7 @@ _COMPACT_SHARE: Final = 1 / 16
 _SHRINK_WORK: Final = 300
 # Slots that one calibration samples, of 256 (0.1 ms each): at ten a second each slot's turn comes every 6 s.
 _SLOTS_PER_CALIBRATION: Final = 4
-# After so much one calibration makes no more tables anew: entries copied (20 ns each; in Python 0.1 to 0.3 µs), and as
-# many as a table's own costs come to.
-_SHRINKING_WORK: Final = 4_096
+# What making a table anew costs beside copying its entries (20 ns each; in Python 0.3 to 1 µs), as so many of them.
 _TABLE_WORK: Final = 32
 _KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are a fair sample of keys of any length
 
@@ -209,7 +207,8 @@ class MemoryGovernor:
         allowance = (self._target_bytes - resident) // _ALLOWANCE_SHARE
         store.allowance_bytes = min(_ALLOWANCE_MAX_BYTES, max(_ALLOWANCE_MIN_BYTES, allowance))
         if not store.shrink(_SHRINK_WORK):
-            store.allowance_bytes = 0  # not done: look again at the next new entry
+            # Not done: look again at the next new entry, and not before, so that one request shrinks it once.
+            store.allowance_bytes = max(0, store.entry_heap_bytes - 1)
         self.join_freed()
 
     def join_freed(self) -> None:
@@ -245,7 +244,7 @@ class MemoryGovernor:
         for _ in range(Slot.shrunk_at_once):
             for table in self._store.tables(self._next_shrunk):
                 if table.is_oversized:
-                    if work >= _SHRINKING_WORK:
+                    if work >= Slot.shrunk_entries:
                         return
                     work += len(table) + _TABLE_WORK
                     table.rebuild()

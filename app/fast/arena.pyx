@@ -346,6 +346,18 @@ cdef class Arena:
         """Return one page that was cleared to the system; False when there is none."""
         return self._give_back_one_cleared()
 
+    @property
+    def untouched_bytes(self):
+        """What counts as resident and is not yet: chunks that have never been in use."""
+        cdef Class* cls
+        cdef int64_t untouched = 0
+        cdef int owner
+        for owner in range(CLASSES):
+            cls = &self._classes[owner]
+            if cls.first != NONE:
+                untouched += <int64_t> (cls.chunks - self._pages[cls.first].fresh) * cls.size
+        return untouched
+
     def relocatable_page(self):
         """Number of the sparsest page whose records all fit free chunks of its class elsewhere, if any."""
         cdef Class* cls

@@ -732,3 +732,5 @@ class Slot(Table, cachetools.LRUCache):
 
     split_entries = 12 * 1024
     shrunk_at_once = 64
+    shrunk_entries = 4 * 1024
+    copies_per_removal = 25

@@ -61,7 +61,7 @@ cdef class ShortWay:
         """As WholeStore's."""
         cdef Table table = self._table(number)
         cdef Arena arena
-        cdef int64_t handle, replaced
+        cdef int64_t handle, replaced, work = 0
         if table is None:
             return super().put(number, key, blob)
         arena = <Arena> self._arena
@@ -77,16 +77,16 @@ cdef class ShortWay:
             return True
         self.allowance_bytes -= self.entry_heap_bytes
         if self.allowance_bytes < 0:
-            self._on_allowance_used()
+            work = self._look()
         if self.heap_full and not self._exchange():
             return False
         if not table.room:
-            return self._put_growing(number, key, blob)
+            return self._put_growing(number, key, blob, work)
         handle = arena.store_record(
             PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), PyBytes_AS_STRING(blob), PyBytes_GET_SIZE(blob)
         )
         if handle < 0:
-            handle = self._evicting(arena, key, blob)
+            handle = self._evicting(arena, key, blob, work)
             if handle < 0:
                 return False
         table.add(key, handle)
@@ -106,7 +106,7 @@ cdef class ShortWay:
         self.entries -= 1
         return True
 
-    cdef int64_t _evicting(self, Arena arena, bytes key, bytes blob) except -2:
+    cdef int64_t _evicting(self, Arena arena, bytes key, bytes blob, int64_t work) except -2:
         """As WholeStore._store_evicting."""
         cdef int64_t oldest = -1, taken
         if self.evicts and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
@@ -116,7 +116,7 @@ cdef class ShortWay:
             )
             if taken >= 0:
                 return taken
-        return self._store_making_room(key, blob, oldest)
+        return self._store_making_room(key, blob, oldest, work)
 
     def _pop_oldest(self):
         """As WholeStore's."""

@@ -34,10 +34,14 @@ from app.wire.protocol import SLOT_COUNT
 
 MIB: Final = 1 << 20
 
-# Kept free below the bound for what no look can foresee: growth between two looks (1 MiB, and as much of hash tables
-# that are ahead of the arena), a full heap whose keys become longer (1 MiB), fresh arena pages that count as resident
-# before they are (they do from the first look on), and transient buffers. Raising it costs that much payload.
+# Kept free below the bound for what no look can foresee: hash tables that are ahead of the arena (1 MiB), a full heap
+# whose keys become longer (1 MiB), arena pages that count as resident before they are (below), growth between two looks
+# when nothing is left (32 KiB), and transient buffers. Raising it costs that much payload.
 _MARGIN_BYTES: Final = 4 * MIB
+# Chunks that have never been in use make the heap seem smaller, by what they take when they are, which no look sees
+# come: what goes beyond this is counted as if it were in use. A store of values of all sizes has 2 to 2.7 MiB of them.
+# Smaller: such a store holds less by as much.
+_UNTOUCHED_MAX_BYTES: Final = 3 * MIB // 2
 # The arena always keeps this much, so that a value of any size finds a page.
 ARENA_FLOOR_BYTES: Final = 4 * MIB
 # The share of the bound that remembered replies may take: 18 MiB of 128, which is 600,000 of 30 bytes, or two
@@ -80,9 +84,7 @@ _COMPACT_SHARE: Final = 1 / 16
 _SHRINK_WORK: Final = 300
 # Slots that one calibration samples, of 256 (0.1 ms each): at ten a second each slot's turn comes every 6 s.
 _SLOTS_PER_CALIBRATION: Final = 4
-# After so much one calibration makes no more tables anew: entries copied (20 ns each; in Python 0.1 to 0.3 µs), and as
-# many as a table's own costs come to.
-_SHRINKING_WORK: Final = 4_096
+# What making a table anew costs beside copying its entries (20 ns each; in Python 0.3 to 1 µs), as so many of them.
 _TABLE_WORK: Final = 32
 _KEYS_PER_SLOT: Final = 8  # that one calibration sizes in each of them: 32 are a fair sample of keys of any length
 
@@ -181,9 +183,9 @@ class MemoryGovernor:
         """Measure the process and set the arena's limit, the store's allowance and whether the heap is full."""
         arena = self._arena
         store = self._store
-        resident = self._resident_bytes()
+        self.resident_bytes = self._resident_bytes()
+        resident = self.resident_bytes + max(0, arena.untouched_bytes - _UNTOUCHED_MAX_BYTES)
         heap = max(0, resident - arena.resident_bytes)
-        self.resident_bytes = resident
         self.heap_bytes = heap
         # Replies may still grow to their own bound: the arena makes way for them then, if it may evict.
         replies_growth = max(0, self._replies.max_bytes - self._replies.used_bytes)
@@ -205,7 +207,8 @@ class MemoryGovernor:
         allowance = (self._target_bytes - resident) // _ALLOWANCE_SHARE
         store.allowance_bytes = min(_ALLOWANCE_MAX_BYTES, max(_ALLOWANCE_MIN_BYTES, allowance))
         if not store.shrink(_SHRINK_WORK):
-            store.allowance_bytes = 0  # not done: look again at the next new entry
+            # Not done: look again at the next new entry, and not before, so that one request shrinks it once.
+            store.allowance_bytes = max(0, store.entry_heap_bytes - 1)
         self.join_freed()
 
     def join_freed(self) -> None:
@@ -241,7 +244,7 @@ class MemoryGovernor:
         for _ in range(Slot.shrunk_at_once):
             for table in self._store.tables(self._next_shrunk):
                 if table.is_oversized:
-                    if work >= _SHRINKING_WORK:
+                    if work >= Slot.shrunk_entries:
                         return
                     work += len(table) + _TABLE_WORK
                     table.rebuild()

@@ -39,6 +39,11 @@ _JOIN_SHARE: Final = 4
 # entries tables that were just made smaller would have to grow again, for which entries go. (The compiled slot grows by
 # little, and has a larger number of its own.)
 _SHRUNK_AT_ONCE: Final = 4
+# After so many entries copied it makes no more tables anew: 0.3 to 0.8 µs each.
+_SHRUNK_ENTRIES: Final = 1_024
+# So many entries are copied, where tables are made anew, grow or are divided, while one is evicted with its page, which
+# is the measure of a request's work (store.py).
+_COPIES_PER_REMOVAL: Final = 2
 
 # The bits of its hash that choose a key's table. A dict begins its search by lower ones.
 _HASH_SHIFT: Final = 32
@@ -106,6 +111,8 @@ class Slot(LRUCache[bytes, int]):
 
     split_entries: ClassVar[int] = _SPLIT_ENTRIES  # with more than these it is split
     shrunk_at_once: ClassVar[int] = _SHRUNK_AT_ONCE
+    shrunk_entries: ClassVar[int] = _SHRUNK_ENTRIES
+    copies_per_removal: ClassVar[int] = _COPIES_PER_REMOVAL
 
     def __init__(self, *, records: mmap | None = None) -> None:
         """`records`: the memory in which each value, a handle, names a record of its key, as the arena has them. There
@@ -269,6 +276,7 @@ class SplitSlot:
     def __init__(self, slot: Slot) -> None:
         self.tables = [slot]
         self.split_entries = slot.split_entries
+        self.copies_per_removal = slot.copies_per_removal
         self._bits_of = slot.bits_of
         self._mask = 0  # the bits of a hash that may be a table's number; if there is none yet, the highest bit goes
         self._entries = len(slot)
@@ -370,14 +378,17 @@ class SplitSlot:
         table = self.tables[len(self.tables) & self._mask >> 1]
         return 2 * table.bytes_for(len(table) // 2) - table.table_bytes
 
-    def divide(self) -> None:
-        """Divide the next table of this round in two; when all have been, a round begins with one more bit."""
+    def divide(self) -> int:
+        """Divide the next table of this round in two; when all have been, a round begins with one more bit. Returns how
+        many entries it had."""
         number = len(self.tables)
         if number > self._mask:
             self._mask = 2 * self._mask + 1
         source = number & self._mask >> 1
-        self.tables[source], other = self.tables[source].divide(self._mask + 1 >> 1)
+        divided = self.tables[source]
+        self.tables[source], other = divided.divide(self._mask + 1 >> 1)
         self.tables.append(other)
+        return len(divided)
 
     def _removed(self, count: int) -> None:
         self._entries -= count

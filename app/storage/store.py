@@ -30,9 +30,10 @@ from app.wire.protocol import SLOT_COUNT, slot_of
 # Free chunks must add up to this much at least before records are moved together.
 COMPACT_MIN_BYTES: Final = 2 * PAGE_BYTES
 
-# Work (entries evicted or records moved, 1.5 to 2 µs each) that one PUT may do to make its room before it is refused
-# for now; a step more, of a page, may follow. Enough for two pages of the usual small records, of 512 each, half of
-# them evicted, half moved; for one of 10,000-byte records up to eight of the smallest must go.
+# Work (entries evicted or records moved, 1.5 to 3 µs each; compiled 0.5 to 1) that one PUT may do before it is
+# refused for now: to bring the arena within its limit, to make room in tables, and to make room for its record. A
+# step more, of a page, may follow. Enough for two pages of the usual small records, of 512 each, half of them evicted,
+# half moved; for one of 10,000-byte records up to eight of the smallest must go.
 _ROOM_WORK: Final = 650
 # Into which one of this many writes has put an entry, that page is not evicted whole as long as the work suffices to
 # look for another: a client may get at once what it has put, and so many may do so at the same time. More: more entries
@@ -132,29 +133,31 @@ class WholeStore:
                     slot.poke(key, replaced)
                 return True
             return self._put_resized(number, key, blob)
+        work = 0
         self.allowance_bytes -= self.entry_heap_bytes
         if self.allowance_bytes < 0:
-            self._on_allowance_used()
+            work = self._look()
         if self.heap_full and not self._exchange():
             return False
         if not slot.room:
-            return self._put_growing(number, key, blob)
+            return self._put_growing(number, key, blob, work)
         handle = self._arena.store(key, blob)
         if handle < 0:
-            handle = self._store_evicting(key, blob)
+            handle = self._store_evicting(key, blob, work)
             if handle < 0:
                 return False
         slot[key] = handle
         self.entries += 1
         return True
 
-    def _put_growing(self, number: int, key: bytes, blob: bytes) -> bool:
-        """Store the blob of a new key for which the tables of its slot have no room yet."""
-        if not self._make_table_room(number, key):
+    def _put_growing(self, number: int, key: bytes, blob: bytes, work: int) -> bool:
+        """Store the blob of a new key for which the tables of its slot have no room yet. `work`: what has been done."""
+        work = self._make_table_room(number, key, work)
+        if work < 0:
             return False
         handle = self._arena.store(key, blob)
         if handle < 0:
-            handle = self._store_evicting(key, blob)
+            handle = self._store_evicting(key, blob, work)
             if handle < 0:
                 return False
         self._slots[number][key] = handle
@@ -166,10 +169,10 @@ class WholeStore:
         slot = self._slots[number]
         handle = self._arena.store(key, blob)
         if handle < 0:
-            handle = self._store_evicting(key, blob)
+            handle = self._store_evicting(key, blob, 0)
         if key not in slot:  # it was evicted after all: nothing else was left
             if handle >= 0:
-                self._make_table_room(number, key)  # it can, where entries may be evicted
+                self._make_table_room(number, key, 0)  # it can, where entries may be evicted
                 self._slots[number][key] = handle
                 self.entries += 1
         elif handle >= 0:
@@ -198,6 +201,12 @@ class WholeStore:
         self.allowance_bytes -= size_bytes
         if self.allowance_bytes < 0:
             self._on_allowance_used()
+
+    def _look(self) -> int:
+        """Have the governor look; the work that it was, to bring the arena within its limit."""
+        before = self.evictions + self.moves
+        self._on_allowance_used()
+        return self.evictions + self.moves - before
 
     def wipe(self, slots: Iterable[int]) -> None:
         """Forget every key of these slots at once; their memory comes back as it is needed, or by `drain_wiped`.
@@ -236,8 +245,8 @@ class WholeStore:
 
     # --- room ------------------------------------------------------------------------------------------------
 
-    def _store_evicting(self, key: bytes, blob: bytes) -> int:
-        """Store a record after making room for it; -1 when no room can be made."""
+    def _store_evicting(self, key: bytes, blob: bytes, work: int) -> int:
+        """Store a record after making room for it; -1 when no room can be made. `work`: what has been done before."""
         arena = self._arena
         oldest = -1
         if self.evicts and self.entries and not self._wiped_records and arena.free_chunk_bytes <= self.compact_bytes:
@@ -246,17 +255,17 @@ class WholeStore:
             taken = arena.take_over(oldest, key, blob)
             if taken >= 0:
                 return taken
-        return self._store_making_room(key, blob, oldest)
+        return self._store_making_room(key, blob, oldest, work)
 
-    def _store_making_room(self, key: bytes, blob: bytes, oldest: int) -> int:
+    def _store_making_room(self, key: bytes, blob: bytes, oldest: int, work: int) -> int:
         """As `_store_evicting`, where that takes more than the chunk of the oldest entry; this is its record if it has
         been evicted already, else -1."""
         arena = self._arena
-        budget = _ROOM_WORK
+        budget = _ROOM_WORK - work
         want_page = False
         if oldest >= 0:
             want_page = arena.chunk_size(oldest) * _MUCH_SMALLER <= len(blob)
-            if want_page:
+            if want_page and budget > 0:
                 budget -= self._evict_page(oldest, self._lately(budget))
             else:
                 arena.free(oldest)
@@ -369,8 +378,9 @@ class WholeStore:
             self._turns = size * SLOT_COUNT // (self.entries + 1) - 1
         return slot.popitem()[1]
 
-    def _make_table_room(self, number: int, key: bytes) -> bool:
-        """Make the tables of a slot take one key more, within the memory that they may have; False if they can't.
+    def _make_table_room(self, number: int, key: bytes, work: int) -> int:
+        """Make the tables of a slot take one key more, within the memory that they may have; the work that it was
+        with what has been done before (`work`), -1 if they can't.
 
         Where there is none, they are made anew in the size that they have, with what removals have left in them as
         room; if that is too little to be worth it (`keep`), entries of this slot go first. Only in a store that is full
@@ -379,34 +389,36 @@ class WholeStore:
         slot = self._slots[number]
         if isinstance(slot, SplitSlot) and slot.is_crowded and slot.growth_bytes <= self.spare_bytes:
             self._spend_on_tables(max(0, slot.growth_bytes))
-            slot.divide()
+            work += slot.divide() // slot.copies_per_removal
         table = slot.table_of(key)
         growth = table.growth_bytes
         if table.room or growth <= 0:
-            return True
+            return work
         surplus = len(table) - table.keep
         if surplus > 0:
-            if growth > self.spare_bytes:
-                self._on_allowance_used()
+            if growth > self.spare_bytes and not work:  # else it has just been looked
+                work = self._look()
                 surplus = len(table) - table.keep
             if growth <= self.spare_bytes or self._is_cheaper(growth, surplus):
                 self._spend_on_tables(growth)
                 if isinstance(slot, Slot) and len(slot) > slot.split_entries:
                     self._slots[number] = SplitSlot(slot)
-                    return self._make_table_room(number, key)
-                return True
+                    return self._make_table_room(number, key, work + len(slot) // slot.copies_per_removal)
+                return work + len(table) // table.copies_per_removal
             if not self.evicts:
                 if len(table) * 8 > table.capacity * 7:
-                    return False
-            else:
+                    return -1
+            elif surplus > 0:
+                work += surplus
                 handles = slot.evict_beside(key, surplus)
                 for handle in handles:
                     self._arena.free(handle)
                 self.entries -= len(handles)
                 self.evictions += len(handles)
         if not table.room:
+            work += len(table) // table.copies_per_removal
             table.rebuild()
-        return True
+        return work
 
     def _spend_on_tables(self, growth_bytes: int) -> None:
         """Count what tables are about to grow by, so that the governor looks in time."""

@@ -14,7 +14,7 @@ from tests.storage.test_arena import chunk_size, in_page
 from tests.support.parts import MIB, examples
 from tests.support.pieces import pieces
 
-BOOKS = ("limit_bytes", "resident_bytes", "cleared_bytes", "chunk_bytes", "free_chunk_bytes")
+BOOKS = ("limit_bytes", "resident_bytes", "cleared_bytes", "chunk_bytes", "free_chunk_bytes", "untouched_bytes")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -398,6 +398,37 @@ def test_pages_that_were_cleared_make_room_for_new_ones(kind: Any, before: int, 
     assert len(arena.retire(arena.page_of(handles[0]))) == in_page(after)
 
 
+@pytest.mark.parametrize("size", [16, 1024, RECORD_MAX_BYTES])
+def test_chunks_that_have_never_been_in_use_are_untouched(kind: Any, size: int) -> None:
+    """Those that were freed are not, nor are those of pages that were full once."""
+    arena = kind(MIB, MIB)
+    assert arena.untouched_bytes == 0
+    handles = [arena.store(b"k", bytes(size - 2)) for _ in range(in_page(size) - 1)]
+    assert arena.untouched_bytes == size
+    arena.free(handles.pop())
+    arena.free(handles.pop(0))
+    assert arena.untouched_bytes == size
+    for _ in range(3):
+        assert arena.store(b"k", bytes(size - 2)) >= 0
+    assert arena.untouched_bytes == 0
+    fresh = arena.store(b"k", bytes(size - 2))
+    arena.free(handles.pop())
+    assert arena.untouched_bytes == (in_page(size) - 1) * size
+    arena.free(fresh)
+    assert arena.untouched_bytes == 0
+
+
+def test_what_is_untouched_in_pages_of_every_size_is_not_in_memory(kind: Any) -> None:
+    arena = kind(8 * MIB, 8 * MIB)
+    for size in SIZE_CLASSES:
+        assert arena.store(b"k", bytes(size - 2)) >= 0
+    assert arena.untouched_bytes == sum((in_page(size) - 1) * size for size in SIZE_CLASSES)
+    touched = arena.resident_bytes - arena.untouched_bytes
+    # Of each page the end of the last system page that is in use, and of the last one what no chunk takes.
+    assert touched - len(SIZE_CLASSES) * _SYSTEM_PAGE <= really_resident(arena)
+    assert really_resident(arena) <= touched + len(SIZE_CLASSES) * _SYSTEM_PAGE
+
+
 def test_a_page_that_was_given_back_comes_back_clean(kind: Any) -> None:
     """A stale length byte in a free chunk would be taken for a record when the page is retired."""
     arena = kind(PAGE_BYTES, MIB)

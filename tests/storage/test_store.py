@@ -497,6 +497,33 @@ def test_at_first_nothing_is_allowed_unasked() -> None:
     assert asked == [0]
 
 
+@pytest.mark.parametrize("pages", [0, 1])
+def test_what_a_put_does_for_the_governor_is_off_what_it_may_do_for_its_own_room(pages: int) -> None:
+    """Two pages of tiny entries in all, as each large value needs some of them; if that is too little it is refused."""
+    looks = []
+
+    def look() -> None:
+        store.allowance_bytes = 0
+        looks.append(store.evictions)
+        arena.limit_bytes -= pages * arena.resident_bytes // 40
+        store.shrink(300)
+
+    arena = Arena(64 * MIB, 40 * PAGE_BYTES)
+    store = Store(arena, evict=True, on_allowance_used=look)
+    store.allowance_bytes = 1 << 60
+    fill(store, 4)
+    store.allowance_bytes = 0
+    refused, most = 0, 0
+    for n in range(20):
+        before = store.evictions
+        store.allowance_bytes = -1
+        refused += not put(store, b"large %d" % n, bytes(9_990))
+        most = max(most, store.evictions - before)
+    assert len(looks) == 20
+    assert refused < 20
+    assert most <= 2 * CHUNKS_MAX + 2
+
+
 def test_shrinking_brings_the_arena_within_a_lowered_limit_in_bounded_steps() -> None:
     store = store_of(64)
     arena = arena_of(store)

@@ -21,7 +21,7 @@ from app.loop import Loop
 from app.observe import logs
 from app.observe.counters import Counters
 from app.requests.answers import Answers
-from app.requests.forwarding import EXPIRED_WAIT_MS, HERE, Forwarding
+from app.requests.forwarding import EXPIRED_WAIT_MS, Forwarding
 from app.requests.replicator import LOOK_AGAIN, NO_ANSWER, REFUSED, Replicator
 from app.requests.request import Request
 from app.requests.turn import Turn
@@ -260,9 +260,7 @@ class Commands:
         """
         while True:
             if self._turn.routes[slot] != SELF:
-                reply = self._forwarding.relay(request, command, message_id, id_crc, slot)
-                if reply is not HERE:
-                    return reply
+                return self._forwarding.relay(request, command, message_id, id_crc, slot)
             if request.has_waited and self._turn.read_clock() >= request.deadline_s:
                 return self._answer.refusal(request, command, message_id, id_crc, EXPIRED_WAIT_MS)
             if command == GET:

@@ -10,11 +10,12 @@ from math import ceil
 from typing import Final, Protocol
 
 from app.config.allowlist import host_of
+from app.fast import piece
 from app.observe import logs
 from app.observe.counters import Counters
 from app.observe.slowlog import SlowLog, show_host
-from app.requests.request import Kept
 from app.requests.turn import Turn
+from app.requests.waiting import Kept
 from app.wire.codec import encode_error, encode_response, error_payload, refused
 from app.wire.protocol import SYS_OVERLOAD_ERR
 
@@ -39,8 +40,8 @@ class Rate(Protocol):
     def wait_s(self, host: bytes) -> float: ...
 
 
-class Answers:
-    """One node's."""
+class WholeAnswers:
+    """One node's. `Answers` is this one, with what is compiled of it."""
 
     def __init__(
         self,
@@ -129,3 +130,12 @@ class Answers:
         """What is to be sent to peers; it is theirs from now on."""
         taken, self._for_peers = self._for_peers, {}
         return taken
+
+
+@piece
+class ShortAnswers:
+    """What is compiled of WholeAnswers, in place of its methods: `deliver` and `to_peer`. As Python it is nothing."""
+
+
+class Answers(ShortAnswers, WholeAnswers):
+    """The answers of a node: see WholeAnswers."""

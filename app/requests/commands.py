@@ -173,12 +173,13 @@ class Commands:
             taken = take_ordinary(buffer, start, end)
             if taken is not None:
                 command, message_id, id_crc, slot, key, blob = taken
-                if not self._turn.routes[slot]:
-                    if command == GET:
-                        if key not in self._unacked:
-                            return self._get(message_id, id_crc, slot, key)
-                    elif self._followed[slot] is None:
-                        return self._mutate_alone(request, PUT, message_id, id_crc, slot, key, blob)
+                if self._turn.routes[slot]:  # not SELF, which is empty
+                    return self._forwarding.relay(request, command, message_id, id_crc, slot)
+                if command == GET:
+                    if key not in self._unacked:
+                        return self._get(message_id, id_crc, slot, key)
+                elif self._followed[slot] is None:
+                    return self._mutate_alone(request, PUT, message_id, id_crc, slot, key, blob)
                 return self._see_to(request, *taken)
             # Decoded there, so that a request that waits keeps nothing of it but what is needed.
             decoded = self._decode(request, bytes(buffer[start:end]))

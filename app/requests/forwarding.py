@@ -31,12 +31,13 @@ from app.cluster.events import SELF, UNKNOWN
 from app.cluster.limits import HOPS
 from app.cluster.membership.timing import SAFE_SHARE
 from app.cluster.view import View
+from app.fast import piece
 from app.observe.counters import FORWARDED, WAITED
 from app.peers.frames import FORWARD, FORWARD_BYTES, pack_forward
 from app.requests.answers import Answers
-from app.requests.request import Kept, Request
+from app.requests.request import Request
 from app.requests.turn import Turn
-from app.requests.waiting import Waiting
+from app.requests.waiting import Kept, Waiting
 from app.wire.codec import DecodeError, is_refusal, parse_msg
 from app.wire.protocol import GET
 
@@ -67,6 +68,7 @@ class PeerLink(Protocol):
     def put(self, header: bytes, body: bytes) -> bool: ...
 
 
+@piece
 class InFlight(Kept):
     """A request that waits for its slot's primary, or for its answer."""
 
@@ -93,8 +95,8 @@ class InFlight(Kept):
         return IN_FLIGHT_BYTES + len(self.datagram)
 
 
-class Forwarding:
-    """One node's requests to other nodes."""
+class WholeForwarding:
+    """One node's requests to other nodes. `Forwarding` is this one, with what is compiled of it."""
 
     def __init__(
         self,
@@ -111,6 +113,7 @@ class Forwarding:
         self._answers = answers
         self._links = links
         self._routes = routes
+        self._clock_share = SAFE_SHARE
         self._members: Sequence[str] = ()  # the coordinator first
         self._down_since_s: dict[str, float] = {}  # when each peer's last link ended
         self._requests: dict[bytes, InFlight] = {}  # by messageID
@@ -162,7 +165,7 @@ class Forwarding:
             link = self._links.get(route) or self._detour(request, route)
             if link is not None:
                 datagram = request.datagram
-                deadline_s = request.deadline_s * SAFE_SHARE + link.clock_base_s
+                deadline_s = request.deadline_s * self._clock_share + link.clock_base_s
                 header = pack_forward(FORWARD_BYTES + len(datagram), FORWARD, deadline_s, request.hops + 1)
                 if link.put(header, datagram):
                     if request.was_sent and request.command != GET:
@@ -250,3 +253,13 @@ class Forwarding:
             elif route != UNKNOWN and request.sent_to != route:
                 self._send(request)
         return here
+
+
+@piece
+class ShortForwarding:
+    """What is compiled of WholeForwarding, in place of its methods: `relay`, `_send` and `answer`. As Python it is
+    nothing."""
+
+
+class Forwarding(ShortForwarding, WholeForwarding):
+    """The forwarding of a node: see WholeForwarding."""

@@ -18,6 +18,7 @@ from greenlet import greenlet
 
 from app.config.options import REPLY_TTL_MIN_S
 from app.observe.counters import IN_TURN
+from app.requests.waiting import Kept
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
 
 # How long a request may wait for a primary or for its answer. The next view is there within 1 s as a rule; a client
@@ -40,38 +41,6 @@ class Source(Protocol):
 
     def fill(self, request: "Request") -> None:
         """Set what the source knows of the request that is being executed: datagram, who asked, deadline."""
-
-
-class Kept:
-    """What is kept of a request that is not answered at once."""
-
-    __slots__ = (
-        "asked_at",
-        "client",
-        "datagram",
-        "deadline_s",
-        "hops",
-        "how",
-        "is_uncertain",
-        "peer",
-        "received_s",
-    )
-
-    datagram: bytes
-    client: bytes  # the socket address of the client to answer; empty: `peer` is to be answered
-    asked_at: bytes  # the address of this machine that the client has asked, where it may have several
-    peer: str
-    hops: int  # forwardings so far
-    deadline_s: float  # not to be executed from then on
-    received_s: float  # out of the socket: what its answer took counts from then on
-    is_uncertain: bool  # it may have taken effect somewhere: not to be refused as if it had not
-    how: str  # it came to its answer: see app/observe/counters.py
-
-    def answer_to(self, other: "Kept") -> None:
-        """Whoever sent the other, the same request, is to get the answer, and says until when it may be executed."""
-        self.client, self.peer, self.hops = other.client, other.peer, other.hops
-        self.asked_at = other.asked_at
-        self.deadline_s, self.received_s = other.deadline_s, other.received_s
 
 
 class Request(Kept):

@@ -1,16 +1,25 @@
 """What requests that wait may keep: counted, bounded, and told as it grows."""
 
+from typing import Any
+
 import pytest
 
-from app.requests.waiting import _SPEND_BYTES, Waiting
+from app.requests.waiting import _SPEND_BYTES
+from tests.support.pieces import WHICH, pieces
+
+
+@pytest.fixture(params=WHICH)
+def make(request: pytest.FixtureRequest) -> Any:
+    """Waiting, of either kind."""
+    return pieces("waiting", request.param).Waiting
 
 
 def nobody(size_bytes: int) -> None:
     """Who is told of what is taken."""
 
 
-def test_how_many_may_wait_is_bounded() -> None:
-    waiting = Waiting(2, 1 << 20, nobody)
+def test_how_many_may_wait_is_bounded(make: Any) -> None:
+    waiting = make(2, 1 << 20, nobody)
     for count in range(2):
         assert (waiting.count, waiting.full) == (count, False)
         waiting.add(100)
@@ -22,16 +31,16 @@ def test_how_many_may_wait_is_bounded() -> None:
     assert (waiting.count, waiting.kept_bytes, waiting.full) == (1, 100, False)
 
 
-def test_what_they_keep_is_bounded() -> None:
-    waiting = Waiting(100, 1000, nobody)
+def test_what_they_keep_is_bounded(make: Any) -> None:
+    waiting = make(100, 1000, nobody)
     waiting.add(999)
     assert not waiting.full
     waiting.add(1)
     assert waiting.full
 
 
-def test_it_stays_full_until_enough_is_given_back() -> None:
-    waiting = Waiting(100, 1000, nobody)
+def test_it_stays_full_until_enough_is_given_back(make: Any) -> None:
+    waiting = make(100, 1000, nobody)
     waiting.add(500)
     waiting.add(1500)
     waiting.remove(500)
@@ -40,13 +49,13 @@ def test_it_stays_full_until_enough_is_given_back() -> None:
     assert (waiting.count, waiting.kept_bytes, waiting.full) == (0, 0, False)
 
 
-def test_none_may_wait_where_the_bound_is_zero() -> None:
-    assert Waiting(0, 1 << 20, nobody).full
+def test_none_may_wait_where_the_bound_is_zero(make: Any) -> None:
+    assert make(0, 1 << 20, nobody).full
 
 
-def test_growth_is_told_once_it_has_come_to_so_much_and_again_only_beyond_that() -> None:
+def test_growth_is_told_once_it_has_come_to_so_much_and_again_only_beyond_that(make: Any) -> None:
     told: list[int] = []
-    waiting = Waiting(100, 1 << 30, told.append)
+    waiting = make(100, 1 << 30, told.append)
     waiting.add(_SPEND_BYTES - 1)
     assert told == []
     waiting.add(1)
@@ -58,9 +67,9 @@ def test_growth_is_told_once_it_has_come_to_so_much_and_again_only_beyond_that()
     assert told == [_SPEND_BYTES, _SPEND_BYTES]
 
 
-def test_what_was_given_back_for_a_while_is_told_anew() -> None:
+def test_what_was_given_back_for_a_while_is_told_anew(make: Any) -> None:
     told: list[int] = []
-    waiting = Waiting(100, 1 << 30, told.append)
+    waiting = make(100, 1 << 30, told.append)
     waiting.add(_SPEND_BYTES)
     waiting.remove(_SPEND_BYTES)
     waiting.look()

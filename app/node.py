@@ -55,8 +55,10 @@ from app.requests.relayed import Relayed
 from app.requests.replicator import Replicator
 from app.requests.reports import Reports, status_json
 from app.requests.request import PATIENCE_S
+from app.requests.resumed import Resumed
 from app.requests.turn import Turn
-from app.requests.workers import WAITING_SHARE, Workers
+from app.requests.waiting import WAITING_SHARE, Waiting
+from app.requests.workers import Workers
 from app.sockets import ReceiveBuffer, Sockets
 from app.storage.arena import Arena
 from app.storage.governor import (
@@ -215,15 +217,16 @@ class Node:
         routes = self.replication.routes
         self.turn = Turn(loop, self.membership.core, routes, end=self.end_turn)
         waiting_max_bytes = int(options.max_memory_bytes * WAITING_SHARE)
-        self.workers = Workers(loop, options.max_in_flight, waiting_max_bytes, self.store.spend)
+        self.waiting = Waiting(options.max_in_flight, waiting_max_bytes, self.store.spend)
+        self.workers = Workers(loop, self.waiting)
         self._no_strangers = known(self._server_addresses())
         self._allowed = None if options.allow is None else clients(options.allow, self._server_addresses())
         rate = AnswerRate(options.answer_rate_bytes, exempt=self._no_strangers, now=loop.now, random=random.random)
         self.batch = datagram_batch(sockets.datagrams, limits.batch_size, self.turn.lease_ran_out, rate)
         self.answers = Answers(
-            self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, turn=self.turn
+            self.batch, self.counters, self.slow_log, now=loop.now, unix_s=loop.unix_s, turn=self.turn, rate=rate
         )
-        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links.up, routes=routes)
+        self.forwarding = Forwarding(self.turn, self.waiting, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
             self.replication, self.turn, self.workers, self.counters, self.links, self.membership
         )
@@ -258,6 +261,7 @@ class Node:
             forwarding=self.forwarding,
             on_other=self._on_frame,
         )
+        self.resumed = Resumed(self.turn, self.workers, self.answers, self.commands, self.forwarding)
         self.front = Front(
             loop,
             sockets.datagrams,
@@ -369,7 +373,7 @@ class Node:
         5. Links write all that was queued for each peer.
         """
         while self.replicator.settle():
-            self.forwarding.sweep()
+            self.resumed.look()
         for_peers = self.answers.take_for_peers()
         if for_peers and self.turn.lease_ran_out():
             self.counters.unfenced += sum(map(len, for_peers.values()))
@@ -445,8 +449,9 @@ class Node:
     def _look_again(self) -> None:
         """Let requests go on that waited for what is there by now, and end the wait of those whose time is over."""
         self.turn.open()
+        self.waiting.look()
         self.workers.expire(self.turn.now_s)
-        self.forwarding.sweep()
+        self.resumed.look()
         self.turn.wake()
 
     def _look_around(self) -> None:
@@ -539,7 +544,7 @@ class Node:
             "evictions": self.store.evictions,
             "overloads": counters.by_code()["SYS_OVERLOAD_ERR"],
             "dropped": sum(counters.drops.values()),
-            "in_flight": self.workers.waiting,
+            "in_flight": self.waiting.count,
         }
 
     def dump(self) -> None:
@@ -562,7 +567,7 @@ class Node:
             "forwarded": self.forwarding.forwarded,
             "forward_duplicates": self.forwarding.duplicates,
             "forward_abandoned": self.forwarding.abandoned,
-            "in_flight": self.workers.waiting,
+            "in_flight": self.waiting.count,
             "log_lines_dropped": logs.lines_dropped(),
         }
         return fields | self.memory() | self.replicator.snapshot() | self.membership.snapshot() | self.links.snapshot()

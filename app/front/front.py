@@ -1,4 +1,4 @@
-"""The front: clients' datagrams, by the batch, each in a greenlet that it may park.
+"""The front: clients' datagrams, by the batch, executed in greenlets that they may park.
 
 gevent's DatagramServer (app/sockets.py) calls `read` once in each turn of the loop that finds datagrams: one batch is
 received, its requests are executed by recycled greenlets (app/requests/workers.py), and the replies leave together;
@@ -17,22 +17,19 @@ nearly as many as it can. What other nodes say is heard all the same, should it 
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from math import ceil, inf
+from math import inf
 from typing import Final, Protocol
 
-from app.config.allowlist import host_of
 from app.front.batch import BatchSocket, DatagramBatch
 from app.front.rate import AnswerRate
 from app.loop import Loop
-from app.observe import logs
 from app.observe.counters import IN_TURN, Counters
-from app.observe.slowlog import SlowLog, show_host
+from app.observe.slowlog import SlowLog
 from app.requests.answers import Answers
 from app.requests.commands import Commands, Shutdown
 from app.requests.request import Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
-from app.wire.codec import refused
 from app.wire.protocol import TYPE_CLUSTER
 
 # Datagrams per loop turn: 64 small requests are about 1 ms. More make no measurable difference to the rate and let
@@ -51,13 +48,9 @@ OVERLOAD_S: Final = 0.1
 FRESH_S: Final = 0.005
 # Batches dropped before the loop turns: to receive 64 and look at none takes about 40 µs.
 _SHED_BATCHES: Final = 32
-# To an address that is over its rate, an answer of so many times the request's bytes is never refused.
-SMALL_SHARE: Final = 2
 # How a datagram of membership ends, as nodes encode it: its type.
 _FROM_A_NODE: Final = bytes((0x28, TYPE_CLUSTER))
 assert TYPE_CLUSTER < 0x80
-
-_faults = logs.limited_logger("front")
 
 
 class ServerSocket(BatchSocket, Protocol):
@@ -263,27 +256,14 @@ class Front:
                 self._loop.exit(0)
             if request.has_waited:
                 if reply is not None:
-                    if self._rate.limits_until_s > self._received_s:
-                        reply = self._within_rate(host_of(request.client), reply, len(request.datagram))
                     self._answers.deliver(request, reply)
                 return
             if reply is not None:
                 if is_limited:
-                    reply = self._within_rate(batch.host(number), reply, end - start)
+                    reply = self._answers.within_rate(batch.host(number), reply, end - start)
                 lay_out(number, reply)
             if request.datagram:
                 request.release()
-
-    def _within_rate(self, host: bytes, reply: bytes, asked_bytes: int) -> bytes:
-        """What is answered to an address while some are over their rate: a refusal if it is one of them."""
-        if len(reply) <= SMALL_SHARE * asked_bytes:
-            return reply
-        wait_s = self._rate.wait_s(host)
-        if wait_s <= 0.0:
-            return reply
-        self._counters.over_rate += 1
-        _faults.warning("over_rate", sender=show_host(host))
-        return refused(reply, ceil(wait_s * 1000))
 
     def fill(self, request: Request) -> None:
         request.datagram, request.client, request.asked_at = self._batch.take(self._next - 1)

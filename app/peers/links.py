@@ -58,6 +58,7 @@ from app.loop import READ, WRITE, Loop, Task, Watcher
 from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.connecting import Connected, Connector, NobodyThere, StreamSocket, StreamSockets, TimedOut
+from app.peers.frame_queue import FrameQueue
 from app.peers.frames import (
     FRAME_MAX_BYTES,
     HEADER_BYTES,
@@ -132,7 +133,7 @@ class _Attempt:
         self.incarnation = incarnation
 
 
-class Link:
+class Link(FrameQueue):
     """A connection with a peer that both ends have agreed on. What is queued leaves when Links.flush is called."""
 
     __slots__ = (
@@ -142,24 +143,21 @@ class Link:
         "beats_unheard",
         "clock_base_s",
         "frames",
-        "parts",
         "peer",
-        "queued",
         "rest",
         "sock",
         "spent",
     )
 
     def __init__(self, links: "Links", peer: str, sock: StreamSocket, reader: Watcher, writer: Watcher) -> None:
+        super().__init__(links)
         self._links = links
         self._reader = reader
         self._writer = writer
         self.peer = peer
         self.sock: StreamSocket | None = sock  # None: it has ended
         self.frames = FrameReader()
-        self.parts: list[bytes] = []  # queued
         self.rest: memoryview | None = None  # of a write that the kernel took only part of
-        self.queued = 0  # bytes in both; not 0: due to be flushed, or waiting for the kernel
         self.spent = 0  # of what waits for the kernel: counted as memory that was taken
         self.beats_unheard = 0
         self.clock_base_s = 0.0  # the peer's clock shows this and SAFE_SHARE of what ours shows, or more
@@ -167,36 +165,6 @@ class Link:
     def note_stamp(self, stamp_s: float, now_s: float) -> None:
         """The peer's clock showed this some time before ours showed `now_s`."""
         self.clock_base_s = stamp_s - SAFE_SHARE * now_s
-
-    def put(self, header: bytes, body: bytes) -> bool:
-        """Queue a frame, its header packed; False, and nothing is queued, when the peer is too far behind."""
-        links = self._links
-        queued = self.queued + len(header) + len(body)
-        if queued > links.queue_max_bytes:
-            links.full += 1
-            return False
-        if not self.queued:
-            links.dirty.append(self)
-            links.wake()
-        self.queued = queued
-        self.parts += (header, body)
-        return True
-
-    def put_all(self, kind: int, bodies: list[bytes]) -> bool:
-        """As `put`, several frames of one kind: all of them or none."""
-        links = self._links
-        queued = self.queued + sum(map(len, bodies)) + len(bodies) * HEADER_BYTES
-        if queued > links.queue_max_bytes:
-            links.full += len(bodies)
-            return False
-        if not self.queued:
-            links.dirty.append(self)
-            links.wake()
-        self.queued = queued
-        parts = self.parts
-        for body in bodies:
-            parts += (pack_header(len(body), kind), body)
-        return True
 
     def start(self, read: Callable[["Link"], object]) -> None:
         """Have `read` called when something has come."""

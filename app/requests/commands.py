@@ -21,7 +21,7 @@ from app.loop import Loop
 from app.observe import logs
 from app.observe.counters import Counters
 from app.requests.answers import Answers
-from app.requests.forwarding import EXPIRED_WAIT_MS, HERE, Forwarding
+from app.requests.forwarding import EXPIRED_WAIT_MS, Forwarding
 from app.requests.replicator import LOOK_AGAIN, NO_ANSWER, REFUSED, Replicator
 from app.requests.request import Request
 from app.requests.turn import Turn
@@ -173,12 +173,13 @@ class Commands:
             taken = take_ordinary(buffer, start, end)
             if taken is not None:
                 command, message_id, id_crc, slot, key, blob = taken
-                if not self._turn.routes[slot]:
-                    if command == GET:
-                        if key not in self._unacked:
-                            return self._get(message_id, id_crc, slot, key)
-                    elif self._followed[slot] is None:
-                        return self._mutate_alone(request, PUT, message_id, id_crc, slot, key, blob)
+                if self._turn.routes[slot]:  # not SELF, which is empty
+                    return self._forwarding.relay(request, command, message_id, id_crc, slot)
+                if command == GET:
+                    if key not in self._unacked:
+                        return self._get(message_id, id_crc, slot, key)
+                elif self._followed[slot] is None:
+                    return self._mutate_alone(request, PUT, message_id, id_crc, slot, key, blob)
                 return self._see_to(request, *taken)
             # Decoded there, so that a request that waits keeps nothing of it but what is needed.
             decoded = self._decode(request, bytes(buffer[start:end]))
@@ -260,9 +261,7 @@ class Commands:
         """
         while True:
             if self._turn.routes[slot] != SELF:
-                reply = self._forwarding.relay(request, command, message_id, id_crc, slot)
-                if reply is not HERE:
-                    return reply
+                return self._forwarding.relay(request, command, message_id, id_crc, slot)
             if request.has_waited and self._turn.read_clock() >= request.deadline_s:
                 return self._answer.refusal(request, command, message_id, id_crc, EXPIRED_WAIT_MS)
             if command == GET:

@@ -44,12 +44,10 @@ class Relayed:
         turn = self._turn
         turn.open()
         bodies: list[bytes] = []
-        answered: list[tuple[Request, object]] = []
+        answers: list[bytes] = []
         for kind, body in frames:
             if kind == ANSWER:
-                request = self._forwarding.asked_for(body, peer)
-                if request is not None:
-                    answered.append((request, body))
+                answers.append(body)
             elif kind == FORWARD:
                 deadline_s, hops = unpack_forward(body)
                 if deadline_s > turn.now_s and 0 < hops <= HOPS_MAX:
@@ -58,8 +56,8 @@ class Relayed:
                     self._counters.drops["too_old" if 0 < hops <= HOPS_MAX else "unparsable"] += 1
             else:
                 self._on_other(peer, kind, body)
-        if answered:
-            self._workers.wake(answered)
+        if answers:
+            self._forwarding.answer(peer, answers)
         if bodies:
             self._peer, self._bodies, self._next = peer, bodies, 0
             self._workers.run(self)

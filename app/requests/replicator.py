@@ -81,7 +81,7 @@ class Replicator:
     def mutate(self, request: Request, command: int, message_id: bytes, slot: int, key: bytes, blob: bytes) -> int:
         """Execute PUT or REMOVE, and wait until all copies have it: the code to answer with, or what stands above."""
         request.keep()
-        may_wait = not self._workers.full
+        may_wait = not self._workers.waiting.full
         code = self._replication.execute(command, slot, key, blob, message_id, request, may_wait=may_wait)
         self._wake()
         return self._outcome(request, code)
@@ -99,7 +99,7 @@ class Replicator:
             if replication.remembers(message_id):
                 return NO_ANSWER
             return self._refused(_CLOSED_WAIT_MS)
-        code = replication.wipe(slots, message_id, request, may_wait=not self._workers.full)
+        code = replication.wipe(slots, message_id, request, may_wait=not self._workers.waiting.full)
         self._wake()
         outcome = self._outcome(request, code)
         # What was not acknowledged is the next primaries' to decide on, and there may be several.
@@ -131,7 +131,7 @@ class Replicator:
 
         `answer_bytes`: of the answer that is kept meanwhile.
         """
-        if self._workers.full:
+        if self._workers.waiting.full:
             return self._refused(FULL_WAIT_MS)
         request.keep()
         if not self._replication.hold_read(key, request):

@@ -6,12 +6,9 @@ does another worker take over the rest. The one left behind, once its request is
 greenlet costs 9 to 12 µs on CPython 3.11, a switch to one 0.3.) Of several that go on in one turn each hands over to
 the next, so that a request that waits costs two switches.
 
-How many may wait at once is bounded (`--max-in-flight`), and how many bytes they keep, for all of them together:
-clients' requests and peers', those that are forwarded and those whose writes or reads wait for copies. Beyond it, a
-request that would have to wait is refused; one that need not is served as ever.
+How many may wait at once, and what they keep, is bounded (waiting.py).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -19,15 +16,11 @@ from greenlet import greenlet
 
 from app.loop import Loop
 from app.requests.request import Request, Source
+from app.requests.waiting import Waiting
 
 # What a parked greenlet keeps besides the datagram and what was made of it: the interpreter's frames, the part of the C
 # stack that lies under them, and the request (7.5 KB measured over 2,000 of them: docs/memory.md).
 GREENLET_BYTES: Final = 8 * 1024
-# Of the process's bound, what requests that wait may keep.
-WAITING_SHARE: Final = 1 / 8
-
-_SPEND_BYTES: Final = 64 * 1024  # growth that is told at once
-
 # Given to requests that wait, in place of an answer.
 EXPIRED: Final = object()  # the deadline is over
 AGAIN: Final = object()  # what it waited for has changed: look again
@@ -36,27 +29,14 @@ AGAIN: Final = object()  # what it waited for has changed: look again
 class Workers:
     """One node's workers."""
 
-    def __init__(self, loop: Loop, max_waiting: int, max_bytes: int, spend: Callable[[int], object]) -> None:
-        """`max_waiting`, `max_bytes`: how many requests may wait at once, and what all of them may keep. `spend` is
-        told by how much that has grown, so that the governor makes room for it in time (Store.spend)."""
-        self._loop = loop
-        self._spend = spend
-        self._spent_bytes = 0  # of what requests that wait keep
+    def __init__(self, loop: Loop, waiting: Waiting) -> None:
         self._hub = loop.hub
         # Not the hub's own `switch`: gevent's looks for a `switch_out` first, which no worker has (0.5 µs).
         self._to_hub = partial(greenlet.switch, loop.hub)
-        self._max_waiting = max_waiting
-        self._max_bytes = max_bytes
         self._idle: list[greenlet] = []
         self._woken: list[tuple[Request, object]] = []  # what is to go on, and with what; the first one last
-        self._waiting: dict[Request, int] = {}  # and what each keeps (bytes); the longest-waiting first
-        self.waiting_bytes = 0
-        self.full = max_waiting <= 0  # no other request may wait: one that would have to is to be refused
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait."""
-        return len(self._waiting)
+        self.waiting = waiting
+        self._parked: dict[Request, int] = {}  # and what each keeps (bytes); the longest-waiting first
 
     def run(self, source: Source) -> None:
         """Execute the requests of a source, all but those that wait. To be called by the loop."""
@@ -82,32 +62,25 @@ class Workers:
 
     def _go_on(self) -> Any:
         """Leave this greenlet, for the next of those that are to go on or else for the loop: what it is woken with."""
-        woken, waiting = self._woken, self._waiting
+        woken, parked = self._woken, self._parked
         while woken:
             request, value = woken.pop()
-            kept_bytes = waiting.pop(request, 0)
+            kept_bytes = parked.pop(request, 0)
             if kept_bytes:
-                self.waiting_bytes -= kept_bytes
-                self.full = self.waiting_bytes >= self._max_bytes
+                self.waiting.remove(kept_bytes)
                 return request.greenlet.switch(value)  # type: ignore[union-attr]  # one that waits has a greenlet
         return self._to_hub()
 
     def park(self, request: Request, answer_bytes: int = 0) -> Any:
         """Leave the request's greenlet, in which this is called, until it is woken: what with.
 
-        To be called only if there is room for one more (`full`), with a request that was kept. `answer_bytes`: of an
-        answer that is made already and kept meanwhile.
+        To be called only if there is room for one more (Waiting.full), with a request that was kept. `answer_bytes`: of
+        an answer that is made already and kept meanwhile.
         """
-        waiting = self._waiting
-        assert not self.full, f"{len(waiting)} requests wait already"
         # The datagram, and what was made of it: a value to be stored, if it is not yet.
-        waiting[request] = kept_bytes = GREENLET_BYTES + 2 * len(request.datagram) + answer_bytes
-        self.waiting_bytes = waiting_bytes = self.waiting_bytes + kept_bytes
-        if waiting_bytes >= self._spent_bytes + _SPEND_BYTES:
-            self._spend(waiting_bytes - self._spent_bytes)
-            self._spent_bytes = waiting_bytes
-        if len(waiting) >= self._max_waiting or waiting_bytes >= self._max_bytes:
-            self.full = True
+        kept_bytes = GREENLET_BYTES + 2 * len(request.datagram) + answer_bytes
+        self.waiting.add(kept_bytes)
+        self._parked[request] = kept_bytes
         if not request.has_waited:
             request.has_waited = True
             source = request.source
@@ -127,8 +100,7 @@ class Workers:
 
     def expire(self, now_s: float) -> None:
         """Wake whatever has waited until its deadline. To be called by the loop several times a second."""
-        self._spent_bytes = min(self._spent_bytes, self.waiting_bytes)
-        expired = [request for request in self._waiting if now_s >= request.deadline_s]
+        expired = [request for request in self._parked if now_s >= request.deadline_s]
         for request in expired:
             request.has_expired = True
         self.wake([(request, EXPIRED) for request in expired])

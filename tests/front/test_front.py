@@ -27,6 +27,7 @@ from app.requests.answers import Answers
 from app.requests.commands import Shutdown
 from app.requests.request import Request
 from app.requests.turn import Turn
+from app.requests.waiting import Waiting
 from app.requests.workers import Workers
 from app.sockets import DatagramSocket, Sockets
 from app.wire.protocol import (
@@ -105,7 +106,7 @@ class Rig:
         self.lease_until = inf
         self.is_member = True
         self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, end=self._end)
-        self.workers = Workers(self.loop, max_waiting, 1 << 30, lambda size: None)
+        self.workers = Workers(self.loop, Waiting(max_waiting, 1 << 30, lambda size: None))
         self.rate = AnswerRate(rate_bytes, exempt=Exempt(), now=self.loop.now, random=lambda: 0.5)
         self.batch = batch(self.sock, BATCH_SIZE, self.turn.lease_ran_out, self.rate)
         self.answers = Answers(
@@ -115,6 +116,7 @@ class Rig:
             now=self.loop.now,
             unix_s=self.loop.unix_s,
             turn=self.turn,
+            rate=self.rate,
         )
         self.front = Front(
             self.loop,
@@ -352,14 +354,14 @@ def test_a_request_that_waits_holds_nobody_up_and_is_answered_later(shares_turns
     rig = Rig(shares_turns=shares_turns)
     rig.must_wait(b"w")
     rig.ask(A, b"w")
-    assert rig.workers.waiting == 1
+    assert rig.workers.waiting.count == 1
     for number in range(2 * BATCH_SIZE):  # its datagram in the buffer is overwritten
         rig.ask(B, b"%d" % number)
     assert rig.sock.sent_to(B) == answers_to(numbered(2 * BATCH_SIZE))
     assert rig.sock.sent == []
     rig.wake(b"w", b"at last")
     assert rig.sock.sent == [(A, b"at last")]
-    assert rig.workers.waiting == 0
+    assert rig.workers.waiting.count == 0
 
 
 def test_the_rest_of_a_batch_goes_on_when_one_of_it_waits() -> None:
@@ -383,7 +385,7 @@ def test_a_request_may_wait_twice() -> None:
     rig.ask(A, b"w")
     rig.wake(b"w", b"not yet")
     rig.ask(B, b"o")
-    assert (rig.workers.waiting, rig.sock.sent) == (1, [(B, b"re: o")])
+    assert (rig.workers.waiting.count, rig.sock.sent) == (1, [(B, b"re: o")])
     rig.wake(b"w", b"now")
     assert rig.sock.sent[1:] == [(A, b"now")]
 

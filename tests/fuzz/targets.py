@@ -75,7 +75,7 @@ def requests(data: bytes) -> None:
 
 def _end(node: Parts) -> None:
     """End its workers: those that wait are nobody's to collect."""
-    for worker in [*node.workers._idle, *(request.greenlet for request in node.workers._waiting)]:
+    for worker in [*node.workers._idle, *(request.greenlet for request in node.workers._parked)]:
         if worker is not None:
             worker.throw()
 

@@ -10,7 +10,7 @@ from app.cluster.membership.planner import first_view
 from app.cluster.view import Member
 from app.observe.counters import FORWARDED, WAITED
 from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES
-from app.requests.forwarding import DETOUR_S, FULL_WAIT_MS, HOPS_MAX, RESEND_S, SWEEP_S
+from app.requests.forwarding import DETOUR_S, FULL_WAIT_MS, HOPS_MAX, IN_FLIGHT_BYTES, RESEND_S, SWEEP_S
 from app.requests.request import PATIENCE_S
 from app.storage.store import Store
 from app.wire.protocol import (
@@ -79,7 +79,7 @@ def test_a_request_goes_to_its_primary_and_the_answer_to_the_client() -> None:
     net.deliver()
     assert front.code(ONE) == NO_ERR
     assert len(owner.store) == 1
-    assert len(front.store) == front.forwarding.in_flight == front.workers.waiting == 0
+    assert len(front.store) == front.forwarding.in_flight == front.waiting.count == 0
     assert (front.forwarding.forwarded, front.forwarding.duplicates, front.forwarding.abandoned) == (1, 0, 0)
     assert owner.counters.by_command()["PUT"] == 1
     assert not any(front.counters.answers), "counted where it was executed"
@@ -94,7 +94,7 @@ def test_each_request_is_counted() -> None:
     for message_id in (ONE, TWO):
         front.take(put(message_id))
     front.loop.advance(PATIENCE_S)
-    front.workers.expire(front.loop.now_s)
+    front.sweep()
     assert front.forwarding.abandoned == 2
 
 
@@ -387,7 +387,7 @@ def test_a_request_waits_for_a_bounded_time() -> None:
     ((address, reply),) = front.told()
     assert address == CLIENT
     assert response(reply, ONE) == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=50)
-    assert front.forwarding.in_flight == front.workers.waiting == 0
+    assert front.forwarding.in_flight == front.waiting.count == 0
     assert front.forwarding.abandoned == 1
 
 
@@ -413,7 +413,7 @@ def test_a_write_without_an_answer_is_left_to_its_client() -> None:
     front.take(put())
     net.wait(PATIENCE_S, sweep=True)
     assert front.told() == []
-    assert front.forwarding.in_flight == front.workers.waiting == 0
+    assert front.forwarding.in_flight == front.waiting.count == 0
     assert front.forwarding.abandoned == 1
 
 
@@ -618,7 +618,8 @@ def test_a_read_that_was_sent_twice_may_be_refused() -> None:
     front.sweep()
     net.deliver()
     net.wait(PATIENCE_S - 0.05)
-    net["owner"].workers.expire(net.loop.now_s + 1)
+    net.wait(0.05)
+    net["owner"].sweep()
     net.deliver()
     assert front.code(ONE) == SYS_OVERLOAD_ERR
 
@@ -662,7 +663,7 @@ def test_beyond_the_bound_what_would_have_to_wait_is_refused_and_nothing_else() 
     assert response(front.take(first), b"f" * 16).errCode == NO_ERR
     waiting = [request(b"%016d" % n, command=GET, key=away[n]) for n in range(3)]
     assert [front.take(datagram) for datagram in waiting] == [None] * 3
-    assert front.workers.full
+    assert front.waiting.full
     refused = response(front.take(request(b"x" * 16, command=GET, key=away[3])), b"x" * 16)
     assert refused == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=FULL_WAIT_MS)
     assert front.take(waiting[0], OTHER_CLIENT) is None, "it joins one that waits already"
@@ -681,6 +682,40 @@ def test_peers_requests_count_as_well() -> None:
     front.take(get())
     net.deliver()
     assert front.code(ONE) == SYS_OVERLOAD_ERR
+
+
+def test_what_requests_in_flight_keep_is_counted_until_they_are_answered_or_given_up() -> None:
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    front.take(get(ONE))
+    front.take(put(TWO, bytes(5000)))
+    kept = 2 * IN_FLIGHT_BYTES + len(get(ONE)) + len(put(TWO, bytes(5000)))
+    assert (front.waiting.count, front.waiting.kept_bytes) == (2, kept)
+    front.take(get(ONE), OTHER_CLIENT)
+    assert (front.waiting.count, front.waiting.kept_bytes) == (2, kept), "it has joined"
+    net.deliver()
+    assert (front.waiting.count, front.waiting.kept_bytes) == (0, 0)
+    front.set_routes(UNKNOWN)
+    front.take(put(TWO, bytes(5000)))
+    net.wait(PATIENCE_S, sweep=True)
+    assert (front.waiting.count, front.waiting.kept_bytes) == (0, 0)
+
+
+def test_another_nodes_answer_is_held_to_the_rate_as_well() -> None:
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    net["owner"].take(put(TWO, bytes(5000)))
+    front.rate._bytes_per_s = 1000
+    front.rate._exempt = {CLIENT[4:8]: False, OTHER_CLIENT[4:8]: False}
+    front.rate.charge(CLIENT[4:8], 1)
+    front.take(get(ONE), CLIENT)
+    front.take(get(TWO), OTHER_CLIENT)
+    net.deliver()
+    assert [(address, response(reply, reply[2:18]).errCode) for address, reply in front.told()] == [
+        (CLIENT, SYS_OVERLOAD_ERR),
+        (OTHER_CLIENT, NO_ERR),
+    ]
+    assert front.counters.over_rate == 1
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
@@ -726,7 +761,7 @@ def test_one_that_has_waited_takes_nothing_along_either(monkeypatch: pytest.Monk
     (one, broken), (other, reply) = front.told()
     assert (one, response(broken, ONE).errCode) == (CLIENT, INTERNAL_ERR)
     assert (other, response(reply, TWO).errCode) == (OTHER_CLIENT, NO_ERR)
-    assert front.workers.waiting == front.forwarding.in_flight == 0
+    assert front.waiting.count == front.forwarding.in_flight == 0
 
 
 def _break_reads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_the_requests_of_one_read_are_answered_in_order(net: Net, owner: Parts) 
 def test_requests_come_after_the_rest(net: Net, owner: Parts) -> None:
     """An answer may free the place that a request needs, and what concerns copies must keep its order."""
     calls: list[object] = []
-    owner.forwarding.asked_for = lambda body, peer: calls.append((ANSWER, body))  # type: ignore[method-assign, func-returns-value, assignment]
+    owner.forwarding.answer = lambda peer, replies: calls.append((ANSWER, *replies))  # type: ignore[method-assign]
     owner.relayed._on_other = lambda peer, kind, body: calls.append((peer, kind, body))
     handle = owner.relayed._handle
     owner.relayed._handle = lambda *arguments: calls.append(FORWARD) or handle(*arguments)  # type: ignore[func-returns-value]
@@ -96,7 +96,7 @@ def test_what_comes_past_its_deadline_is_not_executed(net: Net, owner: Parts, le
 def test_one_that_waits_does_not_hold_up_the_rest(net: Net, owner: Parts) -> None:
     owner.set_routes(UNKNOWN)
     owner.frames("front", [forward(get(ONE)), forward(request(TWO, command=GET, key=b"")), forward(get(THREE))])
-    assert owner.workers.waiting == 2
+    assert owner.waiting.count == 2
     assert [code for _, _, code in answers(net)] != []
     owner.set_routes(SELF)
     assert answers(net) == [("front", ONE, KEY_DNE_ERR), ("front", THREE, KEY_DNE_ERR)]
@@ -132,9 +132,11 @@ def test_it_waits_until_its_deadline_and_no_longer_than_any(
     owner.set_routes(UNKNOWN)
     net.loop.now_s += 0.125
     owner.frames("front", [forward(get(ONE), deadline_s=net.loop.now_s + left_s)])
-    owner.workers.expire(net.loop.now_s + waits_s - 0.0005)
+    net.loop.now_s += waits_s - 0.0005
+    owner.sweep()
     assert answers(net) == []
-    owner.workers.expire(net.loop.now_s + waits_s)
+    net.loop.now_s += 0.0005
+    owner.sweep()
     assert answers(net) == [("front", ONE, SYS_OVERLOAD_ERR)]
 
 

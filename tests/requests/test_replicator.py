@@ -88,7 +88,7 @@ def test_a_write_is_answered_when_the_copy_has_it(net: Net) -> None:
     assert a.counters.by_command()["PUT"] == 1
     assert a.counters.latency[REPLICATED].count == 1
     assert a.counters.latency[REPLICATED].total_s == 0.125
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
 
 
 def test_a_read_of_what_not_all_copies_have_waits_too(net: Net) -> None:
@@ -120,9 +120,9 @@ def test_a_client_that_repeats_itself_gets_no_more_answers_than_so_many(net: Net
     a = net["a"]
     for _ in range(WAITERS_MAX):
         assert a.take(put(1)) is None
-    waiting = a.workers.waiting
+    waiting = a.waiting.count
     assert a.take(put(1), OTHER_CLIENT) is None
-    assert a.workers.waiting == waiting
+    assert a.waiting.count == waiting
     net.deliver()
     assert [address for address, _ in a.told()] == [CLIENT] * WAITERS_MAX
 
@@ -170,9 +170,9 @@ def test_a_write_that_has_waited_too_long_is_not_answered_and_stale_wake_ups_are
     a.take(put(1))
     net.deliver_from("a")
     net.wait(PATIENCE_S - 0.01, sweep=True)
-    assert a.workers.waiting == 1
+    assert a.waiting.count == 1
     net.wait(0.01, sweep=True)
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
     assert a.told() == []
     net.deliver()
     assert a.told() == [], "its acknowledgement comes too late"
@@ -197,7 +197,7 @@ def full_net() -> Net:
     net.deliver()
     net["a"].told()
     net["a"].take(put(1))
-    assert net["a"].workers.full
+    assert net["a"].waiting.full
     return net
 
 
@@ -255,7 +255,7 @@ def test_a_retry_whose_answer_nobody_can_wait_for_gets_none_and_keeps_nothing(ne
     for _ in range(WAITERS_MAX + 1):
         a.take(put(1))
     net.deliver()
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
     assert a.forwarding.in_flight == 0
 
 
@@ -269,7 +269,7 @@ def test_without_a_lease_nothing_is_released_and_with_a_new_one_it_is(net: Net) 
     a.set_lease(-1.0)
     net.deliver()
     assert a.told() == []
-    assert a.workers.waiting == 2, "they wait for the next lease"
+    assert a.waiting.count == 2, "they wait for the next lease"
     a.set_lease(1e9)
     a.sweep()
     codes = {address: response(reply, ident(1) if address == CLIENT else READ).errCode for address, reply in a.told()}
@@ -291,7 +291,7 @@ def test_answers_that_are_laid_out_do_not_leave_when_the_lease_runs_out(
 
     monkeypatch.setattr(a.answers, "deliver", slowly)
     net.deliver()
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
     assert a.told() == []
     assert a.batch.unfenced == 1
 
@@ -330,7 +330,7 @@ def test_a_write_in_flight_at_a_change_of_primary_is_never_refused(net: Net) -> 
     b.replies.full = True
     net.deliver()
     assert a.told() == []
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
 
 
 def test_a_write_in_flight_that_finds_no_primary_is_never_refused(net: Net) -> None:
@@ -339,7 +339,7 @@ def test_a_write_in_flight_that_finds_no_primary_is_never_refused(net: Net) -> N
     net.queue.clear()
     install(net, LED_BY_B_VIEW, "a")
     a.set_routes(UNKNOWN)
-    assert a.workers.waiting == 1
+    assert a.waiting.count == 1
     net.wait(PATIENCE_S, sweep=True)
     assert a.told() == []
     assert a.forwarding.abandoned == 1
@@ -356,7 +356,7 @@ def test_a_write_in_flight_is_not_refused_by_this_node_either_once_it_is_in_char
     a.replies.full = True
     install(net, replace(first_view((Member("a", 3),), 3, 1), cluster_id=VIEW.cluster_id, epoch=9), "a")
     a.sweep()
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
     assert a.told() == []
     assert response(a.take(put(2)), ident(2)).errCode == SYS_OVERLOAD_ERR
 
@@ -365,10 +365,10 @@ def test_a_write_in_flight_for_a_peer_is_the_peers_to_hand_on(net: Net) -> None:
     a, b = net["a"], net["b"]
     b.take(put(1))
     net.deliver_from("b")
-    assert a.workers.waiting == 1
+    assert a.waiting.count == 1
     net.queue.clear()
     install(net, LED_BY_B_VIEW, "a")
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
     assert [kind for _, _, kind, _ in net.queue if kind in (ANSWER, FORWARD)] == []
     install(net, LED_BY_B_VIEW, "b")
     b.sweep()
@@ -393,10 +393,10 @@ def test_a_read_in_flight_for_a_peer_is_the_peers_to_send_again(net: Net) -> Non
     a.take(put(1))
     b.take(get())
     net.deliver_from("b")
-    assert a.workers.waiting == 2
+    assert a.waiting.count == 2
     net.queue.clear()
     install(net, LED_BY_B_VIEW, "a")
-    assert a.workers.waiting == 1, "the write is this node's client's, and waits for the next primary"
+    assert a.waiting.count == 1, "the write is this node's client's, and waits for the next primary"
 
 
 def test_a_retry_that_joins_another_in_the_table_keeps_that_it_may_have_taken_effect(net: Net) -> None:
@@ -410,7 +410,7 @@ def test_a_retry_that_joins_another_in_the_table_keeps_that_it_may_have_taken_ef
     install(net, LED_BY_B_VIEW, "a")
     assert a.forwarding.duplicates == 1, "the second joins the first"
     net.wait(PATIENCE_S, sweep=True)
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
     assert a.told() == [], "refused, although it was executed here"
 
 
@@ -499,7 +499,7 @@ def test_a_wipeout_waits_no_longer_than_others(net: Net) -> None:
     a.take(wipe())
     net.wait(PATIENCE_S, sweep=True)
     assert a.told() == []
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
     net.deliver()
     assert a.told() == []
     assert response(a.take(wipe()), b"w" * 16).errCode == NO_ERR
@@ -519,7 +519,7 @@ def test_a_wipeout_is_not_told_while_a_copy_may_lack_it(net: Net) -> None:
     a.sweep()
     assert a.take(wipe()) is None, "nor is a retry"
     assert a.told() == []
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
     assert len(b.store) == 1
     net.cut("a", "b")
     install(net, second, "b")
@@ -536,7 +536,7 @@ def test_a_wipeout_in_flight_at_a_change_of_primary_is_left_to_its_client(net: N
     net.queue.clear()
     install(net, LED_BY_B_VIEW, "a")
     assert a.told() == []
-    assert a.workers.waiting == 0
+    assert a.waiting.count == 0
 
 
 # --- links ----------------------------------------------------------------------------------------------------------

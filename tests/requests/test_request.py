@@ -117,7 +117,7 @@ def test_the_front_uses_none_again_that_waits(net: Net) -> None:
     clients = [b"%016d" % number for number in range(3)]
     node.outside.arrived = [(client, put(client)) for client in clients]
     front.read()
-    assert node.workers.waiting == 3
+    assert node.waiting.count == 3
     node.set_routes(SELF)
     assert [(address, response(reply, address).errCode) for address, reply in node.told()] == [
         (client, NO_ERR) for client in clients
@@ -133,7 +133,7 @@ def test_requests_of_several_peers_and_clients_are_answered_each_to_its_own() ->
         net[name].take(request(b"%016d" % number, command=GET, key=KEY))
     owner.take(request(ONE, command=GET, key=KEY))
     net.deliver()
-    assert owner.workers.waiting == 3
+    assert owner.waiting.count == 3
     owner.set_routes(SELF)
     owner.sweep()
     assert owner.code(ONE) == KEY_DNE_ERR

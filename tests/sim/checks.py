@@ -154,8 +154,8 @@ class Checks:
     def _bounds(self, process: "Process") -> None:
         """What a node may hold."""
         node, options = process.node, process.options
-        if node.workers.waiting > options.max_in_flight:
-            raise Violation(f"{node.workers.waiting} requests wait at {process.address}")
+        if node.waiting.count > options.max_in_flight:
+            raise Violation(f"{node.waiting.count} requests wait at {process.address}")
         follower = node.replication._follower
         if follower.staged_bytes > follower.staging_max_bytes + 65536:
             raise Violation(f"{process.address} has gathered {follower.staged_bytes} bytes beside its copies")

@@ -36,7 +36,9 @@ from app.requests.relayed import Relayed
 from app.requests.replicator import Replicator
 from app.requests.reports import Reports
 from app.requests.request import PATIENCE_S, Request
+from app.requests.resumed import Resumed
 from app.requests.turn import Turn
+from app.requests.waiting import Waiting
 from app.requests.workers import Workers
 from app.storage.arena import Arena
 from app.storage.mutate import Mutations
@@ -282,7 +284,8 @@ class Parts(Node):
         self.view_log = ViewLog()
         routes = self.replication.routes
         self.turn = Turn(self.loop, self.membership, routes, end=lambda: self.end_turn())
-        self.workers = Workers(self.loop, max_waiting, 1 << 30, self.store.spend)
+        self.waiting = Waiting(max_waiting, 1 << 30, self.store.spend)
+        self.workers = Workers(self.loop, self.waiting)
         self.outside = Outside()
         self.rate = AnswerRate(PLENTY, exempt={}, now=self.loop.now, random=lambda: 0.5)
         self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out, self.rate)
@@ -293,8 +296,9 @@ class Parts(Node):
             now=self.loop.now,
             unix_s=self.loop.unix_s,
             turn=self.turn,
+            rate=self.rate,
         )
-        self.forwarding = Forwarding(self.turn, self.workers, self.answers, self.links.up, routes=routes)
+        self.forwarding = Forwarding(self.turn, self.waiting, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
             self.replication, self.turn, self.workers, self.counters, self.links, self.membership
         )
@@ -329,6 +333,7 @@ class Parts(Node):
             forwarding=self.forwarding,
             on_other=self._on_frame,
         )
+        self.resumed = Resumed(self.turn, self.workers, self.answers, self.commands, self.forwarding)
         self.clients = Clients(self)
         self.install(view or _view_of_one(name))
 

@@ -1,0 +1,58 @@
+"""Requests that waited for another node, and whose slot is served here by now: executed as if they had just come."""
+
+from collections.abc import Sequence
+
+from app.observe.counters import WAITED
+from app.requests.answers import Answers
+from app.requests.commands import Commands
+from app.requests.forwarding import Forwarding, InFlight
+from app.requests.request import Request
+from app.requests.turn import Turn
+from app.requests.workers import Workers
+
+
+class Resumed:
+    """One node's; a source of requests for the workers."""
+
+    def __init__(
+        self, turn: Turn, workers: Workers, answers: Answers, commands: Commands, forwarding: Forwarding
+    ) -> None:
+        self._turn = turn
+        self._workers = workers
+        self._answers = answers
+        self._handle = commands.handle
+        self._forwarding = forwarding
+        self._left: Sequence[InFlight] = ()
+        self._next = 0
+
+    def look(self) -> None:
+        """Have those go on, wherever to, for whom there is a way by now: see Forwarding.sweep."""
+        self._left, self._next = self._forwarding.sweep(), 0
+        if self._left:
+            self._workers.run(self)
+
+    # --- a source of requests (request.py) ---------------------------------------------------------------------------
+
+    def is_left(self) -> bool:
+        return self._next < len(self._left)
+
+    def work(self, request: Request) -> None:
+        while self.is_left():
+            kept = self._left[self._next]
+            self._next += 1
+            if self._turn.read_clock() >= kept.deadline_s:
+                self._forwarding.give_up(kept)
+                continue
+            request.datagram = kept.datagram
+            request.answer_to(kept)
+            request.is_uncertain = kept.is_uncertain
+            request.how = WAITED
+            reply = self._handle(request, kept.datagram, 0, len(kept.datagram))
+            if reply is not None:
+                self._answers.deliver(request, reply)
+            if request.has_waited:
+                return
+            request.release()
+
+    def fill(self, request: Request) -> None:
+        """Nothing is left to be said: all of it is kept already."""

@@ -140,7 +140,12 @@ class DatagramAuth:
         self._me = me
         self._me_bytes = me.encode()
         assert len(self._me_bytes) <= _NAME_MAX_BYTES, me
-        self._peers = {peer: _Peer() for peer in peers}
+        self._peers: dict[str, _Peer] = {}
+        self.change_peers(peers)
+
+    def change_peers(self, peers: Iterable[str]) -> None:
+        """These are the peers from now on."""
+        self._peers = {peer: self._peers.get(peer) or _Peer() for peer in peers}
 
     def sign(self, peer: str, body: bytes) -> bytes:
         """The payload that brings `body` to the peer."""

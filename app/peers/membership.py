@@ -37,6 +37,7 @@ from app.cluster.events import (
     OpenLink,
     Reset,
     Send,
+    ServersChanged,
     SlotsSynced,
     Tick,
     ViewInstalled,
@@ -167,6 +168,12 @@ class Membership:
     def leave(self) -> None:
         """Hand everything over and leave; `has_left` is called when that is done."""
         self.take(LeaveRequested())
+
+    def change_servers(self) -> None:
+        """The servers are those that `peers` has now, and this node."""
+        if self._auth is not None:
+            self._auth.change_peers(self._peers.names)
+        self.take(ServersChanged(self._peers.servers))
 
     def synced(self, learner: str, slots: int, epoch: int) -> None:
         """This node, as primary of these slots (mask of 256 bits) in that epoch, has the learner in sync."""

@@ -29,6 +29,7 @@ from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
+from app.config.secret import Secrets, read_secret
 from app.config.servers import Server, ServersError, load, read_file, reread
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
@@ -147,6 +148,7 @@ class Node:
         self._is_stopped = False
         self._leave_timer = loop.timer()
         is_alone = len(options.servers) == 1
+        self._secrets = Secrets((options.cluster_secret,) if options.cluster_secret else ())
         self.servers = options.servers  # in the file's order; `reload` changes them
         self._reload_is_due = self._reloads = False
 
@@ -415,7 +417,7 @@ class Node:
     # --- which servers there are -------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Read the servers file again, soon: names in it are looked up first, beside the loop."""
+        """Read the servers file and that of the secret again, soon: names are looked up first, beside the loop."""
         self._reload_is_due = True
         if not self._reloads and not self._is_stopped:
             self._reloads = True
@@ -425,13 +427,13 @@ class Node:
         while self._reload_is_due and not self._is_stopped:
             self._reload_is_due = False
             try:
-                self._read_servers()
+                self._read_files()
             except ServersError as error:
                 _log.error("not_reloaded", cause=error)
         self._reloads = False
 
-    def _read_servers(self) -> None:
-        """Go by the servers file as it is now. Raises ServersError: nothing was changed."""
+    def _read_files(self) -> None:
+        """Go by the servers file and the secret's file as they are now. Raises ServersError: nothing was changed."""
         options, core = self.options, self.membership.core
         path = options.servers_file
         listed = load(path, self.sockets.look_up, self._read_file)
@@ -442,15 +444,31 @@ class Node:
             raise ServersError(f"{path}: {objection}")
         before = self.peers.servers
         kept = names[len(listed) :]
+        secrets = self._reread_secret()
         if names != before:
             self._change_servers(servers)
+        if secrets != self._secrets:
+            self._secrets = secrets
+            self.links.take_secrets(secrets.taken)
+            self.membership.take_secrets(secrets.taken, is_new_used=secrets.is_new_used)
         _log.info(
             "reloaded",
             servers=len(names),
             added=" ".join(name for name in names if name not in before),
             removed=" ".join(name for name in before if name not in names),
             kept=" ".join(kept),
+            secret=secrets.describe(),
         )
+
+    def _reread_secret(self) -> Secrets:
+        """The secrets to go by, by the file as it is now. Raises ServersError."""
+        file = self.options.secret_file
+        if file is None:
+            return self._secrets
+        try:
+            return self._secrets.reread(read_secret(file.path).secret)
+        except ValueError as error:
+            raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
 
     def _change_servers(self, servers: tuple[Server, ...]) -> None:
         if len(self.servers) == 1 < len(servers):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.config.secret import read_secret
 from app.config.servers import Server, ServersError, reread
 from app.wire.protocol import IS_ALIVE
 from tests.peers.test_in_a_node import ME, PEER, Rig
@@ -102,7 +103,7 @@ def test_what_is_added_is_a_server_for_all_that_goes_by_servers(
     assert passes() == (True, True)
     assert rig.node.readiness().servers == 3
     assert rig.sockets.made[-1].connects == [("127.0.0.3", 1003)], "it is dialled"
-    fields = {"servers": 3, "added": str(NEW), "removed": "", "kept": ""}
+    fields = {"servers": 3, "added": str(NEW), "removed": "", "kept": "", "secret": "none"}
     assert told(caplog) == [("node.reloaded", fields)]
 
 
@@ -114,7 +115,7 @@ def test_what_is_missing_stays_unless_the_file_rules(
     with caplog.at_level(logging.INFO):
         rig.reload(ME)
     assert rig.servers == ([str(ME)] if file_rules else [str(ME), str(PEER)])
-    fields = {"servers": 1, "added": "", "removed": str(PEER), "kept": ""}
+    fields = {"servers": 1, "added": "", "removed": str(PEER), "kept": "", "secret": "none"}
     if not file_rules:
         fields |= {"servers": 2, "removed": "", "kept": str(PEER)}
     assert told(caplog) == [("node.reloaded", fields)]
@@ -182,3 +183,38 @@ def test_a_node_that_has_stopped_reads_nothing(rig: Reloading) -> None:
     rig.node.stop()
     rig.reload(ME, PEER, NEW)
     assert rig.servers == [str(ME), str(PEER)]
+
+
+# The secret.
+
+
+def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "secret"
+    path.write_text("the old secret of all\n")
+    rig = Reloading(tmp_path / "servers.txt", secret_file=read_secret(str(path)))
+    shake = rig.node.links._connector.handshake
+    auth = rig.node.membership._auth
+    assert auth is not None
+    path.write_text("the new secret of all\n")
+    counts = []
+    with caplog.at_level(logging.INFO):
+        for _ in range(4):
+            rig.reload(ME, PEER)
+            counts.append((shake.secrets, len(auth._macs), auth._is_new_used))
+        path.write_text("short\n")
+        rig.reload(ME, PEER, NEW)
+    assert counts == [(2, 2, False), (2, 2, True), (1, 1, True), (1, 1, True)]
+    assert rig.servers == [str(ME), str(PEER)], "a bad secret changes nothing else either"
+    *reloaded, (event, fields) = told(caplog)
+    assert [fields["secret"] for _, fields in reloaded] == [
+        "old_and_new_taken_old_used",
+        "old_and_new_taken_new_used",
+        "one",
+        "one",
+    ]
+    assert (event, str(fields["cause"])[:60]) == (
+        "node.not_reloaded",
+        f"KV_CLUSTER_SECRET_FILE {path}: a secret has at least"[:60],
+    )
+    assert "secret of all" not in caplog.text
+    rig.node.stop()

@@ -46,7 +46,7 @@ dial is connected by b's kernel and gets no CHALLENGE: LinkFailed after DIAL_TIM
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from greenlet import getcurrent
@@ -327,6 +327,10 @@ class Links:
 
     def _share_bytes(self, peers: Peers) -> int:
         return max(_QUEUE_MIN_BYTES, self._queues_max_bytes // max(1, len(peers.names)))
+
+    def take_secrets(self, secrets: Sequence[bytes]) -> None:
+        """These are taken from now on, the first is used; links that are there have proved themselves, and stay."""
+        self._connector.handshake.take(secrets)
 
     # --- sending -------------------------------------------------------------------------------------------------
 

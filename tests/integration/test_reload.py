@@ -64,3 +64,32 @@ def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
         assert "servers.txt:1: '127.0.0.1': the port is missing" in one.log
         assert one.serves()
         assert one.status()["servers"] == 2
+
+
+def test_a_secret_is_replaced_while_the_cluster_serves(tmp_path: Path) -> None:
+    """One node is started anew in the middle of it, and knows the new one only."""
+    secret = tmp_path / "secret"
+    secret.write_text("the old secret of all\n")
+    secret.chmod(0o600)
+    with cluster(tmp_path, 3, environment={"KV_CLUSTER_SECRET_FILE": str(secret)}) as nodes:
+        for node in nodes:
+            node.start()
+        await_count(nodes, 3)
+        epoch = nodes[0].status()["epoch"]
+        with Traffic(nodes, keys=300) as traffic:
+            secret.write_text("the new secret of all\n")
+            for round_ in range(3):
+                for node in nodes:
+                    reread([node], *nodes)
+                    traffic.go_on(20)
+                if not round_:
+                    assert nodes[0].status()["epoch"] == epoch, "nobody has noticed"
+                    assert nodes[2].stop() == 0
+                    nodes[2].start()
+                    await_count(nodes, 3)
+                    await_ready(nodes)
+            traffic.go_on(50)
+        traffic.check()
+        assert not traffic.counts["unanswered"], traffic.counts
+        await_ready(nodes)
+        assert [node.counters().get("cluster_refused_wrong_secret", 0) for node in nodes[:2]] == [0, 0]

@@ -98,6 +98,7 @@ def start() -> NoReturn:
     # would not get them at all without a handler.
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to read again
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     from app.observe.logs import unblock
 

@@ -30,6 +30,8 @@ from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
 from app.config.options import Options, misspelt
+from app.config.secret import Secrets, read_secret
+from app.config.servers import Server, ServersError, load, read_file, reread
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
@@ -84,6 +86,8 @@ _DRAIN_STEPS: Final = 10_000
 _DRAIN_TURN: Final = 200
 # Of so much memory one more recent write is kept for repairs, up to RECENT_MAX at 128 MiB: 3.7 % of it.
 _MEMORY_PER_RECENT_BYTES: Final = 8192
+# Of what one peer may leave unread, writes may be so much; the rest is for chunks, requests and answers.
+BACKLOG_SHARE: Final = 4
 # A second signal so soon after the first says nothing new: the same wish may come to the process and to its group.
 _SAME_SIGNAL_S: Final = 1.0
 
@@ -134,16 +138,22 @@ class Node:
         resident_bytes: Callable[[], int],
         on_stopped: Callable[[], object],
         limits: Limits = Limits(),
+        read_file: Callable[[str], bytes] = read_file,
     ) -> None:
-        """`incarnation`: above that of every earlier process here, as a rule (the core copes where it is not)."""
+        """`incarnation`: above that of every earlier process here, as a rule (the core copes where it is not).
+        `read_file(path)`: what is in the servers file; raises ServersError."""
         self.options = options
         self.loop = loop
         self.sockets = sockets
         self._on_stopped = on_stopped
+        self._read_file = read_file
         self._leaves_at_once_s: float | None = None
         self._is_stopped = False
         self._leave_timer = loop.timer()
         is_alone = len(options.servers) == 1
+        self._secrets = Secrets((options.cluster_secret,) if options.cluster_secret else ())
+        self.servers = options.servers  # in the file's order; `reload` changes them
+        self._reload_is_due = self._reloads = False
 
         # What it holds.
         evict = options.policy == "allkeys-lru"
@@ -205,7 +215,7 @@ class Node:
             self.store,
             self.replies,
             mutations,
-            backlog_max_bytes=self.links.queue_max_bytes // 4,  # the rest is for chunks, requests and answers
+            backlog_max_bytes=self.links.queue_max_bytes // BACKLOG_SHARE,
             queued_bytes=self.links.queued_bytes,
             recent_max=min(RECENT_MAX, options.max_memory_bytes // _MEMORY_PER_RECENT_BYTES),
             staging_max_bytes=min(STAGING_MAX_BYTES, options.max_memory_bytes // STAGING_SHARE),
@@ -409,6 +419,72 @@ class Node:
         elif kind == CLUSTER:
             self.membership.handle_frame(peer, body)
 
+    # --- which servers there are -------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Read the servers file and that of the secret again, soon: names are looked up first, beside the loop."""
+        self._reload_is_due = True
+        if not self._reloads and not self._is_stopped:
+            self._reloads = True
+            self.loop.spawn(self._reload)
+
+    def _reload(self) -> None:
+        while self._reload_is_due and not self._is_stopped:
+            self._reload_is_due = False
+            try:
+                self._read_files()
+            except ServersError as error:
+                _log.error("not_reloaded", cause=error)
+        self._reloads = False
+
+    def _read_files(self) -> None:
+        """Go by the servers file and the secret's file as they are now. Raises ServersError: nothing was changed."""
+        options, core = self.options, self.membership.core
+        path = options.servers_file
+        listed = load(path, self.sockets.look_up, self._read_file)
+        members = core.view.addresses if core.view is not None else ()
+        servers = reread(path, options.me, listed, self.servers, members, file_rules=options.file_rules)
+        names = tuple(map(str, servers))
+        if objection := core.objection_to(names):
+            raise ServersError(f"{path}: {objection}")
+        before = self.peers.servers
+        kept = names[len(listed) :]
+        secrets = self._reread_secret()
+        if names != before:
+            self._change_servers(servers)
+        if secrets != self._secrets:
+            self._secrets = secrets
+            self.links.take_secrets(secrets.taken)
+            self.membership.take_secrets(secrets.taken, is_new_used=secrets.is_new_used)
+        _log.info(
+            "reloaded",
+            servers=len(names),
+            added=" ".join(name for name in names if name not in before),
+            removed=" ".join(name for name in before if name not in names),
+            kept=" ".join(kept),
+            secret=secrets.describe(),
+        )
+
+    def _reread_secret(self) -> Secrets:
+        """The secrets to go by, by the file as it is now. Raises ServersError."""
+        file = self.options.secret_file
+        if file is None:
+            return self._secrets
+        try:
+            return self._secrets.reread(read_secret(file.path).secret)
+        except ValueError as error:
+            raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
+
+    def _change_servers(self, servers: tuple[Server, ...]) -> None:
+        if len(self.servers) == 1 < len(servers):
+            self.front.be_one_of_several(PATIENCE_S)
+        self.servers = servers
+        self.peers.change(servers)
+        self._follow_addresses()
+        self.links.share_anew()
+        self.replication.limit_backlog(self.links.queue_max_bytes // BACKLOG_SHARE)
+        self.membership.change_servers()
+
     # --- where servers are (app/peers/lookups.py) ---------------------------------------------------------------------
 
     def _server_addresses(self) -> list[str]:
@@ -417,13 +493,15 @@ class Node:
 
     def _peer_has_moved(self, peer: str) -> None:
         """Whatever goes by a server's address goes by its new one from now on."""
-        if self._is_stopped:
-            return
+        if not self._is_stopped:
+            self._follow_addresses()
+            self.links.moved(peer)
+
+    def _follow_addresses(self) -> None:
         self.peer_datagrams.follow()
         self._no_strangers.follow(self._server_addresses())
         if self._allowed is not None:
             self._allowed.follow(self._server_addresses())
-        self.links.moved(peer)
 
     # --- what membership decides (app/peers/membership.py) -----------------------------------------------------------
 
@@ -472,7 +550,7 @@ class Node:
     def _look_at_links(self) -> None:
         core, now_s = self.membership.core, self.loop.now()
         if core.view is None:  # whoever is heard is to found a cluster with this node, and needs a link for that
-            fresh_s = now_s - heard_s(len(self.options.servers))
+            fresh_s = now_s - heard_s(len(self.servers))
             others = [server for server in self.peers.names if core.contact(server)[1] >= fresh_s]
         else:
             members = core.view.addresses if core.is_member else ()
@@ -616,7 +694,7 @@ class Node:
                 core.status(),
                 core.view,
                 core.lease_until > now_s,
-                tuple(map(str, options.servers)),
+                self.peers.servers,
                 options.replicas,
                 self.replication.routes,
                 self.replication.led_slots(),
@@ -627,7 +705,7 @@ class Node:
 
     def status_json(self) -> bytes:
         """What STATUS answers."""
-        return status_json(self.readiness(), tuple(map(str, self.options.servers)))
+        return status_json(self.readiness(), self.peers.servers)
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:
@@ -671,6 +749,7 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, loop.run_callback, _on_stop_signal, node, signal.Signals(number).name)
     gevent.signal_handler(signal.SIGUSR1, loop.run_callback, node.dump)
+    gevent.signal_handler(signal.SIGHUP, loop.run_callback, node.reload)
     # What lives as long as the process needs no collector: without this, each full collection would walk every slot's
     # tables (35 to 80 ms over half a million entries).
     gc.collect()

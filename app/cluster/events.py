@@ -93,6 +93,16 @@ class FoundRequested:
     """An operator has this node found a cluster of those that it hears: override.py, and `ClusterCore.objection`."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServersChanged:
+    """The servers that there are from now on, in the file's order, this node's among them.
+
+    See `ClusterCore.objection_to`. A member of the view is to stay among them as long as it is one.
+    """
+
+    servers: tuple[str, ...]
+
+
 Event: TypeAlias = (
     Datagram
     | Tick
@@ -104,6 +114,7 @@ Event: TypeAlias = (
     | CopiesLost
     | LeaveRequested
     | FoundRequested
+    | ServersChanged
 )
 
 

@@ -211,6 +211,7 @@ class Options:
     port: int  # UDP, and TCP between nodes
     servers: tuple[Server, ...]  # all of the cluster, in the file's order
     me: Server  # the one of them that this node is
+    servers_file: str = ""  # where they are named; empty: nowhere
 
     max_memory_bytes: int = _setting(
         "--max-memory",
@@ -377,6 +378,17 @@ class Options:
             Copies of each slot, the primary's included, as far as there are nodes: 1 to {COPIES_MAX}. The
             same on every node.""",
     )
+    file_rules: bool = _setting(
+        "--file-rules",
+        _parse_yes_or_no,
+        "yes|no",
+        default="no",
+        group="Cluster",
+        help="""
+            Whether a server whose line is missing when SERVERS_FILE is read again (see Signals) is none any more.
+            If not, it stays one until this node is started anew. It stays one in any case while it is a member:
+            stop it, then have the file read once more.""",
+    )
     trust_refusals: bool = _setting(
         "--trust-refusals",
         _parse_yes_or_no,
@@ -491,7 +503,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         me = servers.find_me(listed, port, name=given.servers_file, bind=values["bind"], advertise=values["advertise"])
     except ServersError as error:
         raise UsageError(str(error)) from None
-    options = Options(port=port, servers=listed, me=me, **values)
+    options = Options(port=port, servers=listed, me=me, servers_file=given.servers_file, **values)
     _check_together(options)
     return options
 
@@ -621,7 +633,10 @@ Servers file:
 Signals:
   TERM, INT   hand the slots over to the other nodes, then stop
   USR1        write all counters to the log
-  HUP         nothing: a node outlives the terminal that it was started at
+  HUP         read SERVERS_FILE again: lines that were added are servers from
+              now on, in the same cluster; and KV_CLUSTER_SECRET_FILE: a new
+              secret is taken besides the old one, at the next HUP used, at the
+              third alone. A file with a fault changes nothing.
 
 Exit status:
   0   stopped as told: by a signal, or by a client's SHUTDOWN

@@ -4,6 +4,10 @@ It is not guessed from what nodes send as long as it is random and long enough: 
 secrets on it at home, billions a second, so one that people make up, or a short one, is none. 16 bytes is the length
 below which a node does not start; how random they are nobody can see from outside.
 
+A secret that is read from a file may be replaced while the nodes run, in three rounds (`Secrets`): first each takes the
+new one as well, then each uses it, then each takes no other. Rejected: to go over at once, which parts the nodes that
+have from those that have not.
+
 Both sources are read alike, so that nodes of which one has it from a variable and another from a file agree: one line
 end at the end, which editors, `echo` and mounted files add, is no part of it.
 """
@@ -27,6 +31,40 @@ class SecretFile:
     secret: bytes = field(repr=False)
     path: str
     exposed_mode: str | None  # the file's mode, like "0644", if users who are neither owner nor group may open it
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Those that a node takes from others, the one that it uses itself first; without any it goes by addresses.
+
+    `is_new_used`: False while a second one is there that the others may not take yet.
+    """
+
+    taken: tuple[bytes, ...] = field(default=(), repr=False)
+    is_new_used: bool = True
+
+    def reread(self, secret: bytes) -> "Secrets":
+        """After the file was read again, and has this: a step further, if it is another one than that in use, or if
+        there are two.
+
+            file       before                          after
+            b          takes a                         takes a and b, uses a
+            b          takes a and b, uses a           takes b and a, uses b
+            b          takes b and a, uses b           takes b
+            a          takes a                         the same
+        """
+        assert self.taken, "a node that goes by addresses goes on so"
+        if secret == self.taken[0]:
+            return Secrets(self.taken[:1])
+        if secret in self.taken:
+            return Secrets((secret, self.taken[0]))
+        return Secrets((self.taken[0], secret), is_new_used=False)
+
+    def describe(self) -> str:
+        """For the log."""
+        if len(self.taken) < 2:
+            return "one" if self.taken else "none"
+        return "old_and_new_taken_new_used" if self.is_new_used else "old_and_new_taken_old_used"
 
 
 def parse_secret(text: str) -> bytes:

@@ -18,7 +18,7 @@ first; app/peers/lookups.py looks again. A name without an address belongs to a 
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -146,15 +146,44 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def load(path: str, lookup: Callable[[str], list[str]] | None = None) -> tuple[Server, ...]:
+def load(
+    path: str,
+    lookup: Callable[[str], list[str]] | None = None,
+    read: Callable[[str], bytes] | None = None,
+) -> tuple[Server, ...]:
     """The servers that the file at `path` names, in its order, host names looked up.
 
     Raises ServersError for whatever is wrong with the file, with its name and, where there is one, the line.
     """
-    return resolve(parse(_read(path), path), path, lookup or lookup_host)
+    return resolve(parse((read or read_file)(path), path), path, lookup or lookup_host)
 
 
-def _read(path: str) -> bytes:
+def reread(
+    path: str,
+    me: Server,
+    listed: Sequence[Server],
+    before: Sequence[Server],
+    members: Collection[str],
+    *,
+    file_rules: bool,
+) -> tuple[Server, ...]:
+    """The servers that there are from now on. `listed`: what the file at `path` names now; `before`: those there were.
+
+    The file's, in its order, then those of before whose lines are missing: all of them, or, if the file rules, those
+    that are `members` (by name) and so are still needed. Raises ServersError when this node's own line is missing, or
+    there are too many.
+    """
+    names = {str(server) for server in listed}
+    if str(me) not in names:
+        raise ServersError(f"{path}: this node's own line, {me}, is missing")
+    kept = [one for one in before if str(one) not in names and (not file_rules or str(one) in members)]
+    if len(listed) + len(kept) > SERVERS_MAX:
+        raise ServersError(f"{path}: more than {SERVERS_MAX} servers, with {len(kept)} that are not in it any more")
+    return (*listed, *kept)
+
+
+def read_file(path: str) -> bytes:
+    """What is in the servers file. Raises ServersError."""
     try:
         with open(path, "rb") as file:
             data = file.read(FILE_MAX_BYTES + 1)

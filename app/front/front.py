@@ -115,6 +115,11 @@ class Front:
         self._count = 0
         self._next = 0  # the datagram to be handled next
 
+    def be_one_of_several(self, patience_s: float) -> None:
+        """Other nodes are to come (`shares_turns`), where there were none; `patience_s` from now on."""
+        self._patience_s = patience_s
+        self._shares_turns = True
+
     def read(self) -> None:
         """Receive, handle and answer datagrams until none is there or it is time for the loop to turn.
 

@@ -209,7 +209,7 @@ class NodeCollector(Collector):
         yield opened
         yield self._slots(status)
         states = GaugeMetricFamily("kv_cluster_servers", "Servers of the file, by state.", labels=("state",))
-        for state, count in _states(status, [str(server) for server in self._node.options.servers]).items():
+        for state, count in _states(status, self._node.peers.servers).items():
             states.add_metric((state,), count)
         yield states
 
@@ -259,7 +259,7 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return list(zip(edges, accumulate(histogram.counts), strict=True))
 
 
-def _states(status: Status, servers: list[str]) -> dict[str, int]:
+def _states(status: Status, servers: Iterable[str]) -> dict[str, int]:
     """How many servers are in each state; each state is there, so that a graph has no gaps."""
     counts = dict.fromkeys(("alive", "suspect", "failed", "dead", ABSENT), 0)
     known = {member.address: member.state for member in status.members}

@@ -73,7 +73,7 @@ class StatusReport:
         """Those of the view, the longest-standing first, then the servers of the file that are in none."""
         node, status = self._node, readiness.status
         me = str(node.options.me)
-        servers = [str(server) for server in node.options.servers]
+        servers = node.peers.servers
         rows = []
         for member in status.members:
             rows.append(
@@ -92,7 +92,7 @@ class StatusReport:
         for row in rows:
             address = str(row["address"])
             row["me"] = address == me
-            # The line in the servers file: what the page numbers and colours nodes by, since it never changes.
+            # The line in the servers file: what the page numbers and colours nodes by, since it hardly ever changes.
             row["line"] = servers.index(address) if address in servers else None
             row["link"] = None if address == me or address not in listed else address not in readiness.unlinked
             row["queued_bytes"] = node.links.queued_bytes(address)

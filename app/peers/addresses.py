@@ -29,29 +29,49 @@ class Peers:
         self.me = str(me)
         self.family = family
         self._own_address = me.address
-        self._servers = {str(server): server for server in servers if server != me}
-        self.names: tuple[str, ...] = tuple(self._servers)
+        self._servers: dict[str, Server] = {}
+        self.servers: tuple[str, ...] = ()  # this node among them, in the file's order
+        self.names: tuple[str, ...] = ()  # of the others
         # Who it is that has an address; of two with the same one, that which was found there last.
         self.by_datagram_address: dict[bytes, str] = {}
         self._packed: dict[str, bytes] = {}
         self._targets: dict[str, tuple[str | int, ...]] = {}
         self._addresses: dict[str, str] = {}
         self._hosts: dict[str, bytes] = {}
-        for name, server in self._servers.items():
-            if server.address:
-                self.move(name, server.address)
+        self.change(servers)
+
+    def change(self, servers: Iterable[Server]) -> None:
+        """These are the servers from now on, this node among them. Who was one before stays where it is."""
+        found = {str(server): server for server in servers}
+        self.servers = tuple(found)
+        self._servers = {name: server for name, server in found.items() if name != self.me}
+        self.names = tuple(self._servers)
+        for peer in [peer for peer in self._addresses if peer not in self._servers]:
+            del self._addresses[peer]
+            self._leave(peer)
+        for peer, server in self._servers.items():
+            if server.address and peer not in self._addresses:
+                self.move(peer, server.address)
 
     def move(self, peer: str, address: str) -> None:
         """The peer is to be reached at this numeric address from now on."""
-        for table in (self._packed, self._targets, self._hosts):
-            table.pop(peer, None)
+        self._leave(peer)
         self._addresses[peer] = address
         # An IPv4 socket can't reach an IPv6 address at all.
         if self.family == socket.AF_INET6 or family_of(address) == socket.AF_INET:
             self._targets[peer], self._packed[peer] = self._resolved(address, self._servers[peer].port)
             self._hosts[peer] = _host_bytes(str(self._targets[peer][0]))
+        self._note_addresses()
+
+    def _leave(self, peer: str) -> None:
+        self._packed.pop(peer, None)
+        self._targets.pop(peer, None)
+        self._hosts.pop(peer, None)
+        self._note_addresses()
+
+    def _note_addresses(self) -> None:
         self.by_datagram_address.clear()
-        self.by_datagram_address.update((packed, there) for there, packed in self._packed.items())
+        self.by_datagram_address.update((packed, peer) for peer, packed in self._packed.items())
 
     def _resolved(self, address: str, port_number: int) -> tuple[tuple[str | int, ...], bytes]:
         """What `connect` takes, and the bytes of the same address."""

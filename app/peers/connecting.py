@@ -91,7 +91,7 @@ class Connector:
         self._loop = loop
         self._sockets = sockets
         self._peers = peers
-        self._handshake = Handshake(secret)
+        self.handshake = Handshake(secret)
         self._goes_by_address = secret is None
         self._random_bytes = random_bytes
         self._incarnation = incarnation
@@ -102,20 +102,22 @@ class Connector:
     def dial(self, peer: str, deadline_s: float) -> Connected:
         """A connection to the peer that has shaken hands."""
         try:
-            return self._dial(peer, deadline_s)
+            return self._dial(peer, deadline_s, 0)
         except (ConnectionError, EOFError):
-            # A dying process may have its link closed before its listener: then the next try is refused.
-            return self._dial(peer, deadline_s)
+            # A dying process may have its link closed before its listener: then the next try is refused. Or the peer
+            # takes another secret than the one that is used, and we do, too.
+            return self._dial(peer, deadline_s, min(1, max(0, self.handshake.secrets - 1)))
 
     def knock(self, peer: str, deadline_s: float) -> None:
         """Returns if anybody listens at the peer's port, or its machine does for it."""
         self._connect(peer, deadline_s).close()
 
-    def _dial(self, peer: str, deadline_s: float) -> Connected:
+    def _dial(self, peer: str, deadline_s: float, which: int) -> Connected:
+        """`which`: of the secrets."""
         sock = self._connect(peer, deadline_s)
         is_kept = False
         try:
-            stamp_s = self._shake_hands(sock, peer, deadline_s)
+            stamp_s = self._shake_hands(sock, peer, deadline_s, which)
             is_kept = True
         finally:
             if not is_kept:
@@ -146,15 +148,15 @@ class Connector:
                 sock.close()
         return sock
 
-    def _shake_hands(self, sock: StreamSocket, peer: str, deadline_s: float) -> float:
+    def _shake_hands(self, sock: StreamSocket, peer: str, deadline_s: float, which: int) -> float:
         """The dialler's part of the handshake: the acceptor's stamp."""
-        shake = self._handshake
+        shake = self.handshake
         hello = shake.hello(
             self._incarnation(), self._loop.now(), self._random_bytes(NONCE_BYTES), self._peers.me, peer
         )
         _send_all(sock, hello)
         challenge = shake.check(self._receive(sock, GREETING_BYTES, deadline_s))
-        _send_all(sock, shake.proof("dialler", hello, challenge.data))
+        _send_all(sock, shake.proof("dialler", hello, challenge.data, which))
         shake.check_proof("acceptor", hello, challenge.data, self._receive(sock, PROOF_BYTES, deadline_s))
         return challenge.stamp_s
 
@@ -163,7 +165,7 @@ class Connector:
     def welcome(self, sock: StreamSocket, host: str, deadline_s: float) -> Connected | None:
         """The acceptor's part of the handshake; None: whoever connected has gone without a word. `host`: its address,
         by which it is known where there is no secret."""
-        shake = self._handshake
+        shake = self.handshake
         try:
             first = self._receive(sock, 1, deadline_s)
         except EOFError:
@@ -187,10 +189,10 @@ class Connector:
             raise Refused("other_address")
         challenge = shake.greeting(self._incarnation(), self._loop.now(), self._random_bytes(NONCE_BYTES))
         _send_all(sock, challenge)
-        shake.check_proof("dialler", hello, challenge, self._receive(sock, PROOF_BYTES, deadline_s))
+        which = shake.check_proof("dialler", hello, challenge, self._receive(sock, PROOF_BYTES, deadline_s))
         if is_elsewhere:
             self._doubt(dialler)
-        _send_all(sock, shake.proof("acceptor", hello, challenge))
+        _send_all(sock, shake.proof("acceptor", hello, challenge, which))
         return Connected(sock, dialler, greeting.stamp_s)
 
     def _receive(self, sock: StreamSocket, count: int, deadline_s: float) -> bytes:

@@ -43,7 +43,7 @@ Timestamps instead of incarnations were rejected: they need clocks that agree. M
 Not protected: secrecy (anyone on the path can read), and traffic that is held back or dropped.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from struct import Struct
@@ -88,6 +88,7 @@ class _Peer:
     unheard: bytes = b""  # the last body sent while its incarnation was not known
     introduced_s: float = -inf  # when this node last introduced itself to it
     taken_s: float = -inf  # when something of it was last taken
+    uses: int = 0  # by which of our secrets that was signed
 
     def would_take(self, incarnation: int, number: int) -> bool:
         """Whether a number of this incarnation is new."""
@@ -136,11 +137,25 @@ class DatagramAuth:
         assert 0 < incarnation <= OUTBID_MAX, incarnation
         self.incarnation = incarnation
         self._draw = draw
-        self._mac = Mac(secret, _KEY_LABEL)
+        self._macs = [Mac(secret, _KEY_LABEL)]
+        self._is_new_used = True
         self._me = me
         self._me_bytes = me.encode()
         assert len(self._me_bytes) <= _NAME_MAX_BYTES, me
-        self._peers = {peer: _Peer() for peer in peers}
+        self._peers: dict[str, _Peer] = {}
+        self.change_peers(peers)
+
+    def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool = True) -> None:
+        """These are taken from now on, and the first of them is used; but while not `is_new_used`, the second one with
+        peers that use it themselves: they may take no other any more."""
+        self._macs = [Mac(secret, _KEY_LABEL) for secret in secrets]
+        self._is_new_used = is_new_used
+        for known in self._peers.values():
+            known.uses = 0
+
+    def change_peers(self, peers: Iterable[str]) -> None:
+        """These are the peers from now on."""
+        self._peers = {peer: self._peers.get(peer) or _Peer() for peer in peers}
 
     def sign(self, peer: str, body: bytes) -> bytes:
         """The payload that brings `body` to the peer."""
@@ -153,7 +168,8 @@ class DatagramAuth:
         known.sent += 1
         head = _HEAD.pack(_VERSION, len(self._me_bytes), self.incarnation, incarnation, known.sent)
         signed = head + self._me_bytes + body
-        return signed + self._mac.of(_for(peer, signed), _MAC_BYTES)
+        mac = self._macs[0 if self._is_new_used else known.uses]
+        return signed + mac.of(_for(peer, signed), _MAC_BYTES)
 
     def verify(self, payload: bytes, now_s: float) -> Verified:
         """What is in a payload. Raises BadDatagram: not_signed, malformed, unknown_sender, wrong_secret, replayed."""
@@ -171,8 +187,7 @@ class DatagramAuth:
         known = self._peers.get(sender)
         if known is None:
             raise BadDatagram("unknown_sender")
-        if not self._mac.fits(_for(self._me, payload[:end]), payload[end:]):
-            raise BadDatagram("wrong_secret")
+        known.uses = self._signed_by(_for(self._me, payload[:end]), payload[end:])
         is_lost = known.incarnation and known.taken_s < now_s - FORGOTTEN_S
         if is_lost and receiver_incarnation == self.incarnation and not known.would_take(sender_incarnation, number):
             self.incarnation += 1 + self._draw()
@@ -199,6 +214,13 @@ class DatagramAuth:
             raise BadDatagram("replayed")
         known.taken_s = now_s
         return Verified(sender, payload[start:end], answers)
+
+    def _signed_by(self, data: bytes, given: bytes) -> int:
+        """Which of the secrets."""
+        for which, mac in enumerate(self._macs):
+            if mac.fits(data, given):
+                return which
+        raise BadDatagram("wrong_secret")
 
     def _introduce(self, peer: str, known: _Peer, incarnation: int, now_s: float) -> list[bytes]:
         if now_s - known.introduced_s < _INTRODUCE_S:

@@ -17,6 +17,7 @@ HMAC and are not encrypted, so whoever can change packets between two nodes can 
 neighbours needs a VPN in any case.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
@@ -58,7 +59,18 @@ class Handshake:
 
     def __init__(self, secret: bytes | None) -> None:
         self._flags = _HAS_SECRET if secret else 0
-        self._mac = Mac(secret, _KEY_LABEL) if secret else None
+        self._macs = [Mac(secret, _KEY_LABEL)] if secret else []
+
+    def take(self, secrets: Sequence[bytes]) -> None:
+        """These are taken from now on, where there was one before, and the first of them is used."""
+        assert secrets
+        assert self._macs
+        self._macs = [Mac(secret, _KEY_LABEL) for secret in secrets]
+
+    @property
+    def secrets(self) -> int:
+        """How many are taken."""
+        return len(self._macs)
 
     def greeting(self, incarnation: int, stamp_s: float, nonce: bytes) -> bytes:
         """The CHALLENGE, and the beginning of a HELLO."""
@@ -83,14 +95,18 @@ class Handshake:
             raise Refused("out_of_range")
         return Greeting(data, incarnation, stamp_s)
 
-    def proof(self, side: str, hello: bytes, challenge: bytes) -> bytes:
-        """The PROOF of one side: "dialler" or "acceptor"."""
-        return self._mac.of(side.encode() + hello + challenge) if self._mac else bytes(PROOF_BYTES)
+    def proof(self, side: str, hello: bytes, challenge: bytes, which: int = 0) -> bytes:
+        """The PROOF of one side, "dialler" or "acceptor", by one of the secrets that are taken."""
+        return self._macs[which].of(side.encode() + hello + challenge) if self._macs else bytes(PROOF_BYTES)
 
-    def check_proof(self, side: str, hello: bytes, challenge: bytes, given: bytes) -> None:
-        """Raises Refused("wrong_secret") unless the other side's proof is right."""
-        if self._mac and not self._mac.fits(side.encode() + hello + challenge, given):
+    def check_proof(self, side: str, hello: bytes, challenge: bytes, given: bytes) -> int:
+        """By which of the secrets the other side's proof is right. Raises Refused("wrong_secret")."""
+        for which, mac in enumerate(self._macs):
+            if mac.fits(side.encode() + hello + challenge, given):
+                return which
+        if self._macs:
             raise Refused("wrong_secret")
+        return 0
 
 
 def _name(name: str) -> bytes:

@@ -46,7 +46,7 @@ dial is connected by b's kernel and gets no CHALLENGE: LinkFailed after DIAL_TIM
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from greenlet import getcurrent
@@ -250,8 +250,9 @@ class Links:
         self.bytes_sent = 0
         self.dirty: list[Link] = []  # to be flushed at the end of this turn
         self.wake = wake
-        all_bytes = min(_QUEUES_MAX_BYTES, memory_bytes // _QUEUES_SHARE)
-        self.queue_max_bytes = queue_max_bytes or max(_QUEUE_MIN_BYTES, all_bytes // max(1, len(peers.names)))
+        self._queues_max_bytes = min(_QUEUES_MAX_BYTES, memory_bytes // _QUEUES_SHARE)
+        self._is_share_given = queue_max_bytes is not None
+        self.queue_max_bytes = queue_max_bytes or self._share_bytes(peers)
         self._spend = spend
         self._behind: dict[Link, None] = {}  # those whose peers have not read all
         self._loop = loop
@@ -286,6 +287,18 @@ class Links:
         self._incarnation = incarnation
         self._acceptor.start(self._accept)
         self._beats.start(LIFE_S, self._beat)
+
+    def share_anew(self) -> None:
+        """There are other peers than before: what each may leave unread."""
+        if not self._is_share_given:
+            self.queue_max_bytes = self._share_bytes(self._peers)
+
+    def _share_bytes(self, peers: Peers) -> int:
+        return max(_QUEUE_MIN_BYTES, self._queues_max_bytes // max(1, len(peers.names)))
+
+    def take_secrets(self, secrets: Sequence[bytes]) -> None:
+        """These are taken from now on, the first is used; links that are there have proved themselves, and stay."""
+        self._connector.handshake.take(secrets)
 
     # --- sending -------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ The loop's clock goes on while the machine is suspended: a lease must not outliv
 import json
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final, Protocol
 from zlib import crc32
@@ -37,6 +37,7 @@ from app.cluster.events import (
     OpenLink,
     Reset,
     Send,
+    ServersChanged,
     SlotsSynced,
     Tick,
     ViewInstalled,
@@ -168,6 +169,17 @@ class Membership:
     def leave(self) -> None:
         """Hand everything over and leave; `has_left` is called when that is done."""
         self.take(LeaveRequested())
+
+    def change_servers(self) -> None:
+        """The servers are those that `peers` has now, and this node."""
+        if self._auth is not None:
+            self._auth.change_peers(self._peers.names)
+        self.take(ServersChanged(self._peers.servers))
+
+    def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool) -> None:
+        """See DatagramAuth. A node that has none goes on without."""
+        if self._auth is not None:
+            self._auth.take_secrets(secrets, is_new_used=is_new_used)
 
     def synced(self, learner: str, slots: int, epoch: int) -> None:
         """This node, as primary of these slots (mask of 256 bits) in that epoch, has the learner in sync."""

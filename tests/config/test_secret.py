@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config.secret import SecretFile, parse_secret, read_secret
+from app.config.secret import SecretFile, Secrets, parse_secret, read_secret
 
 SIXTEEN = b"0123456789abcdef"
 
@@ -110,3 +110,28 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_secret(str(tmp_path))
     with pytest.raises(ValueError, match=r"can't read it: .*null"):
         read_secret("a\0b")
+
+
+OLD, NEW, THIRD = b"the old one" * 2, b"the new one" * 2, b"another one" * 2
+
+
+@pytest.mark.parametrize(
+    ("before", "file", "after", "shown"),
+    [
+        (Secrets((OLD,)), OLD, Secrets((OLD,)), "one"),
+        (Secrets((OLD,)), NEW, Secrets((OLD, NEW), is_new_used=False), "old_and_new_taken_old_used"),
+        (Secrets((OLD, NEW), is_new_used=False), NEW, Secrets((NEW, OLD)), "old_and_new_taken_new_used"),
+        (Secrets((NEW, OLD)), NEW, Secrets((NEW,)), "one"),
+        (Secrets((OLD, NEW), is_new_used=False), OLD, Secrets((OLD,)), "one"),
+        (Secrets((NEW, OLD)), OLD, Secrets((OLD, NEW)), "old_and_new_taken_new_used"),
+        (Secrets((NEW, OLD)), THIRD, Secrets((NEW, THIRD), is_new_used=False), "old_and_new_taken_old_used"),
+    ],
+)
+def test_a_secret_is_replaced_in_three_rounds(before: Secrets, file: bytes, after: Secrets, shown: str) -> None:
+    assert before.reread(file) == after
+    assert after.describe() == shown
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "old" not in repr(Secrets((OLD, NEW)))
+    assert Secrets().describe() == "none"

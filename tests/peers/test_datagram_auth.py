@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -319,3 +320,45 @@ def test_nobody_is_outbid_to_the_end_of_all_numbers(network: Network) -> None:
     a._peers["b"].incarnation = OUTBID_MAX
     assert fault(b, a.sign("b", b"x")) == "other_incarnation"
     assert b.incarnation == OUTBID_MAX + 1
+
+
+NEW = b"the new secret of all"
+
+
+def test_while_a_secret_is_replaced_all_hear_each_other(network: Network) -> None:
+    """a and b go round; c is started anew in between, and takes the new one only."""
+    a, b = network.nodes["a"], network.nodes["b"]
+
+    def all_hear() -> bool:
+        names = list(network.nodes)
+        pairs = [(one, other) for one in names for other in names if one != other]
+        for one, other in pairs:
+            with suppress(BadDatagram):  # c does not take the old one: a and b have yet to hear it
+                network.send(one, other, b"first contact")
+        return all(network.send(one, other, b"body") == [b"body"] for one, other in pairs)
+
+    assert all_hear()
+    a.take_secrets([SECRET, NEW], is_new_used=False)
+    assert all_hear()
+    b.take_secrets([SECRET, NEW], is_new_used=False)
+    network.start("c", 400, NEW)
+    assert all_hear(), "who takes both answers in the one that it was spoken to in"
+    a.take_secrets([NEW, SECRET])
+    assert all_hear()
+    b.take_secrets([NEW, SECRET])
+    a.take_secrets([NEW])
+    assert all_hear()
+    b.take_secrets([NEW])
+    assert all_hear()
+    assert fault(b, DatagramAuth(SECRET, "a", ["b"], 500).sign("b", b"x")) == "wrong_secret"
+
+
+def test_the_one_that_a_peer_used_counts_only_as_long_as_these_two_are_taken(network: Network) -> None:
+    a, b = network.nodes["a"], network.nodes["b"]
+    a.take_secrets([SECRET, NEW], is_new_used=False)
+    b.take_secrets([NEW, SECRET])
+    network.send("b", "a", b"first contact")
+    assert network.send("b", "a", b"body") == [b"body"]
+    a.take_secrets([SECRET, b"a third one, which b knows nothing of"], is_new_used=False)
+    network.send("a", "b", b"first contact")
+    assert network.send("a", "b", b"body") == [b"body"]

@@ -9,7 +9,7 @@ from app.cluster.membership.timing import SAFE_SHARE
 from app.cluster.replication.frames import KINDS
 from app.config.allowlist import parse_networks
 from app.config.options import Options
-from app.config.servers import Server
+from app.config.servers import Server, is_address
 from app.loop import READ
 from app.node import Node
 from app.peers.frames import FORWARD, LIFE, pack_header, pack_life
@@ -35,7 +35,7 @@ class Sockets(FakeStreams):
         self.resolver = Resolver()
 
     def look_up(self, host: str) -> list[str]:
-        return self.resolver.look_up(host)
+        return [host] if is_address(host) else self.resolver.look_up(host)
 
     def connected(self, target: object) -> None:
         """The system refuses."""
@@ -49,7 +49,9 @@ class Rig:
         self.sockets = Sockets()
         self.peer = peer
         self.node = Node(
-            Options(port=1001, servers=(ME, peer), me=ME, bind="127.0.0.1", max_memory_bytes=128 << 20, **options),
+            Options(
+                **{"servers": (ME, peer), **options}, port=1001, me=ME, bind="127.0.0.1", max_memory_bytes=128 << 20
+            ),
             self.loop,
             self.sockets,
             incarnation=100,

@@ -406,6 +406,35 @@ def test_a_link_that_is_not_wanted_by_the_time_it_is_there() -> None:
     assert sock.closed
 
 
+@pytest.mark.parametrize("theirs", [b"the old secret of all", b"the new secret of all"])
+def test_of_two_secrets_a_dial_tries_the_second_where_the_first_is_not_taken(theirs: bytes) -> None:
+    """Whoever does not take a proof closes the connection."""
+    rig = Rig(secret=b"the old secret of all")
+    rig.links.take_secrets([b"the old secret of all", b"the new secret of all"])
+    rig.shake = Handshake(theirs)
+    for _ in range(2):
+        sock = rig.streams.made[-1] if rig.streams.made else rig.dial()
+        challenge = rig.shake.greeting(9, rig.loop.now_s, NONCE)
+        hello = bytes(sock.sent)
+        rig.readable(sock, challenge)
+        given = bytes(sock.sent).removeprefix(hello)
+        if given == rig.shake.proof("dialler", hello, challenge):
+            rig.readable(sock, rig.shake.proof("acceptor", hello, challenge))
+            break
+        sock.ended = True
+        rig.readable(sock)
+    assert rig.links.is_up(PEER)
+    assert len(rig.streams.made) == (1 if theirs == b"the old secret of all" else 2)
+
+
+@pytest.mark.parametrize("theirs", [b"the old secret of all", b"the new secret of all"])
+def test_of_two_secrets_who_dials_may_have_either(theirs: bytes) -> None:
+    rig = Rig(secret=b"the old secret of all")
+    rig.links.take_secrets([b"the old secret of all", b"the new secret of all"])
+    rig.shake = Handshake(theirs)
+    assert not rig.accepted().closed, "and is answered in the same"
+
+
 # --- where the peer dials --------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ class Options:
     """The conditions of a run."""
 
     hosts: int = 3
+    listed: int = 0  # servers that the file names at first, the others are added later; 0: all
     are_named: bool = False  # the servers file has names, and machines may get other addresses
     drift: float = 0.0  # clock rates are within 1 +- this
     stands_still: bool = True  # clocks may stand still for some ms
@@ -47,6 +48,8 @@ class Cluster:
             )
             for number in range(1, options.hosts + 1)
         ]
+        self.is_to_grow = False  # all servers that there will be are to be added
+        self.listed = self.hosts[: options.listed or options.hosts]  # the servers file, as it is now
         self.by_address = {host.address: host for host in self.hosts}
         self.network = Network(self.world, options.network, self.hosts)
         self.counts: Counter[str] = Counter()
@@ -69,8 +72,8 @@ class Cluster:
         return [host.process for host in self.hosts if host.process is not None]
 
     def start(self, host: Host) -> None:
-        """Start a process, unless there is one, or the machine is to stay down."""
-        if host.process is not None or host.stays_down:
+        """Start a process, unless there is one, or the machine is to stay down, or belongs to no server yet."""
+        if host.process is not None or host.stays_down or not self._may_start(host):
             return
         host.is_on = True
         process = host.process = Process(self, host)
@@ -131,6 +134,40 @@ class Cluster:
         if process is not None and not process.is_over:
             self.world.note(host, "is asked to leave")
             process.loop.run_callback(process.node.leave)
+
+    # The servers file.
+
+    def _may_start(self, host: Host) -> bool:
+        """A server that was added is started for the first time when all others go by a file that has it."""
+        return host in self.listed and (host.starts > 0 or all(self.has_read(one, host) for one in self.processes()))
+
+    def has_read(self, process: Process, host: Host) -> bool:
+        """Whether the process goes by a servers file that has this machine's server."""
+        return host.address in process.node.peers.servers
+
+    def add_server(self) -> bool:
+        """A line for one more server; whether there was one to add. Who runs is told by `reread`."""
+        added = next((host for host in self.hosts if host not in self.listed), None)
+        if added is not None:
+            self.world.note(added, "is added to the servers file")
+            self.count("servers added")
+            self.listed.append(added)
+        return added is not None
+
+    def grow(self) -> None:
+        """Once the faults have stopped: bring in, one after the other, whoever is to come; and all are to know it."""
+        started = [host for host in self.listed if host.starts]
+        if self.is_to_grow and len(started) == len(self.listed):
+            self.add_server()
+        for process in self.processes():
+            if not all(self.has_read(process, host) for host in self.listed):
+                self.reread(process.host)
+
+    def reread(self, host: Host) -> None:
+        """SIGHUP."""
+        process = host.process
+        if process is not None and not process.is_over:
+            process.loop.run_callback(process.node.reload)
 
     # What processes tell.
 

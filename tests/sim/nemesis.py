@@ -73,6 +73,8 @@ class Nemesis:
             self._faults += MAJORITY_FAULTS
         if cluster.all_options.are_named and not faults:
             self._faults += ADDRESS_FAULTS
+        if cluster.all_options.listed and not faults:
+            self._faults += ("add_server", "add_server")
         self._is_over = False
         self._later(self._rng.uniform(0.1, 2.0), self._next)
         if bursts:
@@ -255,6 +257,17 @@ class Nemesis:
             self._give(one, theirs)
             self._later(self._for_a_while(), self._cluster.start, other)
         return self._cluster.start(one)
+
+    def add_server(self) -> None:
+        """One more line in the servers file, which each node reads a little later; then the new server is started."""
+        cluster, rng = self._cluster, self._rng
+        if not cluster.add_server():
+            return
+        host = cluster.listed[-1]
+        for one in cluster.hosts:
+            self._later(rng.uniform(0, 0.5), cluster.reread, one)
+        for n in range(10):  # when all have read it
+            self._later(0.5 * n + rng.uniform(0, 1.0), cluster.start, host)
 
     def lag_and_outlive(self) -> None:
         """One has what is written late. Another dies, then whoever took over from it, before the one has caught up."""
@@ -468,6 +481,7 @@ class Nemesis:
             cluster.resume(process)
         for host in cluster.hosts:
             cluster.start(host)
+        cluster.is_to_grow = True
 
 
 def babbled(rng: Random) -> list[bytes]:

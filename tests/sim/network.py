@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
+from app.config.servers import is_address
 from app.front import batch
 from app.loop import READ, WRITE
 from app.sockets import ReceiveBuffer
@@ -619,6 +620,8 @@ class SimSockets:
         return made
 
     def look_up(self, host: str) -> list[str]:
+        if is_address(host):
+            return [host]
         rng, options = self._network._rng, self._network.options
         self._process.loop.sleep(rng.choice((0.001, 0.05, 0.5)))
         if rng.random() < options.lookup_fails:

@@ -88,12 +88,12 @@ class Process:
 
     def _build(self) -> Node:
         options = self.options
-        servers = tuple(self._server(host) for host in self.cluster.hosts)
+        servers = tuple(self._server(host) for host in self.cluster.listed)
         SimSockets(self.cluster.network, self, PORT)
         settings = node_options.Options(
             port=PORT,
             servers=servers,
-            me=servers[self.host.number - 1],
+            me=next(server for server in servers if str(server) == self.host.address),
             policy="allkeys-lru" if options.evict else "noeviction",
             bind=self.host.ip,
             replicas=options.replicas,
@@ -112,6 +112,7 @@ class Process:
             resident_bytes=self.resident_bytes,
             on_stopped=self._stopped,
             limits=Limits(options.batch_size, options.queue_max_bytes or None, ARENA_FLOOR_BYTES),
+            read_file=self._read_file,
         )
         if options.pages:
             node.replies.max_bytes = REPLIES_BYTES
@@ -124,6 +125,10 @@ class Process:
             transfer.rate_bytes_s, transfer.chunk_bytes = options.transfer_bytes
             transfer.burst_bytes = transfer.chunk_bytes
         return node
+
+    def _read_file(self, path: str) -> bytes:
+        """The servers file, as it is now."""
+        return "".join(f"{host.address}\n" for host in self.cluster.listed).encode()
 
     def _server(self, host: Host) -> Server:
         """A machine's line in the servers file, with what it resolves to now. Its own address a machine knows."""

@@ -121,6 +121,9 @@ def draw(seed: int) -> Plan:
         network=network,
         clients=clients,
     )
+    growing = Random(seed ^ 0x6E0)  # likewise: whether some servers are added to the file later
+    if options.hosts > 2 and growing.random() < 0.25:
+        options.listed = growing.randint((options.hosts + 1) // 2, options.hosts - 1)
     if options.drift > 0.001:
         options.stands_still = False
     if options.hosts > 5:
@@ -195,6 +198,7 @@ def converge(cluster: Cluster) -> None:
         if world.now >= deadline:
             raise Violation(f"after {limit_s} s without faults: {missing}")
         world.run(world.now + 0.1)
+        cluster.grow()
         for host in cluster.hosts:  # whoever has left comes back
             cluster.start(host)
 

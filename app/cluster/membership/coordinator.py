@@ -248,6 +248,11 @@ class Coordinator:
                 if view.incarnations.get(address, 0) < self._state.of(address).incarnation
             }
 
+    def forget_strangers(self) -> None:
+        """Nobody is taken in who is no server any more."""
+        self.joiners = {address for address in self.joiners if not self._state.is_stranger(address)}
+        self.lacks.forget_strangers()
+
     def _is_lapsed(self, address: str, is_support_over: bool) -> bool:
         """Whether the lease of a silent member is over for certain."""
         state = self._state

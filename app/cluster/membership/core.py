@@ -8,6 +8,7 @@ reliably.
 """
 
 import random
+from collections.abc import Collection
 from math import inf
 
 from app.cluster.events import (
@@ -23,6 +24,7 @@ from app.cluster.events import (
     LinkRefused,
     LinkUp,
     Reset,
+    ServersChanged,
     SlotsSynced,
     Status,
     ViewInstalled,
@@ -156,6 +158,21 @@ class ClusterCore:
             return f"this node is no member of the cluster that it knows: ask one of {' '.join(state.view.addresses)}"
         return ""
 
+    def objection_to(self, servers: Collection[str]) -> str:
+        """Why ServersChanged with these would do harm now; empty: it would not.
+
+        Half of the servers must be members (NodeState.members_needed), and what is added counts before it is there.
+        """
+        state = self._state
+        if not state.is_member or state.view is None or state.view.is_forced:
+            return ""
+        up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
+        belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})
+        needed = (len(belonging) + 1) // 2
+        if needed <= max(len(up), state.members_needed()):
+            return ""
+        return f"{needed} servers would be needed to go on, and {len(up)} are members and up: add fewer at a time"
+
     # Driving.
 
     def step(self, event: Event, now: float) -> list[Effect]:
@@ -183,6 +200,8 @@ class ClusterCore:
                 self._heartbeat.ask()
             case FoundRequested():
                 self._found_by_force()
+            case ServersChanged():
+                self._change_servers(event.servers)
             case LinkUp():
                 self._dialler.up(event.peer)
                 state.note_present(event.peer)
@@ -389,6 +408,19 @@ class ClusterCore:
         self._install(view)
         for node in state.others():
             state.post(node, pb.VIEW, view=to_message(view))
+
+    def _change_servers(self, servers: tuple[str, ...]) -> None:
+        state = self._state
+        if servers == state.config.servers:
+            return
+        state.change_servers(servers)
+        self._coordinator.forget_strangers()
+        if state.view is None:
+            # What this newcomer has promised counted among the servers there were, and by its place among them.
+            self._start_anew(None)
+        else:
+            self._want_links()
+        state.forget_strangers()
 
     def _note_members(self, view: View, vouched_at: float) -> None:
         """Note the processes of whose life the view tells; their predecessors are gone.

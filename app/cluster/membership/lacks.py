@@ -136,6 +136,10 @@ class Lacks:
             del self._hellos[peer]
         return bool(gone)
 
+    def forget_strangers(self) -> None:
+        """Those who are no servers any more do not ask to join."""
+        self._hellos = {peer: hello for peer, hello in self._hellos.items() if not self._state.is_stranger(peer)}
+
     def entered(self) -> None:
         """A view was installed, or we begin anew."""
         state = self._state

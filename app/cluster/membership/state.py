@@ -13,7 +13,7 @@ dates; what merely arrives proves nothing, for it may be old, and its sender may
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -28,7 +28,7 @@ from proto_gen import cluster_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """What a node is told at its start; the same on every node, but for the address.
+    """What a node is told at its start; the same on every node, but for the address. The servers may change later.
 
     `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
     caught up at once.
@@ -199,6 +199,8 @@ class NodeState:
 
     def note_absent(self, server: str, dated: float) -> None:
         """The server's machine, which is ours, has said that no process is there, at this date or after it."""
+        if self.is_stranger(server):  # dialled when it was none
+            return
         self.of(server).absent_at = dated
         self.absent.add(server)
         self.expire_absent()
@@ -221,6 +223,12 @@ class NodeState:
         if self.view is not None and self.view.is_forced:
             return 1
         return (len(self.config.servers) + self.unlisted - len(self.absent) + 1) // 2
+
+    def change_servers(self, servers: tuple[str, ...]) -> None:
+        """These are the servers from now on."""
+        self.config = replace(self.config, servers=servers)
+        self.absent = {server for server in self.absent if not self.is_stranger(server)}
+        self.note_dead()
 
     def forget_strangers(self) -> None:
         """Keep in mind only who is in the view, or in the file."""

@@ -105,6 +105,10 @@ class Replication:
         """The peers that frames can be sent to and taken from."""
         return self._shared.links
 
+    def limit_backlog(self, size_bytes: int) -> None:
+        """`backlog_max_bytes` from now on: there are other peers than before."""
+        self._primary.limit_backlog(size_bytes)
+
     def led_slots(self) -> LedSlots:
         """Which of the slots that this node leads take writes, for those who watch: 0.1 ms for 100 slots."""
         primary = self._primary

@@ -61,6 +61,10 @@ class Primary:
 
     # Views and links.
 
+    def limit_backlog(self, size_bytes: int) -> None:
+        """So much may wait for a peer from now on before writes that it must have are refused."""
+        self._backlog_max_bytes = size_bytes
+
     def entered(self, view: View | None, mine: set[int]) -> None:
         """A view was installed in which these slots are ours to lead."""
         direct = view is not None and (view.cluster_id, view.epoch) == (self._cluster_id, self._epoch + 1)

@@ -90,15 +90,14 @@ def _import_from_repository() -> None:
 
 def start() -> NoReturn:
     """The whole program, and its end. Of the installed command as well."""
-    # These would end the process. The node has a use for SIGUSR1 once it runs; a terminal that goes away, or a
-    # supervisor that says "read your configuration anew", is no reason to stop.
+    # These would end the process. The node has a use for them once it runs; until then there is nothing to write and
+    # nothing to read again.
     for number in _OTHER_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # Until the node takes these over there is nothing to stop cleanly. As a container's first process it
     # would not get them at all without a handler.
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to read again
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     from app.observe.logs import unblock
 

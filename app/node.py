@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Final, Protocol
 
@@ -88,6 +89,7 @@ _DRAIN_TURN: Final = 200
 _MEMORY_PER_RECENT_BYTES: Final = 8192
 # Of what one peer may leave unread, writes may be so much; the rest is for chunks, requests and answers.
 BACKLOG_SHARE: Final = 4
+_reread_file: Final = partial(read_file, again=True)
 # A second signal so soon after the first says nothing new: the same wish may come to the process and to its group.
 _SAME_SIGNAL_S: Final = 1.0
 
@@ -138,7 +140,7 @@ class Node:
         resident_bytes: Callable[[], int],
         on_stopped: Callable[[], object],
         limits: Limits = Limits(),
-        read_file: Callable[[str], bytes] = read_file,
+        read_file: Callable[[str], bytes] = _reread_file,
     ) -> None:
         """`incarnation`: above that of every earlier process here, as a rule (the core copes where it is not).
         `read_file(path)`: what is in the servers file; raises ServersError."""
@@ -471,7 +473,7 @@ class Node:
         if file is None:
             return self._secrets
         try:
-            return self._secrets.reread(read_secret(file.path).secret)
+            return self._secrets.reread(read_secret(file.path, again=True).secret)
         except ValueError as error:
             raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
 

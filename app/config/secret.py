@@ -17,6 +17,8 @@ import stat
 from dataclasses import dataclass, field
 from typing import Final
 
+from app.config import files
+
 # 128 bits if every one is random; base64 and hexadecimal text of that length still have 96 and 64.
 SECRET_MIN_BYTES: Final = 16
 # A file of more than 4 KiB is no secret.
@@ -72,12 +74,11 @@ def parse_secret(text: str) -> bytes:
     return _checked(os.fsencode(text))
 
 
-def read_secret(path: str) -> SecretFile:
-    """The secret that a file holds, or a pipe like that of the shell's <(...). ValueError with what is wrong."""
+def read_secret(path: str, *, again: bool = False) -> SecretFile:
+    """The secret that a file holds, or a pipe like that of the shell's <(...); `again`: see files.py. ValueError with
+    what is wrong."""
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read(SECRET_MAX_BYTES + 3)  # a byte more than fits with its line end
+        data, status = files.read(path, SECRET_MAX_BYTES + 3, again=again)  # a byte more than fits with its line end
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ValueError(f"can't read it: {error.strerror if isinstance(error, OSError) else error}") from None
     # Of what is no regular file the mode says nothing of who can read it. A group is given to a file on purpose.

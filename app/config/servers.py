@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from app.config import files
 from app.config.numbers import PORT_MAX, number
 from app.wire.protocol import ADDRESS_MAX_BYTES, SERVERS_MAX
 
@@ -182,11 +183,10 @@ def reread(
     return (*listed, *kept)
 
 
-def read_file(path: str) -> bytes:
-    """What is in the servers file. Raises ServersError."""
+def read_file(path: str, *, again: bool = False) -> bytes:
+    """What is in the servers file; `again`: see files.py. Raises ServersError."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(FILE_MAX_BYTES + 1)
+        data, _ = files.read(path, FILE_MAX_BYTES + 1, again=again)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ServersError(f"can't read the servers file {path!r}: {reason}") from None

@@ -79,9 +79,10 @@ def slot_of(key: bytes) -> int:
 
 def varint(number: int) -> bytes:
     """A number in a message: base 128, low digits first; a negative number as its 64 bits of two's complement."""
-    if 0 <= number < 0x80:
-        return b"%c" % number
-    number &= 2**64 - 1
+    if number < 0x80:
+        if number >= 0:
+            return b"%c" % number
+        number += 1 << 64
     digits = bytearray()
     while number >= 0x80:
         digits.append(number & 0x7F | 0x80)

@@ -444,6 +444,7 @@ COMMANDS = [
     "top",
     "slowlog",
     "members",
+    "servers",
     "wait-ready",
     "wipe",
     "shutdown",

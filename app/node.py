@@ -707,7 +707,8 @@ class Node:
 
     def status_json(self) -> bytes:
         """What STATUS answers."""
-        return status_json(self.readiness(), self.peers.servers)
+        now_s, core = self.loop.now(), self.membership.core
+        return status_json(self.readiness(), self.peers.servers, lambda server: now_s - core.contact(server)[1])
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:

@@ -73,12 +73,15 @@ class Reports:
         self.vitals = Kept(lambda: json.dumps(vitals(), separators=(",", ":")).encode(), now)
 
 
-def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:
+def status_json(
+    readiness: Readiness, servers: Sequence[str], unheard_s: Callable[[str], float] = lambda server: inf
+) -> bytes:
     """What STATUS answers, as compact JSON of at most VALUE_MAX_BYTES; docs/protocol.md has the fields.
 
     What does not fit is left out from the end: sentences first (`ready` and `whole` say that there are some), then rows
     of absent servers. All members of a view and its table always fit (asserted above), so that the table's places name
-    rows that are there. `servers`: of the file.
+    rows that are there. `servers`: of the file. `unheard_s(server)`: how long ago it last proved that it lives and
+    hears this node; infinite: never.
     """
     status = readiness.status
     members: list[list[object]] = [
@@ -94,7 +97,9 @@ def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:
         for member in status.members
     ]
     place = {member.address: number for number, member in enumerate(status.members)}
-    members += [[server, 0, "absent", False, 0, 0, 0] for server in servers if server not in place]
+    absent = [server for server in servers if server not in place]
+    members += [[server, 0, "absent", False, 0, 0, 0] for server in absent]
+    absent_s = [None if unheard_s(server) == inf else round(unheard_s(server), 1) for server in absent]
     reasons, lacking = list(readiness.reasons), list(readiness.lacking)
     fields: dict[str, object] = {
         "address": status.address,
@@ -111,6 +116,7 @@ def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:
         "primaries": "".join(PLACE_NOBODY if at < 0 else PLACE_DIGITS[at] for at in status.primaries),
         "columns": ["address", "incarnation", "state", "leaving", "primary", "backup", "learner"],
         "members": members,
+        "absent_s": absent_s,
     }
     while True:
         text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
@@ -121,4 +127,5 @@ def status_json(readiness: Readiness, servers: Sequence[str]) -> bytes:
             continue
         assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"
         members.pop()
+        absent_s.pop()
         fields["cut"] = True

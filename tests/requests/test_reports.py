@@ -54,7 +54,15 @@ def test_the_status_whole() -> None:
             [B, 6, "suspect", True, 128, 63, 2],
             ["absent:1", 0, "absent", False, 0, 0, 0],
         ],
+        "absent_s": [None],
     }
+
+
+def test_how_long_absent_servers_have_been_silent() -> None:
+    unheard_s = {A: 0.0, "absent:1": 12.345, B: 0.0, "absent:2": inf}
+    said = json.loads(status_json(FOUND, list(unheard_s), unheard_s.__getitem__))
+    assert [row[0] for row in said["members"]] == [A, B, "absent:1", "absent:2"]
+    assert said["absent_s"] == [12.3, None]
 
 
 @pytest.mark.parametrize(("reasons", "lacking"), [((), ()), (("why",), ()), ((), ("what",))])

@@ -261,6 +261,21 @@ examples:
         aliases=("ls",),
     )
     members.add_argument("--count", action="store_true", help="print only the number of live members")
+    servers = command(
+        "servers",
+        "servers.run_servers",
+        "say which servers belong to the cluster, which are absent, and to how many nodes each is known",
+        """\
+Every member is asked at its own address: each node goes by its servers file as it has last read it. After a
+line was added and read (kill -HUP), start the new server when all nodes know it.
+
+examples:
+  python tools/kv.py servers
+  python tools/kv.py servers --json
+
+exit status: 1 if a server is not known to all, 3 if nobody answers
+""",
+    )
     ready = command(
         "wait-ready",
         "cluster.run_wait_ready",
@@ -301,7 +316,7 @@ exit status: 3 if a node did not answer (its keys may be there still), 1 if one 
 """,
     )
     wipe.add_argument("--yes", action="store_true", help="do not ask")
-    for asks_all in (ready, wipe, top):
+    for asks_all in (servers, ready, wipe, top):
         asks_all.add_argument(
             "--given-only",
             action="store_true",

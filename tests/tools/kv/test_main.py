@@ -483,6 +483,7 @@ COMMANDS = [
     "top",
     "slowlog",
     "members",
+    "servers",
     "wait-ready",
     "wipe",
     "shutdown",

@@ -94,6 +94,7 @@ COMMANDS = [
     ["status"],
     ["members"],
     ["slowlog"],
+    ["servers"],
     ["wait-ready", "--timeout", "0"],
     ["wipe", "--yes"],
     ["found", "--force"],

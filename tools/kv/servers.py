@@ -1,0 +1,94 @@
+"""kv.py servers: which servers belong to the cluster by the word of each node, and which of them are absent.
+
+Each node goes by its own servers file, as it has last read it. So each is asked, and told is how many know of a server:
+a new one is to be started when all do.
+"""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
+
+from app.client import BadAnswer, Client
+from tools import cli
+from tools.kv import status
+from tools.kv.cluster import Fleet, Survey
+
+ABSENT = "absent"
+
+
+@dataclass(slots=True)
+class Told:
+    """What the nodes that were asked say of one server."""
+
+    state: str
+    known_to: int = 0
+    silent_s: float | None = None  # of an absent one; None: nobody has heard it since its own start
+
+
+def told(survey: Survey) -> dict[str, Told]:
+    """By server, in the order of the first node's answer. BadAnswer if an answer is of another form."""
+    found: dict[str, Told] = {}
+    try:
+        for answer in survey.answers.values():
+            rows = status.members(answer)
+            absent = [str(row["address"]) for row in rows if row["state"] == ABSENT]
+            silent_s = dict(zip(absent, map(_seconds, answer.get("absent_s", ())), strict=False))
+            for row in rows:
+                one = found.setdefault(str(row["address"]), Told(str(row["state"])))
+                one.known_to += 1
+                _add(one, str(row["state"]), silent_s.get(str(row["address"])))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise BadAnswer("servers: an answer is not of the form that this program knows") from None
+    return found
+
+
+def _seconds(told: Any) -> float | None:
+    return None if told is None else float(told)
+
+
+def _add(one: Told, state: str, silent_s: float | None) -> None:
+    if one.state == ABSENT and state != ABSENT:  # somebody has it in its view
+        one.state = state
+    if silent_s is not None:
+        one.silent_s = silent_s if one.silent_s is None else min(one.silent_s, silent_s)
+
+
+def lines(found: dict[str, Told], asked: int) -> list[str]:
+    """For people."""
+    rows = [
+        [name, one.state, f"{one.known_to} of {asked}", _silence(one) if one.state == ABSENT else ""]
+        for name, one in found.items()
+    ]
+    return status.grid(["server", "state", "known to", "silent for"], rows, left=("server", "state"))
+
+
+def _silence(one: Told) -> str:
+    return "never heard" if one.silent_s is None else f"{one.silent_s:.1f} s"
+
+
+def run_servers(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    with Fleet([server.name for server in client.servers], given.given_only) as fleet:
+        survey = fleet.survey()
+    for fault in survey.faults.values():
+        cli.complain("kv.py", fault)
+    if not survey.answers:
+        return cli.NO_ANSWER
+    found, asked = told(survey), len(survey.answers)
+    if given.json:
+        rows: list[dict[str, Any]] = [
+            {"server": name, "state": one.state, "known_to": one.known_to, "silent_s": one.silent_s}
+            for name, one in found.items()
+        ]
+        cli.print_json({"asked": asked, "servers": rows})
+    else:
+        cli.say(*lines(found, asked))
+    differs = [name for name, one in found.items() if one.known_to != asked]
+    for name in differs:
+        without = [node for node, answer in survey.answers.items() if name not in _names(answer)]
+        cli.complain("kv.py", f"{name} is no server to {' '.join(without)}: compare the servers files, then kill -HUP")
+    return cli.FAILED if differs else cli.OK
+
+
+def _names(answer: dict[str, Any]) -> set[str]:
+    return {str(row["address"]) for row in status.members(answer)}

@@ -442,6 +442,26 @@ def test_all_keys_of_a_split_slot_are_listed_table_by_table_while_tables_come_an
 
 
 @both_split
+def test_a_listing_goes_on_where_the_table_that_was_next_has_been_joined_with_another(kind: type[Slot]) -> None:
+    """Of four tables, of which the last is listed last, that one is gone: its keys are in the second."""
+    split = split_of(kind, 4 * SPLIT_ENTRIES)
+    first, second, third, last = (set(table) for table in split.tables)
+    listed: set[bytes] = set()
+    cursor = 0
+    while not first | second | third <= listed:
+        keys, cursor = split.keys_from(cursor)
+        listed |= set(keys)
+    assert not listed & last
+    while len(split.tables) == 4:
+        split.popitem()
+    listed = set()
+    while cursor:
+        keys, cursor = split.keys_from(cursor)
+        listed |= set(keys)
+    assert listed >= last & set(split.tables[1]) > set()
+
+
+@both_split
 def test_keys_of_a_slot_at_rest_are_listed_once(kind: type[Slot]) -> None:
     split = split_of(kind, 20_000)
     listed: list[bytes] = []

@@ -105,7 +105,7 @@ class Slot(LRUCache[bytes, int]):
     # grows by little, and has a larger number of its own.)
     shrunk_at_once: ClassVar[int] = 4
     # After so many entries copied it makes no more tables anew: 0.3 to 0.8 µs each.
-    shrunk_entries: ClassVar[int] = 1_024
+    shrunk_entries: ClassVar[int] = 2_048
     # So many entries are copied, where tables are made anew, grow or are divided, while one is evicted with its page,
     # which is the measure of a request's work (store.py).
     copies_per_removal: ClassVar[int] = 2

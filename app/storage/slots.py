@@ -40,7 +40,7 @@ _JOIN_SHARE: Final = 4
 # little, and has a larger number of its own.)
 _SHRUNK_AT_ONCE: Final = 4
 # After so many entries copied it makes no more tables anew: 0.3 to 0.8 µs each.
-_SHRUNK_ENTRIES: Final = 1_024
+_SHRUNK_ENTRIES: Final = 2_048
 # So many entries are copied, where tables are made anew, grow or are divided, while one is evicted with its page, which
 # is the measure of a request's work (store.py).
 _COPIES_PER_REMOVAL: Final = 2

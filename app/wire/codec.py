@@ -31,6 +31,7 @@ from app.wire.protocol import (
     SYS_OVERLOAD_ERR,
     TYPE_RESPONSE,
     VALUE_MAX_BYTES,
+    varint,
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
@@ -138,18 +139,6 @@ def _take_long(buffer: bytes | bytearray, start: int, end: int) -> tuple[int, by
         return None
     key = rest[:key_bytes]
     return PUT, message_id, id_crc, crc32(key) & _SLOT_MASK, key, b"\x12" + rest[key_bytes + 1 :]
-
-
-def varint(number: int) -> bytes:
-    """Protobuf's base-128 varint of an int; negative ones as 64-bit two's complement."""
-    if number < 0:
-        number += 1 << 64
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def error_payload(code: int, wait_ms: int | None = None) -> bytes:

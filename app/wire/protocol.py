@@ -1,4 +1,5 @@
-"""The protocol's numbers: commands, error codes, message types and limits, spelled as clients know them.
+"""The protocol's numbers: commands, error codes, message types and limits, spelled as clients know them; and what node
+and client compute alike, a key's slot and a number's bytes.
 
 Plain integers, not enums: these are compared on every request, and an IntEnum comparison costs several times
 that of an int. Names for people (logs, counters, tools) come from the two tables at the end.
@@ -74,6 +75,20 @@ assert SLOT_COUNT & _SLOT_MASK == 0, "a power of two: a slot is some of the bits
 def slot_of(key: bytes) -> int:
     """The slot of a key: the low eight bits of its CRC-32."""
     return crc32(key) & _SLOT_MASK
+
+
+def varint(number: int) -> bytes:
+    """A number in a message: base 128, low digits first; a negative number as its 64 bits of two's complement."""
+    if number < 0x80:
+        if number >= 0:
+            return b"%c" % number
+        number += 1 << 64
+    digits = bytearray()
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
 
 
 # How STATUS names a member in one character, so that a table of 256 slots stays short: by its place in the list of

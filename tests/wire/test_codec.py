@@ -16,9 +16,8 @@ from app.wire.codec import (
     is_refusal,
     parse_msg,
     parse_request,
-    varint,
 )
-from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES, GET, SYS_OVERLOAD_ERR, TYPE_RESPONSE, VALUE_MAX_BYTES
+from app.wire.protocol import COMMAND_NAMES, ERROR_NAMES, GET, SYS_OVERLOAD_ERR, TYPE_RESPONSE, VALUE_MAX_BYTES, varint
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from tests.support.parts import examples
 from tests.support.pieces import WHICH, pieces

@@ -12,8 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
 from app.client.codec import KVRequest, NotAnAnswer, decode_response, encode_request
-from app.wire.codec import varint
-from app.wire.protocol import GET, IS_ALIVE, KEY_MAX_BYTES, PUT, VALUE_MAX_BYTES
+from app.wire.protocol import GET, IS_ALIVE, KEY_MAX_BYTES, PUT, VALUE_MAX_BYTES, varint
 
 
 class Response(NamedTuple):

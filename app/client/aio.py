@@ -10,9 +10,8 @@ in flight.
 """
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -25,8 +24,7 @@ from app.client.calls import REQUIRED, Call, Versioned
 from app.client.codec import KVRequest, KVResponse
 from app.client.engine import Exchange
 from app.client.errors import BadServer, Closed, InvalidValue, KeyNotFound, NotTried, PartialFailure, Timeout
-from app.client.retry import TIMEOUT_S
-from app.client.session import WINDOW, Options, Session
+from app.client.session import Options, Session, taking
 from app.client.stats import Stats
 from app.wire import protocol
 
@@ -52,28 +50,9 @@ class AsyncClient:
     waits for that; no call does.
     """
 
-    def __init__(
-        self,
-        servers: Sequence[str],
-        *,
-        slot_aware: bool = True,
-        timeout_s: float = TIMEOUT_S,
-        timeouts_ms: Sequence[int] = protocol.CLIENT_TIMEOUTS_MS,
-        ack: bool = False,
-        give_up_when_refused: bool = True,
-        window: int = WINDOW,
-        rng: random.Random | None = None,
-    ) -> None:
-        self._options = Options(
-            servers,
-            slot_aware=slot_aware,
-            timeout_s=timeout_s,
-            timeouts_ms=timeouts_ms,
-            ack=ack,
-            give_up_when_refused=give_up_when_refused,
-            window=window,
-            rng=rng,
-        )
+    @taking(Options)
+    def __init__(self, options: Options) -> None:
+        self._options = options
         self._session = Session(self._options)
         self._waiters: deque[_Waiter[Any]] = deque()  # those that have no room yet, and some that were given up
         self._loop: asyncio.AbstractEventLoop | None = None

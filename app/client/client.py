@@ -5,8 +5,7 @@ sockets; one that ends leaves it for the next call to take. So a client has as m
 time, and no call waits for another. A lock around each call was rejected: with it, all wait for the slowest answer.
 """
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -17,8 +16,7 @@ from app.client.calls import REQUIRED, Call, Versioned
 from app.client.codec import KVRequest, KVResponse
 from app.client.engine import Exchange
 from app.client.errors import BadServer, Closed, InvalidValue, KeyNotFound, PartialFailure, Timeout
-from app.client.retry import TIMEOUT_S
-from app.client.session import WINDOW, Options, Session
+from app.client.session import Options, Session, taking
 from app.client.stats import Stats
 from app.wire import protocol
 
@@ -56,28 +54,9 @@ class Client:
     parent and child can both use the client.
     """
 
-    def __init__(
-        self,
-        servers: Sequence[str],
-        *,
-        slot_aware: bool = True,
-        timeout_s: float = TIMEOUT_S,
-        timeouts_ms: Sequence[int] = protocol.CLIENT_TIMEOUTS_MS,
-        ack: bool = False,
-        give_up_when_refused: bool = True,
-        window: int = WINDOW,
-        rng: random.Random | None = None,
-    ) -> None:
-        self._options = Options(
-            servers,
-            slot_aware=slot_aware,
-            timeout_s=timeout_s,
-            timeouts_ms=timeouts_ms,
-            ack=ack,
-            give_up_when_refused=give_up_when_refused,
-            window=window,
-            rng=rng,
-        )
+    @taking(Options)
+    def __init__(self, options: Options) -> None:
+        self._options = options
         self._sessions = [Session(self._options)]  # all there are
         self._idle = list(self._sessions)  # the one that was used last is taken first
         self._is_closed = False

@@ -6,8 +6,8 @@ Session; a Client has as many as it has calls at the same time, an AsyncClient h
 
 import os
 import random
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from app.client import calls, clock, codec
 from app.client.address import Endpoint, resolve, unresolved
@@ -21,6 +21,7 @@ from app.client.stats import Stats
 from app.client.table import read_status
 from app.wire import protocol
 
+_Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 # Random bytes of a messageID: at 16, two requests of all clients ever never share one.
@@ -80,6 +81,21 @@ class Options:
 def check_timeout(timeout_s: float) -> None:
     if not timeout_s > 0:
         raise ValueError(f"timeout_s is a number of seconds above 0, not {timeout_s!r}")
+
+
+def taking(
+    options: Callable[_Parameters, Options],
+) -> Callable[[Callable[[Any, Options], None]], Callable[Concatenate[Any, _Parameters], None]]:
+    """Of a client's __init__: it is called with what makes Options, and is given those; their signature is its own."""
+
+    def decorate(init: Callable[[Any, Options], None]) -> Callable[Concatenate[Any, _Parameters], None]:
+        def taking_options(self: Any, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
+            init(self, options(*arguments, **named))
+
+        taking_options.__wrapped__ = Options.__init__  # type: ignore[attr-defined]  # what help() shows
+        return taking_options
+
+    return decorate
 
 
 class Session:

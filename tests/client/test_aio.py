@@ -58,6 +58,7 @@ def test_its_calls_are_those_of_the_other_client() -> None:
 
     theirs, ours = public(Client), public(AsyncClient)
     assert ours.keys() == theirs.keys() | {"aclose"}
+    assert inspect.signature(Client).parameters["timeout_s"].default == 10.0, "and help() shows them"
     assert inspect.signature(AsyncClient) == inspect.signature(Client)
     for name, member in theirs.items():
         if inspect.isfunction(member):

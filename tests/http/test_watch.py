@@ -1,20 +1,25 @@
 """What the page shows besides the present: the last minutes, and what other members say."""
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 from typing import Any
 
+import gevent
 import pytest
+from gevent import socket as gevent_socket
 
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
+from app.config.servers import Server
 from app.http import watch as watching
 from app.http.figures import NUMBERS, OPERATIONS
 from app.http.share import Share
-from app.http.watch import ANSWER_STALE_S, Watch
+from app.http.watch import ANSWER_STALE_S, SAMPLES_MAX, Watch
 from app.observe.counters import FORWARDED, IN_TURN
 from app.observe.logs import limited_logger
-from app.wire.protocol import NO_ERR, PADDING_BYTES, PUT, TYPE_REQUEST, TYPE_RESPONSE, VITALS
+from app.wire.protocol import NO_ERR, PADDING_BYTES, PUT, SERVERS_MAX, TYPE_REQUEST, TYPE_RESPONSE, VITALS
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.http.running import Running, running
@@ -188,6 +193,54 @@ def test_others_are_asked_once_a_second_at_most(watch: Watch, monkeypatch: pytes
     now_s += 1.0
     watch.members()
     assert len(asked) == 2
+
+
+STATUS_MAX_BYTES = 64 << 10  # of /status.json in the largest cluster, with ordinary names: docs/monitoring.md
+QUESTION_MAX_BYTES = 1280  # fits any network's packet
+
+
+def test_in_the_largest_cluster_each_member_is_asked_once_however_many_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "ASK_EVERY_S", 1000.0)  # one round of questions, and time for all answers to it
+    monkeypatch.setattr(watching, "ASK_TIMEOUT_S", 1000.0)
+    monkeypatch.setattr(watching, "ANSWER_STALE_S", 1000.0)
+    asked: dict[str, list[bytes]] = {}
+    with running(others=SERVERS_MAX - 1) as node, ExitStack() as peers:
+        servers = node.node.options.servers
+        node.node.membership.stop()  # it goes by this view from now on, whoever is there
+        view = first_view([Member(str(server), 1 << 50) for server in servers], 1 << 50, 3)
+        node.node.membership.core._state.view = view
+        watch = node.http._watch
+        watch.rates.extend([123_456.7] * SAMPLES_MAX)
+        watch.p99_s.extend([0.123456] * SAMPLES_MAX)
+        for server in servers[1:]:
+            peers.enter_context(answering(node, server, asked.setdefault(str(server), [])))
+        poll_in_loop(lambda: node.ask("/status.json").json()["total"]["answered"] == SERVERS_MAX)
+        body = node.ask("/status.json").body
+    assert [len(questions) for questions in asked.values()] == [1] * (SERVERS_MAX - 1)
+    assert max(len(questions[0]) for questions in asked.values()) <= QUESTION_MAX_BYTES
+    assert len(body) <= STATUS_MAX_BYTES
+
+
+@contextmanager
+def answering(node: Running, server: Server, asked: list[bytes]) -> Iterator[None]:
+    """A member there: keeps what it is asked, and tells what this node would. What is between nodes it ignores."""
+    with gevent_socket.socket(gevent_socket.AF_INET, gevent_socket.SOCK_DGRAM) as sock:
+        sock.bind((server.address, server.port))
+
+        def serve() -> None:
+            while True:
+                datagram, sender = sock.recvfrom(65_535)
+                msg = Msg.FromString(datagram)
+                if msg.type == TYPE_REQUEST:
+                    asked.append(datagram)
+                    told = json.dumps(node.node.figures()).encode()
+                    sock.sendto(envelope(msg.messageID, said(told), TYPE_RESPONSE), sender)
+
+        serving = gevent.spawn(serve)
+        try:
+            yield
+        finally:
+            serving.kill()
 
 
 def test_a_node_that_is_not_a_member_of_anything_asks_nobody(watch: Watch) -> None:

@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -38,8 +39,9 @@ class Survey:
 class Fleet:
     """Clients for single nodes, made as they are met."""
 
-    def __init__(self, servers: Sequence[str], given_only: bool) -> None:
-        """`given_only`: ask none but these."""
+    def __init__(self, servers: Sequence[str], given_only: bool, timeout_s: float = inf) -> None:
+        """`given_only`: ask none but these. `timeout_s`: wait for an answer no longer, if STATUS_TIMEOUTS_MS would."""
+        self._tries_ms = cli.tries_ms(min(timeout_s, sum(STATUS_TIMEOUTS_MS) / 1000))
         self._servers = servers
         self._given_only = given_only
         self._clients: dict[str, Client] = {}
@@ -95,7 +97,7 @@ class Fleet:
     def _put(self, name: str, question: Callable[[Client], dict[str, Any]], survey: Survey) -> None:
         try:
             if name not in self._clients:
-                self._clients[name] = Client([name], slot_aware=False, timeouts_ms=STATUS_TIMEOUTS_MS)
+                self._clients[name] = Client([name], slot_aware=False, timeouts_ms=self._tries_ms)
             survey.answers[name] = question(self._clients[name])
         except KVError as error:
             survey.faults[name] = str(error) if isinstance(error, Timeout | BadServer) else f"{name}: {error}"

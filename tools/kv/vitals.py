@@ -6,7 +6,7 @@ is executed, its slot's primary, so the members' figures add up to the cluster's
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -186,25 +186,30 @@ def looks(ask: Callable[[], Survey], interval_s: float) -> Iterator[tuple[Look, 
 
 def run_info(client: Client, given: Namespace) -> int:
     """The command; the exit status."""
-    with Fleet([server.name for server in client.servers], given_only=not given.all) as fleet:
-        names = fleet.members()
-        before, after = next(looks(lambda: _vitals_of(fleet, names), given.interval))
-    _complain_of(after.survey)
+    with Fleet([server.name for server in client.servers], not given.all, given.timeout) as fleet:
+        before = Look(time.monotonic(), _vitals_of(fleet, fleet.members()))
+        answering = before.survey.answers
+        if answering:
+            time.sleep(given.interval)
+        after = Look(time.monotonic(), _vitals_of(fleet, answering))  # a silent one is waited for once
+    faults = before.survey.faults | after.survey.faults
+    for fault in faults.values():
+        cli.complain("kv.py", fault)
     found = rows(before, after)
     if given.json:
-        cli.print_json({"nodes": found, "faults": after.survey.faults})
+        cli.print_json({"nodes": found, "faults": faults})
     elif given.all and found:
         cli.say(*table(found, "ops/s"))
         if len(found) > 1:
             cli.say("", *page(found[-1]))
     else:
         cli.say(*(line for row in found if row["address"] != ALL for line in page(row)))
-    return cli.OK if not after.survey.faults else cli.NO_ANSWER if not found else cli.FAILED
+    return cli.OK if not faults else cli.NO_ANSWER if not found else cli.FAILED
 
 
 def run_top(client: Client, given: Namespace) -> int:
     """The command; the exit status."""
-    with Fleet([server.name for server in client.servers], given_only=given.given_only) as fleet:
+    with Fleet([server.name for server in client.servers], given.given_only, given.timeout) as fleet:
         turns = looks(lambda: _vitals_of(fleet, fleet.members()), given.interval)
         with suppress(KeyboardInterrupt):  # the way to end it
             for before, after in islice(turns, given.count):
@@ -217,10 +222,5 @@ def run_top(client: Client, given: Namespace) -> int:
     return cli.OK
 
 
-def _vitals_of(fleet: Fleet, names: Sequence[str]) -> Survey:
+def _vitals_of(fleet: Fleet, names: Iterable[str]) -> Survey:
     return fleet.ask_each(names, lambda client: sound(client.vitals()))
-
-
-def _complain_of(survey: Survey) -> None:
-    for fault in survey.faults.values():
-        cli.complain("kv.py", fault)

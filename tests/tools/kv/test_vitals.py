@@ -7,7 +7,7 @@ import pytest
 
 from app.client import BadAnswer
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
-from tests.client.peer import Peer
+from tests.client.peer import Peer, drop
 from tests.support.programs import Program
 from tests.tools.kv.test_main import run, status_of
 from tools.kv import __main__ as kv
@@ -94,6 +94,20 @@ def test_info_of_one_node_and_of_all(capsys: Captured) -> None:
             "all",
         ]
     assert run(one, "info") == 3
+
+
+def test_who_is_silent_is_waited_for_once_and_as_long_as_it_is_told(capsys: Captured) -> None:
+    """And if that is all, nothing is waited for besides: here it would take an hour."""
+    with Peer([drop] * 9) as silent:
+        assert run(silent, "info", "--timeout", "0.05", "--interval", "3600") == 3
+        assert capsys.readouterr().err == f"kv.py: no answer from {silent.name} to 1 tries\n"
+    with Peer([drop] * 9) as silent, Peer() as peer:
+        both = ["-s", f"{peer.name},{silent.name}", "info", "--timeout", "0.05", "--interval", "0.1", "--json"]
+        assert kv.main(both) == 1
+        answer = json.loads(capsys.readouterr().out)
+        assert [row["address"] for row in answer["nodes"]] == [peer.name]
+        assert list(answer["faults"]) == [silent.name]
+        assert len(silent.received) == 1
 
 
 def test_a_node_of_another_kind_is_told(capsys: Captured) -> None:

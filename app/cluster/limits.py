@@ -115,8 +115,9 @@ def fault_of(message: pb.ClusterMessage) -> str:
     for field, numbers in NUMBERS.items():
         if not numbers.least <= getattr(message, field) <= numbers.most:
             return field
-    if message.target and not is_name(message.target):
-        return "target"
+    for field in ("target", "sender"):
+        if (name := getattr(message, field)) and not is_name(name):
+            return field
     for field, masks in (("blocked", [message.blocked]), ("lost", [message.lost])):
         if not _are_masks(masks):
             return field

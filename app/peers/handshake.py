@@ -96,8 +96,10 @@ class Handshake:
         return Greeting(data, incarnation, stamp_s)
 
     def proof(self, side: str, hello: bytes, challenge: bytes, which: int = 0) -> bytes:
-        """The PROOF of one side, "dialler" or "acceptor", by one of the secrets that are taken."""
-        return self._macs[which].of(side.encode() + hello + challenge) if self._macs else bytes(PROOF_BYTES)
+        """The PROOF of one side, "dialler" or "acceptor", by one of the secrets that are taken, or just were."""
+        if not self._macs:
+            return bytes(PROOF_BYTES)
+        return self._macs[min(which, len(self._macs) - 1)].of(side.encode() + hello + challenge)
 
     def check_proof(self, side: str, hello: bytes, challenge: bytes, given: bytes) -> int:
         """By which of the secrets the other side's proof is right. Raises Refused("wrong_secret")."""

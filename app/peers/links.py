@@ -566,7 +566,7 @@ class Links:
             reason = "handshake_broken_off"
         if self._pending.pop(getcurrent(), None) is None:  # type: ignore[call-overload]
             sock.close()  # the node stops: it is about to be told
-        elif connected is not None:
+        elif connected is not None and connected.peer in self._peers.names:  # else it is no server any more
             self._come_up(connected)
         else:
             sock.close()

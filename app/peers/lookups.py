@@ -66,6 +66,8 @@ class Lookups:
         except OSError as error:
             cause = error.strerror or error
         self._busy.discard(peer)
+        if self._peers.host_name(peer) != host:  # it is no server any more
+            return
         if found:
             self._take(peer, found)
         elif peer not in self._unresolved:

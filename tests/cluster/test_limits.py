@@ -44,7 +44,7 @@ def test_every_field_of_a_message_has_its_range() -> None:
         for field in pb.ClusterMessage.DESCRIPTOR.fields
         if field.type in (FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_ENUM)
     }
-    others = {"target", "blocked", "lost", "deaths", "synced", "lacks", "view"}
+    others = {"target", "sender", "blocked", "lost", "deaths", "synced", "lacks", "view"}
     assert known == flags | others | limits.NUMBERS.keys()
 
 
@@ -72,6 +72,7 @@ def test_names(name: str, is_good: bool) -> None:
     }
     if name:
         tries["target"] = pb.ClusterMessage(**SOUND, target=name)  # type: ignore[arg-type]
+        tries["sender"] = pb.ClusterMessage(**SOUND, sender=name)  # type: ignore[arg-type]
     assert {field: fault_of(message) for field, message in tries.items()} == {
         field: "" if is_good else field for field in tries
     }

@@ -92,9 +92,13 @@ class Lab:
     def __init__(self, directory: Path, count: int, options: Sequence[str], *, are_named: bool) -> None:
         self.network = Network(count)
         self.clients, *machines = self.network.hosts
-        servers = directory / "servers.txt"
-        self.nodes = [LabNode(host, servers, options, is_named=are_named) for host in machines]
-        servers.write_text("".join(f"{node.name}\n" for node in self.nodes), encoding="ascii")
+        self.servers = directory / "servers.txt"
+        self.nodes = [LabNode(host, self.servers, options, is_named=are_named) for host in machines]
+        self.list_servers(*self.nodes)
+
+    def list_servers(self, *nodes: LabNode) -> None:
+        """The servers file names these from now on."""
+        self.servers.write_text("".join(f"{node.name}\n" for node in nodes), encoding="ascii")
 
     def start(self, *nodes: LabNode) -> list[LabNode]:
         """Start these, or all, and wait until they are one whole cluster. In order of seniority: the first one

@@ -358,7 +358,7 @@ def test_an_acceptor_without_the_secret_is_not_trusted() -> None:
     """It can answer the HELLO as if it had one, and not prove it."""
     with ends(secrets=(b"secret",)) as (one, other):
         other.links._connector.handshake = Handshake(b"guess")
-        other.links._connector.handshake.check_proof = lambda *given: None  # type: ignore[method-assign]
+        other.links._connector.handshake.check_proof = lambda *given: 0  # type: ignore[method-assign]
         one.dial(other)
         assert one.events == [LinkFailed(other.name)]
         assert one.links.refused == {"wrong_secret": 1}

@@ -435,6 +435,17 @@ def test_of_two_secrets_who_dials_may_have_either(theirs: bytes) -> None:
     assert not rig.accepted().closed, "and is answered in the same"
 
 
+def test_who_is_no_server_any_more_when_the_handshake_ends_gets_no_link() -> None:
+    rig = Rig()
+    sock = FakeStream()
+    rig.accept(sock)
+    hello = rig.shake.hello(9, rig.loop.now_s, NONCE, PEER, ME)
+    rig.readable(sock, hello)
+    rig.peers.change((SERVERS[0], SERVERS[2]))
+    rig.readable(sock, rig.shake.proof("dialler", hello, bytes(sock.sent)))
+    assert (sock.closed, rig.links.is_up(PEER), rig.tells()) == (True, False, [])
+
+
 # --- where the peer dials --------------------------------------------------------------------------------------------
 
 

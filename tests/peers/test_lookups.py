@@ -96,3 +96,12 @@ def test_while_the_resolver_is_silent_nobody_asks_it_the_same_again(rig: Rig) ->
     rig.resolver.addresses["kv3"] = ["10.0.0.33"]
     rig.resolver.answer()
     assert rig.moved == [str(NAME)]
+
+
+def test_a_server_that_is_none_any_more_when_its_address_is_found(rig: Rig) -> None:
+    rig.resolver.is_slow = True
+    rig.doubt(NAME, ABSENT)
+    rig.peers.change((ME, NUMBER))
+    rig.resolver.addresses |= {"kv3": ["10.0.0.33"], "kv4": ["10.0.0.4"]}
+    rig.resolver.answer()
+    assert (rig.moved, rig.peers.address(str(NAME)), rig.peers.address(str(ABSENT))) == ([], "", "")

@@ -75,7 +75,7 @@ class Cluster:
         """Start a process, unless there is one, or the machine is to stay down, or belongs to no server yet."""
         if host.process is not None or host.stays_down or not self._may_start(host):
             return
-        host.is_on = True
+        host.is_on, host.is_new = True, False
         process = host.process = Process(self, host)
         self.world.note(host, "starts as", process.incarnation)
         self.checks.watch(process)
@@ -138,8 +138,9 @@ class Cluster:
     # The servers file.
 
     def _may_start(self, host: Host) -> bool:
-        """A server that was added is started for the first time when all others go by a file that has it."""
-        return host in self.listed and (host.starts > 0 or all(self.has_read(one, host) for one in self.processes()))
+        """A server that was added is started when all others go by a file that has it."""
+        is_known = not host.is_new or all(self.has_read(process, host) for process in self.processes())
+        return host in self.listed and is_known
 
     def has_read(self, process: Process, host: Host) -> bool:
         """Whether the process goes by a servers file that has this machine's server."""
@@ -152,15 +153,23 @@ class Cluster:
             self.world.note(added, "is added to the servers file")
             self.count("servers added")
             self.listed.append(added)
+            added.is_new, added.stays_down = True, False
         return added is not None
+
+    def remove_server(self, host: Host) -> None:
+        """Its line is taken out, its process having ended. Who runs is told by `reread`."""
+        assert host.process is None
+        self.world.note(host, "is taken out of the servers file")
+        self.count("servers removed")
+        self.listed.remove(host)
 
     def grow(self) -> None:
         """Once the faults have stopped: bring in, one after the other, whoever is to come; and all are to know it."""
-        started = [host for host in self.listed if host.starts]
-        if self.is_to_grow and len(started) == len(self.listed):
+        if self.is_to_grow and not any(host.is_new for host in self.listed):
             self.add_server()
+        names = {host.address for host in self.listed}
         for process in self.processes():
-            if not all(self.has_read(process, host) for host in self.listed):
+            if set(process.node.peers.servers) != names:
                 self.reread(process.host)
 
     def reread(self, host: Host) -> None:

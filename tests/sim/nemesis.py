@@ -74,7 +74,7 @@ class Nemesis:
         if cluster.all_options.are_named and not faults:
             self._faults += ADDRESS_FAULTS
         if cluster.all_options.listed and not faults:
-            self._faults += ("add_server", "add_server")
+            self._faults += ("add_server", "add_server", "remove_server")
         self._is_over = False
         self._later(self._rng.uniform(0.1, 2.0), self._next)
         if bursts:
@@ -268,6 +268,25 @@ class Nemesis:
             self._later(rng.uniform(0, 0.5), cluster.reread, one)
         for n in range(10):  # when all have read it
             self._later(0.5 * n + rng.uniform(0, 1.0), cluster.start, host)
+
+    def remove_server(self) -> None:
+        """One is asked to leave, for good, and once it has gone its line is taken out; each node reads that later."""
+        cluster = self._cluster
+        if len(cluster.listed) < 3 or any(host.is_new or host.stays_down for host in cluster.listed):
+            return
+        host = self._rng.choice(cluster.listed)
+        host.stays_down = True
+        cluster.leave(host)
+        self._later(0.2, self._take_out, host)
+
+    def _take_out(self, host: Host) -> None:
+        cluster = self._cluster
+        if host.process is not None:
+            self._later(0.2, self._take_out, host)
+            return
+        cluster.remove_server(host)
+        for one in cluster.hosts:
+            self._later(self._rng.uniform(0, 0.5), cluster.reread, one)
 
     def lag_and_outlive(self) -> None:
         """One has what is written late. Another dies, then whoever took over from it, before the one has caught up."""
@@ -480,6 +499,7 @@ class Nemesis:
             process.sockets.listener.fails_until = 0.0
             cluster.resume(process)
         for host in cluster.hosts:
+            host.stays_down = False
             cluster.start(host)
         cluster.is_to_grow = True
 

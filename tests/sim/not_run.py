@@ -649,7 +649,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/cluster/limits.py": {
         MALFORMED: [
             "return field",
-            'return "target"',
             'return "deaths"',
             'return "synced"',
             'return "lacks"',

@@ -124,6 +124,7 @@ def draw(seed: int) -> Plan:
     growing = Random(seed ^ 0x6E0)  # likewise: whether some servers are added to the file later
     if options.hosts > 2 and growing.random() < 0.25:
         options.listed = growing.randint((options.hosts + 1) // 2, options.hosts - 1)
+        node.extra["file_rules"] = True
     if options.drift > 0.001:
         options.stands_still = False
     if options.hosts > 5:

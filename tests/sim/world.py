@@ -59,6 +59,7 @@ class Host:
         self.process: Process | None = None
         self.is_on = True  # off: without power, so that nothing answers for it
         self.stays_down = False  # whatever was planned before
+        self.is_new = False  # its server was added to the servers file, and has not run since
         self.last_incarnation = 0
         self.starts = 0
 

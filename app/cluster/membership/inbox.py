@@ -71,6 +71,9 @@ class Inbox:
         handler = self._handlers.get(message.kind)
         if handler is None or fault_of(message):
             return "malformed"
+        if message.sender not in ("", peer):
+            # Another server, at an address that was the peer's: what it says must not pass for the peer's word.
+            return "other sender"
         if not self._is_current(peer, message):
             return "stale incarnation"
         self._take_header(peer, message)

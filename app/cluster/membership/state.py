@@ -317,6 +317,7 @@ class NodeState:
             supports=supports,
             support_withdrawn=self.support_withdrawn,
             node_protocol=NODE_PROTOCOL,
+            sender=self.address,
             **fields,
         )
         if view and self.is_member:

@@ -61,6 +61,19 @@ def test_what_is_not_from_a_peer_or_no_message_is_dropped_and_counted() -> None:
     assert dropped(core) == {"stranger": 2, "malformed": 4, "oversized": 1}
 
 
+def test_what_another_server_says_from_where_the_peer_was_is_not_the_peers_word() -> None:
+    """Addresses may be used again. Without a secret they are all that tells who it is that speaks, but for his word."""
+    core = a_core()
+    said = pb.ClusterMessage(kind=pb.HELLO, incarnation=20, sender="c:1")
+    core.step(Datagram("b:1", said.SerializeToString()), 1.0)
+    assert (dropped(core), core.contact("b:1")) == ({"other sender": 1}, (0, -inf))
+    said.sender = "b:1"
+    effects = core.step(Datagram("b:1", said.SerializeToString()), 1.0)
+    answers = [pb.ClusterMessage.FromString(effect.payload) for effect in effects if isinstance(effect, Send)]
+    assert {answer.sender for answer in answers} == {"a:1"}, "every message names its sender"
+    assert core.contact("b:1")[0] == 20
+
+
 def test_an_earlier_process_is_not_listened_to() -> None:
     core = a_core()
     core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, incarnation=20).SerializeToString()), 1.0)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from app.cluster.events import SELF
-from app.cluster.replication.core import IGNORED, PARKED, Replication
+from app.cluster.replication.core import Replication
+from app.cluster.replication.writes import IGNORED, PARKED
 from app.cluster.slots import slots_of
 from app.cluster.view import View
 from app.observe import logs
@@ -82,7 +83,7 @@ class Replicator:
         """Execute PUT or REMOVE, and wait until all copies have it: the code to answer with, or what stands above."""
         request.keep()
         may_wait = not self._workers.waiting.full
-        code = self._replication.execute(command, slot, key, blob, message_id, request, may_wait=may_wait)
+        code = self._replication.execute(command, slot, key, blob, message_id, request, may_wait)
         self._wake()
         return self._outcome(request, code)
 
@@ -213,10 +214,9 @@ class Replicator:
                 self._membership.copies_lost(slots, epoch)
             if out.emptied:
                 _log.error("slots_start_empty", slots=slots_of(out.emptied))
-            woken: list[tuple[Request, object]] = [
-                (request, NO_ERR if code is None else code) for request, code in out.released
-            ]
-            woken += [(request, AGAIN) for request in out.dropped]
+            woken: list[tuple[Request, object]] = out.released
+            if out.dropped:
+                woken += [(request, AGAIN) for request in out.dropped]
             if woken:
                 self._workers.wake(woken)
             opened = opened or out.opened

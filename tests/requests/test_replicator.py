@@ -7,7 +7,7 @@ import pytest
 from app.cluster.events import UNKNOWN
 from app.cluster.membership.planner import Changes, first_view, next_view
 from app.cluster.replication.frames import ACK, OPS
-from app.cluster.replication.primary import WAITERS_MAX
+from app.cluster.replication.writes import WAITERS_MAX
 from app.cluster.view import Member, View
 from app.observe.counters import FORWARDED, REPLICATED, WAITED
 from app.peers.frames import ANSWER, FORWARD
@@ -241,9 +241,9 @@ def test_a_retry_is_answered_from_memory_when_no_more_may_wait() -> None:
     assert a.code(ident(1)) == NO_ERR
 
 
-def test_more_reads_than_may_wait_for_a_write_are_refused(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cluster.replication.core.PENDING_MAX", 2)
+def test_more_reads_than_may_wait_for_a_write_are_refused(net: Net) -> None:
     a = net["a"]
+    a.replication._primary.pending_max = 2
     a.take(put(1))
     reads = [get(bytes([n]) * 16) for n in range(3)]
     assert [a.take(read) for read in reads[:2]] == [None, None]

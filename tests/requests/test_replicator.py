@@ -12,7 +12,7 @@ from app.cluster.view import Member, View
 from app.observe.counters import FORWARDED, REPLICATED, WAITED
 from app.peers.frames import ANSWER, FORWARD
 from app.requests.forwarding import FULL_WAIT_MS
-from app.requests.request import PATIENCE_S, Request
+from app.requests.request import PATIENCE_S
 from app.storage.mutate import BUSY_WAIT_MS, ROOM_WAIT_MS
 from app.wire.protocol import (
     GET,
@@ -283,13 +283,13 @@ def test_answers_that_are_laid_out_do_not_leave_when_the_lease_runs_out(
     """Released while it ran, and looked at once more before they leave."""
     a = net["a"]
     a.take(put(1))
-    deliver = a.answers.deliver
+    send = a.batch.send
 
-    def slowly(asked: Request, reply: bytes) -> None:
-        deliver(asked, reply)
+    def slowly(address: bytes, reply: bytes, asked_at: bytes = b"") -> None:
+        send(address, reply, asked_at)
         net.loop.now_s = a.membership.lease_until = net.loop.now_s + 1
 
-    monkeypatch.setattr(a.answers, "deliver", slowly)
+    monkeypatch.setattr(a.batch, "send", slowly)
     net.deliver()
     assert a.waiting.count == 0
     assert a.told() == []

@@ -240,7 +240,7 @@ class Node:
         )
         self.forwarding = Forwarding(self.turn, self.waiting, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
-            self.replication, self.turn, self.workers, self.counters, self.links, self.membership
+            self.replication, self.turn, self.workers, self.answers, self.counters, self.links, self.membership
         )
         self.commands = Commands(
             loop,
@@ -273,7 +273,7 @@ class Node:
             forwarding=self.forwarding,
             on_other=self._on_frame,
         )
-        self.resumed = Resumed(self.turn, self.workers, self.answers, self.commands, self.forwarding)
+        self.resumed = Resumed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
         self.front = Front(
             loop,
             sockets.datagrams,
@@ -531,6 +531,7 @@ class Node:
         self.turn.open()
         self.waiting.look()
         self.workers.expire(self.turn.now_s)
+        self.replicator.expire(self.turn.now_s)
         self.resumed.look()
         self.turn.wake()
 

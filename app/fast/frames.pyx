@@ -38,7 +38,7 @@ cdef uint32_t TERM_MAX = 0xFFFFFFFE
 cdef uint64_t SEQ_MAX = 0x7FFFFFFFFFFFFFFF
 
 
-cdef inline uint64_t _number(const uint8_t* at, int size) noexcept nogil:
+cdef uint64_t number_at(const uint8_t* at, int size) noexcept nogil:
     """Little-endian, wherever it lies."""
     cdef uint64_t value = 0
     cdef int n
@@ -71,7 +71,7 @@ def cut(bytes data not None):
     cdef Py_ssize_t at = 0, end = PyBytes_GET_SIZE(data), length
     cdef list frames = []
     while end - at >= HEADER_BYTES:
-        length = _number(buffer + at, 4)
+        length = number_at(buffer + at, 4)
         if not _is_length(buffer[at + 4], <uint32_t>length):
             return frames, -1 - at
         if length > end - at - HEADER_BYTES:
@@ -83,46 +83,59 @@ def cut(bytes data not None):
     return frames, at
 
 
+cdef bint read_op(const uint8_t* body, Py_ssize_t at, Py_ssize_t end, OpHead* head) noexcept nogil:
+    """Take the head of an op apart, and see whether all of it is sound."""
+    if end - at < OP_BYTES:
+        return False
+    body += at
+    head.kind, head.slot, head.code = body[0], body[1], body[2]
+    head.id_bytes, head.key_bytes, head.blob_bytes = body[3], body[4], <int>number_at(body + 17, 2)
+    head.term, head.seq = <uint32_t>number_at(body + 5, 4), number_at(body + 9, 8)
+    head.id_at = at + OP_BYTES
+    head.end = head.id_at + head.id_bytes + head.key_bytes + head.blob_bytes
+    return not (
+        not PUT_OP <= head.kind <= NOTE_OP
+        or head.id_bytes > MESSAGE_ID_MAX_BYTES
+        or head.key_bytes > KEY_MAX_BYTES
+        or head.blob_bytes > BLOB_MAX_BYTES
+        or (head.kind <= REMOVE_OP) != (head.key_bytes > 0)
+        or (head.kind != PUT_OP and head.blob_bytes)
+        or head.code > CODE_MAX
+        or head.term > TERM_MAX
+        or head.seq > SEQ_MAX
+        or head.end > end
+    )
+
+
+cdef object made_op(const uint8_t* body, OpHead* head, type make):
+    """The op as a tuple of that class."""
+    cdef const char* at = <const char*>body + head.id_at
+    op = PyType_GenericAlloc(make, 8)
+    _fill(op, 0, head.kind)
+    _fill(op, 1, head.slot)
+    _fill(op, 2, head.code)
+    _fill(op, 3, PyBytes_FromStringAndSize(at, head.id_bytes))
+    at += head.id_bytes
+    _fill(op, 4, PyBytes_FromStringAndSize(at, head.key_bytes))
+    at += head.key_bytes
+    _fill(op, 5, head.term)
+    _fill(op, 6, head.seq)
+    _fill(op, 7, PyBytes_FromStringAndSize(at, head.blob_bytes))
+    return op
+
+
 def take_ops(bytes body not None, type make not None):
     cdef const uint8_t* buffer = <const uint8_t*>PyBytes_AS_STRING(body)
-    cdef Py_ssize_t at = 0, end = PyBytes_GET_SIZE(body), key_at, blob_at
-    cdef int kind, id_bytes, key_bytes, blob_bytes, code
-    cdef uint64_t term, seq
+    cdef Py_ssize_t at = 0, end = PyBytes_GET_SIZE(body)
+    cdef OpHead head
     cdef list ops = []
     if not issubclass(make, tuple) or end > BODY_MAX_BYTES:
         return None
     while at < end:
-        if end - at < OP_BYTES:
+        if not read_op(buffer, at, end, &head):
             return None
-        kind, code, id_bytes, key_bytes = buffer[at], buffer[at + 2], buffer[at + 3], buffer[at + 4]
-        term, seq = _number(buffer + at + 5, 4), _number(buffer + at + 9, 8)
-        blob_bytes = _number(buffer + at + 17, 2)
-        key_at = at + OP_BYTES + id_bytes
-        blob_at = key_at + key_bytes
-        if (
-            not PUT_OP <= kind <= NOTE_OP
-            or id_bytes > MESSAGE_ID_MAX_BYTES
-            or key_bytes > KEY_MAX_BYTES
-            or blob_bytes > BLOB_MAX_BYTES
-            or (kind <= REMOVE_OP) != (key_bytes > 0)
-            or (kind != PUT_OP and blob_bytes)
-            or code > CODE_MAX
-            or term > TERM_MAX
-            or seq > SEQ_MAX
-            or blob_at + blob_bytes > end
-        ):
-            return None
-        op = PyType_GenericAlloc(make, 8)
-        _fill(op, 0, kind)
-        _fill(op, 1, <int>buffer[at + 1])
-        _fill(op, 2, code)
-        _fill(op, 3, PyBytes_FromStringAndSize(<const char*>buffer + at + OP_BYTES, id_bytes))
-        _fill(op, 4, PyBytes_FromStringAndSize(<const char*>buffer + key_at, key_bytes))
-        _fill(op, 5, term)
-        _fill(op, 6, seq)
-        _fill(op, 7, PyBytes_FromStringAndSize(<const char*>buffer + blob_at, blob_bytes))
-        ops.append(op)
-        at = blob_at + blob_bytes
+        ops.append(made_op(buffer, &head, make))
+        at = head.end
     return ops
 
 
@@ -134,6 +147,10 @@ cdef inline void _fill(object op, Py_ssize_t field, object value):
 
 def encode_op(int kind, int slot, int code, bytes message_id not None, bytes key not None, uint32_t term, uint64_t seq,
               bytes blob not None):
+    return laid_op(kind, slot, code, message_id, key, term, seq, blob)
+
+
+cdef bytes laid_op(int kind, int slot, int code, bytes message_id, bytes key, uint32_t term, uint64_t seq, bytes blob):
     cdef Py_ssize_t id_bytes = PyBytes_GET_SIZE(message_id), key_bytes = PyBytes_GET_SIZE(key)
     cdef Py_ssize_t blob_bytes = PyBytes_GET_SIZE(blob)
     cdef bytes op

@@ -275,7 +275,7 @@ class Commands:
             elif self._followed[slot] is None:
                 return self._mutate_alone(request, command, message_id, id_crc, slot, key, blob)
             else:
-                code = self._replicator.mutate(request, command, message_id, slot, key, blob)
+                code = self._replicator.mutate(request, command, message_id, id_crc, slot, key, blob)
             if code != LOOK_AGAIN:
                 return self._told(request, command, message_id, id_crc, code)
 

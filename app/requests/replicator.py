@@ -1,22 +1,27 @@
 """Requests that have to do with copies: writes that wait until all copies have them, and reads of such writes.
 
 The core (app/cluster/replication) decides everything and touches no socket. Here a write for a slot that other nodes
-keep copies of is given to it, and its greenlet waits; and when a turn of the loop ends, `settle` carries out what the
-core wants: frames to peers, those who waited go on.
+keep copies of is given to it, and what is kept of its request lies in a table until all copies have it; a read waits in
+its greenlet, as does a WIPEOUT. When a turn of the loop ends, `settle` carries out what the core wants: frames leave
+for peers, writes are answered, those who wait in greenlets go on.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from app.cluster.events import SELF
-from app.cluster.replication.core import IGNORED, PARKED, Replication
+from app.cluster.replication.core import Replication
+from app.cluster.replication.writes import IGNORED, PARKED
 from app.cluster.slots import slots_of
 from app.cluster.view import View
+from app.fast import piece
 from app.observe import logs
 from app.observe.counters import REPLICATED, WAITED, Counters
-from app.requests.forwarding import FULL_WAIT_MS
+from app.requests.answers import Answers
+from app.requests.forwarding import FULL_WAIT_MS, IN_FLIGHT_BYTES
 from app.requests.request import Request
 from app.requests.turn import Turn
+from app.requests.waiting import Kept
 from app.requests.workers import AGAIN, EXPIRED, Workers
 from app.wire.protocol import NO_ERR, SYS_OVERLOAD_ERR
 
@@ -53,14 +58,37 @@ class Core(Protocol):
     lease_until: float
 
 
-class Replicator:
-    """One node's."""
+@piece
+class WaitingWrite(Kept):
+    """A PUT or REMOVE that waits until all copies have it."""
+
+    __slots__ = ("command", "id_crc", "message_id")
+
+    def __init__(self, request: Kept, command: int, message_id: bytes, id_crc: int) -> None:
+        """`request`: that was kept."""
+        self.datagram = request.datagram
+        self.answer_to(request)
+        self.is_uncertain = request.is_uncertain
+        self.how = REPLICATED
+        self.command = command
+        self.message_id = message_id
+        self.id_crc = id_crc
+
+    @property
+    def kept_bytes(self) -> int:
+        """What it takes: of its value there is another one, on its way to the copies."""
+        return IN_FLIGHT_BYTES + 2 * len(self.datagram)
+
+
+class WholeReplicator:
+    """One node's. `Replicator` is this one, with what is compiled of it."""
 
     def __init__(
         self,
         replication: Replication,
         turn: Turn,
         workers: Workers,
+        answers: Answers,
         counters: Counters,
         links: PeerLinks,
         membership: CopiesListener,
@@ -68,6 +96,10 @@ class Replicator:
         self._replication = replication
         self._turn = turn
         self._workers = workers
+        self._waiting = workers.waiting
+        self._answers = answers
+        self._writes: dict[WaitingWrite, None] = {}  # the longest-waiting first
+        self._dropped: list[WaitingWrite] = []  # they are to be seen to anew
         self._counters = counters
         self._links = links
         self._membership = membership
@@ -78,13 +110,27 @@ class Replicator:
 
     # --- requests, each in its greenlet; the slot's route is SELF and the lease runs --------------------------------
 
-    def mutate(self, request: Request, command: int, message_id: bytes, slot: int, key: bytes, blob: bytes) -> int:
-        """Execute PUT or REMOVE, and wait until all copies have it: the code to answer with, or what stands above."""
+    def mutate(
+        self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes
+    ) -> int:
+        """Execute PUT or REMOVE: the code to answer with, or what stands above.
+
+        NO_ANSWER as a rule: it is answered when all copies have it.
+        """
         request.keep()
-        may_wait = not self._workers.waiting.full
-        code = self._replication.execute(command, slot, key, blob, message_id, request, may_wait=may_wait)
+        write = WaitingWrite(request, command, message_id, id_crc)
+        code = self._replication.execute(command, slot, key, blob, message_id, write, not self._waiting.full)
         self._wake()
-        return self._outcome(request, code)
+        if code != PARKED:
+            return self._outcome(request, code)
+        self._waiting.add(write.kept_bytes)
+        self._writes[write] = None
+        return NO_ANSWER
+
+    def _take(self, write: WaitingWrite) -> None:
+        """It waits no more."""
+        del self._writes[write]
+        self._waiting.remove(write.kept_bytes)
 
     def wipe_out(self, request: Request, message_id: bytes) -> int:
         """Wipe all slots that this node leads, or none, and wait until all copies are wiped: as `mutate`.
@@ -99,7 +145,7 @@ class Replicator:
             if replication.remembers(message_id):
                 return NO_ANSWER
             return self._refused(_CLOSED_WAIT_MS)
-        code = replication.wipe(slots, message_id, request, may_wait=not self._workers.waiting.full)
+        code = replication.wipe(slots, message_id, request, may_wait=not self._waiting.full)
         self._wake()
         outcome = self._outcome(request, code)
         # What was not acknowledged is the next primaries' to decide on, and there may be several.
@@ -120,9 +166,7 @@ class Replicator:
         if outcome is EXPIRED:
             return NO_ANSWER
         if outcome is AGAIN:
-            # Whoever leads the slot now may have the write or not: it remembers the answer if it has.
-            request.is_uncertain = True
-            return LOOK_AGAIN if request.client else NO_ANSWER  # a relaying node notices itself who leads now
+            return LOOK_AGAIN
         assert isinstance(outcome, int), outcome
         return outcome
 
@@ -131,7 +175,7 @@ class Replicator:
 
         `answer_bytes`: of the answer that is kept meanwhile.
         """
-        if self._workers.waiting.full:
+        if self._waiting.full:
             return self._refused(FULL_WAIT_MS)
         request.keep()
         if not self._replication.hold_read(key, request):
@@ -195,7 +239,8 @@ class Replicator:
     # --- the end of the turn -----------------------------------------------------------------------------------------
 
     def settle(self) -> bool:
-        """Carry out what the turn has brought about; whether slots have opened, so that requests may go on.
+        """Carry out what the turn has brought about; whether requests may go on: slots have opened, or writes are to be
+        seen to anew (`take_dropped`).
 
         Those who waited go on in here, and what they do, or membership does, may set off more.
         """
@@ -213,14 +258,54 @@ class Replicator:
                 self._membership.copies_lost(slots, epoch)
             if out.emptied:
                 _log.error("slots_start_empty", slots=slots_of(out.emptied))
-            woken: list[tuple[Request, object]] = [
-                (request, NO_ERR if code is None else code) for request, code in out.released
-            ]
-            woken += [(request, AGAIN) for request in out.dropped]
+            woken = self._release(out.released)
+            if out.dropped:
+                woken += self._drop(out.dropped)
             if woken:
                 self._workers.wake(woken)
             opened = opened or out.opened
-        return opened
+        return opened or bool(self._dropped)
+
+    def _release(self, released: list[tuple[Any, int]]) -> list[tuple[Request, object]]:
+        """Answer the writes that all copies have. The others who have waited: they are to be woken."""
+        others: list[tuple[Request, object]] = []
+        for waiter, code in released:
+            if not isinstance(waiter, WaitingWrite):
+                others.append((waiter, code))
+            elif waiter in self._writes:
+                self._take(waiter)
+                answers = self._answers
+                reply = answers.code(waiter.command, waiter.message_id, waiter.id_crc, code)
+                answers.deliver(waiter, reply)
+        return others
+
+    def _drop(self, dropped: list[Any]) -> list[tuple[Request, object]]:
+        """These can't be answered here any more. Those who wait in greenlets: they are to be woken.
+
+        Whoever leads the slot now may have the write or not: it remembers the answer if it has. A node that relays
+        notices itself who leads now.
+        """
+        others: list[tuple[Request, object]] = []
+        for waiter in dropped:
+            if not isinstance(waiter, WaitingWrite):
+                others.append((waiter, AGAIN))
+            elif waiter in self._writes:
+                self._take(waiter)
+                if waiter.client:
+                    waiter.is_uncertain = True
+                    self._dropped.append(waiter)
+        return others
+
+    def take_dropped(self) -> list[WaitingWrite]:
+        """The writes that are to be seen to anew; from now on there are none."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    def expire(self, now_s: float) -> None:
+        """Forget those who have waited too long: they may have taken effect or not, so they get no answer. To be called
+        several times a second."""
+        for write in [write for write in self._writes if now_s >= write.deadline_s]:
+            self._take(write)
 
     def snapshot(self) -> dict[str, int]:
         """What is counted, by name, and the state in numbers."""
@@ -231,3 +316,13 @@ class Replicator:
             "copies_waiting_for_room": replication.short_of_room,
             "copies_writes_in_flight": replication.pending,
         }
+
+
+@piece
+class ShortReplicator:
+    """What is compiled of WholeReplicator, in place of its methods: `mutate` and `_release`. As Python it is
+    nothing."""
+
+
+class Replicator(ShortReplicator, WholeReplicator):
+    """The replicator of a node: see WholeReplicator."""

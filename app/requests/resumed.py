@@ -1,10 +1,15 @@
-"""Requests that waited for another node, and whose slot is served here by now: executed as if they had just come."""
+"""Requests that waited, and are executed as if they had just come.
+
+They waited for another node, and their slot is served here by now; or for copies, and this node can't tell any more
+what becomes of them.
+"""
 
 from collections.abc import Sequence
 
 from app.requests.answers import Answers
 from app.requests.commands import Commands
 from app.requests.forwarding import Forwarding, InFlight
+from app.requests.replicator import Replicator, WaitingWrite
 from app.requests.request import Request
 from app.requests.turn import Turn
 from app.requests.workers import Workers
@@ -14,19 +19,26 @@ class Resumed:
     """One node's; a source of requests for the workers."""
 
     def __init__(
-        self, turn: Turn, workers: Workers, answers: Answers, commands: Commands, forwarding: Forwarding
+        self,
+        turn: Turn,
+        workers: Workers,
+        answers: Answers,
+        commands: Commands,
+        forwarding: Forwarding,
+        replicator: Replicator,
     ) -> None:
         self._turn = turn
         self._workers = workers
         self._answers = answers
         self._handle = commands.handle
         self._forwarding = forwarding
-        self._left: Sequence[InFlight] = ()
+        self._replicator = replicator
+        self._left: Sequence[InFlight | WaitingWrite] = ()
         self._next = 0
 
     def look(self) -> None:
-        """Have those go on, wherever to, for whom there is a way by now: see Forwarding.sweep."""
-        self._left, self._next = self._forwarding.sweep(), 0
+        """Have those go on, wherever to, for whom there is a way by now: see Forwarding.sweep and Replicator.settle."""
+        self._left, self._next = [*self._forwarding.sweep(), *self._replicator.take_dropped()], 0
         if self._left:
             self._workers.run(self)
 
@@ -40,7 +52,8 @@ class Resumed:
             kept = self._left[self._next]
             self._next += 1
             if self._turn.read_clock() >= kept.deadline_s:
-                self._forwarding.give_up(kept)
+                if isinstance(kept, InFlight):
+                    self._forwarding.give_up(kept)
                 continue
             request.resume(kept)
             reply = self._handle(request, kept.datagram, 0, len(kept.datagram))

@@ -12,6 +12,7 @@ refusal (SYS_OVERLOAD_ERR) does nothing and is not remembered; the client is tol
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+from app.fast import piece
 from app.wire.protocol import (
     KEY_DNE_ERR,
     NO_ERR,
@@ -70,6 +71,7 @@ class MutableReplies(Protocol):
     def add(self, message_id: bytes, slot: int, code: int) -> None: ...
 
 
+@piece
 class Mutations:
     """One node's. `wait_ms`: after a refusal, how long its client is to wait."""
 

@@ -7,12 +7,12 @@ import pytest
 from app.cluster.events import UNKNOWN
 from app.cluster.membership.planner import Changes, first_view, next_view
 from app.cluster.replication.frames import ACK, OPS
-from app.cluster.replication.primary import WAITERS_MAX
+from app.cluster.replication.writes import WAITERS_MAX
 from app.cluster.view import Member, View
 from app.observe.counters import FORWARDED, REPLICATED, WAITED
 from app.peers.frames import ANSWER, FORWARD
 from app.requests.forwarding import FULL_WAIT_MS
-from app.requests.request import PATIENCE_S, Request
+from app.requests.request import PATIENCE_S
 from app.storage.mutate import BUSY_WAIT_MS, ROOM_WAIT_MS
 from app.wire.protocol import (
     GET,
@@ -241,9 +241,9 @@ def test_a_retry_is_answered_from_memory_when_no_more_may_wait() -> None:
     assert a.code(ident(1)) == NO_ERR
 
 
-def test_more_reads_than_may_wait_for_a_write_are_refused(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cluster.replication.core.PENDING_MAX", 2)
+def test_more_reads_than_may_wait_for_a_write_are_refused(net: Net) -> None:
     a = net["a"]
+    a.replication._primary.pending_max = 2
     a.take(put(1))
     reads = [get(bytes([n]) * 16) for n in range(3)]
     assert [a.take(read) for read in reads[:2]] == [None, None]
@@ -283,13 +283,13 @@ def test_answers_that_are_laid_out_do_not_leave_when_the_lease_runs_out(
     """Released while it ran, and looked at once more before they leave."""
     a = net["a"]
     a.take(put(1))
-    deliver = a.answers.deliver
+    send = a.batch.send
 
-    def slowly(asked: Request, reply: bytes) -> None:
-        deliver(asked, reply)
+    def slowly(address: bytes, reply: bytes, asked_at: bytes = b"") -> None:
+        send(address, reply, asked_at)
         net.loop.now_s = a.membership.lease_until = net.loop.now_s + 1
 
-    monkeypatch.setattr(a.answers, "deliver", slowly)
+    monkeypatch.setattr(a.batch, "send", slowly)
     net.deliver()
     assert a.waiting.count == 0
     assert a.told() == []

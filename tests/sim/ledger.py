@@ -6,14 +6,16 @@ says at its position; and no messageID may take effect twice in what led to a co
 because all who had them are gone, are in no chapter that goes on, and may be made again.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from app.cluster.replication import frames
 from app.cluster.replication.follower import Session
 from app.cluster.replication.frames import OpFields
-from app.cluster.replication.led import Led, Op
+from app.cluster.replication.led import Led
 from app.cluster.view import View
+from app.storage.mutate import NOTE, SET, WIPE, change_of
 from tests.sim.checks import Violation
 from tests.storage import contents
 
@@ -69,19 +71,20 @@ class Ledger:
         self._took_effect[process] = {}
         replication: Any = process.node.replication
         primary, follower = replication._primary, replication._follower
-        order, apply, on_end = primary.order, follower._apply, follower.on_end
+        on_ops, on_end = follower.on_ops, follower.on_end
         on_view, reset, add = replication.on_view, replication.reset, process.node.replies.add
 
-        def ordered(led: Led, kind: int, key: bytes, blob: bytes, message_id: bytes, code: int) -> Op | None:
-            self._ordered(process, led, Line(kind, key, blob, message_id))
-            op: Op | None = order(led, kind, key, blob, message_id, code)
-            return op
-
-        def applied(session: Session, op: OpFields) -> bool:
-            done: bool = apply(session, op)
-            if done and session.is_whole:
-                self._applied(process, session, op)
-            return done
+        def applied(peer: str, body: bytes) -> None:
+            ops = frames.take_ops(body, OpFields) or []
+            sessions = {op.slot: follower.sessions.get(op.slot) for op in ops}
+            before = {slot: session.position[1] for slot, session in sessions.items() if session and session.is_whole}
+            on_ops(peer, body)
+            for op in ops:
+                session = sessions[op.slot]
+                if session is None or op.slot not in before or (session.primary, session.term) != (peer, op.term):
+                    continue
+                if before[op.slot] < op.seq <= session.position[1]:
+                    self._applied(process, session, op)
 
         def ended(peer: str, body: bytes) -> None:
             before = {slot for slot, session in follower.sessions.items() if not session.is_whole}
@@ -106,9 +109,40 @@ class Ledger:
                 self._take_effect(process, slot, message_id)  # a write that only this node has
             add(message_id, slot, code)
 
-        primary.order, follower._apply, follower.on_end = ordered, applied, ended
+        self._watch_orders(process)
+        follower.on_ops, follower.on_end = applied, ended
         replication.on_view, replication.reset = viewed, was_reset
         process.node.replies.add = added  # type: ignore[method-assign]
+
+    def _watch_orders(self, process: "Process") -> None:
+        """Look at what it orders as a primary."""
+        replication: Any = process.node.replication
+        primary, replies = replication._primary, process.node.replies
+        execute, wipe = replication.execute, replication.wipe
+
+        def executed(
+            command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, waiter: object, may_wait: bool = True
+        ) -> int:
+            led = primary.led[slot]
+            before = led.seq
+            told: int = execute(command, slot, key, blob, message_id, waiter, may_wait)
+            if led.seq > before:
+                code = replies.get(message_id)
+                assert code is not None, "what was ordered is remembered"
+                kind = change_of(command, code)
+                line = Line(kind, b"" if kind == NOTE else key, blob if kind == SET else b"", message_id)
+                self._ordered(process, led, line)
+            return told
+
+        def wiped(slots: Iterable[int], message_id: bytes, waiter: object, *, may_wait: bool = True) -> int:
+            before = {slot: led.seq for slot, led in primary.led.items()}
+            told: int = wipe(slots, message_id, waiter, may_wait=may_wait)
+            for slot, led in primary.led.items():
+                if led.seq > before[slot]:
+                    self._ordered(process, led, Line(WIPE, b"", b"", message_id))
+            return told
+
+        replication.execute, replication.wipe = executed, wiped
 
     def _chapter(self, process: "Process", slot: int, term: int) -> Chapter | None:
         view = process.node.replication._shared.view

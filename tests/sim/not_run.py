@@ -447,10 +447,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'shared.faults["frame without a link"] += 1',
             "return",
             "shared.out.closed.append(peer)",
-            "return IGNORED",
-            "return False",
             "return code",
-            "return self._refused(self._mutations.wait_ms)",
             "return NO_ERR",
         ],
         MALFORMED: [
@@ -468,7 +465,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         RARE: [
             "self.report({slot for slot in gaps if slot in self.sessions})",
             "self._end(slot)",
-            "self.staged_bytes += staging.apply(op)",
             "return True",
             "return False",
             "gathered = dict.fromkeys(session.primary for session in self.sessions.values() if session.staging)",
@@ -477,6 +473,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "shared.replies.forget_slots(1 << slot)",
             'shared.faults["no room"] += 1',
             "continue",
+        ],
+        MALFORMED: [
+            'raise frames.BadFrame(f"ops that are not sound, in {len(body)} bytes")',
         ],
         PEOPLE: [
             "return len(self._no_room)",
@@ -488,10 +487,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "tried = next(iter(self._no_room))",
             "is_due = shared.now >= self._room_at",
             "return short - {tried} if is_due else short",
-            'shared.faults["stale op"] += 1',
-            "gaps.add(slot)",
-            "elif session.is_whole:",
-            "self._end(slot)  # no room: asked again by the next tick, when there may be",
             "self._ran_out_of_room(slot)",
             "self._lose({slot})",
             "shared.store.wipe((slot,))",
@@ -541,6 +536,21 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadFrame(f"a name of {size} bytes")',
         ],
     },
+    "app/cluster/replication/applying.py": {
+        RARE: [
+            "self.staged_bytes += staging.apply(op)",
+            "return True",
+            "return False",
+        ],
+        UNIT: [
+            'shared.faults["stale op"] += 1',
+            "gaps.add(slot)",
+            "self._had_no_room(slot, session)",
+        ],
+        MALFORMED: [
+            "return None",
+        ],
+    },
     "app/cluster/replication/primary.py": {
         RARE: [
             "assert view is not None",
@@ -548,20 +558,32 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "shared.store.wipe((slot,))",
             "shared.replies.forget_slots(1 << slot)",
             "base = (view.epoch, 0)",
-            "continue  # said of what it had before",
             'self._shared.send(peer, frames.OPS, b"".join(part))',
             "part, size = [], 0",
         ],
         MALFORMED: [
-            'raise frames.BadFrame(f"slot {slot}: has {seq} of {led.seq}")',
+            "raise frames.BadFrame(wrong)",
         ],
         UNIT: [
             "self.lost.add(slot)  # closed, until the next view makes one of those primary that have a whole copy",
             "return",
             "shared.out.emptied |= 1 << slot",
-            "outbox.flags |= BUSY",
             "continue  # more than its link takes now: it reports again",
             "continue",
+        ],
+    },
+    "app/cluster/replication/writes.py": {
+        RARE: [
+            "return IGNORED",
+            "return False",
+            "continue",
+        ],
+        MALFORMED: [
+            'return f"slot {slot}: has {seq} of {led.seq}"',
+            "return str(fault)",
+        ],
+        UNIT: [
+            "outbox.flags |= BUSY",
         ],
     },
     "app/cluster/replication/staging.py": {

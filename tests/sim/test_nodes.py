@@ -8,8 +8,10 @@ import pytest
 from app.cluster.events import SELF
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.state import NodeState
+from app.cluster.replication import primary
 from app.cluster.replication.core import Replication
 from app.cluster.replication.follower import Follower
+from app.cluster.replication.frames import OpFields, decode_ops, encode_op
 from app.cluster.replication.led import Led
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.recent import Past
@@ -19,7 +21,6 @@ from app.peers import links
 from app.requests import relayed
 from app.requests.commands import Commands
 from app.requests.turn import Turn
-from app.storage import mutate
 from app.storage.mutate import NOTE
 from app.storage.replies import ReplyMemory
 from app.wire.protocol import KEY_DNE_ERR
@@ -28,6 +29,18 @@ from tests.sim.network import SimSockets
 from tests.sim.run import Plan, draw, run
 
 SEEDS_TRIED = 40
+
+
+def sending(changed: Callable[[OpFields], OpFields]) -> Callable[[Primary, str], None]:
+    """In place of Primary.flush_peer: every op leaves changed."""
+    whole = Primary.flush_peer
+
+    def flush_peer(self: Primary, peer: str) -> None:
+        outbox = self._outbox(peer)
+        outbox.ops = [encode_op(*changed(op)) for data in outbox.ops for op in decode_ops(data)]
+        whole(self, peer)
+
+    return flush_peer
 
 
 def plain(plan: Plan) -> None:
@@ -274,11 +287,20 @@ class TestItBites:
         assert finds_a_violation(13, moving) is not None
 
     def test_waiting_for_acknowledgements(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Primary, "_waits", lambda self, led: False)
+        """Each is answered when the turn ends in which it was executed."""
+        whole = Primary.flush
+
+        def flush(self: Primary) -> None:
+            for led in self.led.values():
+                while led.log:
+                    self._finish(led, led.log.popleft(), True)
+            whole(self)
+
+        monkeypatch.setattr(Primary, "flush", flush)
         assert finds_a_violation(0, busy) is not None
 
     def test_replies_go_with_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Follower, "_remember", lambda self, message_id, slot, code: None)
+        monkeypatch.setattr(Primary, "flush_peer", sending(lambda op: op._replace(message_id=b"")))
         assert finds_a_violation(0, busy) is not None
 
     def test_reads_wait_for_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,11 +314,10 @@ class TestItBites:
         assert finds_a_violation(0, lagging) is not None
 
     def test_removal_of_what_is_evicted_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = mutate.change_of
-        monkeypatch.setattr(
-            "app.cluster.replication.core.change_of",
-            lambda command, code: NOTE if code == KEY_DNE_ERR else whole(command, code),
-        )
+        def without(op: OpFields) -> OpFields:
+            return op._replace(kind=NOTE, key=b"") if op.code == KEY_DNE_ERR else op
+
+        monkeypatch.setattr(Primary, "flush_peer", sending(without))
         assert finds_a_violation(23, tight) is not None
 
     def test_learners_reported_in_sync_are_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,13 +333,13 @@ class TestItBites:
 
     def test_closed_slots(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A new primary shows at once what the one before had written, acknowledged or not."""
-        whole = Led.__init__
 
-        def opened(self: Led, slot: int, term: int, base: tuple[int, int]) -> None:
-            whole(self, slot, term, base)
-            self.is_open = True
+        class Opened(Led):
+            def __init__(self, slot: int, term: int, base: tuple[int, int]) -> None:
+                super().__init__(slot, term, base)
+                self.is_open = True
 
-        monkeypatch.setattr(Led, "__init__", opened)
+        monkeypatch.setattr(primary, "Led", Opened)
         assert finds_a_violation(2, lagging) is not None
 
     def test_routes_are_no_wider_than_the_lease(self, monkeypatch: pytest.MonkeyPatch) -> None:

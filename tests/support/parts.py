@@ -300,7 +300,7 @@ class Parts(Node):
         )
         self.forwarding = Forwarding(self.turn, self.waiting, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
-            self.replication, self.turn, self.workers, self.counters, self.links, self.membership
+            self.replication, self.turn, self.workers, self.answers, self.counters, self.links, self.membership
         )
         self.commands = Commands(
             self.loop,
@@ -333,7 +333,7 @@ class Parts(Node):
             forwarding=self.forwarding,
             on_other=self._on_frame,
         )
-        self.resumed = Resumed(self.turn, self.workers, self.answers, self.commands, self.forwarding)
+        self.resumed = Resumed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
         self.clients = Clients(self)
         self.install(view or _view_of_one(name))
 

@@ -10,7 +10,7 @@ follows, and the plain way through store and reply memory is all there is: one l
     replication.reset()                    for each Reset
     replication.refresh(routes, lease)     after each step of the membership core
     replication.tick(now)                  every REPLICATION_TICK_S
-    replication.execute / hold_read / wipe on the path of requests
+    replication.execute / hold_read / wipe on the path of requests (writes.py)
     replication.flush(now)                 once per loop turn: the output to carry out
 
 Rejected: replicating through a log on its own (a second copy of all values), and chain replication (one more hop a
@@ -24,19 +24,18 @@ from app.cluster.events import SELF, UNKNOWN
 from app.cluster.readiness import LedSlots
 from app.cluster.replication import frames
 from app.cluster.replication.follower import STAGING_MAX_BYTES, Follower
-from app.cluster.replication.led import Joint, Led, Op
-from app.cluster.replication.primary import PENDING_MAX, PENDING_MAX_BYTES, WAITERS_MAX, Primary
+from app.cluster.replication.led import Joint
+from app.cluster.replication.primary import Primary
 from app.cluster.replication.recent import RECENT_MAX, Recent
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
+from app.cluster.replication.writes import IGNORED, PARKED, PENDING_MAX_BYTES
 from app.cluster.view import View
-from app.storage.mutate import BUSY, NOTE, REPLIES_FULL, SET, STORE_BUSY, WIPE, Mutations, change_of
+from app.storage.mutate import BUSY, REPLIES_FULL, STORE_BUSY, WIPE, Mutations
 from app.wire.protocol import ALL_SLOTS, NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
 
 REPLICATION_TICK_S: Final = 0.1
 # `reserve_bytes` of Replication. More: less of a store that may not evict is used. Less: writes in flight find no room.
 _RESERVE_BYTES: Final = 1 << 20
-PARKED: Final = -100  # the answer comes with `released`, or the request with `dropped`
-IGNORED: Final = -101  # so many wait for the answer already that this one gets none
 
 
 class Replication:
@@ -70,13 +69,15 @@ class Replication:
         shared = self._shared = Shared(address, store, replies, mutations, reserve_bytes, recent)
         self._replies = replies
         self._mutations = mutations
-        self.wait_ms = 0  # after a refusal: how long its client is to wait
         self._primary = Primary(shared, backlog_max_bytes, queued_bytes)
         self._follower = Follower(shared, staging_max_bytes)
         self._core_routes: list[str] = [UNKNOWN] * SLOT_COUNT
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT  # by slot; changed in place
-        self.followed: list[Led | None] = [None] * SLOT_COUNT  # by slot; changed in place
+        self.followed = self._primary.followed  # by slot; changed in place
         self.unacked = self._primary.unacked  # by key; reads of these go through `hold_read`
+        # Requests; the caller has seen that the slot's route is SELF and that the lease runs.
+        self.execute = self._primary.execute
+        self.hold_read = self._primary.hold_read
 
     # What the node reads.
 
@@ -89,6 +90,11 @@ class Replication:
     def pending(self) -> int:
         """Writes that wait for an acknowledgement."""
         return self._primary.pending
+
+    @property
+    def wait_ms(self) -> int:
+        """After a refusal: how long its client is to wait."""
+        return self._primary.wait_ms
 
     @property
     def leading(self) -> int:
@@ -112,7 +118,7 @@ class Replication:
     def led_slots(self) -> LedSlots:
         """Which of the slots that this node leads take writes, for those who watch: 0.1 ms for 100 slots."""
         primary = self._primary
-        busy = self._busy(may_wait=True)
+        busy = primary.busy(True)
         followed = unhindered = 0
         for slot, led in primary.led.items():
             if all(led.progress[peer].is_streaming for peer in led.required):
@@ -295,82 +301,12 @@ class Replication:
         out, shared.out = shared.out, Output()
         return out
 
-    # Requests; the caller has seen that the slot's route is SELF and that the lease runs.
-
-    def execute(
-        self,
-        command: int,
-        slot: int,
-        key: bytes,
-        blob: bytes,
-        message_id: bytes,
-        waiter: Any,
-        *,
-        may_wait: bool = True,
-    ) -> int:
-        """PUT or REMOVE in a slot with followers: the code to answer with; below 0: PARKED, IGNORED, or `~code` of
-        one that was executed before.
-
-        SYS_OVERLOAD_ERR: nothing was done, and nothing is remembered; `wait_ms` says how long the client is to wait.
-        `may_wait`: whether the waiter may have to wait for its answer.
-        """
-        primary = self._primary
-        waiting = primary.unreleased.get(message_id)
-        if waiting is not None:
-            return self._joins(waiting, waiter) if may_wait else IGNORED
-        led = self.followed[slot]
-        assert led is not None, f"slot {slot} has no followers"
-        assert led.is_open, f"slot {slot} is not open"
-        hindrances = primary.refuses(led) | self._busy(may_wait)
-        code = self._mutations.execute(command, slot, key, blob, message_id, hindrances)
-        if code < 0:
-            return code
-        if code == SYS_OVERLOAD_ERR:
-            return self._refused(self._mutations.wait_ms)
-        change = change_of(command, code)
-        op = primary.order(
-            led, change, b"" if change == NOTE else key, blob if change == SET else b"", message_id, code
-        )
-        if op is None:
-            return code
-        primary.unreleased[message_id] = op
-        op.waiters.append(waiter)
-        return PARKED
-
-    def _joins(self, waiting: Op | Joint, waiter: Any) -> int:
-        """A retry of a write that copies have not acknowledged yet."""
-        if len(waiting.waiters) >= WAITERS_MAX:
-            return IGNORED
-        waiting.waiters.append(waiter)
-        return PARKED
-
-    def _busy(self, may_wait: bool) -> int:
-        """BUSY if nothing more may wait for acknowledgements."""
-        primary = self._primary
-        room = primary.pending < PENDING_MAX and primary.pending_bytes < PENDING_MAX_BYTES
-        return 0 if may_wait and room else BUSY
-
-    def _refused(self, wait_ms: int) -> int:
-        self.wait_ms = wait_ms
-        return SYS_OVERLOAD_ERR
-
-    def hold_read(self, key: bytes, waiter: Any) -> bool:
-        """Let what was read of a key in `unacked` wait for its write; False: it can't be held, refuse it for now.
-
-        The waiter (with the answer in it) comes back with `released`, code None.
-        """
-        op = self.unacked[key]
-        if len(op.readers) >= PENDING_MAX:
-            return False
-        op.readers.append(waiter)
-        return True
-
     def wipe(self, slots: Iterable[int], message_id: bytes, waiter: Any, *, may_wait: bool = True) -> int:
         """WIPEOUT of these slots, all served here: as `execute`. Until all copies have it, its slots are closed."""
         primary = self._primary
         waiting = primary.unreleased.get(message_id)
         if waiting is not None:
-            return self._joins(waiting, waiter) if may_wait else IGNORED
+            return primary.joins(waiting, waiter) if may_wait else IGNORED
         mine = list(slots)
         hindrances = 0 if may_wait else BUSY
         for slot in mine:
@@ -380,7 +316,8 @@ class Replication:
         if code < 0:
             return code
         if code == SYS_OVERLOAD_ERR:
-            return self._refused(self._mutations.wait_ms)
+            primary.wait_ms = self._mutations.wait_ms
+            return code
         joint = Joint(waiter)
         for slot in wiped:
             led = self.followed[slot]

@@ -30,16 +30,16 @@ alone is *lost*: the node says so, keeps what it has, and waits for a view that 
 then on the copy counts no more, and is filled in place.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from app.cluster.replication import frames
-from app.cluster.replication.frames import NOWHERE, OpFields, Patch, Position
-from app.cluster.replication.recent import Past
+from app.cluster.replication.applying import Applying, Session
+from app.cluster.replication.frames import NOWHERE, Patch
+from app.cluster.replication.recent import Past, pasts_of
 from app.cluster.replication.staging import Staging
 from app.cluster.replication.state import Shared
 from app.cluster.slots import slots_of
-from app.storage.mutate import REPLY_BYTES, SET
+from app.storage.mutate import SET
 from app.wire.protocol import SLOT_COUNT
 
 # How long an unanswered report stands before it is sent again; the answer may be late because the primary is
@@ -59,24 +59,11 @@ ROOM_PAUSE_S: Final = 0.5
 ROOM_PAUSE_MAX_S: Final = 30.0
 
 
-@dataclass(slots=True)
-class Session:
-    """See the module."""
-
-    primary: str
-    term: int
-    position: Position  # of the latest write that it has, or where it began
-    is_whole: bool  # the copy in the store is whole and at that position
-    staging: Staging | None = None
-
-
-class Follower:
+class Follower(Applying):
     """All slots that this node holds for others."""
 
     def __init__(self, shared: Shared, staging_max_bytes: int = STAGING_MAX_BYTES) -> None:
-        self._shared = shared
-        self._mutate = shared.mutations.apply
-        self.sessions: dict[int, Session] = {}
+        super().__init__(shared)
         self._mine: set[int] = set()  # slots we are backup or learner of
         self._reported: dict[int, tuple[int, float]] = {}  # slot: number and time of our report
         self._number = 0
@@ -88,10 +75,8 @@ class Follower:
         self._no_room: dict[int, None] = {}
         self._room_pause_s = ROOM_PAUSE_S
         self._room_at = 0.0
-        self._unacknowledged: dict[str, dict[int, None]] = {}
         self._credit: dict[str, int] = {}  # chunks taken, by link
         self._owed: set[str] = set()  # primaries that wait for their credit
-        self.staged_bytes = 0  # gathered beside whole copies
         self.staging_soft_bytes = staging_max_bytes // _SOFT_PART
         self.staging_max_bytes = staging_max_bytes
         self._told: dict[str, int] = {}  # flags last told
@@ -238,7 +223,7 @@ class Follower:
             if self._answers(peer, slot, number):
                 stretches.setdefault(slot, []).append(tuple(stretch))
         wanted = {slot: position for slot in stretches if (position := shared.positions[slot]) is not None}
-        pasts = shared.recent.pasts(wanted)
+        pasts = pasts_of(shared.recent, wanted)
         part: list[Patch] = []
         size_bytes = 0
         for slot, theirs in stretches.items():
@@ -280,58 +265,22 @@ class Follower:
         return asked is not None and asked[0] == number and self._shared.leads(peer, slot)
 
     def on_ops(self, peer: str, body: bytes) -> None:
-        gaps = set()
-        shared = self._shared
-        sessions, positions, note, apply = self.sessions, shared.positions, shared.recent.note, self._apply
-        leads = shared.leads
-        noted: dict[int, None] | None = None
-        for op in frames.decode_ops(body):
-            kind, slot, _, message_id, key, term, seq, _ = op
-            session = sessions.get(slot)
-            if session is None or session.primary != peer or session.term != term:
-                continue
-            before = session.position
-            if not leads(peer, slot):
-                shared.faults["stale op"] += 1
-            elif seq != before[1] + 1:
-                gaps.add(slot)
-            elif apply(session, op):
-                session.position = position = (term, seq)
-                note((slot, kind, before, position, key, message_id))
-                if session.is_whole:
-                    positions[slot] = position
-                    if noted is None:
-                        noted = self._unacknowledged.setdefault(peer, {})
-                    noted[slot] = None
-            elif session.is_whole:
-                self._end(slot)  # no room: asked again by the next tick, when there may be
-                shared.faults["no room"] += 1
-            else:
-                self._ran_out_of_room(slot)
+        gaps = self.apply_ops(peer, body)
+        if gaps is None:
+            raise frames.BadFrame(f"ops that are not sound, in {len(body)} bytes")
         if gaps:
             self.report({slot for slot in gaps if slot in self.sessions})
         self._bound_staging()
 
-    def _apply(self, session: Session, op: OpFields) -> bool:
-        """Change the copy; False, nothing changed, if there is no room and nothing may be evicted."""
-        if (staging := session.staging) is not None:
-            self.staged_bytes += staging.apply(op)
-            return True
-        kind, slot, code, message_id, key, _, _, blob = op
-        if not self._mutate(kind, slot, key, blob):
-            return False
-        self._remember(message_id, slot, code)
-        return True
+    def _had_no_room(self, slot: int, session: Session) -> None:
+        if session.is_whole:
+            self._end(slot)  # asked again by the next tick, when there may be
+            self._shared.faults["no room"] += 1
+        else:
+            self._ran_out_of_room(slot)
 
     def _put(self, slot: int, key: bytes, blob: bytes) -> bool:
-        return self._mutate(SET, slot, key, blob)
-
-    def _remember(self, message_id: bytes, slot: int, code: int) -> None:
-        if message_id:
-            replies = self._shared.replies
-            if replies.get(message_id) is None or not replies.slots_of(message_id) >> slot & 1:
-                replies.add(message_id, slot, code)
-                self._shared.store.spend(REPLY_BYTES)
+        return self._mutations.apply(SET, slot, key, blob)
 
     def on_entries(self, peer: str, body: bytes) -> None:
         for slot, key, blob in frames.decode_entries(body):

@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any
 
 from app.cluster.replication.frames import Position
+from app.fast import piece
 
 
 class Joint:
@@ -22,6 +23,7 @@ class Joint:
         self.waiters = [waiter]
 
 
+@piece
 class Op:
     """A write that some required follower has not acknowledged, as far as we know."""
 
@@ -35,10 +37,11 @@ class Op:
         self.data = data
         self.wipes = wipes
         self.waiters: list[Any] = []
-        self.readers: list[Any] = []
+        self.readers: list[Any] | None = None  # None: there were none yet
         self.joint: Joint | None = None
 
 
+@piece
 class Outbox:
     """What a turn has ordered for one peer, of all slots. `flags`: what hinders writes there, or on the way."""
 
@@ -56,6 +59,7 @@ class Outbox:
         return ops
 
 
+@piece
 class Progress:
     """How far one follower of one slot is. `acked`: the seq up to which it has everything in this term, or -1."""
 
@@ -68,6 +72,7 @@ class Progress:
         self.report = 0  # number of its latest HAVE; 0: it has not said what it has
 
 
+@piece
 class Led:
     """One slot that this node is primary of, with followers or without."""
 

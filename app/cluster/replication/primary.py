@@ -1,8 +1,6 @@
-"""A primary's side: order the writes of a slot, stream them, and answer when every in-sync backup has them.
+"""A primary's side: which slots it leads, who follows them from where, and which of those have to acknowledge.
 
-The primary applies a write at once, remembers its reply, and sends it to all that follow. The answer waits until all
-that are *required* have acknowledged: the backups of the view, and the learners reported in sync (the next view may
-make them backups, and primary, before we hear of it). A read of a key with such a write waits for the same.
+What happens to each write is in writes.py.
 
 Who has just become a slot's primary may have writes that were never acknowledged, and that others lack. Were it to
 show them, and die, they would vanish again. So the slot is closed until all required have exactly what it has.
@@ -10,27 +8,21 @@ What a dead primary had not acknowledged therefore survives if the one chosen as
 """
 
 from collections.abc import Callable
-from typing import Any, Final
 
 from app.cluster.limits import SEQ_RENEWED
 from app.cluster.replication import frames
 from app.cluster.replication.frames import Position
-from app.cluster.replication.led import Joint, Led, Op, Outbox, Progress
+from app.cluster.replication.led import Led, Outbox, Progress
+from app.cluster.replication.recent import pasts_of
 from app.cluster.replication.state import Shared
 from app.cluster.replication.transfer import Transfer
+from app.cluster.replication.writes import PENDING_MAX_BYTES, Writes
 from app.cluster.view import View
 from app.storage.mutate import BUSY, HINDRANCES
 
-# Writes in flight, over all slots; more are refused. Each keeps its frame until it is acknowledged. Over paths of 20 ms
-# a write is in flight for 40 ms: 100,000 writes a second, or 100 MB, which is ten times what a processor executes.
-PENDING_MAX: Final = 4096
-PENDING_MAX_BYTES: Final = 4 * 1024 * 1024
-# Waiters for one write: a client that repeats itself faster than we answer gains nothing by it.
-WAITERS_MAX: Final = 8
 
-
-class Primary:
-    """All slots that this node leads. `followed` holds those with followers."""
+class Primary(Writes):
+    """All slots that this node leads."""
 
     def __init__(
         self,
@@ -39,24 +31,14 @@ class Primary:
         queued_bytes: Callable[[str], int] = lambda peer: 0,
     ) -> None:
         """See Replication."""
-        self._shared = shared
-        self._positions = shared.positions
-        self._note = shared.recent.note
-        self.led: dict[int, Led] = {}
-        self.unacked: dict[bytes, Op] = {}  # the latest write in flight, by key
-        self.unreleased: dict[bytes, Op | Joint] = {}  # by messageID
-        self.pending_bytes = 0
-        self.pending = 0
+        super().__init__(shared, backlog_max_bytes)
         self.transfer = Transfer(shared, self.led)
-        self._outboxes: dict[str, Outbox] = {}
-        self._backlog_max_bytes = backlog_max_bytes
         self._queued_bytes = queued_bytes
         self._synced: dict[str, int] = {}
         self._all_known = True  # every follower has said what it has
         self._epoch = 0
         self._cluster_id = 0
         self.transfer.before_chunk = self.flush_peer
-        self.changed: set[int] = set()  # slots that may have opened or closed
         self.lost: set[int] = set()  # ours to lead, but our copy is not whole, and another holder has to
 
     # Views and links.
@@ -95,7 +77,7 @@ class Primary:
         self._shared.positions[led.slot] = led.position_at(led.seq) if led.progress else None
         self.transfer.forget(led.slot)
         while led.log:
-            self._finish(led, led.log.popleft(), released=False)
+            self._finish(led, led.log.popleft(), False)
 
     def _lead(self, slot: int, view: View) -> None:
         shared = self._shared
@@ -177,48 +159,6 @@ class Primary:
         self._query()
         self.transfer.pump_all()
 
-    # Writes.
-
-    def refuses(self, led: Led) -> int:
-        """Flags that forbid another write to this slot now."""
-        flags = self._shared.flags()
-        for peer in led.required:
-            flags |= led.progress[peer].outbox.flags
-        return flags
-
-    def order(self, led: Led, kind: int, key: bytes, blob: bytes, message_id: bytes, code: int) -> Op | None:
-        """A write that has been applied here: stream it. The op that now waits, or None if nobody is required."""
-        slot, term = led.slot, led.term
-        seq = led.seq = led.seq + 1
-        data = frames.encode_op(kind, slot, code, message_id, key, term, seq, blob)
-        size_bytes = len(data)
-        positions, position = self._positions, (term, seq)
-        self._note((slot, kind, positions[slot] or led.base, position, key, message_id))
-        positions[slot] = position
-        for progress in led.progress.values():
-            if progress.is_streaming:
-                outbox = progress.outbox
-                outbox.ops.append(data)
-                outbox.size_bytes += size_bytes
-                if outbox.size_bytes > self._backlog_max_bytes:
-                    outbox.flags |= BUSY
-        if not self._waits(led):
-            led.committed = seq
-            return None
-        op = Op(seq, code, message_id, key, data, kind == frames.WIPE_OP)
-        led.log.append(op)
-        self.pending += 1
-        self.pending_bytes += size_bytes
-        if key:
-            self.unacked[key] = op
-        if op.wipes:
-            led.wipes += 1
-            self.changed.add(led.slot)
-        return op
-
-    def _waits(self, led: Led) -> bool:
-        return bool(led.required)
-
     # Acknowledgements.
 
     def on_have(self, peer: str, body: bytes) -> None:
@@ -264,7 +204,7 @@ class Primary:
     def _repair(self, peer: str, number: int, diverged: dict[int, Position]) -> None:
         """Bring copies to where ours are: by what we have written since, if they were there once; else by that and
         what they have, if they can say so (PAST, TOUCHED); else whole."""
-        pasts = self._shared.recent.pasts({slot: self.led[slot].position for slot in diverged})
+        pasts = pasts_of(self._shared.recent, {slot: self.led[slot].position for slot in diverged})
         rows = []
         for slot, position in diverged.items():
             past = pasts[slot]
@@ -289,44 +229,10 @@ class Primary:
         self.transfer.pump(peer)
 
     def on_ack(self, peer: str, body: bytes) -> None:
-        flags, rows = frames.decode_ack(body)
-        outbox = self._outbox(peer)
-        outbox.flags = flags | outbox.flags & BUSY
-        for slot, term, seq in rows:
-            led = self.led.get(slot)
-            progress = led.progress.get(peer) if led else None
-            if led is None or progress is None or led.term != term or not progress.is_streaming:
-                continue
-            if seq > led.seq:
-                raise frames.BadFrame(f"slot {slot}: has {seq} of {led.seq}")
-            if self.transfer.is_filling(slot, peer):
-                continue  # said of what it had before
-            progress.acked = max(progress.acked, seq)
-            if peer in led.required:
-                self._advance(led)
-            else:
-                self._consider(led, peer)
-
-    def _advance(self, led: Led) -> None:
-        """Release what every required follower has."""
-        acked = led.seq
-        progress = led.progress
-        for peer in led.required:
-            acked = min(acked, progress[peer].acked)
-        opens = False
-        if not led.is_open and acked >= led.base[1]:
-            led.is_open = True
-            self.changed.add(led.slot)
-            opens = True
-        if acked > led.committed:
-            assert acked <= led.seq, (led.slot, acked, led.seq)
-            led.committed = acked
-        log = led.log
-        while log and log[0].seq <= acked:
-            self._finish(led, log.popleft(), released=True)
-        if opens:
-            for peer in led.progress:
-                self._consider(led, peer)
+        self._outbox(peer)
+        wrong = self.acknowledged(peer, body, self.transfer.filling(peer))
+        if wrong is not None:
+            raise frames.BadFrame(wrong)
 
     def _consider(self, led: Led, peer: str) -> None:
         """A learner that has all that was released is in sync; from now on every release waits for it too."""
@@ -334,37 +240,6 @@ class Primary:
         if peer not in led.required and progress.is_streaming and progress.acked >= led.committed and led.is_open:
             led.required.add(peer)
             self._synced[peer] = self._synced.get(peer, 0) | 1 << led.slot
-
-    def _finish(self, led: Led, op: Op, *, released: bool) -> None:
-        """The op leaves the log: answer those who wait for it, if it was acknowledged and our lease runs."""
-        shared = self._shared
-        released = released and shared.now < shared.lease_until
-        self.pending -= 1
-        self.pending_bytes -= len(op.data)
-        assert self.pending >= 0, self.pending
-        if self.unacked.get(op.key) is op:
-            del self.unacked[op.key]
-        if op.wipes:
-            led.wipes -= 1
-            self.changed.add(led.slot)
-        if self.unreleased.get(op.message_id) is op:
-            del self.unreleased[op.message_id]
-        if (joint := op.joint) is not None:
-            joint.left -= 1
-            joint.dropped |= not released
-            if not joint.left:
-                self.unreleased.pop(op.message_id, None)
-                self._answer(joint.waiters, op.code, not joint.dropped)
-        self._answer(op.waiters, op.code, released)
-        if op.readers:
-            self._answer(op.readers, None, released)
-
-    def _answer(self, waiters: list[Any], code: int | None, released: bool) -> None:
-        out = self._shared.out
-        if released:
-            out.released += [(waiter, code) for waiter in waiters]
-        else:
-            out.dropped += waiters
 
     # Sending.
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from app.cluster.replication.frames import STRETCHES_MAX, Position
+from app.fast import piece
 from app.storage.mutate import WIPE
 
-# Of the whole node; more than all the writes that three primaries may have in flight (PENDING_MAX). About 5 MB.
+# Of the whole node; more than all the writes that three primaries may have in flight (PENDING_MAX). About 5 MB, or 2
+# where it is compiled.
 RECENT_MAX: Final = 16_384
-RECENT_BYTES: Final = 300  # one of them: tuples, ints, key and messageID as objects
+RECENT_BYTES: Final = 300  # one of them: tuples, ints, key and messageID as objects (compiled: 128)
 
 
 @dataclass(slots=True)
@@ -56,8 +58,11 @@ class Past:
 RecentOp = tuple[int, int, Position, Position, bytes, bytes]
 
 
+@piece
 class Recent:
     """One node's. `note(op)` is to be called for each: the deque's own `append`, on the path of every write."""
+
+    record_bytes = RECENT_BYTES
 
     def __init__(self, spend: Callable[[int], object], count: int = RECENT_MAX) -> None:
         """`spend`: is told of the bytes that it takes, by `settle`."""
@@ -70,25 +75,35 @@ class Recent:
         """At the end of a turn."""
         count = len(self._ops)
         if count > self._settled:
-            self._spend((count - self._settled) * RECENT_BYTES)
+            self._spend((count - self._settled) * self.record_bytes)
             self._settled = count
 
-    def pasts(self, wanted: Mapping[int, Position]) -> dict[int, Past]:
-        """What led to these positions, by slot: one walk for all of them (1 ms)."""
-        pasts = {slot: Past([position]) for slot, position in wanted.items()}
-        at = dict(wanted)
+    def walk(self, at: dict[int, Position]) -> list[tuple[int, Position, bytes, bytes]]:
+        """What led to these positions, by slot, the latest first: slot, the position before it, key and messageID.
+
+        One walk for all of them (1 ms). `at` ends with the first positions that are known.
+        """
+        found = []
         for slot, kind, before, after, key, message_id in reversed(self._ops):
             if at.get(slot) == after:
                 if kind == WIPE:
                     del at[slot]  # no list of keys says what was there before
                     continue
                 at[slot] = before
-                past = pasts[slot]
-                past.positions.append(before)
-                past.keys.append(key)
-                past.message_ids.append(message_id)
-        return pasts
+                found.append((slot, before, key, message_id))
+        return found
 
     def clear(self) -> None:
         """Of another cluster: its positions are others'."""
         self._ops.clear()
+
+
+def pasts_of(recent: Recent, wanted: Mapping[int, Position]) -> dict[int, Past]:
+    """What led to these positions, by slot."""
+    found = {slot: Past([position]) for slot, position in wanted.items()}
+    for slot, before, key, message_id in recent.walk(dict(wanted)):
+        past = found[slot]
+        past.positions.append(before)
+        past.keys.append(key)
+        past.message_ids.append(message_id)
+    return found

@@ -59,9 +59,7 @@ class Output:
     """What the shell is to carry out, each list in order; see Replication.flush."""
 
     frames: list[tuple[str, int, bytes]] = field(default_factory=list)  # peer, kind, body
-    released: list[tuple[Any, int | None]] = field(
-        default_factory=list
-    )  # who waits, and the code; None: a read that waited
+    released: list[tuple[Any, int]] = field(default_factory=list)  # who waits, and the code; NO_ERR for a read
     dropped: list[Any] = field(default_factory=list)  # who waits, and can't be answered here: ask the new primary
     synced: list[tuple[str, int, int]] = field(default_factory=list)  # learner, slots, epoch: SlotsSynced
     lost: list[tuple[int, int]] = field(default_factory=list)  # slots, epoch: CopiesLost

@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-import pytest
-
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.readiness import LedSlots
-from app.cluster.replication.core import PARKED
 from app.cluster.replication.frames import encode_patches
+from app.cluster.replication.writes import PARKED, PENDING_MAX
 from app.cluster.view import Member, View
 from app.wire.protocol import ALL_SLOTS, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -41,7 +39,7 @@ def test_a_write_is_answered_when_all_backups_have_it() -> None:
     a.core.link_up("c", 1.0)
     c.core.link_up("a", 1.0)
     wires.run()
-    assert a.released == [(b"m1", NO_ERR), (b"m1", NO_ERR), ("reader", None)]
+    assert a.released == [(b"m1", NO_ERR), (b"m1", NO_ERR), ("reader", NO_ERR)]
     assert c.store.get(SLOT, KEY) == b"v"
     assert not a.core.unacked
     assert a.put(b"v", b"m1") == ~NO_ERR  # remembered
@@ -153,7 +151,7 @@ def test_a_full_replica_refuses_for_all() -> None:
     assert entries_of(a, slot_of(b"0")) == entries_of(b, slot_of(b"0"))
 
 
-def test_which_of_the_slots_that_it_leads_take_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_of_the_slots_that_it_leads_take_writes() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     assert a.core.linked == {"b"}
@@ -167,9 +165,9 @@ def test_which_of_the_slots_that_it_leads_take_writes(monkeypatch: pytest.Monkey
     b.replies.full = False
     b.core.tick(1.0)
     wires.run()
-    with monkeypatch.context() as patched:
-        patched.setattr("app.cluster.replication.core.PENDING_MAX", 0)
-        assert a.core.led_slots() == LedSlots(ALL_SLOTS, 0), "too much is in flight"
+    a.core._primary.pending_max = 0
+    assert a.core.led_slots() == LedSlots(ALL_SLOTS, 0), "too much is in flight"
+    a.core._primary.pending_max = PENDING_MAX
     assert a.core.led_slots() == LedSlots(ALL_SLOTS, ALL_SLOTS)
     a.core.link_closed("b", 1.0)
     assert a.core.led_slots() == LedSlots(0, 0)

@@ -2,8 +2,8 @@
 
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
-from app.cluster.replication.core import PARKED
 from app.cluster.replication.follower import RETRY_S
+from app.cluster.replication.writes import PARKED
 from app.storage.mutate import STORE_FULL
 from app.wire.protocol import NO_ERR, SLOT_COUNT
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view

@@ -7,7 +7,7 @@ import pytest
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.core import IGNORED, PARKED
-from app.cluster.replication.primary import PENDING_MAX, WAITERS_MAX
+from app.cluster.replication.writes import PENDING_MAX, WAITERS_MAX
 from app.cluster.view import Member, View
 from app.storage.mutate import BUSY_WAIT_MS, REPLIES_FULL
 from app.wire.protocol import NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR, slot_of
@@ -221,9 +221,9 @@ def test_who_is_no_follower_any_more_is_sent_no_more_of_the_slot() -> None:
     assert not any(kind == frames.ENTRIES for _, kind, _ in a.flush().frames)
 
 
-def test_no_more_bytes_are_in_flight_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_bytes_are_in_flight_than_the_bound() -> None:
     a, b = Machine("a"), Machine("b")
-    monkeypatch.setattr("app.cluster.replication.core.PENDING_MAX_BYTES", 1000)
+    a.core._primary.pending_max_bytes = 1000
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
     for turn in range(3):  # each time as much as the time before

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cluster.replication import frames
-from app.cluster.replication.core import PARKED
-from app.cluster.replication.recent import RECENT_BYTES, Past, Recent
+from app.cluster.replication.recent import Past, Recent, pasts_of
+from app.cluster.replication.writes import PARKED
 from app.storage.mutate import DELETE, NOTE, SET, WIPE
 from app.wire.protocol import NO_ERR, PUT, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -30,7 +30,7 @@ class Kept:
         self.recent.note((slot, kind, before, after, key, b"m" + name))
 
     def past(self, position: frames.Position, slot: int = 1) -> Past:
-        return self.recent.pasts({slot: position})[slot]
+        return pasts_of(self.recent, {slot: position})[slot]
 
 
 def test_it_goes_back_from_a_position_from_write_to_write() -> None:
@@ -46,7 +46,7 @@ def test_it_goes_back_from_a_position_from_write_to_write() -> None:
     assert past.since((1, 4)) == ([b"k4 5"], [b"m4 6", b"m4 5"])
     assert past.since((1, 3)) == ([b"k4 5", b"k1 4"], [b"m4 6", b"m4 5", b"m1 4"])
     assert past.since((1, 2)) is None
-    assert kept.recent.pasts({2: (2, 8), 3: (1, 1)}) == {
+    assert pasts_of(kept.recent, {2: (2, 8), 3: (1, 1)}) == {
         2: Past([(2, 8), (1, 7)], [b"k2 8"], [b"m2 8"]),
         3: Past([(1, 1)]),
     }
@@ -76,7 +76,7 @@ def test_so_many_are_kept_and_their_bytes_are_told_once() -> None:
         kept.write((1, seq), (1, seq + 1))
         kept.recent.settle()
     assert kept.past((1, 6)).positions == [(1, 6), (1, 5), (1, 4), (1, 3)]
-    assert kept.spent == 3 * RECENT_BYTES
+    assert kept.spent == 3 * Recent.record_bytes
     kept.recent.clear()
     assert kept.past((1, 6)).positions == [(1, 6)]
 

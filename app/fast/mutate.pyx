@@ -1,0 +1,108 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""What stands in for `Mutations` of app/storage/mutate.py, which says what it does."""
+
+cdef enum:
+    # As in app/storage/mutate.py and app/wire/protocol.py.
+    SET = 1
+    DELETE = 2
+    WIPE = 3
+    NOTE = 4
+    STORE_FULL = 1
+    REPLIES_FULL = 2
+    STORE_BUSY = 4
+    BUSY = 8
+    ROOM_WAIT_MS = 50
+    BUSY_WAIT_MS = 20
+    REPLY_BYTES = 32
+    PUT = 1
+    REMOVE = 3
+    NO_ERR = 0
+    KEY_DNE_ERR = 1
+    NO_SPC_ERR = 2
+    SYS_OVERLOAD_ERR = 3
+
+
+cdef class Mutations:
+    """See app/storage/mutate.py."""
+
+    def __init__(self, store, replies):
+        self._store = store
+        self._replies = replies
+
+    def execute(self, int command, int slot, bytes key not None, bytes blob not None, bytes message_id not None,
+                int hindrances=0):
+        """As the Python's."""
+        return self.executed(command, slot, key, blob, message_id, hindrances)
+
+    cdef int executed(self, int command, int slot, bytes key, bytes blob, bytes message_id, int hindrances) except -1000:
+        cdef int code
+        replies, store = self._replies, self._store
+        remembered = replies.get(message_id)
+        if remembered is not None:
+            code = remembered
+            return ~code
+        if replies.full or hindrances & (REPLIES_FULL | BUSY):
+            return self._refused(replies.wait_ms if replies.full else BUSY_WAIT_MS)
+        if command == PUT:
+            if not hindrances and store.put(slot, key, blob):
+                code = NO_ERR
+            elif store.evicts or store.wiping or hindrances & STORE_BUSY:
+                return self._refused(ROOM_WAIT_MS)
+            else:
+                code = NO_SPC_ERR
+        else:
+            if command != REMOVE:
+                raise AssertionError(command)
+            code = NO_ERR if store.remove(slot, key) else KEY_DNE_ERR
+        replies.add(message_id, slot, code)
+        store.spend(REPLY_BYTES)
+        return code
+
+    def wipe(self, slots, bytes message_id not None, int hindrances=0):
+        """As the Python's."""
+        replies = self._replies
+        wiped = replies.slots_of(message_id)
+        left = [slot for slot in slots if not wiped >> slot & 1]
+        if wiped and not left:
+            return ~NO_ERR, []
+        if replies.full or hindrances & (REPLIES_FULL | BUSY):
+            return self._refused(replies.wait_ms if replies.full else BUSY_WAIT_MS), []
+        self._store.wipe(left)
+        for slot in left:
+            replies.add(message_id, slot, NO_ERR)
+        self._store.spend(REPLY_BYTES * len(left))
+        return NO_ERR, left
+
+    cdef int _refused(self, int wait_ms) noexcept:
+        self.wait_ms = wait_ms
+        return SYS_OVERLOAD_ERR
+
+    def apply(self, int change, int slot, bytes key not None, bytes blob not None):
+        """As the Python's."""
+        return self.applied(change, slot, key, blob)
+
+    cdef bint applied(self, int change, int slot, bytes key, bytes blob) except -1:
+        store = self._store
+        if change == SET:
+            if not store.put(slot, key, blob):
+                if not store.evicts:
+                    return False
+                store.remove(slot, key)
+        elif change == DELETE:
+            store.remove(slot, key)
+        elif change == WIPE:
+            store.wipe((slot,))
+        elif change != NOTE:
+            raise AssertionError(change)
+        return True
+
+    def hindrances(self, reserve_bytes):
+        """As the Python's."""
+        return self.flags(reserve_bytes)
+
+    cdef int flags(self, object reserve_bytes) except -1:
+        cdef int flags = REPLIES_FULL if self._replies.full else 0
+        store = self._store
+        if not store.evicts and store.room_bytes < reserve_bytes:
+            flags |= STORE_BUSY if store.wiping else STORE_FULL
+        return flags

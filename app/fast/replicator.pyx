@@ -1,0 +1,90 @@
+# cython: language_level=3, wraparound=False, binding=False
+"""What app/requests/replicator.py says of WaitingWrite, compiled, and what stands in for its `ShortReplicator`: writes
+that come, and their answers. Everything else is `WholeReplicator`'s."""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from app.fast.answers cimport ShortAnswers
+from app.fast.codec import encode_error
+from app.fast.waiting cimport Kept, Waiting
+
+# As the Python says; a test holds the two together.
+cpdef enum:
+    IN_FLIGHT_BYTES = 512
+    PARKED = -100
+    NO_ANSWER = -2
+
+cdef str _REPLICATED = "replicated"
+REPLICATED = _REPLICATED  # for the tests
+
+
+cdef class WaitingWrite(Kept):
+    cdef public int command
+    cdef public uint32_t id_crc
+    cdef public bytes message_id
+
+    def __init__(self, Kept request not None, int command, bytes message_id not None, uint32_t id_crc):
+        self.datagram = request.datagram
+        self.take_over(request)
+        self.is_uncertain = request.is_uncertain
+        self.how = _REPLICATED
+        self.command = command
+        self.message_id = message_id
+        self.id_crc = id_crc
+
+    @property
+    def kept_bytes(self):
+        return self.size()
+
+    cdef inline int64_t size(self) except -1:
+        return IN_FLIGHT_BYTES + 2 * len(self.datagram)
+
+
+cdef class ShortReplicator:
+    """See app/requests/replicator.py."""
+
+    cdef public object _replication
+    cdef public object _turn
+    cdef public Waiting _waiting
+    cdef public object _answers
+    cdef public dict _writes
+    cdef public bint _is_due
+
+    def mutate(self, request, int command, bytes message_id not None, uint32_t id_crc, int slot, bytes key not None,
+               bytes blob not None):
+        """As WholeReplicator's."""
+        cdef WaitingWrite write
+        request.keep()
+        write = WaitingWrite(request, command, message_id, id_crc)
+        code = self._replication.execute(command, slot, key, blob, message_id, write, not self._waiting.full)
+        self._is_due = True
+        if not self._turn.is_ending:
+            self._turn.wake()
+        if code != PARKED:
+            return self._outcome(request, code)
+        self._waiting.enter(write.size())
+        self._writes[write] = None
+        return NO_ANSWER
+
+    def _release(self, list released not None):
+        """As WholeReplicator's."""
+        cdef WaitingWrite write
+        cdef list others = []
+        cdef ShortAnswers answers = self._answers
+        cdef list counts = self._answers._counts
+        cdef int place, code
+        for waiting in released:
+            waiter, told = <tuple?>waiting
+            if type(waiter) is not WaitingWrite:
+                others.append(waiting)
+                continue
+            write = waiter
+            if write not in self._writes:
+                continue
+            del self._writes[write]
+            self._waiting.leave(write.size())
+            code = told
+            place = write.command * 8 + code
+            counts[place] += 1
+            answers.bring(write, encode_error(write.message_id, write.id_crc, code))
+        return others

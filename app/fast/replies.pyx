@@ -1,14 +1,20 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """What stands in for `ReplyMemory` of app/storage/replies.py, which says what it does.
 
-What differs is the memory. Each generation has two mappings: cells of 24 bytes, taken one after the other, or one that
-was freed in it; and the heads of its buckets, 4 bytes each, which become one more with each record (linear hashing,
-Litwin 1980), so there is no step in which they all grow. A messageID of up to 16 bytes takes one cell, each 20 bytes more
-another. The mappings are moved by the kernel when they grow, not copied, and what has not been used of them is not there.
+What differs is the memory. Each generation has a mapping of cells of 24 bytes, taken one after the other, or one that was
+freed in it. A messageID of up to 16 bytes takes one cell, each 20 bytes more another. All generations share the heads of
+the buckets, 4 bytes each, which become one more with each record (linear hashing, Litwin 1980), and fewer by and by when
+there are fewer records, so there is no step in which they all move. The mappings are moved by the kernel when they grow,
+not copied, and what has not been used of them is not there.
+
+A bucket lists its records from the newest to the oldest. A place, of which each is led to by the one before, is the
+number of a generation and that of a cell, so a list ends where a place is of a generation that has expired: to forget
+one is to count on, whatever was in it. Its number comes again after 15 others. By then nothing leads there any more:
+expired heads are cleared while the next generation fills, and what a record leads to was remembered with it.
 
 `scan` goes by the buckets that the Python has: by the same bits of the same hash.
 
-`used_bytes` is what is resident, but for a part of a page at the ends. What was forgotten in the older generation is
+`used_bytes` is what is resident, but for a part of a page at the ends. What was forgotten in an older generation is
 used until that expires: nothing is put there any more.
 """
 
@@ -40,10 +46,15 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef enum:
     SLOT_COUNT = 256
     BUCKETS = 16_384  # as in app/storage/replies.py
-    EXPIRED_MAX = 3  # likewise
-    FREE_SHARE = 32  # likewise
-    FREE_MIN_BYTES = 1 << 20  # but what one `advance` frees may be so much in any case: 0.1 ms
-    BUCKETS_MIN = 1024  # a generation begins with so many at least, unless fewer are asked for: a page
+    PARTS = 4  # likewise
+    GENERATIONS = 16  # that are told apart: those remembered, as many that these may lead to, and more
+    NUMBER_BITS = 28  # of a place: that of the cell; above them that of the generation
+    NUMBER_MASK = (1 << NUMBER_BITS) - 1
+    FREE_SHARE = 32  # of what may be used, what one `advance` gives back of generations that have expired,
+    FREE_MIN_BYTES = 1 << 20  # but so much in any case: 0.1 ms
+    FIT_SHARE = 64  # of the buckets, those by which one `advance` makes them fewer,
+    FIT_MIN = 1024  # but so many in any case: 0.05 ms
+    BUCKETS_MIN = 1024  # there are so many at least, unless fewer are asked for: a page
     CELLS_MIN_BYTES = 64 * 1024  # of address space
     CELL_BYTES = 24
     HEAD_BYTES = 4
@@ -56,6 +67,9 @@ cdef double ADVANCE_MAX_S = 0.25  # as in app/storage/replies.py
 cdef int64_t PAGE_BYTES = sysconf(_SC_PAGESIZE)
 
 assert sizeof(Cell) == CELL_BYTES
+# A record that is remembered leads to one that was remembered when it came, and a head of that, once it has expired, is
+# cleared within a generation.
+assert GENERATIONS > 2 * (PARTS + 1) + 1
 
 
 # --- mappings ------------------------------------------------------------------------------------------------------
@@ -78,53 +92,29 @@ cdef inline int64_t _pages(int64_t size_bytes) noexcept:
 # --- a generation --------------------------------------------------------------------------------------------------
 
 
-cdef int _begin(Generation* it, uint32_t buckets) except -1:
-    """Make its mappings. `buckets`: a power of two. MemoryError, nothing done."""
-    cdef int64_t heads_bytes = _pages(<int64_t> buckets * HEAD_BYTES)
-    cdef int64_t cells_bytes = _pages(CELLS_MIN_BYTES)
-    cdef void* heads = _grown(NULL, 0, heads_bytes)
-    cdef void* cells
-    if heads is NULL:
-        raise MemoryError
-    cells = _grown(NULL, 0, cells_bytes)
-    if cells is NULL:
-        munmap(heads, heads_bytes)
-        raise MemoryError
-    it.heads, it.heads_bytes = <uint32_t*> heads, heads_bytes
-    it.cells, it.cells_bytes = <Cell*> cells, cells_bytes
-    it.fresh = 1
-    it.buckets = buckets
-    it.mask = buckets - 1
-    return 0
+cdef inline int64_t _resident_in(Generation* it) noexcept:
+    """Of the mapping; what is behind has never been in use."""
+    return min(it.cells_bytes, _pages(<int64_t> it.fresh * CELL_BYTES))
 
 
-cdef bint _free_some(Generation* it, int64_t size_bytes) noexcept:
-    """Give so much of a generation that has expired back to the system, the end of its cells first; False: all is."""
-    cdef int64_t left = 0
-    if it.cells is not NULL:
-        left = max(<int64_t> 0, min(it.cells_bytes, _pages(<int64_t> it.fresh * CELL_BYTES)) - size_bytes)
-        left = left // PAGE_BYTES * PAGE_BYTES
-        munmap(<uint8_t*> it.cells + left, it.cells_bytes - left)
-        it.cells_bytes = left
-        it.fresh = <uint32_t> (left // CELL_BYTES)
-    if left > 0:
-        return True
-    if it.heads is not NULL:
-        munmap(it.heads, it.heads_bytes)
-    memset(it, 0, sizeof(Generation))
-    return False
+cdef int64_t _free_some(Generation* it, int64_t size_bytes) noexcept:
+    """Give so much of a generation's cells back to the system, their end first; how much it was."""
+    cdef int64_t resident = _resident_in(it)
+    cdef int64_t left = max(<int64_t> 0, resident - size_bytes) // PAGE_BYTES * PAGE_BYTES
+    if it.cells is NULL:
+        return 0
+    munmap(<uint8_t*> it.cells + left, it.cells_bytes - left)
+    it.cells_bytes = left
+    it.fresh = <uint32_t> (left // CELL_BYTES)
+    if left == 0:
+        it.cells = NULL
+    return resident - left
 
 
 cdef inline int64_t _used_in(Generation* it, bint may_reuse) noexcept:
-    if it.buckets == 0:
+    if it.fresh == 0:
         return 0
-    cdef int64_t cells = <int64_t> it.fresh - 1 - (it.free_count if may_reuse else 0)
-    return cells * CELL_BYTES + <int64_t> it.buckets * HEAD_BYTES
-
-
-cdef inline uint32_t _bucket_of(Generation* it, Py_hash_t hashed) noexcept:
-    cdef uint32_t number = <uint32_t> hashed & it.mask
-    return number if number < it.buckets else number & it.mask >> 1
+    return (<int64_t> it.fresh - 1 - (it.free_count if may_reuse else 0)) * CELL_BYTES
 
 
 cdef inline uint32_t _more(Cell* cell) noexcept:
@@ -138,13 +128,10 @@ cdef inline uint32_t _cells_for(Py_ssize_t length) noexcept:
     return 1 if length <= ID_BYTES else <uint32_t> (1 + (length - ID_PART_BYTES + MORE_BYTES - 1) // MORE_BYTES)
 
 
-cdef bint _is_of(Generation* it, Cell* cell, const uint8_t* message_id, Py_ssize_t length) noexcept:
+cdef bint _goes_on_with(Generation* it, Cell* cell, const uint8_t* message_id, Py_ssize_t length) noexcept:
+    """Whether a record's messageID of more than 16 bytes is this one."""
     cdef Py_ssize_t at = ID_PART_BYTES, part
     cdef uint32_t number
-    if cell.length != length:
-        return False
-    if length <= ID_BYTES:
-        return not memcmp(cell.id, message_id, length)
     if memcmp(cell.id, message_id, ID_PART_BYTES):
         return False
     number = _more(cell)
@@ -173,15 +160,6 @@ cdef void _read(Generation* it, Cell* cell, uint8_t* message_id) noexcept:
         at += part
 
 
-cdef Py_hash_t _hash_of(Generation* it, Cell* cell) noexcept:
-    """The hash of a record's messageID: what Python's `hash` gives for it."""
-    cdef uint8_t message_id[ID_MAX_BYTES]
-    if cell.length <= ID_BYTES:
-        return KV_HASH(cell.id, cell.length)
-    _read(it, cell, message_id)
-    return KV_HASH(message_id, cell.length)
-
-
 cdef inline uint32_t _take_cell(Generation* it) noexcept:
     """A free cell; there must be one (`_make_room`)."""
     cdef uint32_t number = it.free
@@ -200,46 +178,151 @@ cdef inline void _free_cell(Generation* it, uint32_t number) noexcept:
     it.free_count += 1
 
 
-cdef int _make_room(Generation* it, uint32_t cells) except -1:
+# --- places: generation and cell ------------------------------------------------------------------------------------
+
+
+cdef inline Generation* _back(Memory memory, int generations) noexcept:
+    """The generation so many before the newest."""
+    return &memory._generations[(memory._newest - <uint32_t> generations) % GENERATIONS]
+
+
+cdef inline Cell* _cell(Memory memory, uint32_t place) noexcept:
+    return &memory._generations[place >> NUMBER_BITS].cells[place & NUMBER_MASK]
+
+
+cdef inline bint _lives(Memory memory, uint32_t place) noexcept:
+    """Whether it is one, and of a generation that is remembered."""
+    return place != 0 and (memory._newest - (place >> NUMBER_BITS)) % GENERATIONS <= <uint32_t> PARTS
+
+
+cdef inline bint _is_of(Memory memory, uint32_t place, const uint8_t* message_id, Py_ssize_t length) noexcept:
+    """Whether the record there is of this messageID, and of its slot's era."""
+    cdef Cell* cell = _cell(memory, place)
+    if cell.length != length or cell.era != memory._eras[cell.slot]:
+        return False
+    if length <= ID_BYTES:
+        return memcmp(cell.id, message_id, length) == 0
+    return _goes_on_with(&memory._generations[place >> NUMBER_BITS], cell, message_id, length)
+
+
+cdef Py_hash_t _hash_of(Memory memory, uint32_t place) noexcept:
+    """The hash of a record's messageID: what Python's `hash` gives for it."""
+    cdef uint8_t message_id[ID_MAX_BYTES]
+    cdef Cell* cell = _cell(memory, place)
+    if cell.length <= ID_BYTES:
+        return KV_HASH(cell.id, cell.length)
+    _read(&memory._generations[place >> NUMBER_BITS], cell, message_id)
+    return KV_HASH(message_id, cell.length)
+
+
+# --- buckets -------------------------------------------------------------------------------------------------------
+
+
+cdef inline uint32_t* _head(Memory memory, bytes message_id) noexcept:
+    """Of the bucket of a messageID; there must be buckets."""
+    cdef uint32_t number = <uint32_t> hash(message_id) & memory._mask
+    return &memory._heads[number if number < memory._buckets else number & memory._mask >> 1]
+
+
+cdef int _make_room(Memory memory, Generation* it, uint32_t cells) except -1:
     """Room for so many cells and for a bucket more. MemoryError, nothing changed but address space."""
     cdef void* made
+    cdef int64_t size_bytes
     if it.free_count < cells:
-        if it.fresh >= <uint32_t> 0xFFFFFF00:
+        if it.fresh + cells > <uint32_t> NUMBER_MASK:
             raise MemoryError
         if (<int64_t> it.fresh + cells) * CELL_BYTES > it.cells_bytes:
-            made = _grown(it.cells, it.cells_bytes, 2 * it.cells_bytes)
+            size_bytes = max(2 * it.cells_bytes, _pages(CELLS_MIN_BYTES))
+            made = _grown(it.cells, it.cells_bytes, size_bytes)
             if made is NULL:
                 raise MemoryError
             it.cells = <Cell*> made
-            it.cells_bytes *= 2
-    if (<int64_t> it.buckets + 1) * HEAD_BYTES > it.heads_bytes:
-        made = _grown(it.heads, it.heads_bytes, 2 * it.heads_bytes)
+            it.cells_bytes = size_bytes
+            it.fresh = max(it.fresh, <uint32_t> 1)
+    if (<int64_t> memory._buckets + 1) * HEAD_BYTES > memory._heads_bytes:
+        size_bytes = max(2 * memory._heads_bytes, _pages(BUCKETS_MIN * HEAD_BYTES))
+        made = _grown(memory._heads, memory._heads_bytes, size_bytes)
         if made is NULL:
             raise MemoryError
-        it.heads = <uint32_t*> made
-        it.heads_bytes *= 2
+        memory._heads = <uint32_t*> made
+        memory._heads_bytes = size_bytes
     return 0
 
 
-cdef void _split(Generation* it) noexcept:
+cdef void _split(Memory memory) noexcept:
     """One bucket more, with what belongs there of the one that had it until now."""
-    cdef uint32_t number, added = it.buckets
+    cdef uint32_t place, added = memory._buckets
     cdef uint32_t* at
     cdef uint32_t* end
-    if added > it.mask:
-        it.mask = 2 * it.mask + 1
-    at = &it.heads[added & it.mask >> 1]
-    it.buckets += 1
-    end = &it.heads[added]
-    while at[0]:
-        number = at[0]
-        if <uint32_t> _hash_of(it, &it.cells[number]) & it.mask == added:
-            at[0] = it.cells[number].next
-            end[0] = number
-            end = &it.cells[number].next
+    if added > memory._mask:
+        memory._mask = 2 * memory._mask + 1
+    at = &memory._heads[added & memory._mask >> 1]
+    memory._buckets += 1
+    end = &memory._heads[added]
+    while _lives(memory, at[0]):
+        place = at[0]
+        if <uint32_t> _hash_of(memory, place) & memory._mask == added:
+            at[0] = _cell(memory, place).next
+            end[0] = place
+            end = &_cell(memory, place).next
         else:
-            at = &it.cells[number].next
-    end[0] = 0
+            at = &_cell(memory, place).next
+    at[0] = end[0] = 0
+
+
+cdef void _merge(Memory memory) noexcept:
+    """One bucket fewer: the last one's list goes to where it had been split from. There must be two."""
+    cdef uint32_t place, removed = memory._buckets - 1
+    cdef uint32_t* at
+    if removed == memory._mask >> 1:
+        memory._mask >>= 1
+    at = &memory._heads[removed & memory._mask >> 1]
+    place = memory._heads[removed]
+    memory._buckets = removed
+    while _lives(memory, place):
+        if not _lives(memory, at[0]) or (
+            (memory._newest - (at[0] >> NUMBER_BITS)) % GENERATIONS
+            > (memory._newest - (place >> NUMBER_BITS)) % GENERATIONS
+        ):
+            at[0], place = place, at[0]
+        at = &_cell(memory, at[0]).next
+
+
+cdef void _fit(Memory memory) noexcept:
+    """Some buckets fewer, if there are twice as many as records; none, if there are no records."""
+    cdef uint32_t least = min(memory.bucket_count, <uint32_t> BUCKETS_MIN)
+    cdef uint32_t left = max(memory._buckets // FIT_SHARE, <uint32_t> FIT_MIN)
+    cdef uint32_t before = memory._buckets
+    cdef int64_t size_bytes
+    if memory._heads is NULL:
+        return
+    if memory._records == 0:
+        munmap(memory._heads, memory._heads_bytes)
+        memory._heads = NULL
+        memory._heads_bytes = 0
+        memory._buckets = memory._mask = memory._swept = 0
+        return
+    while left and memory._buckets > least and memory._buckets // 2 > memory._records:
+        _merge(memory)
+        left -= 1
+    size_bytes = _pages(<int64_t> memory._buckets * HEAD_BYTES)
+    if memory._buckets < before and size_bytes < memory._heads_bytes:
+        munmap(<uint8_t*> memory._heads + size_bytes, memory._heads_bytes - size_bytes)
+        memory._heads_bytes = size_bytes
+
+
+cdef void _sweep(Memory memory, uint32_t until) noexcept:
+    """Clear the heads up to this bucket that are of what has expired."""
+    cdef uint32_t number
+    for number in range(memory._swept, until):
+        if not _lives(memory, memory._heads[number]):
+            memory._heads[number] = 0
+    memory._swept = max(memory._swept, until)
+
+
+cdef inline int64_t _used(Memory memory) noexcept:
+    cdef int64_t newest = _used_in(_back(memory, 0), True)
+    return newest + memory._older_bytes + <int64_t> memory._buckets * HEAD_BYTES
 
 
 # --- the memory ----------------------------------------------------------------------------------------------------
@@ -253,63 +336,51 @@ cdef class Memory:
         self.bucket_count = buckets
         self.ttl_s = ttl_s
         self.max_bytes = max_bytes
+        self._generation_s = ttl_s / PARTS
 
     def __dealloc__(self):
         cdef int number
-        _free_some(&self._newest, self._newest.cells_bytes)
-        _free_some(&self._oldest, self._oldest.cells_bytes)
-        for number in range(self._expired_count):
-            _free_some(&self._expired[number], self._expired[number].cells_bytes)
+        for number in range(GENERATIONS):
+            _free_some(&self._generations[number], self._generations[number].cells_bytes)
+        if self._heads is not NULL:
+            munmap(self._heads, self._heads_bytes)
 
     # --- by messageID ----------------------------------------------------------------------------------------
 
-    cdef Cell* _find(self, Generation* it, bytes message_id) noexcept:
-        """The record of a messageID; NULL when there is none of its slot's era."""
+    cdef int code_of(self, bytes message_id) except -2:
         cdef const uint8_t* start = <const uint8_t*> PyBytes_AS_STRING(message_id)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(message_id)
-        cdef Cell* cell
-        cdef uint32_t number
-        if it.count == 0:
-            return NULL
-        number = it.heads[_bucket_of(it, hash(message_id))]
-        while number:
-            cell = &it.cells[number]
-            if _is_of(it, cell, start, length) and cell.era == self._eras[cell.slot]:
-                return cell
-            number = cell.next
-        return NULL
-
-    cdef int code_of(self, bytes message_id) except -2:
-        cdef Cell* cell = self._find(&self._newest, message_id)
-        if cell is NULL:
-            cell = self._find(&self._oldest, message_id)
-        return -1 if cell is NULL else cell.code
+        cdef uint32_t place
+        if self._records == 0:
+            return -1
+        place = _head(self, message_id)[0]
+        while _lives(self, place):
+            if _is_of(self, place, start, length):
+                return _cell(self, place).code
+            place = _cell(self, place).next
+        return -1
 
     cdef int remember(self, bytes message_id, uint8_t slot, uint8_t code) except -1:
-        cdef Generation* it = &self._newest
+        cdef Generation* it = &self._generations[self._newest]
         cdef const uint8_t* start = <const uint8_t*> PyBytes_AS_STRING(message_id)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(message_id), at = ID_PART_BYTES, part
-        cdef uint32_t number, more, buckets
-        cdef uint32_t* end
+        cdef uint32_t number, more
+        cdef uint32_t* head
         cdef Cell* cell
         if length > ID_MAX_BYTES:
             raise OverflowError(f"a messageID of {length} bytes")
-        if it.buckets == 0:
-            buckets = min(self.bucket_count, <uint32_t> BUCKETS_MIN)
-            while buckets < self._oldest.records // 2:
-                buckets *= 2
-            _begin(it, buckets)
-        _make_room(it, _cells_for(length))
-        if it.records >= it.buckets:
-            _split(it)
+        _make_room(self, it, _cells_for(length))
+        if self._buckets == 0:
+            self._buckets = min(self.bucket_count, <uint32_t> BUCKETS_MIN)
+            self._mask = self._buckets - 1
+        elif self._records >= self._buckets:
+            _split(self)
         number = _take_cell(it)
         cell = &it.cells[number]
         cell.length, cell.slot, cell.era, cell.code = <uint8_t> length, slot, self._eras[slot], code
-        cell.next = 0
-        end = &it.heads[_bucket_of(it, hash(message_id))]
-        while end[0]:
-            end = &it.cells[end[0]].next
-        end[0] = number
+        head = _head(self, message_id)
+        cell.next = head[0] if _lives(self, head[0]) else 0
+        head[0] = self._newest << NUMBER_BITS | number
         if length <= ID_BYTES:
             memcpy(cell.id, start, length)
         else:
@@ -324,14 +395,15 @@ cdef class Memory:
                 more = it.cells[more].next
                 if not more:
                     break
+        self._records += 1
         it.records += 1
         it.count += 1
         it.by_slot[slot] += 1
-        self.full = self._used() >= self.max_bytes
+        self.full = _used(self) >= self.max_bytes
         return 0
 
     def get(self, bytes message_id):
-        """The error code remembered for a messageID; None when there is none."""
+        """The error code remembered for a messageID, the last where it came with several slots; None: there is none."""
         cdef int code = self.code_of(message_id)
         return None if code < 0 else code
 
@@ -341,32 +413,29 @@ cdef class Memory:
 
     def forget(self, bytes message_id):
         """Forget a reply whose receiver has acknowledged it, with whatever slots; False when there was none."""
-        cdef bint in_newest = self._forget_in(&self._newest, message_id)
-        cdef bint in_oldest = self._forget_in(&self._oldest, message_id)
-        if in_newest or in_oldest:
-            self.full = self._used() >= self.max_bytes
-        return in_newest or in_oldest
-
-    cdef bint _forget_in(self, Generation* it, bytes message_id) noexcept:
         cdef const uint8_t* start = <const uint8_t*> PyBytes_AS_STRING(message_id)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(message_id)
+        cdef Generation* it
         cdef uint32_t* at
-        cdef uint32_t number, more
+        cdef uint32_t place, number, more
         cdef Cell* cell
         cdef bint forgot = False
-        if it.count == 0:
+        if self._records == 0:
             return False
-        at = &it.heads[_bucket_of(it, hash(message_id))]
-        while at[0]:
-            number = at[0]
-            cell = &it.cells[number]
-            if not _is_of(it, cell, start, length) or cell.era != self._eras[cell.slot]:
+        at = _head(self, message_id)
+        while _lives(self, at[0]):
+            place = at[0]
+            cell = _cell(self, place)
+            if not _is_of(self, place, start, length):
                 at = &cell.next
                 continue
+            it = &self._generations[place >> NUMBER_BITS]
             at[0] = cell.next
+            self._records -= 1
             it.records -= 1
             it.count -= 1
             it.by_slot[cell.slot] -= 1
+            number = place & NUMBER_MASK
             more = 0 if length <= ID_BYTES else _more(cell)
             _free_cell(it, number)
             while more:
@@ -374,151 +443,161 @@ cdef class Memory:
                 more = it.cells[number].next
                 _free_cell(it, number)
             forgot = True
+        if forgot:
+            self.full = _used(self) >= self.max_bytes
         return forgot
 
     def slots_of(self, bytes message_id):
         """The slots (a mask) that a messageID is remembered with."""
-        return self._slots_in(&self._newest, message_id) | self._slots_in(&self._oldest, message_id)
-
-    cdef object _slots_in(self, Generation* it, bytes message_id):
         cdef const uint8_t* start = <const uint8_t*> PyBytes_AS_STRING(message_id)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(message_id)
-        cdef Cell* cell
-        cdef uint32_t number = 0
+        cdef uint32_t place
         slots = 0
-        if it.count:
-            number = it.heads[_bucket_of(it, hash(message_id))]
-        while number:
-            cell = &it.cells[number]
-            if _is_of(it, cell, start, length) and cell.era == self._eras[cell.slot]:
-                slots |= (<object> 1) << cell.slot
-            number = cell.next
+        if self._records == 0:
+            return slots
+        place = _head(self, message_id)[0]
+        while _lives(self, place):
+            if _is_of(self, place, start, length):
+                slots |= (<object> 1) << _cell(self, place).slot
+            place = _cell(self, place).next
         return slots
 
     # --- in time ---------------------------------------------------------------------------------------------
 
     def clear(self):
-        """Forget everything. Freed little by little."""
-        self._expire(&self._oldest)
-        self._expire(&self._newest)
-        self.full = self._used() >= self.max_bytes
+        """Forget everything. Freed little by little, but for the buckets: they are empty then."""
+        cdef int number
+        for number in range(PARTS + 1):
+            self._begin_generation()
+        _fit(self)
+        self.full = _used(self) >= self.max_bytes
 
     def advance(self, double now):
         """Let time pass up to `now` (monotonic seconds); to be called several times a second."""
-        cdef Generation* last
         cdef double passed
         if self._last_now is not None:
             passed = now - <double> self._last_now
             self._age_s += min(max(0.0, passed), ADVANCE_MAX_S)
         self._last_now = now
-        if self._expired_count:
-            last = &self._expired[self._expired_count - 1]
-            if not _free_some(last, max(<int64_t> FREE_MIN_BYTES, self.max_bytes // FREE_SHARE)):
-                self._expired_count -= 1
-        if self._age_s >= self.ttl_s:
+        self._free_expired(max(<int64_t> FREE_MIN_BYTES, self.max_bytes // FREE_SHARE))
+        _fit(self)
+        _sweep(self, <uint32_t> (self._buckets * min(1.0, self._age_s / self._generation_s)))
+        if self._age_s >= self._generation_s:
             self._age_s = 0.0
-            self._expire(&self._oldest)
-            self._oldest = self._newest
-            memset(&self._newest, 0, sizeof(Generation))
-            self.full = self._used() >= self.max_bytes
+            self._swept = 0
+            self._begin_generation()
+            self.full = _used(self) >= self.max_bytes
 
-    cdef void _expire(self, Generation* it) noexcept:
-        """Forget a generation, and leave its memory to be freed; of the first of too many it is freed at once."""
-        cdef int number
-        if it.buckets == 0:
-            return
-        if self._expired_count == EXPIRED_MAX:
-            _free_some(&self._expired[0], self._expired[0].cells_bytes)
-            self._expired_count -= 1
-            for number in range(self._expired_count):
-                self._expired[number] = self._expired[number + 1]
-        self._expired[self._expired_count] = it[0]
-        self._expired_count += 1
+    cdef void _begin_generation(self) noexcept:
+        """A new one, by which the oldest expires. What is left of the one that had its number is freed at once."""
+        cdef Generation* it
+        cdef int back
+        self._newest = (self._newest + 1) % GENERATIONS
+        it = _back(self, 0)
+        _free_some(it, it.cells_bytes)
         memset(it, 0, sizeof(Generation))
+        self._records -= _back(self, PARTS + 1).records
+        self._older_bytes = 0
+        for back in range(1, PARTS + 1):
+            self._older_bytes += _used_in(_back(self, back), False)
 
-    cdef int64_t _used(self) noexcept:
-        return _used_in(&self._newest, True) + _used_in(&self._oldest, False)
+    cdef void _free_expired(self, int64_t size_bytes) noexcept:
+        """Give so much of what has expired back to the system, the oldest first."""
+        cdef int back
+        for back in range(GENERATIONS - 1, PARTS, -1):
+            if size_bytes > 0:
+                size_bytes -= _free_some(_back(self, back), size_bytes)
 
     @property
     def used_bytes(self):
         """What the remembered replies cost, buckets included."""
-        return self._used()
+        return _used(self)
 
     @property
     def expiring_bytes(self):
-        """Of generations that have expired: the address space that is still to be freed."""
-        return sum([self._expired[number].cells_bytes for number in range(self._expired_count)])
+        """Of generations that have expired: what is still to be freed."""
+        return sum([_resident_in(_back(self, back)) for back in range(PARTS + 1, GENERATIONS)])
 
     @property
     def wait_ms(self):
         """How long until there is room again, as the Python says."""
-        cdef double left_s = self.ttl_s - self._age_s
-        if _used_in(&self._newest, True) >= self.max_bytes:
-            left_s += self.ttl_s
+        cdef double left_s = self._generation_s - self._age_s
+        cdef int64_t used = _used(self)
+        cdef int back
+        for back in range(PARTS, 0, -1):
+            used -= _used_in(_back(self, back), False)
+            if used < self.max_bytes:
+                break
+            left_s += self._generation_s
         return max(1, round(left_s * 1000))
 
     def __len__(self):
-        return self._newest.count + self._oldest.count
+        return sum([_back(self, back).count for back in range(PARTS + 1)])
 
     def __sizeof__(self):
-        return object.__sizeof__(self) + self._used()
+        return object.__sizeof__(self) + _used(self)
 
     # --- by slot ---------------------------------------------------------------------------------------------
 
     def has_slot(self, uint8_t slot):
         """Whether anything is remembered for the slot."""
-        return bool(self._newest.by_slot[slot] or self._oldest.by_slot[slot])
+        cdef int back
+        for back in range(PARTS + 1):
+            if _back(self, back).by_slot[slot]:
+                return True
+        return False
 
     def scan(self, uint32_t start, uint32_t count, slots):
-        """The records of these slots in `count` buckets from `start` on: messageID, slot, error code."""
+        """The records of these slots in `count` buckets from `start` on, in order: messageID, slot, error code."""
         cdef uint32_t end = <uint32_t> min(<uint64_t> start + count, <uint64_t> self.bucket_count)
         cdef bytes wanted = slots.to_bytes(SLOT_COUNT // 8, "little")
-        return self._scan_in(&self._oldest, start, end, wanted) + self._scan_in(&self._newest, start, end, wanted)
-
-    cdef list _scan_in(self, Generation* it, uint32_t start, uint32_t end, bytes wanted):
-        """The records of one generation, in order."""
         cdef const uint8_t* flags = <const uint8_t*> PyBytes_AS_STRING(wanted)
         cdef uint8_t message_id[ID_MAX_BYTES]
-        cdef uint32_t number, part
+        cdef uint32_t place, part
         cdef uint64_t at
         cdef Cell* cell
         found = []
-        if it.count == 0:
+        if self._records == 0:
             return found
         for part in range(start, end):  # of the Python's buckets, each some of these, or a part of one
-            at = part if self.bucket_count <= it.buckets else _bucket_of(it, part)
-            while at < it.buckets:
-                number = it.heads[at]
-                while number:
-                    cell = &it.cells[number]
+            at = part & self._mask
+            if at >= self._buckets:
+                at &= self._mask >> 1
+            while at < self._buckets:
+                place = self._heads[at]
+                while _lives(self, place):
+                    cell = _cell(self, place)
                     if (
                         flags[cell.slot >> 3] >> (cell.slot & 7) & 1
                         and cell.era == self._eras[cell.slot]
                         and (
-                            self.bucket_count <= it.buckets
-                            or (<uint32_t> _hash_of(it, cell) & self.bucket_count - 1) == part
+                            self.bucket_count <= self._buckets
+                            or (<uint32_t> _hash_of(self, place) & self.bucket_count - 1) == part
                         )
                     ):
-                        _read(it, cell, message_id)
+                        _read(&self._generations[place >> NUMBER_BITS], cell, message_id)
                         found.append(
                             (PyBytes_FromStringAndSize(<char*> message_id, cell.length), cell.slot, cell.code)
                         )
-                    number = cell.next
+                    place = cell.next
                 at += self.bucket_count
         found.sort()  # what other nodes are sent does not depend on this process's hash
         return found
 
     def forget_slots(self, slots):
         """Forget everything that is remembered for these slots (a mask)."""
+        cdef Generation* it
+        cdef int back
         cdef int slot
         if slots == (<object> 1 << SLOT_COUNT) - 1:
             self.clear()
             return
         for slot in range(SLOT_COUNT):
-            if slots >> slot & 1 and (self._newest.by_slot[slot] or self._oldest.by_slot[slot]):
-                self._newest.count -= self._newest.by_slot[slot]
-                self._oldest.count -= self._oldest.by_slot[slot]
-                self._newest.by_slot[slot] = self._oldest.by_slot[slot] = 0
+            if slots >> slot & 1 and self.has_slot(slot):
+                for back in range(PARTS + 1):
+                    it = _back(self, back)
+                    it.count -= it.by_slot[slot]
+                    it.by_slot[slot] = 0
                 self._eras[slot] += 1
 
 

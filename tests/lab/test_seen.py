@@ -20,8 +20,8 @@ from tests.lab.flood import Flood
 from tests.lab.lab import Lab, LabNode, Probes, key_of, lab
 from tests.support.polling import poll
 
-# Replies are remembered for 6 s, in two generations of which one is forgotten at a time.
-FORGOTTEN_S: Final = 12.5
+# Replies are remembered for 6 s and at most a quarter more, and steps of the node's clock.
+FORGOTTEN_S: Final = 8.5
 # Longer than today's nodes wait for silent servers before they go on without.
 PATIENCE_S: Final = 32.0
 

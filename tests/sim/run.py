@@ -192,8 +192,9 @@ def _play(cluster: Cluster, plan: Plan) -> None:
 def converge(cluster: Cluster) -> None:
     """All becomes well, within bounded time."""
     world, checks = cluster.world, cluster.checks
-    # A node whose reply memory is full refuses writes until what is in it expires, after two lifetimes at most.
-    limit_s = CONVERGE_S + (2 * cluster.options.reply_ttl_s if cluster.options.pages else 0.0)
+    # A node whose reply memory is full refuses writes until what is in it expires: at most a lifetime, a quarter
+    # of one, and some steps of its clock.
+    limit_s = CONVERGE_S + (1.5 * cluster.options.reply_ttl_s if cluster.options.pages else 0.0)
     deadline = world.now + limit_s
     while missing := checks.is_converged() or checks.differs() or checks.complains():
         if world.now >= deadline:

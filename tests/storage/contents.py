@@ -16,5 +16,5 @@ def content(store: Store) -> dict[bytes, bytes]:
 
 
 def records(replies: ReplyMemory) -> list[tuple[bytes, int, int]]:
-    """Every remembered reply: messageID, slot, error code; those of the older generation first."""
+    """Every remembered reply: messageID, slot, error code; in order."""
     return replies.scan(0, replies.bucket_count, ALL_SLOTS)

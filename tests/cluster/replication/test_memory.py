@@ -10,8 +10,8 @@ def memory() -> ReplyMemory:
         replies.add(message_id, number % 4, number % 3)
         if number == 100:
             replies.advance(0.0)
-            for step in range(1, 40):
-                replies.advance(step * 0.25)  # the first half is the older generation now
+            for step in range(1, 24):
+                replies.advance(step * 0.25)  # the first half is an older generation now
     return replies
 
 

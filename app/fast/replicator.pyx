@@ -45,7 +45,7 @@ cdef class ShortReplicator:
 
     cdef public object _replication
     cdef public object _turn
-    cdef public Waiting _waiting
+    cdef public object _waiting
     cdef public object _answers
     cdef public dict _writes
     cdef public bint _is_due
@@ -62,16 +62,32 @@ cdef class ShortReplicator:
             self._turn.wake()
         if code != PARKED:
             return self._outcome(request, code)
-        self._waiting.enter(write.size())
+        self._add(write.size())
         self._writes[write] = None
         return NO_ANSWER
+
+    cdef int _add(self, int64_t kept_bytes) except -1:
+        waiting = self._waiting
+        if isinstance(waiting, Waiting):
+            (<Waiting>waiting).enter(kept_bytes)
+        else:
+            waiting.add(kept_bytes)
+        return 0
+
+    cdef int _remove(self, int64_t kept_bytes) except -1:
+        waiting = self._waiting
+        if isinstance(waiting, Waiting):
+            (<Waiting>waiting).leave(kept_bytes)
+        else:
+            waiting.remove(kept_bytes)
+        return 0
 
     def _release(self, list released not None):
         """As WholeReplicator's."""
         cdef WaitingWrite write
         cdef list others = []
-        cdef ShortAnswers answers = self._answers
-        cdef list counts = self._answers._counts
+        answers = self._answers
+        cdef list counts = answers._counts
         cdef int place, code
         for waiting in released:
             waiter, told = <tuple?>waiting
@@ -82,9 +98,13 @@ cdef class ShortReplicator:
             if write not in self._writes:
                 continue
             del self._writes[write]
-            self._waiting.leave(write.size())
+            self._remove(write.size())
             code = told
             place = write.command * 8 + code
             counts[place] += 1
-            answers.bring(write, encode_error(write.message_id, write.id_crc, code))
+            reply = encode_error(write.message_id, write.id_crc, code)
+            if isinstance(answers, ShortAnswers):
+                (<ShortAnswers>answers).bring(write, reply)
+            else:
+                answers.deliver(write, reply)
         return others

@@ -224,12 +224,27 @@ def read_input(path: str | None, max_bytes: int) -> bytes:
 # Arguments.
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """argparse makes one for each argument, and asks shutil how wide it is to be, whose import takes 2 ms."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, **{"width": _columns() - 2} | settings)
+
+
+def _columns() -> int:
+    """Of the terminal; as shutil.get_terminal_size has it."""
+    try:
+        return int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line, with status 2, keeps the layout of its help, and knows
     --version."""
 
     def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("formatter_class", _Help)
         super().__init__(allow_abbrev=False, **settings)
         if " " not in self.prog:  # not of a command of kv.py's: there it is the value's
             version = f"{self.prog} {VERSION}"

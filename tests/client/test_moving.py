@@ -32,8 +32,8 @@ class Names:
         self.may_answer.set()
         self._real: Callable[..., list[Any]] = socket.getaddrinfo
 
-    def getaddrinfo(self, host: str, port: int, *args: Any, **keywords: Any) -> list[Any]:
-        if not host.endswith(".test") or keywords.get("flags"):
+    def getaddrinfo(self, host: str | bytes, port: int, *args: Any, **keywords: Any) -> list[Any]:
+        if isinstance(host, bytes) or not host.endswith(".test") or keywords.get("flags"):
             return self._real(host, port, *args, **keywords)
         self.asked.append(host)
         self.may_answer.wait(60)

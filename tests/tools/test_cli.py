@@ -17,6 +17,7 @@ from tests.support.nodes import REPOSITORY, environment
 from tests.support.polling import DEADLINE_S, poll
 from tests.support.programs import Program
 from tests.support.terminal import at_a_terminal, is_harmless
+from tools import cli
 
 SCRIPTS = {name: [f"tools/{name}"] for name in ("kv.py", "flood.py", "testclient.py", "cluster.py", "demo.py")}
 MODULES = {name: ["-m", name] for name in (f"tools.bench.{part}" for part in ("client", "handler", "memory", "suite"))}
@@ -257,3 +258,12 @@ def test_only_the_frame_prints() -> None:
         "start.py prints",  # where a Python is too old to import the frame
         "start.py uses sys.stderr",
     }
+
+
+@pytest.mark.parametrize(("columns", "width"), [("100", 98), ("0", 78), ("", 78), ("wide", 78)])
+def test_help_is_as_wide_as_the_terminal(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    parser = cli.Parser(prog="tool")
+    parser.add_argument("--option", help="word " * 100)
+    lines = [line for line in parser.format_help().splitlines() if line.endswith("word")]
+    assert width - 5 < max(map(len, lines)) <= width

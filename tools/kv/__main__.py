@@ -35,12 +35,12 @@ def misuse(given: Namespace) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out the command that these words are; without one, at a terminal, ask for commands."""
     words = list(sys.argv[1:] if argv is None else argv)
-    reads = arguments.parser()
     if words[:1] == ["complete"]:  # asked by a shell, with words that need not make sense
         from tools.kv.completion import candidates
 
-        cli.say(*candidates(reads, words[2:] if words[1:2] == ["--"] else words[1:]))
+        cli.say(*candidates(arguments.parser(), words[2:] if words[1:2] == ["--"] else words[1:]))
         return cli.OK
+    reads = arguments.parser(words)
     given = reads.parse_args(words)
     try:
         servers = given.server or cli.default_servers()
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reads.error("a COMMAND is needed")
         from tools.kv.prompt import Prompt
 
-        return Prompt(reads, lambda line: main([*words, *line]), ",".join(servers))()
+        return Prompt(arguments.parser(), lambda line: main([*words, *line]), ",".join(servers))()
     wrong = misuse(given)
     if wrong is not None:
         reads.error(wrong)

@@ -47,7 +47,24 @@ HEADINGS: Final = (
 )
 
 
-def parser() -> cli.Parser:
+class _Unread(cli.Parser):
+    """In place of a command that is not among the words to be read: it takes nothing, and no time to make."""
+
+    def __init__(self, **settings: object) -> None:
+        pass
+
+    def add_argument(self, *names: object, **settings: object) -> argparse.Action:
+        return argparse.Action((), "")
+
+    def set_defaults(self, **values: object) -> None:
+        pass
+
+    def _check_help(self, action: argparse.Action) -> None:
+        """Python 3.14 would have it look at the text that it is listed with."""
+
+
+def parser(words: Sequence[str] | None = None) -> cli.Parser:
+    """For all command lines; or for one of these words, which is made sooner: all 18 commands take 3 ms."""
     main = cli.Parser(prog="kv.py", description=DESCRIPTION, epilog=EPILOG)
     cli.add_servers(main)
     main.add_argument("--json", action="store_true", help="print JSON, for programs")
@@ -59,6 +76,8 @@ def parser() -> cli.Parser:
     ) -> cli.Parser:
         """`run`: a module of tools/kv and its function. `has_timeout`: it has a --timeout of its own."""
         description = summary[0].upper() + summary[1:] + "."
+        is_asked = words is None or not {name, *aliases}.isdisjoint(words)
+        added_to._parser_class = cli.Parser if is_asked else _Unread
         added = added_to.add_parser(name, aliases=aliases, help=summary, description=description, epilog=more)
         assert isinstance(added, cli.Parser)
         added.set_defaults(run=run, command=name)

@@ -38,6 +38,7 @@ from tests.support.polling import poll
 from tools import cli
 from tools.kv import __main__ as kv
 from tools.kv import arguments, vitals
+from tools.kv.completion import commands_of
 
 Captured = pytest.CaptureFixture[bytes]
 
@@ -361,6 +362,7 @@ def test_a_get_imports_little() -> None:
         loaded = set(run_python("-c", script, "get", "key", "-s", peer.name).stdout.split())
     assert "tools.kv.commands" in loaded
     slow = ("asyncio", "base64", "dataclasses", "google", "inspect", "json", "logging", "pathlib", "ssl", "threading")
+    slow = (*slow, "encodings.idna", "shutil")
     assert not loaded.intersection((*slow, "tools.kv.errors", "tools.kv.status"))
 
 
@@ -452,6 +454,14 @@ COMMANDS = [
     "bench",
     "found",
 ]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "set", "del"])
+def test_a_parser_of_some_words_is_that_of_all_for_them(command: str) -> None:
+    whole, some = arguments.parser(), arguments.parser(["-s", "host", command])
+    assert some.format_help() == whole.format_help()
+    assert commands_of(some)[command].format_help() == commands_of(whole)[command].format_help()
+    assert list(commands_of(some)) == list(commands_of(whole))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -28,7 +28,7 @@ from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
-from app.config.options import Options
+from app.config.options import SOCKETS_BYTES, Options, machine_memory_bytes
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
@@ -648,6 +648,9 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
     gc.freeze()
     start_http(node)
     node.start()
+    there_bytes, needed_bytes = machine_memory_bytes(), options.max_memory_bytes + SOCKETS_BYTES
+    if there_bytes < needed_bytes:
+        _log.warning("memory_is_short", there_bytes=there_bytes, needed_bytes=needed_bytes)
     loop.spawn(_keep_heap_small, loop, node)
     stopped.wait()
     _log.info("stopped")

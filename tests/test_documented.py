@@ -97,7 +97,7 @@ def test_the_files_and_programs_that_documents_name_exist() -> None:
 def test_the_options_that_documents_name_exist() -> None:
     options = {setting.option for _, setting in settings()}
     variables = {setting.variable for _, setting in settings()} | {"KV_CLUSTER_SECRET", "KV_CLUSTER_SECRET_FILE"}
-    variables.add("KV_PUBLISH")  # of the compose files
+    variables |= {"KV_PUBLISH", "KV_MEMORY_LIMIT"}  # of the compose files
     others = {"--help", "--members", "--timeout", "--given-only", "--force", "--json", "--version"}  # kv.py's
     others |= {"--rm", "--build", "--system", "--require-hashes", "--only-binary"}  # not ours
     text = "".join((REPOSITORY / "docs" / name).read_text() for name in ("operations.md", "security.md", "faq.md"))

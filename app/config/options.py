@@ -36,6 +36,10 @@ MEMORY_MIN_BYTES: Final = 48 * _MIB
 # With --http: its server and the metrics library are 9 MiB more (docs/monitoring.md).
 MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
 
+# What a container is charged for besides the process: its sockets' buffers in the kernel, 16 MiB for what arrives and
+# those of the links (docs/operations.md). With less, a node whose store is full may be killed by the system.
+SOCKETS_BYTES: Final = 32 * _MIB
+
 # How long after a client's first try its last one leaves (s).
 _LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000
 # A reply must be remembered until the last try has arrived, or that would take effect once more: 1.5 s are for the way

@@ -12,16 +12,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.config import servers
-from app.config.options import parse_size, settings
+from app.config.options import SOCKETS_BYTES, parse_size, settings
+from tests.deploy import compose
 from tests.support.nodes import REPOSITORY
 from tools.build_fast import lacking
 
 DEPLOY = REPOSITORY / "deploy"
-COMPOSE = ("compose.yaml", "compose-3.yaml")
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 
 
@@ -63,7 +64,7 @@ def run(image: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
         env={"PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ.get("PATH", os.defpath)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,  # of the core's compilation, beside other tests
         check=False,
     )
 
@@ -128,12 +129,9 @@ def test_images_are_named_by_digest_or_built_here() -> None:
     base, *stages = instructions("FROM", slice(None))
     assert re.fullmatch(r"python:[0-9.]+-slim-[a-z]+@sha256:[0-9a-f]{64} AS base", base)
     assert stages == ["base AS build", "base"]
-    for name in COMPOSE:
-        text = (DEPLOY / name).read_text()
-        images = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
-        assert images == ["kvcluster"] * len(
-            re.findall(r"^ +build: \.\.\n +image: kvcluster\n +pull_policy: build\b", text, re.MULTILINE)
-        )
+    for name in compose.FILES:
+        for service in services(name).values():
+            assert (service["build"], service["image"], service["pull_policy"]) == ("..", "kvcluster", "build")
 
 
 @pytest.mark.parametrize(
@@ -163,47 +161,66 @@ def test_what_is_copied_is_enough_to_compile_it(tmp_path: Path) -> None:
     assert (tree / "app" / "fast" / "built.txt").exists()
 
 
-@pytest.mark.parametrize("name", COMPOSE)
+def services(name: str, **variables: str) -> dict[str, Any]:
+    if name != "compose.yaml":
+        variables = {"KV_CLUSTER_SECRET": "a secret"} | variables
+    found: dict[str, Any] = compose.read(name, variables)["services"]
+    return found
+
+
+@pytest.mark.parametrize("name", compose.FILES)
 def test_compose_publishes_on_loopback_unless_told_otherwise(name: str) -> None:
-    published = re.findall(r'"([^"]*/(?:udp|tcp))"', (DEPLOY / name).read_text())
-    assert published
-    for port in published:
-        assert re.fullmatch(r"\$\{KV_PUBLISH:-127\.0\.0\.1\}:(333[1-3]:3331/udp|933[1-3]:9331/tcp)", port)
+    for address, told in (("127.0.0.1", {}), ("192.0.2.7", {"KV_PUBLISH": "192.0.2.7"})):
+        ports = [tuple(service["ports"]) for service in services(name, **told).values()]
+        assert ports == [
+            (f"{address}:{3331 + number}:3331/udp", f"{address}:{9331 + number}:9331/tcp")
+            for number in range(len(ports))
+        ]
 
 
 def test_a_cluster_asks_for_a_secret() -> None:
-    text = (DEPLOY / "compose-3.yaml").read_text()
-    assert re.search(
-        r'^    KV_CLUSTER_SECRET: "\$\{KV_CLUSTER_SECRET:\?[^}"]*head -c 24 [^}"]*\}"$', text, re.MULTILINE
-    )
-    for service in re.findall(r"^  kv\d:\n((?:    .*\n)*)", text, re.MULTILINE):
-        assert "<<: *node" in service
-        assert "environment:" not in service  # it would be instead of the node's
+    with pytest.raises(compose.Unset, match=r"KV_CLUSTER_SECRET: .*head -c 24"):
+        compose.read("compose-3.yaml", {})
+    for service in services("compose-3.yaml", KV_CLUSTER_SECRET="the secret").values():
+        assert service["environment"]["KV_CLUSTER_SECRET"] == "the secret"
 
 
-@pytest.mark.parametrize("name", COMPOSE)
+@pytest.mark.parametrize("name", compose.FILES)
+def test_compose_passes_every_option_on(name: str) -> None:
+    passed = {setting.variable for _, setting in settings()} | {"KV_FAST"}
+    passed -= {"KV_BIND", "KV_HTTP_BIND", "KV_ADVERTISE", "KV_HTTP"}  # they say where it listens
+    told = {variable: f"of {variable}" for variable in passed}
+    for service in services(name, **told).values():
+        given = dict(service["environment"])
+        assert given.pop("KV_HTTP") == "9331"
+        given.pop("KV_CLUSTER_SECRET", None)
+        assert given == told
+    for service in services(name).values():  # empty is unset
+        assert set(service["environment"].values()) <= {"", "9331", "a secret"}
+
+
+@pytest.mark.parametrize("name", compose.FILES)
 def test_compose_leaves_a_node_room_and_time(name: str) -> None:
-    text = (DEPLOY / name).read_text()
-    (limit,) = re.findall(r"^ +mem_limit: (\S+)$", text, re.MULTILINE)
     default = next(setting.default for _, setting in settings() if setting.option == "--max-memory")
     assert default is not None
-    assert parse_size(limit) >= parse_size(default) + (32 << 20)
-    assert "restart: on-failure\n" in text  # not "always": a node told SHUTDOWN stays down
-    assert "stop_grace_period: 15s\n" in text
-    variables = set(re.findall(r"^ +(KV_\w+): \$\{(\w+):-\}$", text, re.MULTILINE))
-    known = {setting.variable for _, setting in settings()}
-    where_it_listens = {"KV_BIND", "KV_HTTP_BIND", "KV_ADVERTISE", "KV_HTTP"}
-    assert {variable for variable, _ in variables} == (known - where_it_listens) | {"KV_FAST"}
-    assert re.findall(r'^ +KV_HTTP: "(\d+)"$', text, re.MULTILINE) == ["9331"]
-    assert all(inside == outside for inside, outside in variables)
+    leave = next(setting.default for _, setting in settings() if setting.option == "--leave-timeout")
+    for service in services(name).values():
+        assert parse_size(service["mem_limit"]) == parse_size(default) + SOCKETS_BYTES
+        assert service["restart"] == "on-failure"  # not "always": a node told SHUTDOWN stays down
+        assert float(service["stop_grace_period"].removesuffix("s")) > float(str(leave))
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    for service in services(name, KV_MEMORY_LIMIT="288m").values():
+        assert service["mem_limit"] == "288m"
 
 
 def test_the_three_nodes_have_the_names_and_addresses_that_they_are_told() -> None:
-    text = (DEPLOY / "compose-3.yaml").read_text()
-    told = dict(re.findall(r'^ +- "(kv\d):([0-9.]+)"$', text, re.MULTILINE))
-    given = dict(re.findall(r"^  (kv\d):\n(?:    .*\n)*?        ipv4_address: ([0-9.]+)$", text, re.MULTILINE))
+    nodes = services("compose-3.yaml")
+    given = {name: service["networks"]["kv"]["ipv4_address"] for name, service in nodes.items()}
     entries = servers.parse((DEPLOY / "servers-3.txt").read_bytes(), "servers-3.txt")
-    assert told == given
+    for service in nodes.values():
+        told = dict(line.split(":") for line in service["extra_hosts"])
+        assert told == given
+        assert "./servers-3.txt:/srv/kv/servers.txt:ro" in service["volumes"]
     assert list(told) == [entry.host for entry in entries]
     assert {entry.port for entry in entries} == {3331}
     resolved = servers.resolve(entries, "servers-3.txt", lambda host: [told[host]])

@@ -45,13 +45,15 @@ COPY proto_gen/ proto_gen/
 # Of the tools only the one that asks a node, for the health check and for `docker exec`.
 COPY tools/__init__.py tools/start.py tools/cli.py tools/kv.py tools/
 COPY tools/kv/ tools/kv/
+# What the status page leads to.
+COPY docs/monitoring.md docs/
 COPY servers.txt ./
 RUN KV_FAST=on python -c "import app.wire.codec"
 # The node runs as a user who owns nothing: compiled here, where it can be written, and readable whatever the
 # umask of the checkout was.
 RUN python -m compileall -q app proto_gen tools \
     && chmod -R a+rX . \
-    && useradd --system --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin kv
+    && useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin kv
 # What `make image` says of it.
 ARG VERSION=""
 ARG REVISION=""

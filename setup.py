@@ -36,6 +36,7 @@ OURS = ("app", "proto_gen", "tools")
 RECORD = "built.txt"  # of the compiled core, in app/fast
 # Of tools/ what the installed commands need; the others work on a checkout.
 TOOLS = ("__init__.py", "start.py", "cli.py", "flood.py", "kv", "load")
+DOCUMENT = Path("docs", "monitoring.md")  # what the status page leads to
 OTHERS = shutil.ignore_patterns("__pycache__", "*.so", "*.c", RECORD)
 
 IMPORT = re.compile(rf"^(\s*)(from|import|cimport)(\s+)({'|'.join(OURS)})(?=[.\s])", re.MULTILINE)
@@ -71,6 +72,8 @@ def stage() -> None:
         source, target = HERE / "tools" / name, to / "tools" / name
         target.parent.mkdir(exist_ok=True)
         shutil.copytree(source, target, ignore=OTHERS) if source.is_dir() else shutil.copy(source, target)
+    (to / DOCUMENT).parent.mkdir()
+    (to / DOCUMENT).write_text(moved((HERE / DOCUMENT).read_text(encoding="utf-8")), encoding="utf-8")
     for path in to.rglob("*.p*"):
         if path.suffix in (".py", ".pyi", ".pyx", ".pxd"):
             text = moved(path.read_text(encoding="utf-8"))
@@ -153,7 +156,7 @@ setup(
     version=version(),
     packages=find_packages(str(STAGE)),
     package_dir={"": str(STAGE)},
-    package_data={"": ["*.pyi", "*.pyx", "*.pxd", "py.typed", "static/*"]},
+    package_data={"": ["*.pyi", "*.pyx", "*.pxd", "py.typed", "static/*", str(DOCUMENT)]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildCore},
 )

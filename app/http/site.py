@@ -25,9 +25,8 @@ _READY_S: Final = 0.1
 _HOST_SHOWN_CHARS: Final = 256  # of a refused name, in the log: more than a name has
 _SLOWLOG_MAX_BYTES: Final = 1 << 20  # more than its entries can take
 
-# What the numbers mean, as it lies beside the sources; an installation without them has a sentence in its place.
+# What the numbers mean: beside the sources, and in the package and the image as well.
 _DOCS: Final = Path(__file__).parents[2] / "docs" / "monitoring.md"
-_NO_DOCS: Final = b"What the page and the metrics mean is in docs/monitoring.md, which comes with the sources.\n"
 
 _NOT_FOUND: Final = Content(
     "404 Not Found", _TEXT, b"Here are: / /status.json /metrics /health /ready /slowlog /docs\n"
@@ -89,7 +88,7 @@ class Site:
         return Content("200 OK", METRICS_TYPE, self._exposition.text())
 
     def _docs(self) -> Content:
-        return Content("200 OK", _TEXT, _DOCS.read_bytes() if _DOCS.is_file() else _NO_DOCS)
+        return Content("200 OK", _TEXT, _DOCS.read_bytes())
 
     def _health(self) -> Content:
         """That this is answered at all says that the process lives and its loop turns."""

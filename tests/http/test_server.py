@@ -37,6 +37,7 @@ def node() -> Iterator[Running]:
         ("/health", "application/json"),
         ("/ready", "application/json"),
         ("/slowlog", "application/json"),
+        ("/docs", "text/plain; charset=utf-8"),
     ],
 )
 def test_what_is_where(node: Running, path: str, content_type: str) -> None:

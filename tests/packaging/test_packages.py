@@ -251,13 +251,17 @@ def test_other_pythons(version: tuple[int, int], built: Built, served: Serving, 
 def test_nothing_but_the_package_is_in_it(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as wheel:
         names = wheel.namelist()
+        document = wheel.read("kvcluster/docs/monitoring.md").decode()
+    assert "    kv -s 127.0.0.1:3331 slowlog\n" in document
+    assert "tools/kv.py" not in document
     assert {name.partition("/")[0] for name in names} == {"kvcluster", f"kvcluster-{VERSION}.dist-info"}
-    assert {"kvcluster/py.typed", "kvcluster/app/http/static/status.html"} <= set(names)
+    shown = {"kvcluster/app/http/static/status.html", "kvcluster/docs/monitoring.md"}
+    assert {"kvcluster/py.typed", *shown} <= set(names)
     assert not [name for name in names if re.search(r"/(bench|tests)/|\.so$|\.c$|built\.txt", name)]
     with tarfile.open(built.sdist) as sdist:
         parts = {name.split("/")[1] for name in sdist.getnames() if "/" in name}
     assert {"app", "proto", "proto_gen", "tools", "setup.py", "pyproject.toml", "CHANGELOG.md"} <= parts
-    assert not parts & {"tests", ".git", ".venv", "docs"}
+    assert not parts & {"tests", ".git", ".venv"}
 
 
 def test_without_a_compiler_one_line_says_so_and_the_python_is_built(built: Built, tmp_path: Path) -> None:

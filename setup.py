@@ -134,8 +134,7 @@ class BuildCore(build_ext):
 def extensions() -> list[Extension]:
     if os.environ.get("KV_FAST") == "off":
         return []
-    # Other compilers warn of other things, and how much to optimize is Python's and CFLAGS' to say.
-    flags = [arg for arg in COMPILE_ARGS if arg not in ("-Werror", "-O2")]
+    flags = [arg for arg in COMPILE_ARGS if arg != "-O2"]  # how much to optimize is Python's and CFLAGS' to say
     return [
         Extension(
             f"{PACKAGE}.app.fast.{path.stem}",

@@ -111,6 +111,19 @@ def test_what_does_not_compile_is_one_line_and_leaves_no_build(tree: Path) -> No
 
 
 @needs_compiler
+def test_what_a_compiler_warns_of_is_built_unless_it_is_not_to_be(tree: Path) -> None:
+    """Other compilers, newer ones above all, warn of other things."""
+    unbuild(tree)
+    for path in (tree / "app" / "fast").glob("*.p*x*"):
+        path.unlink()
+    (tree / "app" / "fast" / "codec.pyx").write_text('cdef extern from *:\n    """\n#warning of this\n"""\n    pass\n')
+    done = run(tree, "tools/build_fast.py", "--must", "--strict")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "#warning" in done.stderr
+    assert run(tree, "tools/build_fast.py", "--must").returncode == 0
+
+
+@needs_compiler
 def test_a_build_from_nothing_says_nothing_and_is_used(tree: Path) -> None:
     unbuild(tree)
     for path in (tree / "app" / "fast").glob("*.p*x*"):

@@ -148,6 +148,10 @@ image:  ## the container image kvcluster, by docker
 	docker build -t kvcluster --build-arg VERSION="$$(sed -n 's/^VERSION.*= "\(.*\)".*/\1/p' app/version.py)" \
 		--build-arg REVISION="$$(git rev-parse HEAD)" .
 
+.PHONY: test-image
+test-image: $(DEV_READY)  ## build the image with buildah, and run containers of it: Debian's buildah, mmdebstrap and runc, root
+	$(BIN)/python -m pytest -rs tests/image $(ARGS)
+
 .PHONY: bench-compare
 bench-compare: $(DEV_READY)  ## ratios of two results of make bench: make bench-compare A=old.json B=new.json [ARGS="--threshold 5"]
 	$(BIN)/python -m tools.bench.compare $(ARGS) $(A) $(B)

@@ -149,7 +149,7 @@ def test_what_a_node_tells_of_itself() -> None:
     [
         (b"nonsense", "status: not JSON"),
         (b"[1]", "status: not an object"),
-        (b"[" * 5000 + b"]" * 5000, "status: JSON nested too deeply"),
+        (b"[" * 5000 + b"]" * 5000, "status: (JSON nested too deeply|not an object)"),  # Python 3.14 reads it
     ],
 )
 def test_a_status_that_is_no_object_is_a_bad_answer(told: bytes, complaint: str) -> None:

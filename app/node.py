@@ -484,6 +484,7 @@ class Node:
         self.peers.change(servers)
         self._follow_addresses()
         self.links.share_anew()
+        self.link_watch.keep(self.peers.names)
         self.replication.limit_backlog(self.links.queue_max_bytes // BACKLOG_SHARE)
         self.membership.change_servers()
 

@@ -67,6 +67,10 @@ class LinkWatch:
         elif isinstance(event, LinkUp):
             self._refusals.pop(event.peer, None)
 
+    def keep(self, servers: Collection[str]) -> None:
+        """There are no other servers any more than these."""
+        self._refusals = {peer: refusal for peer, refusal in self._refusals.items() if peer in servers}
+
     def look(self, members: Collection[str], linked: Collection[str], now_s: float) -> None:
         """To be called several times a second. `members`: the others that membership counts as up; `linked`: peers with
         a link both ways."""

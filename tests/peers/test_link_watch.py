@@ -149,3 +149,11 @@ def test_a_link_that_comes_up_ends_the_matter(watched: Watched) -> None:
     refuse(watched, 5)
     watched.run(0.125)
     assert len(watched.told()) == 2, "that is another one"
+
+
+def test_who_is_no_server_any_more_has_refused_nobody(watched: Watched) -> None:
+    refuse(watched)
+    watched.watch.keep([C])
+    watched.run(1.0)
+    assert watched.told() == []
+    assert not watched.watch.is_refused(B)

@@ -262,7 +262,7 @@ class Front:
                 if is_limited:
                     reply = self._answers.within_rate(batch.host(number), reply, end - start)
                 lay_out(number, reply)
-            if request.datagram:
+            if request.is_kept:
                 request.release()
 
     def fill(self, request: Request) -> None:

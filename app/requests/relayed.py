@@ -81,7 +81,7 @@ class Relayed:
                 return
             if reply is not None:
                 to_peer(peer, reply)
-            if request.datagram:
+            if request.is_kept:
                 request.release()
 
     def fill(self, request: Request) -> None:

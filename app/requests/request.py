@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from greenlet import greenlet
 
 from app.config.options import REPLY_TTL_MIN_S
-from app.observe.counters import IN_TURN
+from app.observe.counters import IN_TURN, WAITED
 from app.requests.waiting import Kept
 from app.wire.protocol import CLIENT_TIMEOUTS_MS
 
@@ -46,12 +46,13 @@ class Source(Protocol):
 class Request(Kept):
     """See the module. It belongs to a worker, and is used for one request after the other."""
 
-    __slots__ = ("greenlet", "has_expired", "has_waited", "source")
+    __slots__ = ("greenlet", "has_expired", "has_waited", "is_kept", "source")
 
     def __init__(self, greenlet: greenlet | None, source: Source) -> None:
         """`greenlet`: in which it is executed; None: it must not wait."""
         self.greenlet = greenlet
         self.source = source  # of the requests that it is used for at present
+        self.is_kept = False
         self.datagram = self.asked_at = b""  # until it is kept
         self.has_waited = False
         self.has_expired = False  # somebody may still hold it to wake it
@@ -60,12 +61,22 @@ class Request(Kept):
 
     def keep(self) -> None:
         """Take along what the source knows of it. To be called while it is being executed for the first time."""
-        if not self.datagram:
+        if not self.is_kept:
+            self.is_kept = True
             self.source.fill(self)
+
+    def resume(self, kept: Kept) -> None:
+        """It is to be executed after all: all that is known of it was kept."""
+        self.is_kept = True
+        self.datagram = kept.datagram
+        self.answer_to(kept)
+        self.is_uncertain = kept.is_uncertain
+        self.how = WAITED
 
     def release(self) -> None:
         """It was answered: the object serves for the next one."""
-        if self.datagram:
+        if self.is_kept:
+            self.is_kept = False
             self.datagram = b""
             self.has_waited = False
             self.is_uncertain = False

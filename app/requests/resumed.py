@@ -6,7 +6,6 @@ what becomes of them.
 
 from collections.abc import Sequence
 
-from app.observe.counters import WAITED
 from app.requests.answers import Answers
 from app.requests.commands import Commands
 from app.requests.forwarding import Forwarding, InFlight
@@ -56,10 +55,7 @@ class Resumed:
                 if isinstance(kept, InFlight):
                     self._forwarding.give_up(kept)
                 continue
-            request.datagram = kept.datagram
-            request.answer_to(kept)
-            request.is_uncertain = kept.is_uncertain
-            request.how = WAITED
+            request.resume(kept)
             reply = self._handle(request, kept.datagram, 0, len(kept.datagram))
             if reply is not None:
                 self._answers.deliver(request, reply)

@@ -10,6 +10,7 @@ FAULT: Final = "a fault of the node itself, which ends a simulated run at once: 
 CLOSED: Final = (
     "--allow and --admin-allow, which simulated nodes go without: tests/front/test_access.py and tests/requests"
 )
+RATE: Final = "--answer-rate, which simulated clients do not come to: tests/front and tests/requests"
 RARE: Final = "a rare turn of events: not in each set of a few dozen seeds, but in longer runs"
 UNIT: Final = "no run of 125 other seeds came to it either: tests of the module do, or a scenario of tests/sim"
 UNSEEN: Final = "neither a seed nor another test has come to it"
@@ -53,14 +54,38 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'self._drop("not_allowed")',
         ],
     },
+    "app/requests/answers.py": {
+        RATE: [
+            "if len(reply) <= SMALL_SHARE * asked_bytes:",
+            "return reply",
+            "wait_s = self._rate.wait_s(host)",
+            "if wait_s <= 0.0:",
+            "self._counters.over_rate += 1",
+            '_faults.warning("over_rate", sender=show_host(host))',
+            "return refused(reply, ceil(wait_s * 1000))",
+            "reply = self.within_rate(host_of(client), reply, len(request.datagram))",
+        ],
+    },
     "app/requests/forwarding.py": {
         RARE: [
+            "return self._answers.refusal(request, command, message_id, id_crc, FULL_WAIT_MS)",
             "return self._answers.refusal(request, command, message_id, id_crc, _HOPS_WAIT_MS)",
             "return len(self._requests)",
             "return",
         ],
         MALFORMED: [
-            "return None",
+            "continue",
+        ],
+    },
+    "app/requests/resumed.py": {
+        RARE: [
+            "self._forwarding.give_up(kept)",
+            "continue",
+        ],
+    },
+    "app/requests/waiting.py": {
+        RARE: [
+            "self.full = True",
         ],
     },
     "app/requests/reports.py": {
@@ -157,6 +182,13 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise Refused("unknown_peer")',
         ],
     },
+    "app/peers/frame_queue.py": {
+        RARE: [
+            "queues.full += 1",
+            "return False",
+            "queues.full += len(bodies)",
+        ],
+    },
     "app/peers/links.py": {
         LARGE: [
             "count = size = 0",
@@ -168,9 +200,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
         RARE: [
             '_faults.debug("dial_failed", peer=peer, error=error)',
-            "links.full += 1",
-            "return False",
-            "links.full += len(bodies)",
             "sent = 0",
             "link = self.up.get(peer)",
             "return peer in self.up",

@@ -136,6 +136,11 @@ class Peers:
         return self._hosts.get(peer) == _host_bytes(host)
 
 
+def is_same_host(one: str, other: str) -> bool:
+    """Whether two numeric addresses are one, which an IPv6 socket may tell in its mapped form."""
+    return _host_bytes(one) == _host_bytes(other)
+
+
 def _host_bytes(host: str) -> bytes:
     """A numeric address as 16 bytes, IPv4 in its mapped form, without its scope."""
     bare = host.partition("%")[0]

@@ -85,9 +85,9 @@ class Connector:
         *,
         random_bytes: Callable[[int], bytes],
         incarnation: Callable[[], int],
-        doubt: Callable[[str], object],
+        doubt: Callable[[str, str], object],
     ) -> None:
-        """`doubt(peer)`: it comes from another address than we have for it."""
+        """`doubt(peer, host)`: it comes from this address, which is another than we have for it."""
         self._loop = loop
         self._sockets = sockets
         self._peers = peers
@@ -185,13 +185,13 @@ class Connector:
             raise Refused("unknown_peer")
         is_elsewhere = not self._peers.is_at(dialler, host)
         if self._goes_by_address and is_elsewhere:
-            self._doubt(dialler)
+            self._doubt(dialler, host)
             raise Refused("other_address")
         challenge = shake.greeting(self._incarnation(), self._loop.now(), self._random_bytes(NONCE_BYTES))
         _send_all(sock, challenge)
         which = shake.check_proof("dialler", hello, challenge, self._receive(sock, PROOF_BYTES, deadline_s))
         if is_elsewhere:
-            self._doubt(dialler)
+            self._doubt(dialler, host)
         _send_all(sock, shake.proof("acceptor", hello, challenge, which))
         return Connected(sock, dialler, greeting.stamp_s)
 

@@ -84,7 +84,7 @@ def test_it_is_asked_once_in_a_while_however_often_it_is_doubted(rig: Rig) -> No
     for _ in range(10):
         rig.doubt(NAME)
         rig.loop.advance(LOOKUP_S / 5 + 0.001)
-    assert rig.resolver.asked == ["kv3"] * 2
+    assert rig.resolver.asked == ["kv3"] * 3, "at 0, 1 and 2 s"
 
 
 def test_while_the_resolver_is_silent_nobody_asks_it_the_same_again(rig: Rig) -> None:
@@ -105,3 +105,60 @@ def test_a_server_that_is_none_any_more_when_its_address_is_found(rig: Rig) -> N
     rig.resolver.addresses |= {"kv3": ["10.0.0.33"], "kv4": ["10.0.0.4"]}
     rig.resolver.answer()
     assert (rig.moved, rig.peers.address(str(NAME)), rig.peers.address(str(ABSENT))) == ([], "", "")
+
+
+def came_from(rig: Rig, address: str) -> None:
+    rig.lookups.doubt(str(NAME), address)
+    rig.loop.turn()
+
+
+def test_a_doubt_that_comes_too_soon_waits_for_its_turn(rig: Rig) -> None:
+    rig.doubt(NAME)
+    rig.resolver.addresses["kv3"] = ["10.0.0.33"]
+    rig.loop.advance(LOOKUP_S / 2)
+    rig.doubt(NAME)
+    assert rig.resolver.asked == ["kv3"]
+    rig.loop.advance(LOOKUP_S / 2)
+    assert rig.peers.address(str(NAME)) == "10.0.0.33"
+
+
+def test_so_does_one_that_comes_while_the_answer_is_awaited(rig: Rig) -> None:
+    rig.resolver.is_slow = True
+    rig.doubt(NAME)
+    rig.loop.advance(3 * LOOKUP_S)
+    rig.doubt(NAME)
+    assert rig.resolver.asked == ["kv3"], "never twice at once"
+    rig.resolver.answer()
+    rig.loop.turn()
+    assert rig.resolver.asked == ["kv3", "kv3"]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.33", "::ffff:10.0.0.33"])
+def test_who_has_come_from_elsewhere_is_asked_for_until_its_name_is_there_too(rig: Rig, address: str) -> None:
+    """A link is up, so nothing else will doubt it again; and the name is told late."""
+    came_from(rig, address)
+    for _ in range(5):
+        rig.loop.advance(LOOKUP_S)
+    assert (rig.peers.address(str(NAME)), len(rig.resolver.asked)) == ("10.0.0.3", 3), "at 0, 1 and 3 s"
+    rig.resolver.addresses["kv3"] = ["10.0.0.33"]
+    rig.loop.advance(8 * LOOKUP_S)
+    assert (rig.peers.address(str(NAME)), rig.moved) == ("10.0.0.33", [str(NAME)])
+    asked = len(rig.resolver.asked)
+    rig.loop.advance(1000.0)
+    assert len(rig.resolver.asked) == asked
+
+
+def test_where_addresses_are_translated_a_name_is_asked_for_ever_more_seldom(rig: Rig) -> None:
+    came_from(rig, "192.0.2.1")
+    for _ in range(3600):
+        rig.loop.advance(1.0)
+    assert 3600 / 64 <= len(rig.resolver.asked) <= 3600 / 64 + 7
+    rig.doubt(NAME)
+    assert len(rig.resolver.asked) > 3600 / 64, "a dial that fails is no more seldom heeded"
+
+
+def test_a_server_that_is_none_any_more_is_not_asked_for(rig: Rig) -> None:
+    came_from(rig, "10.0.0.33")
+    rig.peers.change((ME, NUMBER))
+    rig.loop.advance(1000.0)
+    assert rig.resolver.asked == ["kv3"]

@@ -99,7 +99,7 @@ def test_the_options_that_documents_name_exist() -> None:
     variables = {setting.variable for _, setting in settings()} | {"KV_CLUSTER_SECRET", "KV_CLUSTER_SECRET_FILE"}
     variables |= {"KV_PUBLISH", "KV_MEMORY_LIMIT"}  # of the compose files
     others = {"--help", "--members", "--timeout", "--given-only", "--force", "--json", "--version"}  # kv.py's
-    others |= {"--rm", "--build", "--system", "--require-hashes", "--only-binary"}  # not ours
+    others |= {"--rm", "--build", "--system", "--require-hashes", "--only-binary", "--from-literal"}  # not ours
     text = "".join((REPOSITORY / "docs" / name).read_text() for name in ("operations.md", "security.md", "faq.md"))
     assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]*", text)) - options == others
     assert set(re.findall(r"\bKV_[A-Z_]+\b", text)) - variables == set()

@@ -506,6 +506,7 @@ def test_what_one_calibration_copies_is_counted_by_the_entry_and_by_the_table(
 ) -> None:
     """4,096 of work: eight tables of 480 entries, and 32 for each."""
     monkeypatch.setattr(Slot, "shrunk_at_once", SLOT_COUNT)
+    monkeypatch.setattr(Slot, "shrunk_entries", 4_096)
     machine = Machine(15 * MIB)
     for slot in range(10):
         keys = [key_in_slot(b"%d" % n, slot) for n in range(1_000)]

@@ -2,6 +2,9 @@
 
 `run` is a process that is one node; the simulator (tests/sim) runs several nodes in one process, each with a loop and
 sockets of its making.
+
+It is long since everything meets here: each part is made once, with what it needs as arguments, and who is told of
+what, in which order, is to be read in one place. What any of it does stands with the parts.
 """
 
 import gc

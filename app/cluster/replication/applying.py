@@ -3,6 +3,7 @@
 This is what happens for every write; how a session begins and ends is in follower.py.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Session:
     staging: Staging | None = None
 
 
-class WholeApplying:
+class WholeApplying(ABC):
     """The sessions of a follower, by slot, and what they have that was not acknowledged yet."""
 
     def __init__(self, shared: Shared) -> None:
@@ -90,9 +91,9 @@ class WholeApplying:
                 replies.add(message_id, slot, code)
                 self._shared.store.spend(REPLY_BYTES)
 
+    @abstractmethod
     def _had_no_room(self, slot: int, session: Session) -> None:
         """An op did not fit: see Follower."""
-        raise NotImplementedError
 
 
 @piece

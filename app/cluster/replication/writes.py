@@ -7,6 +7,7 @@ that are *required* have acknowledged: the backups of the view, and the learners
 make them backups, and primary, before we hear of it). A read of a key with such a write waits for the same.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, Final
 
 from app.cluster.replication.frames import WIPE_OP, BadFrame, decode_ack, encode_op
@@ -28,7 +29,7 @@ IGNORED: Final = -101  # so many wait for the answer already that this one gets 
 
 
 @piece
-class Writes:
+class Writes(ABC):
     """Those of all slots that this node leads. `followed`: by slot, those with followers."""
 
     def __init__(self, shared: Shared, backlog_max_bytes: int = PENDING_MAX_BYTES) -> None:
@@ -181,9 +182,9 @@ class Writes:
                 self._consider(led, peer)
         return None
 
+    @abstractmethod
     def _consider(self, led: Led, peer: str) -> None:
         """A follower that is not required may be so from now on: see Primary."""
-        raise NotImplementedError
 
     def _advance(self, led: Led) -> None:
         """Release what every required follower has."""

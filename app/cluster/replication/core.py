@@ -48,9 +48,9 @@ class Replication:
         replies: CopyReplies,
         mutations: Mutations,
         *,
+        queued_bytes: Callable[[str], int],
         reserve_bytes: int = _RESERVE_BYTES,
         backlog_max_bytes: int = PENDING_MAX_BYTES,
-        queued_bytes: Callable[[str], int] = lambda peer: 0,
         recent_max: int = RECENT_MAX,
         staging_max_bytes: int = STAGING_MAX_BYTES,
     ) -> None:
@@ -69,7 +69,7 @@ class Replication:
         shared = self._shared = Shared(address, store, replies, mutations, reserve_bytes, recent)
         self._replies = replies
         self._mutations = mutations
-        self._primary = Primary(shared, backlog_max_bytes, queued_bytes)
+        self._primary = Primary(shared, queued_bytes, backlog_max_bytes)
         self._follower = Follower(shared, staging_max_bytes)
         self._core_routes: list[str] = [UNKNOWN] * SLOT_COUNT
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT  # by slot; changed in place
@@ -289,7 +289,6 @@ class Replication:
         self._shared.now = now
         self._primary.tick()
         self._follower.tick()
-        self._update_routes()
 
     def flush(self, now: float) -> Output:
         """What this turn has brought about; to be carried out at once."""

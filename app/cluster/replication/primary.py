@@ -25,10 +25,7 @@ class Primary(Writes):
     """All slots that this node leads."""
 
     def __init__(
-        self,
-        shared: Shared,
-        backlog_max_bytes: int = PENDING_MAX_BYTES,
-        queued_bytes: Callable[[str], int] = lambda peer: 0,
+        self, shared: Shared, queued_bytes: Callable[[str], int], backlog_max_bytes: int = PENDING_MAX_BYTES
     ) -> None:
         """See Replication."""
         super().__init__(shared, backlog_max_bytes)

@@ -21,6 +21,7 @@ from tests.cluster.replication.parts import (
     remembered,
     take_frames,
 )
+from tests.support.parts import nothing_queued
 
 BASE = (4, 20)  # where the copy of SLOT is when this node becomes its primary
 
@@ -31,7 +32,7 @@ class Rig:
     def __init__(self, backups: str = "bc", learners: str = "", base: frames.Position | None = BASE) -> None:
         self.shared: Shared = a_shared("a")
         self.shared.positions[SLOT] = base
-        self.primary = Primary(self.shared)
+        self.primary = Primary(self.shared, nothing_queued)
         self.enter(a_view(5, "a", backups, learners))
 
     def enter(self, view: View | None, *, leads: bool = True) -> None:
@@ -167,7 +168,7 @@ class TestBecomingPrimary:
         remember(shared, b"before")
         remember(shared, b"other", SLOT + 1)
         shared.positions[SLOT] = None
-        primary = Primary(shared)
+        primary = Primary(shared, nothing_queued)
         shared.view = view = a_view(5, "a", "", "b")
         primary.entered(view, {SLOT})
         assert shared.out.emptied == 1 << SLOT

@@ -11,7 +11,7 @@ follows, and the plain way through store and reply memory is all there is: one l
     replication.refresh(routes, lease)     after each step of the membership core
     replication.tick(now)                  every REPLICATION_TICK_S
     replication.execute / hold_read / wipe on the path of requests (writes.py)
-    replication.flush(now)                 once per loop turn: the output to carry out
+    replication.flush()                    once per loop turn: the output to carry out
 
 Rejected: replicating through a log on its own (a second copy of all values), and chain replication (one more hop a
 copy on every write).
@@ -211,8 +211,6 @@ class Replication:
 
     def _update_routes(self) -> None:
         changed = self._primary.changed
-        if not changed:
-            return
         for slot in changed:
             route = self._core_routes[slot]
             if route == SELF and not self._is_open(slot):
@@ -233,9 +231,8 @@ class Replication:
         self._primary.link_up(peer)
         self._follower.link_up(peer)
 
-    def link_closed(self, peer: str, now: float) -> None:
+    def link_closed(self, peer: str) -> None:
         """The link has ended; what was in it is lost."""
-        self._shared.now = now
         self._shared.links.discard(peer)
         self._primary.link_closed(peer)
         self._follower.link_closed(peer)
@@ -290,10 +287,9 @@ class Replication:
         self._primary.tick()
         self._follower.tick()
 
-    def flush(self, now: float) -> Output:
+    def flush(self) -> Output:
         """What this turn has brought about; to be carried out at once."""
         shared = self._shared
-        shared.now = now
         self._follower.flush()
         self._primary.flush()
         shared.recent.settle()

@@ -37,7 +37,7 @@ class Machine:
         self.store.allowance_bytes = 1 << 40
 
     def flush(self) -> Output:
-        out = self.core.flush(1.0)
+        out = self.core.flush()
         self.released += out.released
         self.dropped += out.dropped
         self.synced += out.synced

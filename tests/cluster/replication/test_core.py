@@ -37,8 +37,8 @@ def test_a_write_is_answered_when_all_backups_have_it() -> None:
     assert a.put(b"v", b"m1") == PARKED  # a retry
     assert not a.released
     wires.held.clear()
-    c.core.link_closed("a", 1.0)
-    a.core.link_closed("c", 1.0)
+    c.core.link_closed("a")
+    a.core.link_closed("c")
     a.core.link_up("c", 1.0)
     c.core.link_up("a", 1.0)
     wires.run()
@@ -97,7 +97,7 @@ def test_a_backup_ahead_of_the_new_primary_is_set_back_and_the_slot_closed_until
     assert b.core.routes[SLOT] == UNKNOWN
     wires.held.clear()
     for one, other in ((b, "c"), (c, "b")):
-        one.core.link_closed(other, 1.0)
+        one.core.link_closed(other)
     for one, other in ((b, "c"), (c, "b")):
         one.core.link_up(other, 1.0)
     wires.run()
@@ -116,7 +116,7 @@ def test_a_backup_that_was_restarted_is_a_learner_that_has_nothing_though_its_li
     again = wires.machines["b"] = Machine("b")
     wires.enter(view(2, "a", learners="b", restarted="b"))
     assert not a.synced
-    a.core.link_closed("b", 1.0)
+    a.core.link_closed("b")
     a.core.link_up("b", 1.0)
     again.core.link_up("a", 1.0)
     wires.run()
@@ -172,7 +172,7 @@ def test_which_of_the_slots_that_it_leads_take_writes() -> None:
     assert a.core.led_slots() == LedSlots(ALL_SLOTS, 0), "too much is in flight"
     a.core._primary.pending_max = PENDING_MAX
     assert a.core.led_slots() == LedSlots(ALL_SLOTS, ALL_SLOTS)
-    a.core.link_closed("b", 1.0)
+    a.core.link_closed("b")
     assert a.core.led_slots() == LedSlots(0, 0)
     assert a.core.linked == set()
 
@@ -414,24 +414,24 @@ def test_when_a_slot_opens_requests_that_wait_are_told() -> None:
     core = a.core
     core.on_view(view(1, "a", "b"), True, 1.0)
     core.refresh([SELF] * SLOT_COUNT, 100.0)
-    assert not core.flush(1.0).opened
+    assert not core.flush().opened
     rows = [(slot, (0, 0)) for slot in range(SLOT_COUNT)]
     core.on_frame("b", frames.HAVE, frames.encode_have(1, 0, 1, rows), 1.0)
-    assert core.flush(1.0).opened
+    assert core.flush().opened
     assert core.routes[SLOT] == SELF
     assert core.wipe([SLOT], b"w", "wiper") == PARKED
-    assert not core.flush(1.0).opened
+    assert not core.flush().opened
     core.refresh(["b"] * SLOT_COUNT, 100.0)
-    assert not core.flush(1.0).opened
+    assert not core.flush().opened
     core.refresh(["b"] * SLOT_COUNT, 100.0)
-    assert not core.flush(1.0).opened
+    assert not core.flush().opened
 
 
 def test_a_primary_s_agreement_ends_with_the_link_at_once() -> None:
     a, b = Machine("a"), Machine("b")
     Wires(a, b).enter(view(1, "a", "b"))
     assert b.core._follower.sessions
-    b.core.link_closed("a", 1.0)
+    b.core.link_closed("a")
     assert b.core._follower.sessions == {}
 
 
@@ -458,7 +458,7 @@ def test_slots_take_writes_only_when_all_their_backups_are_sent_them() -> None:
     a, b, c = Machine("a"), Machine("b"), Machine("c")
     Wires(a, b, c).enter(view(1, "a", "bc"))
     assert a.core.led_slots() == LedSlots(ALL_SLOTS, ALL_SLOTS)
-    a.core.link_closed("c", 1.0)
+    a.core.link_closed("c")
     assert a.core.led_slots() == LedSlots(0, 0)
 
 

@@ -122,7 +122,7 @@ def fill(machine: Machine, wires: Wires, count: int, blob: bytes) -> None:
 
 def relink(one: Machine, other: Machine) -> None:
     for here, there in ((one, other), (other, one)):
-        here.core.link_closed(there.address, 1.0)
+        here.core.link_closed(there.address)
     for here, there in ((one, other), (other, one)):
         here.core.link_up(there.address, 1.0)
 

@@ -33,8 +33,7 @@ class Primary(Writes):
         self._queued_bytes = queued_bytes
         self._synced: dict[str, int] = {}
         self._all_known = True  # every follower has said what it has
-        self._epoch = 0
-        self._cluster_id = 0
+        self._view: View | None = None
         self.transfer.before_chunk = self.flush_peer
         self.lost: set[int] = set()  # ours to lead, but our copy is not whole, and another holder has to
 
@@ -46,8 +45,8 @@ class Primary(Writes):
 
     def entered(self, view: View | None, mine: set[int]) -> None:
         """A view was installed in which these slots are ours to lead."""
-        direct = view is not None and (view.cluster_id, view.epoch) == (self._cluster_id, self._epoch + 1)
-        self._cluster_id, self._epoch = (view.cluster_id, view.epoch) if view else (0, 0)
+        before, self._view = self._view, view
+        direct = before and view and (view.cluster_id, view.epoch) == (before.cluster_id, before.epoch + 1)
         self._synced.clear()
         self.lost.clear()
         members = view.incarnations if view else {}
@@ -263,5 +262,6 @@ class Primary(Writes):
                 is_behind = self._queued_bytes(peer) > self._backlog_max_bytes
                 outbox.flags = outbox.flags & HINDRANCES | (BUSY if is_behind else 0)
         if self._synced:
-            self._shared.out.synced += [(peer, slots, self._epoch) for peer, slots in self._synced.items()]
+            assert self._view is not None
+            self._shared.out.synced += [(peer, slots, self._view.epoch) for peer, slots in self._synced.items()]
             self._synced.clear()

@@ -245,6 +245,7 @@ def test_a_primary_without_its_whole_copy_stays_closed_while_another_holder_live
     assert c.store.get(SLOT, KEY) == b"v"
     wires.enter(view(3, "c", learners="b"))
     assert c.core.routes[SLOT] == SELF
+    assert b.core.leading == 0
     assert b.store.get(SLOT, KEY) == b"v"
     assert b.core._shared.positions[SLOT] == c.core._shared.positions[SLOT]
 

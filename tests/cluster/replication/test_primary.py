@@ -120,6 +120,19 @@ def test_of_peers_that_are_gone_nothing_is_kept() -> None:
     assert set(rig.primary._outboxes) <= set("bcd")
 
 
+def test_a_follower_whose_link_is_down_while_a_view_comes_is_sent_ops_over_the_next_one() -> None:
+    rig = Rig("b")
+    rig.agree("b")
+    rig.shared.links.discard("b")
+    rig.primary.link_closed("b")
+    rig.enter(a_view(6, "a", "b"))
+    rig.shared.links.add("b")
+    rig.primary.link_up("b")
+    rig.agree("b")
+    rig.write(b"m1")
+    assert rig.sent_ops() == {"b": [21]}
+
+
 class TestBecomingPrimary:
     def test_it_asks_all_followers_where_they_are(self) -> None:
         rig = Rig("b", "c")

@@ -32,7 +32,7 @@ class Primary(Writes):
         self.transfer = Transfer(shared, self.led)
         self._queued_bytes = queued_bytes
         self._synced: dict[str, int] = {}
-        self._all_known = True  # every follower has said what it has
+        self._all_known = True  # every follower had said what it has, when they were asked last
         self._view: View | None = None
         self.transfer.before_chunk = self.flush_peer
         self.lost: set[int] = set()  # ours to lead, but our copy is not whole, and another holder has to
@@ -61,7 +61,6 @@ class Primary(Writes):
                     self._shared.positions[slot] = (view.epoch, 0)
         if view is None:
             return
-        self._all_known = False
         for slot in mine:
             self._lead(slot, view)
         self._shared.lose(self.lost)
@@ -112,8 +111,6 @@ class Primary(Writes):
 
     def _query(self) -> None:
         """Have those say what they have that follow without our knowing from where."""
-        if self._all_known:
-            return
         shared = self._shared
         missing: dict[str, list[int]] = {}
         for slot, led in self.led.items():
@@ -149,10 +146,10 @@ class Primary(Writes):
         for led in self.led.values():
             if (progress := led.progress.get(peer)) is not None:
                 progress.is_streaming, progress.acked, progress.report = False, -1, 0
-                self._all_known = False
 
     def tick(self) -> None:
-        self._query()
+        if not self._all_known:
+            self._query()
         self.transfer.pump_all()
 
     # Acknowledgements.

@@ -9,7 +9,7 @@ from app.cluster.replication.led import Led, Op
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
 from app.cluster.view import View
-from app.storage.mutate import STORE_FULL
+from app.storage.mutate import BUSY, STORE_FULL
 from app.wire.protocol import NO_ERR
 from tests.cluster.replication.parts import (
     NOW,
@@ -440,6 +440,35 @@ class TestReports:
         rig.primary.link_up("b")
         assert rig.sent() == [("b", frames.QUERY)]
 
+    def test_what_was_agreed_on_with_a_process_is_void_when_another_is_in_its_place(self) -> None:
+        rig = Rig("b", "c")
+        for number in range(300):
+            rig.shared.store.put(SLOT, b"key%d" % number, bytes(1000))
+        rig.agree("b")
+        rig.have("c", NOWHERE)
+        rig.write(b"m1")
+        assert SLOT in rig.primary.transfer.filling("c")
+        rig.sent()
+        for peer in "bc":
+            rig.primary.forget_process(peer)
+            progress = rig.led.progress[peer]
+            assert (progress.is_streaming, progress.acked, progress.report) == (False, -1, 0)
+        assert rig.sent_ops() == {}
+        rig.primary.transfer.on_credit("c", frames.encode_credit(1))
+        assert rig.sent() == []
+
+    def test_whoever_comes_back_is_asked_though_all_had_said_what_they_have(self) -> None:
+        rig = Rig("b")
+        rig.agree("b")
+        rig.primary.tick()
+        rig.primary.link_closed("b")
+        rig.primary.tick()
+        assert rig.sent() == []
+        rig.primary.link_up("b")
+        assert rig.sent() == [("b", frames.QUERY)]
+        rig.primary.tick()
+        assert rig.sent() == [("b", frames.QUERY)]
+
 
 class TestLearners:
     def test_one_in_sync_is_reported_and_waited_for_from_then_on(self) -> None:
@@ -628,3 +657,35 @@ def test_a_turns_ops_leave_in_frames_of_bounded_size() -> None:
     assert all(len(body) <= frames.BODY_MAX_BYTES for _, _, body in sent)
     assert all(len(body) >= frames.FRAME_FILL_BYTES for _, _, body in sent[:-1])
     assert [op.seq for _, _, body in sent for op in frames.decode_ops(body)] == list(range(21, 21 + count))
+
+
+def test_a_frame_is_closed_once_it_has_so_many_bytes() -> None:
+    rig = Rig("b")
+    rig.agree("b")
+    empty = len(frames.encode_op(frames.PUT_OP, SLOT, NO_ERR, b"m", b"k", 5, 1, b""))
+    blob_max = frames.BLOB_MAX_BYTES
+    fill = frames.FRAME_FILL_BYTES
+
+    def order(*sizes: int) -> None:
+        for size in sizes:
+            rig.primary.order(rig.led, frames.PUT_OP, b"k", bytes(size - empty), b"m", NO_ERR)
+
+    assert fill - 24_000 < blob_max
+    order(8_000, 8_000, 8_000, fill - 24_001, 100)  # one byte is missing
+    order(8_000, 8_000, 8_000, fill - 24_000, 100)
+    rig.primary.flush()
+    assert [len(body) for _, _, body in take_frames(rig.shared)] == [fill + 99, fill, 100]
+
+
+def test_whether_a_link_is_behind_is_asked_when_writes_are_queued_for_it() -> None:
+    rig = Rig("b")
+    rig.agree("b")
+    rig.primary._queued_bytes = lambda peer: rig.primary._backlog_max_bytes + 1
+    rig.primary.flush()
+    assert rig.primary.refuses(rig.led) == 0
+    rig.write(b"m1")
+    rig.primary.flush()
+    assert rig.primary.refuses(rig.led) == BUSY
+    rig.primary._queued_bytes = lambda peer: rig.primary._backlog_max_bytes
+    rig.primary.flush()
+    assert rig.primary.refuses(rig.led) == 0

@@ -68,6 +68,9 @@ def test_nothing_is_known_of_what_was_before_a_wipe() -> None:
     kept.write((1, 4), (1, 5), WIPE)
     kept.write((1, 5), (1, 6))
     assert kept.past((1, 6)).positions == [(1, 6), (1, 5)]
+    at = {1: (1, 6), 2: (1, 6)}
+    assert len(kept.recent.walk(at)) == 1
+    assert at == {2: (1, 6)}
 
 
 def test_so_many_are_kept_and_their_bytes_are_told_once() -> None:

@@ -454,6 +454,7 @@ class TestReports:
             progress = rig.led.progress[peer]
             assert (progress.is_streaming, progress.acked, progress.report) == (False, -1, 0)
         assert rig.sent_ops() == {}
+        assert rig.primary.transfer.filling("c") == set()
         rig.primary.transfer.on_credit("c", frames.encode_credit(1))
         assert rig.sent() == []
 

@@ -168,6 +168,105 @@ class TestContent:
         assert [kind for kind, _ in rig.sent()] == [frames.BEGIN, frames.END]
 
 
+class TestPatches:
+    """A copy that parted from ours a moment ago is sent what the writes since have touched, here or there."""
+
+    def note(self, rig: Rig, slot: int, *names: tuple[bytes, bytes]) -> None:
+        """Writes of ours since (4, 20): keys and messageIDs."""
+        led = rig.led[slot]
+        for key, message_id in names:
+            before = led.position
+            led.seq += 1
+            rig.shared.recent.note((slot, frames.PUT_OP, before, led.position, key, message_id))
+
+    def queue(self, rig: Rig, slot: int, keys: list[bytes], message_ids: list[bytes], seq: int = 20) -> None:
+        rig.transfer.queue(slot, "b", frames.Patch(slot, 0, (4, seq), keys, message_ids))
+
+    def test_it_names_what_either_side_has_touched_and_carries_what_we_have_of_it(self) -> None:
+        rig = Rig()
+        self.note(rig, SLOT, (b"ours", b"m1"), (b"both", b"m2"), (b"", b"m3"))
+        for key in (b"ours", b"both", b"neither"):
+            rig.shared.store.put(SLOT, key, b"v" + key)
+        for name in (b"m1", b"m3", b"other"):
+            remember(rig.shared, name, code=KEY_DNE_ERR)
+        self.queue(rig, SLOT, [b"both", b"theirs"], [b"m2", b"m9"])
+        rig.transfer.pump("b")
+        sent = rig.sent()
+        assert [kind for kind, _ in sent] == [frames.PATCH, frames.REPLIES, frames.ENTRIES, frames.END]
+        number, (patch,) = frames.decode_patches(sent[0][1])
+        assert (number, patch.slot, patch.term, patch.position) == (1, SLOT, 5, (5, 23))
+        assert sorted(patch.keys) == [b"both", b"ours", b"theirs"]
+        assert sorted(patch.message_ids) == [b"m1", b"m2", b"m3", b"m9"]
+        assert sorted(replies_in(sent)) == [(SLOT, KEY_DNE_ERR, b"m1"), (SLOT, KEY_DNE_ERR, b"m3")]
+        assert entries_in(sent) == {b"both": b"vboth", b"ours": b"vours"}
+        progress = rig.led[SLOT].progress["b"]
+        assert (progress.is_streaming, progress.acked) == (True, -1)
+
+    def test_where_we_have_not_been_or_do_not_know_it_any_more_the_slot_is_given_whole(self) -> None:
+        rig = Rig()
+        self.note(rig, SLOT, (b"ours", b"m1"))
+        self.queue(rig, SLOT, [], [], seq=19)
+        rig.transfer.pump("b")
+        assert [kind for kind, _ in rig.sent()] == [frames.BEGIN, frames.END]
+
+    @pytest.mark.parametrize(("more", "kind"), [(0, frames.PATCH), (1, frames.BEGIN)])
+    def test_so_it_is_where_too_much_was_touched_for_a_frame(self, more: int, kind: int) -> None:
+        rig = Rig()
+        empty = frames.Patch(SLOT, 5, (5, 21), [b"k"], [b"m"]).size_bytes
+        size_bytes = frames.FRAME_FILL_BYTES - empty + more
+        ids = [b"%010d" % number for number in range(size_bytes // 11 - 1)]
+        ids.append(b"x" * (size_bytes - 11 * len(ids) - 1))
+        self.note(rig, SLOT, (b"k", b"m"))
+        self.queue(rig, SLOT, [], ids)
+        rig.transfer.pump("b")
+        assert rig.sent()[0][0] == kind
+
+    def test_little_goes_first(self) -> None:
+        rig = Rig()
+        for slot in range(SLOTS_AT_ONCE + 2):
+            rig.transfer.queue(slot, "b")
+        self.queue(rig, 100, [], [])
+        rig.transfer.pump("b")
+        sent = rig.sent()
+        assert [kind for kind, _ in sent][:2] == [frames.PATCH, frames.BEGIN]
+        assert [slot for slot, _, _ in frames.decode_start(sent[1][1])[1]] == list(range(SLOTS_AT_ONCE - 1))
+
+    def test_what_it_takes_is_taken_off_the_rate(self) -> None:
+        rig = Rig()
+        self.queue(rig, SLOT, [b"key"], [])
+        rig.transfer.pump("b")
+        ((kind, body), _) = rig.sent()
+        assert kind == frames.PATCH
+        assert rig.transfer._tokens == BURST_BYTES - len(body)
+
+    def test_replies_are_looked_up_a_part_at_a_time(self) -> None:
+        rig = Rig()
+        ids = [b"m%d" % number for number in range(REPLIES_SEEN + 1)]
+        for name in ids:
+            remember(rig.shared, name)
+        self.queue(rig, SLOT, [], ids)
+        rig.transfer.pump("b")
+        counts = [len(frames.decode_replies(body)) for kind, body in rig.sent() if kind == frames.REPLIES]
+        assert counts == [REPLIES_SEEN, 1]
+
+    def test_what_is_forgotten_is_sent_no_further(self) -> None:
+        rig = Rig()
+        for slot in (SLOT, SLOT + 1):
+            remember(rig.shared, b"of %d" % slot, slot)
+            rig.shared.store.put(slot, b"k%d" % slot, b"v")
+            self.queue(rig, slot, [b"k%d" % slot], [b"of %d" % slot])
+        rig.transfer._refill()
+        rig.transfer._tokens = 1.0
+        rig.transfer.pump("b")
+        assert [kind for kind, _ in rig.sent()] == [frames.PATCH, frames.PATCH, frames.REPLIES]
+        rig.transfer.forget(SLOT + 1, "b")
+        rig.shared.now += 1.0
+        rig.transfer.pump("b")
+        sent = rig.sent()
+        assert [kind for kind, _ in sent] == [frames.ENTRIES, frames.END]
+        assert entries_in(sent) == {b"k%d" % SLOT: b"v"}
+
+
 class TestBounds:
     def test_a_slot_leaves_in_chunks_and_so_many_at_once(self) -> None:
         rig = Rig()

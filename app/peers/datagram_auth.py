@@ -92,10 +92,11 @@ class _Peer:
 
     def would_take(self, incarnation: int, number: int) -> bool:
         """Whether a number of this incarnation is new."""
-        if incarnation != self.incarnation:
-            return incarnation > self.incarnation
+        if incarnation > self.incarnation:
+            return True
         behind = self.received - number
-        return behind < 0 or (behind < _WINDOW and not self.taken >> behind & 1)
+        is_new = behind < 0 or (behind < _WINDOW and not self.taken >> behind & 1)
+        return is_new and incarnation == self.incarnation
 
     def take(self, number: int) -> bool:
         """Note a number; False if it was taken before, or is too old to tell."""

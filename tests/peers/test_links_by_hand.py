@@ -491,6 +491,18 @@ def test_a_knock_takes_as_long_as_a_dial_at_most() -> None:
     assert (rig.tells(), sock.closed) == ([LinkFailed(PEER)], True)
 
 
+def test_a_knock_that_is_not_heard_in_time_has_the_peer_looked_for() -> None:
+    peer = Server("0kv", 1002, "127.0.0.2")  # the first by name
+    rig = Rig(servers=(SERVERS[0], peer))
+    rig.resolver.addresses = {"0kv": ["127.0.0.2"]}
+    rig.streams.pending()
+    rig.dial(str(peer))
+    assert rig.resolver.asked == []
+    rig.loop.advance(DIAL_TIMEOUT_S)
+    assert rig.resolver.asked == ["0kv"]
+    assert rig.tells() == [LinkFailed(str(peer))]
+
+
 def test_a_knock_ends_when_the_peer_has_dialled() -> None:
     rig = listening()
     sock = rig.streams.pending()
@@ -601,6 +613,14 @@ def test_who_comes_from_elsewhere_is_looked_for(secret: bytes | None) -> None:
     assert rig.resolver.asked == ["kv2"]
     assert rig.peers.is_at(KV2, "127.0.0.3")
     assert not sock.closed
+
+
+@pytest.mark.parametrize("secret", [None, b"a secret of sixteen"])
+def test_who_comes_from_where_it_is_is_not_looked_for(secret: bytes | None) -> None:
+    rig = named(**({} if secret is None else {"secret": secret}))
+    host = rig.peers.address(KV2)
+    rig.accepted(KV2, host=host)
+    assert rig.resolver.asked == []
 
 
 def test_a_peer_that_is_down_is_looked_up_now_and_then() -> None:

@@ -146,7 +146,7 @@ class DatagramAuth:
         self._peers: dict[str, _Peer] = {}
         self.change_peers(peers)
 
-    def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool = True) -> None:
+    def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool) -> None:
         """These are taken from now on, and the first of them is used; but while not `is_new_used`, the second one with
         peers that use it themselves: they may take no other any more."""
         self._macs = [Mac(secret, _KEY_LABEL) for secret in secrets]

@@ -671,6 +671,20 @@ def test_a_peer_that_is_silent_is_left() -> None:
     assert 0.5 <= SILENT_BEATS * LIFE_S <= 0.5
 
 
+@pytest.mark.parametrize("heard_after", [0, 1, SILENT_BEATS])
+def test_it_is_left_after_so_many_beats_in_which_nothing_came(heard_after: int) -> None:
+    rig = Rig()
+    sock = rig.up()
+    for _ in range(heard_after):
+        rig.loop.advance(LIFE_S)
+        rig.readable(sock, frame(KIND, b""))  # whatever it is
+    beats = 0
+    while rig.links.is_up(PEER):
+        rig.loop.advance(LIFE_S)
+        beats += 1
+    assert beats == SILENT_BEATS + 1
+
+
 def test_a_stop_of_our_own_is_nobodys_silence() -> None:
     rig = Rig()
     sock = rig.up()
@@ -960,6 +974,15 @@ def test_peers_share_what_may_be_unread() -> None:
     assert Rig(others=2, memory_bytes=1 << 30).links.queue_max_bytes == 4 << 20
 
 
+def test_with_other_peers_each_has_another_share_if_none_was_given() -> None:
+    for given, expected in ((None, [4 << 20, 8 << 20]), (1 << 20, [1 << 20, 1 << 20])):
+        rig = Rig(others=2, queue_max_bytes=given)
+        shares = [rig.links.queue_max_bytes]
+        rig.peers.change(SERVERS[:2])
+        rig.links.share_anew()
+        assert [*shares, rig.links.queue_max_bytes] == expected
+
+
 def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
     rig = Rig()
     sock = rig.up()
@@ -970,9 +993,11 @@ def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
         assert sum(rig.spent) == rig.links.queued_bytes(PEER) == (n + 1) * 10_000 - 1000
     sock.room = 20_000
     rig.writable(sock)
+    rig.links.flush()
     assert sum(rig.spent) == 49_000
     sock.room = None
     rig.writable(sock)
+    assert not rig.links._behind
     rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
     rig.links.flush()
     assert sum(rig.spent) == 49_000
@@ -980,6 +1005,8 @@ def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
     rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
     rig.links.flush()
     assert sum(rig.spent) == 59_000
+    rig.links.sever(PEER)
+    assert not rig.links._behind
 
 
 def test_a_long_queue_is_written_piece_by_piece() -> None:
@@ -994,6 +1021,15 @@ def test_a_long_queue_is_written_piece_by_piece() -> None:
     assert sum(sock.writes) == 1_000_000
     assert 256 << 10 <= max(sock.writes) < (256 << 10) + 50_000
     assert sock.sent.endswith(frame(KIND, body) * 20)
+
+
+def test_a_piece_ends_once_it_has_so_many_bytes() -> None:
+    rig = Rig()
+    sock = rig.up()
+    for _ in range(9):
+        rig.links.send(PEER, KIND, bytes((64 << 10) - HEADER_BYTES))
+    rig.links.flush()
+    assert sock.writes == [256 << 10, 256 << 10, 64 << 10]
 
 
 def test_a_frame_over_the_bound_is_our_own_fault() -> None:
@@ -1247,6 +1283,7 @@ def test_stopping_during_a_pause() -> None:
 
 def test_what_is_counted() -> None:
     rig = Rig()
+    assert not any(rig.links.snapshot().values())
     rig.up()
     rig.links.send(PEER, KIND, b"abc")
     assert rig.links.snapshot() == {

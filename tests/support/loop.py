@@ -56,7 +56,7 @@ class ManualLoop(Loop):
         return ManualTimer(self)
 
     def watch(self, descriptor: int, events: int, *, is_first: bool = False) -> Watcher:
-        watcher = ManualWatcher(descriptor, events)
+        watcher = ManualWatcher(descriptor, events, is_first)
         self.watchers.append(watcher)
         return watcher
 
@@ -93,9 +93,10 @@ class ManualTimer:
 
 
 class ManualWatcher:
-    def __init__(self, descriptor: int, events: int) -> None:
+    def __init__(self, descriptor: int, events: int, is_first: bool) -> None:
         self.descriptor = descriptor
         self.events = events
+        self.is_first = is_first
         self._call: tuple[Callable[..., object], tuple[Any, ...]] | None = None
 
     def start(self, callback: Callable[..., object], *args: object) -> None:

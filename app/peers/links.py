@@ -564,8 +564,8 @@ class Links:
         except (OSError, EOFError):
             reason = "handshake_broken_off"
         if self._pending.pop(getcurrent(), None) is None:  # type: ignore[call-overload]
-            sock.close()  # the node stops: it is about to be told
-        elif connected is not None and connected.peer in self._peers.names:  # else it is no server any more
+            return  # the node stops: it is about to be told
+        if connected is not None and connected.peer in self._peers.names:  # else it is no server any more
             self._come_up(connected)
         else:
             sock.close()

@@ -1,6 +1,7 @@
 """Links step by step: the test is the kernel, the peer and the clock."""
 
 import errno
+import logging
 import socket
 from collections.abc import Callable
 from math import inf, nan
@@ -12,6 +13,8 @@ from app.cluster.limits import CLOCK_MAX_S
 from app.cluster.membership.timing import CLOCK_DRIFT, SAFE_SHARE
 from app.config.servers import Server
 from app.loop import READ, WRITE
+from app.observe.logs import limited_logger
+from app.peers import links
 from app.peers.addresses import Peers
 from app.peers.frames import (
     FRAME_MAX_BYTES,
@@ -33,6 +36,7 @@ from app.peers.links import (
     Links,
 )
 from app.peers.lookups import LOOKUP_S, Lookups
+from app.version import NODE_PROTOCOL
 from tests.support.loop import ManualLoop
 from tests.support.resolver import Resolver, no_lookups
 from tests.support.streams import FakeStream, FakeStreams
@@ -372,6 +376,36 @@ def test_what_comes_at_the_moment_of_closing_comes_too_late() -> None:
     assert not rig.links.is_up(PEER)
 
 
+def test_what_comes_to_nothing_at_the_moment_of_closing_is_told_to_nobody() -> None:
+    rig = Rig()
+    sock = rig.streams.pending()
+    rig.dial()
+    rig.links.close(PEER)
+    sock.code = errno.ECONNREFUSED
+    rig.writable(sock)
+    assert rig.tells() == []
+
+
+@pytest.mark.parametrize("dials", [True, False])
+def test_what_is_no_fault_of_a_peers_is_not_warned_of(
+    dials: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another protocol is told of where its datagrams come in."""
+    for protocol, level in ((NODE_PROTOCOL + 1, logging.DEBUG), (NODE_PROTOCOL, logging.WARNING)):
+        caplog.clear()
+        monkeypatch.setattr(links, "_faults", limited_logger("links"))  # with its limit not reached
+        rig = Rig(secret=b"a secret of sixteen")
+        with caplog.at_level(logging.DEBUG):
+            sock = rig.dial() if dials else FakeStream()
+            if not dials:
+                rig.accept(sock)
+            greeting = bytearray(Handshake(None).greeting(9, 0.0, NONCE))
+            greeting[4] = protocol
+            rig.readable(sock, bytes(greeting))
+        told = [record.levelno for record in caplog.records if record.msg.endswith(".refused")]
+        assert told == [level]
+
+
 def test_a_link_that_is_there_is_not_dialled_again() -> None:
     rig = Rig()
     old = rig.up()
@@ -588,6 +622,15 @@ def test_what_is_tried_where_a_peer_was_is_given_up() -> None:
     assert rig.tells() == [], "nothing is tried"
 
 
+def test_what_has_come_to_nothing_is_not_given_up_once_more() -> None:
+    rig = named()
+    rig.streams.pending().connect_code = errno.EHOSTUNREACH
+    rig.dial(KV2)
+    assert rig.tells() == [LinkFailed(KV2)]
+    rig.links.moved(KV2)
+    assert rig.tells() == []
+
+
 def test_somebody_from_an_unknown_address_may_be_a_server_that_has_moved() -> None:
     rig = named()
     rig.up(KV2)
@@ -724,6 +767,13 @@ def test_the_peers_clock_is_never_taken_for_later_than_it_is(ahead_s: float) -> 
 def test_the_handshake_says_already_what_the_clocks_show() -> None:
     rig = Rig()
     sock = rig.dial()
+    hello = bytes(sock.sent)
+    challenge = rig.shake.greeting(9, 77.0, NONCE)
+    rig.readable(sock, challenge)
+    rig.readable(sock, rig.shake.proof("acceptor", hello, challenge))
+    assert rig.links.up[PEER].clock_base_s == 77.0 - SAFE_SHARE * rig.loop.now_s
+    rig = Rig()
+    sock = rig.dial()
     rig.loop.now_s += 0.25
     rig.welcome(sock)
     rig.loop.now_s += 0.0
@@ -754,6 +804,14 @@ def test_one_silent_peer_whose_end_is_the_end_of_another() -> None:
     rig.loop.advance((SILENT_BEATS + 1) * LIFE_S + SOON_S)
     assert rig.tells() == [("down", PEER), LinkClosed(PEER), ("down", THIRD)]
     assert rig.links.snapshot()["links_silent"] == 1
+
+
+def test_each_that_is_silent_is_counted() -> None:
+    rig = Rig()
+    rig.up()
+    rig.up(THIRD)
+    rig.loop.advance((SILENT_BEATS + 1) * LIFE_S + SOON_S)
+    assert rig.links.snapshot()["links_silent"] == 2
 
 
 # --- the end of a dialled link ---------------------------------------------------------------------------------------
@@ -1248,6 +1306,7 @@ def test_stopping_writes_what_is_queued_and_ends_everything_without_a_word() -> 
         assert not rig.is_watched(sock, WRITE)
     assert not any(one._call for one in rig.loop.watchers), "nor is the listener"
     assert rig.streams.is_closed
+    assert rig.loop.timers_running == 0
     rig.loop.advance(10 * DIAL_TIMEOUT_S)
     rig.accept(FakeStream())
     assert len(rig.streams.arriving) == 1

@@ -55,6 +55,10 @@ class ManualLoop(Loop):
     def timer(self) -> Timer:
         return ManualTimer(self)
 
+    @property
+    def timers_running(self) -> int:
+        return sum(timer.is_running(number) for _, _, timer, number in self._timers)
+
     def watch(self, descriptor: int, events: int, *, is_first: bool = False) -> Watcher:
         watcher = ManualWatcher(descriptor, events, is_first)
         self.watchers.append(watcher)
@@ -85,6 +89,9 @@ class ManualTimer:
 
     def stop(self) -> None:
         self._call = None
+
+    def is_running(self, number: int) -> bool:
+        return self._call is not None and number == self._number
 
     def fire(self, number: int) -> None:
         if self._call is not None and number == self._number:

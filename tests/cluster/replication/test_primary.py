@@ -8,9 +8,10 @@ from app.cluster.replication.frames import NOWHERE, BadFrame
 from app.cluster.replication.led import Led, Op
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
+from app.cluster.replication.writes import IGNORED, PARKED
 from app.cluster.view import View
-from app.storage.mutate import BUSY, STORE_FULL
-from app.wire.protocol import NO_ERR
+from app.storage.mutate import BUSY, REPLIES_FULL, STORE_FULL
+from app.wire.protocol import NO_ERR, PUT
 from tests.cluster.replication.parts import (
     NOW,
     SLOT,
@@ -55,6 +56,7 @@ class Rig:
     def write(self, name: bytes, key: bytes = b"k", kind: int = frames.PUT_OP) -> Op | None:
         """A write that the node has applied; the messageID stands for whoever waits for it."""
         key = key if kind == frames.PUT_OP else b""
+        self.primary.followed[SLOT] = self.led
         op = self.primary.order(self.led, kind, key, b"v" if key else b"", name, NO_ERR)
         if op is not None:
             op.waiters.append(name)
@@ -229,6 +231,27 @@ class TestWrites:
         rig.ack("b", 23)
         assert rig.released() == [b"m3"]
 
+    def test_what_was_released_stays_so_when_a_follower_is_lost(self) -> None:
+        rig = Rig()
+        rig.agree("b", "c")
+        rig.write(b"m1")
+        for peer in "bc":
+            rig.ack(peer, 21)
+        rig.write(b"m2")
+        rig.primary.link_closed("b")
+        rig.ack("c", 22)
+        assert rig.led.committed == 21
+        assert rig.released() == [b"m1"]
+
+    def test_all_that_is_given_up_is_told(self) -> None:
+        rig = Rig("b")
+        rig.agree("b")
+        for name in (b"m1", b"m2"):
+            rig.write(name)
+        rig.primary.hold_read(b"k", b"reader")
+        rig.enter(a_view(6, "b", "a"), leads=False)
+        assert rig.dropped() == [b"m1", b"m2", b"reader"]
+
     def test_reads_of_it_are_answered_with_it(self) -> None:
         rig = Rig("b")
         rig.agree("b")
@@ -264,6 +287,40 @@ class TestWrites:
         rig.primary.changed.clear()
         rig.ack("b", 21)
         assert (rig.led.wipes, rig.primary.changed) == (0, {SLOT})
+
+    def test_a_retry_that_may_not_wait_gets_no_answer(self) -> None:
+        rig = Rig("b")
+        rig.agree("b")
+        rig.write(b"m1")
+        assert rig.primary.execute(PUT, SLOT, b"k", b"v", b"m1", b"again", False) == IGNORED
+        assert rig.primary.execute(PUT, SLOT, b"k", b"v", b"m1", b"again", True) == PARKED
+        rig.ack("b", 21)
+        assert rig.released() == [b"m1", b"again"]
+
+    def test_what_is_no_acknowledgement_is_a_bad_frame(self) -> None:
+        rig = Rig("b")
+        with pytest.raises(BadFrame):
+            rig.primary.on_ack("b", b"")
+
+    @pytest.mark.parametrize(("peer", "flags"), [("b", STORE_FULL), ("c", REPLIES_FULL)])
+    def test_what_any_required_follower_lacks_is_refused(self, peer: str, flags: int) -> None:
+        rig = Rig()
+        rig.agree("b", "c")
+        rig.ack("b", 20, STORE_FULL)
+        rig.ack("c", 20, REPLIES_FULL)
+        assert rig.primary.refuses(rig.led) == STORE_FULL | REPLIES_FULL
+        rig.ack(peer, 20, 0)
+        assert rig.primary.refuses(rig.led) == (STORE_FULL | REPLIES_FULL) - flags
+
+    @pytest.mark.parametrize(("over", "refuses"), [(0, 0), (-1, BUSY)])
+    def test_up_to_the_bound_a_turn_may_order_for_one_peer(self, over: int, refuses: int) -> None:
+        rig = Rig("b")
+        rig.agree("b")
+        op = rig.write(b"m1")
+        assert op is not None
+        rig.primary.limit_backlog(2 * len(op.data) + over)
+        rig.write(b"m2")
+        assert rig.primary.refuses(rig.led) == refuses
 
     def test_an_acknowledgement_of_what_was_never_sent_is_a_bad_frame(self) -> None:
         rig = Rig("b")

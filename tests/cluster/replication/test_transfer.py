@@ -11,10 +11,13 @@ from app.cluster.replication.state import Shared
 from app.cluster.replication.transfer import (
     BURST_BYTES,
     ENTRY_COST_BYTES,
+    ENTRY_WORK_BYTES,
     RATE_BYTES_S,
     REPLIES_SEEN,
     SLOTS_AT_ONCE,
     WINDOW,
+    Batch,
+    Keys,
     Transfer,
 )
 from app.wire.protocol import KEY_DNE_ERR, SLOT_COUNT
@@ -382,6 +385,51 @@ class TestBounds:
         assert sum(found) == 4 * REPLIES_SEEN
         assert 4 <= len(found) <= 6
         assert max(found) < 2 * REPLIES_SEEN
+
+    def test_of_very_many_one_bucket_is_looked_through_at_a_time(self) -> None:
+        rig = Rig()
+        replies = rig.shared.replies
+        for number in range(2 * replies.bucket_count * REPLIES_SEEN):
+            remember(rig.shared, b"m%d" % number, SLOT + 1)
+        remember(rig.shared, b"id")
+        scanned: list[tuple[int, int]] = []
+        scan = replies.scan
+
+        def noted(start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]:
+            scanned.append((start, count))
+            return scan(start, count, slots)
+
+        replies.scan = noted  # type: ignore[method-assign]
+        rig.give(SLOT)
+        list(rig.chunks())
+        assert scanned == [(bucket, 1) for bucket in range(replies.bucket_count)]
+
+    def test_a_chunk_is_closed_once_it_has_so_many_bytes(self) -> None:
+        rig = Rig()
+        rig.transfer.queue(SLOT, "b")
+        stream = rig.transfer._streams["b"]
+        fill = frames.FRAME_FILL_BYTES
+        rig.transfer._send_chunk("b", stream, frames.REPLIES, [bytes(n) for n in (fill - 1, 5, fill, fill - 1, 7, 9)])
+        assert [len(body) for _, body in rig.sent()] == [fill + 4, fill, fill + 6, 9]
+        assert stream.sent == 4
+
+    @pytest.mark.parametrize(("over", "count"), [(0, 2), (1, 3), (-1, 2)])
+    def test_entries_are_taken_until_a_chunk_is_full(self, over: int, count: int) -> None:
+        rig = Rig()
+        rig.fill(8, 100)
+        cost = len(frames.encode_entry(SLOT, b"key0", b"0" + bytes(100))) + ENTRY_WORK_BYTES
+        rig.transfer.chunk_bytes = 2 * cost + over
+        rig.give(SLOT)
+        bodies = [body for kind, body in rig.sent() if kind == frames.ENTRIES]
+        assert len(frames.decode_entries(bodies[0])) == count
+
+    def test_each_entry_counts_by_its_own_size(self) -> None:
+        rig = Rig()
+        large = rig.fill(50, 1000)
+        rig.shared.store.put(SLOT, b"small", b"")
+        parts = rig.transfer._entries(Batch({SLOT: Keys([*large, b"small"])}, {}))
+        cost = len(parts[1]) + ENTRY_WORK_BYTES
+        assert len(parts) == 1 + -(-(frames.FRAME_FILL_BYTES - len(parts[0]) - ENTRY_WORK_BYTES) // cost)
 
     def test_replies_with_long_ids_leave_in_bounded_frames_too(self) -> None:
         rig = Rig()

@@ -66,24 +66,25 @@ cdef class ShortReplicator:
             self._turn.wake()
         if code != PARKED:
             return self._outcome(waiter, code)
-        self._add(waiter.size())
-        self._waiters[waiter] = None
+        self.enter(waiter)
         return NO_ANSWER
 
-    cdef int _add(self, int64_t kept_bytes) except -1:
+    cdef int enter(self, Waiter waiter) except -1:
         waiting = self._waiting
         if isinstance(waiting, Waiting):
-            (<Waiting>waiting).enter(kept_bytes)
+            (<Waiting>waiting).enter(waiter.size())
         else:
-            waiting.add(kept_bytes)
+            waiting.add(waiter.size())
+        self._waiters[waiter] = None
         return 0
 
-    cdef int _remove(self, int64_t kept_bytes) except -1:
+    cdef int take(self, Waiter waiter) except -1:
         waiting = self._waiting
+        del self._waiters[waiter]
         if isinstance(waiting, Waiting):
-            (<Waiting>waiting).leave(kept_bytes)
+            (<Waiting>waiting).leave(waiter.size())
         else:
-            waiting.remove(kept_bytes)
+            waiting.remove(waiter.size())
         return 0
 
     def _release(self, list released not None):
@@ -97,8 +98,7 @@ cdef class ShortReplicator:
             if each not in self._waiters:
                 continue
             waiter = each
-            del self._waiters[waiter]
-            self._remove(waiter.size())
+            self.take(waiter)
             reply = waiter.reply
             if not len(reply):
                 code = told

@@ -143,14 +143,14 @@ class WholeReplicator:
             request.keep()
             waiter = Waiter(request, GET, message_id, id_crc, reply)
             if self._replication.hold_read(key, waiter):
-                return self._outcome(waiter, PARKED)
+                self._enter(waiter)
+                return NO_ANSWER
         return self._refused(FULL_WAIT_MS)
 
     def _outcome(self, waiter: Waiter, code: int) -> int:
         """What the core has said of it."""
         if code == PARKED:
-            self._waiting.add(waiter.kept_bytes)
-            self._waiters[waiter] = None
+            self._enter(waiter)
             return NO_ANSWER
         if code == SYS_OVERLOAD_ERR:
             return self._refused(self._replication.wait_ms)
@@ -164,6 +164,11 @@ class WholeReplicator:
     def _refused(self, wait_ms: int) -> int:
         self.wait_ms = wait_ms
         return REFUSED
+
+    def _enter(self, waiter: Waiter) -> None:
+        """It waits from now on."""
+        self._waiting.add(waiter.kept_bytes)
+        self._waiters[waiter] = None
 
     def _take(self, waiter: Waiter) -> None:
         """It waits no more."""
@@ -281,6 +286,7 @@ class WholeReplicator:
         for waiter in [waiter for waiter in self._waiters if now_s >= waiter.deadline_s]:
             self._take(waiter)
             self.give_up(waiter)
+            waiter.datagram = waiter.reply = b""  # its write may keep it for long yet
 
     def snapshot(self) -> dict[str, int]:
         """What is counted, by name, and the state in numbers."""

@@ -230,6 +230,8 @@ def test_a_read_that_has_waited_too_long_is_refused(net: Net) -> None:
     ((address, reply),) = a.told()
     assert (address, response(reply, READ)) == (OTHER_CLIENT, refusal(FULL_WAIT_MS))
     assert (a.waiting.count, a.waiting.kept_bytes) == (0, 0)
+    (waiter,) = a.replication._primary.unacked[KEY].readers or ()
+    assert waiter.datagram == waiter.reply == b"", "for as long as its write is under way it keeps nothing"
     net.deliver()
     assert a.told() == [], "its write is on all copies too late"
 

@@ -7,7 +7,7 @@ from app.cluster.readiness import LedSlots
 from app.cluster.replication import frames
 from app.cluster.replication.follower import RETRY_S
 from app.cluster.replication.frames import encode_patches
-from app.cluster.replication.writes import IGNORED, PARKED, PENDING_MAX
+from app.cluster.replication.writes import IGNORED, PENDING_MAX, WAITS
 from app.cluster.view import Member, View
 from app.storage.mutate import REPLIES_FULL
 from app.wire.protocol import ALL_SLOTS, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, SYS_OVERLOAD_ERR, slot_of
@@ -28,13 +28,13 @@ def test_a_write_is_answered_when_all_backups_have_it() -> None:
     wires = Wires(a, b, c)
     wires.enter(view(1, "a", "bc"))
     wires.held = {"c"}
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     assert b.store.get(SLOT, KEY) == b"v"
     assert b.replies.get(b"m1") == NO_ERR
     assert KEY in a.core.unacked
     assert a.core.hold_read(KEY, "reader")
-    assert a.put(b"v", b"m1") == PARKED  # a retry
+    assert a.put(b"v", b"m1") == WAITS  # a retry
     assert not a.released
     wires.held.clear()
     c.core.link_closed("a")
@@ -52,7 +52,7 @@ def test_nothing_is_released_without_a_lease() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     a.core.refresh(a.core.routes, 0.5)
     wires.run()
     assert not a.released
@@ -76,7 +76,7 @@ def test_a_learner_gets_all_and_is_reported_in_each_view() -> None:
     a.synced.clear()
     wires.enter(view(3, "a", learners="b"))
     assert a.synced == [("b", mask, 3)]
-    assert a.put(b"new", b"m1") == PARKED  # it may be the primary next
+    assert a.put(b"new", b"m1") == WAITS  # it may be the primary next
     wires.run()
     assert a.released == [(b"m1", NO_ERR)]
 
@@ -85,10 +85,10 @@ def test_a_backup_ahead_of_the_new_primary_is_set_back_and_the_slot_closed_until
     a, b, c = Machine("a"), Machine("b"), Machine("c")
     wires = Wires(a, b, c)
     wires.enter(view(1, "a", "bc"))
-    assert a.put(b"kept", b"m1") == PARKED
+    assert a.put(b"kept", b"m1") == WAITS
     wires.run()
     wires.held = {"b"}
-    assert a.put(b"lost", b"m2") == PARKED
+    assert a.put(b"lost", b"m2") == WAITS
     wires.run()
     assert c.store.get(SLOT, KEY) == b"lost"
     del wires.machines["a"]
@@ -111,7 +111,7 @@ def test_a_backup_that_was_restarted_is_a_learner_that_has_nothing_though_its_li
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     again = wires.machines["b"] = Machine("b")
     wires.enter(view(2, "a", learners="b", restarted="b"))
@@ -129,10 +129,10 @@ def test_a_remove_reaches_what_the_primary_has_evicted() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     a.store.remove(SLOT, KEY)  # as eviction does
-    assert a.core.execute(REMOVE, SLOT, KEY, b"", b"m2", "remover") == PARKED
+    assert a.core.execute(REMOVE, SLOT, KEY, b"", b"m2", "remover") == WAITS
     wires.run()
     assert a.released[-1] == ("remover", KEY_DNE_ERR)
     assert b.store.get(SLOT, KEY) is None
@@ -146,7 +146,7 @@ def test_a_full_replica_refuses_for_all() -> None:
         key = b"%d" % number
         code = a.put(bytes(9000), key, key)
         wires.run()
-        if code != PARKED or a.released[-1][1] == NO_SPC_ERR:
+        if code != WAITS or a.released[-1][1] == NO_SPC_ERR:
             break
     assert a.released[-1] == (key, NO_SPC_ERR)
     assert a.store.get(slot_of(key), key) is None
@@ -201,11 +201,11 @@ def test_wipeout_closes_until_all_have_it() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
-    assert a.core.wipe(range(SLOT_COUNT), b"w", "wiper") == PARKED
+    assert a.core.wipe(range(SLOT_COUNT), b"w", "wiper") == WAITS
     assert a.core.routes[SLOT] == UNKNOWN
-    assert a.core.wipe(range(SLOT_COUNT), b"w", "again") == PARKED
+    assert a.core.wipe(range(SLOT_COUNT), b"w", "again") == WAITS
     wires.run()
     assert a.core.routes[SLOT] == SELF
     assert a.released[-2:] == [("wiper", NO_ERR), ("again", NO_ERR)]
@@ -218,7 +218,7 @@ def test_a_wipeout_of_which_one_slot_was_given_up_is_not_answered_as_done() -> N
     wires = Wires(a, b)
     before = view(1, "a", "b")
     wires.enter(before)
-    assert a.core.wipe([SLOT, SLOT + 1], b"w", "wiper") == PARKED
+    assert a.core.wipe([SLOT, SLOT + 1], b"w", "wiper") == WAITS
     primaries, backups = list(before.primaries), list(before.backups)
     primaries[SLOT], backups[SLOT] = "b", ("a",)
     wires.enter(replace(before, epoch=2, primaries=tuple(primaries), backups=tuple(backups)))
@@ -232,7 +232,7 @@ def test_a_slot_stays_closed_until_the_last_of_its_wipes_is_everywhere() -> None
     wires.enter(view(1, "a", "b"))
     ordered = []
     for message_id in (b"w1", b"w2"):
-        assert a.core.wipe([SLOT], message_id, message_id) == PARKED
+        assert a.core.wipe([SLOT], message_id, message_id) == WAITS
         ordered.append(a.flush().frames)
     for sent, route in zip(ordered, (UNKNOWN, SELF), strict=True):
         for _, kind, body in sent:
@@ -258,11 +258,11 @@ def test_wipeout_takes_effect_once_wherever_its_slots_are() -> None:
     )
     wires.enter(half)
     keys = {slot_of(key) % 2: key for key in (b"k%d" % n for n in range(9))}
-    assert a.core.wipe(range(0, SLOT_COUNT, 2), b"w", "wiper") == PARKED
+    assert a.core.wipe(range(0, SLOT_COUNT, 2), b"w", "wiper") == WAITS
     wires.run()
-    assert a.put(b"v", b"m1", keys[0]) == b.put(b"v", b"m2", keys[1]) == PARKED
+    assert a.put(b"v", b"m1", keys[0]) == b.put(b"v", b"m2", keys[1]) == WAITS
     wires.run()
-    assert b.core.wipe(range(1, SLOT_COUNT, 2), b"w", "wiper") == PARKED, "what it leads was not wiped"
+    assert b.core.wipe(range(1, SLOT_COUNT, 2), b"w", "wiper") == WAITS, "what it leads was not wiped"
     wires.run()
     assert (b.store.get(slot_of(keys[1]), keys[1]), b.released[-1]) == (None, ("wiper", NO_ERR))
     wires.enter(replace(half, epoch=2, primaries=("a",) * SLOT_COUNT, backups=(("b",),) * SLOT_COUNT))
@@ -289,7 +289,7 @@ def test_a_copy_that_is_not_ours_to_hold_any_more_is_forgotten_and_no_other() ->
     wires.enter(first)
     keys = [key_in_slot(b"k", slot) for slot in (SLOT, SLOT + 1)]
     for key in keys:
-        assert a.put(b"v", b"m" + key, key) == PARKED
+        assert a.put(b"v", b"m" + key, key) == WAITS
     wires.run()
     positions = b.core._shared.positions
     assert [b.store.get(slot_of(key), key) for key in keys] == [b"v", b"v"]
@@ -375,7 +375,7 @@ def test_of_another_cluster_s_writes_nothing_is_known() -> None:
         return len(a.core._shared.recent.walk({SLOT: a.core._shared.positions[SLOT] or (0, 0)}))
 
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     assert past() == 1
     wires.enter(view(2, "a", "b"))
     assert past() == 1
@@ -390,9 +390,9 @@ def test_who_was_expelled_leads_and_follows_nothing() -> None:
     wires.enter(replace(view(1, "a", "b"), primaries=half, backups=tuple(("ba"[slot % 2],) for slot in range(256))))
     keys = [key_in_slot(b"k", slot) for slot in (2, 3)]
     for machine, key in zip((a, b), keys, strict=True):
-        assert machine.put(b"v", b"m" + key, key) == PARKED
+        assert machine.put(b"v", b"m" + key, key) == WAITS
         wires.run()
-    assert a.put(b"v", b"waits", keys[0]) == PARKED
+    assert a.put(b"v", b"waits", keys[0]) == WAITS
     core = a.core
     assert (core.leading, len(core._follower.sessions), core.routes[2]) == (128, 128, SELF)
     core.reset()
@@ -419,7 +419,7 @@ def test_when_a_slot_opens_requests_that_wait_are_told() -> None:
     core.on_frame("b", frames.HAVE, frames.encode_have(1, 0, 1, rows), 1.0)
     assert core.flush().opened
     assert core.routes[SLOT] == SELF
-    assert core.wipe([SLOT], b"w", "wiper") == PARKED
+    assert core.wipe([SLOT], b"w", "wiper") == WAITS
     assert not core.flush().opened
     core.refresh(["b"] * SLOT_COUNT, 100.0)
     assert not core.flush().opened
@@ -447,8 +447,8 @@ def test_frames_without_a_link_are_counted_and_not_looked_at() -> None:
 def test_what_is_kept_of_the_last_writes_is_counted_at_the_turn_s_end() -> None:
     a, b = Machine("a"), Machine("b")
     Wires(a, b).enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
-    assert a.put(b"v", b"m2") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
+    assert a.put(b"v", b"m2") == WAITS
     before = a.store.allowance_bytes
     a.flush()
     assert before - a.store.allowance_bytes == 2 * a.core._shared.recent.record_bytes
@@ -466,7 +466,7 @@ def test_a_retry_of_a_wipeout_that_may_not_wait_gets_no_answer() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.core.wipe([SLOT], b"w", "wiper") == PARKED
+    assert a.core.wipe([SLOT], b"w", "wiper") == WAITS
     assert a.core.wipe([SLOT], b"w", "again", may_wait=False) == IGNORED
     wires.run()
     assert a.released == [("wiper", NO_ERR)]
@@ -480,7 +480,7 @@ def test_a_wipeout_is_refused_if_one_copy_of_any_of_its_slots_can_not_take_it() 
     wires.enter(replace(first, backups=backups, homes=tuple(("a", *some) for some in backups)))
     a.core.on_frame("c", frames.ACK, frames.encode_ack(REPLIES_FULL, []), 1.0)
     assert a.core.wipe([0, 1, 2], b"w", "wiper") == SYS_OVERLOAD_ERR
-    assert a.core.wipe([0, 2], b"w", "wiper") == PARKED
+    assert a.core.wipe([0, 2], b"w", "wiper") == WAITS
 
 
 def test_what_may_wait_for_a_peer_can_be_changed() -> None:
@@ -488,5 +488,5 @@ def test_what_may_wait_for_a_peer_can_be_changed() -> None:
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
     a.core.limit_backlog(100)
-    assert a.put(bytes(200), b"m1") == PARKED
+    assert a.put(bytes(200), b"m1") == WAITS
     assert a.put(b"", b"m2") == SYS_OVERLOAD_ERR

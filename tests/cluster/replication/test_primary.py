@@ -8,7 +8,7 @@ from app.cluster.replication.frames import NOWHERE, BadFrame
 from app.cluster.replication.led import Led, Op
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
-from app.cluster.replication.writes import IGNORED, PARKED
+from app.cluster.replication.writes import IGNORED, WAITS
 from app.cluster.view import View
 from app.storage.mutate import BUSY, REPLIES_FULL, STORE_FULL
 from app.wire.protocol import NO_ERR, PUT
@@ -293,7 +293,7 @@ class TestWrites:
         rig.agree("b")
         rig.write(b"m1")
         assert rig.primary.execute(PUT, SLOT, b"k", b"v", b"m1", b"again", False) == IGNORED
-        assert rig.primary.execute(PUT, SLOT, b"k", b"v", b"m1", b"again", True) == PARKED
+        assert rig.primary.execute(PUT, SLOT, b"k", b"v", b"m1", b"again", True) == WAITS
         rig.ack("b", 21)
         assert rig.released() == [b"m1", b"again"]
 

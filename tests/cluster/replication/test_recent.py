@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from app.cluster.replication import frames
 from app.cluster.replication.recent import Past, Recent, pasts_of
-from app.cluster.replication.writes import PARKED
+from app.cluster.replication.writes import WAITS
 from app.storage.mutate import DELETE, NOTE, SET, WIPE
 from app.wire.protocol import NO_ERR, PUT, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -107,7 +107,7 @@ class Cluster:
         message_id = b"m%d" % (number := len(self.ids))
         self.ids.append(message_id)
         if what == "wipe":
-            assert machine.core.wipe([SLOT], message_id, number) in (PARKED, NO_ERR)
+            assert machine.core.wipe([SLOT], message_id, number) in (WAITS, NO_ERR)
         else:
             command = PUT if what == "put" else REMOVE
             machine.core.execute(command, SLOT, key, blob if what == "put" else b"", message_id, 0)

@@ -838,3 +838,10 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
     assert counters.by_code() == counts
     assert counters.retries_answered == 1
     assert sum(counters.by_code().values()) == sum(counters.by_command().values())
+
+
+@pytest.mark.parametrize("command", [GET_PID, GET_MEMBERSHIP_CNT, STATUS, VITALS, IS_ALIVE])
+def test_each_that_is_asked_once_more_is_counted_once_more(node: Asker, command: int) -> None:
+    for _ in range(3):
+        node.ask(command)
+    assert sum(node.parts.counters.by_command().values()) == node.parts.counters.answers[command * 8 + NO_ERR] == 3

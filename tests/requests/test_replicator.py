@@ -14,6 +14,7 @@ from app.peers.frames import ANSWER, FORWARD
 from app.requests.forwarding import FULL_WAIT_MS, IN_FLIGHT_BYTES
 from app.requests.request import PATIENCE_S
 from app.storage.mutate import BUSY_WAIT_MS, ROOM_WAIT_MS
+from app.wire.codec import take_ordinary
 from app.wire.protocol import (
     GET,
     KEY_DNE_ERR,
@@ -55,7 +56,9 @@ def ident(number: int) -> bytes:
 
 
 def put(number: int, value: bytes = b"v", key: bytes = KEY) -> bytes:
-    return request(ident(number), command=PUT, key=key, value=value)
+    """Those of odd numbers name a version, as most clients do: they are taken apart without protobuf."""
+    version = {"version": 0} if number % 2 else {}
+    return request(ident(number), command=PUT, key=key, value=value, **version)
 
 
 def get(message_id: bytes = READ, key: bytes = KEY) -> bytes:
@@ -89,6 +92,16 @@ def test_a_write_is_answered_when_the_copy_has_it(net: Net) -> None:
     assert a.counters.latency[REPLICATED].count == 1
     assert a.counters.latency[REPLICATED].total_s == 0.125
     assert a.waiting.count == 0
+
+
+def test_in_either_encoding() -> None:
+    assert [take_ordinary(put(number), 0, len(put(number))) is not None for number in (1, 2)] == [True, False]
+    for number in (1, 2):
+        net = Net(VIEW)
+        assert net["a"].take(put(number)) is None
+        net.deliver()
+        assert net["a"].code(ident(number)) == NO_ERR
+        assert len(net["b"].store) == 1
 
 
 def test_a_read_of_what_not_all_copies_have_waits_too(net: Net) -> None:

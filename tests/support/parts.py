@@ -136,6 +136,11 @@ class Link:
         return True
 
 
+def nothing_queued(peer: str) -> int:
+    """Of a peer whose link takes whatever is put into it."""
+    return 0
+
+
 class Links:
     """Links to peers: frames go into the net's queue, unless that peer's link is down or full."""
 
@@ -266,7 +271,14 @@ class Parts(Node):
         self.mutations = Mutations(self.store, self.replies)
         self.links = Links(self, net)
         self.membership = Surroundings(members)
-        self.replication = Replication(name, self.store, self.replies, self.mutations, reserve_bytes=reserve_bytes)
+        self.replication = Replication(
+            name,
+            self.store,
+            self.replies,
+            self.mutations,
+            queued_bytes=nothing_queued,
+            reserve_bytes=reserve_bytes,
+        )
         self.view_log = ViewLog()
         routes = self.replication.routes
         self.turn = Turn(self.loop, self.membership, routes, end=lambda: self.end_turn())

@@ -161,7 +161,7 @@ class Cluster:
         """c becomes primary; b, which it can't reach yet, is its learner."""
         b, c = self.b.core, self.c.core
         for one, other in ((b, "c"), (c, "b")):
-            one.link_closed(other, 1.0)
+            one.link_closed(other)
         self.wires.machines.pop("a")
         self.wires.held.clear()
         self.wires.enter(view(2, "c", learners="b"))

@@ -79,6 +79,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/requests/resumed.py": {
         RARE: [
             "self._forwarding.give_up(kept)",
+            "self._replicator.give_up(kept)",
             "continue",
         ],
     },

@@ -66,6 +66,13 @@ def test_requests_come_after_the_rest(net: Net, owner: Parts) -> None:
     assert calls == [*(("front", kind, b"%d" % kind) for kind in kinds), (ANSWER, b"an answer"), FORWARD, FORWARD]
 
 
+def test_whatever_has_come_the_turns_end_comes(net: Net, owner: Parts) -> None:
+    """What it brings about for copies, or for membership, is to leave."""
+    assert not owner.turn.is_ending
+    owner.relayed.on_frames("front", [])
+    assert owner.turn.is_ending
+
+
 def test_one_object_serves_the_requests_of_all_reads(net: Net, owner: Parts) -> None:
     used: list[Request] = []
     handle = owner.relayed._handle

@@ -273,7 +273,8 @@ class WholeReplicator:
             if waiter in self._waiters:
                 self._take(waiter)
                 if waiter.client and waiter.command != WIPEOUT:
-                    waiter.is_uncertain = waiter.is_uncertain or waiter.command != GET
+                    if waiter.command != GET:
+                        waiter.is_uncertain = True
                     self._dropped.append(waiter)
 
     def take_dropped(self) -> list[Waiter]:

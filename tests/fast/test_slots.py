@@ -353,6 +353,7 @@ keys = [b"%08d" % n for n in range(count)]
 memory = mmap.mmap(-1, 9 * count)
 memory[:] = b" ".join(keys) + b" "
 slots = [Slot(records=memory) for _ in range(256)]
+filled = [bytes(1000) for _ in range(8000)]  # the holes that importing has left in the heap
 resident = ResidentSize()
 before = resident()
 for slot in slots:

@@ -100,6 +100,13 @@ def test_what_comes_past_its_deadline_is_not_executed(net: Net, owner: Parts, le
     assert len(owner.store) == is_executed
 
 
+@pytest.mark.parametrize(("hops", "reason"), [(0, "unparsable"), (1, "too_old"), (3, "too_old"), (4, "unparsable")])
+def test_what_is_not_executed_is_counted_by_its_reason(net: Net, owner: Parts, hops: int, reason: str) -> None:
+    for count in (1, 2):
+        owner.frames("front", [forward(put(ONE), hops, net.loop.now_s)])
+        assert owner.drops() == {reason: count}
+
+
 def test_one_that_waits_does_not_hold_up_the_rest(net: Net, owner: Parts) -> None:
     owner.set_routes(UNKNOWN)
     owner.frames("front", [forward(get(ONE)), forward(request(TWO, command=GET, key=b"")), forward(get(THREE))])

@@ -736,6 +736,27 @@ def test_a_learner_that_has_caught_up_is_told_to_membership() -> None:
     assert any(told.values())
 
 
+def test_slots_that_it_should_be_no_holder_of_are_told_to_membership(
+    net: Net, caplog: pytest.LogCaptureFixture
+) -> None:
+    b = net["b"]
+    slot = VIEW.primaries.index("a")
+    b.replication._shared.positions[slot] = None  # its copy is not whole
+    install(net, replace(VIEW, epoch=2), "b")
+    assert b.membership.lost_slots == [(1 << slot, 2)]
+    assert [record.msg for record in caplog.records] == ["copies.copies_lost"]
+
+
+def test_slots_that_start_empty_are_told(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    b = net["b"]
+    slot = VIEW.primaries.index("a")
+    b.replication._shared.positions[slot] = None
+    install(net, replace(LED_BY_B_VIEW, backups=((),) * SLOT_COUNT, homes=(("b",),) * SLOT_COUNT), "b")
+    assert [(record.msg, record.__dict__["fields"]) for record in caplog.records] == [
+        ("copies.slots_start_empty", {"slots": [slot]})
+    ]
+
+
 def test_the_state_in_numbers(net: Net) -> None:
     a = net["a"]
     a.take(put(1))

@@ -41,6 +41,7 @@ def test_they_are_executed_in_the_order_in_which_they_came_and_answered_to_their
     assert [response(reply, reply[2:18]).errCode for _, reply in told] == [KEY_DNE_ERR, NO_ERR, NO_ERR]
     assert (node.waiting.count, node.waiting.kept_bytes, node.forwarding.in_flight) == (0, 0, 0)
     assert node.counters.latency[WAITED].count == 3
+    assert node.resumed._request.datagram == b"", "nothing of the last one is kept"
 
 
 def test_one_that_waits_for_copies_does_not_hold_up_the_rest() -> None:

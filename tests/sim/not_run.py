@@ -78,7 +78,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/requests/resumed.py": {
         RARE: [
+            "if isinstance(kept, InFlight):",
             "self._forwarding.give_up(kept)",
+            "self._replicator.give_up(kept)",
             "continue",
         ],
     },

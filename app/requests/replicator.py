@@ -122,10 +122,10 @@ class WholeReplicator:
     def wipe_out(self, request: Request, message_id: bytes, id_crc: int) -> int:
         """Wipe all slots that this node leads, or none: as `mutate`, all copies of all of them.
 
+        `request`: that was kept.
         Not while one of them is closed, or without a lease: nor is it told then that it was done before, for a copy of
         the closed one may not have heard of it.
         """
-        request.keep()
         replication = self._replication
         slots = [slot for slot, route in enumerate(self._turn.routes) if route == SELF]
         if len(slots) < replication.leading and not replication.is_under_way(message_id):

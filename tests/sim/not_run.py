@@ -421,7 +421,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "following = next_view(before, Changes(gone=gone), replicas, nonce)",
             'assert following is not None, "this node stays"',
             "view = replace(following, cluster_id=cluster_id, forced_from=(before.cluster_id, before.epoch))",
-            "return replace(view, is_forced=2 * len(view.members) < len(state.config.servers))",
+            "return replace(view, is_forced=not is_enough(view, state.config.servers))",
             "return detector.is_up(node) and state.of(node).view_key[0] in (0, view.cluster_id)",
             "return 0",
             "return sum(1 for slot, node in enumerate(view.primaries) if node not in before.holders(slot))",

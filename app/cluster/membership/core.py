@@ -8,7 +8,7 @@ reliably.
 """
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from math import inf
 
 from app.cluster.events import (
@@ -23,8 +23,11 @@ from app.cluster.events import (
     LinkFailed,
     LinkRefused,
     LinkUp,
+    Order,
     Reset,
+    ServerOrdered,
     ServersChanged,
+    ServersKnown,
     SlotsSynced,
     Status,
     ViewInstalled,
@@ -78,6 +81,7 @@ class ClusterCore:
         self._observed_since = 0.0  # awake time: since when this node, an outsider, goes by its view, or has none
         self._has_left = False
         self._final_view_to: set[str] = set()  # members that do not know our final view yet
+        self._servers_told = frozenset(config.servers)
         self.routes = self._routing.routes
         self.lease_until = -inf
         self.wake_at = now
@@ -164,7 +168,7 @@ class ClusterCore:
         Half of the servers must be members (NodeState.members_needed), and what is added counts before it is there.
         """
         state = self._state
-        if not state.is_member or state.view is None or state.view.is_forced:
+        if not state.is_member or state.view is None or state.view.is_forced or state.view.lists_servers:
             return ""
         up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
         belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})
@@ -172,6 +176,20 @@ class ClusterCore:
         if needed <= max(len(up), state.members_needed()):
             return ""
         return f"{needed} servers would be needed to go on, and {len(up)} are members and up: add fewer at a time"
+
+    def is_done(self, order: Order) -> bool:
+        """Whether the view that this node goes by has what the order is for."""
+        return self._coordinator.belonging.is_done(order)
+
+    def objection_to_order(self, order: Order) -> str:
+        """Why ServerOrdered would do nothing now; empty: the next views will have it, if this node goes on coordinating
+        them. Give it again until `is_done`."""
+        state = self._state
+        if not state.is_coordinator or state.view is None:
+            return "this node is not the coordinator"
+        if self._lease.until <= state.now:
+            return "the cluster does not go on now: this node, its coordinator, has no lease"
+        return self._coordinator.belonging.objection(order)
 
     # Driving.
 
@@ -200,8 +218,8 @@ class ClusterCore:
                 self._heartbeat.ask()
             case FoundRequested():
                 self._found_by_force()
-            case ServersChanged():
-                self._change_servers(event.servers)
+            case ServersChanged() | ServerOrdered():
+                self._on_servers(event)
             case LinkUp():
                 self._dialler.up(event.peer)
                 state.note_present(event.peer)
@@ -224,6 +242,7 @@ class ClusterCore:
         if self._has_left:
             return
         state.expire_absent()
+        self._forget_guests()
         if self._final_view_to:
             self._broadcast_final_view()
         elif not state.is_member:
@@ -286,11 +305,11 @@ class ClusterCore:
         view_heard = max(self._observed_since, state.view_heard_awake_s())
         if state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
-        crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
+        crowd = max(1.0, len(state.servers) / timing.HELLO_SERVERS)
         interval_s = min(timing.HELLO_S * crowd, timing.HELLO_MAX_S)
         if state.now - self._hello_at >= interval_s:
             self._hello_at = state.now
-            for server in dict.fromkeys((*state.config.servers, *(state.view.addresses if state.view else ()))):
+            for server in state.servers:
                 if server != state.address:
                     self._post_hello(server)
 
@@ -350,6 +369,7 @@ class ClusterCore:
         direct = before is not None and (before.cluster_id, before.epoch + 1) == (view.cluster_id, view.epoch)
         was_member, had_grantor = state.is_member, self._coordinator.grantor
         is_member = view.has(state.address, state.incarnation)
+        self._note_removals(before, view)
         if was_member and not is_member:
             if state.leaving:
                 self._enter_final_view(view)
@@ -359,7 +379,7 @@ class ClusterCore:
         state.installed_at = state.now
         self._observed_since = state.awake_s
         self._note_members(view, vouched_at)
-        if is_member and view.epoch == 1:  # the founders have seen to it that nobody serves elsewhere (bootstrap.py)
+        if is_member and len(state.config.servers) == 1:  # no process before has promised anything to anybody
             state.bound_until = -inf
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S
@@ -392,6 +412,38 @@ class ClusterCore:
         self._heartbeat.entered(view)
         self._say_linked()
 
+    def _note_removals(self, before: View | None, view: View) -> None:
+        """Listen, for a while, to whoever belongs no more by this view; and leave, if that is us."""
+        state = self._state
+        is_same_cluster = before is not None and before.cluster_id == view.cluster_id
+        parted = before.servers if before is not None and is_same_cluster and view.lists_servers else ()
+        state.parted = {server: since for server, since in state.parted.items() if server not in view.servers}
+        state.parted.update((server, state.awake_s) for server in parted if server not in view.servers)
+        is_removed = state.address in view.removed or state.address in state.parted
+        if is_removed and not state.leaving:
+            state.leaving = True
+            state.log("this server was removed from the cluster: it hands over what it holds, and ends", "warning")
+
+    def _listen_to(self, guests: Iterable[str]) -> None:
+        state = self._state
+        state.guests.update((server, state.awake_s) for server in guests if server != state.address)
+        state.note_servers()
+        self._want_links()
+
+    def _forget_guests(self) -> None:
+        state = self._state
+        if state.parted or state.guests:
+            since = state.awake_s - timing.GUEST_S
+            state.parted = {server: at for server, at in state.parted.items() if at > since}
+            state.guests = {server: at for server, at in state.guests.items() if at > since}
+            state.note_servers()
+            self._want_links()
+            self._forget_strangers()
+
+    def _forget_strangers(self) -> None:
+        self._coordinator.forget_strangers()
+        self._state.forget_strangers()
+
     def _found_by_force(self) -> None:
         """As an operator has ordered: see override.py."""
         state = self._state
@@ -409,18 +461,20 @@ class ClusterCore:
         for node in state.others():
             state.post(node, pb.VIEW, view=to_message(view))
 
-    def _change_servers(self, servers: tuple[str, ...]) -> None:
+    def _on_servers(self, event: ServersChanged | ServerOrdered) -> None:
         state = self._state
-        if servers == state.config.servers:
+        if isinstance(event, ServerOrdered):
+            if not self.is_done(event.order) and not self.objection_to_order(event.order):
+                self._coordinator.belonging.order = event.order
             return
-        state.change_servers(servers)
-        self._coordinator.forget_strangers()
+        if event.servers == state.config.servers:
+            return
+        state.change_servers(event.servers)
+        self._want_links()
         if state.view is None:
             # What this newcomer has promised counted among the servers there were, and by its place among them.
             self._start_anew(None)
-        else:
-            self._want_links()
-        state.forget_strangers()
+        self._forget_strangers()
 
     def _note_members(self, view: View, vouched_at: float) -> None:
         """Note the processes of whose life the view tells; their predecessors are gone.
@@ -464,6 +518,8 @@ class ClusterCore:
         is_fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.drop("unproven view")
+            if mine is None and view.lists_servers:  # they may tell us themselves
+                self._listen_to(view.servers)
         elif mine is None or outranks(view, mine) or self._is_stuck_beside(view):
             self._go_over_to(view, vouched_at)
 
@@ -525,7 +581,12 @@ class ClusterCore:
 
     def _want_links(self) -> None:
         state = self._state
-        self._dialler.want((*(state.view.addresses if state.view else ()), *state.config.servers))
+        lists_servers = state.view is not None and state.view.lists_servers
+        servers = frozenset(state.servers if lists_servers else (*state.config.servers, *state.guests))
+        if servers != self._servers_told:
+            self._servers_told = servers
+            state.effects.append(ServersKnown(tuple(server for server in state.servers if server in servers)))
+        self._dialler.want(state.servers)
 
     def _ask_for_newer_views(self) -> None:
         """While a member is dead, ask those outside the view what they know."""

@@ -86,6 +86,9 @@ STAMP_KEPT_S: Final = 10.0
 # A member without a lease for so long goes over to another view that has it in (core.py). Shorter: two that are both
 # without one might change places.
 STUCK_S: Final = 3.0
+# Who was removed is listened to for so long, and told when it asks; so is whoever is in no list (belonging.py): several
+# tries of the slowest outsider.
+GUEST_S: Final = 5.0
 FINAL_VIEW_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
 ANTI_ENTROPY_S: Final = 0.02  # a peer that is behind is sent the view at most this often
 

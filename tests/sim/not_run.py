@@ -643,7 +643,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadView("a slot\'s list is cut or too long")',
             'raise BadView("a slot table is cut or names no member") from None',
             'raise BadView("a slot table has trailing bytes")',
-            'raise BadView(f"{len(message.members)} members, cause of {len(message.cause)} characters")',
+            'raise BadView(f"{named} members or others, cause of {len(message.cause)} characters")',
             'raise BadView(f"{len(message.primaries)} primaries")',
             'raise BadView("a primary is no member")',
         ],

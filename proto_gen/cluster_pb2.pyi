@@ -105,7 +105,7 @@ class Synced(_message.Message):
     def __init__(self, address: _Optional[str] = ..., slots: _Optional[bytes] = ...) -> None: ...
 
 class ClusterMessage(_message.Message):
-    __slots__ = ("kind", "incarnation", "to_incarnation", "stamp_us", "echo_us", "cluster_id", "epoch", "nonce", "supports", "support_withdrawn", "deaths", "target", "target_incarnation", "number", "ballot", "accepted_ballot", "view", "span_us", "blocked", "settled", "leaving", "synced", "lacks", "lost", "node_protocol", "sender")
+    __slots__ = ("kind", "incarnation", "to_incarnation", "stamp_us", "echo_us", "cluster_id", "epoch", "nonce", "supports", "support_withdrawn", "deaths", "target", "target_incarnation", "number", "ballot", "accepted_ballot", "view", "span_us", "blocked", "settled", "leaving", "synced", "lacks", "lost", "node_protocol", "sender", "joins")
     KIND_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     TO_INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,7 @@ class ClusterMessage(_message.Message):
     LOST_FIELD_NUMBER: _ClassVar[int]
     NODE_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
+    JOINS_FIELD_NUMBER: _ClassVar[int]
     kind: Kind
     incarnation: int
     to_incarnation: int
@@ -158,4 +159,5 @@ class ClusterMessage(_message.Message):
     lost: bytes
     node_protocol: int
     sender: str
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ..., stamp_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., nonce: _Optional[int] = ..., supports: _Optional[bool] = ..., support_withdrawn: _Optional[bool] = ..., deaths: _Optional[_Iterable[_Union[Death, _Mapping]]] = ..., target: _Optional[str] = ..., target_incarnation: _Optional[int] = ..., number: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., span_us: _Optional[int] = ..., blocked: _Optional[bytes] = ..., settled: _Optional[bool] = ..., leaving: _Optional[bool] = ..., synced: _Optional[_Iterable[_Union[Synced, _Mapping]]] = ..., lacks: _Optional[_Iterable[str]] = ..., lost: _Optional[bytes] = ..., node_protocol: _Optional[int] = ..., sender: _Optional[str] = ...) -> None: ...
+    joins: bool
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ..., stamp_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., nonce: _Optional[int] = ..., supports: _Optional[bool] = ..., support_withdrawn: _Optional[bool] = ..., deaths: _Optional[_Iterable[_Union[Death, _Mapping]]] = ..., target: _Optional[str] = ..., target_incarnation: _Optional[int] = ..., number: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., span_us: _Optional[int] = ..., blocked: _Optional[bytes] = ..., settled: _Optional[bool] = ..., leaving: _Optional[bool] = ..., synced: _Optional[_Iterable[_Union[Synced, _Mapping]]] = ..., lacks: _Optional[_Iterable[str]] = ..., lost: _Optional[bytes] = ..., node_protocol: _Optional[int] = ..., sender: _Optional[str] = ..., joins: _Optional[bool] = ...) -> None: ...

@@ -84,6 +84,13 @@ class CopiesLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Introduced:
+    """A server that is none of those to listen to has shown that it knows the secret. What it said is not taken."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveRequested:
     """Hand everything over and leave; answered by Left."""
 
@@ -132,6 +139,7 @@ Event: TypeAlias = (
     | FoundRequested
     | ServersChanged
     | ServerOrdered
+    | Introduced
 )
 
 

@@ -387,8 +387,8 @@ class Options:
         group="Cluster",
         help="""
             Join the cluster that any of these nodes is a member of, each as the cluster calls it, in place of
-            SERVERS_FILE. This node founds none. Others know it by --advertise. It needs a secret, as the nodes of
-            that cluster must believe it.""",
+            SERVERS_FILE. This node founds none. Others know it by --advertise, and add it to those that belong
+            since it knows the secret; without one that is refused.""",
     )
     file_rules: bool = _setting(
         "--file-rules",

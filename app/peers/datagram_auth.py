@@ -173,17 +173,8 @@ class DatagramAuth:
 
     def verify(self, payload: bytes, now_s: float) -> Verified:
         """What is in a payload. Raises BadDatagram: not_signed, malformed, unknown_sender, wrong_secret, replayed."""
-        if not payload or payload[0] != _VERSION:
-            raise BadDatagram("not_signed")
-        if len(payload) < _HEAD.size + _MAC_BYTES:
-            raise BadDatagram("malformed")
-        _, name_bytes, sender_incarnation, receiver_incarnation, number = _HEAD.unpack_from(payload)
-        start, end = _HEAD.size + name_bytes, len(payload) - _MAC_BYTES
-        if start > end or not (
-            INCARNATION.has(sender_incarnation) and receiver_incarnation <= INCARNATION.most and COUNTER.has(number)
-        ):
-            raise BadDatagram("malformed")
-        sender = payload[_HEAD.size : start].decode("utf-8", "replace")
+        sender, start, end = _parts(payload)
+        _, _, sender_incarnation, receiver_incarnation, number = _HEAD.unpack_from(payload)
         known = self._peers.get(sender)
         if known is None:
             raise BadDatagram("unknown_sender")
@@ -215,6 +206,13 @@ class DatagramAuth:
         known.taken_s = now_s
         return Verified(sender, payload[start:end], answers)
 
+    def stranger(self, payload: bytes) -> str:
+        """Who has signed a payload for this node, and is none of its peers; at any time: it may be a record. Raises
+        BadDatagram: not_signed, malformed, wrong_secret."""
+        sender, _, end = _parts(payload)
+        self._signed_by(_for(self._me, payload[:end]), payload[end:])
+        return sender
+
     def _signed_by(self, data: bytes, given: bytes) -> int:
         """Which of the secrets."""
         for which, mac in enumerate(self._macs):
@@ -227,6 +225,21 @@ class DatagramAuth:
             return []
         known.introduced_s = now_s
         return [self._sign(peer, known, incarnation, b"")]
+
+
+def _parts(payload: bytes) -> tuple[str, int, int]:
+    """The sender, and where the body begins and ends. Raises BadDatagram: not_signed, malformed."""
+    if not payload or payload[0] != _VERSION:
+        raise BadDatagram("not_signed")
+    if len(payload) < _HEAD.size + _MAC_BYTES:
+        raise BadDatagram("malformed")
+    _, name_bytes, sender_incarnation, receiver_incarnation, number = _HEAD.unpack_from(payload)
+    start, end = _HEAD.size + name_bytes, len(payload) - _MAC_BYTES
+    if start > end or not (
+        INCARNATION.has(sender_incarnation) and receiver_incarnation <= INCARNATION.most and COUNTER.has(number)
+    ):
+        raise BadDatagram("malformed")
+    return payload[_HEAD.size : start].decode("utf-8", "replace"), start, end
 
 
 def _for(receiver: str, signed: bytes) -> bytes:

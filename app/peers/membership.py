@@ -31,6 +31,7 @@ from app.cluster.events import (
     Effect,
     Event,
     FoundRequested,
+    Introduced,
     LeaveRequested,
     Left,
     Log,
@@ -387,6 +388,8 @@ class Membership:
                 verified = self._auth.verify(payload, self._loop.now())
             except BadDatagram as fault:
                 self._refuse(fault.reason, address)
+                if fault.reason == "unknown_sender":
+                    self._introduce(self._auth, payload)
                 return
             peer, body = verified.sender, verified.body
             for answer in verified.answers:
@@ -396,6 +399,16 @@ class Membership:
         if body:
             self.received += 1
             self.take(Datagram(peer, body))
+
+    def _introduce(self, auth: DatagramAuth, payload: bytes) -> None:
+        """Somebody unknown: whoever knows the secret may be a server that asks to join, or that has."""
+        try:
+            stranger = auth.stranger(payload)
+            is_name = join_host_port(*split_host_port(stranger)) == stranger and len(stranger) <= ADDRESS_MAX_BYTES
+        except (BadDatagram, ValueError):
+            return
+        if is_name and stranger != self._peers.me:
+            self.take(Introduced(stranger))
 
     def handle_frame(self, peer: str, body: bytes) -> None:
         """The body of a frame CLUSTER from the peer's link."""

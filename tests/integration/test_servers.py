@@ -71,6 +71,38 @@ def test_what_would_harm_is_declined(tmp_path: Path) -> None:
         for node in nodes[:2]:
             node.start()
         await_count(nodes[:2], 2)
+        poll(nodes[0].serves, DEADLINE_S)
         told = kv(nodes[:2], "remove-server", nodes[1].name)
         assert (told.returncode, told.stdout) == (1, "")
         assert "2 must be members and up" in told.stderr
+
+
+def test_who_knows_the_secret_joins_without_a_command(tmp_path: Path) -> None:
+    with cluster(tmp_path, 6, environment=SECRET) as nodes:
+        three, more = nodes[:3], [joining(node, nodes[2]) for node in nodes[3:]]
+        nodes[0].servers.write_text("".join(f"{node.name}\n" for node in three))
+        for node in nodes:
+            node.start()
+        await_count(nodes, 6)
+        await_ready(nodes)
+        assert kv(three, "servers").returncode == 0
+        for node in three[1:]:  # whoever comes back without a word finds its cluster, which goes on by the others
+            node.kill()
+            node.start()
+        await_count(nodes, 6)
+        await_ready(nodes)
+        assert more[0].status()["servers"] == 6
+
+
+def test_without_the_secret_nobody_does(tmp_path: Path) -> None:
+    with cluster(tmp_path, 3, environment=SECRET) as nodes:
+        two, other = nodes[:2], joining(nodes[2], *nodes[:2])
+        nodes[0].servers.write_text("".join(f"{node.name}\n" for node in two))
+        other.environment["KV_CLUSTER_SECRET"] = "another secret, of sixteen"
+        for node in nodes:
+            node.start()
+        await_count(two, 2)
+        await_ready(two)
+        poll(lambda: two[0].counters()["cluster_refused_unknown_sender"] > 5, DEADLINE_S)
+        assert two[0].status()["servers"] == 2
+        assert not other.status()["is_member"]

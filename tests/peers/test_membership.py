@@ -23,6 +23,7 @@ from app.cluster.events import (
     Effect,
     Event,
     FoundRequested,
+    Introduced,
     LeaveRequested,
     Left,
     LinkUp,
@@ -743,6 +744,27 @@ def test_no_order(rig: Rig, said: bytes) -> None:
 def test_what_is_no_order(rig: Rig, said: bytes, why_not: str) -> None:
     assert json.loads(rig.membership.order(said))["why_not"] == why_not
     assert rig.core.events == []
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "is_introduced"),
+    [
+        (C, SECRET, True),
+        (C, b"another secret", False),
+        ("no address", SECRET, False),
+        ("C:3", SECRET, False),
+        ("c" * 79 + ":3", SECRET, False),
+        (A, SECRET, False),
+    ],
+)
+def test_a_stranger_that_knows_the_secret_is_introduced(name: str, secret: bytes, is_introduced: bool) -> None:
+    rig = Rig(secret=SECRET).start()
+    stranger = DatagramAuth(secret, name, [A, B], 7)
+    rig.membership.handle_datagram(stranger.sign(A, b"body"), b"somewhere")
+    assert rig.core.events == ([Introduced(C)] if is_introduced else [])
+    assert rig.membership.refused == {"unknown_sender": 1}
+    rig.membership.handle_datagram(stranger.sign(B, b"body"), b"somewhere")
+    assert len(rig.core.events) == is_introduced, "it is for another one"
 
 
 def test_servers_that_are_known_are_told_and_signed_for() -> None:

@@ -28,8 +28,12 @@ whatever its file says; a founder still counts among the founders when it is rem
 file. A server that comes back with an older file founds nothing beside a cluster that goes on (rule 1), and goes by the
 view as soon as it hears of it. Founders can't be replaced by others: the files on disk are what they are.
 
+Whoever knows the secret, and says that it was told to join, is added by the coordinator as if by a command. Until then
+it is a guest of all members that it speaks to (NodeState.guests): they listen to it.
+
 A founder that is started anew knows nobody but the other founders, and none of them may be a member any more. So
-whoever goes by no view listens to those whom a view names that somebody tells it of (NodeState.guests).
+whoever goes by no view makes guests of those whom a view names that somebody tells it of, and of whoever knows the
+secret. While one of them goes by a view, it founds nothing.
 
 Rejected: to count half of all servers that belong, as without lists half of the file. Newcomers count by their files,
 so half of the founders is needed anyway; the other half would only stop clusters that could go on. And with it, who
@@ -169,7 +173,7 @@ class Belonging:
         state, view = self._state, self._state.view
         assert view is not None
         if not view.lists_servers:
-            return True
+            return address not in state.guests or address in (*state.config.servers, *view.addresses)
         if address not in view.servers or address in view.removed or state.of(address).is_unnamed:
             return False
         unaware = self._unaware_of(address) if address in view.untried_servers else ()

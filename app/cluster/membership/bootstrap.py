@@ -92,12 +92,16 @@ class Bootstrap:
         if len(state.config.servers) > 1 and waited < timing.SETTLE_S:
             return False
         present = self.present()
-        if state.config.joins:
+        if state.config.joins or any(map(self._goes_by_a_view, state.guests)):
             return False
         may = present[0] == state.address and self.has_quorum(present, () if self.wait_s() else present)
         if not may and waited >= timing.FOUND_WAIT_S:
             self._say_what_is_missing(present)
         return may
+
+    def _goes_by_a_view(self, guest: str) -> bool:
+        known = self._state.of(guest)
+        return known.view_key[0] != 0 and self._state.awake_s - known.heard_awake_s < timing.HEARD_S
 
     def _say_what_is_missing(self, present: list[str]) -> None:
         state = self._state

@@ -10,6 +10,7 @@ reliably.
 import random
 from collections.abc import Collection, Iterable
 from math import inf
+from typing import Final
 
 from app.cluster.events import (
     CopiesLost,
@@ -17,6 +18,7 @@ from app.cluster.events import (
     Effect,
     Event,
     FoundRequested,
+    Introduced,
     LeaveRequested,
     Left,
     LinkClosed,
@@ -47,6 +49,9 @@ from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.membership.status import snapshot
 from app.cluster.view import MEMBERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
+
+# Servers in none of our lists that are listened to at a time: each of them is dialled.
+GUESTS_MAX: Final = 16
 
 
 class ClusterCore:
@@ -218,7 +223,7 @@ class ClusterCore:
                 self._heartbeat.ask()
             case FoundRequested():
                 self._found_by_force()
-            case ServersChanged() | ServerOrdered():
+            case ServersChanged() | ServerOrdered() | Introduced():
                 self._on_servers(event)
             case LinkUp():
                 self._dialler.up(event.peer)
@@ -314,7 +319,8 @@ class ClusterCore:
                     self._post_hello(server)
 
     def _post_hello(self, server: str) -> None:
-        self._state.post(server, pb.HELLO, lacks=self._coordinator.lacks.unlinked()[:MEMBERS_MAX])
+        lacks = self._coordinator.lacks.unlinked()[:MEMBERS_MAX]
+        self._state.post(server, pb.HELLO, lacks=lacks, joins=self._state.config.joins)
 
     def _say_linked(self) -> None:
         """As an outsider with a link to each member, tell the coordinator, which waits for that."""
@@ -419,6 +425,7 @@ class ClusterCore:
         parted = before.servers if before is not None and is_same_cluster and view.lists_servers else ()
         state.parted = {server: since for server, since in state.parted.items() if server not in view.servers}
         state.parted.update((server, state.awake_s) for server in parted if server not in view.servers)
+        state.guests = {server: since for server, since in state.guests.items() if server not in view.servers}
         is_removed = state.address in view.removed or state.address in state.parted
         if is_removed and not state.leaving:
             state.leaving = True
@@ -461,15 +468,22 @@ class ClusterCore:
         for node in state.others():
             state.post(node, pb.VIEW, view=to_message(view))
 
-    def _on_servers(self, event: ServersChanged | ServerOrdered) -> None:
+    def _on_servers(self, event: ServersChanged | ServerOrdered | Introduced) -> None:
+        match event:
+            case ServersChanged():
+                self._change_servers(event.servers)
+            case ServerOrdered():
+                if not self.is_done(event.order) and not self.objection_to_order(event.order):
+                    self._coordinator.belonging.order = event.order
+            case Introduced():
+                if len(self._state.guests) < GUESTS_MAX:
+                    self._listen_to((event.peer,))
+
+    def _change_servers(self, servers: tuple[str, ...]) -> None:
         state = self._state
-        if isinstance(event, ServerOrdered):
-            if not self.is_done(event.order) and not self.objection_to_order(event.order):
-                self._coordinator.belonging.order = event.order
+        if servers == state.config.servers:
             return
-        if event.servers == state.config.servers:
-            return
-        state.change_servers(event.servers)
+        state.change_servers(servers)
         self._want_links()
         if state.view is None:
             # What this newcomer has promised counted among the servers there were, and by its place among them.
@@ -582,7 +596,8 @@ class ClusterCore:
     def _want_links(self) -> None:
         state = self._state
         lists_servers = state.view is not None and state.view.lists_servers
-        servers = frozenset(state.servers if lists_servers else (*state.config.servers, *state.guests))
+        knows_all = lists_servers or state.config.joins
+        servers = frozenset(state.servers if knows_all else (*state.config.servers, *state.guests))
         if servers != self._servers_told:
             self._servers_told = servers
             state.effects.append(ServersKnown(tuple(server for server in state.servers if server in servers)))
@@ -601,7 +616,21 @@ class ClusterCore:
         self._coordinator.joiners.add(peer)
         if self._coordinator.lacks.note_hello(peer, message) and self._state.is_member:
             self._dialler.asked(peer)
+        if message.joins and peer in self._state.guests and self._state.is_coordinator:
+            self._take_in(peer)
         self._state.post(peer, pb.ACK)
+
+    def _take_in(self, guest: str) -> None:
+        """It knows the secret, and is told to join: as if an administrator had added it."""
+        state, order = self._state, Order(guest)
+        if state.awake_s - state.of(guest).heard_awake_s >= timing.HEARD_S:
+            return  # what it says may be a record
+        objection = "" if self.is_done(order) else self.objection_to_order(order)
+        if not objection:
+            self._on_servers(ServerOrdered(order))
+        elif state.now - state.of(guest).refused_at >= timing.WAITING_LOG_S:
+            state.of(guest).refused_at = state.now
+            state.log(f"{guest} asks to join, and can't: {objection}", "warning")
 
     def _on_ack(self, peer: str, message: pb.ClusterMessage) -> None:
         """Its header is its content."""

@@ -154,6 +154,8 @@ class Inbox:
         if is_latest:
             known.view_key = (message.cluster_id, message.epoch, message.nonce)
         state.note_present(peer)
+        if peer in state.guests:
+            state.guests[peer] = state.awake_s
         self._bootstrap.heard(peer, message.epoch)
         echo = state.echoed_at(message)
         is_proof = echo > 0

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from app.cluster.events import LinkUp, Order, ServerOrdered, ServersKnown, ViewInstalled
+from app.cluster.events import Introduced, LinkUp, Log, Order, ServerOrdered, ServersKnown, ViewInstalled
 from app.cluster.membership import timing
 from app.cluster.membership.belonging import Belonging
+from app.cluster.membership.core import GUESTS_MAX
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.leases import Grantor
 from app.cluster.membership.planner import Changes, next_view
@@ -14,7 +15,7 @@ from app.cluster.membership.state import NodeState
 from app.cluster.view import FOUNDERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import INCARNATIONS, a_state, a_view, die, sent_in
-from tests.cluster.membership.test_views import Node, of_kind
+from tests.cluster.membership.test_views import Node, of_kind, sent_to
 
 ADD_D = Order("d")
 
@@ -339,7 +340,10 @@ class TestWhoIsTakenIn:
         return self.belonging(view)[1].admits(address)
 
     def test_without_a_list_the_file_says_it(self) -> None:
-        assert self.admits(a_view(), "d")
+        state, belonging = self.belonging(a_view())
+        assert belonging.admits("d")
+        state.guests = {"c": 0.0, "d": 0.0}
+        assert [name for name in "cd" if belonging.admits(name)] == ["c"]
 
     def test_who_is_on_the_list(self) -> None:
         assert self.admits(a_list("abc", "d"), "d")
@@ -416,6 +420,85 @@ class TestWhoIsTakenIn:
         state.view = replace(view, epoch=view.epoch + 3)
         belonging.entered(is_coordinator=True)
         assert not belonging.admits("d"), "in between it may have been removed, and added again"
+
+
+class TestGuests:
+    """Who knows the secret, and is in no list."""
+
+    def test_one_that_is_told_to_join_is_added(self) -> None:
+        node = a_coordinator()
+        node.get("d", pb.HELLO, joins=True)
+        assert node.core.status().dropped["stranger"] == 1
+        (known,) = of_kind(node.step(Introduced("d")), ServersKnown)
+        assert set(known.servers) == set("abcd")
+        node.get("d", pb.HELLO)
+        assert node.core._coordinator.belonging.order is None, "it was not told to"
+        node.get("d", pb.HELLO, joins=True)
+        assert node.core._coordinator.belonging.order == ADD_D
+        assert agree(node).others == ("d",)
+        node.get("d", pb.HELLO, joins=True)
+        assert node.core._coordinator.belonging.order is None
+
+    def test_why_not_is_said_now_and_then(self) -> None:
+        node = a_coordinator(a_list(is_forced=True))
+        node.step(Introduced("d"))
+        lines = [effect.text for _ in range(3) for effect in of_kind(node.get("d", pb.HELLO, joins=True), Log)]
+        assert len(lines) == 1
+        assert lines[0].startswith("d asks to join, and can't: this cluster was founded by force")
+
+    def test_who_is_no_coordinator_only_listens(self) -> None:
+        node = Node("b", "abc").join()
+        node.step(Introduced("d"))
+        effects = node.get("d", pb.HELLO, joins=True)
+        assert "d" in sent_to(effects, "ACK", "VIEW"), "so it learns who is the coordinator"
+        assert node.core._coordinator.belonging.order is None
+
+    def test_one_that_was_just_removed_is_no_guest(self) -> None:
+        node = a_coordinator(a_list("abc", "d"))
+        view = a_list("abc", epoch=6)
+        node.get("b", pb.VIEW, view=view, by=view)
+        support(node)
+        node.get("d", pb.HELLO, joins=True)
+        assert node.core._coordinator.belonging.order is None
+
+    def test_it_is_listened_to_for_as_long_as_it_says_something(self) -> None:
+        node = Node("b", "abc").join()
+        node.step(Introduced("d"))
+        for _ in range(4):
+            node.tick(timing.GUEST_S / 2)
+            node.get("d", pb.HELLO)
+        assert "d" in node.core._state.servers
+        node.tick(timing.GUEST_S + 1)
+        assert "d" not in node.core._state.servers
+
+    def test_there_are_not_many(self) -> None:
+        node = Node("b", "abc").join()
+        for number in range(GUESTS_MAX + 3):
+            node.step(Introduced(f"x{number}"))
+        assert len(node.core._state.guests) == GUESTS_MAX
+
+    def test_a_newcomer_founds_nothing_while_one_goes_by_a_view(self) -> None:
+        """All founders were restarted, and others of their cluster live."""
+        node = Node("a", "a", age_s=0.0)
+        assert node.core.is_member
+        node = Node("a", "ab")
+        node.step(Introduced("d"))
+        node.step(LinkUp("b"))
+        for _ in range(40):
+            node.get("b", pb.HELLO)
+            node.get("d", pb.PING, by=a_list("d", "ab"))
+            node.tick(0.1)
+        assert node.core.view is None
+        view = a_list("d", "ab")
+        node.get("d", pb.VIEW, view=view, by=view)
+        assert node.core.view == view
+
+
+def test_who_joins_learns_of_members_that_it_was_not_told_of() -> None:
+    node = Node("d", "da", joins=True)
+    (known,) = of_kind(node.get("a", pb.VIEW, view=a_view(), by=a_view()), ServersKnown)
+    assert set(known.servers) == set("abcd")
+    assert all(one.message.joins for one in sent_in(node.tick(0.2)) if one.kind == "HELLO")
 
 
 def test_a_newcomer_listens_to_those_whom_a_view_names_that_it_is_told_of() -> None:

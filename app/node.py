@@ -207,6 +207,7 @@ class Node:
                 options.replicas,
                 transfer=True,
                 joins=options.joins,
+                forget_after_s=options.forget_after_s or inf,
             ),
             self.peers,
             self.links,

@@ -49,9 +49,10 @@ assert _LAST_TRY_S < REPLY_TTL_MIN_S
 # With less than this a second, addresses that are forged could use up what honest ones get: app/front/rate.py.
 ANSWER_RATE_MIN_BYTES: Final = 64 << 10
 
-# Past these a number was not meant so: nobody waits an hour for a node to stop, no request takes a minute (clients give
-# up after 7 s), and a node has not more names than a cluster has nodes.
+# Past these a number was not meant so: nobody waits an hour for a node to stop, or a month for one to come back, no
+# request takes a minute (clients give up after 7 s), and a node has not more names than a cluster has nodes.
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
+FORGET_AFTER_MAX_S: Final = 31 * 86_400.0
 SLOW_MAX_MS: Final = 60_000
 _HTTP_HOSTS_MAX: Final = 64
 
@@ -389,6 +390,18 @@ class Options:
             Join the cluster that any of these nodes is a member of, each as the cluster calls it, in place of
             SERVERS_FILE. This node founds none. Others know it by --advertise, and add it to those that belong
             since it knows the secret; without one that is refused.""",
+    )
+    forget_after_s: float = _setting(
+        "--forget-after",
+        number(float, 0.0, FORGET_AFTER_MAX_S, what="a number of seconds"),
+        "SECONDS",
+        default="0",
+        default_words="0, never",
+        group="Cluster",
+        help=f"""
+            A server that was added (by `kv.py add-server` or --join), is no member and has been silent for so long
+            belongs to the cluster no more: up to {FORGET_AFTER_MAX_S:g}. With --join it is added again when it comes
+            back. Longer than a restart takes. Founders, which the servers file names, are never forgotten.""",
     )
     file_rules: bool = _setting(
         "--file-rules",

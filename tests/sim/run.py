@@ -129,6 +129,7 @@ def draw(seed: int) -> Plan:
     if options.hosts > 2 and ordering.random() < 0.25:
         options.listed, options.by_command = ordering.randint(2, options.hosts - 1), True
         node.secret = node.secret or b"a secret of sixteen or more"
+        node.extra["forget_after_s"] = ordering.choice((0.0, 0.0, 0.5, 3.0))
     if options.drift > 0.001:
         options.stands_still = False
     if options.hosts > 5:

@@ -22,6 +22,9 @@ lives. Others come and go by views, at most one a view. Two rules keep the promi
 
 So a member must not be of the last release, which would make views without the list.
 
+Who is gone for good is forgotten by a command, or when it has been no member and silent for `forget_after_s` of the
+coordinator's awake time (off unless it is given): for those that machines start and switch off. Founders are not.
+
 Two changes at once: a coordinator has one order at a time. A coordinator that loses its place loses its order; whoever
 gave it repeats it until a view has it. A removed server that comes back is a stranger to all who go by the list,
 whatever its file says; a founder still counts among the founders when it is removed, since it can be started with its
@@ -62,6 +65,8 @@ class Belonging:
         self._detector = detector
         self.order: Order | None = None
         self._listed: dict[str, tuple[int, float]] = {}  # by untried server: an epoch that lists it, and since when
+        self._absent_since: dict[str, float] = {}  # awake time since when we see servers belong and be no members
+        self._is_coordinator = False
         self._last_key = (0, 0)  # cluster and epoch of the view entered last
         self._logged_at = -inf
 
@@ -139,6 +144,7 @@ class Belonging:
         order, view = self.order, self._state.view
         assert view is not None
         if order is None:
+            changes.removed.update(self._forgotten(view)[:1])
             return
         if not view.lists_servers:
             changes.founders = self._founders(view)
@@ -148,6 +154,16 @@ class Belonging:
                 grantor.denied.add(order.server)
         elif not order.removes and order.server not in view.servers:
             changes.added = order.server
+
+    def _forgotten(self, view: View) -> list[str]:
+        """Those that have been no members, and said nothing, for so long that they belong no more; no founders."""
+        state = self._state
+        since = state.awake_s - state.config.forget_after_s
+        return [
+            server
+            for server in view.others
+            if server not in view.founders and max(self._absent_since[server], state.of(server).heard_awake_s) <= since
+        ]
 
     def _unaware_of(self, server: str) -> list[str]:
         """Which servers that have been members may not know of this one, which has not."""
@@ -200,6 +216,11 @@ class Belonging:
         self._last_key = (view.cluster_id, view.epoch) if view is not None else (0, 0)
         untried = view.untried_servers if view is not None else ()
         self._listed = {server: self._listed.get(server, (state.epoch, state.now)) for server in untried}
+        others = view.others if view is not None else ()
+        if is_coordinator and not self._is_coordinator:  # others need not have heard what the one before us has
+            self._absent_since = {}
+        self._is_coordinator = is_coordinator
+        self._absent_since = {server: self._absent_since.get(server, state.awake_s) for server in others}
         if order is not None and view is not None:
             has_begun = order.server in (view.removed if order.removes else view.servers) and not order.is_forced
             if not is_coordinator or has_begun or self.is_done(order):

@@ -33,7 +33,7 @@ class ClusterConfig:
 
     `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
     caught up at once. `joins`: this node founds no cluster; the servers are itself and those
-    that it asks to join theirs.
+    that it asks to join theirs. `forget_after_s`: see belonging.py.
     """
 
     address: str
@@ -41,6 +41,7 @@ class ClusterConfig:
     replicas: int = 3
     transfer: bool = False
     joins: bool = False
+    forget_after_s: float = inf
 
     def __post_init__(self) -> None:
         assert self.address in self.servers, f"{self.address} is not among {self.servers}"

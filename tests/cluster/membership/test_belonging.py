@@ -1,6 +1,7 @@
 """Which servers belong, once views list them: what a coordinator makes of orders, and who counts."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -14,7 +15,7 @@ from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.state import NodeState
 from app.cluster.view import FOUNDERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
-from tests.cluster.membership.parts import INCARNATIONS, a_state, a_view, die, sent_in
+from tests.cluster.membership.parts import INCARNATIONS, a_state, a_view, die, hear, sent_in, wait
 from tests.cluster.membership.test_views import Node, of_kind, sent_to
 
 ADD_D = Order("d")
@@ -325,6 +326,60 @@ class TestOrders:
         grantor.granted_until["d"] = node.now
         assert belonging.is_forced_out("d", grantor)
         assert not belonging.is_forced_out("c", grantor)
+
+
+class TestWhoIsForgotten:
+    """By a coordinator `a` that has been told for how long."""
+
+    VIEW = a_list("ab", "cd", untried=1)
+
+    def belonging(self, forget_after_s: float = 10.0, *, is_coordinator: bool = True) -> tuple[NodeState, Belonging]:
+        state = a_state("a", "abc", view=self.VIEW, forget_after_s=forget_after_s)
+        belonging = Belonging(state, Detector(state))
+        belonging.entered(is_coordinator=is_coordinator)
+        return state, belonging
+
+    def forgotten(self, belonging: Belonging) -> set[str]:
+        changes = Changes()
+        belonging.add_to(changes, Grantor(self.VIEW, "a"))
+        return changes.removed
+
+    def test_one_that_has_been_no_member_and_silent_for_so_long_and_no_founder(self) -> None:
+        state, belonging = self.belonging()
+        wait(state, 9.9)
+        assert self.forgotten(belonging) == set()
+        wait(state, 0.1)
+        assert self.forgotten(belonging) == {"d"}
+
+    def test_not_one_that_has_been_heard(self) -> None:
+        state, belonging = self.belonging()
+        wait(state, 5.0)
+        hear(state, "d")
+        wait(state, 9.0)
+        assert self.forgotten(belonging) == set()
+        wait(state, 1.0)
+        assert self.forgotten(belonging) == {"d"}
+
+    def test_nor_while_something_is_ordered(self) -> None:
+        state, belonging = self.belonging()
+        wait(state, 20.0)
+        belonging.order = Order("e")
+        assert self.forgotten(belonging) == set()
+
+    def test_nobody_unless_it_is_said(self) -> None:
+        state, belonging = self.belonging(inf)
+        wait(state, 1e9)
+        assert self.forgotten(belonging) == set()
+
+    def test_a_new_coordinator_counts_anew(self) -> None:
+        state, belonging = self.belonging(is_coordinator=False)
+        wait(state, 20.0)
+        belonging.entered(is_coordinator=True)
+        assert self.forgotten(belonging) == set()
+        wait(state, 9.0)
+        belonging.entered(is_coordinator=True)
+        wait(state, 1.0)
+        assert self.forgotten(belonging) == {"d"}
 
 
 class TestWhoIsTakenIn:

@@ -75,7 +75,10 @@ HELLO_S: Final = 0.1  # between an outsider's requests to join
 HELLO_SERVERS: Final = 12
 HELLO_MAX_S: Final = 0.4
 HEARD_S: Final = 1.0  # a server counts as present this long after it was heard
-SETTLE_S: Final = 0.2  # from the start to the first view: servers started together meet in it
+# From the start to the first view, if all servers of the file are accounted for: servers started together meet in it,
+# and whoever goes on without being named in the file is heard (belonging.py). Less gains nothing: a first view has no
+# lease before LAPSE_S.
+SETTLE_S: Final = 0.6
 DIAL_S: Final = 0.25  # between tries to open a link
 DIAL_NON_MEMBER_S: Final = 1.0  # to a server outside the view, unless it is proven absent: that is to be kept fresh
 # A coordinator pings the servers outside its view this often: so clusters that were split find each other.

@@ -312,8 +312,11 @@ class TestLease:
 
     def test_one_without_end_is_cut_when_there_is_somebody_to_be_replaced_by(self) -> None:
         node = Node("a", "ab")
+        node.tick(timing.SETTLE_S - 0.3)
+        node.step(LinkFailed("b"))
+        node.tick(timing.DIAL_S)
         node.step(LinkRefused("b", 0, True))
-        node.tick(timing.LAPSE_S + 0.1)
+        node.tick(timing.LAPSE_S + 0.2)
         assert node.core.lease_until == inf
         node.get("b", pb.HELLO)
         node.step(LinkUp("b"))

@@ -507,7 +507,8 @@ class Node:
         if len(self.peers.servers) == 1 < len(servers):
             self.front.be_one_of_several(PATIENCE_S)
         listed = {str(server): server for server in self.servers}
-        self.peers.change(listed.get(name) or unresolved(name) for name in servers)
+        found = [listed.get(name) or unresolved(name) for name in servers]
+        self.peers.change(server for server in found if server is not None)
         self._follow_addresses()
         self.links.share_anew()
         self.link_watch.keep(self.peers.names)

@@ -191,10 +191,13 @@ def reread(
     return (*listed, *kept)
 
 
-def unresolved(name: str) -> Server:
+def unresolved(name: str) -> Server | None:
     """The server of this name (`host:port`), which a view lists and the file does not. A host name has no address yet.
-    Raises ValueError as `split_host_port`."""
-    host, port = split_host_port(name)
+    None: it is no such name, and nobody can be there."""
+    try:
+        host, port = split_host_port(name)
+    except ValueError:
+        return None
     local = "127.0.0.1" if host == "localhost" else ""
     return Server(host, port, host if is_address(host) else local)
 

@@ -193,7 +193,8 @@ class Belonging:
         if address not in view.servers or address in view.removed or state.of(address).is_unnamed:
             return False
         unaware = self._unaware_of(address) if address in view.untried_servers else ()
-        if unaware and state.now - self._logged_at >= timing.WAITING_LOG_S:
+        has_waited = unaware and state.now - self._listed[address][1] >= timing.HEARD_S
+        if has_waited and state.now - self._logged_at >= timing.WAITING_LOG_S:
             self._logged_at = state.now
             state.log(
                 f"{address} is to wait: {' '.join(unaware)} may not know yet that it belongs; what is gone for good is"

@@ -623,8 +623,9 @@ class ClusterCore:
     def _take_in(self, guest: str) -> None:
         """It knows the secret, and is told to join: as if an administrator had added it."""
         state, order = self._state, Order(guest)
-        if state.awake_s - state.of(guest).heard_awake_s >= timing.HEARD_S:
-            return  # what it says may be a record
+        is_record = state.awake_s - state.of(guest).heard_awake_s >= timing.HEARD_S
+        if is_record or self._coordinator.belonging.order is not None:  # it asks again, and may be the next one
+            return
         objection = "" if self.is_done(order) else self.objection_to_order(order)
         if not objection:
             self._on_servers(ServerOrdered(order))

@@ -460,6 +460,9 @@ class TestWhoIsTakenIn:
     def test_whom_it_waits_for_is_said(self) -> None:
         state, belonging = self.belonging(a_list("ab", "cd", untried=1))
         belonging.admits("d")
+        assert state.effects == [], "they may be about to hear of it"
+        wait(state, timing.HEARD_S)
+        belonging.admits("d")
         belonging.admits("d")
         (line,) = state.effects
         assert line.text.startswith("d is to wait: b c may not know yet")  # type: ignore[union-attr]

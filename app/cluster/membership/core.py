@@ -173,7 +173,12 @@ class ClusterCore:
         Half of the servers must be members (NodeState.members_needed), and what is added counts before it is there.
         """
         state = self._state
-        if not state.is_member or state.view is None or state.view.is_forced or state.view.lists_servers:
+        if state.view is not None and state.view.lists_servers and {*servers} != {*state.config.servers}:
+            return (
+                "the cluster lists its servers by itself: kv.py add-server and remove-server change that; the file"
+                f" goes on naming those that found it, {' '.join(state.view.founders)}"
+            )
+        if not state.is_member or state.view is None or state.view.is_forced:
             return ""
         up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
         belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})

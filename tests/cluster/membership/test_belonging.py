@@ -577,6 +577,14 @@ def test_a_newcomer_listens_to_those_whom_a_view_names_that_it_is_told_of() -> N
     assert set(of_kind(effects, ServersKnown)[-1].servers) == set("ab"), "nothing more is heard of them"
 
 
+def test_a_file_that_has_changed_is_declined() -> None:
+    """Newcomers that found a cluster go by it, and half of the founders by what it was."""
+    node = Node("a", "abc").join(a_list())
+    assert node.core.objection_to(["c", "b", "a"]) == ""
+    for changed in ("abcd", "ab"):
+        assert "the file goes on naming those that found it, a b c" in node.core.objection_to(list(changed))
+
+
 def test_who_joins_founds_nothing() -> None:
     node = Node("a", "abc", joins=True)
     for peer in "bc":

@@ -18,13 +18,7 @@ def kv(nodes: Sequence[Node], *arguments: str) -> subprocess.CompletedProcess[st
 
 def joining(node: Node, *seeds: Node) -> Node:
     """A node without a servers file, which asks these."""
-    plain = node.command
-
-    def command() -> list[str]:
-        words = [word for word in plain() if word != str(node.servers)]
-        return [*words, "--join", ",".join(seed.name for seed in seeds), "--advertise", node.name]
-
-    node.command = command  # type: ignore[method-assign]
+    node.seeds = [seed.name for seed in seeds]
     return node
 
 

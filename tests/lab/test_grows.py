@@ -72,17 +72,6 @@ FEW = 3
 MANY = int(os.environ.get("LAB_SERVERS", "7"))  # twenty want more than two cores
 
 
-def joins(node: LabNode, seeds: Sequence[LabNode]) -> None:
-    """It is started without a servers file from now on, and asks these."""
-    plain = node.command
-
-    def command() -> list[str]:
-        words = [word for word in plain() if word != str(node.servers)]
-        return [*words, "--join", ",".join(seed.name for seed in seeds), "--advertise", node.name]
-
-    node.command = command  # type: ignore[method-assign]
-
-
 def slowest_share_ms(traffic: Traffic, since_s: float, until_s: float) -> float:
     """The 99th of 100 durations of the requests that were begun in that time."""
     took = sorted(
@@ -102,7 +91,7 @@ def test_from_few_to_many_in_a_burst_and_back_one_by_one(tmp_path: Path, tell: T
             node.environment["KV_CLUSTER_SECRET"] = SECRET
             node.knows(*here.nodes)
         for node in more:
-            joins(node, few)
+            node.seeds = [seed.name for seed in few]
         here.list_servers(*few)
         here.start(*few)
         with Traffic(few, clients=4) as traffic:

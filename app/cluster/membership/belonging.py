@@ -85,8 +85,8 @@ class Belonging:
             return f"another change is under way ({self.order.server}): one at a time"
         if view.is_forced:
             return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"
-        if old := [node for node in state.others() if state.of(node).is_unnamed]:
-            return f"{' '.join(old)} run the last release, which does not know lists of servers: upgrade them first"
+        if old := [node for node in state.others() if not state.of(node).names_protocol]:
+            return f"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first"
         founders = self._founders(view)
         if len(founders) == 1:
             return "the servers file names one server, which founds a cluster whenever it starts: name two more in it"
@@ -190,7 +190,7 @@ class Belonging:
         assert view is not None
         if not view.lists_servers:
             return address not in state.guests or address in (*state.config.servers, *view.addresses)
-        if address not in view.servers or address in view.removed or state.of(address).is_unnamed:
+        if address not in view.servers or address in view.removed or not state.of(address).names_protocol:
             return False
         unaware = self._unaware_of(address) if address in view.untried_servers else ()
         has_waited = unaware and state.now - self._listed[address][1] >= timing.HEARD_S

@@ -148,7 +148,7 @@ class Inbox:
 
     def _take_header(self, peer: str, message: pb.ClusterMessage) -> None:
         state, known = self._state, self._state.of(peer)
-        known.learned_at, known.is_unnamed = state.now, not message.node_protocol
+        known.learned_at, known.names_protocol = state.now, bool(message.node_protocol)
         is_latest = message.stamp_us >= known.stamp_us
         known.note_stamp(message.stamp_us, state.now)
         if is_latest:

@@ -63,7 +63,7 @@ class Known:
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
     absent_at: float = -inf  # when its machine, which is ours, last said that no process is there; heard since: -inf
     refused_at: float = -inf  # when we last said that it speaks another protocol
-    is_unnamed: bool = False  # its messages name no node protocol: it runs the last release (docs/operations.md)
+    names_protocol: bool = False  # as its messages do, but those of the last release (docs/operations.md)
     doubted_at: float = -inf  # when a connection to it was last refused, which proves nothing
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
     heard_awake_s: float = -inf  # the same, in awake time
@@ -122,9 +122,7 @@ class NodeState:
     unlisted: int = 0  # members of the view that our servers file lacks
     servers: dict[str, None] = field(default_factory=dict)  # that are listened to; see `note_servers`
     parted: dict[str, float] = field(default_factory=dict)  # awake time since when servers belong no more, by the view
-    guests: dict[str, float] = field(
-        default_factory=dict
-    )  # awake time when we heard last of servers in no list of ours
+    guests: dict[str, float] = field(default_factory=dict)  # likewise when we heard of servers in no list of ours
     # Until then we support the coordinator of the view (leases.py): we help no other to replace it.
     support_until: float = -inf
     support_withdrawn: bool = False  # we have promised a ballot to another than the coordinator

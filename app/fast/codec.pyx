@@ -157,8 +157,8 @@ def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
         data, size = <const uint8_t *>PyBytes_AS_STRING(buffer), PyBytes_GET_SIZE(buffer)
     else:
         raise TypeError("bytes or bytearray, please")
-    start = max(start, 0)
-    end = min(end, size)
+    if start < 0 or end > size or end < start:
+        return None
     # The shortest payload is command, tag and length of a key, and one byte more.
     size = end - start
     if size < PAYLOAD_AT + 5 + 1 + CHECKSUM_BYTES:
@@ -172,14 +172,8 @@ def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
     payload = data + payload_at
     if data[0] != 0x0A or data[1] != ID_BYTES or data[PAYLOAD_AT - 2] != 0x12 or length < 5:
         return None
-    # With its type, 0, or without; and never what the Python's expression reads as a longer one without.
     size -= payload_at + length + 1 + CHECKSUM_BYTES
-    if size != 0 and (
-        size != 2
-        or payload[length + 9] != 0x28
-        or payload[length + 10] != 0
-        or payload[length + 2] == 0x19
-    ):
+    if size != 0 and (size != 2 or payload[length + 9] != 0x28 or payload[length + 10] != 0):  # with its type, 0
         return None
     if payload[length] != 0x19:
         return None

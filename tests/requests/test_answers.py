@@ -31,7 +31,7 @@ def node() -> Parts:
 
 def asked(node: Parts, **fields: object) -> Request:
     """One that was kept, and has waited."""
-    made = Request(None, node.clients)
+    made = Request(node.clients)
     made.datagram = request(ONE, command=GET, key=b"key")
     made.client, made.peer, made.received_s = CLIENT, "", node.loop.now_s
     made.how = FORWARDED

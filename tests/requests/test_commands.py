@@ -399,7 +399,7 @@ def test_only_what_is_read_makes_an_answer_larger_than_the_question(length: int)
     """What a forged sender could have sent to its victim: docs/security.md."""
     node = node_that_tells(bytes(VALUE_MAX_BYTES), Known())
     node.code(PUT, key=b"k", value=bytes(VALUE_MAX_BYTES))
-    answers, no_request = node.parts.answers, Request(None, node.parts.clients)
+    answers, no_request = node.parts.answers, Request(node.parts.clients)
     gains: dict[str, int] = {}
     for command, name in (*COMMAND_NAMES.items(), (99, "unknown")):
         key = {"key": b"k"} if command in (PUT, GET, REMOVE) else {}

@@ -11,7 +11,7 @@ from app.cluster.replication.writes import WAITERS_MAX
 from app.cluster.view import Member, View
 from app.observe.counters import FORWARDED, REPLICATED, WAITED
 from app.peers.frames import ANSWER, FORWARD
-from app.requests.forwarding import FULL_WAIT_MS
+from app.requests.forwarding import FULL_WAIT_MS, IN_FLIGHT_BYTES
 from app.requests.request import PATIENCE_S
 from app.storage.mutate import BUSY_WAIT_MS, ROOM_WAIT_MS
 from app.wire.protocol import (
@@ -104,6 +104,49 @@ def test_a_read_of_what_not_all_copies_have_waits_too(net: Net) -> None:
     assert response(a.take(get()), READ).value == b"v"
 
 
+def test_a_read_waits_for_the_write_whose_value_it_has_and_not_for_later_ones(net: Net) -> None:
+    """However often the key is written, it is answered."""
+    a = net["a"]
+    a.take(put(1, b"first"))
+    a.take(get())
+    first, net.queue = net.queue, []
+    a.take(put(2, b"second"))
+    second, net.queue = net.queue, first
+    a.take(get(b"s" * 16), OTHER_CLIENT)
+    net.deliver()
+    (_, write), (_, read) = a.told()
+    assert write[2:18] == ident(1)
+    assert response(read, READ).value == b"first"
+    net.queue = second
+    net.deliver()
+    (_, write), (_, read) = a.told()
+    assert write[2:18] == ident(2)
+    assert response(read, b"s" * 16).value == b"second"
+
+
+@pytest.mark.parametrize("command", [PUT, REMOVE, WIPEOUT, GET])
+def test_what_waits_for_copies_is_counted_while_it_does(net: Net, command: int) -> None:
+    a = net["a"]
+    before = IN_FLIGHT_BYTES + 2 * len(put(1))
+    a.take(put(1))
+    assert (a.waiting.count, a.waiting.kept_bytes) == (1, before)
+    more = {} if command == WIPEOUT else {"key": KEY}
+    datagram = request(b"m" * 16, command=command, **more, **({"value": b"w"} if command == PUT else {}))
+    a.take(datagram, OTHER_CLIENT)
+    kept_bytes = a.waiting.kept_bytes - before
+    net.loop.now_s += 0.25
+    net.deliver()
+    reply = dict(a.told())[OTHER_CLIENT]
+    assert response(reply, b"m" * 16).errCode == NO_ERR
+    assert kept_bytes == IN_FLIGHT_BYTES + 2 * len(datagram) + (len(reply) if command == GET else 0)
+    assert (a.waiting.count, a.waiting.kept_bytes) == (0, 0)
+    durations = {how: (a.counters.latency[how].count, a.counters.latency[how].total_s) for how in (REPLICATED, WAITED)}
+    assert durations == (
+        {REPLICATED: (1, 0.25), WAITED: (1, 0.25)} if command == GET else {REPLICATED: (2, 0.5), WAITED: (0, 0.0)}
+    )
+    assert a.counters.answers[command * 8 + NO_ERR] == 1 + (command == PUT)
+
+
 def test_a_retry_joins_the_write_and_a_later_one_is_answered_from_memory(net: Net) -> None:
     a, b = net["a"], net["b"]
     a.take(put(1))
@@ -186,8 +229,11 @@ def test_a_read_that_has_waited_too_long_is_refused(net: Net) -> None:
     net.wait(PATIENCE_S, sweep=True)
     ((address, reply),) = a.told()
     assert (address, response(reply, READ)) == (OTHER_CLIENT, refusal(FULL_WAIT_MS))
+    assert (a.waiting.count, a.waiting.kept_bytes) == (0, 0)
+    (waiter,) = a.replication._primary.unacked[KEY].readers or ()
+    assert waiter.datagram == waiter.reply == b"", "for as long as its write is under way it keeps nothing"
     net.deliver()
-    assert a.told() == []
+    assert a.told() == [], "its write is on all copies too late"
 
 
 def full_net() -> Net:
@@ -386,6 +432,22 @@ def test_a_read_in_flight_goes_to_the_next_primary(net: Net) -> None:
     answers = dict(a.told())
     assert response(answers[OTHER_CLIENT], READ).errCode in (NO_ERR, KEY_DNE_ERR)
     assert a.counters.latency[FORWARDED].count == 2
+
+
+@pytest.mark.parametrize("command", [PUT, GET])
+def test_what_is_handed_on_too_late_is_not_executed(net: Net, command: int) -> None:
+    """It was not given up yet when another node was in charge."""
+    a = net["a"]
+    a.take(put(1))
+    if command == GET:
+        a.take(get(), OTHER_CLIENT)
+    net.queue.clear()
+    net.loop.now_s += PATIENCE_S
+    install(net, LED_BY_B_VIEW, "a")
+    assert a.waiting.count == 0
+    assert [kind for _, _, kind, _ in net.queue if kind == FORWARD] == []
+    told = [(address, response(reply, READ)) for address, reply in a.told()]
+    assert told == ([(OTHER_CLIENT, refusal(FULL_WAIT_MS))] if command == GET else [])
 
 
 def test_a_read_in_flight_for_a_peer_is_the_peers_to_send_again(net: Net) -> None:

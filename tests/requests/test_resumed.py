@@ -1,4 +1,4 @@
-"""Requests that waited for another node and are executed here: by workers, each by itself, in time or not at all."""
+"""Requests that waited and are executed as if they had just come: each by itself, in time or not at all."""
 
 import pytest
 

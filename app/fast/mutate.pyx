@@ -14,6 +14,7 @@ cdef enum:
     ROOM_WAIT_MS = 50
     BUSY_WAIT_MS = 20
     REPLY_BYTES = 32
+    SPEND_BYTES = 4096
     PUT = 1
     REMOVE = 3
     NO_ERR = 0
@@ -55,8 +56,16 @@ cdef class Mutations:
                 raise AssertionError(command)
             code = NO_ERR if store.remove(slot, key) else KEY_DNE_ERR
         replies.add(message_id, slot, code)
-        store.spend(REPLY_BYTES)
+        self._unspent_bytes += REPLY_BYTES
+        if self._unspent_bytes >= SPEND_BYTES:
+            self._spend()
         return code
+
+    cdef int _spend(self) except -1:
+        cdef int size_bytes = self._unspent_bytes
+        self._unspent_bytes = 0
+        self._store.spend(size_bytes)
+        return 0
 
     def wipe(self, slots, bytes message_id not None, int hindrances=0):
         """As the Python's."""
@@ -70,7 +79,8 @@ cdef class Mutations:
         self._store.wipe(left)
         for slot in left:
             replies.add(message_id, slot, NO_ERR)
-        self._store.spend(REPLY_BYTES * len(left))
+        self._unspent_bytes += REPLY_BYTES * <int>len(left)
+        self._spend()
         return NO_ERR, left
 
     cdef int _refused(self, int wait_ms) noexcept:

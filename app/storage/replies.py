@@ -30,6 +30,7 @@ retry that sat in the socket's buffer while the process was stopped for a minute
 
 from array import array
 from collections.abc import Iterator
+from struct import Struct
 from typing import Final
 
 from app.fast import piece
@@ -71,6 +72,7 @@ _ERA_AT: Final = 3
 _CODE_AT: Final = 4
 _ID_AT: Final = 5
 _RECORD_BYTES: Final = _ID_AT + 1  # what it takes besides the messageID
+_pack_record: Final = [Struct(f"5B{length}sB").pack for length in range(256)]  # by that length
 
 _Buckets = list[bytearray | None]
 
@@ -156,7 +158,7 @@ class ReplyMemory:
             self._made += 1
             self._check_at_bytes -= _BUCKET_BYTES
         length = len(message_id)
-        bucket += b"%c%c%c%c%c%b%c" % (length, self._newest, slot, self._eras[slot], code, message_id, length)
+        bucket += _pack_record[length](length, self._newest, slot, self._eras[slot], code, message_id, length)
         newest = self._generations[self._newest]
         newest.count += 1
         newest.by_slot[slot] += 1

@@ -13,6 +13,7 @@ from app.storage.mutate import (
     REPLY_BYTES,
     ROOM_WAIT_MS,
     SET,
+    SPEND_BYTES,
     STORE_BUSY,
     STORE_FULL,
     WIPE,
@@ -75,13 +76,16 @@ def test_what_is_remembered_is_counted_so_that_the_process_is_measured_in_time(c
     """Of entries that are only changed, or keep nothing on the heap, replies are all that grows."""
     spent = []
     copy.store.spend = spent.append  # type: ignore[method-assign]
-    copy.do(PUT, ONE)
-    copy.do(PUT, TWO, b"more")
-    copy.do(PUT, TWO, b"more")  # a retry
-    assert spent == [REPLY_BYTES] * 2
-    copy.do(REMOVE, b"3" * 16)
+    replies = SPEND_BYTES // REPLY_BYTES
+    for number in range(replies - 1):
+        copy.do(PUT, b"%016d" % number)
+    copy.do(PUT, b"%016d" % 0)  # a retry
+    assert spent == []
+    copy.do(REMOVE, TWO)
+    assert spent == [SPEND_BYTES]
+    copy.do(PUT, b"3" * 16)
     copy.wipe(b"4" * 16, 1, 2, 3)
-    assert spent[2:] == [REPLY_BYTES, 3 * REPLY_BYTES]
+    assert spent[1:] == [4 * REPLY_BYTES]
 
 
 def test_without_a_word_of_other_nodes_nothing_hinders(copy: Copy) -> None:

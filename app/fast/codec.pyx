@@ -144,6 +144,10 @@ def crc32_by_tables(bytes data not None, uint32_t crc=0):
 
 
 def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
+    return ordinary(buffer, start, end)
+
+
+cdef tuple ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
     cdef const uint8_t *data
     cdef const uint8_t *payload
     cdef const uint8_t *rest
@@ -282,12 +286,20 @@ def encode_response(bytes message_id not None, uint32_t message_id_crc, bytes pa
 
 
 def encode_found(bytes message_id not None, uint32_t message_id_crc, bytes blob not None):
+    return found_response(message_id, message_id_crc, blob)
+
+
+cdef bytes found_response(bytes message_id, uint32_t message_id_crc, bytes blob):
     cdef uint8_t head[2]
     head[0], head[1] = 0x08, 0
     return _response(message_id, message_id_crc, head, blob)
 
 
 def encode_error(bytes message_id not None, uint32_t message_id_crc, int code):
+    return error_response(message_id, message_id_crc, code)
+
+
+cdef bytes error_response(bytes message_id, uint32_t message_id_crc, int code):
     cdef uint8_t head[2]
     if not 0 <= code < ERROR_CODES:
         raise IndexError(f"error code {code}")

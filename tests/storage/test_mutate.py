@@ -1,5 +1,7 @@
 """What mutations do to store and reply memory: executed once, refused and for how long, and applied at copies."""
 
+from typing import Any
+
 import pytest
 
 from app.storage.arena import Arena
@@ -285,9 +287,17 @@ def test_an_unknown_change_is_our_fault(copy: Copy) -> None:
 
 def test_what_does_not_fit_at_a_copy_that_evicts_is_as_good_as_evicted(copy: Copy) -> None:
     """But the value before must not stay."""
+
+    class Full:
+        evicts = True
+        remove = copy.store.remove
+
+        def put(self, number: int, key: bytes, blob: bytes) -> bool:
+            return False
+
     copy.store.put(SLOT, KEY, b"before")
-    copy.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
-    assert copy.mutations.apply(SET, SLOT, KEY, b"blob")
+    full: Any = Full()
+    assert Mutations(full, copy.replies).apply(SET, SLOT, KEY, b"blob")
     assert copy.get() is None
 
 

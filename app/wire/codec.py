@@ -57,10 +57,23 @@ __all__ = [
 parse_msg: Final = Msg.FromString
 parse_request: Final = KVRequest.FromString
 
+
+class _ByLength(dict[int, Struct]):
+    """Formats by the bytes that a part of variable length takes; each is made when it is needed first."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self._form = form
+
+    def __missing__(self, length: int) -> Struct:
+        made = self[length] = Struct(self._form % length)
+        return made
+
+
 # The ordinary encoding of a GET or PUT: tag and length of the messageID (one number), the messageID, the payload's tag
 # and length, the payload, the checkSum's tag, checkSum. By the payload's length, if that takes one byte; else another
 # follows it.
-_unpack_ordinary: Final = [Struct(f"<H16sBx{length}sBQ").unpack_from for length in range(0x80)]
+_ordinary: Final = _ByLength("<H16sBx%dsBQ")
 _ID_TAG: Final = 0x0A | 16 << 8
 _LENGTH_AT: Final = 2 + 16 + 1
 _FRAME_BYTES: Final = _LENGTH_AT + 1 + 1 + 8  # all but the payload and the second byte of its length
@@ -87,16 +100,16 @@ def take_ordinary(buffer: bytes | bytearray, start: int, end: int) -> tuple[int,
     length = buffer[start + _LENGTH_AT]
     rest = end - start - length - _FRAME_BYTES
     if length < 0x80:
-        unpack = _unpack_ordinary[length]
+        form = _ordinary[length]
     else:
         length = length & 0x7F | buffer[start + _LENGTH_AT + 1] << 7
         rest = end - start - length - _FRAME_BYTES - 1
         if not 0x80 <= length < 0x4000:
             return None
-        unpack = Struct(f"<H16sBxx{length}sBQ").unpack_from
+        form = Struct(f"<H16sBxx{length}sBQ")
     if rest and (rest != 2 or buffer[end - 2 : end] != _TYPE):
         return None
-    id_tag, message_id, payload_tag, payload, checksum_tag, checksum = unpack(buffer, start)
+    id_tag, message_id, payload_tag, payload, checksum_tag, checksum = form.unpack_from(buffer, start)
     if id_tag != _ID_TAG or payload_tag != 0x12 or checksum_tag != 0x19 or length < 5:
         return None
     id_crc = crc32(message_id)
@@ -141,7 +154,7 @@ def encode_value(value: bytes, version: int) -> bytes:
 # A response whose payload's length takes one byte, to a request with a messageID of 16 bytes, in one step; by that
 # length. Tag and length of the messageID, the messageID, those of the payload, the payload, the checkSum's tag,
 # checkSum, type.
-_pack_response: Final = [Struct(f"<H16sH{length}sBQH").pack for length in range(0x80)]
+_response: Final = _ByLength("<H16sH%dsBQH")
 _TYPE_OF_RESPONSE: Final = 0x28 | TYPE_RESPONSE << 8
 
 
@@ -151,7 +164,7 @@ def encode_response(message_id: bytes, message_id_crc: int, payload: bytes) -> b
     length = len(payload)
     crc = crc32(payload, message_id_crc)
     if length < 0x80 and len(message_id) == 16:
-        return _pack_response[length](_ID_TAG, message_id, 0x12 | length << 8, payload, 0x19, crc, _TYPE_OF_RESPONSE)
+        return _response[length].pack(_ID_TAG, message_id, 0x12 | length << 8, payload, 0x19, crc, _TYPE_OF_RESPONSE)
     checksum = crc.to_bytes(8, "little")
     assert len(message_id) < 0x80, f"a messageID of {len(message_id)} bytes"
     assert length < 0x4000, f"a payload of {length} bytes"
@@ -179,7 +192,7 @@ def encode_found(message_id: bytes, message_id_crc: int, blob: bytes) -> bytes:
     length = len(payload)
     if length < 0x80 and len(message_id) == 16:
         crc = crc32(payload, message_id_crc)
-        return _pack_response[length](_ID_TAG, message_id, 0x12 | length << 8, payload, 0x19, crc, _TYPE_OF_RESPONSE)
+        return _response[length].pack(_ID_TAG, message_id, 0x12 | length << 8, payload, 0x19, crc, _TYPE_OF_RESPONSE)
     return encode_response(message_id, message_id_crc, payload)
 
 

@@ -11,7 +11,7 @@ from app.fast.waiting cimport Kept, Waiting
 # As the Python says; a test holds the two together.
 cpdef enum:
     IN_FLIGHT_BYTES = 512
-    PARKED = -100
+    WAITS = -100
     NO_ANSWER = -2
 
 cdef str _REPLICATED = "replicated"
@@ -64,7 +64,7 @@ cdef class ShortReplicator:
         self._is_due = True
         if not self._turn.is_ending:
             self._turn.wake()
-        if code != PARKED:
+        if code != WAITS:
             return self._outcome(waiter, code)
         self.enter(waiter)
         return NO_ANSWER

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from app.cluster.events import SELF
 from app.cluster.replication.core import Replication
-from app.cluster.replication.writes import IGNORED, PARKED
+from app.cluster.replication.writes import IGNORED, WAITS
 from app.cluster.slots import slots_of
 from app.cluster.view import View
 from app.fast import piece
@@ -149,7 +149,7 @@ class WholeReplicator:
 
     def _outcome(self, waiter: Waiter, code: int) -> int:
         """What the core has said of it."""
-        if code == PARKED:
+        if code == WAITS:
             self._enter(waiter)
             return NO_ANSWER
         if code == SYS_OVERLOAD_ERR:
@@ -273,7 +273,8 @@ class WholeReplicator:
             if waiter in self._waiters:
                 self._take(waiter)
                 if waiter.client and waiter.command != WIPEOUT:
-                    waiter.is_uncertain = waiter.is_uncertain or waiter.command != GET
+                    if waiter.command != GET:
+                        waiter.is_uncertain = True
                     self._dropped.append(waiter)
 
     def take_dropped(self) -> list[Waiter]:

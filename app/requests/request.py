@@ -7,9 +7,9 @@ while the process was stopped counts as old), and past it nobody executes it. A 
 by the receiver's clock (app/peers/links.py), so it holds whatever kernels and networks do on the way.
 
 **Waiting.** The code that executes a request never waits. What is kept of one that can't be answered yet lies in a
-table: until another node has answered (forwarding.py), or until copies have a write (replicator.py). Until then
-everything about it lies in a buffer that the next batch overwrites, so a request that is answered at once costs no
-copy; `keep` takes along what is needed later.
+table: until another node has answered (forwarding.py), or until copies have a write (replicator.py). While it is
+executed everything about it lies in a buffer that the next batch overwrites, so a request that is answered at once
+costs no copy; `keep` takes along what is needed later.
 """
 
 from typing import Final, Protocol

@@ -39,7 +39,7 @@ def test_its_numbers_and_words_are_the_pythons() -> None:
     from app.fast import replicator as fast_replicator
 
     assert fast_replicator.IN_FLIGHT_BYTES == forwarding.IN_FLIGHT_BYTES
-    assert fast_replicator.PARKED == writes.PARKED
+    assert fast_replicator.WAITS == writes.WAITS
     assert fast_replicator.NO_ANSWER == replicator.NO_ANSWER
     assert (fast_replicator.REPLICATED, fast_replicator.WAITED) == (REPLICATED, WAITED)
 

@@ -434,6 +434,19 @@ def test_a_read_in_flight_goes_to_the_next_primary(net: Net) -> None:
     assert a.counters.latency[FORWARDED].count == 2
 
 
+def test_a_read_in_flight_that_finds_no_primary_is_refused(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    a.take(get(), OTHER_CLIENT)
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "a")
+    a.set_routes(UNKNOWN)
+    assert (a.forwarding.in_flight, a.told()) == (2, [])
+    net.wait(PATIENCE_S, sweep=True)
+    ((address, reply),) = a.told()
+    assert (address, response(reply, READ).errCode) == (OTHER_CLIENT, SYS_OVERLOAD_ERR)
+
+
 @pytest.mark.parametrize("command", [PUT, GET])
 def test_what_is_handed_on_too_late_is_not_executed(net: Net, command: int) -> None:
     """It was not given up yet when another node was in charge."""

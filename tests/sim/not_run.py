@@ -78,7 +78,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/requests/resumed.py": {
         RARE: [
+            "if isinstance(kept, InFlight):",
             "self._forwarding.give_up(kept)",
+            "self._replicator.give_up(kept)",
             "continue",
         ],
     },
@@ -678,15 +680,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/cluster/membership/status.py": {
         PEOPLE: [
             "learners[node] += 1",
-        ],
-    },
-    "app/cluster/replication/recent.py": {
-        RARE: [
-            "found[-1] = (term, seq, found[-1][2])",
-        ],
-        UNIT: [
-            "break",
-            "return None",
         ],
     },
     "app/cluster/replication/state.py": {

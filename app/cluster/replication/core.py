@@ -28,7 +28,7 @@ from app.cluster.replication.led import Joint
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.recent import RECENT_MAX, Recent
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
-from app.cluster.replication.writes import IGNORED, PARKED, PENDING_MAX_BYTES
+from app.cluster.replication.writes import IGNORED, PENDING_MAX_BYTES, WAITS
 from app.cluster.view import View
 from app.storage.mutate import BUSY, REPLIES_FULL, STORE_BUSY, WIPE, Mutations
 from app.wire.protocol import ALL_SLOTS, NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
@@ -329,4 +329,4 @@ class Replication:
         if not joint.left:
             return NO_ERR
         primary.unreleased[message_id] = joint
-        return PARKED
+        return WAITS

@@ -5,7 +5,7 @@ from dataclasses import replace
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.readiness import LedSlots
 from app.cluster.replication.frames import encode_patches
-from app.cluster.replication.writes import PARKED, PENDING_MAX
+from app.cluster.replication.writes import PENDING_MAX, WAITS
 from app.cluster.view import Member, View
 from app.wire.protocol import ALL_SLOTS, KEY_DNE_ERR, NO_ERR, NO_SPC_ERR, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -25,13 +25,13 @@ def test_a_write_is_answered_when_all_backups_have_it() -> None:
     wires = Wires(a, b, c)
     wires.enter(view(1, "a", "bc"))
     wires.held = {"c"}
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     assert b.store.get(SLOT, KEY) == b"v"
     assert b.replies.get(b"m1") == NO_ERR
     assert KEY in a.core.unacked
     assert a.core.hold_read(KEY, "reader")
-    assert a.put(b"v", b"m1") == PARKED  # a retry
+    assert a.put(b"v", b"m1") == WAITS  # a retry
     assert not a.released
     wires.held.clear()
     c.core.link_closed("a", 1.0)
@@ -49,7 +49,7 @@ def test_nothing_is_released_without_a_lease() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     a.core.refresh(a.core.routes, 0.5)
     wires.run()
     assert not a.released
@@ -73,7 +73,7 @@ def test_a_learner_gets_all_and_is_reported_in_each_view() -> None:
     a.synced.clear()
     wires.enter(view(3, "a", learners="b"))
     assert a.synced == [("b", mask, 3)]
-    assert a.put(b"new", b"m1") == PARKED  # it may be the primary next
+    assert a.put(b"new", b"m1") == WAITS  # it may be the primary next
     wires.run()
     assert a.released == [(b"m1", NO_ERR)]
 
@@ -82,10 +82,10 @@ def test_a_backup_ahead_of_the_new_primary_is_set_back_and_the_slot_closed_until
     a, b, c = Machine("a"), Machine("b"), Machine("c")
     wires = Wires(a, b, c)
     wires.enter(view(1, "a", "bc"))
-    assert a.put(b"kept", b"m1") == PARKED
+    assert a.put(b"kept", b"m1") == WAITS
     wires.run()
     wires.held = {"b"}
-    assert a.put(b"lost", b"m2") == PARKED
+    assert a.put(b"lost", b"m2") == WAITS
     wires.run()
     assert c.store.get(SLOT, KEY) == b"lost"
     del wires.machines["a"]
@@ -108,7 +108,7 @@ def test_a_backup_that_was_restarted_is_a_learner_that_has_nothing_though_its_li
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     again = wires.machines["b"] = Machine("b")
     wires.enter(view(2, "a", learners="b", restarted="b"))
@@ -126,10 +126,10 @@ def test_a_remove_reaches_what_the_primary_has_evicted() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     a.store.remove(SLOT, KEY)  # as eviction does
-    assert a.core.execute(REMOVE, SLOT, KEY, b"", b"m2", "remover") == PARKED
+    assert a.core.execute(REMOVE, SLOT, KEY, b"", b"m2", "remover") == WAITS
     wires.run()
     assert a.released[-1] == ("remover", KEY_DNE_ERR)
     assert b.store.get(SLOT, KEY) is None
@@ -143,7 +143,7 @@ def test_a_full_replica_refuses_for_all() -> None:
         key = b"%d" % number
         code = a.put(bytes(9000), key, key)
         wires.run()
-        if code != PARKED or a.released[-1][1] == NO_SPC_ERR:
+        if code != WAITS or a.released[-1][1] == NO_SPC_ERR:
             break
     assert a.released[-1] == (key, NO_SPC_ERR)
     assert a.store.get(slot_of(key), key) is None
@@ -198,11 +198,11 @@ def test_wipeout_closes_until_all_have_it() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
-    assert a.core.wipe(range(SLOT_COUNT), b"w", "wiper") == PARKED
+    assert a.core.wipe(range(SLOT_COUNT), b"w", "wiper") == WAITS
     assert a.core.routes[SLOT] == UNKNOWN
-    assert a.core.wipe(range(SLOT_COUNT), b"w", "again") == PARKED
+    assert a.core.wipe(range(SLOT_COUNT), b"w", "again") == WAITS
     wires.run()
     assert a.core.routes[SLOT] == SELF
     assert a.released[-2:] == [("wiper", NO_ERR), ("again", NO_ERR)]
@@ -215,7 +215,7 @@ def test_a_wipeout_of_which_one_slot_was_given_up_is_not_answered_as_done() -> N
     wires = Wires(a, b)
     before = view(1, "a", "b")
     wires.enter(before)
-    assert a.core.wipe([SLOT, SLOT + 1], b"w", "wiper") == PARKED
+    assert a.core.wipe([SLOT, SLOT + 1], b"w", "wiper") == WAITS
     primaries, backups = list(before.primaries), list(before.backups)
     primaries[SLOT], backups[SLOT] = "b", ("a",)
     wires.enter(replace(before, epoch=2, primaries=tuple(primaries), backups=tuple(backups)))
@@ -229,7 +229,7 @@ def test_a_slot_stays_closed_until_the_last_of_its_wipes_is_everywhere() -> None
     wires.enter(view(1, "a", "b"))
     ordered = []
     for message_id in (b"w1", b"w2"):
-        assert a.core.wipe([SLOT], message_id, message_id) == PARKED
+        assert a.core.wipe([SLOT], message_id, message_id) == WAITS
         ordered.append(a.flush().frames)
     for frames, route in zip(ordered, (UNKNOWN, SELF), strict=True):
         for _, kind, body in frames:
@@ -255,11 +255,11 @@ def test_wipeout_takes_effect_once_wherever_its_slots_are() -> None:
     )
     wires.enter(half)
     keys = {slot_of(key) % 2: key for key in (b"k%d" % n for n in range(9))}
-    assert a.core.wipe(range(0, SLOT_COUNT, 2), b"w", "wiper") == PARKED
+    assert a.core.wipe(range(0, SLOT_COUNT, 2), b"w", "wiper") == WAITS
     wires.run()
-    assert a.put(b"v", b"m1", keys[0]) == b.put(b"v", b"m2", keys[1]) == PARKED
+    assert a.put(b"v", b"m1", keys[0]) == b.put(b"v", b"m2", keys[1]) == WAITS
     wires.run()
-    assert b.core.wipe(range(1, SLOT_COUNT, 2), b"w", "wiper") == PARKED, "what it leads was not wiped"
+    assert b.core.wipe(range(1, SLOT_COUNT, 2), b"w", "wiper") == WAITS, "what it leads was not wiped"
     wires.run()
     assert (b.store.get(slot_of(keys[1]), keys[1]), b.released[-1]) == (None, ("wiper", NO_ERR))
     wires.enter(replace(half, epoch=2, primaries=("a",) * SLOT_COUNT, backups=(("b",),) * SLOT_COUNT))

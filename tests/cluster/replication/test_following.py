@@ -3,7 +3,7 @@
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.follower import RETRY_S
-from app.cluster.replication.writes import PARKED
+from app.cluster.replication.writes import WAITS
 from app.storage.mutate import STORE_FULL
 from app.wire.protocol import NO_ERR, SLOT_COUNT
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -280,7 +280,7 @@ def test_a_process_that_begins_anew_over_the_same_link_goes_on_counting_what_it_
 def test_a_copy_that_is_ours_no_longer_is_forgotten() -> None:
     a, b = a_pair()
     wires = Wires(a, b)
-    assert a.put(b"v", ID) == PARKED
+    assert a.put(b"v", ID) == WAITS
     wires.enter(view(2, "a"))
     assert b.store.get(SLOT, KEY) is None
     assert b.replies.get(ID) is None

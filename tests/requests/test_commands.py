@@ -16,7 +16,8 @@ from app.observe.counters import DROP_REASONS
 from app.peers.frames import FORWARD, FORWARD_BYTES
 from app.requests.commands import Shutdown
 from app.requests.request import Request
-from app.storage.store import Store
+from app.storage.arena import Arena
+from app.storage.store import WholeStore
 from app.wire.protocol import (
     COMMAND_NAMES,
     CONFIG,
@@ -58,7 +59,7 @@ from app.wire.protocol import (
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
 from tests.support.loop import Exited
-from tests.support.parts import CLIENT, PID, Net, Parts, forwarded
+from tests.support.parts import CLIENT, MIB, PID, Net, Parts, forwarded
 from tests.wire.datagrams import ack, envelope, request, response
 from tests.wire.vectors import EMPTY_KEY, MESSAGE_ID, exchanges
 
@@ -701,9 +702,10 @@ BREAKS = {
 
 def broken_node(command: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Asker:
     """One in which this command, and no other, raises."""
-    node = Asker(Parts())
+    store = WholeStore(Arena(16 * MIB, 16 * MIB), evict=True, on_allowance_used=lambda: None)
+    node = Asker(Parts(store=store))
     part, name = BREAKS[command].split(".")
-    target = Store if part == "store" else node.parts.commands._reports
+    target = store if part == "store" else node.parts.commands._reports
     monkeypatch.setattr(target, name, Broken(error))
     return node
 

@@ -271,7 +271,7 @@ class Parts(Node):
         self.counters = Counters()
         self.slow_log = SlowLog()
         self.arena = Arena(arena_bytes, arena_bytes)
-        self.store = store or make_store(self.arena, evict=evict)
+        self.store = make_store(self.arena, evict=evict) if store is None else store
         self.replies = replies or ReplyMemory(6.0, replies_bytes)
         self.mutations = Mutations(self.store, self.replies)
         self.links = Links(self, net)

@@ -48,10 +48,12 @@ class Relayed:
                 answers.append(body)
             elif kind == FORWARD:
                 deadline_s, hops = unpack_forward(body)
-                if deadline_s > turn.now_s and 0 < hops <= HOPS_MAX:
+                if not 0 < hops <= HOPS_MAX:
+                    self._counters.drops["unparsable"] += 1
+                elif deadline_s > turn.now_s:
                     bodies.append(body)
                 else:
-                    self._counters.drops["too_old" if 0 < hops <= HOPS_MAX else "unparsable"] += 1
+                    self._counters.drops["too_old"] += 1
             else:
                 self._on_other(peer, kind, body)
         if answers:

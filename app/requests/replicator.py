@@ -122,10 +122,10 @@ class WholeReplicator:
     def wipe_out(self, request: Request, message_id: bytes, id_crc: int) -> int:
         """Wipe all slots that this node leads, or none: as `mutate`, all copies of all of them.
 
+        `request`: that was kept.
         Not while one of them is closed, or without a lease: nor is it told then that it was done before, for a copy of
         the closed one may not have heard of it.
         """
-        request.keep()
         replication = self._replication
         slots = [slot for slot, route in enumerate(self._turn.routes) if route == SELF]
         if len(slots) < replication.leading and not replication.is_under_way(message_id):
@@ -207,7 +207,7 @@ class WholeReplicator:
 
     def link_down(self, peer: str) -> None:
         """The link has ended: what was in it is lost."""
-        self._replication.link_closed(peer, self._turn.read_clock())
+        self._replication.link_closed(peer)
         self._wake()
 
     def tick(self) -> None:
@@ -238,7 +238,7 @@ class WholeReplicator:
         opened = False
         while self._is_due:
             self._is_due = False
-            out = self._replication.flush(self._turn.read_clock())
+            out = self._replication.flush()
             behind = [peer for peer, kind, body in out.frames if not self._links.send(peer, kind, body)]
             for peer in dict.fromkeys((*out.closed, *behind)):  # one that is too far behind would lack a frame for good
                 self._links.sever(peer)

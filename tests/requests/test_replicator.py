@@ -1,12 +1,13 @@
 """Requests that have to do with copies: two or three nodes' request paths over real replication, linked by a list."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from app.cluster.events import UNKNOWN
 from app.cluster.membership.planner import Changes, first_view, next_view
-from app.cluster.replication.frames import ACK, OPS
+from app.cluster.replication.frames import ACK, OPS, encode_ack
 from app.cluster.replication.writes import WAITERS_MAX
 from app.cluster.view import Member, View
 from app.observe.counters import FORWARDED, REPLICATED, WAITED
@@ -14,6 +15,7 @@ from app.peers.frames import ANSWER, FORWARD
 from app.requests.forwarding import FULL_WAIT_MS, IN_FLIGHT_BYTES
 from app.requests.request import PATIENCE_S
 from app.storage.mutate import BUSY_WAIT_MS, ROOM_WAIT_MS
+from app.wire.codec import take_ordinary
 from app.wire.protocol import (
     GET,
     KEY_DNE_ERR,
@@ -55,7 +57,9 @@ def ident(number: int) -> bytes:
 
 
 def put(number: int, value: bytes = b"v", key: bytes = KEY) -> bytes:
-    return request(ident(number), command=PUT, key=key, value=value)
+    """Those of odd numbers name a version, as most clients do: they are taken apart without protobuf."""
+    version = {"version": 0} if number % 2 else {}
+    return request(ident(number), command=PUT, key=key, value=value, **version)
 
 
 def get(message_id: bytes = READ, key: bytes = KEY) -> bytes:
@@ -89,6 +93,16 @@ def test_a_write_is_answered_when_the_copy_has_it(net: Net) -> None:
     assert a.counters.latency[REPLICATED].count == 1
     assert a.counters.latency[REPLICATED].total_s == 0.125
     assert a.waiting.count == 0
+
+
+def test_in_either_encoding() -> None:
+    assert [take_ordinary(put(number), 0, len(put(number))) is not None for number in (1, 2)] == [True, False]
+    for number in (1, 2):
+        net = Net(VIEW)
+        assert net["a"].take(put(number)) is None
+        net.deliver()
+        assert net["a"].code(ident(number)) == NO_ERR
+        assert len(net["b"].store) == 1
 
 
 def test_a_read_of_what_not_all_copies_have_waits_too(net: Net) -> None:
@@ -640,6 +654,30 @@ def test_a_link_that_comes_back_is_begun_anew(net: Net) -> None:
     assert len(net["b"].store) == 1
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda a: a.replicator.on_view(LED_BY_B_VIEW, True),
+        lambda a: a.replicator.on_reset(),
+        lambda a: a.replicator.refresh(a.membership),
+        lambda a: a.replicator.link_up("b"),
+        lambda a: a.replicator.link_down("b"),
+        lambda a: a.replicator.tick(),
+        lambda a: a.replicator.on_frame("b", ACK, encode_ack(0, [])),
+    ],
+    ids=["view", "reset", "step", "link up", "link down", "tick", "frame"],
+)
+def test_what_an_event_brings_about_is_carried_out_at_the_turns_end(net: Net, event: Callable[[Parts], None]) -> None:
+    a = net["a"]
+    a.take(put(1))
+    a.loop.turn()
+    assert (a.turn.is_ending, a.replicator._is_due) == (False, False)
+    event(a)
+    assert (a.turn.is_ending, a.replicator._is_due) == (True, True)
+    a.loop.turn()
+    assert (a.turn.is_ending, a.replicator._is_due) == (False, False)
+
+
 def test_a_frame_that_is_no_ones_business_changes_nothing(net: Net) -> None:
     a = net["a"]
     before = a.held()
@@ -696,6 +734,27 @@ def test_a_learner_that_has_caught_up_is_told_to_membership() -> None:
             1 << slot for slot in range(SLOT_COUNT) if view.primaries[slot] == name and "c" in view.learners(slot)
         )
     assert any(told.values())
+
+
+def test_slots_that_it_should_be_no_holder_of_are_told_to_membership(
+    net: Net, caplog: pytest.LogCaptureFixture
+) -> None:
+    b = net["b"]
+    slot = VIEW.primaries.index("a")
+    b.replication._shared.positions[slot] = None  # its copy is not whole
+    install(net, replace(VIEW, epoch=2), "b")
+    assert b.membership.lost_slots == [(1 << slot, 2)]
+    assert [record.msg for record in caplog.records] == ["copies.copies_lost"]
+
+
+def test_slots_that_start_empty_are_told(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    b = net["b"]
+    slot = VIEW.primaries.index("a")
+    b.replication._shared.positions[slot] = None
+    install(net, replace(LED_BY_B_VIEW, backups=((),) * SLOT_COUNT, homes=(("b",),) * SLOT_COUNT), "b")
+    assert [(record.msg, record.__dict__["fields"]) for record in caplog.records] == [
+        ("copies.slots_start_empty", {"slots": [slot]})
+    ]
 
 
 def test_the_state_in_numbers(net: Net) -> None:

@@ -136,6 +136,11 @@ class Link:
         return True
 
 
+def nothing_queued(peer: str) -> int:
+    """Of a peer whose link takes whatever is put into it."""
+    return 0
+
+
 class Links:
     """Links to peers: frames go into the net's queue, unless that peer's link is down or full."""
 
@@ -183,6 +188,7 @@ class Surroundings:
         self.is_member = True
         self.synced_slots: list[tuple[str, int, int]] = []
         self.lost_slots: list[tuple[int, int]] = []
+        self.orders: list[bytes] = []
         self.heard: list[tuple[bytes, bytes]] = []  # payload, address
         self.status = b"{status}"
         self._members = members
@@ -201,6 +207,10 @@ class Surroundings:
 
     def found(self) -> bytes:
         return b"{found}"
+
+    def order(self, said: bytes) -> bytes:
+        self.orders.append(said)
+        return b"ordered " + said
 
     def member_count(self) -> int:
         return self._members
@@ -266,7 +276,14 @@ class Parts(Node):
         self.mutations = Mutations(self.store, self.replies)
         self.links = Links(self, net)
         self.membership = Surroundings(members)
-        self.replication = Replication(name, self.store, self.replies, self.mutations, reserve_bytes=reserve_bytes)
+        self.replication = Replication(
+            name,
+            self.store,
+            self.replies,
+            self.mutations,
+            queued_bytes=nothing_queued,
+            reserve_bytes=reserve_bytes,
+        )
         self.view_log = ViewLog()
         routes = self.replication.routes
         self.turn = Turn(self.loop, self.membership, routes, end=lambda: self.end_turn())

@@ -64,6 +64,17 @@ def test_not_before_it_has_settled_but_for_a_file_of_one() -> None:
     assert bootstrap.may_found()
 
 
+@pytest.mark.parametrize(("servers", "others"), [("abc", "bc"), ("ab", "b")])
+def test_it_settles_from_its_start_on(servers: str, others: str) -> None:
+    state = a_state("a", "", servers)
+    bootstrap = Bootstrap(state)
+    meet(state, bootstrap, *others)
+    assert not bootstrap.may_found()
+    wait(state, timing.SETTLE_S)
+    hear(state, *others)
+    assert bootstrap.may_found()
+
+
 def test_nor_before_it_has_settled_after_a_restart() -> None:
     state, bootstrap = a_newcomer()
     wait(state, 8.0)
@@ -131,7 +142,7 @@ def test_too_few_say_now_and_then_what_they_wait_for() -> None:
     state, bootstrap = a_newcomer("a", "abcd")
     meet(state, bootstrap, "b")
     said = []
-    for _ in range(220):
+    for _ in range(210):  # from SETTLE_S on
         assert not bootstrap.may_found()
         said += [effect.text for effect in state.effects if isinstance(effect, Log)]
         state.effects.clear()

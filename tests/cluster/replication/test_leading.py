@@ -196,7 +196,7 @@ def test_a_follower_whose_link_ended_has_nothing_until_it_says_so() -> None:
     wires = Wires(a, b, c)
     wires.held = {"a"}
     wires.enter(view(1, "a", "bc"))
-    a.core.link_closed("b", 1.0)
+    a.core.link_closed("b")
     wires.held = set()
     a.core.tick(1.0)
     wires.run()
@@ -287,7 +287,7 @@ def test_a_wipeout_is_refused_while_a_copy_can_remember_no_reply() -> None:
 def test_a_follower_that_comes_back_by_a_link_of_its_own_is_asked_what_it_has() -> None:
     a, b = Machine("a"), Machine("b")
     Wires(a, b).enter(view(1, "a", "b"))
-    a.core.link_closed("b", 1.0)
+    a.core.link_closed("b")
     a.core.link_up("b", 1.0)
     (body,) = [body for peer, kind, body in a.flush().frames if kind == frames.QUERY]
     assert frames.decode_query(body)[2] == bytes(range(256))

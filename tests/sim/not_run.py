@@ -140,7 +140,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/peers/datagram_auth.py": {
         AHEAD: [
-            "return incarnation > self.incarnation",
             "self.incarnation += 1 + self._draw()",
             "known.incarnation = known.received = known.taken = 0",
         ],
@@ -197,7 +196,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "size += len(parts[count])",
             "count += 1",
             "parts, self.parts = parts[:count], parts[count:]",
-            'return memoryview(b"".join(parts))',
         ],
         RARE: [
             '_faults.debug("dial_failed", peer=peer, error=error)',
@@ -211,7 +209,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._give_way(next(iter(self._pending)))",
             "_abandon(task, self._pending.pop(task))",
             'self._count_refused("too_many", "")',
-            "sock.close()  # the node stops: it is about to be told",
             "return fields | {",
             "self._loop.run_callback(_abandon, task, sock)",
             "task.cancel()",

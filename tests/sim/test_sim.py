@@ -201,7 +201,7 @@ class TestFounding:
     def test_one_machine_knows_who_is_absent(self, hosts: int) -> None:
         world = World(1, Options(hosts=hosts, one_machine=True))
         world.start(world.hosts[-1])
-        until(world, lambda: is_served(world), 0.3)
+        until(world, lambda: is_served(world), timing.LAPSE_S + 0.2)
         world.run(30.0)
         assert is_served(world)
 

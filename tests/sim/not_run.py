@@ -89,6 +89,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self.full = True",
         ],
     },
+    "app/requests/relayed.py": {
+        MALFORMED: [
+            'self._counters.drops["unparsable"] += 1',
+        ],
+    },
     "app/requests/reports.py": {
         PEOPLE: [
             "if lacking or reasons:",
@@ -140,7 +145,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/peers/datagram_auth.py": {
         AHEAD: [
-            "return incarnation > self.incarnation",
+            "return True",
             "self.incarnation += 1 + self._draw()",
             "known.incarnation = known.received = known.taken = 0",
         ],
@@ -197,7 +202,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "size += len(parts[count])",
             "count += 1",
             "parts, self.parts = parts[:count], parts[count:]",
-            'return memoryview(b"".join(parts))',
         ],
         RARE: [
             '_faults.debug("dial_failed", peer=peer, error=error)',
@@ -211,7 +215,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._give_way(next(iter(self._pending)))",
             "_abandon(task, self._pending.pop(task))",
             'self._count_refused("too_many", "")',
-            "sock.close()  # the node stops: it is about to be told",
+            "return  # the node stops: it is about to be told",
             "return fields | {",
             "self._loop.run_callback(_abandon, task, sock)",
             "task.cancel()",

@@ -32,9 +32,13 @@ cdef class ShortAnswers:
         cdef object latency = self._latency[how]
         cdef tuple edges_s = latency.edges_s
         cdef list counts = latency.counts
-        cdef Py_ssize_t place = 0, places = min(len(edges_s), len(counts) - 1)
-        while place < places and <double>edges_s[place] < duration_s:
-            place += 1
+        cdef Py_ssize_t place = 0, beyond = min(len(edges_s), len(counts) - 1), middle
+        while place < beyond:
+            middle = (place + beyond) // 2
+            if <double>edges_s[middle] < duration_s:
+                place = middle + 1
+            else:
+                beyond = middle
         counts[place] += 1
         latency.total_s += duration_s
         return 0

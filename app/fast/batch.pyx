@@ -10,6 +10,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
+from app.fast.waiting cimport Kept
+
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
@@ -121,14 +123,23 @@ cdef class RingBatch:
         self._check(number)
         return number * STRIDE_BYTES, number * STRIDE_BYTES + self._length(number)
 
-    def take(self, Py_ssize_t number):
-        return self.datagram(number), self.sender(number), b""
+    def fill(self, Py_ssize_t number, Kept kept not None, double deadline_s, double received_s):
+        kept.datagram = self._datagram(number)
+        kept.client, kept.asked_at = self._sender(number), b""
+        kept.peer, kept.hops = "", 0
+        kept.deadline_s, kept.received_s = deadline_s, received_s
 
     def datagram(self, Py_ssize_t number):
+        return self._datagram(number)
+
+    cdef bytes _datagram(self, Py_ssize_t number):
         self._check(number)
         return PyBytes_FromStringAndSize(self._incoming.buffer + number * STRIDE_BYTES, self._length(number))
 
     def sender(self, Py_ssize_t number):
+        return self._sender(number)
+
+    cdef bytes _sender(self, Py_ssize_t number):
         self._check(number)
         return PyBytes_FromStringAndSize(
             self._incoming.addresses + number * ADDRESS_STRIDE_BYTES, self._address_bytes

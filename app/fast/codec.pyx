@@ -144,6 +144,10 @@ def crc32_by_tables(bytes data not None, uint32_t crc=0):
 
 
 def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
+    return ordinary(buffer, start, end)
+
+
+cdef tuple ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
     cdef const uint8_t *data
     cdef const uint8_t *payload
     cdef const uint8_t *rest
@@ -157,8 +161,8 @@ def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
         data, size = <const uint8_t *>PyBytes_AS_STRING(buffer), PyBytes_GET_SIZE(buffer)
     else:
         raise TypeError("bytes or bytearray, please")
-    start = max(start, 0)
-    end = min(end, size)
+    if start < 0 or end > size or end < start:
+        return None
     # The shortest payload is command, tag and length of a key, and one byte more.
     size = end - start
     if size < PAYLOAD_AT + 5 + 1 + CHECKSUM_BYTES:
@@ -172,14 +176,8 @@ def take_ordinary(buffer, Py_ssize_t start, Py_ssize_t end):
     payload = data + payload_at
     if data[0] != 0x0A or data[1] != ID_BYTES or data[PAYLOAD_AT - 2] != 0x12 or length < 5:
         return None
-    # With its type, 0, or without; and never what the Python's expression reads as a longer one without.
     size -= payload_at + length + 1 + CHECKSUM_BYTES
-    if size != 0 and (
-        size != 2
-        or payload[length + 9] != 0x28
-        or payload[length + 10] != 0
-        or payload[length + 2] == 0x19
-    ):
+    if size != 0 and (size != 2 or payload[length + 9] != 0x28 or payload[length + 10] != 0):  # with its type, 0
         return None
     if payload[length] != 0x19:
         return None
@@ -288,12 +286,20 @@ def encode_response(bytes message_id not None, uint32_t message_id_crc, bytes pa
 
 
 def encode_found(bytes message_id not None, uint32_t message_id_crc, bytes blob not None):
+    return found_response(message_id, message_id_crc, blob)
+
+
+cdef bytes found_response(bytes message_id, uint32_t message_id_crc, bytes blob):
     cdef uint8_t head[2]
     head[0], head[1] = 0x08, 0
     return _response(message_id, message_id_crc, head, blob)
 
 
 def encode_error(bytes message_id not None, uint32_t message_id_crc, int code):
+    return error_response(message_id, message_id_crc, code)
+
+
+cdef bytes error_response(bytes message_id, uint32_t message_id_crc, int code):
     cdef uint8_t head[2]
     if not 0 <= code < ERROR_CODES:
         raise IndexError(f"error code {code}")

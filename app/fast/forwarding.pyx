@@ -6,8 +6,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from app.fast.answers cimport ShortAnswers
-from app.fast.waiting cimport Kept, Waiting
+from app.fast.frame_queue cimport FrameQueue
+from app.fast.waiting cimport Kept
 
 # As the Python says; a test holds the two together.
 cpdef enum:
@@ -28,21 +28,16 @@ SELF, UNKNOWN, FORWARDED = _SELF, _UNKNOWN, _FORWARDED  # for the tests
 
 
 cdef class InFlight(Kept):
-    cdef public int command
-    cdef public int slot
-    cdef public bytes message_id
-    cdef public bint was_sent
-    cdef public str sent_to
-    cdef public str sent_over
-    cdef public double sent_s
-
     def __init__(self, Kept request not None, int command, bytes message_id not None, int slot):
-        self.fill(request, command, message_id, slot)
+        self.fill(request)
+        self.name(command, message_id, slot)
 
-    cdef void fill(self, Kept request, int command, bytes message_id, int slot):
+    cdef void fill(self, Kept request):
         self.datagram = request.datagram
         self.take_over(request)
         self.is_uncertain = request.is_uncertain
+
+    cdef void name(self, int command, bytes message_id, int slot):
         self.how = _FORWARDED
         self.command = command
         self.message_id = message_id
@@ -53,34 +48,29 @@ cdef class InFlight(Kept):
     def kept_bytes(self):
         return self.size()
 
-    cdef inline int64_t size(self) except -1:
+    cdef int64_t size(self) except -1:
         return IN_FLIGHT_BYTES + len(self.datagram)
 
 
 cdef class ShortForwarding:
     """See app/requests/forwarding.py; the numbers that its methods change lie here."""
 
-    cdef public object _turn
-    cdef public Waiting _waiting
-    cdef public ShortAnswers _answers
-    cdef public object _links
-    cdef public list _routes
-    cdef public dict _requests
-    cdef public double _clock_share
-    cdef public int64_t forwarded
-    cdef public int64_t duplicates
-    cdef public int64_t abandoned
-
     def relay(self, request, int command, bytes message_id not None, id_crc, int slot):
         """As WholeForwarding's."""
+        return self.relayed(request, command, message_id, id_crc, slot)
+
+    cdef object relayed(self, request, int command, bytes message_id, object id_crc, int slot):
         cdef InFlight kept
         if message_id in self._requests or self._waiting.full:
-            return super().relay(request, command, message_id, id_crc, slot)
-        request.keep()
-        if (<Kept?>request).hops >= HOPS_MAX:
-            return super().relay(request, command, message_id, id_crc, slot)
+            return super(ShortForwarding, self).relay(request, command, message_id, id_crc, slot)
         kept = InFlight.__new__(InFlight)
-        kept.fill(<Kept>request, command, message_id, slot)
+        if request.is_kept:
+            kept.fill(<Kept?>request)
+        else:
+            request.source.fill(kept)  # what it would take along itself
+        if kept.hops >= HOPS_MAX:
+            return super(ShortForwarding, self).relay(request, command, message_id, id_crc, slot)
+        kept.name(command, message_id, slot)
         self._requests[message_id] = kept
         self._waiting.enter(kept.size())
         self.pass_on(kept)
@@ -94,12 +84,15 @@ cdef class ShortForwarding:
         cdef str route = self._routes[request.slot]
         cdef double deadline_s
         if route != _SELF and route != _UNKNOWN and self._turn.may_forward:
-            link = self._links.get(route)
+            link = _got(self._links, route)
             if link is None:
                 link = self._detour(request, route)
             if link is not None:
                 deadline_s = request.deadline_s * self._clock_share + <double>link.clock_base_s
-                if link.put(_header(len(request.datagram), deadline_s, request.hops + 1), request.datagram):
+                header = _header(len(request.datagram), deadline_s, request.hops + 1)
+                if (<FrameQueue>link).add(header, request.datagram) if isinstance(link, FrameQueue) else (
+                    link.put(header, request.datagram)
+                ):
                     if request.was_sent and request.command != GET:
                         request.is_uncertain = True
                     request.was_sent = True
@@ -125,6 +118,11 @@ cdef class ShortForwarding:
                 del self._requests[request.message_id]
                 self._waiting.leave(request.size())
                 self._answers.bring(request, reply)
+
+
+cdef inline object _got(links, str peer):
+    """What a mapping has under a key, or None."""
+    return (<dict>links).get(peer) if type(links) is dict else links.get(peer)
 
 
 cdef bytes _header(Py_ssize_t datagram_bytes, double deadline_s, int hops):

@@ -10,10 +10,6 @@ cpdef enum:
 
 
 cdef class FrameQueue:
-    cdef object _queues
-    cdef public list parts
-    cdef public Py_ssize_t queued
-
     def __init__(self, queues):
         self._queues = queues
         self.parts = []
@@ -32,6 +28,9 @@ cdef class FrameQueue:
         return True
 
     def put(self, bytes header not None, bytes body not None):
+        return self.add(header, body)
+
+    cdef bint add(self, bytes header, bytes body) except -1:
         if not self._is_taken(len(header) + len(body), 1):
             return False
         self.parts.append(header)

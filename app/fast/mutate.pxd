@@ -4,6 +4,9 @@ cdef class Mutations:
     cdef public object _store
     cdef public object _replies
     cdef public int wait_ms
+    cdef int _unspent_bytes
+
+    cdef int _spend(self) except -1
 
     cdef int _refused(self, int wait_ms) noexcept
     cdef int executed(self, int command, int slot, bytes key, bytes blob, bytes message_id, int hindrances) except -1000

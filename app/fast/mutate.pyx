@@ -1,6 +1,11 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """What stands in for `Mutations` of app/storage/mutate.py, which says what it does."""
 
+from libc.stdint cimport uint8_t
+
+from app.fast.replies cimport Memory
+from app.fast.store cimport ShortWay
+
 cdef enum:
     # As in app/storage/mutate.py and app/wire/protocol.py.
     SET = 1
@@ -14,12 +19,26 @@ cdef enum:
     ROOM_WAIT_MS = 50
     BUSY_WAIT_MS = 20
     REPLY_BYTES = 32
+    SPEND_BYTES = 4096
     PUT = 1
     REMOVE = 3
     NO_ERR = 0
     KEY_DNE_ERR = 1
     NO_SPC_ERR = 2
     SYS_OVERLOAD_ERR = 3
+
+
+cdef inline int _remembered(replies, bytes message_id) except -2:
+    """The code that is remembered; -1: none."""
+    if isinstance(replies, Memory):
+        return (<Memory>replies).code_of(message_id)
+    code = replies.get(message_id)
+    return -1 if code is None else code
+
+
+cdef inline bint _stored(store, int slot, bytes key, bytes blob) except -1:
+    """As the store's `put`."""
+    return (<ShortWay>store).stored(slot, key, blob) if isinstance(store, ShortWay) else store.put(slot, key, blob)
 
 
 cdef class Mutations:
@@ -37,14 +56,13 @@ cdef class Mutations:
     cdef int executed(self, int command, int slot, bytes key, bytes blob, bytes message_id, int hindrances) except -1000:
         cdef int code
         replies, store = self._replies, self._store
-        remembered = replies.get(message_id)
-        if remembered is not None:
-            code = remembered
+        code = _remembered(replies, message_id)
+        if code >= 0:
             return ~code
         if replies.full or hindrances & (REPLIES_FULL | BUSY):
             return self._refused(replies.wait_ms if replies.full else BUSY_WAIT_MS)
         if command == PUT:
-            if not hindrances and store.put(slot, key, blob):
+            if not hindrances and _stored(store, slot, key, blob):
                 code = NO_ERR
             elif store.evicts or store.wiping or hindrances & STORE_BUSY:
                 return self._refused(ROOM_WAIT_MS)
@@ -54,9 +72,20 @@ cdef class Mutations:
             if command != REMOVE:
                 raise AssertionError(command)
             code = NO_ERR if store.remove(slot, key) else KEY_DNE_ERR
-        replies.add(message_id, slot, code)
-        store.spend(REPLY_BYTES)
+        if isinstance(replies, Memory):
+            (<Memory>replies).remember(message_id, <uint8_t>slot, <uint8_t>code)
+        else:
+            replies.add(message_id, slot, code)
+        self._unspent_bytes += REPLY_BYTES
+        if self._unspent_bytes >= SPEND_BYTES:
+            self._spend()
         return code
+
+    cdef int _spend(self) except -1:
+        cdef int size_bytes = self._unspent_bytes
+        self._unspent_bytes = 0
+        self._store.spend(size_bytes)
+        return 0
 
     def wipe(self, slots, bytes message_id not None, int hindrances=0):
         """As the Python's."""
@@ -70,7 +99,8 @@ cdef class Mutations:
         self._store.wipe(left)
         for slot in left:
             replies.add(message_id, slot, NO_ERR)
-        self._store.spend(REPLY_BYTES * len(left))
+        self._unspent_bytes += REPLY_BYTES * <int>len(left)
+        self._spend()
         return NO_ERR, left
 
     cdef int _refused(self, int wait_ms) noexcept:
@@ -84,7 +114,7 @@ cdef class Mutations:
     cdef bint applied(self, int change, int slot, bytes key, bytes blob) except -1:
         store = self._store
         if change == SET:
-            if not store.put(slot, key, blob):
+            if not _stored(store, slot, key, blob):
                 if not store.evicts:
                     return False
                 store.remove(slot, key)

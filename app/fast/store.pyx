@@ -29,41 +29,33 @@ cdef inline int64_t _popped(slot) except -2:
 cdef class ShortWay:
     """See app/storage/store.py; the numbers that its methods change lie here."""
 
-    cdef public object _arena
-    cdef public list _slots
-    cdef public list _wiped_records
-    cdef public object _victim
-    cdef public Py_ssize_t _hand
-    cdef public int64_t _turns
-    cdef public bint evicts
-    cdef public bint heap_full
-    cdef public int64_t entries
-    cdef public int64_t evictions
-    cdef public int64_t entry_heap_bytes
-    cdef public int64_t allowance_bytes
-    cdef public int64_t compact_bytes
-
-    cdef inline Table _table(self, Py_ssize_t number):
+    cdef Table _table(self, Py_ssize_t number):
         """A slot that is one table whose handles are the arena's; None: it is another."""
         slot = self._slots[number]
         return <Table> slot if type(slot) is _SLOT and type(self._arena) is Arena else None
 
     def get(self, Py_ssize_t number, bytes key not None):
         """As WholeStore's."""
+        return self.found(number, key)
+
+    cdef bytes found(self, Py_ssize_t number, bytes key):
         cdef Table table = self._table(number)
         cdef int64_t handle
         if table is None:
-            return super().get(number, key)
+            return super(ShortWay, self).get(number, key)
         handle = table.take(key)
         return None if handle < 0 else (<Arena> self._arena).read_blob(handle)
 
     def put(self, Py_ssize_t number, bytes key not None, bytes blob not None):
         """As WholeStore's."""
+        return self.stored(number, key, blob)
+
+    cdef bint stored(self, Py_ssize_t number, bytes key, bytes blob) except -1:
         cdef Table table = self._table(number)
         cdef Arena arena
         cdef int64_t handle, replaced, work = 0
         if table is None:
-            return super().put(number, key, blob)
+            return super(ShortWay, self).put(number, key, blob)
         arena = <Arena> self._arena
         handle = table.take(key)
         if handle >= 0:

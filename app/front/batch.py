@@ -24,6 +24,7 @@ from struct import Struct
 from typing import Final, NamedTuple, Protocol
 
 from app.fast import piece
+from app.requests.waiting import Kept
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 
 _SOCKADDR_BYTES: Final = 28  # sockaddr_in6, the longest; sockaddr_in takes 16
@@ -213,12 +214,12 @@ class RingBatch:
         at = number * _STRIDE_BYTES
         return at, at + self._in_lengths[number * _HEADER_INTS]
 
-    def take(self, number: int) -> tuple[bytes, bytes, bytes]:
-        """What is needed of datagram `number` after this batch: a copy of it, `sender` and `asked_at`."""
-        at = number * _STRIDE_BYTES
-        datagram = bytes(self._in_view[at : at + self._in_lengths[number * _HEADER_INTS]])
-        at = number * _ADDRESS_STRIDE_BYTES
-        return datagram, self._in_addresses[at : at + self._address_bytes].tobytes(), b""
+    def fill(self, number: int, kept: Kept, deadline_s: float, received_s: float) -> None:
+        """Set what is kept of the request in datagram `number` after this batch: a copy of it, `sender`, `asked_at`."""
+        kept.datagram = self.datagram(number)
+        kept.client, kept.asked_at = self.sender(number), b""
+        kept.peer, kept.hops = "", 0
+        kept.deadline_s, kept.received_s = deadline_s, received_s
 
     def datagram(self, number: int) -> bytes:
         """A copy of datagram `number`."""
@@ -381,9 +382,9 @@ class WildcardBatch(DatagramBatch):
         self._usual_out[:] = self._in_controls[:_CONTROL_STRIDE_BYTES]
         self._usual_at = self.asked_at(0)
 
-    def take(self, number: int) -> tuple[bytes, bytes, bytes]:
-        datagram, sender, _ = super().take(number)
-        return datagram, sender, self.asked_at(number)
+    def fill(self, number: int, kept: Kept, deadline_s: float, received_s: float) -> None:
+        super().fill(number, kept, deadline_s, received_s)
+        kept.asked_at = self.asked_at(number)
 
     def asked_at(self, number: int) -> bytes:
         at = number * _CONTROL_STRIDE_BYTES + self._form.address_at

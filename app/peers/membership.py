@@ -31,13 +31,17 @@ from app.cluster.events import (
     Effect,
     Event,
     FoundRequested,
+    Introduced,
     LeaveRequested,
     Left,
     Log,
     OpenLink,
+    Order,
     Reset,
     Send,
+    ServerOrdered,
     ServersChanged,
+    ServersKnown,
     SlotsSynced,
     Tick,
     ViewInstalled,
@@ -45,6 +49,7 @@ from app.cluster.events import (
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import View
+from app.config.servers import join_host_port, split_host_port
 from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
@@ -52,7 +57,7 @@ from app.peers.datagram_auth import BadDatagram, DatagramAuth
 from app.peers.frames import CLUSTER
 from app.peers.lease_watch import LeaseWatch
 from app.wire.codec import DecodeError, parse_msg
-from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES, TYPE_CLUSTER
+from app.wire.protocol import ADDRESS_MAX_BYTES, CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES, TYPE_CLUSTER
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
@@ -97,6 +102,9 @@ class MembershipHandler(Protocol):
 
     def was_reset(self) -> object:
         """Everything that the node holds is to be dropped."""
+
+    def servers_known(self, servers: tuple[str, ...]) -> object:
+        """These are the servers to listen to from now on, this node's among them."""
 
     def stepped(self) -> object: ...
     def routes_changed(self) -> object: ...
@@ -170,11 +178,9 @@ class Membership:
         """Hand everything over and leave; `has_left` is called when that is done."""
         self.take(LeaveRequested())
 
-    def change_servers(self) -> None:
-        """The servers are those that `peers` has now, and this node."""
-        if self._auth is not None:
-            self._auth.change_peers(self._peers.names)
-        self.take(ServersChanged(self._peers.servers))
+    def change_servers(self, servers: tuple[str, ...]) -> None:
+        """These are the servers of the file from now on, this node's among them."""
+        self.take(ServersChanged(servers))
 
     def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool) -> None:
         """See DatagramAuth. A node that has none goes on without."""
@@ -206,6 +212,36 @@ class Membership:
             "founded": not objection,
             "why_not": objection,
             "members": [*view.addresses] if view else [],
+        }
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def order(self, said: bytes) -> bytes:
+        """An administrator adds a server to those that belong, or removes one (app/cluster/membership/belonging.py).
+
+        `said`: a JSON object with the name of the one to `add` or to `remove`, and whether by `force`; padded with zero
+        bytes. Nothing else: nothing is ordered. The answer, as compact JSON of at most VALUE_MAX_BYTES: whether it is
+        `done`; if not, `why_not`, which is empty while it is being done: then this is to be said again. Also the
+        `address` of this node; the `coordinator`, which alone takes orders; and, if the view lists them, the `servers`
+        that belong, and the `founders`.
+        """
+        why_not, is_done = "", False
+        try:
+            order = _order(said)
+        except ValueError as fault:
+            order, why_not = None, str(fault)
+        if order is not None:
+            is_done = self.core.is_done(order)
+            why_not = "" if is_done else self.core.objection_to_order(order)
+            if not is_done and not why_not:
+                self.take(ServerOrdered(order))
+        view = self.core.view
+        fields = {
+            "done": is_done,
+            "why_not": why_not,
+            "address": self._peers.me,
+            "coordinator": view.coordinator if view else "",
+            "servers": view.servers if view and view.lists_servers else [],
+            "founders": view.founders if view else [],
         }
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -250,6 +286,10 @@ class Membership:
                 self._links.open(effect.peer, effect.incarnation)
             case CloseLink():
                 self._links.close(effect.peer)
+            case ServersKnown():
+                self._handler.servers_known(effect.servers)
+                if self._auth is not None:
+                    self._auth.change_peers(self._peers.names)
             case ViewInstalled():
                 self._installed(effect.view, effect.is_member)
             case Reset():
@@ -351,6 +391,8 @@ class Membership:
                 verified = self._auth.verify(payload, self._loop.now())
             except BadDatagram as fault:
                 self._refuse(fault.reason, address)
+                if fault.reason == "unknown_sender":
+                    self._introduce(self._auth, payload)
                 return
             peer, body = verified.sender, verified.body
             for answer in verified.answers:
@@ -360,6 +402,16 @@ class Membership:
         if body:
             self.received += 1
             self.take(Datagram(peer, body))
+
+    def _introduce(self, auth: DatagramAuth, payload: bytes) -> None:
+        """Somebody unknown: whoever knows the secret may be a server that asks to join, or that has."""
+        try:
+            stranger = auth.stranger(payload)
+            is_name = join_host_port(*split_host_port(stranger)) == stranger and len(stranger) <= ADDRESS_MAX_BYTES
+        except (BadDatagram, ValueError):
+            return
+        if is_name and stranger != self._peers.me:
+            self.take(Introduced(stranger))
 
     def handle_frame(self, peer: str, body: bytes) -> None:
         """The body of a frame CLUSTER from the peer's link."""
@@ -394,3 +446,21 @@ class Membership:
             "cluster_frames_received": self.received_over_links,
             "cluster_frames_sent": self.sent_over_links,
         }
+
+
+def _order(said: bytes) -> Order | None:
+    """What is ordered, or nothing. Raises ValueError with a phrase that says what is wrong."""
+    text = said.rstrip(b"\0")
+    if not text:
+        return None
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict) or len(fields.keys() & {"add", "remove"}) != 1:
+        raise ValueError("say which server to add or to remove")
+    removes = "remove" in fields
+    server = join_host_port(*split_host_port(str(fields["remove" if removes else "add"])))
+    if len(server) > ADDRESS_MAX_BYTES:
+        raise ValueError(f"a server's name has at most {ADDRESS_MAX_BYTES} bytes, its port included")
+    return Order(server, removes, removes and fields.get("force") is True)

@@ -17,6 +17,7 @@ from zlib import crc32
 
 from app.cluster.events import SELF
 from app.config.allowlist import host_of
+from app.fast import piece
 from app.loop import Loop
 from app.observe import logs
 from app.observe.counters import Counters
@@ -60,6 +61,7 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     REPORTS,
+    SERVERS,
     SHUTDOWN,
     SLOT_COUNT,
     SLOWLOG,
@@ -100,6 +102,10 @@ class ClusterDatagrams(Protocol):
     def found(self) -> bytes:
         """Found a cluster, as an operator orders; whether that was done, as JSON of at most VALUE_MAX_BYTES."""
 
+    def order(self, said: bytes) -> bytes:
+        """Have a server belong, or no more, as an administrator orders; how that stands, as JSON of at most
+        VALUE_MAX_BYTES."""
+
 
 class Administrators(Protocol):
     """Who may have what is in ADMINISTRATORS_ONLY carried out."""
@@ -119,8 +125,8 @@ class Reports(Protocol):
     def config(self, wanted: bytes) -> bytes: ...
 
 
-class Commands:
-    """Answers one node's requests."""
+class WholeCommands:
+    """Answers one node's requests. `Commands` is this one, with what is compiled of it."""
 
     def __init__(
         self,
@@ -186,11 +192,15 @@ class Commands:
             return self._see_to(request, *decoded) if isinstance(decoded, tuple) else decoded
         except Shutdown:
             raise
-        except AssertionError as error:
-            self._loop.fail(error)
         except Exception as error:  # noqa: BLE001 - the boundary: one request fails, the node goes on
-            _faults.exception("request_failed", error)
-            return self._failed(bytes(buffer[start:end]))
+            return self._broken(error, bytes(buffer[start:end]))
+
+    def _broken(self, error: Exception, data: bytes) -> bytes | None:
+        """What answers a request that has broken the node's code, if the node goes on: see app/loop.py."""
+        if isinstance(error, AssertionError):
+            self._loop.fail(error)
+        _faults.exception("request_failed", error)
+        return self._failed(data)
 
     def _decode(self, request: Request, data: bytes) -> _Keyed | bytes | None:
         """As `handle`, for every encoding and every command; a sound request with a key is only taken apart."""
@@ -334,7 +344,7 @@ class Commands:
         if request.client and self._known is not None and not self._known[host_of(request.client)]:
             room = STRANGERS_SHARE * len(request.datagram)
         # What is done in order to tell of it must not be done in vain.
-        if command not in (FOUND, CONFIG) or room >= VALUE_MAX_BYTES:
+        if command not in (FOUND, CONFIG, SERVERS) or room >= VALUE_MAX_BYTES:
             reports = self._reports
             tell: dict[int, Callable[[], bytes]] = {
                 STATUS: reports.status,
@@ -342,6 +352,7 @@ class Commands:
                 VITALS: reports.vitals,
                 FOUND: self._cluster.found,
                 CONFIG: lambda: reports.config(value),
+                SERVERS: lambda: self._cluster.order(value),
             }
             told = KVResponse(errCode=NO_ERR, value=tell[command]())
             reply = encode_response(message_id, id_crc, told.SerializeToString())
@@ -386,3 +397,12 @@ class Commands:
 
     def _drop(self, reason: str) -> None:
         self._counters.drops[reason] += 1
+
+
+@piece
+class ShortCommands:
+    """What is compiled of WholeCommands, in place of its method `handle`. As Python it is nothing."""
+
+
+class Commands(ShortCommands, WholeCommands):
+    """The commands of a node: see WholeCommands."""

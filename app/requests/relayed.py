@@ -9,6 +9,7 @@ from app.requests.commands import Commands
 from app.requests.forwarding import HOPS_MAX, Forwarding
 from app.requests.request import PATIENCE_S, Request
 from app.requests.turn import Turn
+from app.requests.waiting import Kept
 
 
 class Relayed:
@@ -72,11 +73,11 @@ class Relayed:
             if request.is_kept:
                 request.release()
 
-    def fill(self, request: Request) -> None:
+    def fill(self, kept: Kept) -> None:
         body = self._body
         now_s = self._turn.now_s
-        deadline_s, request.hops = unpack_forward(body)
-        request.client, request.peer = b"", self._peer
-        request.deadline_s = min(deadline_s, now_s + PATIENCE_S)
-        request.received_s = now_s
-        request.datagram = body[FORWARD_BYTES:]
+        deadline_s, kept.hops = unpack_forward(body)
+        kept.client, kept.peer = b"", self._peer
+        kept.deadline_s = min(deadline_s, now_s + PATIENCE_S)
+        kept.received_s = now_s
+        kept.datagram = body[FORWARD_BYTES:]

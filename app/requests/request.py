@@ -30,17 +30,17 @@ assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 + PATIENCE_S < REPLY_TTL_MIN_S, (
 class Source(Protocol):
     """Where requests come from: the front's batch of datagrams, the frames that a peer has sent, or what has waited."""
 
-    def fill(self, request: "Request") -> None:
+    def fill(self, kept: Kept) -> None:
         """Set what the source knows of the request that is being executed: datagram, who asked, deadline."""
 
 
 class Request(Kept):
     """See the module. It belongs to a source, which uses it for one request after the other."""
 
-    __slots__ = ("_source", "is_kept")
+    __slots__ = ("is_kept", "source")
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        self.source = source
         self.is_kept = False
         self.datagram = self.asked_at = b""  # until it is kept
         self.is_uncertain = False
@@ -49,7 +49,7 @@ class Request(Kept):
         """Take along what the source knows of it. To be called while it is being executed."""
         if not self.is_kept:
             self.is_kept = True
-            self._source.fill(self)
+            self.source.fill(self)
 
     def resume(self, kept: Kept) -> None:
         """It is to be executed after all: all that is known of it was kept."""

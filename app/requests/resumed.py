@@ -10,6 +10,7 @@ from app.requests.forwarding import Forwarding, InFlight
 from app.requests.replicator import Replicator, Waiter
 from app.requests.request import Request
 from app.requests.turn import Turn
+from app.requests.waiting import Kept
 
 
 class Resumed:
@@ -47,5 +48,5 @@ class Resumed:
                 self._answers.deliver(request, reply)
             request.release()
 
-    def fill(self, request: Request) -> None:
+    def fill(self, kept: Kept) -> None:
         """Nothing is left to be said: all of it is kept already."""

@@ -42,6 +42,8 @@ ROOM_WAIT_MS: Final = 50
 BUSY_WAIT_MS: Final = 20
 # What remembering an answer takes of the process's memory, about: an entry that is only changed takes nothing else.
 REPLY_BYTES: Final = 32
+# The store is told of that much at once: to tell it each time would cost a PUT 2 % more.
+SPEND_BYTES: Final = 4096
 
 
 class MutableStore(Protocol):
@@ -78,6 +80,7 @@ class Mutations:
     def __init__(self, store: MutableStore, replies: MutableReplies) -> None:
         self._store = store
         self._replies = replies
+        self._unspent_bytes = 0  # of answers, of which the store was not told yet
         self.wait_ms = 0
 
     def execute(self, command: int, slot: int, key: bytes, blob: bytes, message_id: bytes, hindrances: int = 0) -> int:
@@ -102,8 +105,15 @@ class Mutations:
             assert command == REMOVE, command
             code = NO_ERR if self._store.remove(slot, key) else KEY_DNE_ERR
         replies.add(message_id, slot, code)
-        self._store.spend(REPLY_BYTES)
+        self._unspent_bytes += REPLY_BYTES
+        if self._unspent_bytes >= SPEND_BYTES:
+            self._spend()
         return code
+
+    def _spend(self) -> None:
+        """Tell the store what answers have taken since the last time."""
+        size_bytes, self._unspent_bytes = self._unspent_bytes, 0
+        self._store.spend(size_bytes)
 
     def wipe(self, slots: Iterable[int], message_id: bytes, hindrances: int = 0) -> tuple[int, list[int]]:
         """WIPEOUT of these slots: the code as of `execute`, and the slots that were wiped by it just now.
@@ -121,7 +131,8 @@ class Mutations:
         self._store.wipe(left)
         for slot in left:
             replies.add(message_id, slot, NO_ERR)
-        self._store.spend(REPLY_BYTES * len(left))
+        self._unspent_bytes += REPLY_BYTES * len(left)
+        self._spend()
         return NO_ERR, left
 
     def _refused(self, wait_ms: int) -> int:

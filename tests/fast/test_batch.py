@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from app.front import batch as front_batch
 from app.front.batch import Ring, _MMsgHdr
+from app.requests.waiting import Kept
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from tests.support.datagrams import FakeDatagrams, sockaddr
 from tests.support.parts import examples
@@ -85,11 +86,18 @@ def set_takes(side: Side, takes: list[int]) -> None:
     side.sock.takes = list(takes)
 
 
+def filled(batch: Any, number: int) -> tuple[object, ...]:
+    kept = Kept()
+    batch.fill(number, kept, 2.5, 1.5)
+    return kept.datagram, kept.client, kept.asked_at, kept.peer, kept.hops, kept.deadline_s, kept.received_s
+
+
 def calls() -> st.SearchStrategy[Callable[[Side], object]]:
     return st.one_of(
         st.tuples(hosts, texts | st.just(bytes(DATAGRAM_MAX_BYTES + 9))).map(lambda a: lambda side: arrive(side, *a)),
         st.just(lambda side: side.batch.receive()),
-        st.tuples(st.sampled_from(("span", "take", "datagram", "sender", "host")), st.integers(0, SIZE - 1)).map(
+        st.integers(0, SIZE - 1).map(lambda place: lambda side: filled(side.batch, place)),
+        st.tuples(st.sampled_from(("span", "datagram", "sender", "host")), st.integers(0, SIZE - 1)).map(
             lambda a: lambda side: getattr(side.batch, a[0])(a[1])
         ),
         st.tuples(places, texts).map(lambda a: lambda side: side.batch.reply(*a)),
@@ -113,9 +121,11 @@ def test_any_calls(pure: Any, compiled: Any, made: list[Callable[[Side], object]
 @pytest.mark.parametrize("number", [-1, -SIZE, SIZE, 2**62, -(2**62)])
 def test_no_number_reaches_beyond_its_rings(compiled: Any, number: int) -> None:
     batch = Side(compiled, 1).batch
-    for call in (batch.span, batch.take, batch.datagram, batch.sender, batch.host, lambda at: batch.reply(at, b"d")):
+    for call in (batch.span, batch.datagram, batch.sender, batch.host, lambda at: batch.reply(at, b"d")):
         with pytest.raises(IndexError):
             call(number)
+    with pytest.raises(IndexError):
+        filled(batch, number)
 
 
 def test_no_length_reaches_beyond_its_rings(compiled: Any) -> None:

@@ -118,14 +118,13 @@ def test_a_length_of_more_bytes_than_it_needs_is_not_ordinary(
 
 
 def test_a_checksum_that_looks_like_its_tag(pure: Any, compiled: Any) -> None:
-    """With a type after it, it is read as another one's; then neither takes it, and protobuf decides."""
+    """Nine bytes before the end, where the tag would be if there were no type."""
     looks = 0
     for number in range(2000):
         message_id = number.to_bytes(16)
         datagram = envelope(message_id, b"\x08\x02\x12\x01k", 0)
         looks += datagram[-9] == 0x19
-        assert (agree(pure, compiled, datagram) is None) == (datagram[-9] == 0x19)
-        assert agree(pure, compiled, envelope(message_id, b"\x08\x02\x12\x01k", None)) is not None
+        assert agree(pure, compiled, datagram) is not None
     assert looks
 
 
@@ -137,7 +136,7 @@ def test_a_span_that_is_not_within_the_buffer(pure: Any, compiled: Any, start: i
         assert compiled.take_ordinary(buffer, start, end) == pure.take_ordinary(buffer, start, end)
 
 
-@pytest.mark.parametrize("buffer", [None, "text", 7])
+@pytest.mark.parametrize("buffer", [None, "text" * 20, 7])
 def test_what_is_no_buffer_raises_the_same(pure: Any, compiled: Any, buffer: Any) -> None:
     for module in (pure, compiled):
         with pytest.raises(TypeError):

@@ -17,6 +17,7 @@ from app.peers import frames
 from app.peers.frames import ANSWER, FORWARD
 from app.requests import forwarding, waiting
 from app.requests.answers import Answers, ShortAnswers, WholeAnswers
+from app.requests.commands import WholeCommands
 from app.requests.forwarding import Forwarding, ShortForwarding, WholeForwarding
 from app.requests.request import PATIENCE_S, Request
 from app.wire.codec import encode_response, error_payload
@@ -66,6 +67,7 @@ def python() -> Iterator[None]:
         patch.object(parts, "Waiting", pieces("waiting", "pure").Waiting),
         patch.object(parts, "Answers", WholeAnswers),
         patch.object(parts, "Forwarding", WholeForwarding),
+        patch.object(parts, "Commands", WholeCommands),
         patch.object(forwarding, "InFlight", pure.InFlight),
     ):
         yield

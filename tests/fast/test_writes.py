@@ -268,6 +268,7 @@ def test_the_numbers_are_the_same() -> None:
     assert (protocol.NO_ERR, protocol.KEY_DNE_ERR, protocol.NO_SPC_ERR, protocol.SYS_OVERLOAD_ERR) == (0, 1, 2, 3)
     assert (mutate.SET, mutate.DELETE, mutate.WIPE, mutate.NOTE, mutate.HINDRANCES) == (1, 2, 3, 4, 7)
     assert (mutate.STORE_FULL, mutate.REPLIES_FULL, mutate.STORE_BUSY, mutate.BUSY) == (1, 2, 4, 8)
-    assert (mutate.ROOM_WAIT_MS, mutate.BUSY_WAIT_MS, mutate.REPLY_BYTES) == (50, 20, 32)
+    assert (mutate.ROOM_WAIT_MS, mutate.BUSY_WAIT_MS) == (50, 20)
+    assert (mutate.REPLY_BYTES, mutate.SPEND_BYTES) == (32, 4096)
     assert (frames.BODY_MAX_BYTES, len(frames.encode_ack(0, [(1, 1, 1)])) - 1) == (42942, 13)
     assert (frames.TERM.most, frames.SEQ.most) == (0xFFFFFFFE, (1 << 63) - 1)

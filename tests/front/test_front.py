@@ -372,9 +372,9 @@ def test_a_late_answer_leaves_from_the_address_that_was_asked_by_whoever_asked_l
     """A retry that joins may have come to another address of this machine than the request."""
 
     class AtMany(DatagramBatch):
-        def take(self, number: int) -> tuple[bytes, bytes, bytes]:
-            datagram, sender, _ = super().take(number)
-            return datagram, sender, b"at " + sender[4:8]
+        def fill(self, number: int, kept: Kept, deadline_s: float, received_s: float) -> None:
+            super().fill(number, kept, deadline_s, received_s)
+            kept.asked_at = b"at " + kept.client[4:8]
 
         def send(self, address: bytes, data: bytes, asked_at: bytes = b"") -> None:
             super().send(address, data + asked_at)

@@ -130,7 +130,7 @@ def _call(choices: FromBytes) -> Ask:
     if how == 6:
         stops, takes = is_so(choices, 3), [choices.number(_RING) for _ in range(choices.number(3))]
         return lambda side: side.set(stops, takes)
-    name = one_of(choices, ("span", "take", "datagram", "sender", "host", "asked_at"))
+    name = one_of(choices, ("span", "datagram", "sender", "host", "asked_at"))
     return lambda side: getattr(side.batch, name)(place)
 
 

@@ -12,7 +12,6 @@ from app.observe.counters import FORWARDED, WAITED
 from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES
 from app.requests.forwarding import DETOUR_S, FULL_WAIT_MS, HOPS_MAX, IN_FLIGHT_BYTES, RESEND_S, SWEEP_S
 from app.requests.request import PATIENCE_S
-from app.storage.store import Store
 from app.wire.protocol import (
     GET,
     INTERNAL_ERR,
@@ -778,11 +777,11 @@ def test_a_reply_is_held_back_when_the_lease_runs_out_during_the_work(command: i
     assert front.told() == []
 
 
-def test_a_request_that_breaks_the_code_takes_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_breaks_the_code_takes_nothing_along() -> None:
     """What follows it on the link may be writes that must not be missed."""
     net = nodes(front="owner", owner=SELF)
     owner = net["owner"]
-    _break_reads(monkeypatch)
+    _break_reads(owner)
     datagrams = [get(), put(TWO)]
     owner.frames("front", [(FORWARD, forwarded(datagram, net.loop.now_s + 0.5)) for datagram in datagrams])
     net.loop.turn()
@@ -791,12 +790,12 @@ def test_a_request_that_breaks_the_code_takes_nothing_along(monkeypatch: pytest.
     assert codes == [INTERNAL_ERR, NO_ERR]
 
 
-def test_one_that_has_waited_takes_nothing_along_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_has_waited_takes_nothing_along_either() -> None:
     net = nodes(front=UNKNOWN)
     front = net["front"]
     front.take(get(), CLIENT)
     front.take(put(TWO), OTHER_CLIENT)
-    _break_reads(monkeypatch)
+    _break_reads(front)
     front.set_routes(SELF)
     (one, broken), (other, reply) = front.told()
     assert (one, response(broken, ONE).errCode) == (CLIENT, INTERNAL_ERR)
@@ -804,11 +803,13 @@ def test_one_that_has_waited_takes_nothing_along_either(monkeypatch: pytest.Monk
     assert front.waiting.count == front.forwarding.in_flight == 0
 
 
-def _break_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Store, number: int, key: bytes) -> bytes | None:
+class BrokenStore:
+    def get(self, number: int, key: bytes) -> bytes | None:
         raise ValueError("broken")
 
-    monkeypatch.setattr(Store, "get", broken)
+
+def _break_reads(node: Parts) -> None:
+    node.commands._store = BrokenStore()
 
 
 def test_junk_between_nodes_changes_nothing() -> None:

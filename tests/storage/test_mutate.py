@@ -1,5 +1,7 @@
 """What mutations do to store and reply memory: executed once, refused and for how long, and applied at copies."""
 
+from typing import Any
+
 import pytest
 
 from app.storage.arena import Arena
@@ -13,6 +15,7 @@ from app.storage.mutate import (
     REPLY_BYTES,
     ROOM_WAIT_MS,
     SET,
+    SPEND_BYTES,
     STORE_BUSY,
     STORE_FULL,
     WIPE,
@@ -75,13 +78,16 @@ def test_what_is_remembered_is_counted_so_that_the_process_is_measured_in_time(c
     """Of entries that are only changed, or keep nothing on the heap, replies are all that grows."""
     spent = []
     copy.store.spend = spent.append  # type: ignore[method-assign]
-    copy.do(PUT, ONE)
-    copy.do(PUT, TWO, b"more")
-    copy.do(PUT, TWO, b"more")  # a retry
-    assert spent == [REPLY_BYTES] * 2
-    copy.do(REMOVE, b"3" * 16)
+    replies = SPEND_BYTES // REPLY_BYTES
+    for number in range(replies - 1):
+        copy.do(PUT, b"%016d" % number)
+    copy.do(PUT, b"%016d" % 0)  # a retry
+    assert spent == []
+    copy.do(REMOVE, TWO)
+    assert spent == [SPEND_BYTES]
+    copy.do(PUT, b"3" * 16)
     copy.wipe(b"4" * 16, 1, 2, 3)
-    assert spent[2:] == [REPLY_BYTES, 3 * REPLY_BYTES]
+    assert spent[1:] == [4 * REPLY_BYTES]
 
 
 def test_without_a_word_of_other_nodes_nothing_hinders(copy: Copy) -> None:
@@ -281,9 +287,17 @@ def test_an_unknown_change_is_our_fault(copy: Copy) -> None:
 
 def test_what_does_not_fit_at_a_copy_that_evicts_is_as_good_as_evicted(copy: Copy) -> None:
     """But the value before must not stay."""
+
+    class Full:
+        evicts = True
+        remove = copy.store.remove
+
+        def put(self, number: int, key: bytes, blob: bytes) -> bool:
+            return False
+
     copy.store.put(SLOT, KEY, b"before")
-    copy.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
-    assert copy.mutations.apply(SET, SLOT, KEY, b"blob")
+    full: Any = Full()
+    assert Mutations(full, copy.replies).apply(SET, SLOT, KEY, b"blob")
     assert copy.get() is None
 
 

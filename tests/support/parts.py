@@ -188,6 +188,7 @@ class Surroundings:
         self.is_member = True
         self.synced_slots: list[tuple[str, int, int]] = []
         self.lost_slots: list[tuple[int, int]] = []
+        self.orders: list[bytes] = []
         self.heard: list[tuple[bytes, bytes]] = []  # payload, address
         self.status = b"{status}"
         self._members = members
@@ -206,6 +207,10 @@ class Surroundings:
 
     def found(self) -> bytes:
         return b"{found}"
+
+    def order(self, said: bytes) -> bytes:
+        self.orders.append(said)
+        return b"ordered " + said
 
     def member_count(self) -> int:
         return self._members
@@ -266,7 +271,7 @@ class Parts(Node):
         self.counters = Counters()
         self.slow_log = SlowLog()
         self.arena = Arena(arena_bytes, arena_bytes)
-        self.store = store or make_store(self.arena, evict=evict)
+        self.store = make_store(self.arena, evict=evict) if store is None else store
         self.replies = replies or ReplyMemory(6.0, replies_bytes)
         self.mutations = Mutations(self.store, self.replies)
         self.links = Links(self, net)

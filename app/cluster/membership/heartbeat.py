@@ -156,9 +156,10 @@ class Heartbeat:
         state = self._state
         if state.is_bound:
             return -inf
-        end = grantor.leader_lease_end(state.countable_dead(), state.members_needed())
+        end = grantor.leader_lease_end(state.countable_dead(), state.members_needed(), state.founders())
         # Alone, and enough only because others are absent: as long as that is known.
-        is_alone = end == inf and len(state.config.servers) > 2 and not grantor.view.is_forced
+        counts_absent = len(state.config.servers) > 2 and not grantor.view.is_forced and not grantor.view.lists_servers
+        is_alone = end == inf and counts_absent
         return state.now + USABLE_S if is_alone else end
 
     def _push(self, freed: int) -> None:

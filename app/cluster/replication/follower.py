@@ -273,6 +273,15 @@ class Follower(Applying):
     def _put(self, slot: int, key: bytes, blob: bytes) -> bool:
         return self._mutations.apply(SET, slot, key, blob)
 
+    def _put_oldest(self, slot: int, key: bytes, blob: bytes) -> bool:
+        """An entry that the primary has had: of a full store it goes before those that are written meanwhile."""
+        store = self._shared.store
+        if store.put_oldest(slot, key, blob):
+            return True
+        if store.evicts:
+            store.remove(slot, key)
+        return store.evicts
+
     def on_entries(self, peer: str, body: bytes) -> None:
         for slot, key, blob in frames.decode_entries(body):
             session = self._filling(peer, slot)
@@ -280,7 +289,7 @@ class Follower(Applying):
                 continue
             if session.staging is not None:
                 self.staged_bytes += session.staging.put(key, blob)
-            elif not self._put(slot, key, blob):
+            elif not self._put_oldest(slot, key, blob):
                 self._ran_out_of_room(slot)
         self._took(peer)
 

@@ -446,6 +446,21 @@ class TestSession:
 class TestFilling:
     """The whole slot follows: beside a copy that is whole, in place of one that is not."""
 
+    def test_what_is_written_meanwhile_stays_before_what_the_primary_has_had(self) -> None:
+        """A copy is filled up in a store that is full: the writes of its first client would be the first to go."""
+        rig = Rig(pages=1)
+        rig.shared.positions[SLOT] = None
+        rig.begin((4, 20))
+        written = [b"written %d" % n for n in range(3)]
+        large = bytes(9000)
+        for seq, key in enumerate(written, 21):
+            rig.ops(an_op(seq, key, large))
+            rig.entries(*((b"had %d %d" % (seq, n), large) for n in range(4)))
+        rig.end()
+        kept = entries_of(rig.shared, SLOT)
+        assert set(written) <= kept.keys()
+        assert rig.shared.store.evictions  # type: ignore[attr-defined]
+
     def test_a_whole_copy_stays_until_the_new_one_is_whole(self) -> None:
         rig = Rig()
         rig.shared.store.put(SLOT, b"old", b"1")

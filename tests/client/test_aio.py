@@ -427,3 +427,19 @@ def test_a_call_that_is_cancelled_makes_room_at_once(how: str) -> None:
                 assert peer.store.keys() == {b"key"}
 
     run(work)
+
+
+def test_only_one_timer_runs_at_a_time() -> None:
+    async def work() -> None:
+        with Peer(script=[drop]) as peer:
+            async with plain([peer.name], timeouts_ms=(60_000,), timeout_s=120.0) as client:
+                lost = asyncio.create_task(client.put(b"lost", b""))
+                await until(lambda: client._timer)
+                later = client._timer
+                assert later is not None
+                client._timer_due += 1.0  # as if it had been set for a later try
+                client._go_on()
+                assert (later.cancelled(), client._timer is later) == (True, False)
+                lost.cancel()
+
+    run(work)

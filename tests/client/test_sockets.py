@@ -2,6 +2,7 @@
 
 import errno
 import selectors
+import socket
 from typing import Any, NamedTuple
 
 import pytest
@@ -289,4 +290,20 @@ def test_closing_gives_everything_back() -> None:
     assert [one.fileno() for one in held] == [-1, -1]
     assert (sockets._sockets, sockets._former) == ({}, {})
     assert selector.get_map() is None
+    sockets.close()
+
+
+def test_a_socket_that_can_not_be_connected_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+
+    class Unconnected(socket.socket):
+        def connect(self, address: object) -> None:
+            made.append(self)
+            raise OSError(errno.ENETUNREACH, "made up")
+
+    monkeypatch.setattr(module.socket, "socket", Unconnected)
+    sockets = Sockets(Stats())
+    sockets.send(0, SERVER, b"x")
+    assert [one.fileno() for one in made] == [-1]
+    assert sockets.trouble([0], 0) == "made up"
     sockets.close()

@@ -57,6 +57,8 @@ def test_a_refusal_says_how_long_to_wait_and_is_counted(node: Parts) -> None:
     assert response(reply, ONE) == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=70)
     counts = node.counters.answers
     assert counts[REMOVE * 8 + SYS_OVERLOAD_ERR] == sum(counts) == 1
+    node.answers.refusal(asked(node), REMOVE, ONE, crc32(ONE), 70)
+    assert counts[REMOVE * 8 + SYS_OVERLOAD_ERR] == sum(counts) == 2
 
 
 def test_what_may_have_taken_effect_is_not_refused(node: Parts) -> None:

@@ -89,6 +89,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self.full = True",
         ],
     },
+    "app/requests/relayed.py": {
+        MALFORMED: [
+            'self._counters.drops["unparsable"] += 1',
+        ],
+    },
     "app/requests/reports.py": {
         PEOPLE: [
             "if lacking or reasons:",

@@ -46,7 +46,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         FAULT: [
             "self._loop.fail(error)",
             '_faults.exception("request_failed", error)',
-            "return self._failed(bytes(buffer[start:end]))",
+            "return self._failed(data)",
         ],
         CLOSED: [
             'self._drop("admin_not_allowed")',

@@ -470,7 +470,7 @@ class TestItBites:
         def fast(options: Options) -> None:
             options.drift = 0.4  # far beyond what is allowed for
 
-        assert finds_a_violation(22, fast)
+        assert finds_a_violation(64, fast)
 
     @pytest.mark.parametrize("asks", [True, False])
     def test_asking_everyone_before_survivors_go_on(self, asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:

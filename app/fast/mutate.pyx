@@ -114,7 +114,7 @@ cdef class Mutations:
     cdef bint applied(self, int change, int slot, bytes key, bytes blob) except -1:
         store = self._store
         if change == SET:
-            if not _stored(store, slot, key, blob):
+            if not store.put(slot, key, blob):
                 if not store.evicts:
                     return False
                 store.remove(slot, key)

@@ -88,7 +88,7 @@ class Checks:
 
     def _knows(self, process: Process, view: View) -> bool:
         """Whether the process has installed or accepted this view."""
-        accepted = process.core._coordinator._acceptor.accepted
+        accepted = process.core._coordinator.register._acceptor.accepted
         return view.key in self._installs.get(process, ()) or (accepted is not None and accepted.key == view.key)
 
     def _follows(self, before: View, view: View) -> None:

@@ -283,10 +283,25 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/coordinator.py": {
         RARE: [
-            "self._give_way(message.accepted_ballot)",
-            "state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)",
             "since = max(state.of(coordinator).died_at, state.installed_at)",
             "return state.now >= since + timing.LAPSE_S",
+            "return False",
+            "return None",
+        ],
+        UNIT: [
+            "return True",
+            "if all(grantor.is_lapsed(node, state.now) for node in self.lacks.going):",
+            "grantor.denied.add(state.address)",
+            "self._lease.drop()",
+        ],
+        FORCED: [
+            "return replace(following, is_forced=False)  # it has as many as a cluster needs",
+        ],
+    },
+    "app/cluster/membership/decree.py": {
+        RARE: [
+            "self._give_way(message.accepted_ballot)",
+            "state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)",
             "proposal.found = None",
             "return False",
             "return",
@@ -305,12 +320,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
         UNIT: [
             "return True",
-            "if all(grantor.is_lapsed(node, state.now) for node in self.lacks.going):",
-            "grantor.denied.add(state.address)",
-            "self._lease.drop()",
-        ],
-        FORCED: [
-            "return replace(following, is_forced=False)  # it has as many as a cluster needs",
         ],
     },
     "app/cluster/membership/core.py": {

@@ -36,9 +36,10 @@ from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.dialling import Dialler
 from app.cluster.membership.heartbeat import Heartbeat
-from app.cluster.membership.inbox import Handler, Inbox
+from app.cluster.membership.inbox import Inbox
 from app.cluster.membership.leases import USABLE_S, Grantor, Lease
 from app.cluster.membership.override import emptied, forced_view
+from app.cluster.membership.register import Handler
 from app.cluster.membership.routing import Routing
 from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.membership.status import snapshot
@@ -96,11 +97,7 @@ class ClusterCore:
             pb.ASK: self._heartbeat.on_ask,
             pb.GRANT: self._heartbeat.on_grant,
             pb.VIEW: self._on_view,
-            pb.PREPARE: self._coordinator.on_prepare,
-            pb.PROMISE: self._coordinator.on_promise,
-            pb.ACCEPT: self._coordinator.on_accept,
-            pb.ACCEPTED: self._coordinator.on_accepted,
-            pb.REJECT: self._coordinator.on_reject,
+            **self._coordinator.register.handlers(),
         }
 
     # What the node reads.
@@ -316,7 +313,7 @@ class ClusterCore:
         """Be a fresh process in all but name: nothing promised, accepted or held before counts any more."""
         state = self._state
         if state.is_member:
-            state.note_bound(self._coordinator.support_left_s())
+            state.note_bound(self._coordinator.register.support_left_s())
         # At random, so that no two processes here are raised to the same one.
         state.incarnation = max(state.incarnation, above) + 1 + state.rng.getrandbits(20)
         state.is_member = False

@@ -8,7 +8,6 @@ example, b misses view 5; its next ASK says that it goes by view 4, and is answe
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -17,13 +16,12 @@ from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import Detector
+from app.cluster.membership.register import Handler
 from app.cluster.membership.state import Known, NodeState
 from app.cluster.view import to_message
 from app.version import NODE_PROTOCOL, NODE_PROTOCOL_UNNAMED
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from proto_gen import cluster_pb2 as pb
-
-Handler: TypeAlias = Callable[[str, pb.ClusterMessage], None]
 
 
 class Inbox:

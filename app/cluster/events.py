@@ -103,6 +103,29 @@ class ServersChanged:
     servers: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RegisterAnswered:
+    """The shared register has answered the AskRegister of this number.
+
+    `is_taken`: what was to be written is written. Else `seat` and `view` are what it holds; None: it holds none.
+    `origin`: which register it is, as it names itself: a copy of it does otherwise.
+    """
+
+    number: int
+    is_taken: bool
+    seat: bytes | None
+    view: bytes | None
+    origin: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterFailed:
+    """No answer came of the AskRegister of this number: what was to be written may be, or may be yet."""
+
+    number: int
+    why: str
+
+
 Event: TypeAlias = (
     Datagram
     | Tick
@@ -115,6 +138,8 @@ Event: TypeAlias = (
     | LeaveRequested
     | FoundRequested
     | ServersChanged
+    | RegisterAnswered
+    | RegisterFailed
 )
 
 
@@ -145,6 +170,21 @@ class CloseLink:
 
 
 @dataclass(frozen=True, slots=True)
+class AskRegister:
+    """Ask the shared register what it holds; answered by RegisterAnswered or RegisterFailed, within
+    timing.REGISTER_TIMEOUT_S and some.
+
+    With a `seat` that, and the `view` if there is one, is to be written in one transaction, if the seat is `expected`
+    (None: if there is none); what it holds is only told if that is not so.
+    """
+
+    number: int
+    expected: bytes | None
+    seat: bytes | None
+    view: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class ViewInstalled:
     """This node goes by `view` from now on. `is_member`: it is one of its members."""
 
@@ -172,7 +212,7 @@ class Log:
     text: str
 
 
-Effect: TypeAlias = Send | OpenLink | CloseLink | ViewInstalled | Reset | Left | Log
+Effect: TypeAlias = Send | OpenLink | CloseLink | AskRegister | ViewInstalled | Reset | Left | Log
 
 
 @dataclass(frozen=True, slots=True)

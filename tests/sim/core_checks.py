@@ -68,6 +68,8 @@ class Checks:
         encoded = to_message(view).SerializeToString(deterministic=True)
         if self._encoded.setdefault(key, encoded) != encoded:
             first = self._views[key]
+            if self._world.options.shared_register:
+                raise Violation(f"two views of epoch {view.epoch}: {view.describe()} / {first.describe()}")
             known_to = [other.address for other in self._world.processes() if self._knows(other, first)]
             if known_to:
                 raise Violation(

@@ -336,7 +336,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'return "this node is leaving"',
             "if state.is_member:",
             'return "the cluster goes on: this node\'s lease runs" if self._lease.until > state.now else ""',
-            "if state.view is not None:",
+            "if state.view is not None and not state.config.shared_register:",
             "return f\"this node is no member of the cluster that it knows: ask one of {' '.join(state.view.addresses)}\"",
             'return ""',
             "if self.objection():",

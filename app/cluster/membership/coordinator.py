@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import inf
 
 from app.cluster.membership import timing
+from app.cluster.membership.agreement import has_quorum
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.decree import Decree
 from app.cluster.membership.detector import FAILED, Detector
@@ -18,6 +19,7 @@ from app.cluster.membership.lacks import Lacks
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, everybody_leaves, first_view, holds_nothing, next_view
 from app.cluster.membership.register import Register
+from app.cluster.membership.shared_register import SharedRegister
 from app.cluster.membership.state import NodeState
 from app.cluster.view import View, to_message
 from proto_gen import cluster_pb2 as pb
@@ -47,7 +49,9 @@ class Coordinator:
         self.lost: dict[str, int] = {}  # slots of which members are listed as holders, and have lost the copy
         self.lacks = Lacks(state, detector)
         self.renew = False  # a member has withdrawn its support: only a new view makes it support us again
-        self.register: Register = Decree(state, detector, lease, bootstrap, self.lacks, self)
+        # What decides on views; `shared` is the same, if it is outside.
+        self.shared = SharedRegister(state, detector, lease, self) if state.config.shared_register else None
+        self.register: Register = self.shared or Decree(state, detector, lease, bootstrap, self.lacks, self)
 
     def reset(self) -> None:
         """A view was installed, or we begin anew as a fresh incarnation."""
@@ -65,6 +69,8 @@ class Coordinator:
         if is_tick:
             self.lacks.look(self.lost)
             self._step_back()
+            if self.shared is not None:
+                self.shared.tick()
         if self.register.is_busy:
             self.register.advance()
         elif (is_tick or self._state.dead) and self.register.may_start() and self._is_due() and self._leaves_enough():
@@ -163,10 +169,37 @@ class Coordinator:
             is_free = known.view_key[0] in (0, view.cluster_id)
             if is_candidate and is_free and self.lacks.admits(address):
                 changes.joined[address] = known.incarnation
+        spared = self._spared(view, changes) if self.shared is not None else {}
+        for address in spared:
+            del changes.gone[address]
         live = [address for address in view.addresses if address not in changes.gone]
-        changes.synced = {node: slots for node, slots in self.synced.items() if node in live}
-        changes.lost = {node: slots for node, slots in self.lost.items() if node in live}
+        changes.synced = {node: slots for node, slots in self.synced.items() if node in live and node not in spared}
+        lost = {node: self.lost.get(node, 0) | spared.get(node, 0) for node in (*self.lost, *spared)}
+        changes.lost = {node: slots for node, slots in lost.items() if node in live and slots}
         return changes
+
+    def _spared(self, view: View, changes: Changes) -> dict[str, int]:
+        """Who is to go for its silence, and stays, as it may have the only copy of something; and those slots of which
+        it has not: there it is no holder any more.
+
+        Where a quorum decides, those whom it leaves behind are few, and have copies elsewhere. With a shared register
+        any number of survivors goes on: what none of them has waits for who has it, or for a later process there.
+        """
+        certain = {"died", "was restarted", "left"}
+        silent = {address for address, why in changes.gone.items() if why not in certain}
+        staying = [address for address in view.addresses if address not in changes.gone]
+        if not silent or (self._state.config.replicas == 1 and has_quorum(view.addresses, staying, ())):
+            return {}  # one copy is one
+        last: set[str] = set()
+        others = dict.fromkeys(silent, 0)
+        for slot in range(len(view.primaries)):
+            holders = view.holders(slot)
+            if any(node not in changes.gone for node in holders):
+                for node in silent.intersection(holders):
+                    others[node] |= 1 << slot
+            else:
+                last |= silent.intersection(holders)
+        return {node: others[node] for node in last}
 
     def _removal(self, view: View, address: str, is_support_over: bool, leaving: bool) -> str:
         """Why the member is to be removed, or nothing."""
@@ -235,6 +268,10 @@ class Coordinator:
         if following is not None and following.is_forced and 2 * len(following.members) >= len(state.config.servers):
             return replace(following, is_forced=False)  # it has as many as a cluster needs
         return following
+
+    def found(self, view: View) -> None:
+        """See Proposer."""
+        self._install(view)
 
     def chosen(self, view: View) -> None:
         """See Proposer."""

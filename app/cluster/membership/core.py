@@ -23,13 +23,15 @@ from app.cluster.events import (
     LinkFailed,
     LinkRefused,
     LinkUp,
+    RegisterAnswered,
+    RegisterFailed,
     Reset,
     ServersChanged,
     SlotsSynced,
     Status,
     ViewInstalled,
 )
-from app.cluster.limits import EPOCH
+from app.cluster.limits import EPOCH, OUTBID_MAX
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap, outranks
 from app.cluster.membership.coordinator import Coordinator
@@ -151,7 +153,7 @@ class ClusterCore:
             return "this node is leaving"
         if state.is_member:
             return "the cluster goes on: this node's lease runs" if self._lease.until > state.now else ""
-        if state.view is not None:
+        if state.view is not None and not state.config.shared_register:
             return f"this node is no member of the cluster that it knows: ask one of {' '.join(state.view.addresses)}"
         return ""
 
@@ -161,7 +163,7 @@ class ClusterCore:
         Half of the servers must be members (NodeState.members_needed), and what is added counts before it is there.
         """
         state = self._state
-        if not state.is_member or state.view is None or state.view.is_forced:
+        if not state.is_member or state.view is None or state.view.is_forced or state.config.shared_register:
             return ""
         up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
         belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})
@@ -199,6 +201,9 @@ class ClusterCore:
                 self._found_by_force()
             case ServersChanged():
                 self._change_servers(event.servers)
+            case RegisterAnswered() | RegisterFailed():
+                if self._coordinator.shared is not None:
+                    self._coordinator.shared.take(event)
             case LinkUp():
                 self._dialler.up(event.peer)
                 state.note_present(event.peer)
@@ -207,14 +212,18 @@ class ClusterCore:
         if is_tick:
             self._tick()
             self.wake_at = now + timing.MEMBERSHIP_TICK_S
-        if not self._has_left:
-            self._coordinator.run(is_tick)
-            self._heartbeat.refresh()
-            self._leave_if_alone()
+        self._run(is_tick)
         self.lease_until = self._lease.until if state.is_member else -inf
         self._routing.update(self._lease.blocked)
         effects, state.effects = state.effects, []
         return effects
+
+    def _run(self, is_tick: bool) -> None:
+        """What every step ends with."""
+        if not self._has_left:
+            self._coordinator.run(is_tick)
+            self._heartbeat.refresh()
+            self._leave_if_alone()
 
     def _tick(self) -> None:
         state = self._state
@@ -243,6 +252,9 @@ class ClusterCore:
             return
         said = not self._final_view_to
         alone = state.is_member and state.view is not None and len(state.view.members) == 1
+        shared = self._coordinator.shared
+        if alone and shared is not None and not shared.may_leave():
+            return
         if alone or (not state.is_member and said):
             self._leave()
 
@@ -281,7 +293,9 @@ class ClusterCore:
     def _request_to_join(self) -> None:
         state = self._state
         view_heard = max(self._observed_since, state.view_heard_awake_s())
-        if state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
+        if state.config.shared_register:
+            self._outbid_predecessor()
+        elif state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
         crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
         interval_s = min(timing.HELLO_S * crowd, timing.HELLO_MAX_S)
@@ -290,6 +304,14 @@ class ClusterCore:
             for server in dict.fromkeys((*state.config.servers, *(state.view.addresses if state.view else ()))):
                 if server != state.address:
                     self._post_hello(server)
+
+    def _outbid_predecessor(self) -> None:
+        """Be a later process than the one that the shared register's view has at our address: the wall clock was set
+        back. There may be no member left who says so."""
+        state = self._state
+        before = state.view.incarnations.get(state.address, 0) if state.view is not None else 0
+        if state.incarnation < before <= OUTBID_MAX:
+            self._start_anew(state.view, before)
 
     def _post_hello(self, server: str) -> None:
         self._state.post(server, pb.HELLO, lacks=self._coordinator.lacks.unlinked()[:MEMBERS_MAX])
@@ -394,6 +416,10 @@ class ClusterCore:
         state = self._state
         if self.objection():
             return
+        if self._coordinator.shared is not None:
+            state.log("an operator has this node go on, whatever the register holds and whoever else lives", "error")
+            self._coordinator.shared.force()
+            return
         before = state.view
         view = forced_view(state, self._detector, self._bootstrap)
         empty = emptied(before, view)
@@ -448,6 +474,9 @@ class ClusterCore:
             return
         mine = state.view
         vouched_at = state.echoed_at(message)
+        if self._coordinator.shared is not None and self._coordinator.shared.is_refused:
+            state.drop("view of a register that is refused")
+            return
         if mine is not None and view.cluster_id == mine.cluster_id and view.epoch != mine.epoch:
             if view.epoch > mine.epoch:
                 self._install(view, vouched_at)
@@ -455,6 +484,9 @@ class ClusterCore:
                 state.drop("stale view")
             return
         if mine is not None and view.key == mine.key:
+            return
+        if state.config.shared_register:  # which alone says which cluster there is
+            state.drop("another cluster's view")
             return
         # Another cluster's. It must be alive now: it has us in it, or the sender, who has just heard us.
         known = state.of(peer)

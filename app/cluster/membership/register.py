@@ -5,7 +5,8 @@ it holds, one at a time: so views are one chain, and no two of them follow the s
 what the next one is to be (coordinator.py); the register says whether it is this node's turn to propose it, until when
 nobody else's proposal is taken (the leader lease: leases.py), and in the end what was chosen.
 
-Built in is one decree of Paxos for each epoch, among the members of the view (decree.py).
+Built in is one decree of Paxos for each epoch, among the members of the view (decree.py). The other is a register
+outside, which all nodes share (shared_register.py).
 """
 
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ class Proposer(Protocol):
     """Who has something to propose: the node's Coordinator."""
 
     grantor: Grantor | None  # what it keeps while it is the coordinator of the view
+    renew: bool  # it is to propose a view even if nothing else has changed
 
     def value(self, nonce: int, *, is_support_over: bool) -> View | None:
         """The view to propose, with this nonce; None: not yet. `is_support_over`: all leases of the present view are
@@ -30,6 +32,9 @@ class Proposer(Protocol):
 
     def chosen(self, view: View) -> None:
         """This view follows the one we go by: it is to be installed, and told to others."""
+
+    def found(self, view: View) -> None:
+        """The register holds this view, whoever wrote it: it is to be installed."""
 
 
 class Register(ABC):

@@ -31,13 +31,14 @@ class ClusterConfig:
     """What a node is told at its start; the same on every node, but for the address. The servers may change later.
 
     `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
-    caught up at once.
+    caught up at once. `shared_register`: views are decided on outside (shared_register.py), not by the members.
     """
 
     address: str
     servers: tuple[str, ...]  # in the file's order, this node's address among them
     replicas: int = 3
     transfer: bool = False
+    shared_register: bool = False
 
     def __post_init__(self) -> None:
         assert self.address in self.servers, f"{self.address} is not among {self.servers}"
@@ -184,7 +185,7 @@ class NodeState:
         process is there. That goes for whoever came after them at their addresses, too. A silent one is waited for
         without end: it may have what was acknowledged since.
         """
-        if not self.dead or self.view is None:
+        if not self.dead or self.view is None or self.config.shared_register:
             return self.dead
         since = max(self.of(address).died_at for address in self.dead)
         for server in (*self.non_members(), *self.dead):
@@ -218,9 +219,9 @@ class NodeState:
         """How many must be together to go on: half of the file's servers, those proven absent not counted.
 
         Founders are more than half of them (bootstrap.py): so no cluster is founded beside one that goes on. A view
-        that an operator has forced goes on with whom it has.
+        that an operator has forced goes on with whom it has. With a shared register any number may.
         """
-        if self.view is not None and self.view.is_forced:
+        if self.config.shared_register or (self.view is not None and self.view.is_forced):
             return 1
         return (len(self.config.servers) + self.unlisted - len(self.absent) + 1) // 2
 
@@ -256,9 +257,10 @@ class NodeState:
         """Whether leases of another cluster may still rest on a promise of ours, or of the process before us.
 
         Until that is over we support no coordinator, and have no leader lease: two clusters that meet must not serve at
-        once.
+        once. With a shared register there is but one.
         """
-        return self.now < self.bound_until and (self.view is None or self.view.cluster_id != self.bound_to)
+        is_other = self.view is None or self.view.cluster_id != self.bound_to
+        return is_other and self.now < self.bound_until and not self.config.shared_register
 
     def coordinator_is_fresh(self) -> bool:
         """Whether there is recent proof that the view's coordinator lives and hears us."""

@@ -4,6 +4,7 @@ import random
 
 from app.cluster.events import LeaveRequested
 from tests.sim.core_world import Host, Options, World
+from tests.sim.register import cut_register
 
 
 def draw_options(rng: random.Random) -> Options:
@@ -25,14 +26,6 @@ def draw_options(rng: random.Random) -> Options:
         clock_set_back=rng.choice((0.0, 0.0, 0.3)),
         one_machine=rng.random() < 0.4,
     )
-
-
-def draw_register(rng: random.Random, options: Options) -> None:
-    """A register outside, and how it behaves."""
-    options.shared_register = True
-    options.register_delay_s = rng.choice((0.001, 0.005, 0.1, 0.25))
-    options.register_loss = rng.choice((0.0, 0.0, 0.05, 0.3))
-    options.register_late = rng.choice((0.0, 0.0, 0.02, 0.2))
 
 
 class Nemesis:
@@ -62,9 +55,10 @@ class Nemesis:
         self._links_rng = random.Random(world.seed ^ 0xCAB1E)
         if world.options.link_cuts:
             world.after(self._links_rng.uniform(0.5, 2.0), self._cut_links)
-        self._register_rng = random.Random(world.seed ^ 0xE7C0)
-        if world.options.shared_register:
-            world.after(self._register_rng.uniform(0.1, 2.0), self._cut_register)
+        if world.options.register is not None:
+            rng = random.Random(world.seed ^ 0xE7C0)
+            arguments = (world.register, list(world.servers), rng, world.note, lambda: world.now >= until)
+            world.after(rng.uniform(0.1, 2.0), cut_register, *arguments)
 
     def start_all(self) -> None:
         """Servers start in any order, together or seconds apart."""
@@ -192,22 +186,6 @@ class Nemesis:
         self._world.link_cuts -= cuts
         self._unblock(datagrams)
 
-    def _cut_register(self) -> None:
-        """Some do not reach the register for a while, or nobody does."""
-        world, rng = self._world, self._register_rng
-        if world.now >= self._until:
-            return
-        share = rng.choice((0.3, 0.6, 1.0))
-        some = {host.address for host in world.hosts if rng.random() < share}
-        world.note("register", "is cut off from", sorted(some))
-        world.register.cut_off |= some
-        world.after(rng.choice((0.2, 0.7, 2.0, 5.0)) * rng.uniform(0.5, 1.5), self._mend_register, some)
-        world.after(rng.expovariate(1 / 2.0), self._cut_register)
-
-    def _mend_register(self, some: set[str]) -> None:
-        self._world.note("register", "is there again for", sorted(some))
-        self._world.register.cut_off -= some
-
     def heal(self) -> None:
         self._world.note("network", "mended")
         self._world.blocked.clear()
@@ -219,9 +197,7 @@ class Nemesis:
         self._faults = [self.heal]
         world.blocked.clear()
         world.link_cuts.clear()
-        world.register.cut_off.clear()
-        world.options.register_loss = min(world.options.register_loss, 0.05)
-        world.options.register_late = 0.0
+        world.register.make_well()
         world.options.loss = min(world.options.loss, 0.05)
         world.options.slow_share = 0.0
         for process in world.processes():

@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -20,8 +21,6 @@ from app.cluster.events import (
     LinkUp,
     Log,
     OpenLink,
-    RegisterAnswered,
-    RegisterFailed,
     Reset,
     Send,
     SlotsSynced,
@@ -29,9 +28,9 @@ from app.cluster.events import (
     ViewInstalled,
 )
 from app.cluster.membership import core as core_module
-from app.cluster.membership import timing
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.slots import slots_of
+from tests.sim.register import RegisterOptions, SimRegister
 
 SOCKET_BUFFER = 256  # datagrams that wait for a stopped process; more are lost
 LINK_WATCH_S = 0.1  # how often links are looked at
@@ -58,10 +57,7 @@ class Options:
     clock_set_back: float = 0.0  # chance that a process starts with a lower incarnation than the one before
     one_machine: bool = False  # all run on one: who is refused is proven to be gone
     bursts: bool = False  # many join or leave at one moment, now and then
-    shared_register: bool = False  # views are decided on by a register outside, which is as follows
-    register_delay_s: float = 0.002  # of a request, and of its answer, at most
-    register_loss: float = 0.0  # share of requests that are lost, and of answers
-    register_late: float = 0.0  # share of requests that come so late that nobody waits for them any more
+    register: RegisterOptions | None = None  # views are decided on by a register outside
     link_cuts: bool = False  # links of some pairs end, with or without their datagrams, now and then
 
 
@@ -108,26 +104,6 @@ class SimLink:
     silent_s: float = 0.0
 
 
-@dataclass
-class SimRegister:
-    """The register outside: it can compare and swap, and that is all."""
-
-    seat: bytes | None = None
-    view: bytes | None = None
-    origin: int = 1
-    requests: int = 0
-    swaps: int = 0  # that were taken
-    cut_off: set[str] = field(default_factory=set)  # whom it does not hear
-
-    def ask(self, asked: AskRegister) -> RegisterAnswered:
-        self.requests += 1
-        if asked.seat is None or asked.expected != self.seat:
-            return RegisterAnswered(asked.number, False, self.seat, self.view, self.origin)
-        self.seat, self.view = asked.seat, asked.view if asked.view is not None else self.view
-        self.swaps += 1
-        return RegisterAnswered(asked.number, True, None, None, self.origin)
-
-
 class World:
     """Everything, driven by `run`. Whoever wants to see effects or steps sets the hooks."""
 
@@ -154,8 +130,8 @@ class World:
         ]
         self.by_address = {host.address: host for host in self.hosts}
         self.servers = tuple(host.address for host in self.hosts)
-        self.register = SimRegister()
-        self._register_rng = random.Random(seed ^ 0x5EA7)
+        rng = random.Random(seed ^ 0x5EA7)
+        self.register = SimRegister(options.register or RegisterOptions(), rng, self.after)
         self.after(LINK_WATCH_S, self._watch_links)
 
     # Time.
@@ -193,7 +169,7 @@ class World:
             self.servers,
             options.replicas,
             options.transfer,
-            options.shared_register,
+            options.register is not None,
         )
         rng = random.Random(self.rng.getrandbits(32))
         core = core_module.ClusterCore(config, incarnation, host.local(self.now), rng)
@@ -274,7 +250,7 @@ class World:
             case CloseLink(peer):
                 process.links.pop(peer, None)
             case AskRegister():
-                self._ask_register(process, effect)
+                self.register.send(process.address, effect, partial(self.give, process))
             case ViewInstalled(view, is_member):
                 self.note(process.address, "installs", view.describe(), is_member)
                 if is_member and self.options.transfer:
@@ -313,26 +289,6 @@ class World:
             event = SlotsSynced(learner, slots, epoch)
             self.on_effect(process, event)
             self.give(process, event)
-
-    # The register outside.
-
-    def _ask_register(self, process: Process, asked: AskRegister) -> None:
-        options, rng, address = self.options, self._register_rng, process.address
-        self.after(timing.REGISTER_TIMEOUT_S, self.give, process, RegisterFailed(asked.number, "timed out"))
-        delay_s = rng.uniform(0, options.register_delay_s)
-        if rng.random() < options.register_late:
-            delay_s += rng.uniform(0, 3.0)
-        if address not in self.register.cut_off and rng.random() >= options.register_loss:
-            self.after(delay_s, self._asked, process, asked)
-
-    def _asked(self, process: Process, asked: AskRegister) -> None:
-        """The request arrives, whether or not who has sent it lives still, or waits."""
-        answer = self.register.ask(asked)
-        if answer.is_taken:
-            self.note("register", "has", asked.seat)
-        rng = self._register_rng
-        if process.address not in self.register.cut_off and rng.random() >= self.options.register_loss:
-            self.after(rng.uniform(0, self.options.register_delay_s), self.give, process, answer)
 
     # Datagrams.
 

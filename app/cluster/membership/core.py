@@ -144,7 +144,9 @@ class ClusterCore:
     def status(self) -> Status:
         """A snapshot for people and tools."""
         lacks = self._coordinator.lacks.edges
-        return snapshot(self._state, self._detector, self._routing.served, self.lease_until, lacks)
+        shared = self._coordinator.shared
+        fault = shared.fault if shared is not None else ""
+        return snapshot(self._state, self._detector, self._routing.served, self.lease_until, lacks, fault)
 
     def objection(self) -> str:
         """Why FoundRequested would do nothing now; empty: it would found a cluster."""

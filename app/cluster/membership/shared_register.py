@@ -179,9 +179,9 @@ class SharedRegister(Register):
         if self._request is not None or state.now < self._wait_until:
             return
         if not self._is_known:
-            self._read(0.0 if state.is_member else timing.REGISTER_LOOK_S)
+            self._read(0.0 if state.is_member else timing.SETTLE_S)
         elif self._refusal or not state.is_member:
-            self._read(timing.REGISTER_LOOK_S)
+            self._read(timing.REGISTER_LOOK_S if self._refusal or state.view is not None else timing.SETTLE_S)
         elif not state.is_coordinator:
             if self._is_our_turn():
                 self._read(timing.SEAT_READ_S)

@@ -361,6 +361,7 @@ class TestOutsider:
         rig = Rig("a", "")
         rig.answer(rig.ask())
         wait(rig.state, timing.SETTLE_S)
+        rig.answer(rig.ask())
         swap = rig.ask()
         assert swap.expected is None
         rig.answer(swap)
@@ -370,6 +371,7 @@ class TestOutsider:
         rig = Rig("a", "")
         rig.answer(rig.ask())
         wait(rig.state, timing.SETTLE_S)
+        rig.answer(rig.ask())
         swap = rig.ask()
         theirs = Rig("b", "b").state.view
         assert theirs is not None

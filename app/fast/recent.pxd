@@ -13,6 +13,12 @@ cdef struct Write:
     uint8_t id_bytes
     uint8_t names[100]  # the key, and behind it the messageID
 
+cdef struct Spot:
+    # Where a walk back has come to in a slot.
+    uint64_t seq
+    uint32_t term
+    bint is_over
+
 cdef class Recent:
     cdef object _spend
     cdef Py_ssize_t _count  # how many are kept
@@ -23,3 +29,4 @@ cdef class Recent:
 
     cdef Write* _at(self, Py_ssize_t place) noexcept
     cdef Write* next(self) except NULL  # the place of one more, to be filled in
+    cdef Write* _back(self, Spot* spots, Py_ssize_t* left) noexcept

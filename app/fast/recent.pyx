@@ -11,10 +11,44 @@ from libc.string cimport memcpy
 
 cdef enum:
     RECENT_MAX = 16_384  # as in app/cluster/replication/recent.py
+    STRETCHES_MAX = 4  # as in app/cluster/replication/frames.py
     WIPE = 3  # as in app/storage/mutate.py
+    SLOT_COUNT = 256  # as in app/wire/protocol.py
     BLOCK = 512  # records
     KEY_MAX_BYTES = 32
     ID_MAX_BYTES = 64
+
+cdef struct Bounds:
+    # Of a stretch.
+    uint64_t first
+    uint64_t last
+    uint32_t term
+
+
+cdef int _place(Spot* spots, dict at) except -1:
+    """Spots at these positions, by slot; in all other slots the walk is over."""
+    cdef int slot
+    for slot in range(SLOT_COUNT):
+        spots[slot].is_over = True
+    for slot in at:
+        if not 0 <= slot < SLOT_COUNT:
+            raise IndexError(f"slot {slot}")
+        spots[slot].term, spots[slot].seq = at[slot]
+        spots[slot].is_over = False
+    return 0
+
+
+cdef bint _is_at(Spot* spot, Spot* other) noexcept:
+    return spot.seq == other.seq and spot.term == other.term
+
+
+cdef bint _lies_in(uint32_t term, uint64_t seq, Bounds* bounds, int count) noexcept:
+    cdef int number
+    for number in range(count):
+        if bounds[number].term == term and bounds[number].first <= seq <= bounds[number].last:
+            return True
+    return False
+
 
 cdef class Recent:
     """See app/cluster/replication/recent.py."""
@@ -75,28 +109,114 @@ cdef class Recent:
             self._spend((self._length - self._settled) * sizeof(Write))
             self._settled = self._length
 
-    def walk(self, dict at not None):
-        """As the Python's: the latest first."""
-        cdef Py_ssize_t place = self._next, left
+    def stretches(self, dict at not None):
+        """As the Python's."""
+        cdef Spot spots[SLOT_COUNT]
+        cdef uint64_t first[SLOT_COUNT]
+        cdef uint64_t last[SLOT_COUNT]
+        cdef uint32_t terms[SLOT_COUNT]
+        cdef Py_ssize_t left = self._length
+        cdef int slot
         cdef Write* write
-        cdef list found = []
-        for left in range(self._length):
-            place = (place if place else self._count) - 1
-            write = self._at(place)
-            position = at.get(write.slot)
-            if position is None or position != (write.term, write.seq):
+        cdef list stretches
+        cdef dict found = {}
+        _place(spots, at)
+        for slot in at:
+            found[slot] = []
+            terms[slot], first[slot], last[slot] = spots[slot].term, spots[slot].seq, spots[slot].seq
+        while (write := self._back(spots, &left)) is not NULL:
+            slot = write.slot
+            if write.before_term == terms[slot]:
+                first[slot] = write.before_seq
                 continue
-            if write.kind == WIPE:
-                del at[write.slot]
-                continue
-            before = at[write.slot] = (write.before_term, write.before_seq)
-            found.append((
-                write.slot,
-                before,
-                PyBytes_FromStringAndSize(<char*> write.names, write.key_bytes),
-                PyBytes_FromStringAndSize(<char*> write.names + write.key_bytes, write.id_bytes),
-            ))
+            stretches = found[slot]
+            stretches.append((terms[slot], first[slot], last[slot]))
+            terms[slot], first[slot], last[slot] = write.before_term, write.before_seq, write.before_seq
+            if len(stretches) == STRETCHES_MAX:
+                spots[slot].is_over = True
+        for slot in at:
+            stretches = found[slot]
+            if len(stretches) < STRETCHES_MAX:
+                stretches.append((terms[slot], first[slot], last[slot]))
         return found
+
+    def met(self, dict at not None, dict others not None):
+        """As the Python's."""
+        cdef Spot spots[SLOT_COUNT]
+        cdef Bounds bounds[SLOT_COUNT][STRETCHES_MAX]
+        cdef int counts[SLOT_COUNT]
+        cdef Py_ssize_t left = self._length
+        cdef int slot, number
+        cdef Write* write
+        cdef dict found = {}
+        _place(spots, at)
+        for slot in at:
+            stretches = others[slot]
+            counts[slot] = len(stretches)
+            if counts[slot] > STRETCHES_MAX:
+                raise ValueError(f"slot {slot}: {len(stretches)} stretches")
+            for number in range(counts[slot]):
+                bounds[slot][number].term, bounds[slot][number].first, bounds[slot][number].last = stretches[number]
+            if _lies_in(spots[slot].term, spots[slot].seq, bounds[slot], counts[slot]):
+                found[slot] = at[slot]
+                spots[slot].is_over = True
+        while (write := self._back(spots, &left)) is not NULL:
+            slot = write.slot
+            if _lies_in(write.before_term, write.before_seq, bounds[slot], counts[slot]):
+                found[slot] = (write.before_term, write.before_seq)
+                spots[slot].is_over = True
+        return found
+
+    def since(self, dict at not None, dict positions not None):
+        """As the Python's, in two walks: names are made of the slots alone of which they are known."""
+        cdef Spot spots[SLOT_COUNT]
+        cdef Spot ends[SLOT_COUNT]
+        cdef Py_ssize_t left = self._length
+        cdef int slot
+        cdef Write* write
+        cdef dict found = {}, keys, message_ids
+        _place(spots, at)
+        _place(ends, {slot: positions[slot] for slot in at})
+        for slot in at:
+            if _is_at(&spots[slot], &ends[slot]):
+                found[slot] = ({}, {})
+                spots[slot].is_over = True
+        while (write := self._back(spots, &left)) is not NULL:
+            slot = write.slot
+            if _is_at(&spots[slot], &ends[slot]):
+                found[slot] = ({}, {})
+                spots[slot].is_over = True
+        left = self._length
+        _place(spots, {slot: at[slot] for slot in found if at[slot] != positions[slot]})
+        while (write := self._back(spots, &left)) is not NULL:
+            slot = write.slot
+            keys, message_ids = found[slot]
+            if write.key_bytes:
+                keys[PyBytes_FromStringAndSize(<char*> write.names, write.key_bytes)] = None
+            if write.id_bytes:
+                message_ids[PyBytes_FromStringAndSize(<char*> write.names + write.key_bytes, write.id_bytes)] = None
+            spots[slot].is_over = _is_at(&spots[slot], &ends[slot])
+        for slot in found:
+            keys, message_ids = found[slot]
+            found[slot] = (list(keys), list(message_ids))
+        return found
+
+    cdef Write* _back(self, Spot* spots, Py_ssize_t* left) noexcept:
+        """The latest write of the `left` first ones that led to one of the spots, which is now where it was before;
+        NULL: there is none."""
+        cdef Spot* spot
+        cdef Write* write
+        while left[0]:
+            left[0] -= 1
+            write = self._at((self._next + self._count - self._length + left[0]) % self._count)
+            spot = &spots[write.slot]
+            if spot.is_over or write.seq != spot.seq or write.term != spot.term:
+                continue
+            if write.kind != WIPE:
+                spot.term, spot.seq = write.before_term, write.before_seq
+                return write
+            spot.is_over = True
+        return NULL
 
     def clear(self):
         """As the Python's."""

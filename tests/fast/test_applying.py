@@ -11,6 +11,7 @@ from app.cluster.replication.frames import OpFields
 from app.cluster.replication.staging import Staging
 from app.storage import mutate
 from tests.cluster.replication.parts import a_shared, a_view, entries_of
+from tests.fast.test_writes import told
 from tests.support.parts import examples
 from tests.support.pieces import pieces
 
@@ -51,7 +52,7 @@ class Side:
         return (
             (sessions, [shared.positions[slot] for slot in SLOTS], f._unacknowledged, f.staged_bytes, shared.faults),
             ([entries_of(shared, slot) for slot in SLOTS], replies, shared.store.allowance_bytes),  # type: ignore[attr-defined]
-            (shared.recent.walk(at), at, self.without_room),
+            (told(shared.recent, at), self.without_room),
         )
 
 

@@ -120,7 +120,7 @@ class Side:
             [(box.ops, box.size_bytes, box.flags) for box in w._outboxes.values()],
             (list(w.unacked), list(w.unreleased), w.pending, w.pending_bytes, w.changed),
             (out.released, out.dropped, self.considered),
-            (self.shared.recent.walk(at), at, [w.refuses(led) for led in w.led.values()], w.busy(True), w.busy(False)),
+            (told(self.shared.recent, at), [w.refuses(led) for led in w.led.values()], w.busy(True), w.busy(False)),
         )
 
 
@@ -182,6 +182,12 @@ def test_what_is_no_slot_or_closed_or_alone_is_refused() -> None:
             side.shared.mutations.apply(99, 7, b"k", b"v")
 
 
+def told(recent: Recent, at: dict[int, frames.Position]) -> object:
+    """All that it tells of copies at these positions: where they have been, and the names since the first of that."""
+    stretches = recent.stretches(at)
+    return stretches, recent.since(at, {slot: of[-1][:2] for slot, of in stretches.items()})
+
+
 recents = st.tuples(
     st.integers(0, 2),
     st.sampled_from([mutate.SET, mutate.DELETE, mutate.WIPE, mutate.NOTE]),
@@ -192,8 +198,19 @@ recents = st.tuples(
 )
 
 
-@given(st.integers(1, 9), st.lists(st.one_of(recents, st.none()), max_size=40))
-def test_the_last_writes_are_kept_alike(count: int, drawn: list[Any]) -> None:
+position = st.tuples(st.integers(0, 2), st.integers(0, 4))
+stretch = st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 4))
+
+
+@given(
+    st.integers(1, 9),
+    st.lists(st.one_of(recents, st.none()), max_size=40),
+    st.fixed_dictionaries(dict.fromkeys(range(3), st.lists(stretch, max_size=frames.STRETCHES_MAX))),
+    st.fixed_dictionaries(dict.fromkeys(range(3), position)),
+)
+def test_the_last_writes_are_kept_alike(
+    count: int, drawn: list[Any], others: dict[int, list[Any]], positions: dict[int, Any]
+) -> None:
     pieces("recent", "compiled")
     spent: dict[str, list[int]] = {"pure": [], "compiled": []}
     both: list[Any] = [pieces("recent", which).Recent(spent[which].append, count) for which in spent]
@@ -204,9 +221,10 @@ def test_the_last_writes_are_kept_alike(count: int, drawn: list[Any]) -> None:
             else:
                 recent.note(op)
             recent.settle()
-        at = dict.fromkeys(range(3), (1, 2)), dict.fromkeys(range(3), (1, 2))
-        assert both[0].walk(at[0]) == both[1].walk(at[1])
-        assert at[0] == at[1]
+        at = dict.fromkeys(range(3), (1, 2))
+        assert told(both[0], at) == told(both[1], at)
+        assert both[0].met(at, others) == both[1].met(at, others)
+        assert both[0].since(at, positions) == both[1].since(at, positions)
     counts = [[size // recent.record_bytes for size in spent[which]] for which, recent in zip(spent, both, strict=True)]
     assert counts[0] == counts[1]
 
@@ -215,8 +233,22 @@ def test_more_than_one_block_is_kept() -> None:
     kept = Recent(lambda size_bytes: None, 3000)
     for seq in range(7000):
         kept.note((1, mutate.SET, (1, seq), (1, seq + 1), b"k%d" % seq, b"m"))
-    at = {1: (1, 7000)}
-    assert [key for _, _, key, _ in kept.walk(at)] == [b"k%d" % seq for seq in reversed(range(4000, 7000))]
+    keys = [b"k%d" % seq for seq in reversed(range(4000, 7000))]
+    assert kept.since({1: (1, 7000)}, {1: (1, 4000)}) == {1: (keys, [b"m"])}
+    assert kept.stretches({1: (1, 7000)}) == {1: [(1, 4000, 7000)]}
+
+
+def test_what_is_no_slot_or_position_is_refused() -> None:
+    recent = pieces("recent", "compiled").Recent(lambda size_bytes: None)
+    for slot in (-1, 256):
+        with pytest.raises(IndexError):
+            recent.stretches({slot: (1, 1)})
+    with pytest.raises(OverflowError):
+        recent.stretches({1: (1 << 32, 1)})
+    with pytest.raises(ValueError, match="5 stretches"):
+        recent.met({1: (1, 1)}, {1: [(1, 1, 1)] * 5})
+    with pytest.raises(KeyError):
+        recent.since({1: (1, 1)}, {})
 
 
 def test_names_that_are_too_long_to_be_kept_are_refused() -> None:

@@ -690,15 +690,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "learners[node] += 1",
         ],
     },
-    "app/cluster/replication/recent.py": {
-        RARE: [
-            "found[-1] = (term, seq, found[-1][2])",
-        ],
-        UNIT: [
-            "break",
-            "return None",
-        ],
-    },
     "app/cluster/replication/state.py": {
         RARE: [
             "assert self.view is not None",

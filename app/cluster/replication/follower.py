@@ -35,7 +35,7 @@ from typing import Final
 from app.cluster.replication import frames
 from app.cluster.replication.applying import Applying, Session
 from app.cluster.replication.frames import NOWHERE, Patch
-from app.cluster.replication.recent import Past, pasts_of
+from app.cluster.replication.recent import Stretch
 from app.cluster.replication.staging import Staging
 from app.cluster.replication.state import Shared
 from app.cluster.slots import slots_of
@@ -218,16 +218,19 @@ class Follower(Applying):
         """Positions that the primary's copies have met: tell the last that ours have met, too, and what came since."""
         shared = self._shared
         number, rows = frames.decode_past(body)
-        stretches: dict[int, list[tuple[int, ...]]] = {}
-        for slot, *stretch in rows:
+        stretches: dict[int, list[Stretch]] = {}
+        for slot, term, first, last in rows:
             if self._answers(peer, slot, number):
-                stretches.setdefault(slot, []).append(tuple(stretch))
-        wanted = {slot: position for slot in stretches if (position := shared.positions[slot]) is not None}
-        pasts = pasts_of(shared.recent, wanted)
+                stretches.setdefault(slot, []).append((term, first, last))
+        at = {slot: position for slot in stretches if (position := shared.positions[slot]) is not None}
+        met = shared.recent.met(at, stretches)
+        touched = shared.recent.since({slot: at[slot] for slot in met}, met)
         part: list[Patch] = []
         size_bytes = 0
-        for slot, theirs in stretches.items():
-            patch = self._since(slot, pasts.get(slot), theirs)
+        for slot in stretches:
+            patch = Patch(slot, 0, met[slot], *touched[slot]) if slot in met else _unknown(slot)
+            if patch.size_bytes > frames.FRAME_FILL_BYTES:
+                patch = _unknown(slot)
             if part and size_bytes + patch.size_bytes > frames.FRAME_FILL_BYTES:
                 shared.send(peer, frames.TOUCHED, frames.encode_patches(number, part))
                 part, size_bytes = [], 0
@@ -235,16 +238,6 @@ class Follower(Applying):
             size_bytes += patch.size_bytes
         if part:
             shared.send(peer, frames.TOUCHED, frames.encode_patches(number, part))
-
-    def _since(self, slot: int, past: Past | None, theirs: list[tuple[int, ...]]) -> Patch:
-        """What we have written since the last position of theirs that our copy has met, if that is known and little."""
-        for position in past.positions if past is not None else ():
-            if any(term == position[0] and first <= position[1] <= last for term, first, last in theirs):
-                assert past is not None
-                patch = Patch(slot, 0, position, *(past.since(position) or ([], [])))
-                if patch.size_bytes <= frames.FRAME_FILL_BYTES:
-                    return patch
-        return Patch(slot, 0, NOWHERE, [], [])
 
     def on_patch(self, peer: str, body: bytes) -> None:
         """What follows is of these keys and messageIDs only: in all others the copy in place is as the primary's."""
@@ -426,3 +419,8 @@ class Follower(Applying):
             self._told[peer] = flags
             self._shared.send(peer, frames.ACK, frames.encode_ack(flags, rows))
         self._unacknowledged.clear()
+
+
+def _unknown(slot: int) -> Patch:
+    """That nobody can say, or it is too much, what a copy has that its primary has not."""
+    return Patch(slot, 0, NOWHERE, [], [])

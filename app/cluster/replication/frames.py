@@ -8,6 +8,7 @@ is cut, too long, or has a number out of its range (app/cluster/limits.py) raise
 peer, and its link is to be closed. A slot has one byte, and each value of it is one.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from struct import Struct
@@ -63,6 +64,7 @@ assert (PUT_OP, REMOVE_OP, WIPE_OP, NOTE_OP) == (1, 2, 3, 4), "decode_ops checks
 
 _tuple: Final = tuple.__new__  # of fields, without the call in Python that a NamedTuple makes of it
 
+NAME_HEAP_BYTES: Final = 48  # what a key or messageID takes in a list, besides itself: CPython 3.11, 64 bits
 STRETCHES_MAX: Final = 4  # a slot, in a PAST
 assert _NUMBER.size + STRETCHES_MAX * SLOT_COUNT * _STRETCH.size <= BODY_MAX_BYTES
 
@@ -108,6 +110,11 @@ class Patch:
     def size_bytes(self) -> int:
         """On its way."""
         return _PATCH.size + sum(map(len, self.keys)) + sum(map(len, self.message_ids)) + self.count
+
+    @property
+    def heap_bytes(self) -> int:
+        """As objects."""
+        return self.size_bytes + NAME_HEAP_BYTES * self.count
 
     @property
     def count(self) -> int:
@@ -242,6 +249,8 @@ def decode_past(body: bytes) -> tuple[int, list[tuple[int, ...]]]:
     rows = _rows(_STRETCH, body, _NUMBER.size, STRETCHES_MAX * SLOT_COUNT)
     if not all(first <= last and _is_at(term, last) for _, term, first, last in rows):
         raise BadFrame(f"PAST of {rows}")
+    if rows and max(Counter(row[0] for row in rows).values()) > STRETCHES_MAX:
+        raise BadFrame(f"PAST of more than {STRETCHES_MAX} stretches of a slot")
     return number, rows
 
 

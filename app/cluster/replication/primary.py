@@ -13,7 +13,6 @@ from app.cluster.limits import SEQ_RENEWED
 from app.cluster.replication import frames
 from app.cluster.replication.frames import Position
 from app.cluster.replication.led import Led, Outbox, Progress
-from app.cluster.replication.recent import pasts_of
 from app.cluster.replication.state import Shared
 from app.cluster.replication.transfer import Transfer
 from app.cluster.replication.writes import PENDING_MAX_BYTES, Writes
@@ -204,16 +203,18 @@ class Primary(Writes):
     def _repair(self, peer: str, number: int, diverged: dict[int, Position]) -> None:
         """Bring copies to where ours are: by what we have written since, if they were there once; else by that and
         what they have, if they can say so (PAST, TOUCHED); else whole."""
-        pasts = pasts_of(self._shared.recent, {slot: self.led[slot].position for slot in diverged})
-        rows = []
+        recent = self._shared.recent
+        at = {slot: self.led[slot].position for slot in diverged}
+        met = recent.met(at, {slot: [(term, seq, seq)] for slot, (term, seq) in diverged.items()})
+        asked: dict[int, Position] = {}
         for slot, position in diverged.items():
-            past = pasts[slot]
-            if position in past.positions:
+            if slot in met:
                 self.transfer.queue(slot, peer, frames.Patch(slot, 0, position, [], []))
             elif position in (frames.NOWHERE, (0, 0)):
                 self.transfer.queue(slot, peer)
             else:
-                rows += [(slot, *stretch) for stretch in past.stretches()]
+                asked[slot] = at[slot]
+        rows = [(slot, *stretch) for slot, stretches in recent.stretches(asked).items() for stretch in stretches]
         if rows:
             self._shared.send(peer, frames.PAST, frames.encode_past(number, rows))
 

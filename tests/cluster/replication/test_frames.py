@@ -107,6 +107,7 @@ def test_trailing_byte(name: str) -> None:
         (frames.decode_ack, bytes([HINDRANCES + 1])),
         (frames.decode_end, frames.encode_end([(0, 1)] * 257)),
         (frames.decode_past, frames.encode_past(1, [(0, 1, 2, 3)] * (256 * frames.STRETCHES_MAX + 1))),
+        (frames.decode_past, frames.encode_past(1, [(0, 1, 2, 3)] * (frames.STRETCHES_MAX + 1))),
         (frames.decode_patches, frames.encode_patches(1, [frames.Patch(0, 1, (1, 2), [b"k" * 33], [])])),
         (frames.decode_patches, frames.encode_patches(1, [frames.Patch(0, 1, (1, 2), [b""], [])])),
         (frames.decode_patches, frames.encode_patches(1, [frames.Patch(0, 1, (1, 2), [], [b"m" * 65])])),

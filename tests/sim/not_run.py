@@ -405,7 +405,10 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "state, known = self._state, self._state.of(peer)",
             "if state.now - known.refused_at >= timing.WAITING_LOG_S:",
             "known.refused_at = state.now",
-            'state.log(f"{peer} is refused: it speaks node protocol {protocol}, this node {NODE_PROTOCOL}", "warning")',
+            'why = f"it speaks node protocol {protocol}, this node {state.protocol}"',
+            "if abs(protocol - state.protocol) == SHARED_REGISTER:",
+            'why = "one of the two goes by an etcd, the other does not: give both the same --coordination"',
+            'state.log(f"{peer} is refused: {why}", "warning")',
         ],
     },
     "app/cluster/membership/leases.py": {

@@ -424,6 +424,24 @@ def a_member_without_a_lease_that_supports_a_coordinator_out_of_reach_of_the_reg
     world.run(world.now + 4.0)
 
 
+@pytest.mark.parametrize("first_has_register", [True, False])
+def test_nodes_with_and_without_a_register_refuse_each_other(first_has_register: bool) -> None:
+    """Or one of them would have views chosen that the others' register knows nothing of."""
+    kinds = (RegisterOptions(), None) if first_has_register else (None, RegisterOptions())
+    world = World(1, Options(hosts=5, register=kinds[0]))
+    said: list[str] = []
+    world.on_effect = lambda process, effect: said.append(effect.text) if isinstance(effect, Log) else None
+    for host in world.hosts[:4]:
+        world.start(host)
+    until(world, lambda: counts(world) == {4} and is_served(world), 3.0)
+    world.options.register = kinds[1]
+    world.start(world.hosts[4])
+    world.run(world.now + 10.0)
+    assert all(len(process.core.view.members) == 4 for process in world.processes()[:4])  # type: ignore[union-attr]
+    assert not world.processes()[4].core.is_member
+    assert any("one of the two goes by an etcd" in line for line in said)
+
+
 class TestItBites:
     """Each safeguard is switched off in turn; the simulator must find what that breaks, where it finds nothing else."""
 

@@ -434,6 +434,8 @@ class SharedRegister(Register):
             if known.view_key[0] and state.awake_s - known.heard_awake_s < timing.HEARD_S:
                 self._refuse(f"it is empty, though {server} goes by a view: it was wiped, or another one is asked for")
                 return False
+            if state.now - known.refused_at < 2 * timing.WAITING_LOG_S:
+                return False  # one that speaks another protocol: the log says so
         return True
 
     def _may_succeed(self) -> bool:

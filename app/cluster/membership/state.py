@@ -21,7 +21,7 @@ from app.cluster.events import Effect, Log, Send
 from app.cluster.limits import SLOTS_BYTES
 from app.cluster.membership import timing
 from app.cluster.view import View
-from app.version import NODE_PROTOCOL
+from app.version import NODE_PROTOCOL, SHARED_REGISTER
 from app.wire.protocol import SERVERS_MAX
 from proto_gen import cluster_pb2 as pb
 
@@ -129,6 +129,11 @@ class NodeState:
     @property
     def address(self) -> str:
         return self.config.address
+
+    @property
+    def protocol(self) -> int:
+        """Which one this node speaks, about membership."""
+        return NODE_PROTOCOL + SHARED_REGISTER * self.config.shared_register
 
     @property
     def epoch(self) -> int:
@@ -318,7 +323,7 @@ class NodeState:
             nonce=view.nonce if view else 0,
             supports=supports,
             support_withdrawn=self.support_withdrawn,
-            node_protocol=NODE_PROTOCOL,
+            node_protocol=self.protocol,
             sender=self.address,
             **fields,
         )

@@ -35,7 +35,7 @@ from app.config.allowlist import Network, show_networks
 from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
 from app.config.options import Options, UsageError, misspelt
 from app.config.secret import Secrets, read_secret
-from app.config.servers import Server, ServersError, load, read_file, reread
+from app.config.servers import ServersError, load, read_file, reread, unresolved
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
@@ -159,7 +159,7 @@ class Node:
         self._leave_timer = loop.timer()
         is_alone = len(options.servers) == 1
         self._secrets = Secrets((options.cluster_secret,) if options.cluster_secret else ())
-        self.servers = options.servers  # in the file's order; `reload` changes them
+        self.servers = options.servers  # of the file, in its order; `reload` changes them
         self._reload_is_due = self._reloads = False
 
         # What it holds.
@@ -208,6 +208,8 @@ class Node:
                 tuple(map(str, options.servers)),
                 options.replicas,
                 transfer=True,
+                joins=options.joins,
+                forget_after_s=options.forget_after_s or inf,
                 shared_register=register is not None,
             ),
             self.peers,
@@ -451,17 +453,18 @@ class Node:
         """Go by the servers file and the secret's file as they are now. Raises ServersError: nothing was changed."""
         options, core = self.options, self.membership.core
         path = options.servers_file
-        listed = load(path, self.sockets.look_up, self._read_file)
+        listed = self.servers if options.joins else load(path, self.sockets.look_up, self._read_file)
         members = core.view.addresses if core.view is not None else ()
         servers = reread(path, options.me, listed, self.servers, members, file_rules=options.file_rules)
         names = tuple(map(str, servers))
         if objection := core.objection_to(names):
             raise ServersError(f"{path}: {objection}")
-        before = self.peers.servers
+        before = tuple(map(str, self.servers))
         kept = names[len(listed) :]
         secrets = self._reread_secret()
         if names != before:
-            self._change_servers(servers)
+            self.servers = servers
+            self.membership.change_servers(names)
         if secrets != self._secrets:
             self._secrets = secrets
             self.links.take_secrets(secrets.taken)
@@ -485,17 +488,6 @@ class Node:
         except ValueError as error:
             raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
 
-    def _change_servers(self, servers: tuple[Server, ...]) -> None:
-        if len(self.servers) == 1 < len(servers):
-            self.front.be_one_of_several(PATIENCE_S)
-        self.servers = servers
-        self.peers.change(servers)
-        self._follow_addresses()
-        self.links.share_anew()
-        self.link_watch.keep(self.peers.names)
-        self.replication.limit_backlog(self.links.queue_max_bytes // BACKLOG_SHARE)
-        self.membership.change_servers()
-
     # --- where servers are (app/peers/lookups.py) ---------------------------------------------------------------------
 
     def _server_addresses(self) -> list[str]:
@@ -515,6 +507,17 @@ class Node:
             self._allowed.follow(self._server_addresses())
 
     # --- what membership decides (app/peers/membership.py) -----------------------------------------------------------
+
+    def servers_known(self, servers: tuple[str, ...]) -> None:
+        if len(self.peers.servers) == 1 < len(servers):
+            self.front.be_one_of_several(PATIENCE_S)
+        listed = {str(server): server for server in self.servers}
+        found = [listed.get(name) or unresolved(name) for name in servers]
+        self.peers.change(server for server in found if server is not None)
+        self._follow_addresses()
+        self.links.share_anew()
+        self.link_watch.keep(self.peers.names)
+        self.replication.limit_backlog(self.links.queue_max_bytes // BACKLOG_SHARE)
 
     def view_installed(self, view: View, is_member: bool) -> None:
         self.view_log.note(view, is_member, self.loop.unix_s())
@@ -562,7 +565,7 @@ class Node:
     def _look_at_links(self) -> None:
         core, now_s = self.membership.core, self.loop.now()
         if core.view is None:  # whoever is heard is to found a cluster with this node, and needs a link for that
-            fresh_s = now_s - heard_s(len(self.servers))
+            fresh_s = now_s - heard_s(len(self.peers.servers))
             others = [server for server in self.peers.names if core.contact(server)[1] >= fresh_s]
         else:
             members = core.view.addresses if core.is_member else ()

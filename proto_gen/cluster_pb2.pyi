@@ -45,17 +45,19 @@ ACCEPTED: Kind
 REJECT: Kind
 
 class Member(_message.Message):
-    __slots__ = ("address", "incarnation", "leaving")
+    __slots__ = ("address", "incarnation", "leaving", "is_removed")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    IS_REMOVED_FIELD_NUMBER: _ClassVar[int]
     address: str
     incarnation: int
     leaving: bool
-    def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., leaving: _Optional[bool] = ...) -> None: ...
+    is_removed: bool
+    def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., leaving: _Optional[bool] = ..., is_removed: _Optional[bool] = ...) -> None: ...
 
 class View(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "members", "primaries", "backups", "homes", "cause", "nonce", "is_forced", "forced_from_cluster_id", "forced_from_epoch")
+    __slots__ = ("cluster_id", "epoch", "members", "primaries", "backups", "homes", "cause", "nonce", "is_forced", "forced_from_cluster_id", "forced_from_epoch", "founders", "others", "untried")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +69,9 @@ class View(_message.Message):
     IS_FORCED_FIELD_NUMBER: _ClassVar[int]
     FORCED_FROM_CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     FORCED_FROM_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FOUNDERS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    UNTRIED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     epoch: int
     members: _containers.RepeatedCompositeFieldContainer[Member]
@@ -78,7 +83,10 @@ class View(_message.Message):
     is_forced: bool
     forced_from_cluster_id: int
     forced_from_epoch: int
-    def __init__(self, cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., primaries: _Optional[bytes] = ..., backups: _Optional[bytes] = ..., homes: _Optional[bytes] = ..., cause: _Optional[str] = ..., nonce: _Optional[int] = ..., is_forced: _Optional[bool] = ..., forced_from_cluster_id: _Optional[int] = ..., forced_from_epoch: _Optional[int] = ...) -> None: ...
+    founders: _containers.RepeatedScalarFieldContainer[str]
+    others: _containers.RepeatedScalarFieldContainer[str]
+    untried: int
+    def __init__(self, cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., primaries: _Optional[bytes] = ..., backups: _Optional[bytes] = ..., homes: _Optional[bytes] = ..., cause: _Optional[str] = ..., nonce: _Optional[int] = ..., is_forced: _Optional[bool] = ..., forced_from_cluster_id: _Optional[int] = ..., forced_from_epoch: _Optional[int] = ..., founders: _Optional[_Iterable[str]] = ..., others: _Optional[_Iterable[str]] = ..., untried: _Optional[int] = ...) -> None: ...
 
 class Death(_message.Message):
     __slots__ = ("address", "incarnation")
@@ -97,7 +105,7 @@ class Synced(_message.Message):
     def __init__(self, address: _Optional[str] = ..., slots: _Optional[bytes] = ...) -> None: ...
 
 class ClusterMessage(_message.Message):
-    __slots__ = ("kind", "incarnation", "to_incarnation", "stamp_us", "echo_us", "cluster_id", "epoch", "nonce", "supports", "support_withdrawn", "deaths", "target", "target_incarnation", "number", "ballot", "accepted_ballot", "view", "span_us", "blocked", "settled", "leaving", "synced", "lacks", "lost", "node_protocol", "sender")
+    __slots__ = ("kind", "incarnation", "to_incarnation", "stamp_us", "echo_us", "cluster_id", "epoch", "nonce", "supports", "support_withdrawn", "deaths", "target", "target_incarnation", "number", "ballot", "accepted_ballot", "view", "span_us", "blocked", "settled", "leaving", "synced", "lacks", "lost", "node_protocol", "sender", "joins")
     KIND_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     TO_INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +132,7 @@ class ClusterMessage(_message.Message):
     LOST_FIELD_NUMBER: _ClassVar[int]
     NODE_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
+    JOINS_FIELD_NUMBER: _ClassVar[int]
     kind: Kind
     incarnation: int
     to_incarnation: int
@@ -150,4 +159,5 @@ class ClusterMessage(_message.Message):
     lost: bytes
     node_protocol: int
     sender: str
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ..., stamp_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., nonce: _Optional[int] = ..., supports: _Optional[bool] = ..., support_withdrawn: _Optional[bool] = ..., deaths: _Optional[_Iterable[_Union[Death, _Mapping]]] = ..., target: _Optional[str] = ..., target_incarnation: _Optional[int] = ..., number: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., span_us: _Optional[int] = ..., blocked: _Optional[bytes] = ..., settled: _Optional[bool] = ..., leaving: _Optional[bool] = ..., synced: _Optional[_Iterable[_Union[Synced, _Mapping]]] = ..., lacks: _Optional[_Iterable[str]] = ..., lost: _Optional[bytes] = ..., node_protocol: _Optional[int] = ..., sender: _Optional[str] = ...) -> None: ...
+    joins: bool
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ..., stamp_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., cluster_id: _Optional[int] = ..., epoch: _Optional[int] = ..., nonce: _Optional[int] = ..., supports: _Optional[bool] = ..., support_withdrawn: _Optional[bool] = ..., deaths: _Optional[_Iterable[_Union[Death, _Mapping]]] = ..., target: _Optional[str] = ..., target_incarnation: _Optional[int] = ..., number: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., span_us: _Optional[int] = ..., blocked: _Optional[bytes] = ..., settled: _Optional[bool] = ..., leaving: _Optional[bool] = ..., synced: _Optional[_Iterable[_Union[Synced, _Mapping]]] = ..., lacks: _Optional[_Iterable[str]] = ..., lost: _Optional[bytes] = ..., node_protocol: _Optional[int] = ..., sender: _Optional[str] = ..., joins: _Optional[bool] = ...) -> None: ...

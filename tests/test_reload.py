@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from app.config.secret import read_secret
 from app.config.servers import Server, ServersError, reread
+from app.requests.request import PATIENCE_S
 from app.wire.protocol import IS_ALIVE
 from tests.peers.test_in_a_node import ME, PEER, Rig
 from tests.support.datagrams import sockaddr
@@ -217,4 +219,27 @@ def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture
         f"KV_CLUSTER_SECRET_FILE {path}: a secret has at least"[:60],
     )
     assert "secret of all" not in caplog.text
+    rig.node.stop()
+
+
+# Servers that views list, whatever the file says.
+
+
+def test_servers_that_are_not_in_the_file(rig: Reloading) -> None:
+    names = (str(ME), str(PEER), str(NEW), "kv9:1009", "localhost:1010", "no address")
+    rig.node.servers_known(names)
+    peers = rig.node.peers
+    assert peers.servers == names[:-1]
+    assert [peers.address(name) for name in peers.names] == ["127.0.0.2", "127.0.0.3", "", "127.0.0.1"]
+    assert peers.host_name("kv9:1009") == "kv9", "it is looked up"
+    assert rig.node.readiness().servers == 5
+    rig.node.servers_known((str(ME), str(NEW)))
+    assert peers.names == (str(NEW),)
+
+
+def test_a_node_alone_becomes_one_of_several(tmp_path: Path) -> None:
+    rig = Reloading(tmp_path / "servers.txt", alone=True)
+    assert rig.node.front._patience_s == inf
+    rig.node.servers_known((str(ME), str(PEER)))
+    assert rig.node.front._patience_s == PATIENCE_S
     rig.node.stop()

@@ -73,6 +73,7 @@ class NodeProcess:
         self.servers = servers
         self.options = options
         self.main = main
+        self.seeds: Sequence[str] = ()  # if there are any, it is started with --join, and without the servers file
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -88,7 +89,14 @@ class NodeProcess:
 
     def command(self) -> list[str]:
         """The command line that starts it."""
+        if self.seeds:
+            joins = ("--join", ",".join(self.seeds), "--advertise", self.name)
+            return [sys.executable, str(self.main), str(self.port), *joins, *self.options]
         return command(self.port, self.servers, self.options, self.main)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         assert self._process is None or self._process.poll() is not None, f"{self.name} runs"

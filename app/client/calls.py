@@ -98,6 +98,12 @@ def config(changes: Mapping[str, str]) -> Call[dict[str, Any]]:
     return report(protocol.CONFIG, protocol.PADDING_MAX_BYTES, json.dumps(dict(changes)).encode())
 
 
+def change_servers(changes: Mapping[str, Any]) -> Call[dict[str, Any]]:
+    import json  # as in table.py
+
+    return report(protocol.SERVERS, protocol.PADDING_MAX_BYTES, json.dumps(dict(changes)).encode() if changes else b"")
+
+
 def _nothing(response: KVResponse) -> None:
     return None
 

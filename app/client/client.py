@@ -183,6 +183,13 @@ class Client:
         changed; `why_not` says why nothing was done. For administrators only. UnknownCommand: as for status."""
         return self._do(calls.config(changes or {}), server)
 
+    def change_servers(self, changes: Mapping[str, Any], server: str | None = None) -> dict[str, Any]:
+        """Have a server belong to the cluster, `{"add": "host:port"}`, or no more, `{"remove": "host:port"}` (with
+        `"force": True` at once, whatever is lost by that); for administrators only. Only the coordinator takes that;
+        the answer names it. `done`: it is so; else `why_not`, which is empty while it is being done. Without changes it
+        is only told which `servers` belong. UnknownCommand: as for status."""
+        return self._do(calls.change_servers(changes), server)
+
     def slow_requests(self, server: str | None = None) -> dict[str, Any]:
         """The node's slow requests, newest first, as rows of `columns` in `entries`. UnknownCommand: as for status."""
         return self._told(protocol.SLOWLOG, server)

@@ -84,6 +84,13 @@ class CopiesLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Introduced:
+    """A server that is none of those to listen to has shown that it knows the secret. What it said is not taken."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveRequested:
     """Hand everything over and leave; answered by Left."""
 
@@ -126,6 +133,22 @@ class RegisterFailed:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One server is to belong from now on, or no more."""
+
+    server: str
+    removes: bool = False
+    is_forced: bool = False  # remove it though it is the last to hold something, without waiting until others have that
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOrdered:
+    """An administrator adds a server, or removes one: see belonging.py, and `ClusterCore.objection_to_order`."""
+
+    order: Order
+
+
 Event: TypeAlias = (
     Datagram
     | Tick
@@ -140,6 +163,8 @@ Event: TypeAlias = (
     | ServersChanged
     | RegisterAnswered
     | RegisterFailed
+    | ServerOrdered
+    | Introduced
 )
 
 
@@ -185,6 +210,14 @@ class AskRegister:
 
 
 @dataclass(frozen=True, slots=True)
+class ServersKnown:
+    """These are the servers to listen to from now on, this node's among them, in no order that matters. Told before any
+    effect that is about one of them; at the start they are those of the file."""
+
+    servers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ViewInstalled:
     """This node goes by `view` from now on. `is_member`: it is one of its members."""
 
@@ -212,7 +245,7 @@ class Log:
     text: str
 
 
-Effect: TypeAlias = Send | OpenLink | CloseLink | AskRegister | ViewInstalled | Reset | Left | Log
+Effect: TypeAlias = Send | OpenLink | CloseLink | AskRegister | ServersKnown | ViewInstalled | Reset | Left | Log
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 Per slot a view states what is (the primary, and the backups that are in sync with it) and what is wanted
 (the homes: see slots.py). A learner is a node that is wanted and not yet in sync. Keeping both in the view
 makes the next view a function of this one and of what happened since, whichever node computes it.
+
+Which servers belong is what the servers file says, until an administrator adds or removes one by a command: from then
+on views list them (servers.py).
 """
 
 from collections.abc import Sequence
@@ -16,10 +19,17 @@ from app.wire.protocol import ADDRESS_MAX_BYTES, COPIES_MAX, SERVERS_MAX, SLOT_C
 from proto_gen import cluster_pb2 as pb
 
 MEMBERS_MAX: Final = SERVERS_MAX
+FOUNDERS_MAX: Final = 30  # of a cluster whose views list who belongs
 CAUSE_MAX_BYTES: Final = 200
 # The largest view must travel in one datagram, with room for envelope and headers: per slot a primary and two
-# counted lists, per member its address, incarnation and framing.
-assert SLOT_COUNT * (1 + 2 * (1 + COPIES_MAX)) + MEMBERS_MAX * (ADDRESS_MAX_BYTES + 20) + 1000 < 15_000
+# counted lists, per server its address, incarnation and framing, per founder its address.
+assert (
+    SLOT_COUNT * (1 + 2 * (1 + COPIES_MAX))
+    + MEMBERS_MAX * (ADDRESS_MAX_BYTES + 22)
+    + FOUNDERS_MAX * (ADDRESS_MAX_BYTES + 2)
+    + 1000
+    < 15_000
+)
 
 
 class BadView(ValueError):
@@ -33,6 +43,7 @@ class Member:
     address: str
     incarnation: int
     leaving: bool = False
+    is_removed: bool = False  # it is leaving for good: it belongs no more as soon as it is no member
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,31 @@ class View:
     is_forced: bool = False  # an operator has founded with fewer servers than a cluster needs, and it has no more yet
     # cluster_id and epoch of the view that an operator has made this cluster of; zeros: of none.
     forced_from: tuple[int, int] = (0, 0)
+    # Once the view lists who belongs (else these are empty, and the servers file says so): the servers that the cluster
+    # was founded by, half of which must be members for it to go on; and those that belong and are no members now.
+    founders: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    untried: int = 0  # so many of the others, the last, have been added and not been members yet
+
+    @property
+    def lists_servers(self) -> bool:
+        """Whether it says which servers belong."""
+        return bool(self.founders)
+
+    @cached_property
+    def servers(self) -> tuple[str, ...]:
+        """The servers that belong, members first; those of them that it names, if it does not list them."""
+        return (*self.addresses, *self.others)
+
+    @cached_property
+    def untried_servers(self) -> frozenset[str]:
+        """Those that have been added and not been members yet: not all who belong may know them."""
+        return frozenset(self.others[len(self.others) - self.untried :])
+
+    @cached_property
+    def removed(self) -> frozenset[str]:
+        """The members that belong no more as soon as they are none."""
+        return frozenset(member.address for member in self.members if member.is_removed)
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -114,6 +150,7 @@ class View:
             and all(is_name(member.address) and INCARNATION.has(member.incarnation) for member in self.members)
         ):
             raise BadView(f"cluster_id {self.cluster_id}, epoch {self.epoch}, members {self.members}")
+        self._check_servers()
         if not len(self.primaries) == len(self.backups) == len(self.homes) == SLOT_COUNT:
             raise BadView("a table is not of 256 slots")
         # Each list of nodes once: a table has few different ones.
@@ -121,6 +158,19 @@ class View:
         for nodes in holders | {*self.homes}:
             if not 1 <= len(nodes) <= COPIES_MAX + 1 or len(set(nodes)) != len(nodes) or not known >= set(nodes):
                 raise BadView(f"a slot at {nodes} of {self.addresses}")
+
+    def _check_servers(self) -> None:
+        founders, others = self.founders, self.others
+        if (
+            len(founders) > FOUNDERS_MAX
+            or len(self.servers) > MEMBERS_MAX
+            or len({*founders}) != len(founders)
+            or len({*self.servers}) != len(self.servers)
+            or not all(map(is_name, (*founders, *others)))
+            or not 0 <= self.untried <= len(others)
+            or (others and not founders)
+        ):
+            raise BadView(f"founders {founders}, others {others}")
 
     def describe(self) -> str:
         """One line for the log."""
@@ -166,7 +216,12 @@ def to_message(view: View) -> pb.View:
         cluster_id=view.cluster_id,
         epoch=view.epoch,
         members=[
-            pb.Member(address=member.address, incarnation=member.incarnation, leaving=member.leaving)
+            pb.Member(
+                address=member.address,
+                incarnation=member.incarnation,
+                leaving=member.leaving,
+                is_removed=member.is_removed,
+            )
             for member in view.members
         ],
         primaries=bytes(place[node] for node in view.primaries),
@@ -177,6 +232,9 @@ def to_message(view: View) -> pb.View:
         is_forced=view.is_forced,
         forced_from_cluster_id=view.forced_from[0],
         forced_from_epoch=view.forced_from[1],
+        founders=view.founders,
+        others=view.others,
+        untried=view.untried,
     )
 
 
@@ -186,11 +244,14 @@ def _is_cause(text: str) -> bool:
 
 def from_message(message: pb.View) -> View:
     """The view that a peer sent, checked; raises BadView."""
-    if len(message.members) > MEMBERS_MAX or not _is_cause(message.cause):
-        raise BadView(f"{len(message.members)} members, cause of {len(message.cause)} characters")
+    named = max(len(message.members), len(message.founders), len(message.others))
+    if named > MEMBERS_MAX or not _is_cause(message.cause):
+        raise BadView(f"{named} members or others, cause of {len(message.cause)} characters")
     if len(message.primaries) != SLOT_COUNT:
         raise BadView(f"{len(message.primaries)} primaries")
-    members = tuple(Member(member.address, member.incarnation, member.leaving) for member in message.members)
+    members = tuple(
+        Member(member.address, member.incarnation, member.leaving, member.is_removed) for member in message.members
+    )
     addresses = tuple(member.address for member in members)
     if max(message.primaries) >= len(addresses):
         raise BadView("a primary is no member")
@@ -205,6 +266,9 @@ def from_message(message: pb.View) -> View:
         message.nonce,
         message.is_forced,
         (message.forced_from_cluster_id, message.forced_from_epoch),
+        tuple(message.founders),
+        tuple(message.others),
+        message.untried,
     )
     view.check()
     return view

@@ -25,7 +25,7 @@ from app.config.cgroup import memory_limit
 from app.config.coordination import Coordination, Credentials, parse_coordination, read_credentials, readable
 from app.config.numbers import PORT_MAX, number
 from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
-from app.config.servers import Server, ServersError, split_host_port
+from app.config.servers import Server, ServersError, parse_seeds, split_host_port
 from app.observe import logs
 from app.version import VERSION
 from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
@@ -50,9 +50,10 @@ assert _LAST_TRY_S < REPLY_TTL_MIN_S
 # With less than this a second, addresses that are forged could use up what honest ones get: app/front/rate.py.
 ANSWER_RATE_MIN_BYTES: Final = 64 << 10
 
-# Past these a number was not meant so: nobody waits an hour for a node to stop, no request takes a minute (clients give
-# up after 7 s), and a node has not more names than a cluster has nodes.
+# Past these a number was not meant so: nobody waits an hour for a node to stop, or a month for one to come back, no
+# request takes a minute (clients give up after 7 s), and a node has not more names than a cluster has nodes.
 LEAVE_TIMEOUT_MAX_S: Final = 3600.0
+FORGET_AFTER_MAX_S: Final = 31 * 86_400.0
 SLOW_MAX_MS: Final = 60_000
 _HTTP_HOSTS_MAX: Final = 64
 
@@ -210,7 +211,7 @@ class Options:
     """How a node is to run: everything checked, names resolved. `parse` makes one."""
 
     port: int  # UDP, and TCP between nodes
-    servers: tuple[Server, ...]  # all of the cluster, in the file's order
+    servers: tuple[Server, ...]  # of the servers file, in its order; with `joins` this node and those that it asks
     me: Server  # the one of them that this node is
     servers_file: str = ""  # where they are named; empty: nowhere
 
@@ -379,6 +380,30 @@ class Options:
             Copies of each slot, the primary's included, as far as there are nodes: 1 to {COPIES_MAX}. The
             same on every node.""",
     )
+    join: tuple[tuple[str, int], ...] | None = _setting(
+        "--join",
+        parse_seeds,
+        "HOST:PORT,...",
+        default=None,
+        default_words="SERVERS_FILE, which says who founds the cluster",
+        group="Cluster",
+        help="""
+            Join the cluster that any of these nodes is a member of, each as the cluster calls it, in place of
+            SERVERS_FILE. This node founds none. Others know it by --advertise, and add it to those that belong
+            since it knows the secret; without one that is refused.""",
+    )
+    forget_after_s: float = _setting(
+        "--forget-after",
+        number(float, 0.0, FORGET_AFTER_MAX_S, what="a number of seconds"),
+        "SECONDS",
+        default="0",
+        default_words="0, never",
+        group="Cluster",
+        help=f"""
+            A server that was added (by `kv.py add-server` or --join), is no member and has been silent for so long
+            belongs to the cluster no more: up to {FORGET_AFTER_MAX_S:g}. With --join it is added again when it comes
+            back. Longer than a restart takes. Founders, which the servers file names, are never forgotten.""",
+    )
     file_rules: bool = _setting(
         "--file-rules",
         _parse_yes_or_no,
@@ -506,6 +531,11 @@ class Options:
         return bool(found) and all(":" in address for address in found)
 
     @property
+    def joins(self) -> bool:
+        """Whether it founds no cluster."""
+        return self.join is not None
+
+    @property
     def cluster_secret(self) -> bytes | None:
         """What nodes prove to each other that they know; None: they go by the servers file's addresses."""
         return self.secret_file.secret if self.secret_file else self.secret
@@ -539,13 +569,37 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     except ValueError as error:
         raise UsageError(f"PORT: {error}") from None
     try:
-        listed = servers.load(given.servers_file)
-        me = servers.find_me(listed, port, name=given.servers_file, bind=values["bind"], advertise=values["advertise"])
+        if values["join"] is not None:
+            me, listed = _joining(given.servers_file, values)
+        else:
+            listed = servers.load(_file(given.servers_file))
+            me = servers.find_me(
+                listed, port, name=given.servers_file, bind=values["bind"], advertise=values["advertise"]
+            )
     except ServersError as error:
         raise UsageError(str(error)) from None
-    options = Options(port=port, servers=listed, me=me, servers_file=given.servers_file, **values)
+    options = Options(port=port, servers=listed, me=me, servers_file=given.servers_file or "", **values)
     _check_together(options)
     return options
+
+
+def _file(given: str | None) -> str:
+    if not given:
+        raise UsageError("the following arguments are required: SERVERS_FILE, or --join (see --help)")
+    return given
+
+
+def _joining(servers_file: str | None, values: Mapping[str, Any]) -> tuple[Server, tuple[Server, ...]]:
+    """This node, and all that it knows of at first. Raises UsageError, ServersError."""
+    if servers_file:
+        raise UsageError(f"--join is in place of a servers file: leave out {servers_file}, or --join")
+    if values["advertise"] is None:
+        raise UsageError("--join needs --advertise HOST:PORT: what the other nodes are to call this one")
+    named = dict.fromkeys((values["advertise"], *values["join"]))
+    if len(named) == 1:
+        raise UsageError("--join names this node alone: name a member of the cluster")
+    listed = servers.resolve([servers.Entry(host, port, 0) for host, port in named], "--join", servers.lookup_host)
+    return listed[0], listed
 
 
 def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
@@ -572,6 +626,8 @@ def _parse_command_line(arguments: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"{option} {_GONE[option]}")
         close = difflib.get_close_matches(option, [setting.option for _, setting in settings()], 1)
         raise UsageError(f"unknown option {option!r} ({f'is {close[0]} meant?' if close else 'see --help'})")
+    if rest and given.servers_file is None:  # argparse leaves out what may be missing, if an option stands before it
+        given.servers_file = rest.pop(0)
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r} (see --help)")
     return given
@@ -624,6 +680,8 @@ def _check_together(options: Options) -> None:
         raise UsageError("--etcd-user-file without an etcd: say which by --coordination")
     if (options.etcd_ca_file or options.etcd_cert_file) and not is_tls:
         raise UsageError("--etcd-ca-file and --etcd-cert-file are for an etcd that is asked by https://: say so")
+    if options.joins and options.cluster_secret is None:
+        raise UsageError("--join needs a secret: set KV_CLUSTER_SECRET or KV_CLUSTER_SECRET_FILE")
     if options.secret and options.secret_file:
         raise UsageError("KV_CLUSTER_SECRET and KV_CLUSTER_SECRET_FILE are both set: unset one of them")
     limit = memory_limit()
@@ -699,7 +757,7 @@ def _parser() -> argparse.ArgumentParser:
     """Collects words as they were typed: `_value` makes values of them, and of the environment's alike."""
     parser = _Parser(
         prog="python app/main.py",
-        usage="%(prog)s PORT SERVERS_FILE [options]",
+        usage="%(prog)s PORT SERVERS_FILE [options]\n       %(prog)s PORT --join HOST:PORT,... [options]",
         description=_DESCRIPTION,
         epilog=_AFTER_OPTIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -708,7 +766,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     required = parser.add_argument_group("Arguments")
     required.add_argument("port", metavar="PORT", help="UDP port to serve on; TCP between nodes")
-    required.add_argument("servers_file", metavar="SERVERS_FILE", help="the cluster's nodes, this one included")
+    required.add_argument(
+        "servers_file", metavar="SERVERS_FILE", nargs="?", help="the cluster's nodes, this one included"
+    )
     groups: dict[str, Any] = {}
     for name, setting in settings():
         if setting.group not in groups:

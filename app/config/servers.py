@@ -116,6 +116,14 @@ def split_host_port(text: str) -> tuple[str, int]:
     return host.lower(), parse_port(port_text)
 
 
+def parse_seeds(text: str) -> tuple[tuple[str, int], ...]:
+    """Servers to ask, separated by commas. Raises ValueError as `split_host_port`."""
+    found = tuple(split_host_port(part.strip()) for part in text.split(",") if part.strip())
+    if not found:
+        raise ValueError("is empty: write host:port,...")
+    return found
+
+
 def parse_port(text: str) -> int:
     """The port that `text` writes, 1..65535. Raises ValueError with a phrase that says what is wrong."""
     try:
@@ -181,6 +189,17 @@ def reread(
     if len(listed) + len(kept) > SERVERS_MAX:
         raise ServersError(f"{path}: more than {SERVERS_MAX} servers, with {len(kept)} that are not in it any more")
     return (*listed, *kept)
+
+
+def unresolved(name: str) -> Server | None:
+    """The server of this name (`host:port`), which a view lists and the file does not. A host name has no address yet.
+    None: it is no such name, and nobody can be there."""
+    try:
+        host, port = split_host_port(name)
+    except ValueError:
+        return None
+    local = "127.0.0.1" if host == "localhost" else ""
+    return Server(host, port, host if is_address(host) else local)
 
 
 def read_file(path: str, *, again: bool = False) -> bytes:

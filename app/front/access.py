@@ -51,7 +51,7 @@ def known(servers: Iterable[str]) -> ServersAndOthers:
 
 
 class Administrators:
-    """Who may have SHUTDOWN, WIPEOUT, FOUND and CONFIG carried out: clients in these networks."""
+    """Who may have SHUTDOWN, WIPEOUT, FOUND, CONFIG and SERVERS carried out: clients in these networks."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._verdicts = Verdicts(networks)

@@ -51,6 +51,7 @@ from typing import Final
 
 from app.cluster.limits import COUNTER, INCARNATION, OUTBID_MAX
 from app.peers.mac import Mac
+from app.wire.protocol import SERVERS_MAX
 
 _VERSION: Final = 1  # in the place of a protobuf tag that can't occur: tells authenticated from plain
 _HEAD: Final = Struct("<BBQQQ")
@@ -61,6 +62,7 @@ _WINDOW_MASK: Final = (1 << _WINDOW) - 1
 # An introduction to one peer at most this often: forged or replayed datagrams must not make a node chatter.
 _INTRODUCE_S: Final = 0.02
 _NAME_MAX_BYTES: Final = 255
+_FORMER_MAX: Final = 2 * SERVERS_MAX  # that were peers, and whose numbers are kept: 0.3 KB each
 # Peers say something each second. Less: who replays what was recorded has a node introduce itself anew that often, when
 # the peer it was recorded of is silent.
 FORGOTTEN_S: Final = 10.0
@@ -143,6 +145,7 @@ class DatagramAuth:
         self._me_bytes = me.encode()
         assert len(self._me_bytes) <= _NAME_MAX_BYTES, me
         self._peers: dict[str, _Peer] = {}
+        self._former: dict[str, _Peer] = {}  # no peers now, the one that was longest ago first
         self.change_peers(peers)
 
     def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool = True) -> None:
@@ -150,12 +153,17 @@ class DatagramAuth:
         peers that use it themselves: they may take no other any more."""
         self._macs = [Mac(secret, _KEY_LABEL) for secret in secrets]
         self._is_new_used = is_new_used
-        for known in self._peers.values():
+        for known in (*self._peers.values(), *self._former.values()):
             known.uses = 0
 
     def change_peers(self, peers: Iterable[str]) -> None:
-        """These are the peers from now on."""
-        self._peers = {peer: self._peers.get(peer) or _Peer() for peer in peers}
+        """These are the peers from now on. With one that was a peer before, the numbers go on where they were: to whom
+        this node was known all the time, lower ones are replays."""
+        names = tuple(peers)
+        self._former.update((peer, known) for peer, known in self._peers.items() if peer not in names)
+        self._peers = {peer: self._peers.get(peer) or self._former.pop(peer, None) or _Peer() for peer in names}
+        while len(self._former) > _FORMER_MAX:
+            del self._former[next(iter(self._former))]
 
     def sign(self, peer: str, body: bytes) -> bytes:
         """The payload that brings `body` to the peer."""
@@ -173,17 +181,8 @@ class DatagramAuth:
 
     def verify(self, payload: bytes, now_s: float) -> Verified:
         """What is in a payload. Raises BadDatagram: not_signed, malformed, unknown_sender, wrong_secret, replayed."""
-        if not payload or payload[0] != _VERSION:
-            raise BadDatagram("not_signed")
-        if len(payload) < _HEAD.size + _MAC_BYTES:
-            raise BadDatagram("malformed")
-        _, name_bytes, sender_incarnation, receiver_incarnation, number = _HEAD.unpack_from(payload)
-        start, end = _HEAD.size + name_bytes, len(payload) - _MAC_BYTES
-        if start > end or not (
-            INCARNATION.has(sender_incarnation) and receiver_incarnation <= INCARNATION.most and COUNTER.has(number)
-        ):
-            raise BadDatagram("malformed")
-        sender = payload[_HEAD.size : start].decode("utf-8", "replace")
+        sender, start, end = _parts(payload)
+        _, _, sender_incarnation, receiver_incarnation, number = _HEAD.unpack_from(payload)
         known = self._peers.get(sender)
         if known is None:
             raise BadDatagram("unknown_sender")
@@ -215,6 +214,13 @@ class DatagramAuth:
         known.taken_s = now_s
         return Verified(sender, payload[start:end], answers)
 
+    def stranger(self, payload: bytes) -> str:
+        """Who has signed a payload for this node, and is none of its peers; at any time: it may be a record. Raises
+        BadDatagram: not_signed, malformed, wrong_secret."""
+        sender, _, end = _parts(payload)
+        self._signed_by(_for(self._me, payload[:end]), payload[end:])
+        return sender
+
     def _signed_by(self, data: bytes, given: bytes) -> int:
         """Which of the secrets."""
         for which, mac in enumerate(self._macs):
@@ -227,6 +233,21 @@ class DatagramAuth:
             return []
         known.introduced_s = now_s
         return [self._sign(peer, known, incarnation, b"")]
+
+
+def _parts(payload: bytes) -> tuple[str, int, int]:
+    """The sender, and where the body begins and ends. Raises BadDatagram: not_signed, malformed."""
+    if not payload or payload[0] != _VERSION:
+        raise BadDatagram("not_signed")
+    if len(payload) < _HEAD.size + _MAC_BYTES:
+        raise BadDatagram("malformed")
+    _, name_bytes, sender_incarnation, receiver_incarnation, number = _HEAD.unpack_from(payload)
+    start, end = _HEAD.size + name_bytes, len(payload) - _MAC_BYTES
+    if start > end or not (
+        INCARNATION.has(sender_incarnation) and receiver_incarnation <= INCARNATION.most and COUNTER.has(number)
+    ):
+        raise BadDatagram("malformed")
+    return payload[_HEAD.size : start].decode("utf-8", "replace"), start, end
 
 
 def _for(receiver: str, signed: bytes) -> bytes:

@@ -32,15 +32,19 @@ from app.cluster.events import (
     Effect,
     Event,
     FoundRequested,
+    Introduced,
     LeaveRequested,
     Left,
     Log,
     OpenLink,
+    Order,
     RegisterAnswered,
     RegisterFailed,
     Reset,
     Send,
+    ServerOrdered,
     ServersChanged,
+    ServersKnown,
     SlotsSynced,
     Tick,
     ViewInstalled,
@@ -48,6 +52,7 @@ from app.cluster.events import (
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import View
+from app.config.servers import join_host_port, split_host_port
 from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
@@ -55,7 +60,7 @@ from app.peers.datagram_auth import BadDatagram, DatagramAuth
 from app.peers.frames import CLUSTER
 from app.peers.lease_watch import LeaseWatch
 from app.wire.codec import DecodeError, parse_msg
-from app.wire.protocol import CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES, TYPE_CLUSTER
+from app.wire.protocol import ADDRESS_MAX_BYTES, CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES, TYPE_CLUSTER
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
@@ -115,6 +120,9 @@ class MembershipHandler(Protocol):
 
     def was_reset(self) -> object:
         """Everything that the node holds is to be dropped."""
+
+    def servers_known(self, servers: tuple[str, ...]) -> object:
+        """These are the servers to listen to from now on, this node's among them."""
 
     def stepped(self) -> object: ...
     def routes_changed(self) -> object: ...
@@ -196,11 +204,9 @@ class Membership:
         """Hand everything over and leave; `has_left` is called when that is done."""
         self.take(LeaveRequested())
 
-    def change_servers(self) -> None:
-        """The servers are those that `peers` has now, and this node."""
-        if self._auth is not None:
-            self._auth.change_peers(self._peers.names)
-        self.take(ServersChanged(self._peers.servers))
+    def change_servers(self, servers: tuple[str, ...]) -> None:
+        """These are the servers of the file from now on, this node's among them."""
+        self.take(ServersChanged(servers))
 
     def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool) -> None:
         """See DatagramAuth. A node that has none goes on without."""
@@ -232,6 +238,34 @@ class Membership:
             "founded": not objection,
             "why_not": objection,
             "members": [*view.addresses] if view else [],
+        }
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def order(self, said: bytes) -> bytes:
+        """An administrator adds a server to those that belong, or removes one (app/cluster/membership/belonging.py).
+
+        `said`: a JSON object with the name of the one to `add` or to `remove`, and whether by `force`; padded with zero
+        bytes. Nothing else: nothing is ordered. The answer, as compact JSON of at most VALUE_MAX_BYTES: whether it is
+        `done`; if not, `why_not`, which is empty while it is being done: then this is to be said again. Also the
+        `coordinator`, which alone takes orders; the `servers` that belong, and the `founders`, if the view lists them.
+        """
+        why_not, is_done = "", False
+        try:
+            order = _order(said)
+        except ValueError as fault:
+            order, why_not = None, str(fault)
+        if order is not None:
+            is_done = self.core.is_done(order)
+            why_not = "" if is_done else self.core.objection_to_order(order)
+            if not is_done and not why_not:
+                self.take(ServerOrdered(order))
+        view = self.core.view
+        fields = {
+            "done": is_done,
+            "why_not": why_not,
+            "coordinator": view.coordinator if view else "",
+            "servers": view.servers if view and view.lists_servers else [],
+            "founders": view.founders if view else [],
         }
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -278,6 +312,10 @@ class Membership:
             case AskRegister():
                 assert self._register is not None
                 self._register.ask(effect)
+            case ServersKnown():
+                self._handler.servers_known(effect.servers)
+                if self._auth is not None:
+                    self._auth.change_peers(self._peers.names)
             case ViewInstalled():
                 self._installed(effect.view, effect.is_member)
             case Reset():
@@ -379,6 +417,8 @@ class Membership:
                 verified = self._auth.verify(payload, self._loop.now())
             except BadDatagram as fault:
                 self._refuse(fault.reason, address)
+                if fault.reason == "unknown_sender":
+                    self._introduce(self._auth, payload)
                 return
             peer, body = verified.sender, verified.body
             for answer in verified.answers:
@@ -388,6 +428,16 @@ class Membership:
         if body:
             self.received += 1
             self.take(Datagram(peer, body))
+
+    def _introduce(self, auth: DatagramAuth, payload: bytes) -> None:
+        """Somebody unknown: whoever knows the secret may be a server that asks to join, or that has."""
+        try:
+            stranger = auth.stranger(payload)
+            is_name = join_host_port(*split_host_port(stranger)) == stranger and len(stranger) <= ADDRESS_MAX_BYTES
+        except (BadDatagram, ValueError):
+            return
+        if is_name and stranger != self._peers.me:
+            self.take(Introduced(stranger))
 
     def handle_frame(self, peer: str, body: bytes) -> None:
         """The body of a frame CLUSTER from the peer's link."""
@@ -424,3 +474,21 @@ class Membership:
             "cluster_register_requests": self._register.requests if self._register is not None else 0,
             "cluster_register_failures": self._register.failures if self._register is not None else 0,
         }
+
+
+def _order(said: bytes) -> Order | None:
+    """What is ordered, or nothing. Raises ValueError with a phrase that says what is wrong."""
+    text = said.rstrip(b"\0")
+    if not text:
+        return None
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict) or len(fields.keys() & {"add", "remove"}) != 1:
+        raise ValueError("say which server to add or to remove")
+    removes = "remove" in fields
+    server = join_host_port(*split_host_port(str(fields["remove" if removes else "add"])))
+    if len(server) > ADDRESS_MAX_BYTES:
+        raise ValueError(f"a server's name has at most {ADDRESS_MAX_BYTES} bytes, its port included")
+    return Order(server, removes, removes and fields.get("force") is True)

@@ -60,6 +60,7 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     REPORTS,
+    SERVERS,
     SHUTDOWN,
     SLOT_COUNT,
     SLOWLOG,
@@ -99,6 +100,10 @@ class ClusterDatagrams(Protocol):
     def handle_datagram(self, payload: bytes, address: bytes) -> object: ...
     def found(self) -> bytes:
         """Found a cluster, as an operator orders; whether that was done, as JSON of at most VALUE_MAX_BYTES."""
+
+    def order(self, said: bytes) -> bytes:
+        """Have a server belong, or no more, as an administrator orders; how that stands, as JSON of at most
+        VALUE_MAX_BYTES."""
 
 
 class Administrators(Protocol):
@@ -343,7 +348,7 @@ class Commands:
         if request.client and self._known is not None and not self._known[host_of(request.client)]:
             room = STRANGERS_SHARE * len(request.datagram)
         # What is done in order to tell of it must not be done in vain.
-        if command not in (FOUND, CONFIG) or room >= VALUE_MAX_BYTES:
+        if command not in (FOUND, CONFIG, SERVERS) or room >= VALUE_MAX_BYTES:
             reports = self._reports
             tell: dict[int, Callable[[], bytes]] = {
                 STATUS: reports.status,
@@ -351,6 +356,7 @@ class Commands:
                 VITALS: reports.vitals,
                 FOUND: self._cluster.found,
                 CONFIG: lambda: reports.config(value),
+                SERVERS: lambda: self._cluster.order(value),
             }
             told = KVResponse(errCode=NO_ERR, value=tell[command]())
             reply = encode_response(message_id, id_crc, told.SerializeToString())

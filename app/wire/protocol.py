@@ -30,8 +30,9 @@ SLOWLOG: Final = 33  # tell the node's slow requests, newest first, likewise
 VITALS: Final = 34  # tell the node's process in numbers, likewise
 FOUND: Final = 35  # found a cluster with fewer servers than it needs, and tell whether that was done, likewise
 CONFIG: Final = 36  # change the node's settings, if `value` names any, and tell them, likewise
-REPORTS: Final = (STATUS, SLOWLOG, VITALS, FOUND, CONFIG)
-ADMINISTRATORS_ONLY: Final = (SHUTDOWN, WIPEOUT, FOUND, CONFIG)
+SERVERS: Final = 37  # have a server belong, or no more, if `value` names one, and tell who does, likewise
+REPORTS: Final = (STATUS, SLOWLOG, VITALS, FOUND, CONFIG, SERVERS)
+ADMINISTRATORS_ONLY: Final = (SHUTDOWN, WIPEOUT, FOUND, CONFIG, SERVERS)
 
 # How a request went, in the field `errCode` of its KVResponse.
 NO_ERR: Final = 0  # as it was asked for
@@ -124,6 +125,7 @@ COMMAND_NAMES: Final = {
     VITALS: "VITALS",
     FOUND: "FOUND",
     CONFIG: "CONFIG",
+    SERVERS: "SERVERS",
 }
 
 ERROR_NAMES: Final = {

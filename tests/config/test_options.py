@@ -70,6 +70,8 @@ def test_defaults(file: str) -> None:
         max_in_flight=1024,
         slow_ms=0,
         replicas=3,
+        join=None,
+        forget_after_s=0.0,
         file_rules=False,
         trust_refusals=False,
         leave_timeout_s=10.0,
@@ -108,6 +110,7 @@ def test_options_can_be_made_without_a_command_line() -> None:
         ("--reply-ttl", "7s", "reply_ttl_s", 7.0),
         ("--max-in-flight", "1", "max_in_flight", 1),
         ("--replicas", "1", "replicas", 1),
+        ("--forget-after", "90", "forget_after_s", 90.0),
         ("--file-rules", "yes", "file_rules", True),
         ("--trust-refusals", "yes", "trust_refusals", True),
         ("--coordination", "etcd:http://10.0.0.1:2379/kv1", "coordination", ETCD),
@@ -134,6 +137,7 @@ def test_each_setting_from_the_command_line_and_from_the_environment(
 def test_every_setting_is_tried_above() -> None:
     marks = test_each_setting_from_the_command_line_and_from_the_environment.pytestmark
     tried = {row[0] for row in marks[0].args[1]} | {"--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file"}
+    tried |= {"--join"}  # it is in place of the file
     assert tried == {setting.option for _, setting in settings()}
 
 
@@ -163,6 +167,45 @@ class TestFilesForEtcd:
             parse(["3331", file, "--etcd-user-file", str(some)], {})
         with pytest.raises(UsageError, match="https"):
             parse(self.arguments(file, "http://etcd:2379", "--etcd-ca-file", str(some)), {})
+
+
+JOINING = {"KV_CLUSTER_SECRET": "a secret of sixteen or more"}
+ME = ["--advertise", "127.0.0.9:3331"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["3331", "--join", "127.0.0.1:3332, 127.0.0.2:3333", *ME], {}),
+        ([*ME, "--join=127.0.0.1:3332,127.0.0.9:3331,127.0.0.2:3333", "3331"], {}),
+        (["3331", *ME], {"KV_JOIN": "127.0.0.1:3332,127.0.0.2:3333"}),
+    ],
+)
+def test_a_node_without_a_servers_file_asks_others(arguments: list[str], environment: dict[str, str]) -> None:
+    made = parse(arguments, JOINING | environment)
+    assert (made.joins, made.servers_file, made.me) == (True, "", Server("127.0.0.9", 3331, "127.0.0.9"))
+    assert [str(server) for server in made.servers] == ["127.0.0.9:3331", "127.0.0.1:3332", "127.0.0.2:3333"]
+
+
+def test_one_with_a_file_does_not_join(file: str) -> None:
+    assert parse(["3331", file], {}).joins is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "complaint"),
+    [
+        (["--join", "127.0.0.1:1", "--advertise", "127.0.0.9:3331"], {}, "--join needs a secret"),
+        (["--join", "127.0.0.1:1"], JOINING, "--join needs --advertise HOST:PORT"),
+        (["--join", "127.0.0.9:3331", *ME], JOINING, "--join names this node alone"),
+        (["--join", ",", *ME], JOINING, "--join ',': is empty: write host:port,..."),
+        (["--join", "a", *ME], JOINING, "--join 'a': the port is missing"),
+        (["FILE", "--join", "127.0.0.1:1", *ME], JOINING, "--join is in place of a servers file: leave out FILE"),
+    ],
+)
+def test_what_is_wrong_with_joining(arguments: list[str], environment: dict[str, str], complaint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(["3331", *arguments], environment)
+    assert str(caught.value).startswith(complaint)
 
 
 def test_the_last_of_a_repeated_option_counts(file: str) -> None:
@@ -394,8 +437,8 @@ def test_as_many_in_flight_as_there_can_be(file: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "the following arguments are required: PORT, SERVERS_FILE (see --help)"),
-        (["3331"], "the following arguments are required: SERVERS_FILE (see --help)"),
+        ([], "the following arguments are required: PORT (see --help)"),
+        (["3331"], "the following arguments are required: SERVERS_FILE, or --join (see --help)"),
         (["3331", "FILE", "more"], "unexpected argument 'more' (see --help)"),
         (["3331", "FILE", "--max-mem", "64MB"], "unknown option '--max-mem' (is --max-memory meant?)"),
         (["3331", "FILE", "--max-memroy=64MB"], "unknown option '--max-memroy' (is --max-memory meant?)"),

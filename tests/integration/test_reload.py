@@ -67,6 +67,7 @@ def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
             node.start()
         await_count(nodes, 2)
         one = nodes[0]
+        poll(one.serves, DEADLINE_S)
         one.servers.write_text("127.0.0.1\n")
         one.send_signal(signal.SIGHUP)
         poll(lambda: "node.not_reloaded" in one.log, DEADLINE_S)

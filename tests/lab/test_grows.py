@@ -1,5 +1,7 @@
-"""A cluster that grows, moves and shrinks under load: three servers, five, three, of which one changes its address."""
+"""A cluster that grows, moves and shrinks under load: by its file, of which one server changes its address; by servers
+that join since they know the secret, and are removed by a command."""
 
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -63,3 +65,64 @@ def test_three_five_three_and_one_that_moves(tmp_path: Path, tell: Tell) -> None
         traffic.check()
         assert all(node.status()["servers"] == 3 for node in three)
         assert [node.log.count("node.started") for node in three] == [1, 2, 1]
+
+
+SECRET = "a secret of sixteen or more"
+FEW = 3
+MANY = int(os.environ.get("LAB_SERVERS", "7"))  # twenty want more than two cores
+
+
+def slowest_share_ms(traffic: Traffic, since_s: float, until_s: float) -> float:
+    """The 99th of 100 durations of the requests that were begun in that time."""
+    took = sorted(
+        operation.returned - operation.called
+        for history in traffic.histories.values()
+        for operation in list(history)
+        if since_s <= operation.called < until_s and operation.result is not None
+    )
+    return 1000 * took[len(took) * 99 // 100]
+
+
+def test_from_few_to_many_in_a_burst_and_back_one_by_one(tmp_path: Path, tell: Tell) -> None:
+    """Names change addresses meanwhile; each step ends with a whole cluster, by itself."""
+    with lab(tmp_path, MANY, are_named=True) as here:
+        few, more = here.nodes[:FEW], here.nodes[FEW:]
+        for node in here.nodes:
+            node.environment["KV_CLUSTER_SECRET"] = SECRET
+            node.knows(*here.nodes)
+        for node in more:
+            node.seeds = [seed.name for seed in few]
+        here.list_servers(*few)
+        here.start(*few)
+        with Traffic(few, clients=4) as traffic:
+            began = time.monotonic()
+            traffic.go_on(800)
+            grows = time.monotonic()
+            for node in more:
+                node.start()
+            here.await_whole(deadline_s=60.0)
+            grown = time.monotonic()
+            tell(f"{FEW} servers have become {MANY} in {grown - grows:.1f} s")
+            mover = more[0]
+            mover.kill()
+            mover.move()
+            for node in here.nodes:
+                node.knows(*here.nodes)
+            mover.start()
+            here.await_whole(deadline_s=60.0)
+            traffic.go_on(200)
+            shrinks = time.monotonic()
+            for node in more:
+                told = here.kv("-s", few[0].name, "remove-server", node.name)
+                assert told.returncode == 0, told
+                assert node.process.wait(DEADLINE_S) == 0
+            here.await_whole(few)
+            shrunk = time.monotonic()
+            tell(f"and {FEW} again in {shrunk - shrinks:.1f} s")
+            traffic.go_on(200)
+        traffic.check()
+        assert not traffic.counts["unanswered"], traffic.counts
+        before = slowest_share_ms(traffic, began, grows)
+        for what, since, until in (("growing", grows, grown), ("shrinking", shrinks, shrunk)):
+            tell(f"p99 while {what}: {slowest_share_ms(traffic, since, until):.1f} ms, before {before:.1f} ms")
+        assert all(node.status()["servers"] == FEW for node in few)

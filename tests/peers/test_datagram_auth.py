@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.cluster.limits import COUNTER, INCARNATION, OUTBID_MAX
 from app.peers.datagram_auth import FORGOTTEN_S, OVERHEAD_BYTES, BadDatagram, DatagramAuth, Verified
+from app.wire.protocol import SERVERS_MAX
 
 SECRET = b"a secret"
 
@@ -362,3 +363,43 @@ def test_the_one_that_a_peer_used_counts_only_as_long_as_these_two_are_taken(net
     a.take_secrets([SECRET, b"a third one, which b knows nothing of"], is_new_used=False)
     network.send("a", "b", b"first contact")
     assert network.send("a", "b", b"body") == [b"body"]
+
+
+def test_with_a_peer_that_was_none_for_a_while_the_numbers_go_on(network: Network) -> None:
+    a, b = network.nodes["a"], network.nodes["b"]
+    for number in range(3):
+        assert network.send("a", "b", b"%d" % number) == [b"%d" % number]
+    recorded = network.record[-1][1]
+    a.change_peers(["c"])
+    a.change_peers(["b", "c"])
+    assert network.send("a", "b", b"3") == [b"3"]
+    b.change_peers(["c"])
+    with pytest.raises(BadDatagram, match="unknown_sender"):
+        b.verify(recorded, network.now)
+    b.change_peers(["a"])
+    with pytest.raises(BadDatagram, match="replayed"):
+        b.verify(recorded, network.now)
+
+
+def test_of_those_that_are_peers_no_more_not_all_are_kept_in_mind() -> None:
+    auth = DatagramAuth(SECRET, "a", ["b"], 1)
+    for number in range(1000):
+        auth.change_peers([f"x{number}"])
+    assert len(auth._former) == 2 * SERVERS_MAX
+    assert "b" not in auth._former
+    assert "x998" in auth._former
+
+
+def test_who_has_signed_is_told_of_a_stranger(network: Network) -> None:
+    stranger = DatagramAuth(SECRET, "d", ["a"], 1)
+    signed = stranger.sign("a", b"body")
+    assert network.nodes["a"].stranger(signed) == "d"
+    for payload, reason in (
+        (signed[:-1] + bytes([signed[-1] ^ 1]), "wrong_secret"),
+        (DatagramAuth(b"another", "d", ["a"], 1).sign("a", b"body"), "wrong_secret"),
+        (DatagramAuth(SECRET, "d", ["b"], 1).sign("b", b"body"), "wrong_secret"),
+        (b"", "not_signed"),
+        (signed[:20], "malformed"),
+    ):
+        with pytest.raises(BadDatagram, match=reason):
+            network.nodes["a"].stranger(payload)

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import inf
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +23,17 @@ from app.cluster.events import (
     Effect,
     Event,
     FoundRequested,
+    Introduced,
     LeaveRequested,
     Left,
     LinkUp,
     Log,
     OpenLink,
+    Order,
     Reset,
     Send,
+    ServerOrdered,
+    ServersKnown,
     SlotsSynced,
     Tick,
     ViewInstalled,
@@ -120,6 +125,8 @@ class Node:
         self.views.append((view, is_member))
 
     def was_reset(self) -> None: ...
+
+    def servers_known(self, servers: tuple[str, ...]) -> None: ...
 
     def stepped(self) -> None: ...
 
@@ -239,9 +246,17 @@ class Core:
         self.member_count = 3
         self.is_member = True
         self.epoch = 17
+        self.is_done_ = False
+        self.refuses_order = ""
         self.fails: BaseException | None = None
         self.view: View | None = None
         self.refuses = ""
+
+    def is_done(self, order: Order) -> bool:
+        return self.is_done_
+
+    def objection_to_order(self, order: Order) -> str:
+        return self.refuses_order
 
     def objection(self) -> str:
         return self.refuses
@@ -256,7 +271,7 @@ class Core:
         return self.script.pop(0) if self.script else []
 
 
-A, B = "127.0.0.1:1001", "127.0.0.2:1002"
+A, B, C = "127.0.0.1:1001", "127.0.0.2:1002", "127.0.0.3:1003"
 SERVERS = (Server("127.0.0.1", 1001, "127.0.0.1"), Server("127.0.0.2", 1002, "127.0.0.2"))
 SIX = Server("::1", 1003, "::1")
 SECRET = b"a secret"
@@ -318,6 +333,9 @@ class Rig:
 
     def was_reset(self) -> None:
         self.did.append("reset")
+
+    def servers_known(self, servers: tuple[str, ...]) -> None:
+        self.did.append(("servers", servers))
 
     def stepped(self) -> None:
         self.did.append("stepped")
@@ -668,6 +686,102 @@ def test_an_operator_founds_or_is_told_why_not(rig: Rig) -> None:
     rig.core.view = VIEW
     assert json.loads(rig.membership.found()) == {"founded": True, "why_not": "", "members": ["a:1"]}
     assert rig.core.events == [FoundRequested()]
+
+
+VIEW_OF_TWO = replace(VIEW, founders=(A,), others=(B,))
+
+
+@pytest.mark.parametrize(
+    ("said", "order"),
+    [
+        (b'{"add": "b:2"}', Order("b:2")),
+        (b'{"add": "B.Example:2"}' + bytes(9), Order("b.example:2")),
+        (b'{"add": "[::1]:2", "force": true}', Order("[::1]:2")),
+        (b'{"remove": "b:2"}', Order("b:2", removes=True)),
+        (b'{"remove": "b:2", "force": false}', Order("b:2", removes=True)),
+        (b'{"remove": "b:2", "force": true}', Order("b:2", removes=True, is_forced=True)),
+    ],
+)
+def test_an_administrators_order(rig: Rig, said: bytes, order: Order) -> None:
+    rig.core.view = VIEW
+    expected = {"done": False, "why_not": "", "coordinator": "a:1", "servers": [], "founders": []}
+    assert json.loads(rig.membership.order(said)) == expected
+    assert rig.core.events == [ServerOrdered(order)]
+    rig.core.is_done_ = True
+    rig.core.view = VIEW_OF_TWO
+    expected |= {"done": True, "servers": ["a:1", B], "founders": [A]}
+    assert json.loads(rig.membership.order(said)) == expected
+    assert rig.core.events == [ServerOrdered(order)], "it is done"
+
+
+def test_an_order_that_is_declined(rig: Rig) -> None:
+    rig.core.refuses_order = "one at a time"
+    assert json.loads(rig.membership.order(b'{"add": "b:2"}'))["why_not"] == "one at a time"
+    assert rig.core.events == []
+
+
+@pytest.mark.parametrize("said", [b"", bytes(9)])
+def test_no_order(rig: Rig, said: bytes) -> None:
+    expected = {"done": False, "why_not": "", "coordinator": "", "servers": [], "founders": []}
+    assert json.loads(rig.membership.order(said)) == expected
+    assert rig.core.events == []
+
+
+@pytest.mark.parametrize(
+    ("said", "why_not"),
+    [
+        (b"add", "say which server to add or to remove"),
+        (b"[]", "say which server to add or to remove"),
+        (b"{}", "say which server to add or to remove"),
+        (b'{"add": "b:2", "remove": "c:3"}', "say which server to add or to remove"),
+        (b'{"add": "b"}', "the port is missing: write host:port"),
+        (b'{"add": 7}', "the port is missing: write host:port"),
+        (
+            b'{"add": "' + b"b" * 63 + b"." + b"c" * 20 + b':2"}',
+            "a server's name has at most 80 bytes, its port included",
+        ),
+        (b"\xff", "say which server to add or to remove"),
+    ],
+)
+def test_what_is_no_order(rig: Rig, said: bytes, why_not: str) -> None:
+    assert json.loads(rig.membership.order(said))["why_not"] == why_not
+    assert rig.core.events == []
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "is_introduced"),
+    [
+        (C, SECRET, True),
+        (C, b"another secret", False),
+        ("no address", SECRET, False),
+        ("C:3", SECRET, False),
+        ("c" * 79 + ":3", SECRET, False),
+        (A, SECRET, False),
+    ],
+)
+def test_a_stranger_that_knows_the_secret_is_introduced(name: str, secret: bytes, is_introduced: bool) -> None:
+    rig = Rig(secret=SECRET).start()
+    stranger = DatagramAuth(secret, name, [A, B], 7)
+    rig.membership.handle_datagram(stranger.sign(A, b"body"), b"somewhere")
+    assert rig.core.events == ([Introduced(C)] if is_introduced else [])
+    assert rig.membership.refused == {"unknown_sender": 1}
+    rig.membership.handle_datagram(stranger.sign(B, b"body"), b"somewhere")
+    assert len(rig.core.events) == is_introduced, "it is for another one"
+
+
+def test_servers_that_are_known_are_told_and_signed_for() -> None:
+    rig = Rig(secret=b"a secret of sixteen or more").start()
+    rig.core.script = [[Send(C, b"body")]]
+    rig.membership.take(Tick())
+    assert (rig.datagrams, rig.membership.send_errors) == ([], 1)
+
+    def change(servers: tuple[str, ...]) -> None:
+        rig.membership._peers.change([*SERVERS, Server("127.0.0.3", 1003, "127.0.0.3")])
+
+    rig.servers_known = change  # type: ignore[method-assign]
+    rig.core.script = [[ServersKnown((A, B, C)), Send(C, b"body")]]
+    rig.membership.take(Tick())
+    assert [target for target, _ in rig.datagrams] == [("127.0.0.3", 1003)]
 
 
 def test_a_retry_of_what_has_founded_is_told_the_same_and_founds_nothing(rig: Rig) -> None:

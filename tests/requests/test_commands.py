@@ -40,6 +40,7 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     REPORTS,
+    SERVERS,
     SHUTDOWN,
     SLOT_COUNT,
     SLOWLOG,
@@ -357,7 +358,7 @@ def test_only_administrators_stop_and_wipe(command: int) -> None:
     node.code(PUT, key=KEY, value=VALUE)
     before = node.parts.held()
     reply = node.send(request(b"x" * 16, command=command, key=b"other"))
-    if command in (SHUTDOWN, WIPEOUT, FOUND, CONFIG):
+    if command in (SHUTDOWN, WIPEOUT, FOUND, CONFIG, SERVERS):
         assert reply is None
         assert (administrators.asked, node.drops()) == ([(CLIENT, command)], {"admin_not_allowed": 1})
         assert node.parts.held() == before
@@ -369,7 +370,7 @@ def test_only_administrators_stop_and_wipe(command: int) -> None:
     assert node.holds() is None
 
 
-@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT, FOUND, CONFIG])
+@pytest.mark.parametrize("command", [SHUTDOWN, WIPEOUT, FOUND, CONFIG, SERVERS])
 def test_a_peer_that_forwards_is_no_administrator(command: int) -> None:
     """What has no key is executed by the node that receives it: no sound node forwards it."""
     net = Net(names=("front", "owner"))
@@ -490,6 +491,8 @@ def test_a_cluster_is_not_founded_for_who_could_not_be_told() -> None:
     assert founded == []
     assert node.ask(FOUND, value=bytes(PADDING_MAX_BYTES)).errCode == NO_ERR
     assert founded == [True]
+    assert node.code(SERVERS, value=b'{"add":"a:1"}') == INVALID_VAL_ERR
+    assert node.parts.membership.orders == []
     assert node.code(CONFIG, value=b'{"slow_ms":"7"}') == INVALID_VAL_ERR
     assert node.parts.slow_log.threshold_s == inf
     assert node.ask(CONFIG, value=b'{"slow_ms":"7"}'.ljust(PADDING_MAX_BYTES)).errCode == NO_ERR
@@ -796,6 +799,7 @@ def test_what_a_node_tells_of_itself() -> None:
     assert node.ask(SLOWLOG) == KVResponse(errCode=NO_ERR, value=node.parts.slow_log.as_json())
     assert node.ask(VITALS) == KVResponse(errCode=NO_ERR, value=b'{"pid":3,"http_port":null}')
     assert node.ask(FOUND) == KVResponse(errCode=NO_ERR, value=b"{found}")
+    assert node.ask(SERVERS, value=b"{add}") == KVResponse(errCode=NO_ERR, value=b"ordered {add}")
     assert json.loads(node.ask(CONFIG).value)["slow_ms"] == 250
     assert json.loads(node.ask(CONFIG, value=b'{"slow_ms":"7"}').value)["why_not"] == ""
     assert node.parts.slow_log.threshold_s == 0.007
@@ -831,6 +835,7 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
         "VITALS": 0,
         "FOUND": 0,
         "CONFIG": 0,
+        "SERVERS": 0,
         "unknown": 1,
     }
     counts = dict.fromkeys(ERROR_NAMES.values(), 0)

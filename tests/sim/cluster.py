@@ -1,5 +1,6 @@
 """A simulated cluster: machines, the network between them, their processes, the clients, and whoever watches them."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
@@ -14,6 +15,8 @@ from tests.sim.process import NodeOptions, Process
 from tests.sim.register import RegisterOptions, SimRegister
 from tests.sim.world import Clock, Host, World
 
+ORDERS_S = 0.3  # between two tries of an administrator to have servers added or removed
+
 
 @dataclass
 class Options:
@@ -21,6 +24,7 @@ class Options:
 
     hosts: int = 3
     listed: int = 0  # servers that the file names at first, the others are added later; 0: all
+    by_command: bool = False  # they are added by a command, and not to the file
     are_named: bool = False  # the servers file has names, and machines may get other addresses
     drift: float = 0.0  # clock rates are within 1 +- this
     stands_still: bool = True  # clocks may stand still for some ms
@@ -53,6 +57,8 @@ class Cluster:
         ]
         self.is_to_grow = False  # all servers that there will be are to be added
         self.listed = self.hosts[: options.listed or options.hosts]  # the servers file, as it is now
+        # The servers that are to belong. Those besides the file's are added by a command, and ask to join.
+        self.belonging = list(self.listed)
         self.by_address = {host.address: host for host in self.hosts}
         self.network = Network(self.world, options.network, self.hosts)
         self.register = (
@@ -141,10 +147,47 @@ class Cluster:
             self.world.note(host, "is asked to leave")
             process.loop.run_callback(process.node.leave)
 
+    # Servers that come and go by commands.
+
+    def order_server(self) -> bool:
+        """One more server is to belong; whether there was one. It may be started, and ask to join, at once."""
+        added = next((host for host in self.hosts if host not in self.belonging), None)
+        if added is not None:
+            self.world.note(added, "is to belong")
+            self.count("servers ordered")
+            self.belonging.append(added)
+            added.stays_down = added.was_removed = False
+        return added is not None
+
+    def order_removal(self, host: Host) -> None:
+        """A server is to belong no more: if it runs, it hands over and ends."""
+        self.world.note(host, "is to belong no more")
+        self.count("removals ordered")
+        self.belonging.remove(host)
+        host.stays_down = host.was_removed = True
+
+    def administer(self) -> None:
+        """Tell all who run, again and again, which servers are to belong: who is the coordinator does it."""
+        for process in self.processes():
+            if not process.is_stopped and not process.is_over:
+                process.loop.run_callback(self._tell_orders, process)
+        self.world.after(ORDERS_S, self.administer)
+
+    def _tell_orders(self, process: Process) -> None:
+        wanted = {host.address for host in self.belonging}
+        told = json.loads(process.node.membership.order(b""))
+        belongs = set(told["servers"]) or {host.address for host in self.listed}
+        changes = [{"add": name} for name in sorted(wanted - belongs)]
+        changes += [{"remove": name} for name in sorted(belongs - wanted)]
+        for change in changes:
+            process.node.membership.order(json.dumps(change).encode())
+
     # The servers file.
 
     def _may_start(self, host: Host) -> bool:
         """A server that was added is started when all others go by a file that has it."""
+        if self.all_options.by_command:
+            return host in self.belonging or host.was_removed
         is_known = not host.is_new or all(self.has_read(process, host) for process in self.processes())
         return host in self.listed and is_known
 
@@ -171,6 +214,10 @@ class Cluster:
 
     def grow(self) -> None:
         """Once the faults have stopped: bring in, one after the other, whoever is to come; and all are to know it."""
+        if self.all_options.by_command:
+            if self.is_to_grow:
+                self.order_server()
+            return
         if self.is_to_grow and not any(host.is_new for host in self.listed):
             self.add_server()
         names = {host.address for host in self.listed}

@@ -74,7 +74,9 @@ class Nemesis:
             self._faults += MAJORITY_FAULTS
         if cluster.all_options.are_named and not faults:
             self._faults += ADDRESS_FAULTS
-        if cluster.all_options.listed and not faults:
+        if cluster.all_options.by_command and not faults:
+            self._faults += ("order_server", "order_server", "order_removal", "return_removed")
+        elif cluster.all_options.listed and not faults:
             self._faults += ("add_server", "add_server", "remove_server")
         self._is_over = False
         self._later(self._rng.uniform(0.1, 2.0), self._next)
@@ -273,6 +275,29 @@ class Nemesis:
             self._later(rng.uniform(0, 0.5), cluster.reread, one)
         for n in range(10):  # when all have read it
             self._later(0.5 * n + rng.uniform(0, 1.0), cluster.start, host)
+
+    def order_server(self) -> None:
+        """One more server is added by a command, and started a little sooner or later."""
+        cluster = self._cluster
+        if cluster.order_server():
+            self._later(self._rng.uniform(0, 1.0), cluster.start, cluster.belonging[-1])
+
+    def order_removal(self) -> None:
+        """One is removed by a command, be it up or not; at times it is started anew after that."""
+        cluster, rng = self._cluster, self._rng
+        founders = [host for host in cluster.belonging if host in cluster.listed]
+        spare = [host for host in cluster.belonging if host not in cluster.listed]
+        if 2 * (len(founders) - 1) > len(cluster.listed):
+            spare += founders
+        if spare and len(cluster.belonging) > 2:
+            cluster.order_removal(rng.choice(spare))
+
+    def return_removed(self) -> None:
+        """One that was removed is started all the same, by its old file if it was in it: it stays outside."""
+        removed = [host for host in self._cluster.hosts if host.was_removed and host.process is None]
+        if removed:
+            removed[0].stays_down = False
+            self._cluster.start(removed[0])
 
     def remove_server(self) -> None:
         """One is asked to leave, for good, and once it has gone its line is taken out; each node reads that later."""

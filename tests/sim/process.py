@@ -89,11 +89,14 @@ class Process:
 
     def _build(self) -> Node:
         options = self.options
-        servers = tuple(self._server(host) for host in self.cluster.listed)
+        listed = self.cluster.listed
+        joins = self.host not in listed
+        servers = tuple(self._server(host) for host in ([self.host, *listed] if joins else listed))
         SimSockets(self.cluster.network, self, PORT)
         settings = node_options.Options(
             port=PORT,
             servers=servers,
+            join=tuple((host.name, PORT) for host in listed) if joins else None,
             me=next(server for server in servers if str(server) == self.host.address),
             policy="allkeys-lru" if options.evict else "noeviction",
             bind=self.host.ip,

@@ -127,6 +127,11 @@ def draw(seed: int, *, register: bool = False) -> Plan:
     if options.hosts > 2 and growing.random() < 0.25:
         options.listed = growing.randint((options.hosts + 1) // 2, options.hosts - 1)
         node.extra["file_rules"] = True
+    ordering = Random(seed ^ 0x0DE2)  # likewise: whether they are added by a command
+    if options.hosts > 2 and ordering.random() < 0.25:
+        options.listed, options.by_command = ordering.randint(2, options.hosts - 1), True
+        node.secret = node.secret or b"a secret of sixteen or more"
+        node.extra["forget_after_s"] = ordering.choice((0.0, 0.0, 0.5, 3.0))
     if options.drift > 0.001:
         options.stands_still = False
     if options.hosts > 5:
@@ -175,6 +180,8 @@ def _play(cluster: Cluster, plan: Plan) -> None:
         majorities=plan.majorities,
     )
     nemesis.start_all()
+    if plan.options.by_command:
+        cluster.administer()
     for client in cluster.clients:
         client.start(0.2, plan.faults_s + 1.0)
     if cluster.load is not None:
@@ -330,6 +337,10 @@ def _strike(cluster: Cluster, kind: str) -> list[Host]:
     gone = rng.sample(hosts, rng.randint(1, (len(hosts) - 1) // 2))
     if cluster.options.replicas <= len(gone):
         gone = gone[:1]
+    if cluster.all_options.by_command:  # half of the founders are needed
+        spare = len(cluster.listed) // 2
+        founders = [host for host in gone if host in cluster.listed]
+        gone = [host for host in gone if host not in founders[spare:]] or [hosts[-1]]
     world.note("for good", kind, gone)
     for host in gone:
         if kind == "pause":

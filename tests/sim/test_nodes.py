@@ -212,7 +212,8 @@ def finds_a_violation(hint: int, tune: Tune) -> int | None:
     """The first of SEEDS_TRIED seeds that fails, of safety; the one that did so before is tried first."""
     for seed in (hint, *range(SEEDS_TRIED)):
         plan = draw(seed)
-        plan.options.listed, plan.options.are_named = 0, False  # the hints are of seeds as they are without these
+        # The hints are of seeds as they are without these.
+        plan.options.listed, plan.options.are_named, plan.options.by_command = 0, False, False
         tune(plan)
         try:
             run(seed, plan)

@@ -60,6 +60,7 @@ class Host:
         self.is_on = True  # off: without power, so that nothing answers for it
         self.stays_down = False  # whatever was planned before
         self.is_new = False  # its server was added to the servers file, and has not run since
+        self.was_removed = False  # by a command
         self.last_incarnation = 0
         self.starts = 0
 

@@ -184,6 +184,7 @@ class Surroundings:
         self.is_member = True
         self.synced_slots: list[tuple[str, int, int]] = []
         self.lost_slots: list[tuple[int, int]] = []
+        self.orders: list[bytes] = []
         self.heard: list[tuple[bytes, bytes]] = []  # payload, address
         self.status = b"{status}"
         self._members = members
@@ -202,6 +203,10 @@ class Surroundings:
 
     def found(self) -> bytes:
         return b"{found}"
+
+    def order(self, said: bytes) -> bytes:
+        self.orders.append(said)
+        return b"ordered " + said
 
     def member_count(self) -> int:
         return self._members

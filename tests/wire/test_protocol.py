@@ -17,7 +17,7 @@ def test_a_slot_is_the_low_eight_bits_of_the_keys_crc32(key: bytes, slot: int) -
 def test_the_numbers_are_those_that_clients_know() -> None:
     """As docs/protocol.md has them: no test that takes them from the code would see one change."""
     commands = ["PUT", "GET", "REMOVE", "SHUTDOWN", "WIPEOUT", "IS_ALIVE", "GET_PID", "GET_MEMBERSHIP_CNT"]
-    own = {32: "STATUS", 33: "SLOWLOG", 34: "VITALS", 35: "FOUND", 36: "CONFIG"}
+    own = {32: "STATUS", 33: "SLOWLOG", 34: "VITALS", 35: "FOUND", 36: "CONFIG", 37: "SERVERS"}
     assert dict(enumerate(commands, 1)) | own == protocol.COMMAND_NAMES
     codes = ["NO", "KEY_DNE", "NO_SPC", "SYS_OVERLOAD", "INTERNAL", "UNKNOWN_CMD", "INVALID_KEY", "INVALID_VAL"]
     assert {number: f"{code}_ERR" for number, code in enumerate(codes)} == protocol.ERROR_NAMES

@@ -279,6 +279,44 @@ examples:
 exit status: 1 if a server is not known to all, 3 if nobody answers
 """,
     )
+    adding = command(
+        "add-server",
+        "servers.run_add_server",
+        "have a server belong to the cluster that is in no servers file of its nodes",
+        """\
+From the first one on the cluster lists its servers itself, and the file's servers are its founders: half of
+them must be up for it to go on (docs/cluster.md). For this first one all of them must be. Start the new server
+with --join. The coordinator makes the change; -s may name any nodes.
+
+examples:
+  python tools/kv.py add-server 10.0.0.9:3331
+
+exit status: 1 if it is declined, 4 if it is not done in time, 3 if nobody answers
+""",
+        has_timeout=True,
+    )
+    removing = command(
+        "remove-server",
+        "servers.run_remove_server",
+        "have a server hand over what it holds, end, and belong to the cluster no more",
+        """\
+It is declined where the last copy of something would be lost, and where too few founders would be left (see
+add-server). A founder that was removed still counts among them.
+
+examples:
+  python tools/kv.py remove-server 10.0.0.9:3331
+  python tools/kv.py remove-server 10.0.0.9:3331 --force        at once, whatever is lost by that
+
+exit status: 1 if it is declined, 4 if it is not done in time, 3 if nobody answers
+""",
+        has_timeout=True,
+    )
+    removing.add_argument("--force", action="store_true", help="do not wait until others have what it holds")
+    for changing in (adding, removing):
+        changing.add_argument("target", metavar="HOST:PORT", help="its name: as others reach it")
+        changing.add_argument(
+            "--timeout", type=cli.whole_number(0, 86_400), default=60, metavar="S", help="seconds to wait (default 60)"
+        )
     ready = command(
         "wait-ready",
         "cluster.run_wait_ready",

@@ -32,7 +32,7 @@ from tools.kv.commands import READ_MAX_BYTES
 _TRIES_MS: Final = (150, 450)
 
 # Carried out for administrators only; to others there is no answer at all.
-_FOR_ADMINISTRATORS: Final = ("shutdown", "wipe", "found", "config")
+_FOR_ADMINISTRATORS: Final = ("shutdown", "wipe", "found", "config", "add-server", "remove-server")
 
 
 class Told(NamedTuple):

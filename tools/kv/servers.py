@@ -1,19 +1,26 @@
-"""kv.py servers: which servers belong to the cluster by the word of each node, and which of them are absent.
+"""kv.py servers, add-server, remove-server: which servers belong to the cluster, and have one do so, or no more.
 
-Each node goes by its own servers file, as it has last read it. So each is asked, and told is how many know of a server:
-a new one is to be started when all do.
+Each node goes by its own servers file, as it has last read it, until a server is added or removed by a command. So each
+is asked, and told is how many know of a server: a new one is to be started when all do.
+
+A change is the coordinator's to make. It is told again and again until it is done, as another node may become the
+coordinator meanwhile, who knows nothing of it.
 """
 
+import time
 from argparse import Namespace
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from app.client import BadAnswer, Client
+from app.client import BadAnswer, Client, KVError
 from tools import cli
 from tools.kv import status
 from tools.kv.cluster import Fleet, Survey
 
 ABSENT = "absent"
+POLL_S: Final = 0.2
+# How long a node is waited for (ms) before another one is asked who is the coordinator now.
+CHANGE_TIMEOUTS_MS: Final = (150, 450, 1350)
 
 
 @dataclass(slots=True)
@@ -92,3 +99,50 @@ def run_servers(client: Client, given: Namespace) -> int:
 
 def _names(answer: dict[str, Any]) -> set[str]:
     return {str(row["address"]) for row in status.members(answer)}
+
+
+def run_add_server(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    return _change(client, given, {"add": given.target}, "belongs to the cluster: it can be started")
+
+
+def run_remove_server(client: Client, given: Namespace) -> int:
+    """The command; the exit status."""
+    return _change(client, given, {"remove": given.target, "force": given.force}, "belongs to the cluster no more")
+
+
+def _change(client: Client, given: Namespace, change: dict[str, Any], done: str) -> int:
+    deadline_s = time.monotonic() + given.timeout
+    names = [server.name for server in client.servers]
+    asked, answer, fault = "", dict[str, Any](), None
+    while True:
+        try:
+            answer, fault = _tell(asked or names[0], change), None
+        except KVError as error:
+            names.append(names.pop(0))
+            asked, fault = "", error
+        else:
+            coordinator = str(answer.get("coordinator", ""))
+            if answer.get("done") or (answer.get("why_not") and coordinator in ("", asked)):
+                break
+            if coordinator != asked:
+                asked = coordinator
+                continue
+        if time.monotonic() >= deadline_s:
+            break
+        time.sleep(POLL_S)
+    if fault is not None:
+        raise fault
+    if given.json:
+        cli.print_json(answer)
+    elif answer.get("done"):
+        cli.say(f"{given.target} {done}")
+    if not answer.get("done"):
+        cli.complain("kv.py", f"{given.target}: {answer.get('why_not') or 'is not done yet: say it again'}")
+        return cli.FAILED if answer.get("why_not") else cli.NOT_READY
+    return cli.OK
+
+
+def _tell(server: str, change: dict[str, Any]) -> dict[str, Any]:
+    with Client([server], slot_aware=False, timeouts_ms=CHANGE_TIMEOUTS_MS) as client:
+        return client.change_servers(change)

@@ -13,11 +13,14 @@ have forgotten; but within FOUND_WAIT_S whatever rests on its support is over. W
 that a silent minority still has copies, without a lease. It waits FOUND_WAIT_S for those, founds without them, and
 when they are met they drop what they hold.
 
+Where all servers of the file are accounted for, the cluster is founded sooner, and has no leader lease until that is
+over: servers that are not in the file, but that views list (belonging.py), may have been granted leases.
+
 A file of one server founds at once. Patience instead of a majority, then anyone founds, was rejected: what the silent
 ones have acknowledged meanwhile is lost when they are met.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import inf
 
 from app.cluster.membership import timing
@@ -74,6 +77,14 @@ class Bootstrap:
         votes = sum(1 for server in servers if server in answered and server in ripe)
         return 2 * votes > len(servers) and all(server in answered for server in self.present())
 
+    def bound_until(self, wait_ends: Mapping[str, float]) -> float:
+        """Until when (by our clock) leases of a cluster that went on may rest on what the processes before those that
+        found, and before the absence of the others, have promised. `wait_ends`: when the `wait_s` of each is over."""
+        state = self._state
+        if any(server not in wait_ends for server in state.config.servers):
+            return state.now + timing.LAPSE_S
+        return max(wait_ends.values()) - (timing.FOUND_WAIT_S - timing.LAPSE_S)
+
     def may_found(self) -> bool:
         """Whether it is our turn to propose the first view."""
         state = self._state
@@ -81,10 +92,16 @@ class Bootstrap:
         if len(state.config.servers) > 1 and waited < timing.SETTLE_S:
             return False
         present = self.present()
+        if state.config.joins or any(map(self._goes_by_a_view, state.guests)):
+            return False
         may = present[0] == state.address and self.has_quorum(present, () if self.wait_s() else present)
         if not may and waited >= timing.FOUND_WAIT_S:
             self._say_what_is_missing(present)
         return may
+
+    def _goes_by_a_view(self, guest: str) -> bool:
+        known = self._state.of(guest)
+        return known.view_key[0] != 0 and self._state.awake_s - known.heard_awake_s < timing.HEARD_S
 
     def _say_what_is_missing(self, present: list[str]) -> None:
         state = self._state

@@ -12,11 +12,13 @@ from math import inf
 
 from app.cluster.membership import timing
 from app.cluster.membership.agreement import has_quorum
+from app.cluster.membership.belonging import Belonging
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.decree import Decree
 from app.cluster.membership.detector import FAILED, Detector
 from app.cluster.membership.lacks import Lacks
 from app.cluster.membership.leases import Grantor, Lease
+from app.cluster.membership.override import is_enough
 from app.cluster.membership.planner import Changes, everybody_leaves, first_view, holds_nothing, next_view
 from app.cluster.membership.register import Register
 from app.cluster.membership.shared_register import SharedRegister
@@ -48,6 +50,7 @@ class Coordinator:
         self.synced: dict[str, int] = {}
         self.lost: dict[str, int] = {}  # slots of which members are listed as holders, and have lost the copy
         self.lacks = Lacks(state, detector)
+        self.belonging = Belonging(state, detector)
         self.renew = False  # a member has withdrawn its support: only a new view makes it support us again
         # What decides on views; `shared` is the same, if it is outside.
         self.shared = SharedRegister(state, detector, lease, self) if state.config.shared_register else None
@@ -102,15 +105,16 @@ class Coordinator:
         if state.view is None:
             return True
         left = self._left(state.view, self._changes(is_support_over=True))
-        needed = state.members_needed()
-        if len(left) < needed and state.now - self._too_few_logged_at >= timing.WAITING_LOG_S:
+        count, needed = state.counted(left), state.members_needed()
+        if count < needed and state.now - self._too_few_logged_at >= timing.WAITING_LOG_S:
             self._too_few_logged_at = state.now
-            missing = [server for server in state.config.servers if server not in left and server not in state.absent]
+            counting = state.founders() or state.config.servers
+            missing = [server for server in counting if server not in left and server not in state.absent]
             state.log(
-                f"too few servers to go on: {len(left)}, {needed} are needed; nothing is heard of {' '.join(missing)}",
+                f"too few servers to go on: {count}, {needed} are needed; nothing is heard of {' '.join(missing)}",
                 "warning",
             )
-        return len(left) >= needed
+        return count >= needed
 
     def _left(self, view: View, changes: Changes) -> set[str]:
         """Who must be enough to go on (state.members_needed) for these changes to be made.
@@ -167,11 +171,14 @@ class Coordinator:
             is_candidate = fresh and is_another and known.incarnation > known.dead and address != state.address
             # What it has asked may have waited here while we were stopped, and it be a member elsewhere by now.
             is_free = known.view_key[0] in (0, view.cluster_id)
-            if is_candidate and is_free and self.lacks.admits(address):
+            is_wanted = self.belonging.admits(address) and self.lacks.admits(address)
+            if is_candidate and is_free and is_wanted:
                 changes.joined[address] = known.incarnation
         spared = self._spared(view, changes) if self.shared is not None else {}
         for address in spared:
             del changes.gone[address]
+        if self.grantor is not None:
+            self.belonging.add_to(changes, self.grantor)
         live = [address for address in view.addresses if address not in changes.gone]
         changes.synced = {node: slots for node, slots in self.synced.items() if node in live and node not in spared}
         lost = {node: self.lost.get(node, 0) | spared.get(node, 0) for node in (*self.lost, *spared)}
@@ -217,6 +224,8 @@ class Coordinator:
         if grantor is None:
             is_unheard = address == view.coordinator and self.lacks.is_unheard(address)
             return "is not heard by most" if is_unheard and is_support_over else ""
+        if self.belonging.is_forced_out(address, grantor):
+            return "is removed by force"
         if leaving:
             done = address in grantor.acknowledged and holds_nothing(view, address)
             lapsed = address in grantor.denied and grantor.is_lapsed(address, state.now)
@@ -230,6 +239,7 @@ class Coordinator:
         self.reset()
         self.lacks.entered()
         self.grantor = grantor
+        self.belonging.entered(is_coordinator=grantor is not None)
         view = self._state.view
         if view is not None:
             self.joiners = {
@@ -262,10 +272,10 @@ class Coordinator:
             members = self._bootstrap.members()
             return first_view(members, state.incarnation, state.config.replicas, nonce)
         changes = self._changes(is_support_over)
-        if len(self._left(state.view, changes)) < state.members_needed():
+        if state.counted(self._left(state.view, changes)) < state.members_needed():
             return None
         following = next_view(state.view, changes, state.config.replicas, nonce)
-        if following is not None and following.is_forced and 2 * len(following.members) >= len(state.config.servers):
+        if following is not None and following.is_forced and is_enough(following, state.config.servers):
             return replace(following, is_forced=False)  # it has as many as a cluster needs
         return following
 

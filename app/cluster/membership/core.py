@@ -8,8 +8,9 @@ reliably.
 """
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from math import inf
+from typing import Final
 
 from app.cluster.events import (
     CopiesLost,
@@ -17,16 +18,20 @@ from app.cluster.events import (
     Effect,
     Event,
     FoundRequested,
+    Introduced,
     LeaveRequested,
     Left,
     LinkClosed,
     LinkFailed,
     LinkRefused,
     LinkUp,
+    Order,
     RegisterAnswered,
     RegisterFailed,
     Reset,
+    ServerOrdered,
     ServersChanged,
+    ServersKnown,
     SlotsSynced,
     Status,
     ViewInstalled,
@@ -47,6 +52,9 @@ from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.membership.status import snapshot
 from app.cluster.view import MEMBERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
+
+# Servers in none of our lists that are listened to at a time: each of them is dialled.
+GUESTS_MAX: Final = 16
 
 
 class ClusterCore:
@@ -81,6 +89,7 @@ class ClusterCore:
         self._observed_since = 0.0  # awake time: since when this node, an outsider, goes by its view, or has none
         self._has_left = False
         self._final_view_to: set[str] = set()  # members that do not know our final view yet
+        self._servers_told = frozenset(config.servers)
         self.routes = self._routing.routes
         self.lease_until = -inf
         self.wake_at = now
@@ -165,6 +174,11 @@ class ClusterCore:
         Half of the servers must be members (NodeState.members_needed), and what is added counts before it is there.
         """
         state = self._state
+        if state.view is not None and state.view.lists_servers and {*servers} != {*state.config.servers}:
+            return (
+                "the cluster lists its servers by itself: kv.py add-server and remove-server change that; the file"
+                f" goes on naming those that found it, {' '.join(state.view.founders)}"
+            )
         if not state.is_member or state.view is None or state.view.is_forced or state.config.shared_register:
             return ""
         up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
@@ -173,6 +187,20 @@ class ClusterCore:
         if needed <= max(len(up), state.members_needed()):
             return ""
         return f"{needed} servers would be needed to go on, and {len(up)} are members and up: add fewer at a time"
+
+    def is_done(self, order: Order) -> bool:
+        """Whether the view that this node goes by has what the order is for."""
+        return self._coordinator.belonging.is_done(order)
+
+    def objection_to_order(self, order: Order) -> str:
+        """Why ServerOrdered would do nothing now; empty: the next views will have it, if this node goes on coordinating
+        them. Give it again until `is_done`."""
+        state = self._state
+        if not state.is_coordinator or state.view is None:
+            return "this node is not the coordinator"
+        if self._lease.until <= state.now:
+            return "the cluster does not go on now: this node, its coordinator, has no lease"
+        return self._coordinator.belonging.objection(order)
 
     # Driving.
 
@@ -201,8 +229,8 @@ class ClusterCore:
                 self._heartbeat.ask()
             case FoundRequested():
                 self._found_by_force()
-            case ServersChanged():
-                self._change_servers(event.servers)
+            case ServersChanged() | ServerOrdered() | Introduced():
+                self._on_servers(event)
             case RegisterAnswered() | RegisterFailed():
                 if self._coordinator.shared is not None:
                     self._coordinator.shared.take(event)
@@ -232,6 +260,7 @@ class ClusterCore:
         if self._has_left:
             return
         state.expire_absent()
+        self._forget_guests()
         if self._final_view_to:
             self._broadcast_final_view()
         elif not state.is_member:
@@ -299,11 +328,11 @@ class ClusterCore:
             self._outbid_predecessor()
         elif state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
-        crowd = max(1.0, len(state.config.servers) / timing.HELLO_SERVERS)
+        crowd = max(1.0, len(state.servers) / timing.HELLO_SERVERS)
         interval_s = min(timing.HELLO_S * crowd, timing.HELLO_MAX_S)
         if state.now - self._hello_at >= interval_s:
             self._hello_at = state.now
-            for server in dict.fromkeys((*state.config.servers, *(state.view.addresses if state.view else ()))):
+            for server in state.servers:
                 if server != state.address:
                     self._post_hello(server)
 
@@ -316,7 +345,8 @@ class ClusterCore:
             self._start_anew(state.view, before)
 
     def _post_hello(self, server: str) -> None:
-        self._state.post(server, pb.HELLO, lacks=self._coordinator.lacks.unlinked()[:MEMBERS_MAX])
+        lacks = self._coordinator.lacks.unlinked()[:MEMBERS_MAX]
+        self._state.post(server, pb.HELLO, lacks=lacks, joins=self._state.config.joins)
 
     def _say_linked(self) -> None:
         """As an outsider with a link to each member, tell the coordinator, which waits for that."""
@@ -371,6 +401,7 @@ class ClusterCore:
         direct = before is not None and (before.cluster_id, before.epoch + 1) == (view.cluster_id, view.epoch)
         was_member, had_grantor = state.is_member, self._coordinator.grantor
         is_member = view.has(state.address, state.incarnation)
+        self._note_removals(before, view)
         if was_member and not is_member:
             if state.leaving:
                 self._enter_final_view(view)
@@ -380,7 +411,7 @@ class ClusterCore:
         state.installed_at = state.now
         self._observed_since = state.awake_s
         self._note_members(view, vouched_at)
-        if is_member and view.epoch == 1:  # the founders have seen to it that nobody serves elsewhere (bootstrap.py)
+        if is_member and len(state.config.servers) == 1:  # no process before has promised anything to anybody
             state.bound_until = -inf
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S
@@ -413,6 +444,39 @@ class ClusterCore:
         self._heartbeat.entered(view)
         self._say_linked()
 
+    def _note_removals(self, before: View | None, view: View) -> None:
+        """Listen, for a while, to whoever belongs no more by this view; and leave, if that is us."""
+        state = self._state
+        is_same_cluster = before is not None and before.cluster_id == view.cluster_id
+        parted = before.servers if before is not None and is_same_cluster and view.lists_servers else ()
+        state.parted = {server: since for server, since in state.parted.items() if server not in view.servers}
+        state.parted.update((server, state.awake_s) for server in parted if server not in view.servers)
+        state.guests = {server: since for server, since in state.guests.items() if server not in view.servers}
+        is_removed = state.address in view.removed or state.address in state.parted
+        if is_removed and not state.leaving:
+            state.leaving = True
+            state.log("this server was removed from the cluster: it hands over what it holds, and ends", "warning")
+
+    def _listen_to(self, guests: Iterable[str]) -> None:
+        state = self._state
+        state.guests.update((server, state.awake_s) for server in guests if server != state.address)
+        state.note_servers()
+        self._want_links()
+
+    def _forget_guests(self) -> None:
+        state = self._state
+        if state.parted or state.guests:
+            since = state.awake_s - timing.GUEST_S
+            state.parted = {server: at for server, at in state.parted.items() if at > since}
+            state.guests = {server: at for server, at in state.guests.items() if at > since}
+            state.note_servers()
+            self._want_links()
+            self._forget_strangers()
+
+    def _forget_strangers(self) -> None:
+        self._coordinator.forget_strangers()
+        self._state.forget_strangers()
+
     def _found_by_force(self) -> None:
         """As an operator has ordered: see override.py."""
         state = self._state
@@ -434,18 +498,27 @@ class ClusterCore:
         for node in state.others():
             state.post(node, pb.VIEW, view=to_message(view))
 
+    def _on_servers(self, event: ServersChanged | ServerOrdered | Introduced) -> None:
+        match event:
+            case ServersChanged():
+                self._change_servers(event.servers)
+            case ServerOrdered():
+                if not self.is_done(event.order) and not self.objection_to_order(event.order):
+                    self._coordinator.belonging.order = event.order
+            case Introduced():
+                if len(self._state.guests) < GUESTS_MAX:
+                    self._listen_to((event.peer,))
+
     def _change_servers(self, servers: tuple[str, ...]) -> None:
         state = self._state
         if servers == state.config.servers:
             return
         state.change_servers(servers)
-        self._coordinator.forget_strangers()
+        self._want_links()
         if state.view is None:
             # What this newcomer has promised counted among the servers there were, and by its place among them.
             self._start_anew(None)
-        else:
-            self._want_links()
-        state.forget_strangers()
+        self._forget_strangers()
 
     def _note_members(self, view: View, vouched_at: float) -> None:
         """Note the processes of whose life the view tells; their predecessors are gone.
@@ -495,6 +568,8 @@ class ClusterCore:
         is_fresh = state.awake_s - known.heard_awake_s < timing.HEARD_S
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.drop("unproven view")
+            if mine is None and view.lists_servers:  # they may tell us themselves
+                self._listen_to(view.servers)
         elif mine is None or outranks(view, mine) or self._is_stuck_beside(view):
             self._go_over_to(view, vouched_at)
 
@@ -556,7 +631,13 @@ class ClusterCore:
 
     def _want_links(self) -> None:
         state = self._state
-        self._dialler.want((*(state.view.addresses if state.view else ()), *state.config.servers))
+        lists_servers = state.view is not None and state.view.lists_servers
+        knows_all = lists_servers or state.config.joins
+        servers = frozenset(state.servers if knows_all else (*state.config.servers, *state.guests))
+        if servers != self._servers_told:
+            self._servers_told = servers
+            state.effects.append(ServersKnown(tuple(server for server in state.servers if server in servers)))
+        self._dialler.want(state.servers)
 
     def _ask_for_newer_views(self) -> None:
         """While a member is dead, ask those outside the view what they know."""
@@ -571,7 +652,22 @@ class ClusterCore:
         self._coordinator.joiners.add(peer)
         if self._coordinator.lacks.note_hello(peer, message) and self._state.is_member:
             self._dialler.asked(peer)
+        if message.joins and peer in self._state.guests and self._state.is_coordinator:
+            self._take_in(peer)
         self._state.post(peer, pb.ACK)
+
+    def _take_in(self, guest: str) -> None:
+        """It knows the secret, and is told to join: as if an administrator had added it."""
+        state, order = self._state, Order(guest)
+        is_record = state.awake_s - state.of(guest).heard_awake_s >= timing.HEARD_S
+        if is_record or self._coordinator.belonging.order is not None:  # it asks again, and may be the next one
+            return
+        objection = "" if self.is_done(order) else self.objection_to_order(order)
+        if not objection:
+            self._on_servers(ServerOrdered(order))
+        elif state.now - state.of(guest).refused_at >= timing.WAITING_LOG_S:
+            state.of(guest).refused_at = state.now
+            state.log(f"{guest} asks to join, and can't: {objection}", "warning")
 
     def _on_ack(self, peer: str, message: pb.ClusterMessage) -> None:
         """Its header is its content."""

@@ -163,6 +163,8 @@ class Decree(Register):
                 self._send(proposal)
         if proposal.phase is Phase.ACCEPT and self._complete(proposal) and self._is_widely_known(proposal):
             assert proposal.value is not None
+            if state.view is None:
+                state.bound_until = max(state.bound_until, self._bootstrap.bound_until(self._support_ends))
             self._proposer.chosen(proposal.value)
         elif state.now >= self._resend_at:
             self._send(proposal)
@@ -209,9 +211,10 @@ class Decree(Register):
         state = self._state
         if state.is_bound:
             return -inf
-        end = grantor.leader_lease_end(state.countable_dead(), state.members_needed())
+        end = grantor.leader_lease_end(state.countable_dead(), state.members_needed(), state.founders())
         # Alone, and enough only because others are absent: as long as that is known.
-        is_alone = end == inf and len(state.config.servers) > 2 and not grantor.view.is_forced
+        counts_absent = len(state.config.servers) > 2 and not grantor.view.is_forced and not grantor.view.lists_servers
+        is_alone = end == inf and counts_absent
         return state.now + USABLE_S if is_alone else end
 
     def _may_help(self, proposer: str) -> bool:

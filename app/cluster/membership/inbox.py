@@ -150,12 +150,14 @@ class Inbox:
 
     def _take_header(self, peer: str, message: pb.ClusterMessage) -> None:
         state, known = self._state, self._state.of(peer)
-        known.learned_at = state.now
+        known.learned_at, known.names_protocol = state.now, bool(message.node_protocol)
         is_latest = message.stamp_us >= known.stamp_us
         known.note_stamp(message.stamp_us, state.now)
         if is_latest:
             known.view_key = (message.cluster_id, message.epoch, message.nonce)
         state.note_present(peer)
+        if peer in state.guests:
+            state.guests[peer] = state.awake_s
         self._bootstrap.heard(peer, message.epoch)
         echo = state.echoed_at(message)
         is_proof = echo > 0

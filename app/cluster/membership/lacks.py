@@ -195,7 +195,7 @@ class Lacks:
         if made_from != self._chosen[0]:
 
             def may_go_on(staying: Collection[str]) -> bool:
-                return has_quorum(view.addresses, staying, dead) and len(staying) >= needed
+                return has_quorum(view.addresses, staying, dead) and state.counted(staying) >= needed
 
             going = fewest_to_remove(self.edges, up, wholes(view, up, lost), may_go_on, least)
             self._chosen = (made_from, going)

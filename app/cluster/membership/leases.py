@@ -33,7 +33,7 @@ A slot that moves between two live members is *blocked* for the new primary unti
 it is in the new view, is dead, or its lease is over.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -119,21 +119,23 @@ class Grantor:
     def others(self) -> list[str]:
         return [node for node in self.view.addresses if node != self.address]
 
-    def leader_lease_end(self, dead: Iterable[str], needed: int) -> float:
+    def leader_lease_end(self, dead: Iterable[str], needed: int, founders: Collection[str] = ()) -> float:
         """Until when we may grant and serve, by our clock: -inf without the support of a quorum, and of as many as are
-        `needed`, ourselves among them; inf if we are enough alone."""
+        `needed` (of these founders, if there are any), ourselves among them; inf if we are enough alone."""
         gone = set(dead)
+        counted = founders or self.view.addresses
         if not gone:  # nearly always: half will do, as we are the longest-standing
-            others = max((len(self.view.members) + 1) // 2, needed) - 1
-            if len(self.support_until) < others:
-                return -inf
-            return sorted(self.support_until.values())[-others] if others else inf
+            half = _lasts(self.support_until.values(), (len(self.view.members) + 1) // 2 - 1)
+            backing_s = [until for node, until in self.support_until.items() if node in counted]
+            return min(half, _lasts(backing_s, needed - (self.address in counted)))
         backing = {self.address}
-        if needed <= 1 and has_quorum(self.view.addresses, backing, gone):
+        backed = int(self.address in counted)
+        if backed >= needed and has_quorum(self.view.addresses, backing, gone):
             return inf
         for node, until in sorted(self.support_until.items(), key=lambda entry: -entry[1]):
             backing.add(node)
-            if len(backing - gone) >= needed and has_quorum(self.view.addresses, backing, gone):
+            backed += node in counted and node not in gone
+            if backed >= needed and has_quorum(self.view.addresses, backing, gone):
                 return until
         return -inf
 
@@ -185,3 +187,10 @@ class Grantor:
     def is_settled(self, dead: Iterable[str]) -> bool:
         """Whether nobody can be serving by an earlier view, as far as live members go."""
         return self.acknowledged | set(dead) >= set(self.others())
+
+
+def _lasts(promises: Collection[float], needed: int) -> float:
+    """Until when so many of these promises run; inf if none is needed, -inf if there are not so many."""
+    if needed <= 0:
+        return inf
+    return sorted(promises)[-needed] if needed <= len(promises) else -inf

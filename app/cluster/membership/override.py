@@ -10,6 +10,7 @@ Whoever still goes by the view that this one was made of, or one before, joins i
 other cluster it meets by the usual rule (bootstrap.outranks). Nothing here happens by itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from app.cluster.limits import CLUSTER_ID
@@ -36,12 +37,19 @@ def forced_view(state: NodeState, detector: Detector, bootstrap: Bootstrap) -> V
         assert following is not None, "this node stays"
         cluster_id = 1 + (max(before.cluster_id, state.incarnation) + state.rng.getrandbits(32)) % CLUSTER_ID.most
         view = replace(following, cluster_id=cluster_id, forced_from=(before.cluster_id, before.epoch))
-    return replace(view, is_forced=2 * len(view.members) < len(state.config.servers))
+    return replace(view, is_forced=not is_enough(view, state.config.servers))
 
 
 def _is_with_us(node: str, view: View, state: NodeState, detector: Detector) -> bool:
     """Whether the member is up, and has not left our cluster: who has never comes back to it."""
     return detector.is_up(node) and state.of(node).view_key[0] in (0, view.cluster_id)
+
+
+def is_enough(view: View, file: Sequence[str]) -> bool:
+    """Whether it has as many members as a cluster needs: half of the file, or of the founders, if it lists servers."""
+    if view.lists_servers:
+        return 2 * sum(1 for node in view.founders if node in view.incarnations) >= len(view.founders)
+    return 2 * len(view.members) >= len(file)
 
 
 def emptied(before: View | None, view: View) -> int:

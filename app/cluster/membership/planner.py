@@ -25,9 +25,23 @@ class Changes:
     leaving: set[str] = field(default_factory=set)
     synced: Mapping[str, int] = field(default_factory=dict)  # address: slots it caught up in
     lost: Mapping[str, int] = field(default_factory=dict)  # address: slots that it holds, and whose copy it lost
+    # Of the list of servers (belonging.py): it begins with these founders; a server that belongs from now on; servers
+    # that belong no more, or, as members, as soon as they are none: until then they are leaving.
+    founders: tuple[str, ...] = ()
+    added: str = ""
+    removed: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.gone or self.joined or self.leaving or self.synced or self.lost)
+        return bool(
+            self.gone
+            or self.joined
+            or self.leaving
+            or self.synced
+            or self.lost
+            or self.founders
+            or self.added
+            or self.removed
+        )
 
 
 def first_view(members: Sequence[Member], cluster_id: int, replicas: int, nonce: int = 0) -> View:
@@ -50,7 +64,11 @@ def first_view(members: Sequence[Member], cluster_id: int, replicas: int, nonce:
 def next_view(view: View, changes: Changes, replicas: int, nonce: int = 0) -> View | None:
     """The view after `view`, or None if nobody would be left. No changes: the same tables, one epoch on."""
     members = [
-        replace(member, leaving=member.leaving or member.address in changes.leaving)
+        replace(
+            member,
+            leaving=member.leaving or member.address in changes.leaving or member.address in changes.removed,
+            is_removed=member.is_removed or member.address in changes.removed,
+        )
         for member in view.members
         if member.address not in changes.gone
     ]
@@ -87,9 +105,23 @@ def next_view(view: View, changes: Changes, replicas: int, nonce: int = 0) -> Vi
         nonce,
         view.is_forced,
         view.forced_from,
+        view.founders or changes.founders,
+        *_others(view, changes, members),
     )
     following.check()
     return following
+
+
+def _others(view: View, changes: Changes, members: Collection[Member]) -> tuple[tuple[str, ...], int]:
+    """Who belongs besides the next view's members, and how many of the last of them are untried."""
+    if not view.founders and not changes.founders:
+        return (), 0
+    no_more = {member.address for member in members} | view.removed | changes.removed
+    belong = dict.fromkeys((*view.servers, *changes.founders, *((changes.added,) if changes.added else ())))
+    untried = view.untried_servers | {changes.added}
+    others = [server for server in belong if server not in no_more]
+    others.sort(key=lambda server: server in untried)
+    return tuple(others), sum(1 for server in others if server in untried)
 
 
 def _hold(home: tuple[str, ...], holders: list[str]) -> list[str]:
@@ -110,6 +142,9 @@ def _cause(changes: Changes, joined: Iterable[str]) -> str:
     parts += [f"{address} is leaving" for address in sorted(changes.leaving)]
     if changes.synced:
         parts.append(f"caught up: {' '.join(sorted(changes.synced))}")
+    parts += ["views list the servers"] if changes.founders else []
+    parts += [f"{changes.added} is added"] if changes.added else []
+    parts += [f"{address} is removed" for address in sorted(changes.removed)]
     if changes.lost:
         parts.append(f"lost copies: {' '.join(sorted(changes.lost))}")
     return ", ".join(parts) or "renewed"

@@ -13,6 +13,7 @@ dates; what merely arrives proves nothing, for it may be old, and its sender may
 
 import random
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -31,13 +32,17 @@ class ClusterConfig:
     """What a node is told at its start; the same on every node, but for the address. The servers may change later.
 
     `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
-    caught up at once. `shared_register`: views are decided on outside (shared_register.py), not by the members.
+    caught up at once. `joins`: this node founds no cluster; the servers are itself and those that it asks to join
+    theirs. `forget_after_s`: see belonging.py. `shared_register`: views are decided on outside, not by the members
+    (shared_register.py).
     """
 
     address: str
-    servers: tuple[str, ...]  # in the file's order, this node's address among them
+    servers: tuple[str, ...]  # of the file, in its order, this node's address among them
     replicas: int = 3
     transfer: bool = False
+    joins: bool = False
+    forget_after_s: float = inf
     shared_register: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +65,7 @@ class Known:
     view_key: tuple[int, int, int] = (0, 0, 0)  # the view it went by in its latest message
     absent_at: float = -inf  # when its machine, which is ours, last said that no process is there; heard since: -inf
     refused_at: float = -inf  # when we last said that it speaks another protocol
+    names_protocol: bool = False  # as its messages do, but those of the last release (docs/operations.md)
     doubted_at: float = -inf  # when a connection to it was last refused, which proves nothing
     heard_at: float = -inf  # the latest proof from itself that it lives and hears us, by our clock
     heard_awake_s: float = -inf  # the same, in awake time
@@ -116,6 +122,9 @@ class NodeState:
     dead: set[str] = field(default_factory=set)  # members of the view that are dead for certain
     absent: set[str] = field(default_factory=set)  # servers that are proven to have no process; see `expire_absent`
     unlisted: int = 0  # members of the view that our servers file lacks
+    servers: dict[str, None] = field(default_factory=dict)  # that are listened to; see `note_servers`
+    parted: dict[str, float] = field(default_factory=dict)  # awake time since when servers belong no more, by the view
+    guests: dict[str, float] = field(default_factory=dict)  # likewise when we heard of servers in no list of ours
     # Until then we support the coordinator of the view (leases.py): we help no other to replace it.
     support_until: float = -inf
     support_withdrawn: bool = False  # we have promised a ballot to another than the coordinator
@@ -125,6 +134,9 @@ class NodeState:
     known: dict[str, Known] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.note_servers()
 
     @property
     def address(self) -> str:
@@ -161,6 +173,16 @@ class NodeState:
         members = self.view.members if self.view else ()
         self.dead = {member.address for member in members if self.of(member.address).is_dead(member.incarnation)}
         self.unlisted = sum(1 for member in members if member.address not in self.config.servers)
+        self.note_servers()
+
+    def note_servers(self) -> None:
+        """Bring `servers` up to date, likewise: those that belong, by the view if it lists them; and for a while those
+        that have just been removed, so that they hear of it, and guests (belonging.py). An outsider goes by its file as
+        well: views may be old."""
+        view, file = self.view, self.config.servers
+        belonging = () if view is None else view.servers
+        by_file = () if self.is_member and view is not None and view.lists_servers else file
+        self.servers = dict.fromkeys((*belonging, *by_file, *self.parted, *self.guests))
 
     def note_unlinked(self, peer: str) -> None:
         """The link to the peer is wanted, and down as of now."""
@@ -178,15 +200,17 @@ class NodeState:
         )
 
     def non_members(self) -> list[str]:
-        """The servers of the file that are not in the view."""
-        members = self.view.incarnations if self.view else {}
-        return [server for server in self.config.servers if server not in members]
+        """The servers that belong, and are no members."""
+        view, file = self.view, self.config.servers
+        if view is None:
+            return [*file]
+        return [server for server in (view.others if view.lists_servers else file) if server not in view.incarnations]
 
     def countable_dead(self) -> set[str]:
         """The dead members, if the survivors may go on without a majority (agreement.py); else nobody.
 
         They may only if no one else can have gone on with what the dead had agreed to: since they died, every
-        other server of the file has shown that it knows of no newer view, nor goes by another cluster's, or that no
+        other server that belongs has shown that it knows of no newer view, nor goes by another cluster's, or that no
         process is there. That goes for whoever came after them at their addresses, too. A silent one is waited for
         without end: it may have what was acknowledged since.
         """
@@ -221,28 +245,43 @@ class NodeState:
         self.absent = {server for server in self.absent if self.now - self.of(server).absent_at < timing.ABSENT_S}
 
     def members_needed(self) -> int:
-        """How many must be together to go on: half of the file's servers, those proven absent not counted.
+        """How many must be together to go on (see `counted`): half of the file's servers, those proven absent not
+        counted; half of the founders, where views list who belongs.
 
-        Founders are more than half of them (bootstrap.py): so no cluster is founded beside one that goes on. A view
-        that an operator has forced goes on with whom it has. With a shared register any number may.
+        Those who found are more than half of them (bootstrap.py): so no cluster is founded beside one that goes on. A
+        view that an operator has forced goes on with whom it has. With a shared
+        register any number may.
         """
         if self.config.shared_register or (self.view is not None and self.view.is_forced):
             return 1
+        if self.view is not None and self.view.lists_servers:
+            return (len(self.view.founders) + 1) // 2
         return (len(self.config.servers) + self.unlisted - len(self.absent) + 1) // 2
+
+    def founders(self) -> tuple[str, ...]:
+        """Who alone counts among those that are needed to go on; nobody: all do."""
+        if self.view is None or self.view.is_forced or self.config.shared_register:
+            return ()
+        return self.view.founders
+
+    def counted(self, nodes: Collection[str]) -> int:
+        """How many of these nodes count among those that are needed to go on."""
+        founders = self.founders()
+        return sum(1 for node in founders if node in nodes) if founders else len(nodes)
 
     def change_servers(self, servers: tuple[str, ...]) -> None:
         """These are the servers from now on."""
         self.config = replace(self.config, servers=servers)
-        self.absent = {server for server in self.absent if not self.is_stranger(server)}
         self.note_dead()
+        self.absent = {server for server in self.absent if not self.is_stranger(server)}
 
     def forget_strangers(self) -> None:
-        """Keep in mind only who is in the view, or in the file."""
+        """Keep in mind only who is listened to."""
         self.known = {address: known for address, known in self.known.items() if not self.is_stranger(address)}
 
     def is_stranger(self, address: str) -> bool:
-        """Whether neither the view nor the file names it."""
-        return address not in self.config.servers and (self.view is None or address not in self.view.incarnations)
+        """Whether it is no server that is listened to."""
+        return address not in self.servers
 
     def others(self) -> list[str]:
         """The other members of the view, in order of seniority."""

@@ -75,7 +75,10 @@ HELLO_S: Final = 0.1  # between an outsider's requests to join
 HELLO_SERVERS: Final = 12
 HELLO_MAX_S: Final = 0.4
 HEARD_S: Final = 1.0  # a server counts as present this long after it was heard
-SETTLE_S: Final = 0.2  # from the start to the first view: servers started together meet in it
+# From the start to the first view, if all servers of the file are accounted for: servers started together meet in it,
+# and whoever goes on without being named in the file is heard (belonging.py). Less gains nothing: a first view has no
+# lease before LAPSE_S.
+SETTLE_S: Final = 0.6
 DIAL_S: Final = 0.25  # between tries to open a link
 DIAL_NON_MEMBER_S: Final = 1.0  # to a server outside the view, unless it is proven absent: that is to be kept fresh
 # A coordinator pings the servers outside its view this often: so clusters that were split find each other.
@@ -86,6 +89,9 @@ STAMP_KEPT_S: Final = 10.0
 # A member without a lease for so long goes over to another view that has it in (core.py). Shorter: two that are both
 # without one might change places.
 STUCK_S: Final = 3.0
+# Who was removed is listened to for so long, and told when it asks; so is whoever is in no list (belonging.py): several
+# tries of the slowest outsider.
+GUEST_S: Final = 5.0
 FINAL_VIEW_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
 ANTI_ENTROPY_S: Final = 0.02  # a peer that is behind is sent the view at most this often
 

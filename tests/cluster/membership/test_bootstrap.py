@@ -131,7 +131,7 @@ def test_too_few_say_now_and_then_what_they_wait_for() -> None:
     state, bootstrap = a_newcomer("a", "abcd")
     meet(state, bootstrap, "b")
     said = []
-    for _ in range(220):
+    for _ in range(210):  # from SETTLE_S on
         assert not bootstrap.may_found()
         said += [effect.text for effect in state.effects if isinstance(effect, Log)]
         state.effects.clear()

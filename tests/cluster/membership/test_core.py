@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.cluster.events import SELF, UNKNOWN, Datagram, LinkRefused, Log, OpenLink, Send, Tick
+from app.cluster.membership import timing
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.membership.timing import WAITING_LOG_S
@@ -38,8 +39,12 @@ def test_refused_by_all_others_it_founds_alone_after_settling(is_proof: bool) ->
     for peer in ("b:1", "c:1"):
         core.step(LinkRefused(peer, 0, is_proof), 5.001)
     assert core.routes == [UNKNOWN] * SLOT_COUNT
-    for tick in range(1, 12):
-        core.step(Tick(), 5.0 + 0.025 * tick)
+    now = 5.0
+    while now < 5.0 + timing.SETTLE_S + timing.LAPSE_S + 0.1:  # until nothing rests on their absence any more
+        now += 0.025
+        for effect in core.step(Tick(), now):
+            if isinstance(effect, OpenLink):
+                core.step(LinkRefused(effect.peer, 0, is_proof), now)
     assert core.routes == [SELF if is_proof else UNKNOWN] * SLOT_COUNT
 
 

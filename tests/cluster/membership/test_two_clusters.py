@@ -1,10 +1,11 @@
 """Two clusters that meet: neither takes in who is a member of the other, and they never serve at once."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
-from app.cluster.events import LinkUp, Reset, ViewInstalled
+from app.cluster.events import LinkFailed, LinkRefused, LinkUp, Reset, ViewInstalled
 from app.cluster.membership import timing
 from app.cluster.view import View
 from proto_gen import cluster_pb2 as pb
@@ -89,11 +90,28 @@ def test_a_fresh_process_supports_no_coordinator_while_the_promises_of_the_one_b
     assert INCARNATIONS["b"] == node.core.incarnation
 
 
-def test_founders_need_not_wait() -> None:
+def test_founders_wait_as_well() -> None:
+    """There may be servers that are not in their file, and leases that rest on what was promised to those."""
     view = replace(a_view("ab"), epoch=1)
-    node = Node("b", "abc")
+    node = Node("b", "abc")  # half a second old
     node.get("a", pb.VIEW, view=view, by=view)
-    assert any(said(node, "a", 0.05))
-    following = replace(a_view("abc"), epoch=2)
-    node.get("a", pb.VIEW, view=following, by=following)
-    assert any(said(node, "a", 0.05))
+    assert not any(said(node, "a", timing.LAPSE_S - 0.5 - 0.05))
+    assert any(said(node, "a", 0.2))
+
+
+def test_who_founds_waits_until_nothing_rests_on_the_absence_of_others() -> None:
+    node = Node("a", "ab", age_s=10.0)
+    node.step(LinkFailed("b"))
+    node.tick(0.3)  # it dials anew
+    assert node.core.view is None
+    node.step(LinkRefused("b", 0, True))
+    node.tick(0.3)
+    assert node.core.is_member
+    assert node.core.lease_until == -inf
+    node.tick(timing.LAPSE_S)
+    assert node.core.lease_until > node.now
+
+
+def test_one_whose_file_names_no_other_need_not_wait() -> None:
+    node = Node("a", "a", age_s=0.0)
+    assert (node.core.is_member, node.core.lease_until) == (True, inf)

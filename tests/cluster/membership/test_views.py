@@ -41,13 +41,13 @@ VIEW = a_view("abc")
 class Node:
     """A core, its clock, and peers whose messages are written by hand."""
 
-    def __init__(self, me: str = "b", servers: str = "abcd", **config: object) -> None:
+    def __init__(self, me: str = "b", servers: str = "abcd", *, age_s: float = 0.5, **config: object) -> None:
         self.me = me
         self.now = NOW
         self.core = ClusterCore(
             ClusterConfig(me, tuple(servers), **config),  # type: ignore[arg-type]
             INCARNATIONS[me],
-            NOW - 0.5,
+            NOW - age_s,
             random.Random(1),
         )
         self.step(Tick())
@@ -312,8 +312,11 @@ class TestLease:
 
     def test_one_without_end_is_cut_when_there_is_somebody_to_be_replaced_by(self) -> None:
         node = Node("a", "ab")
+        node.tick(timing.SETTLE_S - 0.3)
+        node.step(LinkFailed("b"))
+        node.tick(timing.DIAL_S)
         node.step(LinkRefused("b", 0, True))
-        node.tick(0.5)
+        node.tick(timing.LAPSE_S + 0.2)
         assert node.core.lease_until == inf
         node.get("b", pb.HELLO)
         node.step(LinkUp("b"))
@@ -486,7 +489,7 @@ class TestIncarnations:
 
 class TestSupportThatArrives:
     def coordinator(self) -> Node:
-        node = Node("a").join()
+        node = Node("a", age_s=timing.LAPSE_S).join()
         assert node.core._coordinator.grantor is not None
         return node
 
@@ -704,6 +707,7 @@ class TestFounding:
         node.step(FoundRequested())
         assert node.core.view is not None
         assert node.core.view.is_forced
+        node.tick(timing.LAPSE_S)
         assert node.core.lease_until == inf
 
     def test_a_refusal_that_is_no_proof_is_a_dial_that_came_to_nothing(self) -> None:

@@ -24,6 +24,7 @@ from app.wire.protocol import (
     NO_SPC_ERR,
     PUT,
     REMOVE,
+    SERVERS,
     SHUTDOWN,
     SLOWLOG,
     SYS_OVERLOAD_ERR,
@@ -184,7 +185,7 @@ class Guarded(Peer):
 
     def answer_to(self, datagram: bytes) -> bytes | None:
         request = KVRequest.FromString(Msg.FromString(datagram).payload)
-        return None if request.command in (SHUTDOWN, WIPEOUT, FOUND, CONFIG) else super().answer_to(datagram)
+        return None if request.command in (SHUTDOWN, WIPEOUT, FOUND, CONFIG, SERVERS) else super().answer_to(datagram)
 
 
 @pytest.mark.parametrize("arguments", [["shutdown"], ["found", "--force"], ["wipe", "--yes"], ["config", "get"]])
@@ -567,6 +568,72 @@ def test_found(capfdbinary: Captured) -> None:
         assert capfdbinary.readouterr() == (b"", f"kv.py: {peer.name}: the cluster goes on\n".encode())
         assert run(peer, "found", "--force", "--json") == 1
         assert json.loads(capfdbinary.readouterr().out)["founded"] is False
+
+
+class Coordinating(Peer):
+    """A node that takes orders, or names another that does; done when it has been told so often."""
+
+    coordinator = ""
+    objection = ""
+    times = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orders: list[dict[str, object]] = []
+
+    def execute(self, request: KVRequest) -> KVResponse:
+        assert request.command == SERVERS
+        self.orders.append(json.loads(request.value.rstrip(b"\0")))
+        fields = {
+            "done": not self.coordinator and not self.objection and len(self.orders) >= self.times,
+            "why_not": "this node is not the coordinator" if self.coordinator else self.objection,
+            "coordinator": self.coordinator or self.name,
+        }
+        return KVResponse(errCode=0, value=json.dumps(fields).encode())
+
+
+GONE = b"c:3 belongs to the cluster no more\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "order", "told"),
+    [
+        (["add-server", "c:3"], {"add": "c:3"}, b"c:3 belongs to the cluster: it can be started\n"),
+        (["remove-server", "c:3"], {"remove": "c:3", "force": False}, GONE),
+        (
+            ["remove-server", "c:3", "--force"],
+            {"remove": "c:3", "force": True},
+            b"c:3 belongs to the cluster no more\n",
+        ),
+    ],
+)
+def test_servers_are_added_and_removed_by_the_coordinator(
+    words: list[str], order: dict[str, object], told: bytes, capfdbinary: Captured
+) -> None:
+    with Coordinating() as one, Coordinating() as other:
+        one.coordinator = other.name
+        other.times = 2
+        assert run(one, *words) == 0
+        assert capfdbinary.readouterr() == (told, b"")
+        assert (one.orders, other.orders) == ([order], [order, order])
+        assert run(one, *words, "--json") == 0
+        assert json.loads(capfdbinary.readouterr().out)["done"] is True
+
+
+def test_a_change_of_servers_that_is_declined_or_not_done_in_time(capfdbinary: Captured) -> None:
+    with Coordinating() as peer:
+        peer.objection = "one at a time"
+        assert run(peer, "add-server", "c:3") == 1
+        assert capfdbinary.readouterr() == (b"", b"kv.py: c:3: one at a time\n")
+        peer.objection, peer.times = "", 1000
+        assert run(peer, "add-server", "c:3", "--timeout", "0") == 4
+        assert capfdbinary.readouterr() == (b"", b"kv.py: c:3: is not done yet: say it again\n")
+
+
+def test_a_change_of_servers_that_nobody_answers_to(capfdbinary: Captured) -> None:
+    with Guarded() as peer:
+        assert run(peer, "add-server", "c:3", "--timeout", "0") == 3
+        assert b"is your address in its --admin-allow?" in capfdbinary.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,201 @@
+"""Servers that are added and removed by commands, and the rules that keep that safe: each is tried without, too."""
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from app.cluster.membership import timing
+from app.cluster.membership.belonging import Belonging
+from app.cluster.membership.bootstrap import Bootstrap
+from app.cluster.membership.state import NodeState
+from tests.sim.checks import Violation
+from tests.sim.clients import ClientOptions
+from tests.sim.cluster import Cluster, Options
+from tests.sim.process import NodeOptions
+from tests.sim.run import check_histories
+from tests.sim.test_scenarios import Site
+from tests.sim.world import Host
+
+SECRET = b"a secret of sixteen or more"
+
+
+class Growing(Site):
+    """Founders on a whole network, with clients at work, and machines for servers that are added."""
+
+    def __init__(self, founders: int, others: int, *, seed: int = 1, **node: Any) -> None:
+        options = Options(
+            founders + others,
+            listed=founders,
+            by_command=True,
+            node=NodeOptions(secret=SECRET, **node),
+            clients=ClientOptions(clients=6, keys=40, think_s=0.005),
+        )
+        self.cluster = Cluster(seed, options)
+        self.world = self.cluster.world
+        self.founders, self.others = self.cluster.hosts[:founders], self.cluster.hosts[founders:]
+        self.cluster.administer()
+        for host in self.founders:
+            self.cluster.start(host)
+        for client in self.cluster.clients:
+            client.start(0.8, inf)
+        self.until(lambda: self.is_whole(founders), 3.0)
+
+    def add(self) -> Host:
+        """One more server is to belong, and is started."""
+        assert self.cluster.order_server()
+        added = self.cluster.belonging[-1]
+        self.cluster.start(added)
+        return added
+
+    def grow(self) -> None:
+        """All come in."""
+        for _ in self.others:
+            self.add()
+        self.until(lambda: self.is_whole(len(self.cluster.hosts)), 8.0)
+
+    def wait(self, seconds: float) -> None:
+        self.world.run(self.world.now + seconds)
+
+    def heal(self) -> None:
+        self.cluster.network.mend()
+
+    def bounce(self, *hosts: Host) -> None:
+        for host in hosts:
+            self.cluster.crash(host)
+        for host in hosts:
+            self.cluster.start(host)
+
+    def members(self, host: Host) -> set[str]:
+        assert host.process is not None
+        view = host.process.core.view
+        return set(view.addresses) if view is not None and host.process.core.is_member else set()
+
+
+@pytest.mark.parametrize("one_machine", [False, True])
+def test_from_three_to_twelve_at_once_and_back_one_by_one(one_machine: bool) -> None:
+    site = Growing(3, 9, one_machine=one_machine)
+    site.grow()
+    site.wait(0.5)
+    for host in site.others:
+        site.cluster.order_removal(host)
+        site.until(lambda host=host: host.process is None, 8.0)
+    site.until(lambda: site.is_whole(3), 5.0)
+    assert all(
+        set(process.core.view.servers) == {host.address for host in site.founders}
+        for process in site.cluster.processes()
+    )
+    for client in site.cluster.clients:
+        client.servers = [host.number for host in site.founders]
+    site.finish()
+
+
+def test_founders_may_go_as_long_as_half_of_them_stay() -> None:
+    site = Growing(3, 3)
+    site.grow()
+    gone = site.founders[0]
+    site.cluster.order_removal(gone)
+    site.until(lambda: gone.process is None and site.is_whole(5), 8.0)
+    refused = site.founders[1]
+    site.cluster.order_removal(refused)
+    site.wait(3.0)
+    assert site.is_whole(5), "it is declined"
+    site.cluster.belonging.append(refused)
+    gone.stays_down = False
+    site.cluster.start(gone)  # by its old file, which names it
+    site.wait(4.0)
+    assert site.members(gone) == set()
+    site.cluster.crash(gone)
+    site.finish()
+
+
+def parted_founders() -> None:
+    """Two of three founders are restarted where nobody hears them but each other, and found anew."""
+    site = Growing(3, 4)
+    site.grow()
+    few = site.founders[:2]
+    rest = [host for host in site.cluster.hosts if host not in few]
+    site.part(few, rest)
+    site.bounce(*few)
+    site.wait(timing.FOUND_WAIT_S + 3.0)
+    assert site.members(few[0]) == {host.address for host in few}
+    site.cluster.dispose()
+
+
+def test_no_cluster_is_founded_beside_one_that_goes_on() -> None:
+    """Four servers that were added and one founder are a majority of the members, and don't go on."""
+    parted_founders()
+
+
+def test_without_half_of_the_founders_there_would_be_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NodeState, "counted", lambda self, nodes: len(nodes))
+    monkeypatch.setattr(NodeState, "founders", lambda self: ())
+    with pytest.raises(Violation, match="are served by"):
+        parted_founders()
+
+
+def restarted_founders(parts: bool) -> None:
+    """All founders are restarted at one moment; those that were added live, and hear them or not."""
+    site = Growing(3, 4, one_machine=True, replicas=4)
+    site.grow()
+    if parts:
+        site.part(site.founders, site.others)
+    site.bounce(*site.founders)
+    site.wait(3.0)
+    if parts:
+        assert site.members(site.founders[0]) == {host.address for host in site.founders}
+    site.heal()
+    site.until(lambda: site.is_whole(7), 10.0)
+    if not parts:
+        site.finish()
+
+
+def test_founders_that_are_all_restarted_find_their_cluster() -> None:
+    restarted_founders(parts=False)
+
+
+def test_if_they_do_not_hear_it_they_serve_when_its_leases_are_over() -> None:
+    restarted_founders(parts=True)
+
+
+def test_if_they_did_not_wait_both_would_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SETTLE_S", 0.2)
+    monkeypatch.setattr(NodeState, "is_bound", False)
+    monkeypatch.setattr(Bootstrap, "bound_until", lambda self, ends: -inf)
+    with pytest.raises(Violation, match="are served by"):
+        restarted_founders(parts=True)
+
+
+def a_server_that_one_founder_does_not_know() -> None:
+    """A founder is cut off, a server is added; the other founders are restarted where they hear only the first one."""
+    site = Growing(3, 1)
+    cut_off, others = site.founders[2], site.founders[:2]
+    site.part([cut_off], [*others, *site.others])
+    site.until(lambda: len(site.members(others[0])) == 2, 3.0)
+    added = site.add()
+    site.wait(3.0)
+    if added.address not in site.members(others[0]):
+        assert added.process is not None
+        site.heal()
+        site.until(lambda: site.is_whole(4), 8.0)
+        site.finish()
+        return
+    site.until(lambda: added.process.core.view.is_balanced(), 5.0)
+    site.wait(1.0)
+    site.heal()
+    site.part([added], site.founders)
+    site.bounce(*others)
+    site.wait(4.0)
+    site.heal()
+    site.until(lambda: site.is_whole(4), 15.0)
+    check_histories(site.cluster)
+
+
+def test_whoever_is_added_waits_until_all_know_it() -> None:
+    a_server_that_one_founder_does_not_know()
+
+
+def test_if_it_did_not_acknowledged_writes_would_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Belonging, "_unaware_of", lambda self, server: [])
+    with pytest.raises(Violation):
+        a_server_that_one_founder_does_not_know()

@@ -169,7 +169,7 @@ class World:
             self.servers,
             options.replicas,
             options.transfer,
-            options.register is not None,
+            shared_register=options.register is not None,
         )
         rng = random.Random(self.rng.getrandbits(32))
         core = core_module.ClusterCore(config, incarnation, host.local(self.now), rng)

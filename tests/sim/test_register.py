@@ -79,7 +79,7 @@ class TestTimes:
     def test_a_server_alone_serves_without_patience(self) -> None:
         world = World(1, Options(hosts=1, register=RegisterOptions()))
         world.start(world.hosts[0])
-        until(world, lambda: is_served(world), timing.SETTLE_S + 0.1)
+        until(world, lambda: is_served(world), timing.NEWCOMER_LOOK_S + 0.1)
 
     @pytest.mark.parametrize("hosts", [2, 5, 20])
     def test_whoever_comes_first_founds_and_the_others_join(self, hosts: int) -> None:

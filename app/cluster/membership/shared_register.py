@@ -179,9 +179,9 @@ class SharedRegister(Register):
         if self._request is not None or state.now < self._wait_until:
             return
         if not self._is_known:
-            self._read(0.0 if state.is_member else timing.SETTLE_S)
+            self._read(0.0 if state.is_member else timing.NEWCOMER_LOOK_S)
         elif self._refusal or not state.is_member:
-            self._read(timing.REGISTER_LOOK_S if self._refusal or state.view is not None else timing.SETTLE_S)
+            self._read(timing.REGISTER_LOOK_S if self._refusal or state.view is not None else timing.NEWCOMER_LOOK_S)
         elif not state.is_coordinator:
             if self._is_our_turn():
                 self._read(timing.SEAT_READ_S)
@@ -428,7 +428,7 @@ class SharedRegister(Register):
     def _is_first(self) -> bool:
         """As a newcomer that finds no view: whether there is no cluster either."""
         state = self._state
-        if state.now < self._started_at + timing.SETTLE_S:
+        if state.now < self._started_at + timing.NEWCOMER_LOOK_S:
             return False
         for server, known in state.known.items():
             if known.view_key[0] and state.awake_s - known.heard_awake_s < timing.HEARD_S:

@@ -110,6 +110,7 @@ MANDATE_S: Final = 0.75
 RENEW_S: Final = 0.25
 REGISTER_TIMEOUT_S: Final = 0.3  # for one answer
 REGISTER_RETRY_S: Final = 0.1  # after an answer that did not come
+NEWCOMER_LOOK_S: Final = 0.2  # between reads of who finds no view; and to the first, if others are heard meanwhile
 REGISTER_LOOK_S: Final = 1.0  # between reads of an outsider, and of whoever refuses what it has read
 SEAT_READ_S: Final = 0.1  # between reads of a member that finds its coordinator ill
 TURN_S: Final = 0.5  # of each member in turn, to take an ill coordinator's place

@@ -360,7 +360,7 @@ class TestOutsider:
     def test_whoever_finds_it_empty_founds(self) -> None:
         rig = Rig("a", "")
         rig.answer(rig.ask())
-        wait(rig.state, timing.SETTLE_S)
+        wait(rig.state, timing.NEWCOMER_LOOK_S)
         rig.answer(rig.ask())
         swap = rig.ask()
         assert swap.expected is None
@@ -370,7 +370,7 @@ class TestOutsider:
     def test_unless_another_was_first(self) -> None:
         rig = Rig("a", "")
         rig.answer(rig.ask())
-        wait(rig.state, timing.SETTLE_S)
+        wait(rig.state, timing.NEWCOMER_LOOK_S)
         rig.answer(rig.ask())
         swap = rig.ask()
         theirs = Rig("b", "b").state.view

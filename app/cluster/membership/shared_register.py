@@ -31,7 +31,7 @@ may have the only copy of something (coordinator.py): those slots wait for it, o
 An outsider writes a view of itself alone, in which all slots start empty, only when nothing is lost by that: no view
 was ever written; or the last member has left in order; or every member is dead for certain. Or else when more than half
 of them are dead for certain, nothing is heard of the others, and the seat was not written for GIVEN_UP_S: longer than
-any of those takes to go on by itself.
+any of those takes to go on by itself, and than what the dead have promised can count.
 
 **An answer that is lost.** Of a swap that was not answered nobody knows whether it was taken, or will be yet. So
 nothing else is tried until a read shows: the seat that was written (it was taken, and counts from when it was sent); or
@@ -482,7 +482,10 @@ class SharedRegister(Register):
             for address in view.addresses
             if address not in gone
         )
-        return 2 * len(gone) > len(view.members) and not heard and state.now >= self._seen_at + timing.GIVEN_UP_S
+        # By then what the last of the dead has promised is over, too, by which a coordinator may have served on.
+        died_at = [self._started_at if node == state.address else state.of(node).died_at for node in gone]
+        since = max([self._seen_at, *died_at])
+        return 2 * len(gone) > len(view.members) and not heard and state.now >= since + timing.GIVEN_UP_S
 
     def _is_gone(self, member: Member) -> bool:
         """Whether the process is dead for certain."""

@@ -394,7 +394,20 @@ class TestOutsider:
         rig.settle()
         die(rig.state, *dead)
         rig.shared._seen_at = rig.state.now - ago_s
-        wait(rig.state, 0.0)
+        for peer in "bcd":
+            rig.state.of(peer).heard_awake_s = rig.state.of(peer).died_at = -9.0
+        assert rig.shared.may_start() == starts
+
+    @pytest.mark.parametrize(("ago_s", "starts"), [(timing.GIVEN_UP_S - 0.1, False), (timing.GIVEN_UP_S, True)])
+    def test_the_support_that_the_dead_gave_is_over_by_then(self, ago_s: float, starts: bool) -> None:
+        """Though the seat has not been written for long: a coordinator that does not reach the register serves as long
+        as all support it."""
+        rig = Rig("a", "bcd")
+        rig.settle()
+        die(rig.state, "b", "c")
+        rig.shared._seen_at = rig.state.now - 60.0
+        for peer in "bc":
+            rig.state.of(peer).died_at = rig.state.now - ago_s
         for peer in "bcd":
             rig.state.of(peer).heard_awake_s = -9.0
         assert rig.shared.may_start() == starts

@@ -165,6 +165,23 @@ def test_three_etcds_of_which_one_is_killed_and_one_stopped(tmp_path: Path) -> N
             assert_kept(nodes[2], values)
 
 
+def test_no_file_names_the_servers(tmp_path: Path, one_etcd: Member) -> None:
+    """Each is told where others may be, and one is that nobody was told of; then those that were named are gone."""
+    secret = {"KV_CLUSTER_SECRET": "correct horse battery staple"}
+    with cluster(tmp_path, 4, environment=secret, arguments=coordinated_by(one_etcd.url)) as nodes:
+        for node in nodes:
+            node.seeds = [other.name for other in nodes[:3]]
+        start(nodes)
+        values = fill(nodes[0])
+        left = nodes
+        for gone in nodes[:3]:
+            left = left[1:]
+            gone.kill()
+            await_count(left, len(left))
+            poll(lambda left=left: left[-1].status().get("balanced"), complaint="all copies are there")
+            assert_kept(left[-1], values)
+
+
 def test_wiped_it_is_refused_with_a_line_and_nobody_drops_anything(tmp_path: Path, one_etcd: Member) -> None:
     with cluster(tmp_path, 2, arguments=coordinated_by(one_etcd.url)) as nodes:
         start(nodes)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.wire.protocol import GET, NO_ERR, PUT, SYS_OVERLOAD_ERR
+from tests.integration.traffic import Traffic
 from tests.support.etcd import ABSENT, PROGRAM, Forwarder, Member, etcd
 from tests.support.nodes import HOST, Node, await_count, cluster
 from tests.support.polling import poll
@@ -180,6 +181,20 @@ def test_no_file_names_the_servers(tmp_path: Path, one_etcd: Member) -> None:
             await_count(left, len(left))
             poll(lambda left=left: left[-1].status().get("balanced"), complaint="all copies are there")
             assert_kept(left[-1], values)
+
+
+def test_etcds_leader_changes_under_load(tmp_path: Path) -> None:
+    with etcd(tmp_path, 3) as members, cluster(tmp_path, 3, arguments=coordinated_by(*urls(members))) as nodes:
+        start(nodes)
+        epoch = nodes[0].status()["epoch"]
+        with Traffic(nodes) as traffic:
+            traffic.go_on(300)
+            leader = next(member for member in members if member.is_leader())
+            leader.kill()
+            poll(lambda: any(one.is_leader() for one in members if one is not leader), complaint="another leads")
+            traffic.go_on(300)
+        traffic.check()
+        assert {node.status()["epoch"] for node in nodes} == {epoch}
 
 
 def test_wiped_it_is_refused_with_a_line_and_nobody_drops_anything(tmp_path: Path, one_etcd: Member) -> None:

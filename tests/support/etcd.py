@@ -25,19 +25,19 @@ ABSENT: Final = "no etcd here (apt-get install etcd-server): what a node does wi
 class Member:
     """One member of an etcd; started, killed and stopped as often as wanted."""
 
-    def __init__(self, directory: Path, name: str, url: str, peers: dict[str, int], options: Sequence[str]) -> None:
-        """`peers`: the ports on which all members of this etcd, itself among them, hear each other."""
+    def __init__(self, directory: Path, name: str, url: str, peers: dict[str, str], options: Sequence[str]) -> None:
+        """`url`: where clients reach it. `peers`: where all members reach each other, itself among them."""
         self.name = name
         self.url = url
-        self.port = int(url.rpartition(":")[2])
+        self.host, _, port = url.partition("://")[2].partition(":")
+        self.port = int(port)
         self.data = directory / name
         self._log = directory / f"{name}.log"
-        own = f"http://{HOST}:{peers[name]}"
         self._arguments = [
             *(PROGRAM or "etcd", "--name", name, "--data-dir", str(self.data), "--log-outputs", "stderr"),
-            *("--listen-client-urls", self.url, "--advertise-client-urls", self.url),
-            *("--listen-peer-urls", own, "--initial-advertise-peer-urls", own, "--logger", "zap"),
-            *("--initial-cluster", ",".join(f"{each}=http://{HOST}:{at}" for each, at in peers.items())),
+            *("--listen-client-urls", url, "--advertise-client-urls", url, "--logger", "zap"),
+            *("--listen-peer-urls", peers[name], "--initial-advertise-peer-urls", peers[name]),
+            *("--initial-cluster", ",".join(f"{each}={at}" for each, at in peers.items())),
             *("--heartbeat-interval", "50", "--election-timeout", "500", *options),
         ]
         self.process: subprocess.Popen[bytes] | None = None
@@ -57,10 +57,10 @@ class Member:
 
     def post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         """What it answers. Raises OSError where it does not."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=5.0)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5.0)
         if self.url.startswith("https"):
             context = ssl._create_unverified_context()
-            connection = http.client.HTTPSConnection(HOST, self.port, timeout=5.0, context=context)
+            connection = http.client.HTTPSConnection(self.host, self.port, timeout=5.0, context=context)
         try:
             connection.request("POST", path, json.dumps(content))
             return json.loads(connection.getresponse().read())  # type: ignore[no-any-return]
@@ -68,6 +68,13 @@ class Member:
             raise OSError(str(error)) from None
         finally:
             connection.close()
+
+    def is_leader(self) -> bool:
+        """Whether it leads the others, as it sees it."""
+        with suppress(OSError, ValueError):
+            status = self.post("/v3/maintenance/status", {})
+            return status.get("leader") == status["header"]["member_id"]  # type: ignore[no-any-return]
+        return False
 
     def is_up(self) -> bool:
         """Whether it answers what only a majority can."""
@@ -82,9 +89,17 @@ def etcd(
 ) -> Iterator[list[Member]]:
     """An etcd of so many members, all up; whatever is left of them is killed at the end."""
     ports = free_ports(2 * count)
-    peers = {f"e{number}": port for number, port in enumerate(ports[count:])}
     urls = [f"{scheme}://{HOST}:{port}" for port in ports[:count]]
-    members = [Member(directory, name, url, peers, options) for name, url in zip(peers, urls, strict=True)]
+    peers = {f"e{number}": f"http://{HOST}:{port}" for number, port in enumerate(ports[count:])}
+    with running(
+        [Member(directory, name, url, peers, options) for name, url in zip(peers, urls, strict=True)]
+    ) as members:
+        yield members
+
+
+@contextmanager
+def running(members: list[Member]) -> Iterator[list[Member]]:
+    """These are started, and up; whatever is left of them is killed at the end."""
     try:
         for member in members:
             member.start()

@@ -247,7 +247,8 @@ class Membership:
         `said`: a JSON object with the name of the one to `add` or to `remove`, and whether by `force`; padded with zero
         bytes. Nothing else: nothing is ordered. The answer, as compact JSON of at most VALUE_MAX_BYTES: whether it is
         `done`; if not, `why_not`, which is empty while it is being done: then this is to be said again. Also the
-        `coordinator`, which alone takes orders; the `servers` that belong, and the `founders`, if the view lists them.
+        `address` of this node; the `coordinator`, which alone takes orders; and, if the view lists them, the `servers`
+        that belong, and the `founders`.
         """
         why_not, is_done = "", False
         try:
@@ -263,6 +264,7 @@ class Membership:
         fields = {
             "done": is_done,
             "why_not": why_not,
+            "address": self._peers.me,
             "coordinator": view.coordinator if view else "",
             "servers": view.servers if view and view.lists_servers else [],
             "founders": view.founders if view else [],

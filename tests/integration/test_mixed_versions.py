@@ -12,7 +12,7 @@ from app.client import Client
 from app.version import NODE_PROTOCOL, VERSION
 from tests.integration.test_copies import await_ready
 from tests.integration.traffic import Traffic
-from tests.support.nodes import REPOSITORY, Node, await_count, cluster
+from tests.support.nodes import REPOSITORY, Node, await_count, cluster, run_python
 from tests.support.polling import DEADLINE_S, poll
 
 ITEMS = {b"item %d" % n: b"value %d" % n * 20 for n in range(300)}
@@ -75,6 +75,10 @@ def test_a_rolling_upgrade_and_back_under_load_loses_nothing(tmp_path: Path, rel
                 assert {node.status()["version"] for node in nodes} == {VERSION}
                 run_by(nodes[1], released)
                 agree(nodes)
+                # Where it became the coordinator, the list of servers would be lost.
+                told = run_python("tools/kv.py", "-s", nodes[0].name, "add-server", "127.0.0.1:1")
+                assert told.returncode == 1, told
+                assert f"{nodes[1].name} may run the last release" in told.stderr
                 traffic.go_on(50)
             found = {key: item.value for key, item in client.get_many(ITEMS).items()}
         assert found == ITEMS

@@ -704,7 +704,7 @@ VIEW_OF_TWO = replace(VIEW, founders=(A,), others=(B,))
 )
 def test_an_administrators_order(rig: Rig, said: bytes, order: Order) -> None:
     rig.core.view = VIEW
-    expected = {"done": False, "why_not": "", "coordinator": "a:1", "servers": [], "founders": []}
+    expected = {"done": False, "why_not": "", "address": A, "coordinator": "a:1", "servers": [], "founders": []}
     assert json.loads(rig.membership.order(said)) == expected
     assert rig.core.events == [ServerOrdered(order)]
     rig.core.is_done_ = True
@@ -722,7 +722,7 @@ def test_an_order_that_is_declined(rig: Rig) -> None:
 
 @pytest.mark.parametrize("said", [b"", bytes(9)])
 def test_no_order(rig: Rig, said: bytes) -> None:
-    expected = {"done": False, "why_not": "", "coordinator": "", "servers": [], "founders": []}
+    expected = {"done": False, "why_not": "", "address": A, "coordinator": "", "servers": [], "founders": []}
     assert json.loads(rig.membership.order(said)) == expected
     assert rig.core.events == []
 

@@ -114,25 +114,13 @@ def run_remove_server(client: Client, given: Namespace) -> int:
 def _change(client: Client, given: Namespace, change: dict[str, Any], done: str) -> int:
     deadline_s = time.monotonic() + given.timeout
     names = [server.name for server in client.servers]
-    asked, answer, fault = "", dict[str, Any](), None
     while True:
-        try:
-            answer, fault = _tell(asked or names[0], change), None
-        except KVError as error:
-            names.append(names.pop(0))
-            asked, fault = "", error
-        else:
-            coordinator = str(answer.get("coordinator", ""))
-            if answer.get("done") or (answer.get("why_not") and coordinator in ("", asked)):
-                break
-            if coordinator != asked:
-                asked = coordinator
-                continue
-        if time.monotonic() >= deadline_s:
+        answer, fault = _put_to_coordinator(names, change)
+        if (answer is not None and (answer.get("done") or answer.get("why_not"))) or time.monotonic() >= deadline_s:
             break
         time.sleep(POLL_S)
-    if fault is not None:
-        raise fault
+    if answer is None:
+        raise fault or BadAnswer(f"none of {' '.join(names)} knows of a coordinator")
     if given.json:
         cli.print_json(answer)
     elif answer.get("done"):
@@ -141,6 +129,24 @@ def _change(client: Client, given: Namespace, change: dict[str, Any], done: str)
         cli.complain("kv.py", f"{given.target}: {answer.get('why_not') or 'is not done yet: say it again'}")
         return cli.FAILED if answer.get("why_not") else cli.NOT_READY
     return cli.OK
+
+
+def _put_to_coordinator(names: list[str], change: dict[str, Any]) -> tuple[dict[str, Any] | None, KVError | None]:
+    """The coordinator's answer, or why there is none. It is asked by its own name, and, as that may mean nothing here,
+    among the servers given."""
+    asked, fault = list(names), None
+    for name in asked:  # which may become longer meanwhile
+        try:
+            answer = _tell(name, change)
+        except KVError as error:
+            fault = error
+            continue
+        coordinator = str(answer.get("coordinator", ""))
+        if answer.get("done") or coordinator in (str(answer.get("address")), name):
+            return answer, None
+        if coordinator and coordinator not in asked:
+            asked.insert(asked.index(name) + 1, coordinator)
+    return None, fault
 
 
 def _tell(server: str, change: dict[str, Any]) -> dict[str, Any]:

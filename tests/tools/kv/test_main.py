@@ -574,6 +574,7 @@ class Coordinating(Peer):
     """A node that takes orders, or names another that does; done when it has been told so often."""
 
     coordinator = ""
+    address = ""
     objection = ""
     times = 1
 
@@ -587,7 +588,8 @@ class Coordinating(Peer):
         fields = {
             "done": not self.coordinator and not self.objection and len(self.orders) >= self.times,
             "why_not": "this node is not the coordinator" if self.coordinator else self.objection,
-            "coordinator": self.coordinator or self.name,
+            "address": self.address or self.name,
+            "coordinator": self.coordinator or self.address or self.name,
         }
         return KVResponse(errCode=0, value=json.dumps(fields).encode())
 
@@ -615,7 +617,7 @@ def test_servers_are_added_and_removed_by_the_coordinator(
         other.times = 2
         assert run(one, *words) == 0
         assert capfdbinary.readouterr() == (told, b"")
-        assert (one.orders, other.orders) == ([order], [order, order])
+        assert (one.orders, other.orders) == ([order, order], [order, order])
         assert run(one, *words, "--json") == 0
         assert json.loads(capfdbinary.readouterr().out)["done"] is True
 
@@ -628,6 +630,13 @@ def test_a_change_of_servers_that_is_declined_or_not_done_in_time(capfdbinary: C
         peer.objection, peer.times = "", 1000
         assert run(peer, "add-server", "c:3", "--timeout", "0") == 4
         assert capfdbinary.readouterr() == (b"", b"kv.py: c:3: is not done yet: say it again\n")
+
+
+def test_a_coordinator_whose_name_means_nothing_here_is_found_among_those_given(capfdbinary: Captured) -> None:
+    with Coordinating() as one, Coordinating() as other:
+        one.coordinator = other.address = "no-such-name.invalid:1"
+        assert kv.main(["-s", f"{one.name},{other.name}", "add-server", "c:3"]) == 0
+        assert capfdbinary.readouterr() == (b"c:3 belongs to the cluster: it can be started\n", b"")
 
 
 def test_a_change_of_servers_that_nobody_answers_to(capfdbinary: Captured) -> None:

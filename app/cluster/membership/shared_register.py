@@ -48,6 +48,7 @@ from math import inf
 from typing import Final
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
+from app.cluster.limits import COUNTER, EPOCH
 from app.cluster.membership import timing
 from app.cluster.membership.detector import FAILED, Detector
 from app.cluster.membership.leases import Grantor, Lease
@@ -364,6 +365,8 @@ class SharedRegister(Register):
         ours = self._state.view
         if seat.view_key != view.key:
             return "its seat and its view do not belong together"
+        if view.epoch == EPOCH.most or seat.count == COUNTER.most:
+            return f"it holds epoch {view.epoch} and seat {seat.count}, which nothing can follow"
         if seat.origin != origin:
             return _copy_fault(seat, origin)
         if request.view is None or ours is None or not self._state.is_member:

@@ -6,6 +6,7 @@ from math import inf
 import pytest
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
+from app.cluster.limits import COUNTER, EPOCH
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.coordinator import Coordinator
@@ -425,6 +426,21 @@ class TestOutsider:
         rig.state.is_member = False
         rig.answer(rig.ask())
         assert rig.ask().expected == rig.seat
+
+
+class TestFarAhead:
+    """What no node has written, and nothing could come after."""
+
+    @pytest.mark.parametrize("me", ["a", "d"])
+    @pytest.mark.parametrize(("count", "epoch"), [(COUNTER.most, 2), (5, EPOCH.most)])
+    def test_the_last_that_there_is_is_refused(self, me: str, count: int, epoch: int) -> None:
+        rig = Rig(me)
+        view = rig.state.view
+        assert view is not None
+        rig.write(replace(view, epoch=epoch), count)
+        rig.answer(rig.ask())
+        assert rig.installed == []
+        assert "nothing can follow" in rig.shared.fault
 
 
 class TestLastHolders:

@@ -99,7 +99,7 @@ class Coordinator:
     def _leaves_enough(self) -> bool:
         """Whether as many would be in the next view as may go on."""
         state = self._state
-        if state.view is None:
+        if state.view is None or self.shared is not None:
             return True
         left = self._left(state.view, self._changes(is_support_over=True))
         needed = state.members_needed()

@@ -495,7 +495,7 @@ class SharedRegister(Register):
         state = self._state
         if member.address == state.address:
             return member.incarnation != state.incarnation  # ours has come after it
-        return state.of(member.address).is_dead(member.incarnation) or member.address in state.absent
+        return state.of(member.address).is_dead(member.incarnation)
 
     def _yields(self) -> bool:
         """As a member: whether others are to have the coordinator's place, for now, as there may be more of them."""

@@ -420,6 +420,14 @@ class TestOutsider:
         rig.shared._seen_at = -60.0
         assert not rig.shared.may_start()
 
+    def test_a_machines_refusal_says_nothing_of_a_process_that_was_started_since(self) -> None:
+        rig = Rig("a", "b")
+        rig.settle()
+        rig.state.note_absent("b", rig.state.now)
+        assert not rig.shared.may_start()
+        die(rig.state, "b")
+        assert rig.shared.may_start()
+
     def test_the_process_before_it_at_its_own_address_is_gone(self) -> None:
         rig = Rig("a", "a")
         rig.state.incarnation += 1

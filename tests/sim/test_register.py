@@ -93,6 +93,18 @@ class TestTimes:
             world.start(host)
         until(world, lambda: not checks.is_converged(), 1.0)
 
+    @pytest.mark.parametrize("seed", range(6))
+    def test_nothing_is_said_to_be_wrong_meanwhile(self, seed: int) -> None:
+        """Newcomers may have found it empty just before they hear of the first view."""
+        world = World(seed, Options(hosts=5, register=RegisterOptions()))
+        said: list[Log] = []
+        world.on_effect = lambda process, effect: said.append(effect) if isinstance(effect, Log) else None
+        for host in world.hosts:
+            world.start(host)
+        world.run(2.0)
+        assert counts(world) == {5}
+        assert not [line for line in said if line.level != "info"]
+
     @pytest.mark.parametrize("hosts", [1, 2, 20])
     def test_a_quiet_cluster_asks_it_four_times_a_second(self, hosts: int) -> None:
         world, _ = cluster(hosts)
@@ -166,7 +178,6 @@ class TestTimes:
             world.start(host)
         until(world, lambda: not checks.is_converged(), 2.0)
         assert world.processes()[0].core.epoch > epoch  # of the same cluster: there is no other
-
 
     def test_one_restarted_alone_starts_anew_once_the_last_member_is_dead_for_certain(self) -> None:
         world, _ = cluster(2, one_machine=True)

@@ -69,12 +69,12 @@ class Coordinator:
         if is_tick:
             self.lacks.look(self.lost)
             self._step_back()
-            if self.shared is not None:
-                self.shared.tick()
         if self.register.is_busy:
             self.register.advance()
         elif (is_tick or self._state.dead) and self.register.may_start() and self._is_due() and self._leaves_enough():
             self.register.start()
+        if is_tick and self.shared is not None:
+            self.shared.tick()
 
     def _is_due(self) -> bool:
         """Whether there is something to change, and no reason to wait for more of it."""

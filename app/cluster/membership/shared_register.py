@@ -236,7 +236,7 @@ class SharedRegister(Register):
             return next_view(view, Changes(gone, {state.address: state.incarnation}), state.config.replicas, nonce)
         is_over = self._is_forced or (not state.is_coordinator and view.coordinator not in state.dead)
         following = self._proposer.value(nonce, is_support_over=is_over)
-        if following is None or state.is_coordinator or following.coordinator == state.address:
+        if following is None or state.is_coordinator or state.address not in following.incarnations:
             return following
         # Whoever writes it coordinates: those before us may not reach the register.
         own = next(member for member in following.members if member.address == state.address)

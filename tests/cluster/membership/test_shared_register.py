@@ -15,6 +15,7 @@ from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.seat import read_seat, read_view, seat_of
 from app.cluster.view import View, to_message
+from app.wire.protocol import ALL_SLOTS
 from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, die, hear, wait
 
 LAPSE_S = timing.MANDATE_S / timing.SAFE_SHARE
@@ -348,6 +349,23 @@ class TestSuccessor:
         swap = self.succeed(rig)
         assert swap.view is not None
         assert read_view(swap.view).addresses == ("c", "b", "d")  # whoever writes it coordinates
+
+    def test_one_that_leaves_and_has_handed_over_writes_a_view_without_itself(self) -> None:
+        rig = Rig("b", "abcd")
+        view = rig.state.view
+        assert view is not None
+        leaving = next_view(view, Changes(leaving={"b"}), 3, 5)
+        assert leaving is not None
+        without = next_view(leaving, Changes(synced=dict.fromkeys("acd", ALL_SLOTS)), 3, 6)
+        assert without is not None
+        rig.write(without, 5)
+        rig.enter(without)
+        rig.state.leaving = True
+        rig.settle()
+        ill(rig)
+        swap = self.succeed(rig)
+        assert swap.view is not None
+        assert read_view(swap.view).addresses == ("c", "d")
 
     def test_another_took_it(self) -> None:
         rig = Rig("b")

@@ -72,12 +72,12 @@ class Coordinator:
         if is_tick:
             self.lacks.look(self.lost)
             self._step_back()
-            if self.shared is not None:
-                self.shared.tick()
         if self.register.is_busy:
             self.register.advance()
         elif (is_tick or self._state.dead) and self.register.may_start() and self._is_due() and self._leaves_enough():
             self.register.start()
+        if is_tick and self.shared is not None:
+            self.shared.tick()
 
     def _is_due(self) -> bool:
         """Whether there is something to change, and no reason to wait for more of it."""
@@ -102,7 +102,7 @@ class Coordinator:
     def _leaves_enough(self) -> bool:
         """Whether as many would be in the next view as may go on."""
         state = self._state
-        if state.view is None:
+        if state.view is None or self.shared is not None:
             return True
         left = self._left(state.view, self._changes(is_support_over=True))
         count, needed = state.counted(left), state.members_needed()

@@ -77,6 +77,7 @@ class Request:
     """What the register was asked last, and has not answered."""
 
     number: int
+    sent_at: float
     write: Write | None  # None: it was only read
     count_known: int  # of a seat that it held before this was sent; -1: of none
     view: View | None  # that we went by then
@@ -97,6 +98,8 @@ class SharedRegister(Register):
         self._seat: Seat | None = None  # the latest that it held
         self._packed: bytes | None = None  # the same, as it was there
         self._started_at = state.now
+        self._read_at = -inf  # when what it has answered last was asked
+        self._beside_since = inf  # when we, a newcomer, found it empty and others with a view
         self._seen_at = state.now  # when we saw it first
         self._open: dict[bytes, Write] = {}  # swaps of that seat of which we don't know whether they were taken
         self._origin = 0  # which register it is
@@ -233,7 +236,7 @@ class SharedRegister(Register):
             return next_view(view, Changes(gone, {state.address: state.incarnation}), state.config.replicas, nonce)
         is_over = self._is_forced or (not state.is_coordinator and view.coordinator not in state.dead)
         following = self._proposer.value(nonce, is_support_over=is_over)
-        if following is None or state.is_coordinator or following.coordinator == state.address:
+        if following is None or state.is_coordinator or state.address not in following.incarnations:
             return following
         # Whoever writes it coordinates: those before us may not reach the register.
         own = next(member for member in following.members if member.address == state.address)
@@ -259,7 +262,7 @@ class SharedRegister(Register):
         state = self._state
         self._number = effect.number
         self._wait_until = state.now + again_s
-        self._request = Request(effect.number, write, self._count_known, state.view)
+        self._request = Request(effect.number, state.now, write, self._count_known, state.view)
         state.effects.append(effect)
 
     # Answers.
@@ -274,7 +277,7 @@ class SharedRegister(Register):
             return
         if self._failure:
             self._state.log("the register answers again")
-        self._failure, self._is_known = "", True
+        self._failure, self._is_known, self._read_at = "", True, request.sent_at
         if event.is_taken:
             assert request.write is not None
             if request.write.seat.origin == event.origin:
@@ -435,10 +438,13 @@ class SharedRegister(Register):
             return False
         for server, known in state.known.items():
             if known.view_key[0] and state.awake_s - known.heard_awake_s < timing.HEARD_S:
-                self._refuse(f"it is empty, though {server} goes by a view: it was wiped, or another one is asked for")
+                self._beside_since = min(self._beside_since, state.now)
+                if self._read_at > self._beside_since:  # else it may have been written since
+                    self._refuse(f"it is empty, though {server} goes by a view: it was wiped, or is another one")
                 return False
             if state.now - known.refused_at < 2 * timing.WAITING_LOG_S:
                 return False  # one that speaks another protocol: the log says so
+        self._beside_since = inf
         return True
 
     def _may_succeed(self) -> bool:
@@ -495,7 +501,7 @@ class SharedRegister(Register):
         state = self._state
         if member.address == state.address:
             return member.incarnation != state.incarnation  # ours has come after it
-        return state.of(member.address).is_dead(member.incarnation) or member.address in state.absent
+        return state.of(member.address).is_dead(member.incarnation)
 
     def _yields(self) -> bool:
         """As a member: whether others are to have the coordinator's place, for now, as there may be more of them."""

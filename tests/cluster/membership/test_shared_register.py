@@ -15,6 +15,7 @@ from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.seat import read_seat, read_view, seat_of
 from app.cluster.view import View, to_message
+from app.wire.protocol import ALL_SLOTS
 from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, die, hear, wait
 
 LAPSE_S = timing.MANDATE_S / timing.SAFE_SHARE
@@ -171,6 +172,14 @@ class TestCoordinator:
         rig.answer(swap)
         assert rig.installed == [view]
 
+    def test_a_view_goes_before_the_seat_alone(self) -> None:
+        """Or with a register that answers more slowly than the seat is to be written, there would be no next view."""
+        rig = Rig()
+        rig.settle()
+        rig.coordinator.renew = True
+        wait(rig.state, timing.RENEW_S)
+        assert rig.ask().view is not None
+
     @pytest.mark.parametrize("is_taken", [True, False])
     def test_a_lost_answer_is_read_back_and_nothing_else_is_tried_before(self, is_taken: bool) -> None:
         rig = Rig()
@@ -312,7 +321,6 @@ class TestSuccessor:
         rig.state.support_until = NOW + 3.0
         die(rig.state, "a")
         rig.detector.died("a", INCARNATIONS["a"])
-        rig.answer(rig.ask())
         swap = rig.ask()
         assert swap.seat is not None
         assert rig.state.support_withdrawn
@@ -342,6 +350,23 @@ class TestSuccessor:
         assert swap.view is not None
         assert read_view(swap.view).addresses == ("c", "b", "d")  # whoever writes it coordinates
 
+    def test_one_that_leaves_and_has_handed_over_writes_a_view_without_itself(self) -> None:
+        rig = Rig("b", "abcd")
+        view = rig.state.view
+        assert view is not None
+        leaving = next_view(view, Changes(leaving={"b"}), 3, 5)
+        assert leaving is not None
+        without = next_view(leaving, Changes(synced=dict.fromkeys("acd", ALL_SLOTS)), 3, 6)
+        assert without is not None
+        rig.write(without, 5)
+        rig.enter(without)
+        rig.state.leaving = True
+        rig.settle()
+        ill(rig)
+        swap = self.succeed(rig)
+        assert swap.view is not None
+        assert read_view(swap.view).addresses == ("c", "d")
+
     def test_another_took_it(self) -> None:
         rig = Rig("b")
         rig.settle()
@@ -362,7 +387,6 @@ class TestOutsider:
         rig = Rig("a", "")
         rig.answer(rig.ask())
         wait(rig.state, timing.NEWCOMER_LOOK_S)
-        rig.answer(rig.ask())
         swap = rig.ask()
         assert swap.expected is None
         rig.answer(swap)
@@ -372,7 +396,6 @@ class TestOutsider:
         rig = Rig("a", "")
         rig.answer(rig.ask())
         wait(rig.state, timing.NEWCOMER_LOOK_S)
-        rig.answer(rig.ask())
         swap = rig.ask()
         theirs = Rig("b", "b").state.view
         assert theirs is not None
@@ -419,6 +442,14 @@ class TestOutsider:
         die(rig.state, "b", "c")
         rig.shared._seen_at = -60.0
         assert not rig.shared.may_start()
+
+    def test_a_machines_refusal_says_nothing_of_a_process_that_was_started_since(self) -> None:
+        rig = Rig("a", "b")
+        rig.settle()
+        rig.state.note_absent("b", rig.state.now)
+        assert not rig.shared.may_start()
+        die(rig.state, "b")
+        assert rig.shared.may_start()
 
     def test_the_process_before_it_at_its_own_address_is_gone(self) -> None:
         rig = Rig("a", "a")

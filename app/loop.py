@@ -3,12 +3,12 @@
 Everything in front of the store is one thread and one loop. The node's parts are given a `Loop` and ask nothing else of
 gevent, so that the simulator (tests/sim) can put a loop of its own in place of this one and run the same code.
 
-**Faults.** One policy, and this is its place. A fault in one request is that request's INTERNAL_ERR: the workers
-(app/requests/workers.py) see to that. Whatever else nobody has caught, of whatever type, wherever in the loop it shows,
-ends the process with a log line and status 70: a callback that broke off may have left the node half done, a greenlet
-that died is missing for good, and a node that serves on without its governor or its clock is worse than none. The
-others have the copies. An AssertionError ends the process even where it is one request's: what the node holds can't be
-trusted.
+**Faults.** One policy, and this is its place. A fault in one request is that request's INTERNAL_ERR: `Commands.handle`
+(app/requests/commands.py) sees to that. Whatever else nobody has caught, of whatever type, wherever in the loop it
+shows, ends the process with a log line and status 70: a callback that broke off may have left the node half done, a
+greenlet that died is missing for good, and a node that serves on without its governor or its clock is worse than none.
+The others have the copies. An AssertionError ends the process even where it is one request's: what the node holds can't
+be trusted.
 """
 
 import os

@@ -64,7 +64,6 @@ from app.requests.request import PATIENCE_S
 from app.requests.resumed import Resumed
 from app.requests.turn import Turn
 from app.requests.waiting import WAITING_SHARE, Waiting
-from app.requests.workers import Workers
 from app.sockets import ReceiveBuffer, Sockets
 from app.storage.arena import Arena
 from app.storage.governor import (
@@ -239,7 +238,6 @@ class Node:
         self.turn = Turn(loop, self.membership.core, routes, end=self.end_turn)
         waiting_max_bytes = int(options.max_memory_bytes * WAITING_SHARE)
         self.waiting = Waiting(options.max_in_flight, waiting_max_bytes, self.store.spend)
-        self.workers = Workers(loop, self.waiting)
         self._no_strangers = known(self._server_addresses())
         self._allowed = None if options.allow is None else clients(options.allow, self._server_addresses())
         rate = AnswerRate(options.answer_rate_bytes, exempt=self._no_strangers, now=loop.now, random=random.random)
@@ -249,7 +247,7 @@ class Node:
         )
         self.forwarding = Forwarding(self.turn, self.waiting, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
-            self.replication, self.turn, self.workers, self.answers, self.counters, self.links, self.membership
+            self.replication, self.turn, self.waiting, self.answers, self.counters, self.links, self.membership
         )
         self.commands = Commands(
             loop,
@@ -275,20 +273,18 @@ class Node:
         )
         self.relayed = Relayed(
             self.turn,
-            self.workers,
             self.answers,
             self.commands,
             self.counters,
             forwarding=self.forwarding,
             on_other=self._on_frame,
         )
-        self.resumed = Resumed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
+        self.resumed = Resumed(self.turn, self.answers, self.commands, self.forwarding, self.replicator)
         self.front = Front(
             loop,
             sockets.datagrams,
             self.batch,
             self.turn,
-            self.workers,
             self.answers,
             self.commands,
             self.counters,
@@ -387,9 +383,9 @@ class Node:
     def end_turn(self) -> None:
         """Send what this turn of the loop has brought about, in this order. Turn.end calls it.
 
-        1. What replication wants: its frames are queued, requests that waited for copies go on (and lay out their
-           answers), slots open.
-        2. Requests that waited for a slot which has opened go on, too, and what they set off is carried out.
+        1. What replication wants: its frames are queued, requests that waited for copies are answered, slots open.
+        2. Requests that waited for a slot which has opened, or are to be seen to anew, are executed, and what they set
+           off is carried out.
         3. Answers for peers, if the lease under which this node has executed requests still runs.
         4. Answers for clients, likewise.
         5. Links write all that was queued for each peer.
@@ -542,7 +538,6 @@ class Node:
         """Let requests go on that waited for what is there by now, and end the wait of those whose time is over."""
         self.turn.open()
         self.waiting.look()
-        self.workers.expire(self.turn.now_s)
         self.replicator.expire(self.turn.now_s)
         self.resumed.look()
         self.turn.wake()

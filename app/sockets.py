@@ -177,7 +177,7 @@ class DatagramSocket:
 
 
 class _Server(DatagramServer):
-    """gevent's server, which calls once a turn; greenlets for the requests are made, and recycled, by `read`."""
+    """gevent's server, which calls once a turn and makes no greenlets: no request waits (app/front/front.py)."""
 
     max_accept = 1
 

@@ -348,15 +348,6 @@ SCRIPT = """
         loop.sleep(0.001)
         fault()
 
-    def worker(loop, fault):
-        import greenlet
-        def work():
-            loop.hub.switch()
-            fault()
-        made = greenlet.greenlet(work, loop.hub)
-        loop.run_callback(made.switch)
-        loop.run_callback(made.switch)
-
     def other_greenlet(loop, fault):
         import gevent
         gevent.spawn(fault)
@@ -371,7 +362,6 @@ SCRIPT = """
         "watcher": watcher,
         "task": lambda loop, fault: loop.spawn(fault),
         "task that has slept": lambda loop, fault: loop.spawn(after_sleep, loop, fault),
-        "worker": worker,
         "gevent's greenlet": other_greenlet,
         "signal handler": signalled,
         "datagrams": datagrams,
@@ -414,7 +404,6 @@ PLACES = (
     "watcher",
     "task",
     "task that has slept",
-    "worker",
     "gevent's greenlet",
     "signal handler",
     "datagrams",

@@ -202,7 +202,7 @@ def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.INFO):
         for _ in range(4):
             rig.reload(ME, PEER)
-            counts.append((shake.secrets, len(auth._macs), auth._is_new_used))
+            counts.append((len(shake._macs), len(auth._macs), auth._is_new_used))
         path.write_text("short\n")
         rig.reload(ME, PEER, NEW)
     assert counts == [(2, 2, False), (2, 2, True), (1, 1, True), (1, 1, True)]

@@ -1,6 +1,6 @@
 # cython: language_level=3, wraparound=False, binding=False
-"""What app/requests/replicator.py says of WaitingWrite, compiled, and what stands in for its `ShortReplicator`: writes
-that come, and their answers. Everything else is `WholeReplicator`'s."""
+"""What app/requests/replicator.py says of Waiter, compiled, and what stands in for its `ShortReplicator`: writes that
+come, and the answers to those who have waited. Everything else is `WholeReplicator`'s."""
 
 from libc.stdint cimport int64_t, uint32_t
 
@@ -11,33 +11,37 @@ from app.fast.waiting cimport Kept, Waiting
 # As the Python says; a test holds the two together.
 cpdef enum:
     IN_FLIGHT_BYTES = 512
-    PARKED = -100
+    WAITS = -100
     NO_ANSWER = -2
 
 cdef str _REPLICATED = "replicated"
-REPLICATED = _REPLICATED  # for the tests
+cdef str _WAITED = "waited"
+REPLICATED, WAITED = _REPLICATED, _WAITED  # for the tests
 
 
-cdef class WaitingWrite(Kept):
+cdef class Waiter(Kept):
     cdef public int command
     cdef public uint32_t id_crc
     cdef public bytes message_id
+    cdef public bytes reply
 
-    def __init__(self, Kept request not None, int command, bytes message_id not None, uint32_t id_crc):
+    def __init__(self, Kept request not None, int command, bytes message_id not None, uint32_t id_crc,
+                 bytes reply not None=b""):
         self.datagram = request.datagram
         self.take_over(request)
         self.is_uncertain = request.is_uncertain
-        self.how = _REPLICATED
+        self.how = _WAITED if len(reply) else _REPLICATED
         self.command = command
         self.message_id = message_id
         self.id_crc = id_crc
+        self.reply = reply
 
     @property
     def kept_bytes(self):
         return self.size()
 
     cdef inline int64_t size(self) except -1:
-        return IN_FLIGHT_BYTES + 2 * len(self.datagram)
+        return IN_FLIGHT_BYTES + 2 * len(self.datagram) + len(self.reply)
 
 
 cdef class ShortReplicator:
@@ -47,64 +51,61 @@ cdef class ShortReplicator:
     cdef public object _turn
     cdef public object _waiting
     cdef public object _answers
-    cdef public dict _writes
+    cdef public dict _waiters
     cdef public bint _is_due
 
     def mutate(self, request, int command, bytes message_id not None, uint32_t id_crc, int slot, bytes key not None,
                bytes blob not None):
         """As WholeReplicator's."""
-        cdef WaitingWrite write
+        cdef Waiter waiter
         request.keep()
-        write = WaitingWrite(request, command, message_id, id_crc)
-        code = self._replication.execute(command, slot, key, blob, message_id, write, not self._waiting.full)
+        waiter = Waiter(request, command, message_id, id_crc)
+        code = self._replication.execute(command, slot, key, blob, message_id, waiter, not self._waiting.full)
         self._is_due = True
         if not self._turn.is_ending:
             self._turn.wake()
-        if code != PARKED:
-            return self._outcome(request, code)
-        self._add(write.size())
-        self._writes[write] = None
+        if code != WAITS:
+            return self._outcome(waiter, code)
+        self.enter(waiter)
         return NO_ANSWER
 
-    cdef int _add(self, int64_t kept_bytes) except -1:
+    cdef int enter(self, Waiter waiter) except -1:
         waiting = self._waiting
         if isinstance(waiting, Waiting):
-            (<Waiting>waiting).enter(kept_bytes)
+            (<Waiting>waiting).enter(waiter.size())
         else:
-            waiting.add(kept_bytes)
+            waiting.add(waiter.size())
+        self._waiters[waiter] = None
         return 0
 
-    cdef int _remove(self, int64_t kept_bytes) except -1:
+    cdef int take(self, Waiter waiter) except -1:
         waiting = self._waiting
+        del self._waiters[waiter]
         if isinstance(waiting, Waiting):
-            (<Waiting>waiting).leave(kept_bytes)
+            (<Waiting>waiting).leave(waiter.size())
         else:
-            waiting.remove(kept_bytes)
+            waiting.remove(waiter.size())
         return 0
 
     def _release(self, list released not None):
         """As WholeReplicator's."""
-        cdef WaitingWrite write
-        cdef list others = []
+        cdef Waiter waiter
         answers = self._answers
         cdef list counts = answers._counts
         cdef int place, code
-        for waiting in released:
-            waiter, told = <tuple?>waiting
-            if type(waiter) is not WaitingWrite:
-                others.append(waiting)
+        cdef bytes reply
+        for each, told in released:
+            if each not in self._waiters:
                 continue
-            write = waiter
-            if write not in self._writes:
-                continue
-            del self._writes[write]
-            self._remove(write.size())
-            code = told
-            place = write.command * 8 + code
-            counts[place] += 1
-            reply = encode_error(write.message_id, write.id_crc, code)
+            waiter = each
+            self.take(waiter)
+            reply = waiter.reply
+            if not len(reply):
+                code = told
+                place = waiter.command * 8 + code
+                counts[place] += 1
+                reply = encode_error(waiter.message_id, waiter.id_crc, code)
             if isinstance(answers, ShortAnswers):
-                (<ShortAnswers>answers).bring(write, reply)
+                (<ShortAnswers>answers).bring(waiter, reply)
             else:
-                answers.deliver(write, reply)
-        return others
+                answers.deliver(waiter, reply)

@@ -621,6 +621,18 @@ cdef class Table:
             raise KeyError(key)
         self._put_value(number, 0 if self._records is NULL else self._word(key, value), value)
 
+    def age(self, key):
+        """Make a key that is there the least recently used. KeyError."""
+        cdef uint32_t number = self._find(key, _hashed(key))
+        if number == NONE:
+            raise KeyError(key)
+        if number != self._oldest:
+            self._detach(number)
+            self._entries[number].older = NONE
+            self._entries[number].newer = self._oldest
+            self._entries[self._oldest].older = number
+            self._oldest = number
+
     @property
     def tables(self):
         """What the slot consists of: itself."""

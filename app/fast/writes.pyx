@@ -17,7 +17,7 @@ cdef enum:
     PENDING_MAX = 4096  # app/cluster/replication/writes.py
     PENDING_MAX_BYTES = 4 * 1024 * 1024
     WAITERS_MAX = 8
-    PARKED = -100
+    WAITS = -100
     IGNORED = -101
     SLOT_COUNT = 256  # app/wire/protocol.py
     REMOVE = 3
@@ -111,14 +111,14 @@ cdef class Writes:
             return code
         self.unreleased[message_id] = op
         op.waiters.append(waiter)
-        return PARKED
+        return WAITS
 
     def joins(self, waiting, waiter):
         """As the Python's."""
         if len(waiting.waiters) >= WAITERS_MAX:
             return IGNORED
         waiting.waiters.append(waiter)
-        return PARKED
+        return WAITS
 
     def busy(self, bint may_wait):
         """As the Python's."""

@@ -1,8 +1,9 @@
-"""The front: clients' datagrams, by the batch, executed in greenlets that they may park.
+"""The front: clients' datagrams, by the batch.
 
 gevent's DatagramServer (app/sockets.py) calls `read` once in each turn of the loop that finds datagrams: one batch is
-received, its requests are executed by recycled greenlets (app/requests/workers.py), and the replies leave together;
-then the loop turns, so that timers, links and other greenlets have their share however hard the flood.
+received, its requests are executed one after the other, and the replies leave together; then the loop turns, so that
+timers, links and greenlets have their share however hard the flood. No request waits in here: what is kept of one that
+can't be answered yet lies in a table (app/requests/request.py), so the loop itself executes them.
 
 In a cluster a request must not be executed long after it arrived (app/requests/request.py), and a datagram does not say
 when it did. But each came after the socket was last seen empty: by the clock as it was read before that look, since the
@@ -29,7 +30,6 @@ from app.requests.answers import Answers
 from app.requests.commands import Commands, Shutdown
 from app.requests.request import Request
 from app.requests.turn import Turn
-from app.requests.workers import Workers
 from app.wire.protocol import TYPE_CLUSTER
 
 # Datagrams per loop turn: 64 small requests are about 1 ms. More make no measurable difference to the rate and let
@@ -61,7 +61,7 @@ class ServerSocket(BatchSocket, Protocol):
 
 
 class Front:
-    """Serves one UDP socket; a source of requests for the workers."""
+    """Serves one UDP socket; a source of requests (app/requests/request.py)."""
 
     def __init__(
         self,
@@ -69,7 +69,6 @@ class Front:
         sock: ServerSocket,
         batch: DatagramBatch,
         turn: Turn,
-        workers: Workers,
         answers: Answers,
         commands: Commands,
         counters: Counters,
@@ -89,7 +88,6 @@ class Front:
         self._sock = sock
         self._batch = batch
         self._turn = turn
-        self._workers = workers
         self._answers = answers
         self._commands = commands
         self._counters = counters
@@ -99,7 +97,7 @@ class Front:
         self._rate = rate
         self._shares_turns = shares_turns
         self._local_latency = counters.latency[IN_TURN]
-        self._shut_out = Request(None, self)  # of datagrams that are not executed, whoever sent them
+        self._request = Request(self)
         self._empty_s = self._now()  # what is in the socket came after the former
         self._asked_s = self._empty_s  # when the socket was last looked into
         self._rest_s = self._empty_s  # what the batch in hand has left in the socket came after that
@@ -113,7 +111,7 @@ class Front:
         # The batch in hand:
         self._received_s = 0.0
         self._count = 0
-        self._next = 0  # the datagram to be handled next
+        self._number = 0  # of the datagram that is being handled
 
     def be_one_of_several(self, patience_s: float) -> None:
         """Other nodes are to come (`shares_turns`), where there were none; `patience_s` from now on."""
@@ -189,11 +187,11 @@ class Front:
     def _shed(self) -> None:
         """Drop the batch in hand, but for what other nodes say."""
         batch, buffer = self._batch, self._batch.buffer
-        request = self._shut_out
+        request = self._request
         for number in range(self._count):
             end = batch.span(number)[1]
             if buffer[end - 2 : end] == _FROM_A_NODE:
-                self._next = number + 1
+                self._number = number
                 self._commands.shut_out(request, batch.datagram(number))
                 request.release()
             else:
@@ -205,11 +203,10 @@ class Front:
         laid_out = batch.laid_out
         turn.open()
         now_s = self._received_s = turn.now_s
-        self._next = 0
         if now_s - self._empty_s >= self._patience_s:
             self._counters.drops["too_old"] += self._count
-            self._next = self._count
-        self._workers.run(self)
+        else:
+            self._execute()
         if self._shares_turns:
             turn.wake()
         else:
@@ -235,19 +232,17 @@ class Front:
         ]
         self._slow_log.note_batch(requests, self._commands.is_answered_at_once, duration_s, unix_s=self._loop.unix_s())
 
-    # --- a source of requests (app/requests/request.py) --------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------------------------
 
-    def is_left(self) -> bool:
-        return self._next < self._count
-
-    def work(self, request: Request) -> None:
-        batch = self._batch
+    def _execute(self) -> None:
+        """Execute the batch in hand, and lay out what is answered at once."""
+        batch, request = self._batch, self._request
         buffer, span, lay_out = batch.buffer, batch.span, batch.reply
         handle = self._commands.handle
         allowed = self._allowed
         is_limited = self._rate.limits_until_s > self._received_s
-        while (number := self._next) < self._count:
-            self._next = number + 1
+        for number in range(self._count):
+            self._number = number
             start, end = span(number)
             if allowed is not None and not allowed[batch.host(number)]:
                 self._commands.shut_out(request, batch.datagram(number))
@@ -259,10 +254,6 @@ class Front:
                 batch.reply(number, shutdown.reply)
                 batch.flush()
                 self._loop.exit(0)
-            if request.has_waited:
-                if reply is not None:
-                    self._answers.deliver(request, reply)
-                return
             if reply is not None:
                 if is_limited:
                     reply = self._answers.within_rate(batch.host(number), reply, end - start)
@@ -271,7 +262,7 @@ class Front:
                 request.release()
 
     def fill(self, request: Request) -> None:
-        request.datagram, request.client, request.asked_at = self._batch.take(self._next - 1)
+        request.datagram, request.client, request.asked_at = self._batch.take(self._number)
         request.peer = ""
         request.hops = 0
         request.deadline_s = self._empty_s + self._patience_s

@@ -106,14 +106,14 @@ class Connector:
         except (ConnectionError, EOFError):
             # A dying process may have its link closed before its listener: then the next try is refused. Or the peer
             # takes another secret than the one that is used, and we do, too.
-            return self._dial(peer, deadline_s, min(1, max(0, self.handshake.secrets - 1)))
+            return self._dial(peer, deadline_s, 1)
 
     def knock(self, peer: str, deadline_s: float) -> None:
         """Returns if anybody listens at the peer's port, or its machine does for it."""
         self._connect(peer, deadline_s).close()
 
     def _dial(self, peer: str, deadline_s: float, which: int) -> Connected:
-        """`which`: of the secrets."""
+        """`which`: of the secrets, where there are so many."""
         sock = self._connect(peer, deadline_s)
         is_kept = False
         try:

@@ -94,10 +94,11 @@ class _Peer:
 
     def would_take(self, incarnation: int, number: int) -> bool:
         """Whether a number of this incarnation is new."""
-        if incarnation != self.incarnation:
-            return incarnation > self.incarnation
+        if incarnation > self.incarnation:
+            return True
         behind = self.received - number
-        return behind < 0 or (behind < _WINDOW and not self.taken >> behind & 1)
+        is_new = behind < 0 or (behind < _WINDOW and not self.taken >> behind & 1)
+        return is_new and incarnation == self.incarnation
 
     def take(self, number: int) -> bool:
         """Note a number; False if it was taken before, or is too old to tell."""
@@ -148,7 +149,7 @@ class DatagramAuth:
         self._former: dict[str, _Peer] = {}  # no peers now, the one that was longest ago first
         self.change_peers(peers)
 
-    def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool = True) -> None:
+    def take_secrets(self, secrets: Sequence[bytes], *, is_new_used: bool) -> None:
         """These are taken from now on, and the first of them is used; but while not `is_new_used`, the second one with
         peers that use it themselves: they may take no other any more."""
         self._macs = [Mac(secret, _KEY_LABEL) for secret in secrets]

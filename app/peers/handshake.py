@@ -67,11 +67,6 @@ class Handshake:
         assert self._macs
         self._macs = [Mac(secret, _KEY_LABEL) for secret in secrets]
 
-    @property
-    def secrets(self) -> int:
-        """How many are taken."""
-        return len(self._macs)
-
     def greeting(self, incarnation: int, stamp_s: float, nonce: bytes) -> bytes:
         """The CHALLENGE, and the beginning of a HELLO."""
         assert len(nonce) == NONCE_BYTES, nonce
@@ -96,7 +91,7 @@ class Handshake:
         return Greeting(data, incarnation, stamp_s)
 
     def proof(self, side: str, hello: bytes, challenge: bytes, which: int = 0) -> bytes:
-        """The PROOF of one side, "dialler" or "acceptor", by one of the secrets that are taken, or just were."""
+        """The PROOF of one side, "dialler" or "acceptor"; `which`: by which of the secrets, or the last one."""
         if not self._macs:
             return bytes(PROOF_BYTES)
         return self._macs[min(which, len(self._macs) - 1)].of(side.encode() + hello + challenge)

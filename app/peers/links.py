@@ -149,6 +149,8 @@ class Link(FrameQueue):
         "spent",
     )
 
+    clock_base_s: float  # the peer's clock shows this and SAFE_SHARE of what ours shows, or more
+
     def __init__(self, links: "Links", peer: str, sock: StreamSocket, reader: Watcher, writer: Watcher) -> None:
         super().__init__(links)
         self._links = links
@@ -160,7 +162,6 @@ class Link(FrameQueue):
         self.rest: memoryview | None = None  # of a write that the kernel took only part of
         self.spent = 0  # of what waits for the kernel: counted as memory that was taken
         self.beats_unheard = 0
-        self.clock_base_s = 0.0  # the peer's clock shows this and SAFE_SHARE of what ours shows, or more
 
     def note_stamp(self, stamp_s: float, now_s: float) -> None:
         """The peer's clock showed this some time before ours showed `now_s`."""
@@ -206,7 +207,6 @@ class Link(FrameQueue):
                 size += len(parts[count])
                 count += 1
             parts, self.parts = parts[:count], parts[count:]
-            return memoryview(b"".join(parts))
         data = memoryview(b"".join(parts))
         parts.clear()
         return data
@@ -335,16 +335,15 @@ class Links:
             return
         if link.queued:
             self._behind[link] = None
-            self._count_behind()
         elif link.spent:
             self._is_not_behind(link)
 
     def _count_behind(self) -> None:
         """Tell of the memory that more of what waits for the kernel takes."""
         for link in self._behind:
-            if link.queued > link.spent:
-                grown, link.spent = link.queued - link.spent, link.queued
-                self._spend(grown)
+            grown = max(0, link.queued - link.spent)
+            link.spent += grown
+            self._spend(grown)
 
     def _is_not_behind(self, link: Link) -> None:
         link.spent = 0
@@ -371,17 +370,17 @@ class Links:
             count = 0
         if not count:
             self._down(link)
-            return
-        link.beats_unheard = 0
-        self.bytes_received += count
-        try:
-            frames = link.frames.feed(self._buffer_view[:count])
-        except BadFrame as fault:
-            self._end_for(link, str(fault))
-            return
-        if frames:
-            self.frames_received += len(frames)
-            self._handler.frames(link.peer, frames)
+        else:
+            link.beats_unheard = 0
+            self.bytes_received += count
+            try:
+                frames = link.frames.feed(self._buffer_view[:count])
+            except BadFrame as fault:
+                self._end_for(link, str(fault))
+            else:
+                if frames:
+                    self.frames_received += len(frames)
+                    self._handler.frames(link.peer, frames)
 
     def _end_for(self, link: Link, fault: str) -> None:
         """What it brings is unsound."""
@@ -565,8 +564,8 @@ class Links:
         except (OSError, EOFError):
             reason = "handshake_broken_off"
         if self._pending.pop(getcurrent(), None) is None:  # type: ignore[call-overload]
-            sock.close()  # the node stops: it is about to be told
-        elif connected is not None and connected.peer in self._peers.names:  # else it is no server any more
+            return  # the node stops: it is about to be told
+        if connected is not None and connected.peer in self._peers.names:  # else it is no server any more
             self._come_up(connected)
         else:
             sock.close()

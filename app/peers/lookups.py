@@ -71,8 +71,6 @@ class Lookups:
     def doubt(self, peer: str, came_from: str = "") -> None:
         """The peer may have another address by now: its name is looked up soon, if it has one. `came_from`: the numeric
         address that it has come from."""
-        if not self._peers.host_name(peer):
-            return
         doubt = self._doubts.get(peer)
         if doubt is None:
             doubt = self._doubts[peer] = _Doubt(self._loop.timer())
@@ -82,7 +80,7 @@ class Lookups:
 
     def _ask_in_time(self, peer: str, doubt: _Doubt) -> None:
         host = self._peers.host_name(peer)
-        if not host:  # it is no server any more
+        if not host:  # it has none, or is no server any more
             self._doubts.pop(peer, None)
         elif doubt.is_wanted and not doubt.is_asking:
             wait_s = doubt.asked_s + max(LOOKUP_S, doubt.pause_s) - self._loop.now()

@@ -175,7 +175,7 @@ class Membership:
         self._is_stepping = False
         self._is_stopped = False
         self._timer = loop.timer()
-        self._armed_at = 0.0
+        self._armed_at: float | None = None
         self._routes = list(self.core.routes)
         self._had_lease = False
         self._lease_watch = LeaseWatch(config.address, self._unheard_s)
@@ -295,12 +295,13 @@ class Membership:
         self._arm()
 
     def _arm(self) -> None:
-        if self.core.wake_at != self._armed_at:
-            self._armed_at = self.core.wake_at
-            self._timer.start(max(0.0, self._armed_at - self._loop.now()), self._on_timer)
+        wake_at = self.core.wake_at
+        if wake_at != self._armed_at:
+            self._armed_at = wake_at
+            self._timer.start(max(0.0, wake_at - self._loop.now()), self._on_timer)
 
     def _on_timer(self) -> None:
-        self._armed_at = 0.0
+        self._armed_at = None
         self.take(Tick())
 
     def _carry_out(self, effect: Effect) -> None:

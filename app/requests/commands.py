@@ -3,8 +3,8 @@
 `handle` is where every request comes in: a client's from the front, another client's that a peer has forwarded, one
 that waited. What is most common takes a short way: a GET or a PUT in the encoding that nearly all requests have is
 taken apart by a recognizer, and if the slot is served here and no copies are to be waited for, it is answered on the
-spot. Everything else goes through protobuf and `_see_to`, which may wait: for the slot's primary, for its answer, for
-copies.
+spot. Everything else goes through protobuf and `_see_to`, which may have to leave it to a table: until another node has
+answered (forwarding.py), until copies have a write (replicator.py). Nothing waits in here.
 
 A fault in one request is that request's INTERNAL_ERR (app/loop.py has the whole policy).
 """
@@ -21,8 +21,8 @@ from app.loop import Loop
 from app.observe import logs
 from app.observe.counters import Counters
 from app.requests.answers import Answers
-from app.requests.forwarding import EXPIRED_WAIT_MS, Forwarding
-from app.requests.replicator import LOOK_AGAIN, NO_ANSWER, REFUSED, Replicator
+from app.requests.forwarding import Forwarding
+from app.requests.replicator import NO_ANSWER, REFUSED, Replicator
 from app.requests.request import Request
 from app.requests.turn import Turn
 from app.storage.mutate import Mutations
@@ -170,9 +170,9 @@ class Commands:
         return self._turn.routes[slot] == SELF and (command == GET or self._followed[slot] is None)
 
     def handle(self, request: Request, buffer: bytes | bytearray, start: int, end: int) -> bytes | None:
-        """The datagram that answers the request in `buffer[start:end]`; None when nothing is to be answered.
+        """The datagram that answers the request in `buffer[start:end]`; None when nothing is to be answered, or later.
 
-        It may wait; the buffer need not outlast that. Raises Shutdown when the request asks for it.
+        The buffer need not outlast the call. Raises Shutdown when the request asks for it.
         """
         try:
             taken = take_ordinary(buffer, start, end)
@@ -195,7 +195,7 @@ class Commands:
             self._loop.fail(error)
         except Exception as error:  # noqa: BLE001 - the boundary: one request fails, the node goes on
             _faults.exception("request_failed", error)
-            return self._failed(request.datagram if request.has_waited else bytes(buffer[start:end]))
+            return self._failed(bytes(buffer[start:end]))
 
     def _decode(self, request: Request, data: bytes) -> _Keyed | bytes | None:
         """As `handle`, for every encoding and every command; a sound request with a key is only taken apart."""
@@ -260,29 +260,20 @@ class Commands:
     def _see_to(
         self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes
     ) -> bytes | None:
-        """Answer the request where its slot is served: there, or here, and anew when what it waited for has changed.
-
-        Whoever waits is not executed past its deadline.
-        """
-        while True:
-            if self._turn.routes[slot] != SELF:
-                return self._forwarding.relay(request, command, message_id, id_crc, slot)
-            if request.has_waited and self._turn.read_clock() >= request.deadline_s:
-                return self._answer.refusal(request, command, message_id, id_crc, EXPIRED_WAIT_MS)
-            if command == GET:
-                reply = self._get(message_id, id_crc, slot, key)
-                if key not in self._unacked:
-                    return reply
-                # What was read may still be undone: it is told once all copies have it.
-                code = self._replicator.await_write(request, key, len(reply))
-                if code == NO_ERR:
-                    return reply
-            elif self._followed[slot] is None:
-                return self._mutate_alone(request, command, message_id, id_crc, slot, key, blob)
-            else:
-                code = self._replicator.mutate(request, command, message_id, id_crc, slot, key, blob)
-            if code != LOOK_AGAIN:
-                return self._told(request, command, message_id, id_crc, code)
+        """Have the request answered where its slot is served: there, or here; as `handle`."""
+        if self._turn.routes[slot] != SELF:
+            return self._forwarding.relay(request, command, message_id, id_crc, slot)
+        if command == GET:
+            reply = self._get(message_id, id_crc, slot, key)
+            if key not in self._unacked:
+                return reply
+            # What was read may still be undone: it is told once all copies have it.
+            code = self._replicator.hold_read(request, message_id, id_crc, key, reply)
+        elif self._followed[slot] is None:
+            return self._mutate_alone(request, command, message_id, id_crc, slot, key, blob)
+        else:
+            code = self._replicator.mutate(request, command, message_id, id_crc, slot, key, blob)
+        return self._told(request, command, message_id, id_crc, code)
 
     def _told(self, request: Request, command: int, message_id: bytes, id_crc: int, code: int) -> bytes | None:
         """The answer by what the replicator said."""
@@ -322,7 +313,7 @@ class Commands:
             self._drop("admin_not_allowed")
             return None
         if command == WIPEOUT:
-            code = self._replicator.wipe_out(request, message_id)
+            code = self._replicator.wipe_out(request, message_id, id_crc)
             return self._told(request, WIPEOUT, message_id, id_crc, code)
         reports = self._reports
         if command == GET_PID:

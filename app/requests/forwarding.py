@@ -50,7 +50,7 @@ DETOUR_S: Final = 0.3
 # How often what waits is looked through for what can go on or has waited too long.
 SWEEP_S: Final = 0.05
 # What clients are told to wait: tables settle within a heartbeat or two; what is full drains within some loop turns.
-EXPIRED_WAIT_MS: Final = 50
+_EXPIRED_WAIT_MS: Final = 50
 _HOPS_WAIT_MS: Final = 50
 FULL_WAIT_MS: Final = 20
 # What is kept of a request besides its datagram: the object, what it refers to, its place in the table (some 400 bytes
@@ -196,7 +196,7 @@ class WholeForwarding:
         request.how = WAITED
         if not request.was_sent or request.command == GET:
             message_id = request.message_id
-            refusal = self._answers.refusal(request, request.command, message_id, crc32(message_id), EXPIRED_WAIT_MS)
+            refusal = self._answers.refusal(request, request.command, message_id, crc32(message_id), _EXPIRED_WAIT_MS)
             if refusal is not None:
                 self._answers.deliver(request, refusal)
 

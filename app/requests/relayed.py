@@ -9,16 +9,14 @@ from app.requests.commands import Commands
 from app.requests.forwarding import HOPS_MAX, Forwarding
 from app.requests.request import PATIENCE_S, Request
 from app.requests.turn import Turn
-from app.requests.workers import Workers
 
 
 class Relayed:
-    """Takes the frames of one read after the other; a source of requests for the workers."""
+    """Takes the frames of one read after the other; a source of requests (request.py)."""
 
     def __init__(
         self,
         turn: Turn,
-        workers: Workers,
         answers: Answers,
         commands: Commands,
         counters: Counters,
@@ -28,16 +26,15 @@ class Relayed:
     ) -> None:
         """`on_other`: takes frames of other kinds: peer, kind, body."""
         self._turn = turn
-        self._workers = workers
         self._answers = answers
         self._handle = commands.handle
         self._forwarding = forwarding
         self._counters = counters
         self._on_other = on_other
-        # The requests of the read that is being worked off:
+        self._request = Request(self)
+        # Of the request that is being executed: who has sent it, in what.
         self._peer = ""
-        self._bodies: list[bytes] = []
-        self._next = 0
+        self._body = b""
 
     def on_frames(self, peer: str, frames: Iterable[Frame]) -> None:
         """Take what one read has brought, in order; requests come after the rest."""
@@ -50,42 +47,33 @@ class Relayed:
                 answers.append(body)
             elif kind == FORWARD:
                 deadline_s, hops = unpack_forward(body)
-                if deadline_s > turn.now_s and 0 < hops <= HOPS_MAX:
+                if not 0 < hops <= HOPS_MAX:
+                    self._counters.drops["unparsable"] += 1
+                elif deadline_s > turn.now_s:
                     bodies.append(body)
                 else:
-                    self._counters.drops["too_old" if 0 < hops <= HOPS_MAX else "unparsable"] += 1
+                    self._counters.drops["too_old"] += 1
             else:
                 self._on_other(peer, kind, body)
         if answers:
             self._forwarding.answer(peer, answers)
         if bodies:
-            self._peer, self._bodies, self._next = peer, bodies, 0
-            self._workers.run(self)
+            self._execute(peer, bodies)
         turn.wake()
 
-    # --- a source of requests (request.py) ---------------------------------------------------------------------------
-
-    def is_left(self) -> bool:
-        return self._next < len(self._bodies)
-
-    def work(self, request: Request) -> None:
-        bodies, peer = self._bodies, self._peer
-        handle, to_peer = self._handle, self._answers.to_peer
-        while (number := self._next) < len(bodies):
-            self._next = number + 1
-            body = bodies[number]
+    def _execute(self, peer: str, bodies: list[bytes]) -> None:
+        handle, to_peer, request = self._handle, self._answers.to_peer, self._request
+        self._peer = peer
+        for body in bodies:
+            self._body = body
             reply = handle(request, body, FORWARD_BYTES, len(body))
-            if request.has_waited:
-                if reply is not None:
-                    self._answers.deliver(request, reply)
-                return
             if reply is not None:
                 to_peer(peer, reply)
             if request.is_kept:
                 request.release()
 
     def fill(self, request: Request) -> None:
-        body = self._bodies[self._next - 1]
+        body = self._body
         now_s = self._turn.now_s
         deadline_s, request.hops = unpack_forward(body)
         request.client, request.peer = b"", self._peer

@@ -1,17 +1,17 @@
 """Requests that have to do with copies: writes that wait until all copies have them, and reads of such writes.
 
 The core (app/cluster/replication) decides everything and touches no socket. Here a write for a slot that other nodes
-keep copies of is given to it, and what is kept of its request lies in a table until all copies have it; a read waits in
-its greenlet, as does a WIPEOUT. When a turn of the loop ends, `settle` carries out what the core wants: frames leave
-for peers, writes are answered, those who wait in greenlets go on.
+keep copies of is given to it, and what is kept of its request lies in a table (`Waiter`) until all copies have it; so
+does what is kept of a read, with its answer. When a turn of the loop ends, `settle` carries out what the core wants:
+frames leave for peers, and those who have waited are answered.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from app.cluster.events import SELF
 from app.cluster.replication.core import Replication
-from app.cluster.replication.writes import IGNORED, PARKED
+from app.cluster.replication.writes import IGNORED, WAITS
 from app.cluster.slots import slots_of
 from app.cluster.view import View
 from app.fast import piece
@@ -21,9 +21,8 @@ from app.requests.answers import Answers
 from app.requests.forwarding import FULL_WAIT_MS, IN_FLIGHT_BYTES
 from app.requests.request import Request
 from app.requests.turn import Turn
-from app.requests.waiting import Kept
-from app.requests.workers import AGAIN, EXPIRED, Workers
-from app.wire.protocol import NO_ERR, SYS_OVERLOAD_ERR
+from app.requests.waiting import Kept, Waiting
+from app.wire.protocol import GET, SYS_OVERLOAD_ERR, WIPEOUT
 
 _log = logs.logger("copies")
 
@@ -32,8 +31,7 @@ _CLOSED_WAIT_MS: Final = 50
 
 # What is returned in place of the code to answer with.
 REFUSED: Final = -1  # nothing was done; `wait_ms` says how long the client is to wait
-NO_ANSWER: Final = -2  # it has waited too long, and may have taken effect or not
-LOOK_AGAIN: Final = -3  # this node can't tell any more what becomes of it: see to the request anew
+NO_ANSWER: Final = -2  # it is answered when all copies have it, or never
 
 
 class PeerLinks(Protocol):
@@ -59,25 +57,27 @@ class Core(Protocol):
 
 
 @piece
-class WaitingWrite(Kept):
-    """A PUT or REMOVE that waits until all copies have it."""
+class Waiter(Kept):
+    """A request whose answer waits until all copies have a write: a PUT, REMOVE or WIPEOUT its own, a GET the latest
+    one of its key."""
 
-    __slots__ = ("command", "id_crc", "message_id")
+    __slots__ = ("command", "id_crc", "message_id", "reply")
 
-    def __init__(self, request: Kept, command: int, message_id: bytes, id_crc: int) -> None:
-        """`request`: that was kept."""
+    def __init__(self, request: Kept, command: int, message_id: bytes, id_crc: int, reply: bytes = b"") -> None:
+        """`request`: that was kept. `reply`: what a GET is to be answered with."""
         self.datagram = request.datagram
         self.answer_to(request)
         self.is_uncertain = request.is_uncertain
-        self.how = REPLICATED
+        self.how = WAITED if reply else REPLICATED
         self.command = command
         self.message_id = message_id
         self.id_crc = id_crc
+        self.reply = reply
 
     @property
     def kept_bytes(self) -> int:
-        """What it takes: of its value there is another one, on its way to the copies."""
-        return IN_FLIGHT_BYTES + 2 * len(self.datagram)
+        """What it takes: of a write's value there is another one, on its way to the copies."""
+        return IN_FLIGHT_BYTES + 2 * len(self.datagram) + len(self.reply)
 
 
 class WholeReplicator:
@@ -87,7 +87,7 @@ class WholeReplicator:
         self,
         replication: Replication,
         turn: Turn,
-        workers: Workers,
+        waiting: Waiting,
         answers: Answers,
         counters: Counters,
         links: PeerLinks,
@@ -95,11 +95,10 @@ class WholeReplicator:
     ) -> None:
         self._replication = replication
         self._turn = turn
-        self._workers = workers
-        self._waiting = workers.waiting
+        self._waiting = waiting
         self._answers = answers
-        self._writes: dict[WaitingWrite, None] = {}  # the longest-waiting first
-        self._dropped: list[WaitingWrite] = []  # they are to be seen to anew
+        self._waiters: dict[Waiter, None] = {}  # the longest-waiting first
+        self._dropped: list[Waiter] = []  # they are to be seen to anew
         self._counters = counters
         self._links = links
         self._membership = membership
@@ -108,89 +107,81 @@ class WholeReplicator:
         self.unacked: Mapping[bytes, object] = replication.unacked  # by key: its latest write is not on all of them
         self.wait_ms = 0  # after REFUSED
 
-    # --- requests, each in its greenlet; the slot's route is SELF and the lease runs --------------------------------
+    # --- requests; the slot's route is SELF and the lease runs -------------------------------------------------------
 
     def mutate(
         self, request: Request, command: int, message_id: bytes, id_crc: int, slot: int, key: bytes, blob: bytes
     ) -> int:
-        """Execute PUT or REMOVE: the code to answer with, or what stands above.
-
-        NO_ANSWER as a rule: it is answered when all copies have it.
-        """
+        """Execute PUT or REMOVE: the code to answer with, or what stands above; NO_ANSWER as a rule."""
         request.keep()
-        write = WaitingWrite(request, command, message_id, id_crc)
-        code = self._replication.execute(command, slot, key, blob, message_id, write, not self._waiting.full)
+        waiter = Waiter(request, command, message_id, id_crc)
+        code = self._replication.execute(command, slot, key, blob, message_id, waiter, not self._waiting.full)
         self._wake()
-        if code != PARKED:
-            return self._outcome(request, code)
-        self._waiting.add(write.kept_bytes)
-        self._writes[write] = None
-        return NO_ANSWER
+        return self._outcome(waiter, code)
 
-    def _take(self, write: WaitingWrite) -> None:
-        """It waits no more."""
-        del self._writes[write]
-        self._waiting.remove(write.kept_bytes)
+    def wipe_out(self, request: Request, message_id: bytes, id_crc: int) -> int:
+        """Wipe all slots that this node leads, or none: as `mutate`, all copies of all of them.
 
-    def wipe_out(self, request: Request, message_id: bytes) -> int:
-        """Wipe all slots that this node leads, or none, and wait until all copies are wiped: as `mutate`.
-
+        `request`: that was kept.
         Not while one of them is closed, or without a lease: nor is it told then that it was done before, for a copy of
         the closed one may not have heard of it.
         """
-        request.keep()
         replication = self._replication
         slots = [slot for slot, route in enumerate(self._turn.routes) if route == SELF]
         if len(slots) < replication.leading and not replication.is_under_way(message_id):
             if replication.remembers(message_id):
                 return NO_ANSWER
             return self._refused(_CLOSED_WAIT_MS)
-        code = replication.wipe(slots, message_id, request, may_wait=not self._waiting.full)
+        waiter = Waiter(request, WIPEOUT, message_id, id_crc)
+        code = replication.wipe(slots, message_id, waiter, may_wait=not self._waiting.full)
         self._wake()
-        outcome = self._outcome(request, code)
-        # What was not acknowledged is the next primaries' to decide on, and there may be several.
-        return NO_ANSWER if outcome == LOOK_AGAIN else outcome
+        return self._outcome(waiter, code)
 
-    def _outcome(self, request: Request, code: int) -> int:
+    def hold_read(self, request: Request, message_id: bytes, id_crc: int, key: bytes, reply: bytes) -> int:
+        """Answer a GET when all copies have the latest write of its key, one in `unacked`: NO_ANSWER, or REFUSED."""
+        if not self._waiting.full:
+            request.keep()
+            waiter = Waiter(request, GET, message_id, id_crc, reply)
+            if self._replication.hold_read(key, waiter):
+                self._enter(waiter)
+                return NO_ANSWER
+        return self._refused(FULL_WAIT_MS)
+
+    def _outcome(self, waiter: Waiter, code: int) -> int:
+        """What the core has said of it."""
+        if code == WAITS:
+            self._enter(waiter)
+            return NO_ANSWER
         if code == SYS_OVERLOAD_ERR:
             return self._refused(self._replication.wait_ms)
         if code == IGNORED:
             return NO_ANSWER
-        if code != PARKED:
-            if code < 0:
-                self._counters.retries_answered += 1
-                return ~code
-            return code
-        request.how = REPLICATED
-        outcome = self._workers.park(request)
-        if outcome is EXPIRED:
-            return NO_ANSWER
-        if outcome is AGAIN:
-            return LOOK_AGAIN
-        assert isinstance(outcome, int), outcome
-        return outcome
-
-    def await_write(self, request: Request, key: bytes, answer_bytes: int) -> int:
-        """Wait until all copies have the latest write of a key in `unacked`: NO_ERR, or what stands above.
-
-        `answer_bytes`: of the answer that is kept meanwhile.
-        """
-        if self._waiting.full:
-            return self._refused(FULL_WAIT_MS)
-        request.keep()
-        if not self._replication.hold_read(key, request):
-            return self._refused(FULL_WAIT_MS)
-        request.how = WAITED
-        outcome = self._workers.park(request, answer_bytes)
-        if outcome is EXPIRED:
-            return self._refused(FULL_WAIT_MS)
-        if outcome is AGAIN:
-            return LOOK_AGAIN if request.client else NO_ANSWER
-        return NO_ERR
+        if code < 0:
+            self._counters.retries_answered += 1
+            return ~code
+        return code
 
     def _refused(self, wait_ms: int) -> int:
         self.wait_ms = wait_ms
         return REFUSED
+
+    def _enter(self, waiter: Waiter) -> None:
+        """It waits from now on."""
+        self._waiting.add(waiter.kept_bytes)
+        self._waiters[waiter] = None
+
+    def _take(self, waiter: Waiter) -> None:
+        """It waits no more."""
+        del self._waiters[waiter]
+        self._waiting.remove(waiter.kept_bytes)
+
+    def give_up(self, waiter: Waiter) -> None:
+        """It has waited for too long, and is in the table no more: a read is refused, while a write may have taken
+        effect or not, so it gets no answer."""
+        if waiter.command == GET:
+            refusal = self._answers.refusal(waiter, GET, waiter.message_id, waiter.id_crc, FULL_WAIT_MS)
+            if refusal is not None:
+                self._answers.deliver(waiter, refusal)
 
     # --- what happens around the node; called by the loop ------------------------------------------------------------
 
@@ -216,7 +207,7 @@ class WholeReplicator:
 
     def link_down(self, peer: str) -> None:
         """The link has ended: what was in it is lost."""
-        self._replication.link_closed(peer, self._turn.read_clock())
+        self._replication.link_closed(peer)
         self._wake()
 
     def tick(self) -> None:
@@ -239,15 +230,15 @@ class WholeReplicator:
     # --- the end of the turn -----------------------------------------------------------------------------------------
 
     def settle(self) -> bool:
-        """Carry out what the turn has brought about; whether requests may go on: slots have opened, or writes are to be
+        """Carry out what the turn has brought about; whether requests may go on: slots have opened, or some are to be
         seen to anew (`take_dropped`).
 
-        Those who waited go on in here, and what they do, or membership does, may set off more.
+        What membership and links do with it may set off more.
         """
         opened = False
         while self._is_due:
             self._is_due = False
-            out = self._replication.flush(self._turn.read_clock())
+            out = self._replication.flush()
             behind = [peer for peer, kind, body in out.frames if not self._links.send(peer, kind, body)]
             for peer in dict.fromkeys((*out.closed, *behind)):  # one that is too far behind would lack a frame for good
                 self._links.sever(peer)
@@ -258,54 +249,45 @@ class WholeReplicator:
                 self._membership.copies_lost(slots, epoch)
             if out.emptied:
                 _log.error("slots_start_empty", slots=slots_of(out.emptied))
-            woken = self._release(out.released)
-            if out.dropped:
-                woken += self._drop(out.dropped)
-            if woken:
-                self._workers.wake(woken)
+            self._release(out.released)
+            self._drop(out.dropped)
             opened = opened or out.opened
         return opened or bool(self._dropped)
 
-    def _release(self, released: list[tuple[Any, int]]) -> list[tuple[Request, object]]:
-        """Answer the writes that all copies have. The others who have waited: they are to be woken."""
-        others: list[tuple[Request, object]] = []
+    def _release(self, released: list[tuple[Waiter, int]]) -> None:
+        """All copies have what these have waited for: answer those who still wait."""
+        answers = self._answers
         for waiter, code in released:
-            if not isinstance(waiter, WaitingWrite):
-                others.append((waiter, code))
-            elif waiter in self._writes:
+            if waiter in self._waiters:
                 self._take(waiter)
-                answers = self._answers
-                reply = answers.code(waiter.command, waiter.message_id, waiter.id_crc, code)
+                reply = waiter.reply or answers.code(waiter.command, waiter.message_id, waiter.id_crc, code)
                 answers.deliver(waiter, reply)
-        return others
 
-    def _drop(self, dropped: list[Any]) -> list[tuple[Request, object]]:
-        """These can't be answered here any more. Those who wait in greenlets: they are to be woken.
+    def _drop(self, dropped: list[Waiter]) -> None:
+        """These can't be answered here any more: those who still wait are to be seen to anew.
 
         Whoever leads the slot now may have the write or not: it remembers the answer if it has. A node that relays
-        notices itself who leads now.
+        notices itself who leads now. A WIPEOUT gets no answer: there may be several that lead its slots.
         """
-        others: list[tuple[Request, object]] = []
         for waiter in dropped:
-            if not isinstance(waiter, WaitingWrite):
-                others.append((waiter, AGAIN))
-            elif waiter in self._writes:
+            if waiter in self._waiters:
                 self._take(waiter)
-                if waiter.client:
-                    waiter.is_uncertain = True
+                if waiter.client and waiter.command != WIPEOUT:
+                    if waiter.command != GET:
+                        waiter.is_uncertain = True
                     self._dropped.append(waiter)
-        return others
 
-    def take_dropped(self) -> list[WaitingWrite]:
-        """The writes that are to be seen to anew; from now on there are none."""
+    def take_dropped(self) -> list[Waiter]:
+        """Those who are to be seen to anew; from now on there are none."""
         dropped, self._dropped = self._dropped, []
         return dropped
 
     def expire(self, now_s: float) -> None:
-        """Forget those who have waited too long: they may have taken effect or not, so they get no answer. To be called
-        several times a second."""
-        for write in [write for write in self._writes if now_s >= write.deadline_s]:
-            self._take(write)
+        """Give up those who have waited for too long. To be called several times a second."""
+        for waiter in [waiter for waiter in self._waiters if now_s >= waiter.deadline_s]:
+            self._take(waiter)
+            self.give_up(waiter)
+            waiter.datagram = waiter.reply = b""  # its write may keep it for long yet
 
     def snapshot(self) -> dict[str, int]:
         """What is counted, by name, and the state in numbers."""

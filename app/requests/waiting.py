@@ -1,7 +1,7 @@
 """What is kept of requests that wait, whatever for, and how much that may be.
 
 How many wait, and what they keep, is bounded. Clients' requests and peers' count together, those that are with another
-node (forwarding.py) and those whose greenlet is parked (workers.py). Beyond the bounds (`--max-in-flight` in number, a
+node (forwarding.py) and those that wait for copies (replicator.py). Beyond the bounds (`--max-in-flight` in number, a
 share of the process's memory in bytes), a request that would have to wait is refused; one that need not is served as
 ever.
 """

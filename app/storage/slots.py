@@ -171,6 +171,10 @@ class Slot(LRUCache[bytes, int]):
         """Change the value of a key that is there; the order of use stays as it is."""
         self._data[key] = value
 
+    def age(self, key: bytes) -> None:
+        """Make a key that is there the least recently used."""
+        self._order.move_to_end(key, last=False)
+
     # --- tables ----------------------------------------------------------------------------------------------
 
     @property
@@ -324,6 +328,10 @@ class SplitSlot:
     def poke(self, key: bytes, value: int) -> None:
         """Change the value of a key that is there; the order of use stays as it is."""
         self.table_of(key).poke(key, value)
+
+    def age(self, key: bytes) -> None:
+        """Make a key that is there the least recently used of its table."""
+        self.table_of(key).age(key)
 
     def popitem(self) -> tuple[bytes, int]:
         """Remove the least recently used of the fuller of two tables. KeyError when there is no entry.

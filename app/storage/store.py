@@ -150,6 +150,15 @@ class WholeStore:
         self.entries += 1
         return True
 
+    def put_oldest(self, number: int, key: bytes, blob: bytes) -> bool:
+        """As `put`, but a key that is new is the least recently used of its slot: one that others have used before."""
+        is_new = not self._slots[number].has(key)
+        if not self.put(number, key, blob):
+            return False
+        if is_new:
+            self._slots[number].age(key)
+        return True
+
     def _put_growing(self, number: int, key: bytes, blob: bytes, work: int) -> bool:
         """Store the blob of a new key for which the tables of its slot have no room yet. `work`: what has been done."""
         work = self._make_table_room(number, key, work)

@@ -32,6 +32,7 @@ def test_split(text: str, parts: tuple[str, int]) -> None:
         "host:65536",
         "host:-1",
         "host:x",
+        "host:003331",
         "host:²",
         "host:" + "1" * 5000,
         "::1:3331",
@@ -93,3 +94,17 @@ def test_an_unknown_host_is_a_bad_server() -> None:
         resolve("no-such-host.invalid:9")
     with pytest.raises(BadServer):
         resolve("a" * 64 + ".example:9")
+
+
+def test_addresses_are_looked_up_as_bytes_and_names_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a text Python imports tables that an address needs none of."""
+    asked: list[object] = []
+
+    def found(host: object, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", 9))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    for host in ("127.0.0.1", "[fe80::1%lo]", "node", "9.example", "²"):
+        resolve(f"{host}:9")
+    assert asked == [b"127.0.0.1", b"fe80::1%lo", "node", "9.example", "²"]

@@ -77,6 +77,7 @@ def test_every_command(host: str) -> None:
                 with pytest.raises(KeyNotFound, match="get of b'key': KEY_DNE_ERR"):
                     await client.get(b"key")
                 assert await client.get(b"key", None) is None
+                assert await client.get(b"key", "none") == "none"
                 await client.put_many(ITEMS)
                 found = await client.get_many([*ITEMS, b"not there"])
                 assert found == {key: (value, 0) for key, value in ITEMS.items()}
@@ -94,7 +95,9 @@ def test_every_command(host: str) -> None:
                 assert response.code == protocol.KEY_DNE_ERR
                 await client.wipeout()
                 assert peer.store == {}
+                requests = client.stats.requests
                 await client.shutdown()
+                assert client.stats.requests == requests + 1
                 assert client.stats.sent == client.stats.requests
                 assert client.stats.ignored == {}
 
@@ -386,3 +389,41 @@ def test_nobody_imports_asyncio_who_does_not_ask_for_it() -> None:
     with pytest.raises(AssertionError, match="no attribute"):
         run_python(script)
     assert run_python("import sys, app.client; print('asyncio' in sys.modules)") == "False\n"
+
+
+@pytest.mark.parametrize("how", ["close", "aclose", "end of the block"])
+def test_once_closed_its_sockets_are_given_back_and_calls_end(how: str) -> None:
+    async def work() -> None:
+        with Peer() as peer:
+            client = plain([peer.name], timeouts_ms=PATIENT)
+            if how == "end of the block":
+                async with client:
+                    await client.put(b"key", b"value")
+            else:
+                await client.put(b"key", b"value")
+                if how == "close":
+                    client.close()
+                else:
+                    await client.aclose()
+            assert client._session.engine.sockets.is_closed
+            with pytest.raises(Closed):
+                await client.get(b"key")
+
+    run(work)
+
+
+@pytest.mark.parametrize("how", ["one", "many"])
+def test_a_call_that_is_cancelled_makes_room_at_once(how: str) -> None:
+    async def work() -> None:
+        with Peer(script=[drop]) as peer:
+            async with plain([peer.name], timeouts_ms=(60_000,), window=1, timeout_s=120.0) as client:
+                first = client.put(b"lost", b"") if how == "one" else client.put_many({b"lost": b""})
+                lost = asyncio.create_task(first)
+                await until(lambda: client._session.engine._in_flight)
+                waits = asyncio.create_task(client.put(b"key", b"value"))
+                await until(lambda: client._waiters)
+                lost.cancel()
+                await waits
+                assert peer.store.keys() == {b"key"}
+
+    run(work)

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from app.client import Client, clock
+from app.client.session import Options
 from tests.client.peer import Peer
 
 
@@ -29,3 +30,9 @@ def test_a_client_looks_at_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(time, "monotonic", None)
         client.put(b"key", b"value")
         assert client.get_many([b"key"]).keys() == {b"key"}
+
+
+def test_a_call_is_over_when_its_time_or_the_clients_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now", lambda: 1000.0)
+    options = Options(["127.0.0.1:9"], timeout_s=7.0)
+    assert (options.deadline(None), options.deadline(0.5)) == (1007.0, 1000.5)

@@ -43,11 +43,13 @@ class Wire:
         self.coming: list[tuple[int, bytes | None]] = []
         self.limits: list[int] = []
         self.renewed: list[int] = []
+        self.since = -1  # what was asked for by `trouble`
 
     def close(self) -> None:
         pass
 
     def trouble(self, servers: Iterable[int], since: int) -> str:
+        self.since = since
         return next((self.troubles[index] for index in servers if index in self.troubles), "")
 
     def renew(self, index: int) -> None:
@@ -475,3 +477,43 @@ def test_a_message_id_is_in_flight_once(clock: Clock) -> None:
     bench.start(b"1")
     with pytest.raises(AssertionError, match="is in flight"):
         bench.start(b"1")
+
+
+def test_only_what_the_system_complains_of_meanwhile_is_told(clock: Clock) -> None:
+    bench = Bench(clock, 1)
+    bench.wire.complaints = 5
+    exchange = bench.start(b"1")
+    bench.wire.complaints = 7
+    while not exchange.is_done:
+        bench.turn()
+    assert bench.wire.since == 5
+
+
+def test_a_probe_is_waited_for_so_long(clock: Clock) -> None:
+    datagram = encode_request(b"p", KVRequest(command=GET, key=b"k"))
+    assert Bench(clock).engine.probe(b"p", datagram, A, 1.5).attempts.due == clock.now_s + 1.5
+
+
+def test_a_server_that_was_turned_to_is_silent_if_nothing_comes_from_then_on(clock: Clock) -> None:
+    bench = Bench(clock)
+    moved, other = bench.start(b"1", A), bench.start(b"2", B)
+    clock.now_s += 0.01
+    bench.turn((B, answer(b"2")))
+    assert other.is_done
+    clock.now_s += 0.01
+    assert bench.turn((A, None)) == [(B, b"1")]
+    clock.now_s = moved.attempts.due
+    bench.turn((B, b"nothing of ours"))
+    assert bench.wire.renewed == [B]
+
+
+def test_who_is_waited_for_because_another_is_overloaded_is_not_silent(clock: Clock) -> None:
+    bench = Bench(clock)
+    exchange = bench.start(b"1", A)
+    bench.turn()
+    assert (bench.wire.renewed, exchange.asked) == ([A], B)
+    clock.now_s += 0.01
+    bench.turn((A, answer(b"1", SYS_OVERLOAD_ERR, 20)))
+    clock.now_s = exchange.attempts.due
+    assert bench.turn((B, b"nothing of ours")) != []
+    assert bench.wire.renewed == [A]

@@ -1,4 +1,4 @@
-"""Exceptions on their way to another process."""
+"""Exceptions: what they say, and on their way to another process."""
 
 import copy
 import pickle
@@ -6,8 +6,8 @@ import pickle
 import pytest
 
 import app.client
-from app.client import KVError, Overloaded, PartialFailure, Timeout
-from app.client.codec import NotAnAnswer
+from app.client import BadAnswer, KVError, Overloaded, PartialFailure, Timeout, calls
+from app.client.codec import KVRequest, KVResponse, NotAnAnswer
 from app.client.errors import error_answer
 from app.wire import protocol
 
@@ -77,3 +77,16 @@ def test_a_callers_own_kind_survives_pickle() -> None:
 
 def test_what_is_no_answer_survives_pickle() -> None:
     assert_survives(NotAnAnswer("unparsable"))
+
+
+def test_only_what_was_refused_for_now_may_have_happened() -> None:
+    request = KVRequest(command=protocol.PUT, key=b"k")
+    for code, tells in ((protocol.SYS_OVERLOAD_ERR, True), (protocol.NO_SPC_ERR, False)):
+        error = calls.fault(request, KVResponse(errCode=code), may_have_happened=True)
+        assert getattr(error, "may_have_happened", False) == tells
+
+
+@pytest.mark.parametrize("response", [KVResponse(value=b"v"), KVResponse(version=1), KVResponse()])
+def test_a_value_comes_with_its_version(response: KVResponse) -> None:
+    with pytest.raises(BadAnswer, match="without value and version"):
+        calls.get(b"k").read(response)

@@ -193,3 +193,10 @@ def test_no_try_leaves_late_after_an_unanswered_one(events: list[tuple[str, int,
             if first_unanswered is not None:
                 assert now <= first_unanswered + SAFE_RETRY_S + LATE_TRY_S
         assert attempts.due >= now
+
+
+@pytest.mark.parametrize(("deadline", "is_time_left"), [(1.5, True), (1.4375, False)])
+def test_after_an_overload_there_must_be_time_for_a_first_try(deadline: float, is_time_left: bool) -> None:
+    attempts = Attempts(0.0, (500,), deadline, NoJitter())
+    assert attempts.overloaded(0.0, 1000) == is_time_left
+    assert attempts.due == (1.0 if is_time_left else 0.5)

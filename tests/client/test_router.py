@@ -1,13 +1,17 @@
 """Where requests go, and how that is learned: no sockets, and a clock that is set by hand."""
 
 import itertools
+import queue
+import threading
 from collections.abc import Callable, Collection
 
 import pytest
 
-from app.client.address import resolve
+from app.client.address import Endpoint, resolve
+from app.client.errors import BadServer
 from app.client.router import (
     LOOKUP_AGAIN_S,
+    LOOKUP_MIN_S,
     NOWHERE,
     PROBE_MAX_S,
     PROBE_MIN_S,
@@ -16,6 +20,7 @@ from app.client.router import (
     REFRESH_S,
     WORD_FRESH_S,
     Router,
+    in_a_thread,
 )
 from app.client.table import Table
 from app.wire.protocol import SLOT_COUNT
@@ -215,6 +220,15 @@ def test_when_all_given_servers_are_of_another_cluster_that_is_the_callers() -> 
     assert (primaries(router)[:2], router.disputed) == ([A, B], set())
 
 
+def test_who_fails_disputes_nothing_and_the_others_still_do() -> None:
+    router = a_router(A, X, B)
+    router.learn(0, table(A, [A]), 0.0)
+    router.learn(1, table(X, OTHERS, origin=2), 0.0)
+    router.learn(2, table(B, [B], origin=3), 0.0)
+    router.failed(1, 1.0)
+    assert router.dispute() == f"{B}: of another cluster than {A}"
+
+
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_dispute_ends_with_the_answers_of_either_side_and_who_was_a_stranger_stays_one(silent: int) -> None:
     router = a_router(A, X)
@@ -263,6 +277,51 @@ def test_who_does_not_answer_loses_its_slots_until_it_does() -> None:
     assert router.others() == [0, b]
 
 
+def test_who_has_failed_is_not_asked_at_once() -> None:
+    router = a_router(A)
+    router.learn(0, table(A, [A, B]), 0.0)
+    b = index_of(router, B)
+    router.learn(b, table(B, [A, B]), 0.0)
+    assert router._asked == {}, "of who has proved itself there is nothing to wait for"
+    router.failed(b, 8.0)
+    assert b not in router.targets(8.0 + PROBE_MIN_S - 0.125)
+    assert b in router.targets(8.0 + PROBE_MIN_S)
+    assert b not in router.targets(8.0 + 3 * PROBE_MIN_S - 0.125)
+    assert b in router.targets(8.0 + 3 * PROBE_MIN_S)
+
+
+def test_a_server_that_is_somewhere_else_is_asked_at_once() -> None:
+    router = a_router(A, B)
+    for now in (0.0, 1.0, 3.0, 7.0):
+        router.targets(now)
+    assert 1 not in router.targets(8.0)
+    assert router.wake_at > 8.0
+    router.place(1, resolve(C))
+    assert router.wake_at <= 8.0
+    assert 1 in router.targets(8.0)
+
+
+def test_a_name_that_has_not_resolved_again_is_looked_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = a_router("localhost:1")
+    asked: list[str] = []
+
+    def nothing(name: str, *, after: Endpoint) -> Endpoint:
+        asked.append(name)
+        raise BadServer("made up")
+
+    monkeypatch.setattr("app.client.router.resolve", nothing)
+    for now, count in ((10.0, 1), (10.0 + LOOKUP_MIN_S - 0.125, 1), (10.0 + LOOKUP_MIN_S, 2)):
+        router.failed(0, now)
+        assert asked == ["localhost:1"] * count
+        assert router.collect(10.0) == []
+
+
+def test_what_takes_long_keeps_no_program_from_ending() -> None:
+    told: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    in_a_thread(lambda: told.put(threading.current_thread().daemon))
+    assert told.get(timeout=10.0)
+
+
 def test_a_failure_hints_at_an_old_table_if_it_is_of_a_member_or_of_a_server_that_the_caller_named() -> None:
     router = a_router(A, B)
     now = 0.0
@@ -306,16 +365,18 @@ def test_however_much_is_wrong_the_table_is_asked_for_at_a_bounded_rate() -> Non
     assert asked <= 10 / REFRESH_MIN_S * 2 + 2
 
 
-def test_every_member_is_asked_for_the_table_in_its_turn() -> None:
+@pytest.mark.parametrize("members", [[A, B], [A, B, C]])
+def test_every_member_is_asked_for_the_table_in_its_turn(members: list[str]) -> None:
     router = a_router(A)
     router.targets(0.0)
-    for member in (A, B, C):
-        router.learn(0 if member == A else index_of(router, member), table(member, [A, B, C]), 0.0)
+    for member in members:
+        router.learn(0 if member == A else index_of(router, member), table(member, members), 0.0)
     asked: list[str] = []
-    for n in range(1, 7):
+    count = len(members)
+    for n in range(1, 2 * count + 1):
         asked += probe(router, n * REFRESH_S)
-    assert set(asked[:3]) == {A, B, C}
-    assert asked[:3] == asked[3:]
+    assert set(asked[:count]) == set(members)
+    assert asked[:count] == asked[count:]
 
 
 def test_a_server_given_twice_is_not_probed_for_ever() -> None:
@@ -361,6 +422,13 @@ def test_names_are_looked_up_aside_and_not_again_at_once() -> None:
     assert waiting == []
     router.learn(0, table(A, members), LOOKUP_AGAIN_S)
     assert len(waiting) == 1
+
+
+def test_a_name_that_is_none_does_not_keep_out_the_next() -> None:
+    router = a_router(A)
+    router.learn(0, table(A, [A, "a-host.invalid:1", "localhost:1"]), 0.0)
+    router.collect(1.0)
+    assert index_of(router, "localhost:1") == 1
 
 
 def test_a_name_that_was_found_is_remembered_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,3 +257,36 @@ def test_a_server_that_no_socket_can_be_made_for_costs_the_datagram() -> None:
     assert (stats.lost, sockets.trouble([0], 0)) == (1, "Permission denied")
     assert sockets._sockets == {}
     sockets.close()
+
+
+def test_what_was_given_up_before_is_not_refused_again() -> None:
+    former = Scripted(ConnectionRefusedError(), b"late")
+    sockets, stats = sockets_of(former)
+    sockets._sockets[0] = Scripted()  # type: ignore[assignment]
+    assert sockets.receive(0.0, 9) == [(0, b"late")]
+    assert (stats.refused, sockets.trouble([0], 0)) == (1, "connection refused")
+
+
+@pytest.mark.parametrize(("fault", "is_cut_off"), [(errno.ENETUNREACH, True), (errno.ENOBUFS, False)])
+def test_only_without_a_way_a_server_counts_as_refused(fault: int, is_cut_off: bool) -> None:
+    sockets, stats = sockets_of(Scripted(OSError(fault, "made up")))
+    assert not sockets.is_cut_off
+    sockets.send(0, SERVER, b"x")
+    assert (sockets.is_cut_off, stats.lost, sockets.trouble([0], 0)) == (is_cut_off, 1, "made up")
+    assert sockets.receive(0.0, 9) == ([(0, None)] if is_cut_off else [])
+    assert not sockets.is_cut_off
+
+
+def test_closing_gives_everything_back() -> None:
+    sockets = Sockets(Stats())
+    sockets.send(0, SERVER, b"x")
+    sockets.renew(0)
+    sockets.send(0, SERVER, b"x")
+    held = [*sockets._sockets.values(), *sockets._former.values()]
+    selector = sockets._selector
+    sockets.close()
+    assert len(held) == 2
+    assert [one.fileno() for one in held] == [-1, -1]
+    assert (sockets._sockets, sockets._former) == ({}, {})
+    assert selector.get_map() is None
+    sockets.close()

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.client.table import read_status
+from app.client.errors import BadAnswer
+from app.client.table import read_object, read_status
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT
 
 STATUS: dict[str, Any] = {
@@ -69,3 +70,9 @@ DEEP = b"[" * 5000 + b"]" * 5000
 )
 def test_another_kind_of_answer(value: bytes) -> None:
     assert read_status(value) is None
+
+
+def test_json_that_could_not_be_written_again_is_none() -> None:
+    assert read_object(b'{"a": "\\u00e9"}', "status") == {"a": "é"}
+    with pytest.raises(BadAnswer, match="not JSON"):
+        read_object(b'{"a": "\\ud800"}', "status")

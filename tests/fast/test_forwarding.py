@@ -177,7 +177,7 @@ def test_whoever_joins_is_answered_by_either() -> None:
 
 def test_what_is_none_of_its_objects_is_refused() -> None:
     front = Side().front
-    asked: Any = Request(None, front.clients)
+    asked: Any = Request(front.clients)
     for wrong in (lambda: front.answers.deliver(object(), b""), lambda: front.forwarding._send(asked)):  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             wrong()

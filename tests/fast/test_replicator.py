@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cluster.replication import writes
-from app.observe.counters import REPLICATED
+from app.observe.counters import REPLICATED, WAITED
 from app.requests import forwarding, replicator
 from app.requests.replicator import Replicator, ShortReplicator, WholeReplicator
-from app.wire.protocol import GET, PUT, REMOVE
+from app.wire.protocol import GET, PUT, REMOVE, WIPEOUT
 from tests.requests.test_replicator import LED_BY_A, LED_BY_B_VIEW, VIEW, install
 from tests.support import parts
 from tests.support.parts import CLIENT, OTHER_CLIENT, Net, examples
@@ -39,9 +39,9 @@ def test_its_numbers_and_words_are_the_pythons() -> None:
     from app.fast import replicator as fast_replicator
 
     assert fast_replicator.IN_FLIGHT_BYTES == forwarding.IN_FLIGHT_BYTES
-    assert fast_replicator.PARKED == writes.PARKED
+    assert fast_replicator.WAITS == writes.WAITS
     assert fast_replicator.NO_ANSWER == replicator.NO_ANSWER
-    assert fast_replicator.REPLICATED == REPLICATED
+    assert (fast_replicator.REPLICATED, fast_replicator.WAITED) == (REPLICATED, WAITED)
 
 
 def test_what_is_kept_is_the_same() -> None:
@@ -49,11 +49,16 @@ def test_what_is_kept_is_the_same() -> None:
     kept.datagram, kept.client, kept.peer, kept.asked_at = b"datagram", CLIENT, "", b"at"
     kept.hops, kept.deadline_s, kept.received_s, kept.is_uncertain, kept.how = 2, 3.0, 2.5, True, ""
     names = ["datagram", "client", "peer", "asked_at", "hops", "deadline_s", "received_s", "is_uncertain", "how"]
-    names += ["command", "message_id", "id_crc", "kept_bytes"]
+    names += ["command", "message_id", "id_crc", "reply", "kept_bytes"]
+    of_request = [b"datagram", CLIENT, "", b"at", 2, 3.0, 2.5, True]
     for which in ("pure", "compiled"):
-        write = pieces("replicator", which).WaitingWrite(kept, PUT, b"m", 0xFFFFFFFF)
-        told = [getattr(write, name) for name in names]
-        assert told == [b"datagram", CLIENT, "", b"at", 2, 3.0, 2.5, True, REPLICATED, PUT, b"m", 0xFFFFFFFF, 512 + 16]
+        kind = pieces("replicator", which).Waiter
+        write, read = kind(kept, PUT, b"m", 0xFFFFFFFF), kind(kept, GET, b"m", 1, b"answer")
+        told = [[getattr(waiter, name) for name in names] for waiter in (write, read)]
+        assert told == [
+            [*of_request, REPLICATED, PUT, b"m", 0xFFFFFFFF, b"", 512 + 16],
+            [*of_request, WAITED, GET, b"m", 1, b"answer", 512 + 16 + 6],
+        ]
 
 
 def net_of(kind: type[Any]) -> Net:
@@ -65,7 +70,7 @@ steps = st.one_of(
     st.tuples(
         st.just("ask"),
         st.sampled_from("aab"),
-        st.sampled_from([PUT, PUT, PUT, REMOVE, GET]),
+        st.sampled_from([PUT, PUT, PUT, REMOVE, GET, GET, WIPEOUT]),
         st.sampled_from(IDS),
         st.integers(0, 2),
         st.sampled_from([CLIENT, OTHER_CLIENT]),
@@ -82,7 +87,8 @@ def do(net: Net, name: str, *given: Any) -> object:
     if name == "ask":
         at, command, message_id, key, client = given
         value = {"value": b"v" * key} if command == PUT else {}
-        return net[at].take(request(message_id, command=command, key=LED_BY_A[key], **value), client)
+        asked = {"key": LED_BY_A[key]} if command != WIPEOUT else {}
+        return net[at].take(request(message_id, command=command, **asked, **value), client)
     if name == "deliver":
         net.deliver()
     elif name.startswith("from"):
@@ -105,7 +111,8 @@ def state(net: Net) -> object:
         (
             (node.told(), node.held(), node.waiting.count, node.waiting.kept_bytes, node.waiting.full),
             (node.counters.by_command(), node.counters.by_code(), node.counters.retries_answered),
-            (node.counters.latency[REPLICATED].counts, node.replicator.snapshot(), node.forwarding.in_flight),
+            [node.counters.latency[how].counts for how in (REPLICATED, WAITED)],
+            (node.replicator.snapshot(), node.forwarding.in_flight),
         )
         for node in (net["a"], net["b"])
     ]

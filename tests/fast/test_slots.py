@@ -70,12 +70,17 @@ def test_a_slot_gives_the_same_answers_compiled(seed: int, of_records: bool, cou
         pure, compiled = pairs[at]
         key = rng.choice(keys)
         value = records.handle(key, n) if of_records else rng.choice((n, -n, 1 << 70))
-        step = rng.choice((*ADDED, "del", "peek", "poke", "in", "pop", "oldest", "copy", "rebuild", "beside", "divide"))
+        step = rng.choice(
+            (*ADDED, "del", "peek", "poke", "in", "pop", "oldest", "copy", "rebuild", "beside", "divide", "age")
+        )
         if step == "set":
             pure[key] = compiled[key] = value
         elif step == "put" and key in pure:
             pure.poke(key, value)
             compiled.poke(key, value)
+        elif step == "age" and key in pure:
+            pure.age(key)
+            compiled.age(key)
         elif step == "divide" and len(pairs) == 1:  # each by its own hash, so what comes of it is joined again
             compiled = COMPILED.join(*compiled.divide(1 << rng.randrange(20)))
             assert {key: compiled.peek(key) for key in compiled} == {key: pure.peek(key) for key in pure}
@@ -353,6 +358,7 @@ keys = [b"%08d" % n for n in range(count)]
 memory = mmap.mmap(-1, 9 * count)
 memory[:] = b" ".join(keys) + b" "
 slots = [Slot(records=memory) for _ in range(256)]
+filled = [bytes(1000) for _ in range(8000)]  # the holes that importing has left in the heap
 resident = ResidentSize()
 before = resident()
 for slot in slots:

@@ -263,7 +263,7 @@ def test_names_that_are_too_long_to_be_kept_are_refused() -> None:
 def test_the_numbers_are_the_same() -> None:
     """As the `enum`s in app/fast/writes.pyx, mutate.pyx, recent.pyx and applying.pyx have them."""
     assert (writes.PENDING_MAX, writes.PENDING_MAX_BYTES, writes.WAITERS_MAX) == (4096, 4 << 20, 8)
-    assert (writes.PARKED, writes.IGNORED, protocol.SLOT_COUNT) == (-100, -101, 256)
+    assert (writes.WAITS, writes.IGNORED, protocol.SLOT_COUNT) == (-100, -101, 256)
     assert (protocol.PUT, protocol.REMOVE, protocol.KEY_MAX_BYTES, protocol.MESSAGE_ID_MAX_BYTES) == (1, 3, 32, 64)
     assert (protocol.NO_ERR, protocol.KEY_DNE_ERR, protocol.NO_SPC_ERR, protocol.SYS_OVERLOAD_ERR) == (0, 1, 2, 3)
     assert (mutate.SET, mutate.DELETE, mutate.WIPE, mutate.NOTE, mutate.HINDRANCES) == (1, 2, 3, 4, 7)

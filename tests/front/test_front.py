@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any
 
-import gevent
 import pytest
 from gevent import socket
 
@@ -27,8 +26,7 @@ from app.requests.answers import Answers
 from app.requests.commands import Shutdown
 from app.requests.request import Request
 from app.requests.turn import Turn
-from app.requests.waiting import Waiting
-from app.requests.workers import Workers
+from app.requests.waiting import Kept
 from app.sockets import DatagramSocket, Sockets
 from app.wire.protocol import (
     DATAGRAM_MAX_BYTES,
@@ -94,7 +92,6 @@ class Rig:
         patience_s: float = inf,
         allowed: Mapping[bytes, bool] | None = None,
         slow_s: float = inf,
-        max_waiting: int = 100,
         batch: type[DatagramBatch] = DatagramBatch,
         rate_bytes: int = 1 << 60,
     ) -> None:
@@ -106,7 +103,6 @@ class Rig:
         self.lease_until = inf
         self.is_member = True
         self.turn = Turn(self.loop, self, [SELF] * SLOT_COUNT, end=self._end)
-        self.workers = Workers(self.loop, Waiting(max_waiting, 1 << 30, lambda size: None))
         self.rate = AnswerRate(rate_bytes, exempt=Exempt(), now=self.loop.now, random=lambda: 0.5)
         self.batch = batch(self.sock, BATCH_SIZE, self.turn.lease_ran_out, self.rate)
         self.answers = Answers(
@@ -123,7 +119,6 @@ class Rig:
             self.sock,
             self.batch,
             self.turn,
-            self.workers,
             self.answers,
             self.commands,  # type: ignore[arg-type]
             self.counters,
@@ -133,7 +128,7 @@ class Rig:
             rate=self.rate,
             shares_turns=shares_turns,
         )
-        self.waiting: dict[bytes, Request] = {}
+        self.waiting: dict[bytes, Kept] = {}
 
     def _end(self) -> None:
         self.turn.close()
@@ -151,23 +146,19 @@ class Rig:
             if not self.sock.arriving:
                 break
 
-    def must_wait(self, *datagrams: bytes, times: int = 1) -> None:
-        """Requests of these datagrams wait, so many times, and are answered by what they were woken with."""
+    def must_wait(self, *datagrams: bytes) -> None:
+        """What is kept of requests of these datagrams lies in a table until `answer_later`."""
 
-        def rule(request: Request) -> bytes | None:
-            answer = None
-            for _ in range(times):
-                request.keep()
-                self.waiting[request.datagram] = request
-                answer = self.workers.park(request)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
+        def rule(request: Request) -> None:
+            request.keep()
+            kept = self.waiting[request.datagram] = Kept()
+            kept.answer_to(request)
+            kept.datagram, kept.how = request.datagram, WAITED
 
         self.commands.rules |= dict.fromkeys(datagrams, rule)
 
-    def wake(self, datagram: bytes, answer: object) -> None:
-        self.workers.wake([(self.waiting.pop(datagram), answer)])
+    def answer_later(self, datagram: bytes, answer: bytes) -> None:
+        self.answers.deliver(self.waiting.pop(datagram), answer)
         self.loop.turn()
 
     def latency(self) -> tuple[int, int]:
@@ -199,7 +190,7 @@ def asks_too_much(rig: Rig, sender: bytes, *, waits: bool = False) -> None:
             rig.commands.rules[large] = lambda _: LARGE
         rig.ask(sender, large)
         if waits:
-            rig.wake(large, LARGE)
+            rig.answer_later(large, LARGE)
         count += 1
     assert 80 < count < 120  # a second's
 
@@ -233,7 +224,7 @@ def test_a_request_that_waited_is_refused_as_well() -> None:
     rig.ask(A, b"late")
     asks_too_much(rig, A)
     rig.sock.sent.clear()
-    rig.wake(b"late", LARGE)
+    rig.answer_later(b"late", LARGE)
     (refusal,) = rig.sock.sent_to(A)
     assert response(refusal, b"m" * 16).errCode == SYS_OVERLOAD_ERR
 
@@ -354,17 +345,15 @@ def test_a_request_that_waits_holds_nobody_up_and_is_answered_later(shares_turns
     rig = Rig(shares_turns=shares_turns)
     rig.must_wait(b"w")
     rig.ask(A, b"w")
-    assert rig.workers.waiting.count == 1
     for number in range(2 * BATCH_SIZE):  # its datagram in the buffer is overwritten
         rig.ask(B, b"%d" % number)
     assert rig.sock.sent_to(B) == answers_to(numbered(2 * BATCH_SIZE))
     assert rig.sock.sent == []
-    rig.wake(b"w", b"at last")
+    rig.answer_later(b"w", b"at last")
     assert rig.sock.sent == [(A, b"at last")]
-    assert rig.workers.waiting.count == 0
 
 
-def test_the_rest_of_a_batch_goes_on_when_one_of_it_waits() -> None:
+def test_the_rest_of_a_batch_goes_on_when_some_of_it_wait() -> None:
     rig = Rig()
     senders = (A, B, C)
     rig.must_wait(*numbered(3, b"w"))
@@ -374,42 +363,9 @@ def test_the_rest_of_a_batch_goes_on_when_one_of_it_waits() -> None:
     assert sorted(rig.sock.sent) == sorted((sender, b"re: o%d" % n) for n, sender in enumerate(senders))
     rig.sock.sent.clear()
     for number in (1, 2, 0):
-        rig.wake(b"w%d" % number, b"a%d" % number)
+        rig.answer_later(b"w%d" % number, b"a%d" % number)
         assert rig.sock.sent == [(senders[number], b"a%d" % number)]
         rig.sock.sent.clear()
-
-
-def test_a_request_may_wait_twice() -> None:
-    rig = Rig()
-    rig.must_wait(b"w", times=2)
-    rig.ask(A, b"w")
-    rig.wake(b"w", b"not yet")
-    rig.ask(B, b"o")
-    assert (rig.workers.waiting.count, rig.sock.sent) == (1, [(B, b"re: o")])
-    rig.wake(b"w", b"now")
-    assert rig.sock.sent[1:] == [(A, b"now")]
-
-
-def test_one_that_waited_in_vain_is_not_answered() -> None:
-    rig = Rig()
-    rig.must_wait(b"w")
-    rig.ask(A, b"w")
-    rig.wake(b"w", None)
-    assert (rig.sock.sent, rig.latency()) == ([], (0, 0))
-
-
-def test_greenlets_are_used_again() -> None:
-    rig = Rig()
-    rig.must_wait(*numbered(200))
-    for datagram in numbered(200):
-        rig.ask(A, datagram)
-        rig.wake(datagram, b"")
-    assert len(rig.workers._idle) <= 2
-    made = {id(rig.commands.rules)}
-    rig.commands.rules[b"which"] = lambda request: made.add(id(gevent.getcurrent())) or b""
-    for _ in range(50):
-        rig.ask(A, b"which")
-    assert len(made) <= 2 + 1
 
 
 def test_a_late_answer_leaves_from_the_address_that_was_asked_by_whoever_asked_last() -> None:
@@ -424,24 +380,18 @@ def test_a_late_answer_leaves_from_the_address_that_was_asked_by_whoever_asked_l
             super().send(address, data + asked_at)
 
     rig = Rig(batch=AtMany)
-    waiting: list[Request] = []
-
-    def rule(request: Request) -> bytes | None:
-        waiting.append(request)
-        request.keep()
-        return bytes(rig.workers.park(request))
+    rig.must_wait(b"one")
 
     def join(request: Request) -> None:
         request.keep()
-        waiting[0].answer_to(request)
+        rig.waiting[b"one"].answer_to(request)
 
-    rig.commands.rules |= {b"one": rule, b"its retry": join}
+    rig.commands.rules[b"its retry"] = join
     rig.sock.arrive(A, b"one")
     rig.read()
     rig.sock.arrive(B, b"its retry")
     rig.read()
-    rig.loop.run_callback(rig.workers.wake, [(waiting[0], b"late, ")])
-    rig.loop.turn()
+    rig.answer_later(b"one", b"late, ")
     assert rig.sock.sent_to(B) == [b"late, at " + B[4:8]]
 
 
@@ -470,16 +420,15 @@ def test_what_one_request_was_through_is_not_the_nexts() -> None:
     seen: list[tuple[object, ...]] = []
 
     def rule(request: Request) -> bytes:
-        seen.append((request.datagram, request.is_uncertain, request.how, request.has_waited))
+        seen.append((request.datagram, request.is_uncertain))
         request.keep()
         request.is_uncertain = True
-        request.how = WAITED
         return b""
 
     rig.commands.rules[b"x"] = rule
     rig.ask(A, b"x", b"x")
     rig.ask(A, b"x")
-    assert seen == [(b"", False, IN_TURN, False)] * 3
+    assert seen == [(b"", False)] * 3
 
 
 # --- who may send requests ------------------------------------------------------------------------------------------
@@ -503,7 +452,7 @@ def test_a_request_is_not_ascribed_to_who_was_shut_out_before_it() -> None:
     rig.sock.arrive(A, b"a stranger's")
     rig.sock.arrive(B, b"w")
     rig.read()
-    rig.wake(b"w", b"secret")
+    rig.answer_later(b"w", b"secret")
     assert rig.sock.sent == [(B, b"secret")]
 
 
@@ -534,7 +483,6 @@ def test_shutdown_is_answered_and_nothing_after_it(before: int, shares_turns: bo
 def test_what_commands_do_not_catch_reaches_the_loop(fault: type[BaseException]) -> None:
     """Which ends the process: tests/test_loop.py."""
     rig = Rig()
-    rig.must_wait(b"w")
 
     def breaks(request: Request) -> bytes:
         raise fault("made up")
@@ -542,9 +490,6 @@ def test_what_commands_do_not_catch_reaches_the_loop(fault: type[BaseException])
     rig.commands.rules[b"x"] = breaks
     with pytest.raises(fault, match="made up"):
         rig.ask(A, b"x")
-    rig.ask(A, b"w")
-    with pytest.raises(ValueError, match="after it has waited"):
-        rig.wake(b"w", ValueError("after it has waited"))
 
 
 # --- the lease -------------------------------------------------------------------------------------------------------
@@ -862,8 +807,7 @@ def test_each_answer_is_counted_once_by_how_it_came(shares_turns: bool) -> None:
     assert rig.latency() == (BATCH_SIZE + 2, 0)
     assert rig.counters.latency[IN_TURN].total_s == 0.5, "both leave when the batch is done"
     rig.loop.now_s += 0.5
-    rig.waiting[b"w"].how = WAITED  # whoever lets it wait says so
-    rig.wake(b"w", b"")
+    rig.answer_later(b"w", b"")
     assert rig.latency() == (BATCH_SIZE + 2, 1)
     assert rig.counters.latency[WAITED].total_s == 0.75, "since it came out of the socket"
 
@@ -879,8 +823,7 @@ def test_what_is_slow_is_noted_with_its_client() -> None:
     rig.sock.arrive(C, quick)  # who was shut out has not waited for anything
     rig.sock.arrive(B, slow)
     rig.read()
-    rig.waiting[waits].how = WAITED
-    rig.wake(waits, b"")
+    rig.answer_later(waits, b"")
     rows = slow_rows(rig.slow_log)
     columns = ("command", "key", "how", "client", "shared_by", "duration_ms", "time")
     assert [tuple(row[column] for column in columns) for row in rows] == [

@@ -70,14 +70,6 @@ def requests(data: bytes) -> None:
             assert len(reply) <= DATAGRAM_MAX_BYTES, len(reply)
             answer = response(reply, said_by(reply))
             assert answer.errCode != INTERNAL_ERR, "a fault in the request's code"
-    _end(node)
-
-
-def _end(node: Parts) -> None:
-    """End its workers: those that wait are nobody's to collect."""
-    for worker in [*node.workers._idle, *(request.greenlet for request in node.workers._parked)]:
-        if worker is not None:
-            worker.throw()
 
 
 def said_by(reply: bytes) -> bytes:
@@ -191,8 +183,6 @@ def links(data: bytes) -> None:
             net.deliver()
         else:
             net.queue.clear()
-    for name in _PAIR.addresses:
-        _end(net[name])
     _greeting(data)
     _sealed(data)
 

@@ -27,6 +27,7 @@ class Change(NamedTuple):
 
 
 Site = tuple[Change, ...]  # the variants of one kind at one place
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 _COMPARISONS: Final[dict[type[ast.cmpop], tuple[str, tuple[str, ...]]]] = {
     ast.Lt: ("<", ("<=", ">=")),
@@ -110,7 +111,7 @@ class _Finder:
     def _whole(self, kind: str, node: ast.expr | ast.stmt, *instead: str) -> Site:
         return tuple(Change(kind, *self._span(node), text) for text in instead)
 
-    def _visit(self, node: ast.AST, function: ast.FunctionDef | None) -> Iterator[Site]:
+    def _visit(self, node: ast.AST, function: _Function | None) -> Iterator[Site]:
         if isinstance(node, _NO_TARGETS):
             if isinstance(node, ast.Raise):
                 yield self._whole("raise dropped", node, "pass")
@@ -125,9 +126,9 @@ class _Finder:
             yield from self._operator(node)
             yield from self._operand(node)
         for child in _children(node):
-            yield from self._visit(child, node if isinstance(node, ast.FunctionDef) else function)
+            yield from self._visit(child, node if isinstance(node, _Function) else function)
 
-    def _statement(self, node: ast.stmt, function: ast.FunctionDef | None) -> Iterator[Site]:
+    def _statement(self, node: ast.stmt, function: _Function | None) -> Iterator[Site]:
         match node:
             case ast.AugAssign():
                 before, after = _ARITHMETIC.get(type(node.op), ("", ""))
@@ -152,7 +153,7 @@ class _Finder:
             case ast.Return():
                 yield from self._returned(node, function)
 
-    def _returned(self, node: ast.Return, function: ast.FunctionDef | None) -> Iterator[Site]:
+    def _returned(self, node: ast.Return, function: _Function | None) -> Iterator[Site]:
         assert function is not None
         if function.body[-1] is not node:
             yield self._whole("return dropped", node, "pass")
@@ -217,7 +218,7 @@ def _is_condition(test: ast.expr) -> bool:
     return not isinstance(test, ast.Constant) and not any(isinstance(part, ast.NamedExpr) for part in ast.walk(test))
 
 
-def _matters_when_dropped(node: ast.Assign, function: ast.FunctionDef | None) -> bool:
+def _matters_when_dropped(node: ast.Assign, function: _Function | None) -> bool:
     """Whether dropping it leaves a program that runs on: a name or an attribute keeps what it had before."""
     if function is None:
         return False
@@ -234,7 +235,7 @@ def _matters_when_dropped(node: ast.Assign, function: ast.FunctionDef | None) ->
 def _children(node: ast.AST) -> Iterator[ast.AST]:
     """What of a node is looked at: no annotations, decorators, bases or classes that are named instead of run."""
     match node:
-        case ast.FunctionDef():
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
             if node.name not in ("__repr__", "__str__"):
                 yield from node.args.defaults
                 yield from (default for default in node.args.kw_defaults if default is not None)

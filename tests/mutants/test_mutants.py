@@ -113,6 +113,16 @@ def test_statements_of_a_block_are_changed_where_they_stand() -> None:
     assert changed(source, "return dropped") == [source.replace("    return\n", "    pass\n")]
 
 
+def test_a_coroutine_is_changed_as_a_function_is() -> None:
+    source = "async def f(a: int = 1) -> bool:\n    await g(a)\n    return a\n"
+    assert [applied(source, change) for site in sites(source) for change in site] == [
+        source.replace("= 1", "= 2"),
+        source.replace("= 1", "= 0"),
+        source.replace("await g(a)", "pass"),
+        source.replace("return a", "return not (a)"),
+    ]
+
+
 def test_the_default_of_a_parameter_is_changed() -> None:
     source = "def f(a=1, *, b=False):\n    ...\n"
     assert changed(source, "constant") == [

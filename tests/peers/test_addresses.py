@@ -117,6 +117,7 @@ def test_a_peer_that_moves_is_known_by_its_new_address_alone(family: socket.Addr
 def test_a_peer_may_move_out_of_an_ipv4_sockets_reach_and_back() -> None:
     peers = Peers(ME, (ME, OTHER), socket.AF_INET)
     peers.move(str(OTHER), "fd00::1")
+    assert peers.by_datagram_address == {}
     assert (peers.target(str(OTHER)), peers.unreachable) == (None, (str(OTHER),))
     assert not peers.is_server_host("127.0.0.1")
     peers.move(str(OTHER), "127.0.0.1")
@@ -148,3 +149,16 @@ def test_what_is_to_be_looked_up() -> None:
     peers = Peers(ME, (ME, OTHER, SIX), socket.AF_INET6)
     names = {name: peers.host_name(name) for name in (*peers.names, str(ME), "stranger:1")}
     assert names == {str(OTHER): "kv2.example", str(SIX): "", str(ME): "", "stranger:1": ""}
+
+
+def test_who_is_a_server_no_more_is_known_by_no_address() -> None:
+    third = Server("127.0.0.7", 3337, "127.0.0.7")
+    peers = Peers(ME, (ME, OTHER, third), socket.AF_INET)
+    assert peers.servers == (str(ME), str(OTHER), str(third))
+    (kept,) = (packed for packed, peer in peers.by_datagram_address.items() if peer == str(OTHER))
+    peers.change((OTHER, ME))
+    assert (peers.servers, peers.names) == ((str(OTHER), str(ME)), (str(OTHER),))
+    assert peers.by_datagram_address == {kept: str(OTHER)}
+    assert (peers.target(str(third)), peers.address(str(third))) == (None, "")
+    assert not peers.is_server_host("127.0.0.7")
+    assert not peers.is_at(str(third), "127.0.0.7")

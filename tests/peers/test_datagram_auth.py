@@ -344,12 +344,12 @@ def test_while_a_secret_is_replaced_all_hear_each_other(network: Network) -> Non
     b.take_secrets([SECRET, NEW], is_new_used=False)
     network.start("c", 400, NEW)
     assert all_hear(), "who takes both answers in the one that it was spoken to in"
-    a.take_secrets([NEW, SECRET])
+    a.take_secrets([NEW, SECRET], is_new_used=True)
     assert all_hear()
-    b.take_secrets([NEW, SECRET])
-    a.take_secrets([NEW])
+    b.take_secrets([NEW, SECRET], is_new_used=True)
+    a.take_secrets([NEW], is_new_used=True)
     assert all_hear()
-    b.take_secrets([NEW])
+    b.take_secrets([NEW], is_new_used=True)
     assert all_hear()
     assert fault(b, DatagramAuth(SECRET, "a", ["b"], 500).sign("b", b"x")) == "wrong_secret"
 
@@ -357,12 +357,42 @@ def test_while_a_secret_is_replaced_all_hear_each_other(network: Network) -> Non
 def test_the_one_that_a_peer_used_counts_only_as_long_as_these_two_are_taken(network: Network) -> None:
     a, b = network.nodes["a"], network.nodes["b"]
     a.take_secrets([SECRET, NEW], is_new_used=False)
-    b.take_secrets([NEW, SECRET])
+    b.take_secrets([NEW, SECRET], is_new_used=True)
     network.send("b", "a", b"first contact")
     assert network.send("b", "a", b"body") == [b"body"]
     a.take_secrets([SECRET, b"a third one, which b knows nothing of"], is_new_used=False)
     network.send("a", "b", b"first contact")
     assert network.send("a", "b", b"body") == [b"body"]
+
+
+def test_the_new_one_is_used_with_whoever_still_uses_the_old_one_too(network: Network) -> None:
+    a, b = network.nodes["a"], network.nodes["b"]
+    assert network.send("b", "a", b"first contact") == [b"first contact"]
+    for is_new_used, told in ((False, ""), (True, "wrong_secret")):
+        a.take_secrets([NEW, SECRET], is_new_used=is_new_used)
+        assert network.send("b", "a", b"body") == [b"body"]
+        assert fault(b, a.sign("b", b"back"), network.now) == told
+
+
+def test_what_is_too_short_is_malformed(network: Network) -> None:
+    b = network.nodes["b"]
+    whole = DatagramAuth(SECRET, "", ["b"], 100).sign("b", b"")
+    assert fault(b, whole) == "unknown_sender", "the shortest: a nameless one says nothing"
+    for length in range(1, len(whole)):
+        assert fault(b, whole[:length]) == "malformed"
+
+
+def test_an_incarnation_is_raised_by_what_is_drawn_besides() -> None:
+    a, b = DatagramAuth(SECRET, "a", ["b"], 100), DatagramAuth(SECRET, "b", ["a"], 50, lambda: 6)
+    a._peers["b"].incarnation = 70
+    b._peers["a"].incarnation = 100
+    b.verify(a.sign("b", b"x"), 0.1)
+    assert b.incarnation == 70 + 1 + 6
+    known = b._peers["a"]
+    known.taken_s, known.received = 0.0, 1 << 20
+    a._peers["b"].incarnation = b.incarnation
+    b.verify(a.sign("b", b"x"), FORGOTTEN_S + 0.1)
+    assert b.incarnation == 77 + 1 + 6
 
 
 def test_with_a_peer_that_was_none_for_a_while_the_numbers_go_on(network: Network) -> None:

@@ -71,6 +71,10 @@ def test_each_is_told_with_the_address_it_came_from() -> None:
     assert rig.taken == [(b"a", from_one), (b"b", from_one), (bytes(DATAGRAM_MAX_BYTES + 1), from_other)]
 
 
+def test_of_all_that_has_come_it_is_received_first() -> None:
+    assert [watcher.is_first for watcher in Rig().loop.watchers] == [True, True]
+
+
 def test_one_server_does_not_keep_the_loop_from_turning() -> None:
     rig = Rig()
     rig.made[1002].arrived += [b"x"] * 100

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from app.cluster.replication.frames import BODY_MAX_BYTES, KINDS, BadFrame
+from app.peers import frames
 from app.peers.frames import (
     ANSWER,
     CLUSTER,
@@ -16,6 +17,7 @@ from app.peers.frames import (
     LIFE_BYTES,
     Frame,
     FrameReader,
+    cut,
     pack_header,
 )
 from app.wire.protocol import DATAGRAM_MAX_BYTES
@@ -56,6 +58,25 @@ def test_in_pieces_of_every_size() -> None:
             frames += reader.feed(memoryview(stream)[at : at + size])
             at += size
         assert frames == FRAMES * 20
+
+
+def test_a_frame_that_comes_in_pieces_is_cut_once_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all that is there of it would be copied with each of them."""
+    looked_at: list[int] = []
+
+    def counted(data: bytes) -> tuple[list[Frame], int]:
+        looked_at.append(len(data))
+        return cut(data)
+
+    monkeypatch.setattr(frames, "cut", counted)
+    reader = FrameReader()
+    body = bytes(10_000)
+    stream = pack_header(len(body), KIND) + body
+    assert reader.feed(stream[:3]) == reader.feed(stream[3:4]) == reader.feed(stream[4:5]) == []
+    for at in range(HEADER_BYTES, len(stream) - 1, 101):
+        assert reader.feed(stream[at : min(at + 101, len(stream) - 1)]) == []
+    assert reader.feed(stream[-1:]) == [(KIND, body)]
+    assert looked_at == [3, HEADER_BYTES, len(stream)]
 
 
 def test_bodies_do_not_depend_on_the_buffer_they_came_in() -> None:

@@ -110,10 +110,11 @@ def test_numbers_out_of_range_are_refused(incarnation: int, stamp_s: float, is_g
 def test_of_two_secrets_either_is_taken_and_the_first_is_used() -> None:
     both, old, new = Handshake(b"old"), Handshake(b"old"), Handshake(b"new")
     both.take([b"old", b"new"])
-    assert both.secrets == 2
     given = ("dialler", b"hello", b"challenge")
     assert [both.check_proof(*given, one.proof(*given)) for one in (old, new)] == [0, 1]
     assert [both.proof(*given, which) for which in (0, 1)] == [old.proof(*given), new.proof(*given)]
+    assert both.proof(*given) == old.proof(*given)
+    assert Handshake(None).check_proof(*given, bytes(PROOF_BYTES)) == 0
     both.take([b"new"])
     assert both.proof(*given, 1) == new.proof(*given), "it was chosen when there were two"
     with pytest.raises(Refused, match="wrong_secret"):

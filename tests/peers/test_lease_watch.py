@@ -51,6 +51,18 @@ def test_a_lease_that_runs_out_is_told_and_its_return(watched: Watched) -> None:
     assert watched.told(12.6, 13.0) != [], "it counts anew"
 
 
+def test_its_times_are_exact(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_watch, "LOST_S", 0.25)
+    watched.unheard_s[B] = 0.25
+    watched.told(10.5, 10.0)
+    assert watched.told(10.5, 10.5) == [], "it has ended"
+    assert watched.told(10.5, 10.625) == []
+    ((_, fields),) = watched.told(10.5, 10.75)
+    assert fields["silent"] == B
+    assert watched.told(11.0, 11.0) == [], "nor is it there when it ends at once"
+    assert watched.told(11.125, 11.0) == [("cluster.lease_back", {"after_s": 0.5})]
+
+
 def test_a_coordinator_depends_on_the_others(watched: Watched) -> None:
     watched.told(10.5, 10.0, LED_BY_A)
     watched.unheard_s |= {B: 5.0, C: 0.1}

@@ -157,3 +157,16 @@ def test_who_is_no_server_any_more_has_refused_nobody(watched: Watched) -> None:
     watched.run(1.0)
     assert watched.told() == []
     assert not watched.watch.is_refused(B)
+
+
+def test_a_member_is_heard_for_so_long_after_it_was(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_watch, "heard_s", lambda members: 0.5 * members)
+    checks = []
+    for heard_s in (1.5, 1.625):
+        watched.heard_s[B] = heard_s
+        watched.linked = {C}
+        watched.run(2 * MISSING_S)
+        watched.linked = {B, C}
+        watched.run(1.0)
+        checks += [str(fields["check"]) for event, fields in watched.told() if event == "links.missing"]
+    assert [check.partition(" ")[0] for check in checks] == ["TCP", "the"]

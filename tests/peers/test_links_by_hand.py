@@ -1,6 +1,7 @@
 """Links step by step: the test is the kernel, the peer and the clock."""
 
 import errno
+import logging
 import socket
 from collections.abc import Callable
 from math import inf, nan
@@ -12,6 +13,8 @@ from app.cluster.limits import CLOCK_MAX_S
 from app.cluster.membership.timing import CLOCK_DRIFT, SAFE_SHARE
 from app.config.servers import Server
 from app.loop import READ, WRITE
+from app.observe.logs import limited_logger
+from app.peers import links
 from app.peers.addresses import Peers
 from app.peers.frames import (
     FRAME_MAX_BYTES,
@@ -33,6 +36,7 @@ from app.peers.links import (
     Links,
 )
 from app.peers.lookups import LOOKUP_S, Lookups
+from app.version import NODE_PROTOCOL
 from tests.support.loop import ManualLoop
 from tests.support.resolver import Resolver, no_lookups
 from tests.support.streams import FakeStream, FakeStreams
@@ -372,6 +376,36 @@ def test_what_comes_at_the_moment_of_closing_comes_too_late() -> None:
     assert not rig.links.is_up(PEER)
 
 
+def test_what_comes_to_nothing_at_the_moment_of_closing_is_told_to_nobody() -> None:
+    rig = Rig()
+    sock = rig.streams.pending()
+    rig.dial()
+    rig.links.close(PEER)
+    sock.code = errno.ECONNREFUSED
+    rig.writable(sock)
+    assert rig.tells() == []
+
+
+@pytest.mark.parametrize("dials", [True, False])
+def test_what_is_no_fault_of_a_peers_is_not_warned_of(
+    dials: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another protocol is told of where its datagrams come in."""
+    for protocol, level in ((NODE_PROTOCOL + 1, logging.DEBUG), (NODE_PROTOCOL, logging.WARNING)):
+        caplog.clear()
+        monkeypatch.setattr(links, "_faults", limited_logger("links"))  # with its limit not reached
+        rig = Rig(secret=b"a secret of sixteen")
+        with caplog.at_level(logging.DEBUG):
+            sock = rig.dial() if dials else FakeStream()
+            if not dials:
+                rig.accept(sock)
+            greeting = bytearray(Handshake(None).greeting(9, 0.0, NONCE))
+            greeting[4] = protocol
+            rig.readable(sock, bytes(greeting))
+        told = [record.levelno for record in caplog.records if record.msg.endswith(".refused")]
+        assert told == [level]
+
+
 def test_a_link_that_is_there_is_not_dialled_again() -> None:
     rig = Rig()
     old = rig.up()
@@ -491,6 +525,18 @@ def test_a_knock_takes_as_long_as_a_dial_at_most() -> None:
     assert (rig.tells(), sock.closed) == ([LinkFailed(PEER)], True)
 
 
+def test_a_knock_that_is_not_heard_in_time_has_the_peer_looked_for() -> None:
+    peer = Server("0kv", 1002, "127.0.0.2")  # the first by name
+    rig = Rig(servers=(SERVERS[0], peer))
+    rig.resolver.addresses = {"0kv": ["127.0.0.2"]}
+    rig.streams.pending()
+    rig.dial(str(peer))
+    assert rig.resolver.asked == []
+    rig.loop.advance(DIAL_TIMEOUT_S)
+    assert rig.resolver.asked == ["0kv"]
+    assert rig.tells() == [LinkFailed(str(peer))]
+
+
 def test_a_knock_ends_when_the_peer_has_dialled() -> None:
     rig = listening()
     sock = rig.streams.pending()
@@ -576,6 +622,15 @@ def test_what_is_tried_where_a_peer_was_is_given_up() -> None:
     assert rig.tells() == [], "nothing is tried"
 
 
+def test_what_has_come_to_nothing_is_not_given_up_once_more() -> None:
+    rig = named()
+    rig.streams.pending().connect_code = errno.EHOSTUNREACH
+    rig.dial(KV2)
+    assert rig.tells() == [LinkFailed(KV2)]
+    rig.links.moved(KV2)
+    assert rig.tells() == []
+
+
 def test_somebody_from_an_unknown_address_may_be_a_server_that_has_moved() -> None:
     rig = named()
     rig.up(KV2)
@@ -601,6 +656,14 @@ def test_who_comes_from_elsewhere_is_looked_for(secret: bytes | None) -> None:
     assert rig.resolver.asked == ["kv2"]
     assert rig.peers.is_at(KV2, "127.0.0.3")
     assert not sock.closed
+
+
+@pytest.mark.parametrize("secret", [None, b"a secret of sixteen"])
+def test_who_comes_from_where_it_is_is_not_looked_for(secret: bytes | None) -> None:
+    rig = named(**({} if secret is None else {"secret": secret}))
+    host = rig.peers.address(KV2)
+    rig.accepted(KV2, host=host)
+    assert rig.resolver.asked == []
 
 
 def test_a_peer_that_is_down_is_looked_up_now_and_then() -> None:
@@ -651,6 +714,20 @@ def test_a_peer_that_is_silent_is_left() -> None:
     assert 0.5 <= SILENT_BEATS * LIFE_S <= 0.5
 
 
+@pytest.mark.parametrize("heard_after", [0, 1, SILENT_BEATS])
+def test_it_is_left_after_so_many_beats_in_which_nothing_came(heard_after: int) -> None:
+    rig = Rig()
+    sock = rig.up()
+    for _ in range(heard_after):
+        rig.loop.advance(LIFE_S)
+        rig.readable(sock, frame(KIND, b""))  # whatever it is
+    beats = 0
+    while rig.links.is_up(PEER):
+        rig.loop.advance(LIFE_S)
+        beats += 1
+    assert beats == SILENT_BEATS + 1
+
+
 def test_a_stop_of_our_own_is_nobodys_silence() -> None:
     rig = Rig()
     sock = rig.up()
@@ -690,6 +767,13 @@ def test_the_peers_clock_is_never_taken_for_later_than_it_is(ahead_s: float) -> 
 def test_the_handshake_says_already_what_the_clocks_show() -> None:
     rig = Rig()
     sock = rig.dial()
+    hello = bytes(sock.sent)
+    challenge = rig.shake.greeting(9, 77.0, NONCE)
+    rig.readable(sock, challenge)
+    rig.readable(sock, rig.shake.proof("acceptor", hello, challenge))
+    assert rig.links.up[PEER].clock_base_s == 77.0 - SAFE_SHARE * rig.loop.now_s
+    rig = Rig()
+    sock = rig.dial()
     rig.loop.now_s += 0.25
     rig.welcome(sock)
     rig.loop.now_s += 0.0
@@ -720,6 +804,14 @@ def test_one_silent_peer_whose_end_is_the_end_of_another() -> None:
     rig.loop.advance((SILENT_BEATS + 1) * LIFE_S + SOON_S)
     assert rig.tells() == [("down", PEER), LinkClosed(PEER), ("down", THIRD)]
     assert rig.links.snapshot()["links_silent"] == 1
+
+
+def test_each_that_is_silent_is_counted() -> None:
+    rig = Rig()
+    rig.up()
+    rig.up(THIRD)
+    rig.loop.advance((SILENT_BEATS + 1) * LIFE_S + SOON_S)
+    assert rig.links.snapshot()["links_silent"] == 2
 
 
 # --- the end of a dialled link ---------------------------------------------------------------------------------------
@@ -940,6 +1032,15 @@ def test_peers_share_what_may_be_unread() -> None:
     assert Rig(others=2, memory_bytes=1 << 30).links.queue_max_bytes == 4 << 20
 
 
+def test_with_other_peers_each_has_another_share_if_none_was_given() -> None:
+    for given, expected in ((None, [4 << 20, 8 << 20]), (1 << 20, [1 << 20, 1 << 20])):
+        rig = Rig(others=2, queue_max_bytes=given)
+        shares = [rig.links.queue_max_bytes]
+        rig.peers.change(SERVERS[:2])
+        rig.links.share_anew()
+        assert [*shares, rig.links.queue_max_bytes] == expected
+
+
 def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
     rig = Rig()
     sock = rig.up()
@@ -950,9 +1051,11 @@ def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
         assert sum(rig.spent) == rig.links.queued_bytes(PEER) == (n + 1) * 10_000 - 1000
     sock.room = 20_000
     rig.writable(sock)
+    rig.links.flush()
     assert sum(rig.spent) == 49_000
     sock.room = None
     rig.writable(sock)
+    assert not rig.links._behind
     rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
     rig.links.flush()
     assert sum(rig.spent) == 49_000
@@ -960,6 +1063,8 @@ def test_what_a_peer_leaves_unread_is_counted_as_memory_once() -> None:
     rig.links.send(PEER, KIND, bytes(10_000 - HEADER_BYTES))
     rig.links.flush()
     assert sum(rig.spent) == 59_000
+    rig.links.sever(PEER)
+    assert not rig.links._behind
 
 
 def test_a_long_queue_is_written_piece_by_piece() -> None:
@@ -974,6 +1079,15 @@ def test_a_long_queue_is_written_piece_by_piece() -> None:
     assert sum(sock.writes) == 1_000_000
     assert 256 << 10 <= max(sock.writes) < (256 << 10) + 50_000
     assert sock.sent.endswith(frame(KIND, body) * 20)
+
+
+def test_a_piece_ends_once_it_has_so_many_bytes() -> None:
+    rig = Rig()
+    sock = rig.up()
+    for _ in range(9):
+        rig.links.send(PEER, KIND, bytes((64 << 10) - HEADER_BYTES))
+    rig.links.flush()
+    assert sock.writes == [256 << 10, 256 << 10, 64 << 10]
 
 
 def test_a_frame_over_the_bound_is_our_own_fault() -> None:
@@ -1192,6 +1306,7 @@ def test_stopping_writes_what_is_queued_and_ends_everything_without_a_word() -> 
         assert not rig.is_watched(sock, WRITE)
     assert not any(one._call for one in rig.loop.watchers), "nor is the listener"
     assert rig.streams.is_closed
+    assert rig.loop.timers_running == 0
     rig.loop.advance(10 * DIAL_TIMEOUT_S)
     rig.accept(FakeStream())
     assert len(rig.streams.arriving) == 1
@@ -1227,6 +1342,7 @@ def test_stopping_during_a_pause() -> None:
 
 def test_what_is_counted() -> None:
     rig = Rig()
+    assert not any(rig.links.snapshot().values())
     rig.up()
     rig.links.send(PEER, KIND, b"abc")
     assert rig.links.snapshot() == {

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from app.config.servers import Server
+from app.observe.logs import limited_logger
+from app.peers import lookups
 from app.peers.addresses import Peers
 from app.peers.lookups import LOOKUP_S, Lookups
 from tests.support.loop import ManualLoop
@@ -40,6 +42,7 @@ def rig() -> Rig:
 def test_only_names_are_looked_up(rig: Rig) -> None:
     rig.doubt(NUMBER, ME, NAME, Server("stranger", 1, ""))
     assert rig.resolver.asked == ["kv3"]
+    assert rig.lookups._doubts.keys() == {str(NAME)}, "nothing is kept of the others"
 
 
 def test_a_peer_that_has_moved_is_reached_where_it_is(rig: Rig) -> None:
@@ -162,3 +165,47 @@ def test_a_server_that_is_none_any_more_is_not_asked_for(rig: Rig) -> None:
     rig.peers.change((ME, NUMBER))
     rig.loop.advance(1000.0)
     assert rig.resolver.asked == ["kv3"]
+    assert rig.lookups._doubts == {}
+
+
+def test_how_long_it_is_until_it_is_asked_for_again(rig: Rig) -> None:
+    came_from(rig, "10.0.0.33")
+    times = [0.0]
+    for step in range(1, 400):
+        rig.loop.advance(0.5)
+        if len(rig.resolver.asked) > len(times):
+            times.append(step / 2)
+    assert times == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 127.0, 191.0]
+
+
+def test_where_it_came_from_may_be_any_of_those_that_its_name_has(rig: Rig) -> None:
+    rig.resolver.addresses["kv3"] = ["10.0.0.33", "10.0.0.34", "10.0.0.35"]
+    came_from(rig, "10.0.0.34")
+    rig.loop.advance(100.0)
+    assert rig.resolver.asked == ["kv3"]
+
+
+def test_once_its_name_was_there_it_is_not_looked_for_any_more(rig: Rig) -> None:
+    rig.resolver.addresses["kv3"] = ["10.0.0.33"]
+    came_from(rig, "10.0.0.33")
+    rig.resolver.addresses["kv3"] = ["10.0.0.44"]
+    rig.loop.advance(LOOKUP_S)
+    rig.doubt(NAME)
+    assert rig.peers.address(str(NAME)) == "10.0.0.44"
+    rig.loop.advance(100.0)
+    assert rig.resolver.asked == ["kv3"] * 2
+
+
+def test_each_time_that_a_name_has_an_address_no_more_is_told(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "_faults", limited_logger("links"))  # with its limit not reached
+    for _ in range(2):
+        rig.resolver.addresses["kv3"] = ["10.0.0.3"]
+        rig.doubt(NAME)
+        rig.loop.advance(LOOKUP_S)
+        del rig.resolver.addresses["kv3"]
+        rig.doubt(NAME)
+        rig.loop.advance(LOOKUP_S)
+    causes = [record.__dict__["fields"]["cause"] for record in caplog.records]
+    assert causes == ["Name or service not known"] * 2

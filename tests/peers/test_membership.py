@@ -33,6 +33,7 @@ from app.cluster.events import (
     Reset,
     Send,
     ServerOrdered,
+    ServersChanged,
     ServersKnown,
     SlotsSynced,
     Tick,
@@ -289,10 +290,11 @@ class Rig:
         self.has_link = False
         self.on_view: Callable[[], object] = lambda: None
         self.on_open: Callable[[], object] = lambda: None
+        self.peers = Peers(servers[0], servers, socket.AF_INET)
         self.membership = Membership(
             self.loop,
             ClusterConfig(A, tuple(map(str, servers))),
-            Peers(servers[0], servers, socket.AF_INET),
+            self.peers,
             self,
             self,
             secret,
@@ -482,6 +484,16 @@ def test_a_lease_that_is_lost_is_told_with_who_is_silent(rig: Rig, caplog: pytes
     assert back == {"after_s": 0.5}
 
 
+def test_who_has_been_heard_just_now_is_not_silent(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.core.view = View(5, 3, (Member(B, 7), Member(A, 7)), (B,) * SLOT_COUNT, ((A,),) * SLOT_COUNT, ((B, A),) * 256)
+    rig.core.contact = lambda server: (7, rig.loop.now_s - 0.25)  # type: ignore[attr-defined]
+    rig.core.lease_until = rig.loop.now_s + 0.5
+    rig.membership.take(Tick())
+    rig.loop.now_s += 1.0
+    rig.membership.take(Tick())
+    assert [record.__dict__["fields"]["silent"] for record in caplog.records] == [""]
+
+
 def test_the_timer_follows_the_core(rig: Rig) -> None:
     core, loop = rig.core, rig.loop
     start_s = loop.now_s
@@ -544,6 +556,7 @@ def test_after_stop_nothing_is_taken(rig: Rig) -> None:
     rig.membership.take(Tick())
     rig.membership.stop()
     rig.membership.take(Tick())
+    assert rig.loop.timers_running == 0
     rig.loop.advance(2.0)
     assert rig.core.events == [Tick()]
 
@@ -635,6 +648,33 @@ def test_with_a_secret_a_datagram_is_who_has_signed_it() -> None:
     assert (membership.sent, membership.send_errors) == (2, 1)
 
 
+@pytest.mark.parametrize("secret", [None, SECRET])
+def test_other_servers_are_told_to_the_core_and_heard(secret: bytes | None) -> None:
+    third = Server("127.0.0.3", 1003, "127.0.0.3")
+    rig = Rig(secret=secret).start()
+    servers = (A, B, str(third))
+    rig.servers_known = lambda known: rig.peers.change((*SERVERS, third))  # type: ignore[method-assign]
+    rig.core.script = [[ServersKnown(servers)]]
+    rig.membership.change_servers(servers)
+    assert rig.core.events == [ServersChanged(servers)]
+    if secret is not None:
+        rig.membership.handle_datagram(DatagramAuth(secret, str(third), [A], 200).sign(A, b"hello"), bytes(16))
+        assert dict(rig.membership.refused) == {"other_incarnation": 1}, "it is introduced"
+
+
+@pytest.mark.parametrize(("is_new_used", "used"), [(True, b"another secret"), (False, SECRET)])
+def test_another_secret_is_taken_where_there_was_one(is_new_used: bool, used: bytes) -> None:
+    rig = Rig(secret=SECRET).start()
+    rig.membership.take_secrets([b"another secret", SECRET], is_new_used=is_new_used)
+    rig.membership.handle_datagram(DatagramAuth(SECRET, B, [A], 200).sign(A, b"hello"), bytes(16))
+    ((_, introduction),) = rig.datagrams
+    assert DatagramAuth(used, B, [A], 200).verify(introduction.payload, 0.0).sender == A
+    rig = Rig().start()
+    rig.membership.take_secrets([b"another secret"], is_new_used=True)
+    rig.membership.handle_datagram(b"x", B_ADDRESS)
+    assert rig.core.events == [Datagram(B, b"x")]
+
+
 def test_introductions_are_few_by_the_clock_of_the_loop() -> None:
     rig = Rig(secret=SECRET).start()
     b = DatagramAuth(SECRET, B, [A], 200)
@@ -682,6 +722,8 @@ def test_an_operator_founds_or_is_told_why_not(rig: Rig) -> None:
     rig.core.refuses = "the cluster goes on"
     assert json.loads(rig.membership.found()) == {"founded": False, "why_not": "the cluster goes on", "members": []}
     assert rig.core.events == []
+    rig.core.refuses = "nicht gehört"
+    assert "nicht gehört".encode() in rig.membership.found()
     rig.core.refuses = ""
     rig.core.view = VIEW
     assert json.loads(rig.membership.found()) == {"founded": True, "why_not": "", "members": ["a:1"]}

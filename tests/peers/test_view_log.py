@@ -1,5 +1,7 @@
 """What people are shown of changes of view."""
 
+from dataclasses import replace
+
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member, View
 from app.peers.view_log import CHANGES_MAX, ViewLog
@@ -39,3 +41,11 @@ def test_changes_are_bounded() -> None:
     for epoch in range(1, CHANGES_MAX + 11):
         log.note(view_of(epoch, 5), True, 0.0)
     assert [change.epoch for change in log.changes] == list(range(11, CHANGES_MAX + 11))
+
+
+def test_slots_that_have_another_primary_have_moved() -> None:
+    log = ViewLog()
+    view = view_of(1, 5)
+    log.note(view, True, 0.0)
+    log.note(replace(view, primaries=("10.0.0.9:1", "10.0.0.9:1", *view.primaries[2:])), True, 0.0)
+    assert [change.moved for change in log.changes] == [0, 2]

@@ -1,12 +1,15 @@
 """Answers: made and counted, brought to whoever asked, and what they took."""
 
 import json
+from array import array
 from zlib import crc32
 
 import pytest
 
+from app.front.rate import BUCKETS, AnswerRate
 from app.observe.counters import FORWARDED, REPLICATED, WAITED
 from app.requests.request import Request
+from app.wire.codec import encode_found, encode_value
 from app.wire.protocol import (
     COMMAND_NAMES,
     ERROR_NAMES,
@@ -31,7 +34,7 @@ def node() -> Parts:
 
 def asked(node: Parts, **fields: object) -> Request:
     """One that was kept, and has waited."""
-    made = Request(None, node.clients)
+    made = Request(node.clients)
     made.datagram = request(ONE, command=GET, key=b"key")
     made.client, made.peer, made.received_s = CLIENT, "", node.loop.now_s
     made.how = FORWARDED
@@ -124,3 +127,59 @@ def test_codes_of_answers_without_waiting_are_not_laid_out(node: Parts) -> None:
     assert response(reply, ONE).errCode == KEY_DNE_ERR
     assert node.told() == []
     assert response(node.take(request(b"2" * 16, command=PUT, key=b"key", value=b"")), b"2" * 16).errCode == NO_ERR
+
+
+ADDRESS = b"\x0a\x00\x00\x07"
+
+
+def over_its_rate(node: Parts, address: bytes = ADDRESS, looks: int = 200) -> None:
+    """It has got more than a second's bytes."""
+    node.answers._rate = rate = AnswerRate(64_000, exempt=Nobody(), now=node.loop.now, random=lambda: 0.5)
+    rate.charge(address, looks)
+
+
+class Nobody(dict[bytes, bool]):
+    """Who may have whatever there is."""
+
+    def __missing__(self, address: bytes) -> bool:
+        return False
+
+
+def test_to_an_address_over_its_rate_an_answer_of_twice_the_request_goes_out(node: Parts) -> None:
+    reply = encode_found(ONE, crc32(ONE), encode_value(b"v" * 40, 0))
+    over_its_rate(node)
+    assert node.answers.within_rate(ADDRESS, reply, (len(reply) + 1) // 2) == reply
+    assert node.counters.over_rate == 0
+    refused = response(node.answers.within_rate(ADDRESS, reply, (len(reply) - 1) // 2), ONE)
+    assert refused == KVResponse(errCode=SYS_OVERLOAD_ERR, overloadWaitTime=250)
+    assert node.counters.over_rate == 1
+    node.answers.within_rate(ADDRESS, reply, 1)
+    assert node.counters.over_rate == 2
+    assert node.answers.within_rate(b"\x0a\x00\x00\x08", reply, 1) == reply, "another one"
+
+
+def test_once_the_time_has_come_the_address_gets_what_it_asks_for(node: Parts) -> None:
+    reply = encode_found(ONE, crc32(ONE), encode_value(b"v" * 400, 0))
+    over_its_rate(node)
+    node.loop.now_s += 0.0499
+    refused = response(node.answers.within_rate(ADDRESS, reply, 1), ONE)
+    assert refused.overloadWaitTime == 201
+    node.loop.now_s += 0.2
+    refused = response(node.answers.within_rate(ADDRESS, reply, 1), ONE)
+    assert refused.overloadWaitTime == 1, "rounded up: before it would be too soon"
+    node.loop.now_s += 0.0001
+    node.answers._rate._empty_s[:] = array("d", [node.loop.now_s + 1.0]) * BUCKETS  # type: ignore[attr-defined]
+    assert node.answers.within_rate(ADDRESS, reply, 1) == reply
+
+
+@pytest.mark.parametrize(("later_s", "is_refused"), [(0.0, True), (0.2499, True), (0.25, False)])
+def test_an_answer_to_one_that_has_waited_is_within_the_rate_too(node: Parts, later_s: float, is_refused: bool) -> None:
+    host = CLIENT[4:8]
+    over_its_rate(node, host)
+    assert node.answers._rate.limits_until_s == node.loop.now_s + 0.25
+    reply = encode_found(ONE, crc32(ONE), encode_value(b"v" * 400, 0))
+    node.loop.now_s += later_s
+    node.answers.deliver(asked(node), reply)
+    node.loop.turn()
+    ((address, told),) = node.told()
+    assert (address, response(told, ONE).errCode) == (CLIENT, SYS_OVERLOAD_ERR if is_refused else NO_ERR)

@@ -400,7 +400,7 @@ def test_only_what_is_read_makes_an_answer_larger_than_the_question(length: int)
     """What a forged sender could have sent to its victim: docs/security.md."""
     node = node_that_tells(bytes(VALUE_MAX_BYTES), Known())
     node.code(PUT, key=b"k", value=bytes(VALUE_MAX_BYTES))
-    answers, no_request = node.parts.answers, Request(None, node.parts.clients)
+    answers, no_request = node.parts.answers, Request(node.parts.clients)
     gains: dict[str, int] = {}
     for command, name in (*COMMAND_NAMES.items(), (99, "unknown")):
         key = {"key": b"k"} if command in (PUT, GET, REMOVE) else {}
@@ -843,3 +843,10 @@ def test_requests_are_counted_by_command_and_replies_by_code(node: Asker) -> Non
     assert counters.by_code() == counts
     assert counters.retries_answered == 1
     assert sum(counters.by_code().values()) == sum(counters.by_command().values())
+
+
+@pytest.mark.parametrize("command", [GET_PID, GET_MEMBERSHIP_CNT, STATUS, VITALS, IS_ALIVE])
+def test_each_that_is_asked_once_more_is_counted_once_more(node: Asker, command: int) -> None:
+    for _ in range(3):
+        node.ask(command)
+    assert sum(node.parts.counters.by_command().values()) == node.parts.counters.answers[command * 8 + NO_ERR] == 3

@@ -534,6 +534,46 @@ def test_a_primary_that_can_not_be_reached_is_asked_by_way_of_the_coordinator() 
     assert [receiver for _, receiver, _, _ in net.queue] == ["owner"]
 
 
+def test_one_that_was_never_linked_is_not_waited_for() -> None:
+    net = apart("first")
+    front = net["front"]
+    front.forwarding._down_since_s.clear()
+    front.take(put())
+    assert [receiver for _, receiver, _, _ in net.queue] == ["first"]
+
+
+@pytest.mark.parametrize(("waits_s", "goes"), [(DETOUR_S, True), (DETOUR_S - 0.001, False)])
+def test_a_detour_is_taken_when_its_time_has_come(waits_s: float, goes: bool) -> None:
+    net = apart("first")
+    net["front"].forwarding._down_since_s["owner"] = 0.0
+    net.loop.now_s = waits_s
+    net["front"].take(put())
+    assert bool(net.queue) == goes
+
+
+@pytest.mark.parametrize(("waits_s", "count"), [(RESEND_S, 2), (RESEND_S - 0.001, 1)])
+def test_a_retry_is_forwarded_when_its_time_has_come(waits_s: float, count: int) -> None:
+    net = nodes(front="owner", owner=SELF)
+    net.loop.now_s = 0.0
+    net["front"].take(put())
+    net.loop.now_s = waits_s
+    net["front"].take(put())
+    assert len(net.queue) == count
+
+
+def test_an_answer_that_is_none_does_not_keep_out_those_behind_it() -> None:
+    net = nodes(front="owner", owner=SELF)
+    front = net["front"]
+    front.take(put())
+    net.deliver_from("front")
+    net.loop.turn()
+    ((_, _, kind, body),) = net.queue
+    net.queue.clear()
+    front.frames("owner", [(kind, b"\xff\xff"), (kind, body)])
+    net.loop.turn()
+    assert front.code(ONE) == NO_ERR
+
+
 def test_another_member_will_do_when_the_coordinator_can_not_be_reached_either() -> None:
     net = apart("first", "second")
     front = net["front"]

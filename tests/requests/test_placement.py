@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from app.cluster.membership.planner import first_view
 from app.cluster.view import Member
 from app.config.allowlist import Verdicts, parse_networks
-from app.requests.replicator import WaitingWrite
-from app.requests.request import Request
+from app.requests.replicator import Waiter
 from app.wire.protocol import GET, PUT, SLOT_COUNT
 from tests.support.parts import Net
 from tests.wire.datagrams import request
@@ -58,7 +57,7 @@ def test_what_strangers_choose_is_in_no_table_by_a_number() -> None:
     for table in large:
         kinds = {type(key) for key in table}
         of_slots = kinds == {int} and all(key in range(SLOT_COUNT) for key in table)
-        assert kinds <= {bytes} or kinds <= {Request, WaitingWrite} or of_slots, (kinds, len(table))
+        assert kinds <= {bytes} or kinds <= {Waiter} or of_slots, (kinds, len(table))
 
 
 def test_two_processes_have_one_key_in_different_places() -> None:

@@ -66,6 +66,13 @@ def test_requests_come_after_the_rest(net: Net, owner: Parts) -> None:
     assert calls == [*(("front", kind, b"%d" % kind) for kind in kinds), (ANSWER, b"an answer"), FORWARD, FORWARD]
 
 
+def test_whatever_has_come_the_turns_end_comes(net: Net, owner: Parts) -> None:
+    """What it brings about for copies, or for membership, is to leave."""
+    assert not owner.turn.is_ending
+    owner.relayed.on_frames("front", [])
+    assert owner.turn.is_ending
+
+
 def test_one_object_serves_the_requests_of_all_reads(net: Net, owner: Parts) -> None:
     used: list[Request] = []
     handle = owner.relayed._handle
@@ -91,6 +98,13 @@ def test_what_comes_past_its_deadline_is_not_executed(net: Net, owner: Parts, le
     assert answers(net) == expected
     assert owner.drops() == ({} if is_executed else {"too_old": 1})
     assert len(owner.store) == is_executed
+
+
+@pytest.mark.parametrize(("hops", "reason"), [(0, "unparsable"), (1, "too_old"), (3, "too_old"), (4, "unparsable")])
+def test_what_is_not_executed_is_counted_by_its_reason(net: Net, owner: Parts, hops: int, reason: str) -> None:
+    for count in (1, 2):
+        owner.frames("front", [forward(put(ONE), hops, net.loop.now_s)])
+        assert owner.drops() == {reason: count}
 
 
 def test_one_that_waits_does_not_hold_up_the_rest(net: Net, owner: Parts) -> None:

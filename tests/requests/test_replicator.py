@@ -1,19 +1,21 @@
 """Requests that have to do with copies: two or three nodes' request paths over real replication, linked by a list."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from app.cluster.events import UNKNOWN
 from app.cluster.membership.planner import Changes, first_view, next_view
-from app.cluster.replication.frames import ACK, OPS
+from app.cluster.replication.frames import ACK, OPS, encode_ack
 from app.cluster.replication.writes import WAITERS_MAX
 from app.cluster.view import Member, View
 from app.observe.counters import FORWARDED, REPLICATED, WAITED
 from app.peers.frames import ANSWER, FORWARD
-from app.requests.forwarding import FULL_WAIT_MS
+from app.requests.forwarding import FULL_WAIT_MS, IN_FLIGHT_BYTES
 from app.requests.request import PATIENCE_S
 from app.storage.mutate import BUSY_WAIT_MS, ROOM_WAIT_MS
+from app.wire.codec import take_ordinary
 from app.wire.protocol import (
     GET,
     KEY_DNE_ERR,
@@ -55,7 +57,9 @@ def ident(number: int) -> bytes:
 
 
 def put(number: int, value: bytes = b"v", key: bytes = KEY) -> bytes:
-    return request(ident(number), command=PUT, key=key, value=value)
+    """Those of odd numbers name a version, as most clients do: they are taken apart without protobuf."""
+    version = {"version": 0} if number % 2 else {}
+    return request(ident(number), command=PUT, key=key, value=value, **version)
 
 
 def get(message_id: bytes = READ, key: bytes = KEY) -> bytes:
@@ -91,6 +95,16 @@ def test_a_write_is_answered_when_the_copy_has_it(net: Net) -> None:
     assert a.waiting.count == 0
 
 
+def test_in_either_encoding() -> None:
+    assert [take_ordinary(put(number), 0, len(put(number))) is not None for number in (1, 2)] == [True, False]
+    for number in (1, 2):
+        net = Net(VIEW)
+        assert net["a"].take(put(number)) is None
+        net.deliver()
+        assert net["a"].code(ident(number)) == NO_ERR
+        assert len(net["b"].store) == 1
+
+
 def test_a_read_of_what_not_all_copies_have_waits_too(net: Net) -> None:
     a = net["a"]
     a.take(put(1))
@@ -102,6 +116,49 @@ def test_a_read_of_what_not_all_copies_have_waits_too(net: Net) -> None:
     assert response(read, READ).value == b"v"
     assert a.counters.latency[WAITED].count == 1
     assert response(a.take(get()), READ).value == b"v"
+
+
+def test_a_read_waits_for_the_write_whose_value_it_has_and_not_for_later_ones(net: Net) -> None:
+    """However often the key is written, it is answered."""
+    a = net["a"]
+    a.take(put(1, b"first"))
+    a.take(get())
+    first, net.queue = net.queue, []
+    a.take(put(2, b"second"))
+    second, net.queue = net.queue, first
+    a.take(get(b"s" * 16), OTHER_CLIENT)
+    net.deliver()
+    (_, write), (_, read) = a.told()
+    assert write[2:18] == ident(1)
+    assert response(read, READ).value == b"first"
+    net.queue = second
+    net.deliver()
+    (_, write), (_, read) = a.told()
+    assert write[2:18] == ident(2)
+    assert response(read, b"s" * 16).value == b"second"
+
+
+@pytest.mark.parametrize("command", [PUT, REMOVE, WIPEOUT, GET])
+def test_what_waits_for_copies_is_counted_while_it_does(net: Net, command: int) -> None:
+    a = net["a"]
+    before = IN_FLIGHT_BYTES + 2 * len(put(1))
+    a.take(put(1))
+    assert (a.waiting.count, a.waiting.kept_bytes) == (1, before)
+    more = {} if command == WIPEOUT else {"key": KEY}
+    datagram = request(b"m" * 16, command=command, **more, **({"value": b"w"} if command == PUT else {}))
+    a.take(datagram, OTHER_CLIENT)
+    kept_bytes = a.waiting.kept_bytes - before
+    net.loop.now_s += 0.25
+    net.deliver()
+    reply = dict(a.told())[OTHER_CLIENT]
+    assert response(reply, b"m" * 16).errCode == NO_ERR
+    assert kept_bytes == IN_FLIGHT_BYTES + 2 * len(datagram) + (len(reply) if command == GET else 0)
+    assert (a.waiting.count, a.waiting.kept_bytes) == (0, 0)
+    durations = {how: (a.counters.latency[how].count, a.counters.latency[how].total_s) for how in (REPLICATED, WAITED)}
+    assert durations == (
+        {REPLICATED: (1, 0.25), WAITED: (1, 0.25)} if command == GET else {REPLICATED: (2, 0.5), WAITED: (0, 0.0)}
+    )
+    assert a.counters.answers[command * 8 + NO_ERR] == 1 + (command == PUT)
 
 
 def test_a_retry_joins_the_write_and_a_later_one_is_answered_from_memory(net: Net) -> None:
@@ -186,8 +243,11 @@ def test_a_read_that_has_waited_too_long_is_refused(net: Net) -> None:
     net.wait(PATIENCE_S, sweep=True)
     ((address, reply),) = a.told()
     assert (address, response(reply, READ)) == (OTHER_CLIENT, refusal(FULL_WAIT_MS))
+    assert (a.waiting.count, a.waiting.kept_bytes) == (0, 0)
+    (waiter,) = a.replication._primary.unacked[KEY].readers or ()
+    assert waiter.datagram == waiter.reply == b"", "for as long as its write is under way it keeps nothing"
     net.deliver()
-    assert a.told() == []
+    assert a.told() == [], "its write is on all copies too late"
 
 
 def full_net() -> Net:
@@ -388,6 +448,35 @@ def test_a_read_in_flight_goes_to_the_next_primary(net: Net) -> None:
     assert a.counters.latency[FORWARDED].count == 2
 
 
+def test_a_read_in_flight_that_finds_no_primary_is_refused(net: Net) -> None:
+    a = net["a"]
+    a.take(put(1))
+    a.take(get(), OTHER_CLIENT)
+    net.queue.clear()
+    install(net, LED_BY_B_VIEW, "a")
+    a.set_routes(UNKNOWN)
+    assert (a.forwarding.in_flight, a.told()) == (2, [])
+    net.wait(PATIENCE_S, sweep=True)
+    ((address, reply),) = a.told()
+    assert (address, response(reply, READ).errCode) == (OTHER_CLIENT, SYS_OVERLOAD_ERR)
+
+
+@pytest.mark.parametrize("command", [PUT, GET])
+def test_what_is_handed_on_too_late_is_not_executed(net: Net, command: int) -> None:
+    """It was not given up yet when another node was in charge."""
+    a = net["a"]
+    a.take(put(1))
+    if command == GET:
+        a.take(get(), OTHER_CLIENT)
+    net.queue.clear()
+    net.loop.now_s += PATIENCE_S
+    install(net, LED_BY_B_VIEW, "a")
+    assert a.waiting.count == 0
+    assert [kind for _, _, kind, _ in net.queue if kind == FORWARD] == []
+    told = [(address, response(reply, READ)) for address, reply in a.told()]
+    assert told == ([(OTHER_CLIENT, refusal(FULL_WAIT_MS))] if command == GET else [])
+
+
 def test_a_read_in_flight_for_a_peer_is_the_peers_to_send_again(net: Net) -> None:
     a, b = net["a"], net["b"]
     a.take(put(1))
@@ -565,6 +654,30 @@ def test_a_link_that_comes_back_is_begun_anew(net: Net) -> None:
     assert len(net["b"].store) == 1
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda a: a.replicator.on_view(LED_BY_B_VIEW, True),
+        lambda a: a.replicator.on_reset(),
+        lambda a: a.replicator.refresh(a.membership),
+        lambda a: a.replicator.link_up("b"),
+        lambda a: a.replicator.link_down("b"),
+        lambda a: a.replicator.tick(),
+        lambda a: a.replicator.on_frame("b", ACK, encode_ack(0, [])),
+    ],
+    ids=["view", "reset", "step", "link up", "link down", "tick", "frame"],
+)
+def test_what_an_event_brings_about_is_carried_out_at_the_turns_end(net: Net, event: Callable[[Parts], None]) -> None:
+    a = net["a"]
+    a.take(put(1))
+    a.loop.turn()
+    assert (a.turn.is_ending, a.replicator._is_due) == (False, False)
+    event(a)
+    assert (a.turn.is_ending, a.replicator._is_due) == (True, True)
+    a.loop.turn()
+    assert (a.turn.is_ending, a.replicator._is_due) == (False, False)
+
+
 def test_a_frame_that_is_no_ones_business_changes_nothing(net: Net) -> None:
     a = net["a"]
     before = a.held()
@@ -621,6 +734,27 @@ def test_a_learner_that_has_caught_up_is_told_to_membership() -> None:
             1 << slot for slot in range(SLOT_COUNT) if view.primaries[slot] == name and "c" in view.learners(slot)
         )
     assert any(told.values())
+
+
+def test_slots_that_it_should_be_no_holder_of_are_told_to_membership(
+    net: Net, caplog: pytest.LogCaptureFixture
+) -> None:
+    b = net["b"]
+    slot = VIEW.primaries.index("a")
+    b.replication._shared.positions[slot] = None  # its copy is not whole
+    install(net, replace(VIEW, epoch=2), "b")
+    assert b.membership.lost_slots == [(1 << slot, 2)]
+    assert [record.msg for record in caplog.records] == ["copies.copies_lost"]
+
+
+def test_slots_that_start_empty_are_told(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    b = net["b"]
+    slot = VIEW.primaries.index("a")
+    b.replication._shared.positions[slot] = None
+    install(net, replace(LED_BY_B_VIEW, backups=((),) * SLOT_COUNT, homes=(("b",),) * SLOT_COUNT), "b")
+    assert [(record.msg, record.__dict__["fields"]) for record in caplog.records] == [
+        ("copies.slots_start_empty", {"slots": [slot]})
+    ]
 
 
 def test_the_state_in_numbers(net: Net) -> None:

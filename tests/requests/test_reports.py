@@ -111,12 +111,23 @@ def test_the_status_fits_one_answer(count: int, absent: int, is_cut: bool, sente
     assert rows == names[: len(rows)]
     assert count <= len(rows) <= count + absent
     assert (len(rows) < count + absent) == is_cut
+    assert len(said["absent_s"]) == len(rows) - count
     assert {row[2] for row in said["members"][count:]} <= {"absent"}
     assert [PLACE_DIGITS.index(digit) for digit in said["primaries"]] == list(primaries)
     assert said["unlinked"] == PLACE_DIGITS[:count]
     told = [*said["reasons"], *said["lacking"]]
     assert told == [*said_wrong[::2], *said_wrong[1::2]][: len(told)]
     assert count > 3 or len(told) == sentences
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_it_may_take_as_much_as_an_answer_holds(over: int) -> None:
+    def text(size: int) -> bytes:
+        return status_json(replace(FOUND, reasons=("x" * size,), lacking=()), (A, B))
+
+    room = VALUE_MAX_BYTES - len(text(0))
+    assert len(json.loads(text(room + over))["reasons"]) == 1 - over
+    assert len(text(room)) == VALUE_MAX_BYTES
 
 
 class Maker:

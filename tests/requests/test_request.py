@@ -3,7 +3,6 @@
 import pytest
 
 from app.cluster.events import SELF, UNKNOWN
-from app.observe.counters import IN_TURN, WAITED
 from app.peers.frames import ANSWER, FORWARD, FORWARD_BYTES
 from app.requests.request import PATIENCE_S, Request
 from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SYS_OVERLOAD_ERR, TYPE_CLUSTER
@@ -71,17 +70,16 @@ def test_who_joined_another_leaves_nothing_to_the_next(net: Net) -> None:
 
 def test_who_was_let_go_is_a_new_request(net: Net) -> None:
     front = net["front"]
-    asked = Request(None, front.clients)
+    asked = Request(front.clients)
     front.clients._datagram, front.clients._client = put(ONE), CLIENT
     asked.keep()
     assert (asked.datagram, asked.client, asked.peer, asked.hops) == (put(ONE), CLIENT, "", 0)
     asked.is_uncertain = True
-    asked.how = WAITED
     front.clients._datagram, front.clients._client = put(TWO), OTHER_CLIENT
     asked.keep()
     assert asked.client == CLIENT, "what is kept stays"
     asked.release()
-    assert (asked.datagram, asked.is_uncertain, asked.how) == (b"", False, IN_TURN)
+    assert (asked.datagram, asked.is_uncertain) == (b"", False)
     asked.keep()
     assert (asked.datagram, asked.client) == (put(TWO), OTHER_CLIENT)
 

@@ -1,4 +1,4 @@
-"""Requests that waited for another node and are executed here: by workers, each by itself, in time or not at all."""
+"""Requests that waited and are executed as if they had just come: each by itself, in time or not at all."""
 
 import pytest
 
@@ -41,6 +41,7 @@ def test_they_are_executed_in_the_order_in_which_they_came_and_answered_to_their
     assert [response(reply, reply[2:18]).errCode for _, reply in told] == [KEY_DNE_ERR, NO_ERR, NO_ERR]
     assert (node.waiting.count, node.waiting.kept_bytes, node.forwarding.in_flight) == (0, 0, 0)
     assert node.counters.latency[WAITED].count == 3
+    assert node.resumed._request.datagram == b"", "nothing of the last one is kept"
 
 
 def test_one_that_waits_for_copies_does_not_hold_up_the_rest() -> None:
@@ -62,22 +63,24 @@ def test_one_that_waits_for_copies_does_not_hold_up_the_rest() -> None:
 def test_the_time_is_looked_at_before_each(is_late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process may be stopped between two of them."""
     node = Parts()
+    node.loop.now_s = 0.0
     node.set_routes(UNKNOWN)
     node.take(put(ONE))
     node.take(put(TWO))
-    node.loop.now_s += PATIENCE_S / 2
+    node.loop.now_s = PATIENCE_S / 2
+    node.take(put(THREE))
     handle = node.resumed._handle
 
     def stopped(*arguments: object) -> bytes | None:
         reply = handle(*arguments)  # type: ignore[arg-type]
-        node.loop.now_s += PATIENCE_S / 2 if is_late else 0.0
+        node.loop.now_s = PATIENCE_S if is_late else PATIENCE_S - 0.001
         return reply
 
     monkeypatch.setattr(node.resumed, "_handle", stopped)
     node.set_routes(SELF)
-    assert codes(node) == [(ONE, NO_ERR), (TWO, SYS_OVERLOAD_ERR if is_late else NO_ERR)]
+    assert codes(node) == [(ONE, NO_ERR), (TWO, SYS_OVERLOAD_ERR if is_late else NO_ERR), (THREE, NO_ERR)]
     assert node.forwarding.abandoned == is_late
-    assert len(node.replies) == 2 - is_late
+    assert len(node.replies) == 3 - is_late
 
 
 def test_nothing_of_one_is_left_for_the_next() -> None:

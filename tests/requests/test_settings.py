@@ -36,6 +36,7 @@ def test_they_are_told_changed_and_told_again() -> None:
         "why_not": "",
     }
     assert (slow_log.threshold_s, logging.getLogger().level) == (0.02, logging.DEBUG)
+    assert change(settings, {"slow_ms": "60000"})["slow_ms"] == 60_000
     assert change(settings, {"slow_ms": "0"})["slow_ms"] == 0
     assert (slow_log.threshold_s, logging.getLogger().level) == (inf, logging.DEBUG)
 

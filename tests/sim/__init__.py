@@ -5,7 +5,7 @@ number; safety is checked at every step and every answer; in the end the faults 
 within a bounded time; then, in some, a fault comes that stays, and those whom it leaves must serve. The same seed gives
 the same run, in whatever process.
 
-**What runs is app.node.Node**: commands, workers, forwarding, replicator, turn, front and batches, links with their
+**What runs is app.node.Node**: commands, forwarding, replicator, turn, front and batches, links with their
 handshake, framing and queues, datagram seals, membership shell and core, replication, store, replies, governor.
 
 **What is replaced**, and by what:

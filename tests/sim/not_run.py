@@ -22,7 +22,6 @@ SYSTEM: Final = "what the system says on no path that is simulated: tests/peers/
 NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/requests/commands.py": {
         RARE: [
-            "return self._answer.refusal(request, command, message_id, id_crc, EXPIRED_WAIT_MS)",
             "super().__init__()",
             "self.reply = reply",
             "return self._turn.routes[slot] == SELF and (command == GET or self._followed[slot] is None)",
@@ -47,7 +46,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         FAULT: [
             "self._loop.fail(error)",
             '_faults.exception("request_failed", error)',
-            "return self._failed(request.datagram if request.has_waited else bytes(buffer[start:end]))",
+            "return self._failed(bytes(buffer[start:end]))",
         ],
         CLOSED: [
             'self._drop("admin_not_allowed")',
@@ -79,7 +78,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/requests/resumed.py": {
         RARE: [
+            "if isinstance(kept, InFlight):",
             "self._forwarding.give_up(kept)",
+            "self._replicator.give_up(kept)",
             "continue",
         ],
     },
@@ -139,7 +140,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/peers/datagram_auth.py": {
         AHEAD: [
-            "return incarnation > self.incarnation",
             "self.incarnation += 1 + self._draw()",
             "known.incarnation = known.received = known.taken = 0",
         ],
@@ -196,7 +196,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "size += len(parts[count])",
             "count += 1",
             "parts, self.parts = parts[:count], parts[count:]",
-            'return memoryview(b"".join(parts))',
         ],
         RARE: [
             '_faults.debug("dial_failed", peer=peer, error=error)',
@@ -210,7 +209,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._give_way(next(iter(self._pending)))",
             "_abandon(task, self._pending.pop(task))",
             'self._count_refused("too_many", "")',
-            "sock.close()  # the node stops: it is about to be told",
             "return fields | {",
             "self._loop.run_callback(_abandon, task, sock)",
             "task.cancel()",

@@ -400,6 +400,8 @@ def test_a_split_slot_is_a_dictionary(kind: type[Slot], seed: int, count: int) -
         elif step == 4 and key in model:
             split.poke(key, n)
             model[key] = n
+            split.age(key)
+            assert order_of(split.table_of(key))[0] == key
         elif step == 5 and model:
             key, value = split.popitem()
             assert model.pop(key) == value

@@ -45,6 +45,10 @@ def put(store: Store, key: bytes, blob: bytes) -> bool:
     return store.put(slot_of(key), key, blob)
 
 
+def put_oldest(store: Store, key: bytes, blob: bytes) -> bool:
+    return store.put_oldest(slot_of(key), key, blob)
+
+
 def get(store: Store, key: bytes) -> bytes | None:
     return store.get(slot_of(key), key)
 
@@ -102,6 +106,23 @@ def test_the_least_recently_used_of_a_slot_goes_first() -> None:
         gone += [old for old in keys if old not in content(store) and old not in gone and old in keys[:IN_PAGE]]
     assert gone == keys[2:5]
     assert store.evictions == 3
+
+
+def test_what_others_have_used_before_goes_before_what_was_used_here() -> None:
+    store = store_of(1)
+    keys = some_keys(7, IN_PAGE + 2)
+    for key in keys[:IN_PAGE]:
+        assert (put if key == keys[0] else put_oldest)(store, key, bytes(10_000))
+    assert put_oldest(store, keys[0], bytes(10_000))  # is in use here already
+    assert put_oldest(store, keys[-2], bytes(10_000))
+    assert put(store, keys[-1], bytes(10_000))
+    assert sorted(content(store)) == sorted([*keys[: IN_PAGE - 1], keys[-1]])
+
+
+def test_what_others_have_used_before_is_refused_where_there_is_no_room() -> None:
+    store = store_of(1, evict=False)
+    keys = some_keys(7, IN_PAGE + 1)
+    assert [put_oldest(store, key, bytes(10_000)) for key in keys] == [True] * IN_PAGE + [False]
 
 
 @examples(60)

@@ -55,8 +55,12 @@ class ManualLoop(Loop):
     def timer(self) -> Timer:
         return ManualTimer(self)
 
+    @property
+    def timers_running(self) -> int:
+        return sum(timer.is_running(number) for _, _, timer, number in self._timers)
+
     def watch(self, descriptor: int, events: int, *, is_first: bool = False) -> Watcher:
-        watcher = ManualWatcher(descriptor, events)
+        watcher = ManualWatcher(descriptor, events, is_first)
         self.watchers.append(watcher)
         return watcher
 
@@ -86,6 +90,9 @@ class ManualTimer:
     def stop(self) -> None:
         self._call = None
 
+    def is_running(self, number: int) -> bool:
+        return self._call is not None and number == self._number
+
     def fire(self, number: int) -> None:
         if self._call is not None and number == self._number:
             (callback, args), self._call = self._call, None
@@ -93,9 +100,10 @@ class ManualTimer:
 
 
 class ManualWatcher:
-    def __init__(self, descriptor: int, events: int) -> None:
+    def __init__(self, descriptor: int, events: int, is_first: bool) -> None:
         self.descriptor = descriptor
         self.events = events
+        self.is_first = is_first
         self._call: tuple[Callable[..., object], tuple[Any, ...]] | None = None
 
     def start(self, callback: Callable[..., object], *args: object) -> None:

@@ -1,7 +1,7 @@
 """A node without sockets, clock and membership: what executes requests is real, what lies beyond is a recorder.
 
 `Parts` is one node's request path as app/node.py puts it together, over a loop that is turned by hand: store, reply
-memory, mutations, turn, workers, answers, forwarding, replication and commands are those that serve, and so are the
+memory, mutations, turn, answers, forwarding, replication and commands are those that serve, and so are the
 node's own methods (the end of a turn, what follows from links and views). Where the network begins, datagrams and
 frames are written down; routes and the lease are set by the test. `Net` is several of them, linked.
 """
@@ -39,7 +39,6 @@ from app.requests.request import PATIENCE_S, Request
 from app.requests.resumed import Resumed
 from app.requests.turn import Turn
 from app.requests.waiting import Waiting
-from app.requests.workers import Workers
 from app.storage.arena import Arena
 from app.storage.mutate import Mutations
 from app.storage.replies import ReplyMemory
@@ -137,6 +136,11 @@ class Link:
         return True
 
 
+def nothing_queued(peer: str) -> int:
+    """Of a peer whose link takes whatever is put into it."""
+    return 0
+
+
 class Links:
     """Links to peers: frames go into the net's queue, unless that peer's link is down or full."""
 
@@ -216,34 +220,21 @@ class Surroundings:
 
 
 class Clients:
-    """A source of requests in place of the front: one datagram at a time, each by a worker."""
+    """A source of requests in place of the front: one datagram at a time."""
 
     def __init__(self, node: "Parts") -> None:
         self._node = node
-        self._is_left = False
+        self._request = Request(self)
 
     def ask(self, datagram: bytes, client: bytes, handle: Callable[..., bytes | None]) -> bytes | None:
         """What is answered at once, in the middle of a buffer that is overwritten after that."""
-        self._datagram, self._client, self._handle = datagram, client, handle
-        self._buffer = bytearray(b"\n\x10" + datagram + b"\x28\x00")
-        self._is_left = True
-        self._reply: bytes | None = None
-        self._node.workers.run(self)
-        self._buffer[:] = bytes(len(self._buffer))
-        return self._reply
-
-    def is_left(self) -> bool:
-        return self._is_left
-
-    def work(self, request: Request) -> None:
-        self._is_left = False
-        reply = self._handle(request, self._buffer, 2, 2 + len(self._datagram))
-        if request.has_waited:
-            if reply is not None:
-                self._node.answers.deliver(request, reply)
-            return
-        self._reply = reply
-        request.release()
+        self._datagram, self._client = datagram, client
+        buffer = bytearray(b"\n\x10" + datagram + b"\x28\x00")
+        try:
+            return handle(self._request, buffer, 2, 2 + len(datagram))
+        finally:
+            buffer[:] = bytes(len(buffer))
+            self._request.release()
 
     def fill(self, request: Request) -> None:
         turn = self._node.turn
@@ -285,12 +276,18 @@ class Parts(Node):
         self.mutations = Mutations(self.store, self.replies)
         self.links = Links(self, net)
         self.membership = Surroundings(members)
-        self.replication = Replication(name, self.store, self.replies, self.mutations, reserve_bytes=reserve_bytes)
+        self.replication = Replication(
+            name,
+            self.store,
+            self.replies,
+            self.mutations,
+            queued_bytes=nothing_queued,
+            reserve_bytes=reserve_bytes,
+        )
         self.view_log = ViewLog()
         routes = self.replication.routes
         self.turn = Turn(self.loop, self.membership, routes, end=lambda: self.end_turn())
         self.waiting = Waiting(max_waiting, 1 << 30, self.store.spend)
-        self.workers = Workers(self.loop, self.waiting)
         self.outside = Outside()
         self.rate = AnswerRate(PLENTY, exempt={}, now=self.loop.now, random=lambda: 0.5)
         self.batch = DatagramBatch(self.outside, BATCH_SIZE, self.turn.lease_ran_out, self.rate)
@@ -305,7 +302,7 @@ class Parts(Node):
         )
         self.forwarding = Forwarding(self.turn, self.waiting, self.answers, self.links.up, routes=routes)
         self.replicator = Replicator(
-            self.replication, self.turn, self.workers, self.answers, self.counters, self.links, self.membership
+            self.replication, self.turn, self.waiting, self.answers, self.counters, self.links, self.membership
         )
         self.commands = Commands(
             self.loop,
@@ -331,14 +328,13 @@ class Parts(Node):
         )
         self.relayed = Relayed(
             self.turn,
-            self.workers,
             self.answers,
             self.commands,
             self.counters,
             forwarding=self.forwarding,
             on_other=self._on_frame,
         )
-        self.resumed = Resumed(self.turn, self.workers, self.answers, self.commands, self.forwarding, self.replicator)
+        self.resumed = Resumed(self.turn, self.answers, self.commands, self.forwarding, self.replicator)
         self.clients = Clients(self)
         self.install(view or _view_of_one(name))
 
@@ -370,7 +366,7 @@ class Parts(Node):
     # --- requests --------------------------------------------------------------------------------------------------
 
     def handle(self, datagram: bytes, client: bytes = CLIENT) -> bytes | None:
-        """A client's datagram, by a worker: what is answered at once. The turn goes on."""
+        """A client's datagram: what is answered at once. The turn goes on."""
         return self.handle_by(self.commands.handle, datagram, client)
 
     def handle_by(self, handle: Callable[..., bytes | None], datagram: bytes, client: bytes = CLIENT) -> bytes | None:
@@ -402,7 +398,6 @@ class Parts(Node):
             self.outside,
             self.batch,
             self.turn,
-            self.workers,
             self.answers,
             self.commands,
             self.counters,

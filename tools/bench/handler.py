@@ -82,7 +82,7 @@ def _bench(arena_mib: int, entries: int, rounds: int) -> tuple[float, float, int
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as directory:
         node = _node(directory)
-    request = Request(None, node.front)
+    request = Request(node.front)
     store = node.store
     store.put(0, b"first", b"")  # the governor has looked for the last time
     node.arena.limit_bytes = arena_mib * MIB

@@ -80,10 +80,12 @@ class Bootstrap:
     def bound_until(self, wait_ends: Mapping[str, float]) -> float:
         """Until when (by our clock) leases of a cluster that went on may rest on what the processes before those that
         found, and before the absence of the others, have promised. `wait_ends`: when the `wait_s` of each is over."""
-        state = self._state
-        if any(server not in wait_ends for server in state.config.servers):
-            return state.now + timing.LAPSE_S
-        return max(wait_ends.values()) - (timing.FOUND_WAIT_S - timing.LAPSE_S)
+        state, servers = self._state, self._state.config.servers
+        if 2 * sum(1 for end in wait_ends.values() if end <= state.now) > len(servers):
+            return state.now  # it had the support of one of these, who have waited for longer than that
+        since = [wait_ends[server] - timing.FOUND_WAIT_S for server in servers if server in wait_ends]
+        since += [state.absent_since.get(server, state.now) for server in servers if server not in wait_ends]
+        return max(since) + timing.LAPSE_S
 
     def may_found(self) -> bool:
         """Whether it is our turn to propose the first view."""

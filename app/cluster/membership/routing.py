@@ -13,7 +13,9 @@ class Routing:
     def __init__(self, state: NodeState, detector: Detector) -> None:
         self._state = state
         self._detector = detector
-        self._made_from: tuple[View | None, int, int] = (None, 0, 0)
+        # What the routes were made from; None: from nothing yet.
+        self._view: View | None = None
+        self._masks: tuple[int, int] | None = None
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT
         self.served = 0  # mask of the slots that are SELF
         self.member_count = 1
@@ -31,13 +33,11 @@ class Routing:
             self.member_count = max(1, live)
         else:
             self.member_count = 1
-        made_from = self._made_from
-        if made_from[0] is view and made_from[1] == served and made_from[2] == gone:
-            return
-        self._made_from = (view, served, gone)
-        self.served = served
-        for slot in range(SLOT_COUNT):
-            self.routes[slot] = self._route(view, slot, served, gone)
+        masks = (served, gone)
+        if view is not self._view or masks != self._masks:
+            self._view, self._masks, self.served = view, masks, served
+            for slot in range(SLOT_COUNT):
+                self.routes[slot] = self._route(view, slot, served, gone)
 
     def _route(self, view: View | None, slot: int, served: int, gone: int) -> str:
         if served >> slot & 1:

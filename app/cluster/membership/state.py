@@ -121,6 +121,7 @@ class NodeState:
     leaving: bool = False
     dead: set[str] = field(default_factory=set)  # members of the view that are dead for certain
     absent: set[str] = field(default_factory=set)  # servers that are proven to have no process; see `expire_absent`
+    absent_since: dict[str, float] = field(default_factory=dict)  # when each of these was found so first
     unlisted: int = 0  # members of the view that our servers file lacks
     servers: dict[str, None] = field(default_factory=dict)  # that are listened to; see `note_servers`
     parted: dict[str, float] = field(default_factory=dict)  # awake time since when servers belong no more, by the view
@@ -233,16 +234,19 @@ class NodeState:
             return
         self.of(server).absent_at = dated
         self.absent.add(server)
+        self.absent_since.setdefault(server, self.now)
         self.expire_absent()
 
     def note_present(self, server: str) -> None:
         """A process is there: something came from it, or a connection."""
         self.of(server).absent_at = -inf
         self.absent.discard(server)
+        self.absent_since.pop(server, None)
 
     def expire_absent(self) -> None:
         """Forget proofs of absence that are not fresh: a process may have been started since."""
         self.absent = {server for server in self.absent if self.now - self.of(server).absent_at < timing.ABSENT_S}
+        self.absent_since = {server: since for server, since in self.absent_since.items() if server in self.absent}
 
     def members_needed(self) -> int:
         """How many must be together to go on (see `counted`): half of the file's servers, those proven absent not

@@ -11,7 +11,7 @@ follows, and the plain way through store and reply memory is all there is: one l
     replication.refresh(routes, lease)     after each step of the membership core
     replication.tick(now)                  every REPLICATION_TICK_S
     replication.execute / hold_read / wipe on the path of requests (writes.py)
-    replication.flush(now)                 once per loop turn: the output to carry out
+    replication.flush()                    once per loop turn: the output to carry out
 
 Rejected: replicating through a log on its own (a second copy of all values), and chain replication (one more hop a
 copy on every write).
@@ -28,7 +28,7 @@ from app.cluster.replication.led import Joint
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.recent import RECENT_MAX, Recent
 from app.cluster.replication.state import CopyReplies, CopyStore, Output, Shared
-from app.cluster.replication.writes import IGNORED, PARKED, PENDING_MAX_BYTES
+from app.cluster.replication.writes import IGNORED, PENDING_MAX_BYTES, WAITS
 from app.cluster.view import View
 from app.storage.mutate import BUSY, REPLIES_FULL, STORE_BUSY, WIPE, Mutations
 from app.wire.protocol import ALL_SLOTS, NO_ERR, SLOT_COUNT, SYS_OVERLOAD_ERR
@@ -48,9 +48,9 @@ class Replication:
         replies: CopyReplies,
         mutations: Mutations,
         *,
+        queued_bytes: Callable[[str], int],
         reserve_bytes: int = _RESERVE_BYTES,
         backlog_max_bytes: int = PENDING_MAX_BYTES,
-        queued_bytes: Callable[[str], int] = lambda peer: 0,
         recent_max: int = RECENT_MAX,
         staging_max_bytes: int = STAGING_MAX_BYTES,
     ) -> None:
@@ -69,7 +69,7 @@ class Replication:
         shared = self._shared = Shared(address, store, replies, mutations, reserve_bytes, recent)
         self._replies = replies
         self._mutations = mutations
-        self._primary = Primary(shared, backlog_max_bytes, queued_bytes)
+        self._primary = Primary(shared, queued_bytes, backlog_max_bytes)
         self._follower = Follower(shared, staging_max_bytes)
         self._core_routes: list[str] = [UNKNOWN] * SLOT_COUNT
         self.routes: list[str] = [UNKNOWN] * SLOT_COUNT  # by slot; changed in place
@@ -211,8 +211,6 @@ class Replication:
 
     def _update_routes(self) -> None:
         changed = self._primary.changed
-        if not changed:
-            return
         for slot in changed:
             route = self._core_routes[slot]
             if route == SELF and not self._is_open(slot):
@@ -233,9 +231,8 @@ class Replication:
         self._primary.link_up(peer)
         self._follower.link_up(peer)
 
-    def link_closed(self, peer: str, now: float) -> None:
+    def link_closed(self, peer: str) -> None:
         """The link has ended; what was in it is lost."""
-        self._shared.now = now
         self._shared.links.discard(peer)
         self._primary.link_closed(peer)
         self._follower.link_closed(peer)
@@ -289,12 +286,10 @@ class Replication:
         self._shared.now = now
         self._primary.tick()
         self._follower.tick()
-        self._update_routes()
 
-    def flush(self, now: float) -> Output:
+    def flush(self) -> Output:
         """What this turn has brought about; to be carried out at once."""
         shared = self._shared
-        shared.now = now
         self._follower.flush()
         self._primary.flush()
         shared.recent.settle()
@@ -329,4 +324,4 @@ class Replication:
         if not joint.left:
             return NO_ERR
         primary.unreleased[message_id] = joint
-        return PARKED
+        return WAITS

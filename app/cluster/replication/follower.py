@@ -65,7 +65,7 @@ class Follower(Applying):
     def __init__(self, shared: Shared, staging_max_bytes: int = STAGING_MAX_BYTES) -> None:
         super().__init__(shared)
         self._mine: set[int] = set()  # slots we are backup or learner of
-        self._reported: dict[int, tuple[int, float]] = {}  # slot: number and time of our report
+        self._reported: dict[int, tuple[int, float]] = {}  # slot without a session: number and time of our report
         self._number = 0
         self._waiting: dict[int, None] = {}  # reported once nothing is gathered any more, some at a time
         self._at_once = SLOT_COUNT  # how many of those
@@ -113,7 +113,6 @@ class Follower(Applying):
         self.report(mine)
 
     def link_closed(self, peer: str) -> None:
-        self._owed.discard(peer)
         self.forget_process(peer)
 
     def forget_process(self, peer: str) -> None:
@@ -125,7 +124,6 @@ class Follower(Applying):
     def _end(self, slot: int) -> None:
         session = self.sessions.pop(slot)
         self._unstage(session)
-        self._reported.pop(slot, None)
         self._unacknowledged.get(session.primary, {}).pop(slot, None)
 
     def _unstage(self, session: Session) -> Staging | None:
@@ -148,7 +146,7 @@ class Follower(Applying):
                 assert primary is not None
                 if slot in self.sessions:
                     self._end(slot)
-                number, _ = self._reported.get(slot, (self._number, 0.0))
+                number = self._reported[slot][0] if slot in self._reported else self._number
                 self._reported[slot] = (number, shared.now)
                 by_report.setdefault((primary, number), []).append(slot)
         for (primary, number), some in by_report.items():
@@ -275,6 +273,15 @@ class Follower(Applying):
     def _put(self, slot: int, key: bytes, blob: bytes) -> bool:
         return self._mutations.apply(SET, slot, key, blob)
 
+    def _put_oldest(self, slot: int, key: bytes, blob: bytes) -> bool:
+        """An entry that the primary has had: of a full store it goes before those that are written meanwhile."""
+        store = self._shared.store
+        if store.put_oldest(slot, key, blob):
+            return True
+        if store.evicts:
+            store.remove(slot, key)
+        return store.evicts
+
     def on_entries(self, peer: str, body: bytes) -> None:
         for slot, key, blob in frames.decode_entries(body):
             session = self._filling(peer, slot)
@@ -282,7 +289,7 @@ class Follower(Applying):
                 continue
             if session.staging is not None:
                 self.staged_bytes += session.staging.put(key, blob)
-            elif not self._put(slot, key, blob):
+            elif not self._put_oldest(slot, key, blob):
                 self._ran_out_of_room(slot)
         self._took(peer)
 
@@ -309,8 +316,6 @@ class Follower(Applying):
 
     def _give_credit(self) -> None:
         """Have those send more that may: past the soft bound only the first of those whose slots are gathered."""
-        if not self._owed:
-            return
         waiting: set[str] = set()
         if self.staged_bytes > self.staging_soft_bytes:
             gathered = dict.fromkeys(session.primary for session in self.sessions.values() if session.staging)

@@ -24,19 +24,15 @@ class Primary(Writes):
     """All slots that this node leads."""
 
     def __init__(
-        self,
-        shared: Shared,
-        backlog_max_bytes: int = PENDING_MAX_BYTES,
-        queued_bytes: Callable[[str], int] = lambda peer: 0,
+        self, shared: Shared, queued_bytes: Callable[[str], int], backlog_max_bytes: int = PENDING_MAX_BYTES
     ) -> None:
         """See Replication."""
         super().__init__(shared, backlog_max_bytes)
         self.transfer = Transfer(shared, self.led)
         self._queued_bytes = queued_bytes
         self._synced: dict[str, int] = {}
-        self._all_known = True  # every follower has said what it has
-        self._epoch = 0
-        self._cluster_id = 0
+        self._all_known = True  # every follower had said what it has, when they were asked last
+        self._view: View | None = None
         self.transfer.before_chunk = self.flush_peer
         self.lost: set[int] = set()  # ours to lead, but our copy is not whole, and another holder has to
 
@@ -48,8 +44,8 @@ class Primary(Writes):
 
     def entered(self, view: View | None, mine: set[int]) -> None:
         """A view was installed in which these slots are ours to lead."""
-        direct = view is not None and (view.cluster_id, view.epoch) == (self._cluster_id, self._epoch + 1)
-        self._cluster_id, self._epoch = (view.cluster_id, view.epoch) if view else (0, 0)
+        before, self._view = self._view, view
+        direct = before and view and (view.cluster_id, view.epoch) == (before.cluster_id, before.epoch + 1)
         self._synced.clear()
         self.lost.clear()
         members = view.incarnations if view else {}
@@ -64,7 +60,6 @@ class Primary(Writes):
                     self._shared.positions[slot] = (view.epoch, 0)
         if view is None:
             return
-        self._all_known = False
         for slot in mine:
             self._lead(slot, view)
         self._shared.lose(self.lost)
@@ -115,8 +110,6 @@ class Primary(Writes):
 
     def _query(self) -> None:
         """Have those say what they have that follow without our knowing from where."""
-        if self._all_known:
-            return
         shared = self._shared
         missing: dict[str, list[int]] = {}
         for slot, led in self.led.items():
@@ -152,10 +145,10 @@ class Primary(Writes):
         for led in self.led.values():
             if (progress := led.progress.get(peer)) is not None:
                 progress.is_streaming, progress.acked, progress.report = False, -1, 0
-                self._all_known = False
 
     def tick(self) -> None:
-        self._query()
+        if not self._all_known:
+            self._query()
         self.transfer.pump_all()
 
     # Acknowledgements.
@@ -267,5 +260,6 @@ class Primary(Writes):
                 is_behind = self._queued_bytes(peer) > self._backlog_max_bytes
                 outbox.flags = outbox.flags & HINDRANCES | (BUSY if is_behind else 0)
         if self._synced:
-            self._shared.out.synced += [(peer, slots, self._epoch) for peer, slots in self._synced.items()]
+            assert self._view is not None
+            self._shared.out.synced += [(peer, slots, self._view.epoch) for peer, slots in self._synced.items()]
             self._synced.clear()

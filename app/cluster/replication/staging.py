@@ -27,17 +27,17 @@ class Staging:
         self.entries: dict[bytes, bytes | None] = {}  # None: as it is in place
         self.replies: dict[bytes, int] = {}
         # Keys that go if they are not gathered, and messageIDs; None: all of them.
-        self.removed = None if patch is None else set(patch.keys)
-        self.forgotten = None if patch is None else patch.message_ids
+        self.removed: set[bytes] | None = None
+        self.forgotten: list[bytes] | None = None
         self.size_bytes = 0
-        if self.removed is not None and self.forgotten is not None:
+        if patch is not None:
+            self.removed, self.forgotten = set(patch.keys), patch.message_ids
             self._grow(sum(len(key) + ENTRY_BYTES for key in self.removed))
             self._grow(sum(len(message_id) + REPLY_BYTES for message_id in self.forgotten))
 
     def _grow(self, size_bytes: int) -> int:
         self.size_bytes += size_bytes
-        if size_bytes > 0:
-            self._store.spend(size_bytes)
+        self._store.spend(max(0, size_bytes))
         return size_bytes
 
     @property

@@ -51,7 +51,7 @@ class Batch:
     """Slots on their way to one follower."""
 
     slots: dict[int, Keys]
-    patched: dict[int, list[bytes]]  # by slot of which not all is sent: messageIDs whose replies are still to be sent
+    patched: dict[int, list[bytes]]  # by slot that is patched: messageIDs whose replies are still to be sent
     bucket: int = 0  # of all others: replies in earlier ones have been sent
 
 
@@ -223,7 +223,6 @@ class Transfer:
             stream.filling.difference_update(done)
             for slot in done:
                 del batch.slots[slot]
-                batch.patched.pop(slot, None)
         if not batch.slots:
             stream.batch = None
 

@@ -24,7 +24,7 @@ PENDING_MAX_BYTES: Final = 4 * 1024 * 1024
 # Waiters for one write: a client that repeats itself faster than we answer gains nothing by it.
 WAITERS_MAX: Final = 8
 
-PARKED: Final = -100  # the answer comes with `released`, or the request with `dropped`
+WAITS: Final = -100  # it is in `released` once all copies have it, or in `dropped`
 IGNORED: Final = -101  # so many wait for the answer already that this one gets none
 
 
@@ -62,7 +62,7 @@ class Writes(ABC):
         waiter: Any,
         may_wait: bool = True,
     ) -> int:
-        """PUT or REMOVE in a slot with followers: the code to answer with; below 0: PARKED, IGNORED, or `~code` of
+        """PUT or REMOVE in a slot with followers: the code to answer with; below 0: WAITS, IGNORED, or `~code` of
         one that was executed before.
 
         SYS_OVERLOAD_ERR: nothing was done, and nothing is remembered; `wait_ms` says how long the client is to wait.
@@ -87,14 +87,14 @@ class Writes(ABC):
             return code
         self.unreleased[message_id] = op
         op.waiters.append(waiter)
-        return PARKED
+        return WAITS
 
     def joins(self, waiting: Op | Joint, waiter: Any) -> int:
         """A retry of a write that copies have not acknowledged yet."""
         if len(waiting.waiters) >= WAITERS_MAX:
             return IGNORED
         waiting.waiters.append(waiter)
-        return PARKED
+        return WAITS
 
     def busy(self, may_wait: bool) -> int:
         """BUSY if nothing more may wait for acknowledgements."""

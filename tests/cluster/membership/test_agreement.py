@@ -26,6 +26,32 @@ def test_any_two_quorums_have_an_acceptor_in_common(count: int) -> None:
     assert all(one & other for one in quorums(count) for other in quorums(count))
 
 
+@pytest.mark.parametrize(
+    ("nodes", "few", "enough"), [("abc", "b", "bc"), ("abcd", "bc", "bcd"), ("abcde", "bc", "cde")]
+)
+def test_a_majority_is_enough_whoever_is_in_it(nodes: str, few: str, enough: str) -> None:
+    assert (has_quorum(nodes, few, ()), has_quorum(nodes, enough, ())) == (False, True)
+
+
+def test_an_acceptor_goes_by_the_highest_ballot_that_it_has_answered() -> None:
+    acceptor = Acceptor()
+    assert acceptor.prepare(2 * RANKS)
+    assert not acceptor.accept(RANKS, a_view(1))
+    assert acceptor.accept(3 * RANKS, a_view(3))
+    assert (acceptor.promised, acceptor.accepted_ballot, acceptor.accepted) == (3 * RANKS, 3 * RANKS, a_view(3))
+    assert not acceptor.prepare(2 * RANKS)
+    assert acceptor.prepare(3 * RANKS)
+
+
+def test_a_proposer_takes_up_what_was_accepted_under_the_highest_ballot() -> None:
+    proposal = Proposal(9 * RANKS, tuple("abcde"))
+    for node, ballot in (("a", 2), ("b", 5), ("c", 3)):
+        proposal.promised(node, ballot * RANKS, a_view(ballot))
+    proposal.promised("d", 0, None)
+    assert (proposal.found, proposal.found_ballot) == (a_view(5), 5 * RANKS)
+    assert proposal.has_quorum(())
+
+
 def test_a_tie_goes_to_the_longest_standing() -> None:
     assert has_quorum("ab", {"a"}, ())
     assert not has_quorum("ab", {"b"}, ())

@@ -64,6 +64,17 @@ def test_not_before_it_has_settled_but_for_a_file_of_one() -> None:
     assert bootstrap.may_found()
 
 
+@pytest.mark.parametrize(("servers", "others"), [("abc", "bc"), ("ab", "b")])
+def test_it_settles_from_its_start_on(servers: str, others: str) -> None:
+    state = a_state("a", "", servers)
+    bootstrap = Bootstrap(state)
+    meet(state, bootstrap, *others)
+    assert not bootstrap.may_found()
+    wait(state, timing.SETTLE_S)
+    hear(state, *others)
+    assert bootstrap.may_found()
+
+
 def test_nor_before_it_has_settled_after_a_restart() -> None:
     state, bootstrap = a_newcomer()
     wait(state, 8.0)

@@ -923,6 +923,44 @@ class TestHelping:
         assert rig.state.support_withdrawn
         assert rig.decree._ballot_seen == rig.first_ballot("c")
 
+    @pytest.mark.parametrize(("cluster_id", "ahead"), [(CLUSTER_ID, 0), (CLUSTER_ID, 2), (CLUSTER_ID + 1, 1)])
+    def test_a_view_that_does_not_follow_ours_is_not_accepted(self, cluster_id: int, ahead: int) -> None:
+        rig = Rig("b")
+        view = replace(following(rig.view), cluster_id=cluster_id, epoch=rig.view.epoch + ahead)
+        message = from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=to_message(view))
+        rig.coordinator.on_accept("a", message)
+        assert take_sent(rig.state) == []
+        assert rig.state.dropped == {"bad view": 1}
+
+    @pytest.mark.parametrize(("epoch", "is_taken"), [(1, True), (2, False)])
+    def test_a_newcomer_accepts_first_views_only(self, epoch: int, is_taken: bool) -> None:
+        rig = Rig("b", "", "ab")
+        wait(rig.state, timing.SETTLE_S)
+        for name in "a":
+            rig.state.of(name).incarnation = INCARNATIONS[name]
+            hear(rig.state, name)
+            rig.bootstrap.heard(name, 0)
+        view = replace(a_view("ab"), epoch=epoch)
+        rig.coordinator.on_accept("a", from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=to_message(view)))
+        assert rig.state.dropped == ({} if is_taken else {"bad view": 1})
+
+    def test_a_ballot_is_its_proposers_own(self) -> None:
+        rig = Rig("c")
+        for peer, rank in (("a", 1), ("b", 0), ("b", 2)):
+            rig.coordinator.on_prepare(peer, from_peer(rig.state, peer, pb.PREPARE, ballot=RANKS + rank))
+        assert take_sent(rig.state) == []
+        assert rig.state.dropped == {"bad ballot": 3}
+        assert rig.prepare("a", RANKS).kind == "PROMISE"
+
+    def test_the_room_for_ballots_is_that_of_the_present_decree(self) -> None:
+        rig = Rig("b")
+        wait(rig.state, 3600.0)
+        assert rig.prepare("a", ballots_below(3599.0)).kind == "PROMISE"
+        rig.enter(following(rig.view))
+        rig.coordinator.on_prepare("a", from_peer(rig.state, "a", pb.PREPARE, ballot=ballots_below(0.0)))
+        assert take_sent(rig.state) == []
+        assert rig.prepare("a", ballots_below(0.0) - RANKS).kind == "PROMISE"
+
     def test_a_malformed_view_is_not_accepted(self) -> None:
         rig = Rig("b")
         rig.decree.on_accept("a", from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=pb.View(epoch=2)))

@@ -2,11 +2,13 @@
 
 from math import inf
 
+import pytest
+
 from app.cluster.events import CloseLink, OpenLink
 from app.cluster.membership import timing
 from app.cluster.membership.dialling import Dialler
 from app.cluster.membership.state import NodeState
-from tests.cluster.membership.parts import INCARNATIONS, a_state, wait
+from tests.cluster.membership.parts import INCARNATIONS, a_state, hear, wait
 
 
 def effects(state: NodeState) -> list[object]:
@@ -68,6 +70,19 @@ def test_a_server_outside_the_view_is_dialled_less_often_unless_it_is_proven_abs
     wait(state, timing.DIAL_NON_MEMBER_S - timing.DIAL_S)
     dialler.tick()
     assert effects(state) == [OpenLink("c", 0)]
+
+
+@pytest.mark.parametrize(("ago_s", "is_dialled"), [(timing.HEARD_S - 0.25, True), (timing.HEARD_S, False)])
+def test_one_that_was_heard_just_now_is_dialled_as_a_member_is(ago_s: float, is_dialled: bool) -> None:
+    state = a_state("a", "ab", "abc")
+    dialler = Dialler(state)
+    dialler.want("c")
+    effects(state)
+    dialler.failed("c")
+    wait(state, timing.DIAL_S)
+    hear(state, "c", ago_s=ago_s)
+    dialler.tick()
+    assert bool(effects(state)) == is_dialled
 
 
 def test_who_asks_to_join_is_dialled_at_once_and_is_unlinked_only_from_then_on() -> None:
@@ -141,9 +156,11 @@ def test_a_link_that_has_ended_is_dialled_at_once_to_learn_whether_the_process_h
     dialler = Dialler(state)
     dialler.want("b")
     effects(state)
+    assert state.of("c").is_linked
     dialler.closed("b")
     dialler.closed("c")
     assert effects(state) == opened("b")
+    assert not state.of("c").is_linked, "nobody wants that one"
 
 
 def test_a_link_that_the_peer_has_dialled_is_not_dialled_as_well() -> None:

@@ -383,3 +383,56 @@ class TestLog:
                 assert not any("no removal" in line for line in rig.lines())
         lines = [line for line in rig.lines() if "no removal" in line]
         assert lines == ["1 pairs of members lack each other, no removal would help: b and c"] * 2
+
+
+def test_a_link_that_has_just_gone_down_is_not_lacked_however_long_the_node_has_run() -> None:
+    rig = Rig("b")
+    wait(rig.state, 100.0)
+    rig.unlink("c")
+    vouch(rig.state, rig.detector, "c")
+    assert rig.lacks.own() == []
+    wait(rig.state, timing.LACK_S + 0.001)
+    vouch(rig.state, rig.detector, "c")
+    assert rig.lacks.own() == ["c"]
+
+
+@pytest.mark.parametrize(("replicas", "members", "kept"), [(3, 3, 2), (3, 4, 2), (2, 4, 1), (3, 2, 1), (4, 2, 1)])
+def test_two_whole_copies_are_kept_where_there_are_to_be_three(replicas: int, members: int, kept: int) -> None:
+    state = a_state("a", "abcd", replicas=replicas)
+    assert Lacks(state, Detector(state))._copies_to_keep(members) == kept
+
+
+def test_one_must_do_once_the_first_that_is_lacked_has_been_so_for_long() -> None:
+    rig = Rig()
+    rig.report("b", "c")
+    rig.look()
+    wait(rig.state, timing.KEEP_TWO_S - 0.125)
+    hear(rig.state, *"bcd")
+    rig.report("b", "c", "d")
+    rig.look()
+    assert rig.lacks._copies_to_keep(4) == 2
+    wait(rig.state, 0.125)
+    assert rig.lacks._copies_to_keep(4) == 1
+
+
+def test_who_asks_to_join_is_remembered_in_the_next_view_until_it_is_a_member() -> None:
+    rig = Rig()
+    rig.hello("e")
+    rig.lacks.entered()
+    assert rig.lacks.outsiders() == ["e"]
+    enter(rig.state, a_view("abcde"))
+    rig.lacks.entered()
+    enter(rig.state, a_view("abcd"))
+    assert rig.lacks.outsiders() == []
+
+
+def test_while_somebody_is_to_go_nobody_is_stuck() -> None:
+    rig = Rig()
+    wait(rig.state, 2 * timing.LACK_LINE_S)
+    for _ in range(8):
+        hear(rig.state, *"bcd")
+        rig.report("b", "c")
+        rig.look()
+        wait(rig.state, SETTLED_S / 4)
+    assert rig.lacks.going == {"c"}
+    assert not any("no removal" in line for line in rig.lines())

@@ -82,3 +82,26 @@ def test_another_view_with_the_same_slots_of_ours_changes_the_others_routes() ->
     enter(state, type(view)(7, 2, view.members, swapped, ((),) * 256, view.homes, "", 2))
     routing.update(0)
     assert routing.routes == [SELF if node == "a" else node for node in swapped]
+
+
+def test_before_the_first_step_nobody_serves() -> None:
+    _, routing = a_routing()
+    assert (routing.routes, routing.served, routing.member_count) == ([UNKNOWN] * 256, 0, 1)
+
+
+def test_slots_of_all_the_dead_wait() -> None:
+    state, routing = a_routing("a", "abcd")
+    routing.update(0)
+    die(state, "b", "d")
+    routing.update(0)
+    assert state.view is not None
+    assert routing.routes == [{"a": SELF, "c": "c"}.get(node, UNKNOWN) for node in state.view.primaries]
+
+
+def test_an_outsider_that_hears_no_member_counts_one() -> None:
+    state, routing = a_routing("d")
+    for member in "abc":
+        routing._detector._members[member].state = FAILED
+    routing.update(0)
+    assert state.view is not None
+    assert routing.member_count == 1

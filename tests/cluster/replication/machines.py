@@ -9,6 +9,7 @@ from app.storage.mutate import Mutations
 from app.storage.replies import ReplyMemory
 from app.storage.store import Store
 from app.wire.protocol import PUT, SLOT_COUNT, slot_of
+from tests.support.parts import nothing_queued
 
 KEY = b"key"
 SLOT = slot_of(KEY)
@@ -22,7 +23,9 @@ class Machine:
         self.store = Store(Arena(64 * PAGE_BYTES, pages * PAGE_BYTES), evict=evict, on_allowance_used=self._allow)
         self.replies = ReplyMemory(6.0, 1 << 20, buckets=16)
         mutations = Mutations(self.store, self.replies)
-        self.core = Replication(address, self.store, self.replies, mutations, reserve_bytes=PAGE_BYTES)
+        self.core = Replication(
+            address, self.store, self.replies, mutations, queued_bytes=nothing_queued, reserve_bytes=PAGE_BYTES
+        )
         self.released: list[tuple[object, int | None]] = []
         self.dropped: list[object] = []
         self.synced: list[tuple[str, int, int]] = []
@@ -34,7 +37,7 @@ class Machine:
         self.store.allowance_bytes = 1 << 40
 
     def flush(self) -> Output:
-        out = self.core.flush(1.0)
+        out = self.core.flush()
         self.released += out.released
         self.dropped += out.dropped
         self.synced += out.synced

@@ -1,13 +1,18 @@
 """A follower on its own, with frames written by hand: what it applies, what it answers, and when its copy is whole."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import pytest
 
 from app.cluster.replication import frames
 from app.cluster.replication.follower import RETRY_S, ROOM_PAUSE_MAX_S, ROOM_PAUSE_S, Follower
-from app.cluster.replication.frames import NOWHERE
+from app.cluster.replication.frames import FRAME_FILL_BYTES as FILL
+from app.cluster.replication.frames import NOWHERE, BadFrame
+from app.cluster.replication.staging import Staging
 from app.cluster.replication.state import Shared
 from app.cluster.view import View
-from app.storage.mutate import REPLIES_FULL
+from app.storage.mutate import REPLIES_FULL, REPLY_BYTES
 from app.wire.protocol import KEY_DNE_ERR, NO_ERR, SLOT_COUNT
 from tests.cluster.replication.parts import (
     NOW,
@@ -93,6 +98,104 @@ class TestTelling:
         assert {patch.slot for patch in patches} == slots
         assert all((patch.position, len(patch.keys)) == (BASE, writes) for patch in patches)
         assert all(len(body) <= frames.FRAME_FILL_BYTES + 64 for _, _, body in sent)
+
+    def test_as_many_go_into_one_frame_as_fit(self) -> None:
+        rig = Rig()
+        sizes = [18_000, FILL - 18_000, FILL, 12_000, 12_000, 12_000]
+        slots = range(SLOT, SLOT + len(sizes))
+        for slot, size_bytes in zip(slots, sizes, strict=True):
+            rig.shared.positions[slot] = (4, 20 + self.note(rig, slot, size_bytes))
+        assert [len(patches) for patches in self.touched(rig, slots)] == [2, 1, 2, 1]
+
+    def test_more_than_a_frame_of_one_slot_is_not_told(self) -> None:
+        for size_bytes, position in ((FILL, BASE), (FILL + 1, NOWHERE)):
+            rig = Rig()
+            rig.shared.positions[SLOT] = (4, 20 + self.note(rig, SLOT, size_bytes))
+            (((patch),),) = self.touched(rig, [SLOT])
+            assert patch.position == position
+
+    def test_of_a_copy_that_is_not_whole_there_is_nothing_to_tell(self) -> None:
+        rig = Rig(a_view(backups="c", learners="b"))
+        rig.shared.positions[SLOT] = None
+        (((patch),),) = self.touched(rig, [SLOT])
+        assert patch == frames.Patch(SLOT, 0, NOWHERE, [], [])
+
+    @pytest.mark.parametrize(("number_off", "peer"), [(1, "a"), (0, "c")])
+    def test_who_asks_about_another_report_or_does_not_lead_is_told_nothing(self, number_off: int, peer: str) -> None:
+        rig = Rig()
+        number, _ = rig.report()
+        rig.follower.on_past(peer, frames.encode_past(number + number_off, [(SLOT, 4, 10, 20)]))
+        assert take_frames(rig.shared) == []
+
+    def note(self, rig: Rig, slot: int, size_bytes: int) -> int:
+        """Writes since BASE that take so many bytes in a patch: how many."""
+        left, seq = size_bytes - frames.Patch(slot, 0, BASE, [], []).size_bytes, 0
+        while left:
+            id_bytes = min(64, left - 1) if left != 66 else 32
+            message_id = b"%%0%dd" % id_bytes % seq
+            rig.shared.recent.note((slot, frames.NOTE_OP, (4, 20 + seq), (4, 21 + seq), b"", message_id))
+            left, seq = left - id_bytes - 1, seq + 1
+        return seq
+
+    def touched(self, rig: Rig, slots: Iterable[int]) -> list[list[frames.Patch]]:
+        """What it says of these slots, by frame, when its primary has been at BASE."""
+        take_frames(rig.shared)
+        rig.follower.entered(set(slots))
+        number, _ = rig.report()
+        rig.follower.on_past("a", frames.encode_past(number, [(slot, 4, 10, 20) for slot in slots]))
+        return [frames.decode_touched(body)[1] for _, _, body in take_frames(rig.shared)]
+
+
+class TestPatching:
+    """What differs follows, and is gathered beside the copy."""
+
+    def patch(self, rig: Rig, *patches: frames.Patch, number_off: int = 0, peer: str = "a") -> None:
+        number = rig.follower._number
+        rig.follower.on_patch(peer, frames.encode_patches(number + number_off, patches))
+
+    def test_the_keys_that_it_names_are_replaced(self) -> None:
+        rig = Rig()
+        for key in (b"gone", b"new", b"same"):
+            rig.shared.store.put(SLOT, key, b"old")
+        self.patch(rig, frames.Patch(SLOT, 5, (5, 31), [b"gone", b"new"], []))
+        rig.entries((b"new", b"2"))
+        rig.end()
+        assert entries_of(rig.shared) == {b"new": b"2", b"same": b"old"}
+        assert rig.position == (5, 31)
+
+    @pytest.mark.parametrize(("number_off", "peer"), [(1, "a"), (0, "c")])
+    def test_it_begins_only_as_the_answer_to_the_latest_report(self, number_off: int, peer: str) -> None:
+        rig = Rig()
+        self.patch(rig, frames.Patch(SLOT, 5, (5, 31), [], []), number_off=number_off, peer=peer)
+        assert not rig.follower.sessions
+
+    def test_a_copy_that_is_not_whole_can_not_be_patched(self) -> None:
+        rig = Rig(a_view(backups="c", learners="b"))
+        rig.shared.positions[SLOT] = None
+        rig.follower.entered({SLOT})
+        self.patch(rig, frames.Patch(SLOT, 5, (5, 31), [], []))
+        assert not rig.follower.sessions
+
+    def test_an_answer_counts_once(self) -> None:
+        rig = Rig()
+        for _ in range(2):
+            self.patch(rig, frames.Patch(SLOT, 5, (5, 31), [b"k"], []))
+            rig.entries((b"k", b"2"))
+        rig.end()
+        assert entries_of(rig.shared) == {b"k": b"2"}
+        assert rig.follower.staged_bytes == 0
+
+    @pytest.mark.parametrize(("bound", "left"), [(0, {SLOT, SLOT + 1}), (-1, {SLOT})])
+    def test_what_it_names_counts_and_is_bounded(self, bound: int, left: set[int]) -> None:
+        rig = Rig()
+        rig.shared.positions[SLOT + 1] = BASE
+        rig.follower.entered({SLOT, SLOT + 1})
+        patches = [frames.Patch(slot, 5, (5, 31), [b"key"], [b"id"]) for slot in (SLOT, SLOT + 1)]
+        size_bytes = sum(Staging(rig.shared.store, patch.slot, patch).size_bytes for patch in patches)
+        rig.follower.staging_max_bytes = size_bytes + bound
+        self.patch(rig, *patches)
+        assert rig.follower.sessions.keys() == left
+        assert rig.follower.staged_bytes == size_bytes * len(left) // 2
 
 
 class TestReporting:
@@ -188,6 +291,23 @@ class TestReporting:
         rig.follower.tick()
         assert take_frames(rig.shared) == []
 
+    @pytest.mark.parametrize(("before", "number"), [(0, 1), (0xFFFFFFFD, 0xFFFFFFFE), (0xFFFFFFFE, 0xFFFFFFFF)])
+    def test_reports_are_counted(self, before: int, number: int) -> None:
+        rig = Rig()
+        rig.follower._number = before
+        rig.follower._reported.clear()
+        take_frames(rig.shared)
+        rig.follower.report({SLOT})
+        assert rig.report()[0] == number
+
+    def test_after_the_last_number_comes_the_first(self) -> None:
+        rig = Rig()
+        rig.follower._number = 0xFFFFFFFF
+        rig.follower._reported.clear()
+        take_frames(rig.shared)
+        rig.follower.report({SLOT})
+        assert rig.report()[0] == 1
+
 
 class TestSession:
     def test_it_applies_what_follows_and_acknowledges_once_a_turn(self) -> None:
@@ -269,9 +389,24 @@ class TestSession:
         rig = Rig()
         rig.go()
         rig.shared.view = a_view(6, "c", "b")
-        rig.ops(an_op(21))
+        rig.ops(an_op(21), an_op(22))
         assert entries_of(rig.shared) == {}
-        assert rig.shared.faults == {"stale op": 1}
+        assert rig.shared.faults == {"stale op": 2}
+
+    def test_ops_that_are_not_sound_are_a_bad_frame(self) -> None:
+        rig = Rig()
+        rig.go()
+        with pytest.raises(BadFrame):
+            rig.ops(an_op(21)[:-1])
+        assert entries_of(rig.shared) == {}
+
+    def test_what_a_reply_takes_is_counted(self) -> None:
+        rig = Rig()
+        rig.go()
+        spent: list[int] = []
+        rig.shared.store.spend = spent.append  # type: ignore[method-assign]
+        rig.ops(an_op(21), an_op(22, message_id=b"m21"), an_op(23, message_id=b""))
+        assert spent == [REPLY_BYTES]
 
     @pytest.mark.parametrize("seq", [20, 22])
     def test_an_op_that_does_not_follow_ends_it_and_the_copy_is_reported_again(self, seq: int) -> None:
@@ -303,11 +438,28 @@ class TestSession:
         assert remembered(rig.shared, b"m21") is None
         assert rig.shared.faults == {"no room": 1}
         rig.follower.tick()  # there may be room by now
-        assert rig.report()[1] == [(SLOT, BASE)]
+        rig.go()
+        rig.ops(an_op(21, b"k", b"new"))
+        assert rig.shared.faults == {"no room": 2}
 
 
 class TestFilling:
     """The whole slot follows: beside a copy that is whole, in place of one that is not."""
+
+    def test_what_is_written_meanwhile_stays_before_what_the_primary_has_had(self) -> None:
+        """A copy is filled up in a store that is full: the writes of its first client would be the first to go."""
+        rig = Rig(pages=1)
+        rig.shared.positions[SLOT] = None
+        rig.begin((4, 20))
+        written = [b"written %d" % n for n in range(3)]
+        large = bytes(9000)
+        for seq, key in enumerate(written, 21):
+            rig.ops(an_op(seq, key, large))
+            rig.entries(*((b"had %d %d" % (seq, n), large) for n in range(4)))
+        rig.end()
+        kept = entries_of(rig.shared, SLOT)
+        assert set(written) <= kept.keys()
+        assert rig.shared.store.evictions  # type: ignore[attr-defined]
 
     def test_a_whole_copy_stays_until_the_new_one_is_whole(self) -> None:
         rig = Rig()
@@ -346,6 +498,38 @@ class TestFilling:
         rig.follower.on_begin("a", begin)
         rig.end()
         assert entries_of(rig.shared) == {b"new": b"2"}
+
+    def test_a_slot_that_is_not_to_be_begun_does_not_keep_out_the_next(self) -> None:
+        rig = Rig()
+        number, _ = rig.report()
+        rows = [(slot, 5, (4, 30)) for slot in (SLOT + 1, SLOT)]
+        rig.follower.on_begin("a", frames.encode_start(number, rows))
+        assert rig.follower.sessions.keys() == {SLOT}
+
+    def test_a_slot_that_has_not_begun_or_has_no_room_does_not_keep_out_the_next(self) -> None:
+        rig = Rig(evict=False)
+        slots = (SLOT, SLOT + 1)
+        for slot in slots:
+            rig.shared.positions[slot] = BASE
+        rig.follower.entered(set(slots))
+        rows = [(slot, 5, (4, 30)) for slot in slots]
+        rig.follower.on_begin("a", frames.encode_start(rig.follower._number, rows))
+        rig.entries((b"large", bytes(9000)))
+        rig.shared.store.heap_full = True  # type: ignore[attr-defined]
+        rig.follower.on_end("a", frames.encode_end([(SLOT + 2, 5), (SLOT, 5), (SLOT + 1, 5)]))
+        assert (rig.position, rig.shared.positions[SLOT + 1]) == (BASE, (4, 30))
+
+    @pytest.mark.parametrize(("room_off", "position"), [(0, (4, 30)), (-1, BASE)])
+    def test_what_just_fits_is_put_in_place(
+        self, room_off: int, position: frames.Position, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig = Rig(evict=False)
+        rig.begin()
+        rig.entries((b"new", b"2"))
+        room_bytes = len(b"new") + len(b"2") + room_off
+        monkeypatch.setattr(type(rig.shared.store), "room_bytes", property(lambda store: room_bytes))
+        rig.end()
+        assert rig.position == position
 
     @pytest.mark.parametrize("position", [None, (0, 0)])
     def test_a_learner_s_part_or_nothing_is_emptied_and_filled_in_place(self, position: frames.Position | None) -> None:
@@ -509,6 +693,104 @@ class TestFilling:
         follower.report({SLOT + 1})
         assert [kind for _, kind, _ in take_frames(shared)] == [frames.HAVE], "there is room again"
 
+    def lack_room(self, rig: Rig, slot: int) -> None:
+        """This slot is begun, as far as it is reported, and nothing of it fits."""
+        shared = rig.shared
+        take_frames(shared)
+        rig.follower.report({slot})
+        sent = take_frames(shared)
+        assert len(sent) == 1, "its turn has not come"
+        number, _ = rig.follower._reported[slot]
+        rig.follower.on_begin("a", frames.encode_start(number, [(slot, 5, (4, 30))]))
+        put = shared.store.put
+        shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.entries((b"one", b"1"), slot=slot)
+        shared.store.put = put  # type: ignore[method-assign]
+        take_frames(shared)
+
+    def two_without_room(self) -> Rig:
+        rig = self.learner_without_room()
+        rig.follower._mine = {SLOT, SLOT + 1}
+        rig.shared.positions[SLOT + 1] = None
+        rig.follower.report({SLOT + 1})
+        number, _ = rig.follower._reported[SLOT + 1]
+        rig.follower.on_begin("a", frames.encode_start(number, [(SLOT + 1, 5, (4, 30))]))
+        self.lack_room(rig, SLOT)
+        return rig
+
+    def test_those_that_lack_room_are_tried_in_turn_after_one_pause_for_all(self) -> None:
+        rig = self.two_without_room()
+        follower, shared = rig.follower, rig.shared
+        assert follower._room_at == NOW + ROOM_PAUSE_S
+        shared.now += ROOM_PAUSE_S
+        self.lack_room(rig, SLOT)
+        assert follower._room_at == shared.now + 2 * ROOM_PAUSE_S
+        put = shared.store.put
+        shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.entries((b"one", b"1"), slot=SLOT + 1)  # it had begun before
+        shared.store.put = put  # type: ignore[method-assign]
+        assert follower.short_of_room == 2
+        assert follower._room_at == shared.now + 2 * ROOM_PAUSE_S, "others lack room for longer"
+        shared.now += 2 * ROOM_PAUSE_S
+        self.lack_room(rig, SLOT)
+        take_frames(shared)
+        shared.now += 4 * ROOM_PAUSE_S
+        follower.report({SLOT, SLOT + 1})
+        assert [slot for slot, _ in rig.report()[1]] == [SLOT + 1]
+
+    def test_once_there_is_room_again_the_next_is_tried_at_once_and_pauses_are_short_again(self) -> None:
+        rig = self.two_without_room()
+        follower, shared = rig.follower, rig.shared
+        for pause_s in (ROOM_PAUSE_S, 2 * ROOM_PAUSE_S):
+            shared.now += pause_s
+            self.lack_room(rig, SLOT)
+        put = shared.store.put
+        shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.entries((b"one", b"1"), slot=SLOT + 1)
+        shared.store.put = put  # type: ignore[method-assign]
+        shared.now += 4 * ROOM_PAUSE_S
+        take_frames(shared)
+        follower.report({SLOT})
+        rig.begin()
+        rig.end()
+        self.lack_room(rig, SLOT + 1)
+        assert follower._room_at == shared.now + 2 * ROOM_PAUSE_S
+
+    def test_pauses_are_short_again_when_no_slot_lacked_room_meanwhile(self) -> None:
+        rig = self.learner_without_room()
+        self.lack_room(rig, SLOT)
+        rig.shared.now += ROOM_PAUSE_S
+        self.lack_room(rig, SLOT)
+        rig.follower.entered(set())
+        rig.follower.entered({SLOT})
+        self.lack_room(rig, SLOT)
+        assert rig.follower._room_at == rig.shared.now + ROOM_PAUSE_S
+
+    def test_of_a_copy_that_did_not_fit_no_reply_is_remembered(self) -> None:
+        rig = self.learner_without_room()
+        rig.begin()
+        rig.follower.on_replies("a", frames.encode_reply(SLOT, NO_ERR, b"given"))
+        remember(rig.shared, b"other", 0)
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.ops(an_op(31))
+        assert (remembered(rig.shared, b"given"), remembered(rig.shared, b"other")) == (None, NO_ERR)
+        assert rig.follower.short_of_room == 1
+
+    def test_a_whole_copy_that_counts_is_reported_while_another_lacks_room(self) -> None:
+        view = a_view(backups="c", learners="b")
+        backups = (*view.backups[: SLOT + 1], ("c", "b"), *view.backups[SLOT + 2 :])
+        rig = Rig(replace(view, backups=backups), evict=False)
+        rig.report()
+        rig.shared.positions[SLOT] = None
+        rig.shared.positions[SLOT + 1] = rig.shared.positions[SLOT + 2] = BASE
+        rig.follower.report({SLOT})
+        rig.begin()
+        rig.shared.store.put = lambda number, key, blob: False  # type: ignore[method-assign]
+        rig.entries((b"one", b"1"))
+        rig.follower.entered({SLOT, SLOT + 1, SLOT + 2})
+        ((_, _, body),) = [frame for frame in take_frames(rig.shared) if frame[1] == frames.HAVE]
+        assert frames.decode_have(body)[3] == [(SLOT + 1, BASE)]
+
     def test_a_slot_that_is_not_ours_any_more_lacks_no_room(self) -> None:
         rig = self.learner_without_room()
         rig.begin()
@@ -577,6 +859,45 @@ class TestCredit:
             credits = [frame for frame in take_frames(rig.shared) if frame[1] == frames.CREDIT]
             assert credits == [("a", frames.CREDIT, frames.encode_credit(1))]
 
+    def two_primaries(self) -> Rig:
+        """SLOT of c and the next one of a are gathered."""
+        primaries = tuple("ac"[slot % 2] for slot in range(SLOT_COUNT))
+        view = a_view()
+        view = View(1, 5, view.members, primaries, view.backups, tuple((p, "b") for p in primaries), nonce=3)
+        rig = Rig(view)
+        for slot in (SLOT, SLOT + 1):
+            rig.shared.positions[slot] = BASE
+        rig.follower.entered({SLOT, SLOT + 1})
+        for slot, peer in ((SLOT, "c"), (SLOT + 1, "a")):
+            rig.follower.on_begin(peer, frames.encode_start(rig.follower._number, [(slot, 5, (4, 30))]))
+        take_frames(rig.shared)
+        return rig
+
+    def test_up_to_the_soft_bound_all_get_credit(self) -> None:
+        rig = self.two_primaries()
+        rig.entries((b"x", b"v" * 200), peer="c", slot=SLOT)
+        rig.follower.staging_soft_bytes = rig.follower.staged_bytes
+        rig.entries(peer="a", slot=SLOT + 1)
+        assert [peer for peer, _, _ in take_frames(rig.shared)] == ["c", "a"]
+
+    def test_who_sent_nothing_gets_no_credit(self) -> None:
+        rig = self.two_primaries()
+        rig.follower.staging_soft_bytes = 0
+        rig.entries((b"x", b"v" * 200), peer="c", slot=SLOT)
+        rig.end(SLOT, peer="c")
+        assert [frame for frame in take_frames(rig.shared) if frame[0] == "a"] == []
+
+    def test_a_new_link_is_owed_nothing(self) -> None:
+        rig = self.two_primaries()
+        rig.follower.staging_soft_bytes = 0
+        for slot, peer in ((SLOT, "c"), (SLOT + 1, "a")):
+            rig.entries((b"x", b"v" * 200), peer=peer, slot=slot)
+        rig.follower.link_closed("a")
+        rig.follower.link_up("a")
+        take_frames(rig.shared)
+        rig.end(SLOT, peer="c")
+        assert [frame for frame in take_frames(rig.shared) if frame[0] == "a"] == []
+
 
 class TestBounds:
     def copies(self, view: View | None = None) -> Rig:
@@ -612,6 +933,44 @@ class TestBounds:
         assert entries_of(rig.shared) == {b"x": bytes(700)}
         assert self.have(rig) == [(SLOT + 1, BASE)]
         assert rig.shared.out.lost == []
+
+    def test_the_soft_bound_is_a_part_of_the_bound(self) -> None:
+        assert Follower(a_shared("b"), 4000).staging_soft_bytes == 1000
+
+    def test_in_a_new_view_none_waits_for_its_turn(self) -> None:
+        rig = self.copies()
+        rig.entries((b"x", bytes(700)))
+        for _ in range(2):
+            rig.entries((b"y", bytes(200)), slot=SLOT + 1)
+        rig.shared.view = a_view(6)
+        take_frames(rig.shared)
+        rig.follower.entered({SLOT, SLOT + 1})
+        assert rig.report()[1] == [(SLOT + 1, BASE)]
+
+    def test_each_that_has_to_wait_is_counted(self) -> None:
+        rig = self.copies()
+        rig.shared.positions[SLOT + 2] = BASE
+        rig.follower.entered({SLOT, SLOT + 1, SLOT + 2})
+        rig.follower.on_begin("a", frames.encode_start(rig.follower._number, [(SLOT + 2, 5, (4, 30))]))
+        rig.entries((b"x", bytes(700)))
+        for slot in (SLOT + 2, SLOT + 1):
+            rig.entries((b"y", bytes(10)), slot=slot)
+        assert rig.shared.faults == {"staging full": 2}
+
+    def test_all_that_exceed_it_alone_wait_for_a_view(self) -> None:
+        rig = self.copies()
+        for slot in (SLOT, SLOT + 1):
+            rig.entries((b"x", bytes(1000)), slot=slot)
+            take_frames(rig.shared)
+            rig.follower.tick()
+            for peer, kind, body in take_frames(rig.shared):
+                if kind == frames.HAVE:
+                    number, rows = frames.decode_have(body)[2:]
+                    rig.follower.on_begin(peer, frames.encode_start(number, [(at, 5, (4, 30)) for at, _ in rows]))
+        assert rig.shared.out.lost == [(1 << SLOT, 5), (2 << SLOT, 5)]
+        assert self.have(rig) == []
+        rig.shared.now += RETRY_S
+        assert self.have(rig) == []
 
     @pytest.mark.parametrize(
         ("blob_bytes", "gathered", "expected"), [(300, 2, [1, 2, 4, 8, 3]), (100, 3, [2, 4, 8, 3])]

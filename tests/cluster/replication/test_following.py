@@ -3,7 +3,7 @@
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
 from app.cluster.replication.follower import RETRY_S
-from app.cluster.replication.writes import PARKED
+from app.cluster.replication.writes import WAITS
 from app.storage.mutate import STORE_FULL
 from app.wire.protocol import NO_ERR, SLOT_COUNT
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -58,7 +58,7 @@ def test_an_op_of_another_term_or_of_another_peer_is_none_of_ours() -> None:
 
 def test_a_frame_from_a_peer_without_a_link_is_counted_and_not_read() -> None:
     _, b = a_pair()
-    b.core.link_closed("a", 1.0)
+    b.core.link_closed("a")
     b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
     assert b.core.faults["frame without a link"] == 1
     assert b.store.get(SLOT, KEY) is None
@@ -102,7 +102,7 @@ def test_a_start_from_where_the_copy_is_not_is_none() -> None:
 
 def test_the_primary_s_agreement_ends_with_the_link() -> None:
     _, b = a_pair()
-    b.core.link_closed("a", 1.0)
+    b.core.link_closed("a")
     b.core.link_up("a", 1.0)
     b.core.on_frame("a", frames.OPS, an_op(1), 1.0)
     assert b.store.get(SLOT, KEY) is None
@@ -220,8 +220,8 @@ def test_a_copy_that_can_t_be_gathered_stays_whole_when_its_primary_dies() -> No
     b.store.remove(SLOT, KEY)
     b.store.put(SLOT, b"other", b"acknowledged")
     b.core._follower.staging_max_bytes = 500
-    b.core.link_closed("a", 1.0)
-    a.core.link_closed("b", 1.0)
+    b.core.link_closed("a")
+    a.core.link_closed("b")
     a.core.link_up("b", 1.0)
     b.core.link_up("a", 1.0)
     wires.run()
@@ -245,6 +245,7 @@ def test_a_primary_without_its_whole_copy_stays_closed_while_another_holder_live
     assert c.store.get(SLOT, KEY) == b"v"
     wires.enter(view(3, "c", learners="b"))
     assert c.core.routes[SLOT] == SELF
+    assert b.core.leading == 0
     assert b.store.get(SLOT, KEY) == b"v"
     assert b.core._shared.positions[SLOT] == c.core._shared.positions[SLOT]
 
@@ -280,7 +281,7 @@ def test_a_process_that_begins_anew_over_the_same_link_goes_on_counting_what_it_
 def test_a_copy_that_is_ours_no_longer_is_forgotten() -> None:
     a, b = a_pair()
     wires = Wires(a, b)
-    assert a.put(b"v", ID) == PARKED
+    assert a.put(b"v", ID) == WAITS
     wires.enter(view(2, "a"))
     assert b.store.get(SLOT, KEY) is None
     assert b.replies.get(ID) is None
@@ -334,7 +335,7 @@ def test_entries_and_replies_of_a_slot_that_was_not_begun_are_none_of_ours() -> 
     _, b = a_pair()
     b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, KEY, b"v"), 1.0)
     b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)
-    b.core.link_closed("a", 1.0)
+    b.core.link_closed("a")
     b.core.link_up("a", 1.0)  # no agreement at all
     b.core.on_frame("a", frames.ENTRIES, frames.encode_entry(SLOT, KEY, b"v"), 1.0)
     b.core.on_frame("a", frames.REPLIES, frames.encode_reply(SLOT, NO_ERR, ID), 1.0)

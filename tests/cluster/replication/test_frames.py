@@ -127,6 +127,68 @@ def test_what_is_at_the_limits_is_taken() -> None:
     assert len(frames.decode_replies(frames.encode_reply(0, 0, message_id))) == 1
 
 
+TOO_FAR = (5, limits.SEQ.most + 1)
+MIXED: list[tuple[Callable[[bytes], Any], Callable[[list[Any]], bytes], Any, Any]] = [
+    (frames.decode_have, lambda rows: frames.encode_have(1, 2, 3, rows), (0, (1, 2)), (1, TOO_FAR)),
+    (frames.decode_start, lambda rows: frames.encode_start(3, rows), (0, 5, (1, 2)), (1, 5, TOO_FAR)),
+    (frames.decode_ack, lambda rows: frames.encode_ack(0, rows), (0, 1, 2), (1, *TOO_FAR)),
+    (frames.decode_end, frames.encode_end, (0, 1), (1, limits.TERM.most + 1)),
+    (frames.decode_past, lambda rows: frames.encode_past(3, rows), (0, 1, 2, 3), (0, 1, 3, 2)),
+    (frames.decode_touched, lambda rows: frames.encode_patches(3, rows), TOUCHED[0], PATCHES[0]),
+    (frames.decode_patches, lambda rows: frames.encode_patches(3, rows), PATCHES[0], TOUCHED[0]),
+]
+
+
+@pytest.mark.parametrize(("decode", "encode", "sound", "unsound"), MIXED)
+def test_one_unsound_row_is_enough(
+    decode: Callable[[bytes], Any], encode: Callable[[list[Any]], bytes], sound: Any, unsound: Any
+) -> None:
+    decode(encode([]))
+    decode(encode([sound, sound]))
+    for rows in ([unsound, sound], [sound, unsound]):
+        with pytest.raises(BadFrame):
+            decode(encode(rows))
+
+
+@pytest.mark.parametrize(
+    ("decode", "one", "least"),
+    [
+        (frames.decode_ops, lambda more: frames.encode_op(frames.NOTE_OP, 0, 0, b"m" * more, b"", 1, 1, b""), 19),
+        (frames.decode_entries, lambda more: frames.encode_entry(0, b"k", bytes(more)), 5),
+        (frames.decode_replies, lambda more: frames.encode_reply(0, 0, b"m" * (1 + more)), 4),
+    ],
+)
+def test_a_frame_may_be_so_long_and_no_longer(
+    decode: Callable[[bytes], Any], one: Callable[[int], bytes], least: int
+) -> None:
+    def body(size_bytes: int) -> bytes:
+        """So many bytes of sound rows. `one`: a row of `least` bytes, and as many more as it is told."""
+        more = 20
+        count = size_bytes // (least + more) - 1
+        rest = size_bytes - count * (least + more)
+        rows = [one(more)] * count + [one(rest // 2 - least), one(rest - rest // 2 - least)]
+        assert sum(map(len, rows)) == size_bytes
+        return b"".join(rows)
+
+    decode(body(frames.BODY_MAX_BYTES))
+    with pytest.raises(BadFrame):
+        decode(body(frames.BODY_MAX_BYTES + 1))
+
+
+def test_a_patch_may_be_as_long_as_a_frame_and_no_longer() -> None:
+    ids = [b"m" * 64] * ((frames.BODY_MAX_BYTES - 4 - 21 - 100) // 65)
+    left = frames.BODY_MAX_BYTES - 4 - frames.Patch(0, 1, (1, 2), [], ids).size_bytes
+    for more in (0, 1):
+        ends = [b"m" * (part - 1) for part in (left // 3, left // 3, left - 2 * (left // 3) + more)]
+        body = frames.encode_patches(1, [frames.Patch(0, 1, (1, 2), [], ids + ends)])
+        assert len(body) == frames.BODY_MAX_BYTES + more
+        if not more:
+            assert frames.decode_patches(body)[1][0].message_ids == ids + ends
+        else:
+            with pytest.raises(BadFrame):
+                frames.decode_patches(body)
+
+
 DECODERS = [decode for decode, _ in SOUND.values()]
 
 

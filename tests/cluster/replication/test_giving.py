@@ -214,7 +214,7 @@ def test_a_slot_that_is_led_no_longer_is_not_ended() -> None:
 def test_a_link_that_ended_starts_again_with_nothing_sent() -> None:
     a, keys = filled(SMALL, 100, slot=SLOT)
     begin(a)
-    a.core.link_closed("b", 1.0)
+    a.core.link_closed("b")
     a.core.tick(1.1)
     assert a.flush().frames == []
     a.core.link_up("b", 1.1)

@@ -6,7 +6,7 @@ import pytest
 
 from app.cluster.events import SELF, UNKNOWN
 from app.cluster.replication import frames
-from app.cluster.replication.core import IGNORED, PARKED
+from app.cluster.replication.core import IGNORED, WAITS
 from app.cluster.replication.writes import PENDING_MAX, WAITERS_MAX
 from app.cluster.view import Member, View
 from app.storage.mutate import BUSY_WAIT_MS, REPLIES_FULL
@@ -19,7 +19,7 @@ def test_a_write_in_flight_stays_so_in_the_view_directly_after() -> None:
     wires = Wires(a, b, c)
     wires.enter(view(1, "a", "bc"))
     wires.held = {"c"}
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     wires.enter(view(2, "a", "b"))  # c is gone: b's acknowledgement is enough
     assert a.released == [(b"m1", NO_ERR)]
@@ -32,7 +32,7 @@ def test_a_primary_that_missed_a_view_gives_up_its_log() -> None:
     wires = Wires(a, b, c)
     wires.enter(view(1, "a", "bc"))
     wires.held = {"c"}
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     wires.enter(view(3, "a", "b"))
     assert a.dropped == [b"m1"]
@@ -48,7 +48,7 @@ def test_a_view_of_another_cluster_is_none_directly_after() -> None:
     wires = Wires(a, b, c)
     wires.enter(view(1, "a", "bc"))
     wires.held = {"c"}
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.enter(replace(view(2, "a", "b"), cluster_id=2))
     assert a.dropped == [b"m1"]
 
@@ -84,11 +84,11 @@ def test_a_write_waits_for_each_backup_and_not_for_a_learner_that_lacks_some() -
     a, b, c = Machine("a"), Machine("b"), Machine("c")
     wires = Wires(a, b, c)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     wires.held = {"c"}
     wires.enter(view(2, "a", "b", learners="c"))
-    assert a.put(b"w", b"m2") == PARKED
+    assert a.put(b"w", b"m2") == WAITS
     wires.run()
     assert a.released == [(b"m1", NO_ERR), (b"m2", NO_ERR)]
     assert not any(slots >> SLOT & 1 for _, slots, _ in a.synced)
@@ -110,7 +110,7 @@ def test_an_acknowledgement_of_another_term_is_none() -> None:
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
     wires.held = {"b"}
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     wires.run()
     a.core.on_frame("b", frames.ACK, frames.encode_ack(0, [(SLOT, 2, 1)]), 1.0)
     wires.run()
@@ -124,7 +124,7 @@ def test_no_more_wait_for_one_write_than_the_bound() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert [a.put(b"v", b"m1") for _ in range(WAITERS_MAX)] == [PARKED] * WAITERS_MAX
+    assert [a.put(b"v", b"m1") for _ in range(WAITERS_MAX)] == [WAITS] * WAITERS_MAX
     assert a.put(b"v", b"m1") == IGNORED
     wires.run()
     assert a.released == [(b"m1", NO_ERR)] * WAITERS_MAX
@@ -135,21 +135,21 @@ def test_no_more_is_in_flight_than_the_bounds() -> None:
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
     for number in range(PENDING_MAX):
-        assert a.put(b"", b"id%d" % number, b"key%d" % number) == PARKED
+        assert a.put(b"", b"id%d" % number, b"key%d" % number) == WAITS
     assert a.put(b"", b"one more", b"one more") == SYS_OVERLOAD_ERR
     assert a.store.get(slot_of(b"one more"), b"one more") is None
     assert not a.core.is_under_way(b"one more")
     assert not a.core.remembers(b"one more")
     wires.run()
     assert a.core.pending == 0
-    assert a.put(b"", b"one more", b"one more") == PARKED
+    assert a.put(b"", b"one more", b"one more") == WAITS
 
 
 def test_no_more_readers_wait_for_one_key_than_the_bound() -> None:
     a, b = Machine("a"), Machine("b")
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     assert all(a.core.hold_read(KEY, number) for number in range(PENDING_MAX))
     assert not a.core.hold_read(KEY, "one more")
 
@@ -172,7 +172,7 @@ def test_a_write_over_several_frames_arrives_whole() -> None:
     wires.enter(view(1, "a", "b"))
     keys = [b"key%d" % number for number in range(20)]
     for key in keys:
-        assert a.put(bytes(9000), key, key) == PARKED
+        assert a.put(bytes(9000), key, key) == WAITS
     out = a.flush()
     ops = [body for peer, kind, body in out.frames if kind == frames.OPS]
     assert len(ops) > 1
@@ -196,7 +196,7 @@ def test_a_follower_whose_link_ended_has_nothing_until_it_says_so() -> None:
     wires = Wires(a, b, c)
     wires.held = {"a"}
     wires.enter(view(1, "a", "bc"))
-    a.core.link_closed("b", 1.0)
+    a.core.link_closed("b")
     wires.held = set()
     a.core.tick(1.0)
     wires.run()
@@ -228,7 +228,7 @@ def test_no_more_bytes_are_in_flight_than_the_bound() -> None:
     wires.enter(view(1, "a", "b"))
     for turn in range(3):  # each time as much as the time before
         number = 0
-        while (code := a.put(bytes(100), b"%d %d" % (turn, number), b"key%d" % number)) == PARKED:
+        while (code := a.put(bytes(100), b"%d %d" % (turn, number), b"key%d" % number)) == WAITS:
             number += 1
         assert code == SYS_OVERLOAD_ERR
         assert 1000 // 200 <= number <= 1000 // 100
@@ -256,7 +256,7 @@ def test_no_more_is_ordered_for_one_peer_than_its_link_takes() -> None:
 
     def taken(peer: str) -> int:
         count = 0
-        while (code := put(peer)) == PARKED:
+        while (code := put(peer)) == WAITS:
             count += 1
         assert (code, a.core.wait_ms) == (SYS_OVERLOAD_ERR, BUSY_WAIT_MS)
         return count
@@ -281,13 +281,13 @@ def test_a_wipeout_is_refused_while_a_copy_can_remember_no_reply() -> None:
     assert a.core.wait_ms == BUSY_WAIT_MS
     assert a.store.get(SLOT, KEY) == b"v"
     a.core.on_frame("b", frames.ACK, frames.encode_ack(0, []), 1.0)
-    assert a.core.wipe(range(256), b"w", "wiper") == PARKED
+    assert a.core.wipe(range(256), b"w", "wiper") == WAITS
 
 
 def test_a_follower_that_comes_back_by_a_link_of_its_own_is_asked_what_it_has() -> None:
     a, b = Machine("a"), Machine("b")
     Wires(a, b).enter(view(1, "a", "b"))
-    a.core.link_closed("b", 1.0)
+    a.core.link_closed("b")
     a.core.link_up("b", 1.0)
     (body,) = [body for peer, kind, body in a.flush().frames if kind == frames.QUERY]
     assert frames.decode_query(body)[2] == bytes(range(256))
@@ -307,7 +307,7 @@ def test_a_mutation_is_under_way_until_it_is_released_and_remembered_from_its_or
     wires = Wires(a, b)
     wires.enter(view(1, "a", "b"))
     assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1")) == (False, False)
-    assert a.put(b"v", b"m1") == PARKED
+    assert a.put(b"v", b"m1") == WAITS
     assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1")) == (True, True)
     wires.run()
     assert (a.core.is_under_way(b"m1"), a.core.remembers(b"m1")) == (False, True)

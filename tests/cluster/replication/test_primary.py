@@ -8,9 +8,10 @@ from app.cluster.replication.frames import NOWHERE, BadFrame
 from app.cluster.replication.led import Led, Op
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
+from app.cluster.replication.writes import IGNORED, WAITS
 from app.cluster.view import View
-from app.storage.mutate import STORE_FULL
-from app.wire.protocol import NO_ERR
+from app.storage.mutate import BUSY, REPLIES_FULL, STORE_FULL
+from app.wire.protocol import NO_ERR, PUT
 from tests.cluster.replication.parts import (
     NOW,
     SLOT,
@@ -21,6 +22,7 @@ from tests.cluster.replication.parts import (
     remembered,
     take_frames,
 )
+from tests.support.parts import nothing_queued
 
 BASE = (4, 20)  # where the copy of SLOT is when this node becomes its primary
 
@@ -31,7 +33,7 @@ class Rig:
     def __init__(self, backups: str = "bc", learners: str = "", base: frames.Position | None = BASE) -> None:
         self.shared: Shared = a_shared("a")
         self.shared.positions[SLOT] = base
-        self.primary = Primary(self.shared)
+        self.primary = Primary(self.shared, nothing_queued)
         self.enter(a_view(5, "a", backups, learners))
 
     def enter(self, view: View | None, *, leads: bool = True) -> None:
@@ -54,6 +56,7 @@ class Rig:
     def write(self, name: bytes, key: bytes = b"k", kind: int = frames.PUT_OP) -> Op | None:
         """A write that the node has applied; the messageID stands for whoever waits for it."""
         key = key if kind == frames.PUT_OP else b""
+        self.primary.followed[SLOT] = self.led
         op = self.primary.order(self.led, kind, key, b"v" if key else b"", name, NO_ERR)
         if op is not None:
             op.waiters.append(name)
@@ -119,6 +122,19 @@ def test_of_peers_that_are_gone_nothing_is_kept() -> None:
     assert set(rig.primary._outboxes) <= set("bcd")
 
 
+def test_a_follower_whose_link_is_down_while_a_view_comes_is_sent_ops_over_the_next_one() -> None:
+    rig = Rig("b")
+    rig.agree("b")
+    rig.shared.links.discard("b")
+    rig.primary.link_closed("b")
+    rig.enter(a_view(6, "a", "b"))
+    rig.shared.links.add("b")
+    rig.primary.link_up("b")
+    rig.agree("b")
+    rig.write(b"m1")
+    assert rig.sent_ops() == {"b": [21]}
+
+
 class TestBecomingPrimary:
     def test_it_asks_all_followers_where_they_are(self) -> None:
         rig = Rig("b", "c")
@@ -167,7 +183,7 @@ class TestBecomingPrimary:
         remember(shared, b"before")
         remember(shared, b"other", SLOT + 1)
         shared.positions[SLOT] = None
-        primary = Primary(shared)
+        primary = Primary(shared, nothing_queued)
         shared.view = view = a_view(5, "a", "", "b")
         primary.entered(view, {SLOT})
         assert shared.out.emptied == 1 << SLOT
@@ -215,6 +231,27 @@ class TestWrites:
         rig.ack("b", 23)
         assert rig.released() == [b"m3"]
 
+    def test_what_was_released_stays_so_when_a_follower_is_lost(self) -> None:
+        rig = Rig()
+        rig.agree("b", "c")
+        rig.write(b"m1")
+        for peer in "bc":
+            rig.ack(peer, 21)
+        rig.write(b"m2")
+        rig.primary.link_closed("b")
+        rig.ack("c", 22)
+        assert rig.led.committed == 21
+        assert rig.released() == [b"m1"]
+
+    def test_all_that_is_given_up_is_told(self) -> None:
+        rig = Rig("b")
+        rig.agree("b")
+        for name in (b"m1", b"m2"):
+            rig.write(name)
+        rig.primary.hold_read(b"k", b"reader")
+        rig.enter(a_view(6, "b", "a"), leads=False)
+        assert rig.dropped() == [b"m1", b"m2", b"reader"]
+
     def test_reads_of_it_are_answered_with_it(self) -> None:
         rig = Rig("b")
         rig.agree("b")
@@ -250,6 +287,40 @@ class TestWrites:
         rig.primary.changed.clear()
         rig.ack("b", 21)
         assert (rig.led.wipes, rig.primary.changed) == (0, {SLOT})
+
+    def test_a_retry_that_may_not_wait_gets_no_answer(self) -> None:
+        rig = Rig("b")
+        rig.agree("b")
+        rig.write(b"m1")
+        assert rig.primary.execute(PUT, SLOT, b"k", b"v", b"m1", b"again", False) == IGNORED
+        assert rig.primary.execute(PUT, SLOT, b"k", b"v", b"m1", b"again", True) == WAITS
+        rig.ack("b", 21)
+        assert rig.released() == [b"m1", b"again"]
+
+    def test_what_is_no_acknowledgement_is_a_bad_frame(self) -> None:
+        rig = Rig("b")
+        with pytest.raises(BadFrame):
+            rig.primary.on_ack("b", b"")
+
+    @pytest.mark.parametrize(("peer", "flags"), [("b", STORE_FULL), ("c", REPLIES_FULL)])
+    def test_what_any_required_follower_lacks_is_refused(self, peer: str, flags: int) -> None:
+        rig = Rig()
+        rig.agree("b", "c")
+        rig.ack("b", 20, STORE_FULL)
+        rig.ack("c", 20, REPLIES_FULL)
+        assert rig.primary.refuses(rig.led) == STORE_FULL | REPLIES_FULL
+        rig.ack(peer, 20, 0)
+        assert rig.primary.refuses(rig.led) == (STORE_FULL | REPLIES_FULL) - flags
+
+    @pytest.mark.parametrize(("over", "refuses"), [(0, 0), (-1, BUSY)])
+    def test_up_to_the_bound_a_turn_may_order_for_one_peer(self, over: int, refuses: int) -> None:
+        rig = Rig("b")
+        rig.agree("b")
+        op = rig.write(b"m1")
+        assert op is not None
+        rig.primary.limit_backlog(2 * len(op.data) + over)
+        rig.write(b"m2")
+        assert rig.primary.refuses(rig.led) == refuses
 
     def test_an_acknowledgement_of_what_was_never_sent_is_a_bad_frame(self) -> None:
         rig = Rig("b")
@@ -424,6 +495,36 @@ class TestReports:
         assert rig.sent_ops() == {"c": [21]}
         assert (rig.led.progress["b"].acked, rig.led.progress["b"].report) == (-1, 0)
         rig.primary.link_up("b")
+        assert rig.sent() == [("b", frames.QUERY)]
+
+    def test_what_was_agreed_on_with_a_process_is_void_when_another_is_in_its_place(self) -> None:
+        rig = Rig("b", "c")
+        for number in range(300):
+            rig.shared.store.put(SLOT, b"key%d" % number, bytes(1000))
+        rig.agree("b")
+        rig.have("c", NOWHERE)
+        rig.write(b"m1")
+        assert SLOT in rig.primary.transfer.filling("c")
+        rig.sent()
+        for peer in "bc":
+            rig.primary.forget_process(peer)
+            progress = rig.led.progress[peer]
+            assert (progress.is_streaming, progress.acked, progress.report) == (False, -1, 0)
+        assert rig.sent_ops() == {}
+        assert rig.primary.transfer.filling("c") == set()
+        rig.primary.transfer.on_credit("c", frames.encode_credit(1))
+        assert rig.sent() == []
+
+    def test_whoever_comes_back_is_asked_though_all_had_said_what_they_have(self) -> None:
+        rig = Rig("b")
+        rig.agree("b")
+        rig.primary.tick()
+        rig.primary.link_closed("b")
+        rig.primary.tick()
+        assert rig.sent() == []
+        rig.primary.link_up("b")
+        assert rig.sent() == [("b", frames.QUERY)]
+        rig.primary.tick()
         assert rig.sent() == [("b", frames.QUERY)]
 
 
@@ -614,3 +715,35 @@ def test_a_turns_ops_leave_in_frames_of_bounded_size() -> None:
     assert all(len(body) <= frames.BODY_MAX_BYTES for _, _, body in sent)
     assert all(len(body) >= frames.FRAME_FILL_BYTES for _, _, body in sent[:-1])
     assert [op.seq for _, _, body in sent for op in frames.decode_ops(body)] == list(range(21, 21 + count))
+
+
+def test_a_frame_is_closed_once_it_has_so_many_bytes() -> None:
+    rig = Rig("b")
+    rig.agree("b")
+    empty = len(frames.encode_op(frames.PUT_OP, SLOT, NO_ERR, b"m", b"k", 5, 1, b""))
+    blob_max = frames.BLOB_MAX_BYTES
+    fill = frames.FRAME_FILL_BYTES
+
+    def order(*sizes: int) -> None:
+        for size in sizes:
+            rig.primary.order(rig.led, frames.PUT_OP, b"k", bytes(size - empty), b"m", NO_ERR)
+
+    assert fill - 24_000 < blob_max
+    order(8_000, 8_000, 8_000, fill - 24_001, 100)  # one byte is missing
+    order(8_000, 8_000, 8_000, fill - 24_000, 100)
+    rig.primary.flush()
+    assert [len(body) for _, _, body in take_frames(rig.shared)] == [fill + 99, fill, 100]
+
+
+def test_whether_a_link_is_behind_is_asked_when_writes_are_queued_for_it() -> None:
+    rig = Rig("b")
+    rig.agree("b")
+    rig.primary._queued_bytes = lambda peer: rig.primary._backlog_max_bytes + 1
+    rig.primary.flush()
+    assert rig.primary.refuses(rig.led) == 0
+    rig.write(b"m1")
+    rig.primary.flush()
+    assert rig.primary.refuses(rig.led) == BUSY
+    rig.primary._queued_bytes = lambda peer: rig.primary._backlog_max_bytes
+    rig.primary.flush()
+    assert rig.primary.refuses(rig.led) == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.cluster.replication import frames
 from app.cluster.replication.recent import RECENT_MAX, Recent, Stretch
-from app.cluster.replication.writes import PARKED
+from app.cluster.replication.writes import WAITS
 from app.storage.mutate import DELETE, NOTE, SET, WIPE
 from app.wire.protocol import NO_ERR, PUT, REMOVE, SLOT_COUNT, slot_of
 from tests.cluster.replication.machines import KEY, SLOT, Machine, Wires, view
@@ -65,6 +65,7 @@ def test_several_slots_are_asked_for_at_once() -> None:
     others: dict[int, list[Stretch]] = {1: [(1, 0, 4)], 2: [(2, 9, 9), (1, 7, 7)], 3: [(1, 1, 1)]}
     assert kept.recent.met(at, others) == {1: (1, 4), 2: (1, 7), 3: (1, 1)}
     assert kept.recent.met(at, {1: [(1, 0, 2)], 2: [], 3: [(2, 1, 1)]}) == {}
+    assert kept.recent.met(at, {1: [(1, 0, 9)], 2: [(1, 0, 9), (2, 0, 9)], 3: []}) == {1: (1, 5), 2: (2, 8)}
 
 
 def test_each_key_is_told_once_the_latest_first() -> None:
@@ -151,7 +152,7 @@ class Cluster:
         message_id = b"m%d" % (number := len(self.ids))
         self.ids.append(message_id)
         if what == "wipe":
-            assert machine.core.wipe([SLOT], message_id, number) in (PARKED, NO_ERR)
+            assert machine.core.wipe([SLOT], message_id, number) in (WAITS, NO_ERR)
         else:
             command = PUT if what == "put" else REMOVE
             machine.core.execute(command, SLOT, key, blob if what == "put" else b"", message_id, 0)
@@ -161,7 +162,7 @@ class Cluster:
         """c becomes primary; b, which it can't reach yet, is its learner."""
         b, c = self.b.core, self.c.core
         for one, other in ((b, "c"), (c, "b")):
-            one.link_closed(other, 1.0)
+            one.link_closed(other)
         self.wires.machines.pop("a")
         self.wires.held.clear()
         self.wires.enter(view(2, "c", learners="b"))

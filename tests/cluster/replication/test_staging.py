@@ -86,6 +86,23 @@ def test_of_a_key_that_came_and_went_only_that_it_goes_is_counted() -> None:
     assert grown == staging.size_bytes - before == len(b"bb") + ENTRY_BYTES
 
 
+def test_the_store_is_told_of_what_is_gathered_and_not_of_what_goes() -> None:
+    store = store_of({})
+    spent: list[int] = []
+    store.spend = spent.append  # type: ignore[method-assign]
+    staging = Staging(store, 7, Patch(7, 1, (1, 1), [b"a", b"bb"], [b"id"]))
+    assert sum(spent) == staging.size_bytes == 3 + 2 * ENTRY_BYTES + 2 + REPLY_BYTES
+    spent.clear()
+    assert staging.put(b"a", b"value") == sum(spent) == 1 + 5 + ENTRY_BYTES
+    spent.clear()
+    assert staging.put(b"a", b"val") == -2
+    assert sum(spent) == 0
+    assert staging.remember(b"new", NO_ERR) == sum(spent) == 3 + REPLY_BYTES
+    spent.clear()
+    assert staging.remember(b"new", NO_ERR) == 0
+    assert sum(spent) == 0
+
+
 @given(CHANGES, st.dictionaries(st.sampled_from(KEYS), st.sampled_from(BLOBS)))
 def test_it_holds_what_was_sent_and_counts_it(changes: list[tuple[object, bytes, bytes]], placed: dict) -> None:
     staging = Staging(store_of(placed), 7)
@@ -122,7 +139,7 @@ def fill(machine: Machine, wires: Wires, count: int, blob: bytes) -> None:
 
 def relink(one: Machine, other: Machine) -> None:
     for here, there in ((one, other), (other, one)):
-        here.core.link_closed(there.address, 1.0)
+        here.core.link_closed(there.address)
     for here, there in ((one, other), (other, one)):
         here.core.link_up(there.address, 1.0)
 

@@ -11,10 +11,13 @@ from app.cluster.replication.state import Shared
 from app.cluster.replication.transfer import (
     BURST_BYTES,
     ENTRY_COST_BYTES,
+    ENTRY_WORK_BYTES,
     RATE_BYTES_S,
     REPLIES_SEEN,
     SLOTS_AT_ONCE,
     WINDOW,
+    Batch,
+    Keys,
     Transfer,
 )
 from app.wire.protocol import KEY_DNE_ERR, SLOT_COUNT
@@ -168,6 +171,105 @@ class TestContent:
         assert [kind for kind, _ in rig.sent()] == [frames.BEGIN, frames.END]
 
 
+class TestPatches:
+    """A copy that parted from ours a moment ago is sent what the writes since have touched, here or there."""
+
+    def note(self, rig: Rig, slot: int, *names: tuple[bytes, bytes]) -> None:
+        """Writes of ours since (4, 20): keys and messageIDs."""
+        led = rig.led[slot]
+        for key, message_id in names:
+            before = led.position
+            led.seq += 1
+            rig.shared.recent.note((slot, frames.PUT_OP, before, led.position, key, message_id))
+
+    def queue(self, rig: Rig, slot: int, keys: list[bytes], message_ids: list[bytes], seq: int = 20) -> None:
+        rig.transfer.queue(slot, "b", frames.Patch(slot, 0, (4, seq), keys, message_ids))
+
+    def test_it_names_what_either_side_has_touched_and_carries_what_we_have_of_it(self) -> None:
+        rig = Rig()
+        self.note(rig, SLOT, (b"ours", b"m1"), (b"both", b"m2"), (b"", b"m3"))
+        for key in (b"ours", b"both", b"neither"):
+            rig.shared.store.put(SLOT, key, b"v" + key)
+        for name in (b"m1", b"m3", b"other"):
+            remember(rig.shared, name, code=KEY_DNE_ERR)
+        self.queue(rig, SLOT, [b"both", b"theirs"], [b"m2", b"m9"])
+        rig.transfer.pump("b")
+        sent = rig.sent()
+        assert [kind for kind, _ in sent] == [frames.PATCH, frames.REPLIES, frames.ENTRIES, frames.END]
+        number, (patch,) = frames.decode_patches(sent[0][1])
+        assert (number, patch.slot, patch.term, patch.position) == (1, SLOT, 5, (5, 23))
+        assert sorted(patch.keys) == [b"both", b"ours", b"theirs"]
+        assert sorted(patch.message_ids) == [b"m1", b"m2", b"m3", b"m9"]
+        assert sorted(replies_in(sent)) == [(SLOT, KEY_DNE_ERR, b"m1"), (SLOT, KEY_DNE_ERR, b"m3")]
+        assert entries_in(sent) == {b"both": b"vboth", b"ours": b"vours"}
+        progress = rig.led[SLOT].progress["b"]
+        assert (progress.is_streaming, progress.acked) == (True, -1)
+
+    def test_where_we_have_not_been_or_do_not_know_it_any_more_the_slot_is_given_whole(self) -> None:
+        rig = Rig()
+        self.note(rig, SLOT, (b"ours", b"m1"))
+        self.queue(rig, SLOT, [], [], seq=19)
+        rig.transfer.pump("b")
+        assert [kind for kind, _ in rig.sent()] == [frames.BEGIN, frames.END]
+
+    @pytest.mark.parametrize(("more", "kind"), [(0, frames.PATCH), (1, frames.BEGIN)])
+    def test_so_it_is_where_too_much_was_touched_for_a_frame(self, more: int, kind: int) -> None:
+        rig = Rig()
+        empty = frames.Patch(SLOT, 5, (5, 21), [b"k"], [b"m"]).size_bytes
+        size_bytes = frames.FRAME_FILL_BYTES - empty + more
+        ids = [b"%010d" % number for number in range(size_bytes // 11 - 1)]
+        ids.append(b"x" * (size_bytes - 11 * len(ids) - 1))
+        self.note(rig, SLOT, (b"k", b"m"))
+        self.queue(rig, SLOT, [], ids)
+        rig.transfer.pump("b")
+        assert rig.sent()[0][0] == kind
+
+    def test_little_goes_first(self) -> None:
+        rig = Rig()
+        for slot in range(SLOTS_AT_ONCE + 2):
+            rig.transfer.queue(slot, "b")
+        self.queue(rig, 100, [], [])
+        rig.transfer.pump("b")
+        sent = rig.sent()
+        assert [kind for kind, _ in sent][:2] == [frames.PATCH, frames.BEGIN]
+        assert [slot for slot, _, _ in frames.decode_start(sent[1][1])[1]] == list(range(SLOTS_AT_ONCE - 1))
+
+    def test_what_it_takes_is_taken_off_the_rate(self) -> None:
+        rig = Rig()
+        self.queue(rig, SLOT, [b"key"], [])
+        rig.transfer.pump("b")
+        ((kind, body), _) = rig.sent()
+        assert kind == frames.PATCH
+        assert rig.transfer._tokens == BURST_BYTES - len(body)
+
+    def test_replies_are_looked_up_a_part_at_a_time(self) -> None:
+        rig = Rig()
+        ids = [b"m%d" % number for number in range(REPLIES_SEEN + 1)]
+        for name in ids:
+            remember(rig.shared, name)
+        self.queue(rig, SLOT, [], ids)
+        rig.transfer.pump("b")
+        counts = [len(frames.decode_replies(body)) for kind, body in rig.sent() if kind == frames.REPLIES]
+        assert counts == [REPLIES_SEEN, 1]
+
+    def test_what_is_forgotten_is_sent_no_further(self) -> None:
+        rig = Rig()
+        for slot in (SLOT, SLOT + 1):
+            remember(rig.shared, b"of %d" % slot, slot)
+            rig.shared.store.put(slot, b"k%d" % slot, b"v")
+            self.queue(rig, slot, [b"k%d" % slot], [b"of %d" % slot])
+        rig.transfer._refill()
+        rig.transfer._tokens = 1.0
+        rig.transfer.pump("b")
+        assert [kind for kind, _ in rig.sent()] == [frames.PATCH, frames.PATCH, frames.REPLIES]
+        rig.transfer.forget(SLOT + 1, "b")
+        rig.shared.now += 1.0
+        rig.transfer.pump("b")
+        sent = rig.sent()
+        assert [kind for kind, _ in sent] == [frames.ENTRIES, frames.END]
+        assert entries_in(sent) == {b"k%d" % SLOT: b"v"}
+
+
 class TestBounds:
     def test_a_slot_leaves_in_chunks_and_so_many_at_once(self) -> None:
         rig = Rig()
@@ -283,6 +385,51 @@ class TestBounds:
         assert sum(found) == 4 * REPLIES_SEEN
         assert 4 <= len(found) <= 6
         assert max(found) < 2 * REPLIES_SEEN
+
+    def test_of_very_many_one_bucket_is_looked_through_at_a_time(self) -> None:
+        rig = Rig()
+        replies = rig.shared.replies
+        for number in range(2 * replies.bucket_count * REPLIES_SEEN):
+            remember(rig.shared, b"m%d" % number, SLOT + 1)
+        remember(rig.shared, b"id")
+        scanned: list[tuple[int, int]] = []
+        scan = replies.scan
+
+        def noted(start: int, count: int, slots: int) -> list[tuple[bytes, int, int]]:
+            scanned.append((start, count))
+            return scan(start, count, slots)
+
+        replies.scan = noted  # type: ignore[method-assign]
+        rig.give(SLOT)
+        list(rig.chunks())
+        assert scanned == [(bucket, 1) for bucket in range(replies.bucket_count)]
+
+    def test_a_chunk_is_closed_once_it_has_so_many_bytes(self) -> None:
+        rig = Rig()
+        rig.transfer.queue(SLOT, "b")
+        stream = rig.transfer._streams["b"]
+        fill = frames.FRAME_FILL_BYTES
+        rig.transfer._send_chunk("b", stream, frames.REPLIES, [bytes(n) for n in (fill - 1, 5, fill, fill - 1, 7, 9)])
+        assert [len(body) for _, body in rig.sent()] == [fill + 4, fill, fill + 6, 9]
+        assert stream.sent == 4
+
+    @pytest.mark.parametrize(("over", "count"), [(0, 2), (1, 3), (-1, 2)])
+    def test_entries_are_taken_until_a_chunk_is_full(self, over: int, count: int) -> None:
+        rig = Rig()
+        rig.fill(8, 100)
+        cost = len(frames.encode_entry(SLOT, b"key0", b"0" + bytes(100))) + ENTRY_WORK_BYTES
+        rig.transfer.chunk_bytes = 2 * cost + over
+        rig.give(SLOT)
+        bodies = [body for kind, body in rig.sent() if kind == frames.ENTRIES]
+        assert len(frames.decode_entries(bodies[0])) == count
+
+    def test_each_entry_counts_by_its_own_size(self) -> None:
+        rig = Rig()
+        large = rig.fill(50, 1000)
+        rig.shared.store.put(SLOT, b"small", b"")
+        parts = rig.transfer._entries(Batch({SLOT: Keys([*large, b"small"])}, {}))
+        cost = len(parts[1]) + ENTRY_WORK_BYTES
+        assert len(parts) == 1 + -(-(frames.FRAME_FILL_BYTES - len(parts[0]) - ENTRY_WORK_BYTES) // cost)
 
     def test_replies_with_long_ids_leave_in_bounded_frames_too(self) -> None:
         rig = Rig()

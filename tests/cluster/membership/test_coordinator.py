@@ -928,7 +928,7 @@ class TestHelping:
         rig = Rig("b")
         view = replace(following(rig.view), cluster_id=cluster_id, epoch=rig.view.epoch + ahead)
         message = from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=to_message(view))
-        rig.coordinator.on_accept("a", message)
+        rig.decree.on_accept("a", message)
         assert take_sent(rig.state) == []
         assert rig.state.dropped == {"bad view": 1}
 
@@ -941,13 +941,13 @@ class TestHelping:
             hear(rig.state, name)
             rig.bootstrap.heard(name, 0)
         view = replace(a_view("ab"), epoch=epoch)
-        rig.coordinator.on_accept("a", from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=to_message(view)))
+        rig.decree.on_accept("a", from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=to_message(view)))
         assert rig.state.dropped == ({} if is_taken else {"bad view": 1})
 
     def test_a_ballot_is_its_proposers_own(self) -> None:
         rig = Rig("c")
         for peer, rank in (("a", 1), ("b", 0), ("b", 2)):
-            rig.coordinator.on_prepare(peer, from_peer(rig.state, peer, pb.PREPARE, ballot=RANKS + rank))
+            rig.decree.on_prepare(peer, from_peer(rig.state, peer, pb.PREPARE, ballot=RANKS + rank))
         assert take_sent(rig.state) == []
         assert rig.state.dropped == {"bad ballot": 3}
         assert rig.prepare("a", RANKS).kind == "PROMISE"
@@ -957,7 +957,7 @@ class TestHelping:
         wait(rig.state, 3600.0)
         assert rig.prepare("a", ballots_below(3599.0)).kind == "PROMISE"
         rig.enter(following(rig.view))
-        rig.coordinator.on_prepare("a", from_peer(rig.state, "a", pb.PREPARE, ballot=ballots_below(0.0)))
+        rig.decree.on_prepare("a", from_peer(rig.state, "a", pb.PREPARE, ballot=ballots_below(0.0)))
         assert take_sent(rig.state) == []
         assert rig.prepare("a", ballots_below(0.0) - RANKS).kind == "PROMISE"
 

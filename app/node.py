@@ -33,7 +33,7 @@ from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
-from app.config.options import Options, misspelt
+from app.config.options import Options, UsageError, misspelt
 from app.config.secret import Secrets, read_secret
 from app.config.servers import ServersError, load, read_file, reread, unresolved
 from app.front.access import Administrators, clients, known
@@ -52,7 +52,7 @@ from app.peers.frames import ANSWER, CLUSTER, LIFE, Frame
 from app.peers.link_watch import LinkWatch
 from app.peers.links import Links
 from app.peers.lookups import Lookups
-from app.peers.membership import DatagramSender, Membership
+from app.peers.membership import DatagramSender, Membership, SharedRegister
 from app.peers.view_log import ViewLog
 from app.requests.answers import Answers
 from app.requests.commands import Commands
@@ -143,9 +143,11 @@ class Node:
         on_stopped: Callable[[], object],
         limits: Limits = Limits(),
         read_file: Callable[[str], bytes] = _reread_file,
+        register: SharedRegister | None = None,
     ) -> None:
         """`incarnation`: above that of every earlier process here, as a rule (the core copes where it is not).
-        `read_file(path)`: what is in the servers file; raises ServersError."""
+        `read_file(path)`: what is in the servers file; raises ServersError. `register`: what decides on views, if the
+        options say that it is not the nodes."""
         self.options = options
         self.loop = loop
         self.sockets = sockets
@@ -207,6 +209,7 @@ class Node:
                 transfer=True,
                 joins=options.joins,
                 forget_after_s=options.forget_after_s or inf,
+                shared_register=register is not None,
             ),
             self.peers,
             self.links,
@@ -214,6 +217,7 @@ class Node:
             options.cluster_secret,
             incarnation=incarnation,
             random_bytes=random_bytes,
+            register=register,
         )
         self.peer_datagrams = PeerDatagrams(loop, sockets, self.peers, self.membership.take_datagram)
         self.replication = Replication(
@@ -328,6 +332,7 @@ class Node:
             allow=_shown(options.allow),
             admin_allow=_shown(options.admin_allow),
             authenticated=options.cluster_secret is not None,
+            coordination="built-in" if options.coordination is None else str(options.coordination),
             max_memory_bytes=options.max_memory_bytes,
             policy=options.policy,
             core=fast.CORE,
@@ -750,6 +755,7 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
         random_bytes=os.urandom,
         resident_bytes=ResidentSize(),
         on_stopped=stopped.set,
+        register=_shared_register(options, loop),
     )
     # Signal handlers only tell the loop.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -767,6 +773,23 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
     stopped.wait()
     _log.info("stopped")
     return 0
+
+
+def _shared_register(options: Options, loop: Loop) -> SharedRegister | None:
+    if options.coordination is None:
+        return None
+    from app.peers.etcd import Etcd  # with what it needs: whoever goes without need not have that
+
+    try:
+        return Etcd(
+            loop,
+            options.coordination,
+            options.etcd_user,
+            ca_file=options.etcd_ca_file,
+            cert_file=options.etcd_cert_file,
+        )
+    except OSError as error:
+        raise UsageError(f"--etcd-ca-file or --etcd-cert-file: {error.strerror or error}") from None
 
 
 def _warn_of_a_tight_limit(max_memory_bytes: int) -> None:

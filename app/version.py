@@ -14,3 +14,7 @@ VERSION: Final = "0.2.0.dev0"  # as Python packages are numbered (PEP 440); .dev
 NODE_PROTOCOL: Final = 2
 # What a message that names none speaks: the first release's, in which only links' greetings named one.
 NODE_PROTOCOL_UNNAMED: Final = 2
+# What is added to it in messages about membership where something outside decides on views (shared_register.py), and
+# not the nodes: the one kind would misunderstand the other.
+SHARED_REGISTER: Final = 128
+assert NODE_PROTOCOL < SHARED_REGISTER

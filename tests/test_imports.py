@@ -28,8 +28,8 @@ ALLOWED = {
     "app.storage": ("app.fast", "app.wire.protocol"),
     "app.cluster": ("app.fast", "app.storage.mutate", "app.version", "app.wire.protocol", "proto_gen"),
     "app.peers": (
-        *("app.cluster", "app.config.servers", "app.fast", "app.loop", "app.observe", "app.version", "app.wire"),
-        "proto_gen",
+        *("app.cluster", "app.config.coordination", "app.config.servers", "app.fast", "app.loop", "app.observe"),
+        *("app.version", "app.wire", "proto_gen"),
     ),
     "app.requests": (
         *("app.cluster", "app.config", "app.fast", "app.loop", "app.observe", "app.peers", "app.storage"),

@@ -111,6 +111,29 @@ class ServersChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisterAnswered:
+    """The shared register has answered the AskRegister of this number.
+
+    `is_taken`: what was to be written is written. Else `seat` and `view` are what it holds; None: it holds none.
+    `origin`: which register it is, as it names itself: a copy of it does otherwise.
+    """
+
+    number: int
+    is_taken: bool
+    seat: bytes | None
+    view: bytes | None
+    origin: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterFailed:
+    """No answer came of the AskRegister of this number: what was to be written may be, or may be yet."""
+
+    number: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One server is to belong from now on, or no more."""
 
@@ -138,6 +161,8 @@ Event: TypeAlias = (
     | LeaveRequested
     | FoundRequested
     | ServersChanged
+    | RegisterAnswered
+    | RegisterFailed
     | ServerOrdered
     | Introduced
 )
@@ -167,6 +192,21 @@ class CloseLink:
     """The peer is no member any more: end the link, with whatever is in it, or the dial. Not answered."""
 
     peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskRegister:
+    """Ask the shared register what it holds; answered by RegisterAnswered or RegisterFailed, within
+    timing.REGISTER_TIMEOUT_S and some.
+
+    With a `seat` that, and the `view` if there is one, is to be written in one transaction, if the seat is `expected`
+    (None: if there is none); what it holds is only told if that is not so.
+    """
+
+    number: int
+    expected: bytes | None
+    seat: bytes | None
+    view: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +245,7 @@ class Log:
     text: str
 
 
-Effect: TypeAlias = Send | OpenLink | CloseLink | ServersKnown | ViewInstalled | Reset | Left | Log
+Effect: TypeAlias = Send | OpenLink | CloseLink | AskRegister | ServersKnown | ViewInstalled | Reset | Left | Log
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +265,7 @@ class Status:
     primaries: tuple[int, ...]  # by slot, the primary's place among the members; -1: it is not up. Empty: no view
     dropped: dict[str, int]  # datagrams, by reason
     lacks: tuple[tuple[str, str], ...] = ()  # live peers without a link; our own, or, at the coordinator, all
+    register_fault: str = ""  # why the shared register is not gone by, or does not answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,8 @@ def readiness(facts: Facts) -> Readiness:
             lacking.append(_copies_sentence(facts, copies, wanted))
         elif not status.balanced and all(map(_is_up, status.members)):
             lacking.append("slots are on their way to where they are wanted")
+        if status.register_fault and facts.has_lease:
+            lacking.append(f"no view can be made now; the register: {status.register_fault}")
         if 2 * up <= len(facts.servers):
             lacking.append(f"no majority: {up} of {len(facts.servers)} servers of the file are up")
     if reasons:
@@ -243,6 +245,8 @@ def _reasons(facts: Facts, own: int, reads: int, unreached: int) -> list[str]:
             reasons.append(f"no writes: those of {_slots(waiting)} wait for copies at other members")
         if unreached:
             reasons.append(f"no way: {_slots(unreached)} of other members are out of its reach")
+    if status.register_fault and (facts.view is None or not facts.has_lease):
+        reasons.append(f"the register: {status.register_fault}")
     if facts.is_stopping:
         reasons.append("stopping: it hands its slots over")
     return reasons

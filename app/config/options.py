@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn
 from app.config import allowlist, servers
 from app.config.allowlist import Network
 from app.config.cgroup import memory_limit
+from app.config.coordination import Coordination, Credentials, parse_coordination, read_credentials, readable
 from app.config.numbers import PORT_MAX, number
 from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
 from app.config.servers import Server, ServersError, parse_seeds, split_host_port
@@ -427,6 +428,45 @@ class Options:
             container): the price of being wrong is two nodes that serve a slot, and lost writes. On one
             machine it is always a proof.""",
     )
+    coordination: Coordination | None = _setting(  # noqa: RUF009 - it makes a field
+        "--coordination",
+        parse_coordination,
+        "ENGINE",
+        default="built-in",
+        group="Cluster",
+        help="""
+            What decides who is a member and holds what: built-in, which needs nothing else; or an etcd (3.4 or
+            later) that runs anyway, as etcd:http://10.0.0.1:2379,http://10.0.0.2:2379/NAME: then any number of
+            survivors goes on. NAME is the cluster's in there. The same on every node.""",
+    )
+    etcd_user: Credentials | None = _setting(  # noqa: RUF009 - it makes a field
+        "--etcd-user-file",
+        read_credentials,
+        "PATH",
+        default=None,
+        default_words="none",
+        group="Cluster",
+        help="A file of one line USER:PASSWORD, for an etcd that asks who a node is.",
+        is_secret=True,
+    )
+    etcd_ca_file: str | None = _setting(
+        "--etcd-ca-file",
+        readable,
+        "PATH",
+        default=None,
+        default_words="those the system trusts",
+        group="Cluster",
+        help="Certificates of those whose signature etcd's own must have, for https://.",
+    )
+    etcd_cert_file: str | None = _setting(
+        "--etcd-cert-file",
+        readable,
+        "PATH",
+        default=None,
+        default_words="none",
+        group="Cluster",
+        help="This node's own certificate and key, for an etcd that asks for one.",
+    )
     leave_timeout_s: float = _setting(
         "--leave-timeout",
         number(float, 0.0, LEAVE_TIMEOUT_MAX_S, what="a number of seconds"),
@@ -635,6 +675,11 @@ def _check_together(options: Options) -> None:
             f"--max-memory {show_size(options.max_memory_bytes)} is less than a node with --http needs:"
             f" at least {show_size(MEMORY_MIN_HTTP_BYTES)}"
         )
+    is_tls = options.coordination is not None and options.coordination.endpoints[0].is_tls
+    if options.etcd_user is not None and options.coordination is None:
+        raise UsageError("--etcd-user-file without an etcd: say which by --coordination")
+    if (options.etcd_ca_file or options.etcd_cert_file) and not is_tls:
+        raise UsageError("--etcd-ca-file and --etcd-cert-file are for an etcd that is asked by https://: say so")
     if options.joins and options.cluster_secret is None:
         raise UsageError("--join needs a secret: set KV_CLUSTER_SECRET or KV_CLUSTER_SECRET_FILE")
     if options.secret and options.secret_file:

@@ -79,6 +79,8 @@ PLAIN: Final[Mapping[str, tuple[type[Metric], str, str]]] = {
     "cluster_epoch": (_GAUGE, "kv_cluster_epoch", "Epoch of the view this node goes by; 0: none yet."),
     "cluster_incarnation": (_GAUGE, "kv_cluster_incarnation", "This process's number among those at its address."),
     "cluster_views": (_COUNTER, "kv_cluster_views", "Views installed."),
+    "cluster_register_requests": (_COUNTER, "kv_cluster_register_requests", "Requests to etcd."),
+    "cluster_register_failures": (_COUNTER, "kv_cluster_register_failures", "Requests to etcd that were not answered."),
     "cluster_send_errors": (_COUNTER, "kv_cluster_send_errors", "Datagrams to members that could not be sent."),
     # links between nodes
     "links_pending": (_GAUGE, "kv_links_pending", "Connections still in their handshake."),

@@ -25,6 +25,7 @@ from typing import Final, Protocol
 from zlib import crc32
 
 from app.cluster.events import (
+    AskRegister,
     CloseLink,
     CopiesLost,
     Datagram,
@@ -37,6 +38,8 @@ from app.cluster.events import (
     Log,
     OpenLink,
     Order,
+    RegisterAnswered,
+    RegisterFailed,
     Reset,
     Send,
     ServerOrdered,
@@ -89,6 +92,21 @@ class FrameLinks(Protocol):
         """Queue a frame; False if the link is not up, or the peer is too far behind with reading."""
 
 
+class SharedRegister(Protocol):
+    """What decides on views, where it is not the nodes: see app/peers/etcd.py."""
+
+    requests: int
+    failures: int  # that came to nothing
+
+    def start(self, taken: Callable[[RegisterAnswered | RegisterFailed], object]) -> None:
+        """Answers go there from now on."""
+
+    def ask(self, asked: AskRegister) -> None:
+        """Ask it; returns at once."""
+
+    def stop(self) -> None: ...
+
+
 class MembershipHandler(Protocol):
     """Is told of what membership decides; nothing here may wait.
 
@@ -129,7 +147,11 @@ class Membership:
         *,
         incarnation: int,
         random_bytes: Callable[[int], bytes],
+        register: SharedRegister | None = None,
     ) -> None:
+        """`register`: given if and only if the config says that there is one."""
+        assert (register is not None) == config.shared_register
+        self._register = register
         self.core = ClusterCore(config, incarnation, loop.now(), random.Random(random_bytes(16)))
         self.refused: Counter[str] = Counter()  # datagrams, by reason
         self.received = 0
@@ -167,11 +189,15 @@ class Membership:
         if self._peers.unreachable:
             cause = "their lines are of another IP version than this node's"
             _log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause=cause)
+        if self._register is not None:
+            self._register.start(self.take)
         self.take(Tick())
 
     def stop(self) -> None:
         """Take no further step."""
         self._timer.stop()
+        if self._register is not None:
+            self._register.stop()
         self._is_stopped = True
 
     def leave(self) -> None:
@@ -286,6 +312,9 @@ class Membership:
                 self._links.open(effect.peer, effect.incarnation)
             case CloseLink():
                 self._links.close(effect.peer)
+            case AskRegister():
+                assert self._register is not None
+                self._register.ask(effect)
             case ServersKnown():
                 self._handler.servers_known(effect.servers)
                 if self._auth is not None:
@@ -445,6 +474,8 @@ class Membership:
             "cluster_send_errors": self.send_errors,
             "cluster_frames_received": self.received_over_links,
             "cluster_frames_sent": self.sent_over_links,
+            "cluster_register_requests": self._register.requests if self._register is not None else 0,
+            "cluster_register_failures": self._register.failures if self._register is not None else 0,
         }
 
 

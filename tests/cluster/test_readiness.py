@@ -351,3 +351,27 @@ def test_members_that_lack_each_other_are_told_by_the_others() -> None:
         f"{B}: no link to {C}, as it says: check the network between the two, TCP as well",
         f"{C}: no link to {B}, as it says: check the network between the two, TCP as well",
     )
+
+
+class TestTheSharedRegister:
+    FAULT = "http://10.0.0.9:2379: nothing within 0.3 s"
+
+    def facts(self, *, has_lease: bool) -> Facts:
+        facts = replace(facts_of(view_of(A, B, C)), has_lease=has_lease)
+        return replace(facts, status=replace(facts.status, register_fault=self.FAULT))
+
+    def test_out_of_reach_it_keeps_nobody_from_serving_but_the_cluster_from_being_whole(self) -> None:
+        found = readiness(self.facts(has_lease=True))
+        assert found.is_ready
+        assert not found.is_whole
+        assert found.lacking == (f"no view can be made now; the register: {self.FAULT}",)
+
+    def test_without_a_lease_it_is_why(self) -> None:
+        found = readiness(self.facts(has_lease=False))
+        assert not found.is_ready
+        assert f"the register: {self.FAULT}" in found.reasons
+
+    def test_without_a_view_as_well(self) -> None:
+        facts = facts_of(None)
+        found = readiness(replace(facts, status=replace(facts.status, register_fault=self.FAULT)))
+        assert f"the register: {self.FAULT}" in found.reasons

@@ -8,6 +8,7 @@ import pytest
 from app.config import options
 from app.config.allowlist import parse_networks
 from app.config.cgroup import MemoryLimit
+from app.config.coordination import Coordination, Credentials, Endpoint
 from app.config.options import (
     IN_FLIGHT_MAX,
     MEMORY_MIN_BYTES,
@@ -25,6 +26,7 @@ from app.config.servers import Server
 MIB = 1 << 20
 SECRET = "correct horse battery staple"
 HOME = Server("127.0.0.1", 3331, "127.0.0.1")
+ETCD = Coordination((Endpoint("10.0.0.1", 2379, False),), "kv1")
 
 
 @pytest.fixture
@@ -111,6 +113,8 @@ def test_options_can_be_made_without_a_command_line() -> None:
         ("--forget-after", "90", "forget_after_s", 90.0),
         ("--file-rules", "yes", "file_rules", True),
         ("--trust-refusals", "yes", "trust_refusals", True),
+        ("--coordination", "etcd:http://10.0.0.1:2379/kv1", "coordination", ETCD),
+        ("--coordination", "built-in", "coordination", None),
         ("--leave-timeout", "2.5", "leave_timeout_s", 2.5),
         ("--log-level", "debug", "log_level", "debug"),
         ("--log-format", "json", "log_format", "json"),
@@ -132,8 +136,37 @@ def test_each_setting_from_the_command_line_and_from_the_environment(
 
 def test_every_setting_is_tried_above() -> None:
     marks = test_each_setting_from_the_command_line_and_from_the_environment.pytestmark
-    tried_elsewhere = {"--join"}  # it is in place of the file
-    assert {row[0] for row in marks[0].args[1]} | tried_elsewhere == {setting.option for _, setting in settings()}
+    tried = {row[0] for row in marks[0].args[1]} | {"--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file"}
+    tried |= {"--join"}  # it is in place of the file
+    assert tried == {setting.option for _, setting in settings()}
+
+
+class TestFilesForEtcd:
+    def arguments(self, file: str, url: str, *options: str) -> list[str]:
+        return ["3331", file, "--coordination", f"etcd:{url}/kv1", *options]
+
+    def test_they_are_read_at_the_start(self, file: str, tmp_path: Path) -> None:
+        user, certificates = tmp_path / "user", tmp_path / "certificates"
+        user.write_text("kv:a secret\n")
+        certificates.write_text("-")
+        given = ("--etcd-user-file", str(user), "--etcd-ca-file", str(certificates))
+        options = parse(self.arguments(file, "https://etcd:2379", *given, "--etcd-cert-file", str(certificates)), {})
+        assert options.etcd_user == Credentials("kv", "a secret")
+        assert options.etcd_ca_file == options.etcd_cert_file == str(certificates)
+        assert "a secret" not in repr(options)
+
+    @pytest.mark.parametrize("option", ["--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file"])
+    def test_those_that_can_not_be_read(self, file: str, tmp_path: Path, option: str) -> None:
+        with pytest.raises(UsageError, match="can't be read"):
+            parse(self.arguments(file, "https://etcd:2379", option, str(tmp_path / "none")), {})
+
+    def test_without_what_they_are_for(self, file: str, tmp_path: Path) -> None:
+        some = tmp_path / "some"
+        some.write_text("user:password")
+        with pytest.raises(UsageError, match="without an etcd"):
+            parse(["3331", file, "--etcd-user-file", str(some)], {})
+        with pytest.raises(UsageError, match="https"):
+            parse(self.arguments(file, "http://etcd:2379", "--etcd-ca-file", str(some)), {})
 
 
 JOINING = {"KV_CLUSTER_SECRET": "a secret of sixteen or more"}

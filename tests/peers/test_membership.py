@@ -709,6 +709,8 @@ def test_what_is_counted(rig: Rig) -> None:
         "cluster_send_errors": 0,
         "cluster_frames_received": 5,
         "cluster_frames_sent": 0,
+        "cluster_register_requests": 0,
+        "cluster_register_failures": 0,
     }
     assert rig.membership.member_count() == 3
 

@@ -30,6 +30,7 @@ Simulated nodes are small where memory is to be tight (process.py: the governor'
     run.py         one seed from start to end
     lines.py       which lines of the node are run; not_run.py lists the others
     pool.py        many seeds, over the cores
+    register.py    a register outside, where it and not the nodes decides on views (`--register`)
     core_*.py      the membership core alone, for the times that it promises and for days of lossy networks
 
 **What is excused**, and why:

@@ -8,11 +8,12 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from app import fast
 from tests.sim.core_checks import Checks
 from tests.sim.core_world import Options, World
-from tests.sim.pool import FIXED, cores, run_all, run_measured
+from tests.sim.pool import FIXED, Outcome, cores, run_all, run_measured, run_one, run_with_register
 
 
 def lossy(hours: float) -> int:
@@ -32,14 +33,14 @@ def lossy(hours: float) -> int:
     return 0
 
 
-def many(start: int, seeds: int, jobs: int) -> int:
+def many(start: int, seeds: int, jobs: int, one: Callable[[int], Outcome]) -> int:
     """Run them, and say what came of it."""
     print(f"seeds {start} to {start + seeds - 1}, {jobs} at a time", flush=True)
     began = time.perf_counter()
     failed: list[int] = []
     steps, processor_s = 0, 0.0
     counts: Counter[str] = Counter()
-    for outcome in run_all(range(start, start + seeds), jobs):
+    for outcome in run_all(range(start, start + seeds), jobs, one):
         steps += outcome.steps
         processor_s += outcome.processor_s
         counts.update(outcome.counts)
@@ -91,6 +92,7 @@ def main() -> int:
         metavar="H",
         help="instead: H virtual hours of 10 %% loss",
     )
+    parser.add_argument("--register", action="store_true", help="with a register outside, as nodes have in an etcd")
     parser.add_argument("--coverage", action="store_true", help="instead: which lines the seeds of CI run (minutes)")
     arguments = parser.parse_args()
     if arguments.coverage:
@@ -98,7 +100,8 @@ def main() -> int:
     if arguments.lossy_hours:
         return lossy(arguments.lossy_hours)
     start = arguments.start if arguments.start is not None else random.SystemRandom().randrange(1 << 31)
-    return many(start, arguments.seeds, max(1, arguments.jobs))
+    one = run_with_register if arguments.register else run_one
+    return many(start, arguments.seeds, max(1, arguments.jobs), one)
 
 
 if __name__ == "__main__":

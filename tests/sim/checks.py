@@ -4,6 +4,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
+from app.cluster.membership.decree import Decree
 from app.cluster.slots import slots_of
 from app.cluster.view import View, to_message
 from app.storage.store import slot_of
@@ -71,6 +72,8 @@ class Checks:
         encoded = to_message(view).SerializeToString(deterministic=True)
         if self._encoded.setdefault(key, encoded) != encoded:
             first = self._views[key]
+            if self._cluster.register is not None:
+                raise Violation(f"two views of epoch {view.epoch}: {view.describe()} / {first.describe()}")
             known_to = [other.address for other in self._cluster.processes() if self._knows(other, first)]
             if known_to:
                 raise Violation(
@@ -91,7 +94,8 @@ class Checks:
 
     def _knows(self, process: "Process", view: View) -> bool:
         """Whether the process has installed or accepted this view."""
-        accepted = process.core._coordinator._acceptor.accepted
+        register = process.core._coordinator.register
+        accepted = register._acceptor.accepted if isinstance(register, Decree) else None
         return view.key in self._installs.get(process, ()) or (accepted is not None and accepted.key == view.key)
 
     def _follows(self, before: View, view: View) -> None:

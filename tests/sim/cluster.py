@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from random import Random
 
 from app.storage.store import slot_of
 from tests.sim.checks import Checks, Violation
@@ -11,6 +12,7 @@ from tests.sim.ledger import Ledger
 from tests.sim.loop import end_greenlets
 from tests.sim.network import Network, NetworkOptions
 from tests.sim.process import NodeOptions, Process
+from tests.sim.register import RegisterOptions, SimRegister
 from tests.sim.world import Clock, Host, World
 
 ORDERS_S = 0.3  # between two tries of an administrator to have servers added or removed
@@ -29,6 +31,7 @@ class Options:
     node: NodeOptions = field(default_factory=NodeOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     clients: ClientOptions = field(default_factory=ClientOptions)
+    register: RegisterOptions | None = None  # views are decided on by a register outside
 
 
 class Cluster:
@@ -58,6 +61,9 @@ class Cluster:
         self.belonging = list(self.listed)
         self.by_address = {host.address: host for host in self.hosts}
         self.network = Network(self.world, options.network, self.hosts)
+        self.register = (
+            SimRegister(options.register, Random(seed ^ 0x5EA7), self.world.after) if options.register else None
+        )
         self.counts: Counter[str] = Counter()
         self.wipes: list[tuple[float, float]] = []
         self.keys = make_keys(options.clients.keys)

@@ -3,6 +3,7 @@
 from math import inf
 
 from app.cluster.events import SELF, UNKNOWN, Reset, SlotsSynced, ViewInstalled
+from app.cluster.membership.decree import Decree
 from app.cluster.slots import slots_of
 from app.cluster.view import View, to_message
 from app.wire.protocol import ALL_SLOTS
@@ -68,6 +69,8 @@ class Checks:
         encoded = to_message(view).SerializeToString(deterministic=True)
         if self._encoded.setdefault(key, encoded) != encoded:
             first = self._views[key]
+            if self._world.options.register is not None:
+                raise Violation(f"two views of epoch {view.epoch}: {view.describe()} / {first.describe()}")
             known_to = [other.address for other in self._world.processes() if self._knows(other, first)]
             if known_to:
                 raise Violation(
@@ -88,7 +91,8 @@ class Checks:
 
     def _knows(self, process: Process, view: View) -> bool:
         """Whether the process has installed or accepted this view."""
-        accepted = process.core._coordinator._acceptor.accepted
+        register = process.core._coordinator.register
+        accepted = register._acceptor.accepted if isinstance(register, Decree) else None
         return view.key in self._installs.get(process, ()) or (accepted is not None and accepted.key == view.key)
 
     def _follows(self, before: View, view: View) -> None:

@@ -4,6 +4,7 @@ import random
 
 from app.cluster.events import LeaveRequested
 from tests.sim.core_world import Host, Options, World
+from tests.sim.register import cut_register
 
 
 def draw_options(rng: random.Random) -> Options:
@@ -54,6 +55,10 @@ class Nemesis:
         self._links_rng = random.Random(world.seed ^ 0xCAB1E)
         if world.options.link_cuts:
             world.after(self._links_rng.uniform(0.5, 2.0), self._cut_links)
+        if world.options.register is not None:
+            rng = random.Random(world.seed ^ 0xE7C0)
+            arguments = (world.register, list(world.servers), rng, world.note, lambda: world.now >= until)
+            world.after(rng.uniform(0.1, 2.0), cut_register, *arguments)
 
     def start_all(self) -> None:
         """Servers start in any order, together or seconds apart."""
@@ -169,7 +174,7 @@ class Nemesis:
             (a, b) for a in world.servers for b in world.servers if a < b and (one in (a, b) or rng.random() < 0.2)
         ]
         cuts = {pair for pair in pairs if rng.random() < 0.6}
-        datagrams = {path for a, b in cuts for path in ((a, b), (b, a)) if rng.random() < 0.3}
+        datagrams = {path for a, b in sorted(cuts) for path in ((a, b), (b, a)) if rng.random() < 0.3}
         world.note("network", "links cut", sorted(cuts), "datagrams", sorted(datagrams))
         world.link_cuts |= cuts
         world.blocked |= datagrams
@@ -192,6 +197,7 @@ class Nemesis:
         self._faults = [self.heal]
         world.blocked.clear()
         world.link_cuts.clear()
+        world.register.make_well()
         world.options.loss = min(world.options.loss, 0.05)
         world.options.slow_share = 0.0
         for process in world.processes():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tests.sim.core_checks import Checks, Violation
 from tests.sim.core_nemesis import Nemesis, draw_options
 from tests.sim.core_world import Options, World
+from tests.sim.register import draw_register
 
 CONVERGE_S = 20.0  # virtual seconds without faults within which all must be well
 LEAVE_S = 12.0  # who was asked to leave may still be about to, and to come back
@@ -36,12 +37,15 @@ def run_seed(
     *,
     bursts: bool = False,
     link_cuts: bool = False,
+    shared_register: bool = False,
 ) -> Result:
     """Run the seed; raises Violation, with the end of the trace in its message."""
     began = time.perf_counter()
     rng = random.Random(seed)
     drawn = draw_options(rng)
     drawn.bursts, drawn.link_cuts = bursts, link_cuts
+    if shared_register:
+        drawn.register = draw_register(random.Random(seed ^ 0x9E6))
     world = World(seed, options or drawn)
     checks = Checks(world)
     faults = faults_s if faults_s is not None else rng.choice((3.0, 8.0, 15.0))

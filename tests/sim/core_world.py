@@ -5,10 +5,12 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Any
 
 from app.cluster.events import (
+    AskRegister,
     CloseLink,
     Datagram,
     Event,
@@ -28,6 +30,7 @@ from app.cluster.events import (
 from app.cluster.membership import core as core_module
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.slots import slots_of
+from tests.sim.register import RegisterOptions, SimRegister
 
 SOCKET_BUFFER = 256  # datagrams that wait for a stopped process; more are lost
 LINK_WATCH_S = 0.1  # how often links are looked at
@@ -54,6 +57,7 @@ class Options:
     clock_set_back: float = 0.0  # chance that a process starts with a lower incarnation than the one before
     one_machine: bool = False  # all run on one: who is refused is proven to be gone
     bursts: bool = False  # many join or leave at one moment, now and then
+    register: RegisterOptions | None = None  # views are decided on by a register outside
     link_cuts: bool = False  # links of some pairs end, with or without their datagrams, now and then
 
 
@@ -126,6 +130,8 @@ class World:
         ]
         self.by_address = {host.address: host for host in self.hosts}
         self.servers = tuple(host.address for host in self.hosts)
+        rng = random.Random(seed ^ 0x5EA7)
+        self.register = SimRegister(options.register or RegisterOptions(), rng, self.after)
         self.after(LINK_WATCH_S, self._watch_links)
 
     # Time.
@@ -163,6 +169,7 @@ class World:
             self.servers,
             options.replicas,
             options.transfer,
+            shared_register=options.register is not None,
         )
         rng = random.Random(self.rng.getrandbits(32))
         core = core_module.ClusterCore(config, incarnation, host.local(self.now), rng)
@@ -242,6 +249,8 @@ class World:
                 self._dial(process, peer, incarnation)
             case CloseLink(peer):
                 process.links.pop(peer, None)
+            case AskRegister():
+                self.register.send(process.address, effect, partial(self.give, process))
             case ViewInstalled(view, is_member):
                 self.note(process.address, "installs", view.describe(), is_member)
                 if is_member and self.options.transfer:

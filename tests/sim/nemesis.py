@@ -11,6 +11,7 @@ from app.wire.protocol import TYPE_ACK, TYPE_CLUSTER, TYPE_RESPONSE
 from tests.sim.clients import request, sealed
 from tests.sim.network import Path, Stream, sockaddr
 from tests.sim.process import PORT
+from tests.sim.register import cut_register
 from tests.sim.world import Host
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ class Nemesis:
             self._faults += ("add_server", "add_server", "remove_server")
         self._is_over = False
         self._later(self._rng.uniform(0.1, 2.0), self._next)
+        if cluster.register is not None:
+            addresses, rng = [host.address for host in cluster.hosts], Random(cluster.world.seed ^ 0xE7C0)
+            arguments = (cluster.register, addresses, rng, self._world.note, lambda: self._world.now >= until)
+            self._later(rng.uniform(0.1, 2.0), cut_register, *arguments)
         if bursts:
             self._later(self._rng.uniform(0.5, 2.0), self._burst)
 
@@ -511,6 +516,8 @@ class Nemesis:
         self._is_over = True
         cluster.network.mend()
         options = cluster.network.options
+        if cluster.register is not None:
+            cluster.register.make_well()
         options.loss = min(options.loss, 0.05)
         options.large_loss = 0.0
         options.slow_share = 0.0

@@ -286,10 +286,25 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/coordinator.py": {
         RARE: [
-            "self._give_way(message.accepted_ballot)",
-            "state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)",
             "since = max(state.of(coordinator).died_at, state.installed_at)",
             "return state.now >= since + timing.LAPSE_S",
+            "return False",
+            "return None",
+        ],
+        UNIT: [
+            "return True",
+            "if all(grantor.is_lapsed(node, state.now) for node in self.lacks.going):",
+            "grantor.denied.add(state.address)",
+            "self._lease.drop()",
+        ],
+        FORCED: [
+            "return replace(following, is_forced=False)  # it has as many as a cluster needs",
+        ],
+    },
+    "app/cluster/membership/decree.py": {
+        RARE: [
+            "self._give_way(message.accepted_ballot)",
+            "state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)",
             "proposal.found = None",
             "return False",
             "return",
@@ -308,12 +323,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
         UNIT: [
             "return True",
-            "if all(grantor.is_lapsed(node, state.now) for node in self.lacks.going):",
-            "grantor.denied.add(state.address)",
-            "self._lease.drop()",
-        ],
-        FORCED: [
-            "return replace(following, is_forced=False)  # it has as many as a cluster needs",
         ],
     },
     "app/cluster/membership/core.py": {
@@ -330,7 +339,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'return "this node is leaving"',
             "if state.is_member:",
             'return "the cluster goes on: this node\'s lease runs" if self._lease.until > state.now else ""',
-            "if state.view is not None:",
+            "if state.view is not None and not state.config.shared_register:",
             "return f\"this node is no member of the cluster that it knows: ask one of {' '.join(state.view.addresses)}\"",
             'return ""',
             "if self.objection():",
@@ -399,7 +408,10 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "state, known = self._state, self._state.of(peer)",
             "if state.now - known.refused_at >= timing.WAITING_LOG_S:",
             "known.refused_at = state.now",
-            'state.log(f"{peer} is refused: it speaks node protocol {protocol}, this node {NODE_PROTOCOL}", "warning")',
+            'why = f"it speaks node protocol {protocol}, this node {state.protocol}"',
+            "if abs(protocol - state.protocol) == SHARED_REGISTER:",
+            'why = "one of the two goes by an etcd, the other does not: give both the same --coordination"',
+            'state.log(f"{peer} is refused: {why}", "warning")',
         ],
     },
     "app/cluster/membership/leases.py": {

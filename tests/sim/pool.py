@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from tests.sim.checks import Violation
-from tests.sim.run import run
+from tests.sim.run import draw, run
 
+WITH_REGISTER = (*range(2000, 2012), 23)  # those of CI with a register outside, and one that has found something
 FIXED = (*range(1000, 1036), 501131, 600959)  # the seeds of CI, and two that have found something
 
 
@@ -23,10 +24,12 @@ class Outcome:
     failure: str = ""  # the end of the trace and what was broken
     lines: dict[str, set[int]] = field(default_factory=dict)  # that were run, by file, if that was measured
 
+    has_register: bool = False
+
     @property
     def repeat(self) -> str:
         """How to see it again."""
-        return f"python -m tests.sim --seeds 1 --start {self.seed}"
+        return f"python -m tests.sim --seeds 1 --start {self.seed}{' --register' * self.has_register}"
 
 
 def cores() -> int:
@@ -34,12 +37,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_one(seed: int) -> Outcome:
+def run_with_register(seed: int) -> Outcome:
+    """One seed, with a register outside."""
+    return run_one(seed, register=True)
+
+
+def run_one(seed: int, *, register: bool = False) -> Outcome:
     """One seed."""
-    outcome = Outcome(seed)
+    outcome = Outcome(seed, has_register=register)
     began = time.process_time()
     try:
-        result = run(seed)
+        result = run(seed, draw(seed, register=register))
         outcome.steps, outcome.counts = result.steps, result.counts
     except Violation as violation:
         outcome.failure = str(violation)

@@ -11,6 +11,7 @@ from app.storage import governor
 from app.storage.arena import PAGE_BYTES
 from tests.sim.loop import SimLoop
 from tests.sim.network import SimSockets
+from tests.sim.register import RegisterClient
 from tests.sim.world import Host
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Process:
             on_stopped=self._stopped,
             limits=Limits(options.batch_size, options.queue_max_bytes or None, ARENA_FLOOR_BYTES),
             read_file=self._read_file,
+            register=RegisterClient(self, self.cluster.register) if self.cluster.register is not None else None,
         )
         if options.pages:
             node.replies.max_bytes = REPLIES_BYTES

@@ -16,6 +16,7 @@ from tests.sim.history import Operation, is_linearizable
 from tests.sim.nemesis import Nemesis
 from tests.sim.network import NetworkOptions
 from tests.sim.process import NodeOptions, Process
+from tests.sim.register import draw_register
 from tests.sim.world import Host, trace_logs
 
 STORY_LINES = int(os.environ.get("SIM_STORY_LINES", "100"))  # of the trace, when a run fails
@@ -50,8 +51,8 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)  # what was tried at all
 
 
-def draw(seed: int) -> Plan:
-    """The plan of a seed."""
+def draw(seed: int, *, register: bool = False) -> Plan:
+    """The plan of a seed. `register`: views are decided on by a register outside, not by the nodes."""
     rng = Random(seed ^ 0x5EED)
     busy = rng.random() < 0.2
     pressure = rng.random() < 0.3
@@ -120,6 +121,7 @@ def draw(seed: int) -> Plan:
         node=node,
         network=network,
         clients=clients,
+        register=draw_register(Random(seed ^ 0x9E6)) if register else None,
     )
     growing = Random(seed ^ 0x6E0)  # likewise: whether some servers are added to the file later
     if options.hosts > 2 and growing.random() < 0.25:

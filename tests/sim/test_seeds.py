@@ -7,7 +7,7 @@ import random
 
 from tests.sim.lines import ROOT
 from tests.sim.not_run import NOT_RUN
-from tests.sim.pool import FIXED, Outcome, cores, run_all
+from tests.sim.pool import FIXED, WITH_REGISTER, Outcome, cores, run_all, run_with_register
 
 FRESH = 12
 
@@ -20,6 +20,10 @@ def report(outcomes: list[Outcome]) -> str:
 
 def test_fixed_seeds() -> None:
     assert not report(list(run_all(FIXED, cores())))
+
+
+def test_fixed_seeds_with_a_register_outside() -> None:
+    assert not report(list(run_all(WITH_REGISTER, cores(), run_with_register)))
 
 
 def test_what_is_listed_is_there() -> None:

@@ -8,7 +8,7 @@ import pytest
 from app.cluster.events import FoundRequested, LeaveRequested, LinkRefused
 from app.cluster.limits import RANKS
 from app.cluster.membership import timing
-from app.cluster.membership.coordinator import Coordinator
+from app.cluster.membership.decree import Decree
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import first_view
 from app.cluster.membership.state import NodeState
@@ -173,7 +173,7 @@ class TestFounding:
         second = world.hosts[1].process
         assert second is not None
         gone = first_view([Member(host.address, 1000) for host in world.hosts], 1000, 3, 1)
-        second.core._coordinator._acceptor.accept(RANKS, gone)
+        second.core._coordinator.register._acceptor.accept(RANKS, gone)
         until(world, lambda: not checks.is_converged(), 2.0)
 
     @pytest.mark.parametrize("is_silent", [True, False])
@@ -428,7 +428,7 @@ class TestItBites:
         assert finds_a_violation(3, with_link_cuts)
 
     def test_the_members_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Coordinator, "support_left_s", lambda self: 0.0)
+        monkeypatch.setattr(Decree, "support_left_s", lambda self: 0.0)
         monkeypatch.setattr(timing, "SUSPICION_MIN_S", 0.01)
         monkeypatch.setattr(timing, "SUSPICION_MAX_S", 0.02)
         assert finds_a_violation(5)

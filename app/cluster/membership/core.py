@@ -26,6 +26,8 @@ from app.cluster.events import (
     LinkRefused,
     LinkUp,
     Order,
+    RegisterAnswered,
+    RegisterFailed,
     Reset,
     ServerOrdered,
     ServersChanged,
@@ -34,16 +36,17 @@ from app.cluster.events import (
     Status,
     ViewInstalled,
 )
-from app.cluster.limits import EPOCH
+from app.cluster.limits import EPOCH, OUTBID_MAX
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap, outranks
 from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.dialling import Dialler
 from app.cluster.membership.heartbeat import Heartbeat
-from app.cluster.membership.inbox import Handler, Inbox
+from app.cluster.membership.inbox import Inbox
 from app.cluster.membership.leases import USABLE_S, Grantor, Lease
 from app.cluster.membership.override import emptied, forced_view
+from app.cluster.membership.register import Handler
 from app.cluster.membership.routing import Routing
 from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.membership.status import snapshot
@@ -105,11 +108,7 @@ class ClusterCore:
             pb.ASK: self._heartbeat.on_ask,
             pb.GRANT: self._heartbeat.on_grant,
             pb.VIEW: self._on_view,
-            pb.PREPARE: self._coordinator.on_prepare,
-            pb.PROMISE: self._coordinator.on_promise,
-            pb.ACCEPT: self._coordinator.on_accept,
-            pb.ACCEPTED: self._coordinator.on_accepted,
-            pb.REJECT: self._coordinator.on_reject,
+            **self._coordinator.register.handlers(),
         }
 
     # What the node reads.
@@ -154,7 +153,9 @@ class ClusterCore:
     def status(self) -> Status:
         """A snapshot for people and tools."""
         lacks = self._coordinator.lacks.edges
-        return snapshot(self._state, self._detector, self._routing.served, self.lease_until, lacks)
+        shared = self._coordinator.shared
+        fault = shared.fault if shared is not None else ""
+        return snapshot(self._state, self._detector, self._routing.served, self.lease_until, lacks, fault)
 
     def objection(self) -> str:
         """Why FoundRequested would do nothing now; empty: it would found a cluster."""
@@ -163,7 +164,7 @@ class ClusterCore:
             return "this node is leaving"
         if state.is_member:
             return "the cluster goes on: this node's lease runs" if self._lease.until > state.now else ""
-        if state.view is not None:
+        if state.view is not None and not state.config.shared_register:
             return f"this node is no member of the cluster that it knows: ask one of {' '.join(state.view.addresses)}"
         return ""
 
@@ -178,7 +179,7 @@ class ClusterCore:
                 "the cluster lists its servers by itself: kv.py add-server and remove-server change that; the file"
                 f" goes on naming those that found it, {' '.join(state.view.founders)}"
             )
-        if not state.is_member or state.view is None or state.view.is_forced:
+        if not state.is_member or state.view is None or state.view.is_forced or state.config.shared_register:
             return ""
         up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
         belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})
@@ -230,6 +231,9 @@ class ClusterCore:
                 self._found_by_force()
             case ServersChanged() | ServerOrdered() | Introduced():
                 self._on_servers(event)
+            case RegisterAnswered() | RegisterFailed():
+                if self._coordinator.shared is not None:
+                    self._coordinator.shared.take(event)
             case LinkUp():
                 self._dialler.up(event.peer)
                 state.note_present(event.peer)
@@ -238,14 +242,18 @@ class ClusterCore:
         if is_tick:
             self._tick()
             self.wake_at = now + timing.MEMBERSHIP_TICK_S
-        if not self._has_left:
-            self._coordinator.run(is_tick)
-            self._heartbeat.refresh()
-            self._leave_if_alone()
+        self._run(is_tick)
         self.lease_until = self._lease.until if state.is_member else -inf
         self._routing.update(self._lease.blocked)
         effects, state.effects = state.effects, []
         return effects
+
+    def _run(self, is_tick: bool) -> None:
+        """What every step ends with."""
+        if not self._has_left:
+            self._coordinator.run(is_tick)
+            self._heartbeat.refresh()
+            self._leave_if_alone()
 
     def _tick(self) -> None:
         state = self._state
@@ -275,6 +283,9 @@ class ClusterCore:
             return
         said = not self._final_view_to
         alone = state.is_member and state.view is not None and len(state.view.members) == 1
+        shared = self._coordinator.shared
+        if alone and shared is not None and not shared.may_leave():
+            return
         if alone or (not state.is_member and said):
             self._leave()
 
@@ -313,7 +324,9 @@ class ClusterCore:
     def _request_to_join(self) -> None:
         state = self._state
         view_heard = max(self._observed_since, state.view_heard_awake_s())
-        if state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
+        if state.config.shared_register:
+            self._outbid_predecessor()
+        elif state.view is not None and state.awake_s - view_heard > timing.OBSERVED_STALE_S:
             self._start_anew(None)
         crowd = max(1.0, len(state.servers) / timing.HELLO_SERVERS)
         interval_s = min(timing.HELLO_S * crowd, timing.HELLO_MAX_S)
@@ -322,6 +335,14 @@ class ClusterCore:
             for server in state.servers:
                 if server != state.address:
                     self._post_hello(server)
+
+    def _outbid_predecessor(self) -> None:
+        """Be a later process than the one that the shared register's view has at our address: the wall clock was set
+        back. There may be no member left who says so."""
+        state = self._state
+        before = state.view.incarnations.get(state.address, 0) if state.view is not None else 0
+        if state.incarnation < before <= OUTBID_MAX:
+            self._start_anew(state.view, before)
 
     def _post_hello(self, server: str) -> None:
         lacks = self._coordinator.lacks.unlinked()[:MEMBERS_MAX]
@@ -346,7 +367,7 @@ class ClusterCore:
         """Be a fresh process in all but name: nothing promised, accepted or held before counts any more."""
         state = self._state
         if state.is_member:
-            state.note_bound(self._coordinator.support_left_s())
+            state.note_bound(self._coordinator.register.support_left_s())
         # At random, so that no two processes here are raised to the same one.
         state.incarnation = max(state.incarnation, above) + 1 + state.rng.getrandbits(20)
         state.is_member = False
@@ -461,6 +482,10 @@ class ClusterCore:
         state = self._state
         if self.objection():
             return
+        if self._coordinator.shared is not None:
+            state.log("an operator has this node go on, whatever the register holds and whoever else lives", "error")
+            self._coordinator.shared.force()
+            return
         before = state.view
         view = forced_view(state, self._detector, self._bootstrap)
         empty = emptied(before, view)
@@ -524,6 +549,9 @@ class ClusterCore:
             return
         mine = state.view
         vouched_at = state.echoed_at(message)
+        if self._coordinator.shared is not None and self._coordinator.shared.is_refused:
+            state.drop("view of a register that is refused")
+            return
         if mine is not None and view.cluster_id == mine.cluster_id and view.epoch != mine.epoch:
             if view.epoch > mine.epoch:
                 self._install(view, vouched_at)
@@ -531,6 +559,9 @@ class ClusterCore:
                 state.drop("stale view")
             return
         if mine is not None and view.key == mine.key:
+            return
+        if state.config.shared_register:  # which alone says which cluster there is
+            state.drop("another cluster's view")
             return
         # Another cluster's. It must be alive now: it has us in it, or the sender, who has just heard us.
         known = state.of(peer)

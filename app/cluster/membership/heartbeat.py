@@ -10,7 +10,7 @@ from math import inf
 
 from app.cluster.membership import timing
 from app.cluster.membership.coordinator import Coordinator
-from app.cluster.membership.leases import USABLE_S, Grantor, Lease
+from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.state import NodeState, slots_from_bytes, slots_to_bytes
 from app.cluster.slots import slots_of
 from app.cluster.view import MEMBERS_MAX, View
@@ -153,14 +153,7 @@ class Heartbeat:
         )
 
     def _leader_lease_end(self, grantor: Grantor) -> float:
-        state = self._state
-        if state.is_bound:
-            return -inf
-        end = grantor.leader_lease_end(state.countable_dead(), state.members_needed(), state.founders())
-        # Alone, and enough only because others are absent: as long as that is known.
-        counts_absent = len(state.config.servers) > 2 and not grantor.view.is_forced and not grantor.view.lists_servers
-        is_alone = end == inf and counts_absent
-        return state.now + USABLE_S if is_alone else end
+        return self._coordinator.register.leader_lease_end(grantor)
 
     def _push(self, freed: int) -> None:
         """Tell those who wait for these slots that they may serve them."""

@@ -8,7 +8,6 @@ example, b misses view 5; its next ASK says that it goes by view 4, and is answe
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -17,13 +16,12 @@ from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.coordinator import Coordinator
 from app.cluster.membership.detector import Detector
+from app.cluster.membership.register import Handler
 from app.cluster.membership.state import Known, NodeState
 from app.cluster.view import to_message
-from app.version import NODE_PROTOCOL, NODE_PROTOCOL_UNNAMED
+from app.version import NODE_PROTOCOL_UNNAMED, SHARED_REGISTER
 from app.wire.protocol import DATAGRAM_MAX_BYTES
 from proto_gen import cluster_pb2 as pb
-
-Handler: TypeAlias = Callable[[str, pb.ClusterMessage], None]
 
 
 class Inbox:
@@ -64,7 +62,7 @@ class Inbox:
             message = pb.ClusterMessage.FromString(payload)
         except DecodeError:
             return "malformed"
-        if (protocol := message.node_protocol or NODE_PROTOCOL_UNNAMED) != NODE_PROTOCOL:
+        if (protocol := message.node_protocol or NODE_PROTOCOL_UNNAMED) != state.protocol:
             self._state.note_present(peer)  # or we would found a second cluster beside its own
             self._say_refused(peer, protocol)
             return "other protocol"
@@ -85,7 +83,11 @@ class Inbox:
         state, known = self._state, self._state.of(peer)
         if state.now - known.refused_at >= timing.WAITING_LOG_S:
             known.refused_at = state.now
-            state.log(f"{peer} is refused: it speaks node protocol {protocol}, this node {NODE_PROTOCOL}", "warning")
+            why = f"it speaks node protocol {protocol}, this node {state.protocol}"
+            if abs(protocol - state.protocol) == SHARED_REGISTER:
+                why = "one of the two goes by an etcd, the other does not: give both the same --coordination"
+            state.log(f"{peer} is refused: {why}", "warning")
+            state.post(peer, pb.ACK)  # so that it knows that somebody is there
 
     def _is_current(self, peer: str, message: pb.ClusterMessage) -> bool:
         """Whether it is from the latest process at the peer's address."""

@@ -12,7 +12,7 @@ silence. Else one that two dead machines were cut off from would seem to be the 
 
 A member that the coordinator has not heard for UNHEARD_S, though others vouch for it, counts as lacked, too.
 Where most members don't hear the coordinator, it has no leader lease, and not the votes to remove itself: they replace
-it like a silent one (coordinator.py).
+it like a silent one (decree.py).
 
 Whoever was removed asks to join again, as anybody else does. An outsider is taken in when it has a link to every member
 that is up, says so with a HELLO under the present view, and no member lacks it. So as long as the fault lasts it stays

@@ -22,7 +22,7 @@ from app.cluster.events import Effect, Log, Send
 from app.cluster.limits import SLOTS_BYTES
 from app.cluster.membership import timing
 from app.cluster.view import View
-from app.version import NODE_PROTOCOL
+from app.version import NODE_PROTOCOL, SHARED_REGISTER
 from app.wire.protocol import SERVERS_MAX
 from proto_gen import cluster_pb2 as pb
 
@@ -32,8 +32,9 @@ class ClusterConfig:
     """What a node is told at its start; the same on every node, but for the address. The servers may change later.
 
     `transfer`: the shell moves the contents of slots and reports SlotsSynced; without, a learner counts as
-    caught up at once. `joins`: this node founds no cluster; the servers are itself and those
-    that it asks to join theirs. `forget_after_s`: see belonging.py.
+    caught up at once. `joins`: this node founds no cluster; the servers are itself and those that it asks to join
+    theirs. `forget_after_s`: see belonging.py. `shared_register`: views are decided on outside, not by the members
+    (shared_register.py).
     """
 
     address: str
@@ -42,6 +43,7 @@ class ClusterConfig:
     transfer: bool = False
     joins: bool = False
     forget_after_s: float = inf
+    shared_register: bool = False
 
     def __post_init__(self) -> None:
         assert self.address in self.servers, f"{self.address} is not among {self.servers}"
@@ -142,6 +144,11 @@ class NodeState:
         return self.config.address
 
     @property
+    def protocol(self) -> int:
+        """Which one this node speaks, about membership."""
+        return NODE_PROTOCOL + SHARED_REGISTER * self.config.shared_register
+
+    @property
     def epoch(self) -> int:
         return self.view.epoch if self.view else 0
 
@@ -208,7 +215,7 @@ class NodeState:
         process is there. That goes for whoever came after them at their addresses, too. A silent one is waited for
         without end: it may have what was acknowledged since.
         """
-        if not self.dead or self.view is None:
+        if not self.dead or self.view is None or self.config.shared_register:
             return self.dead
         since = max(self.of(address).died_at for address in self.dead)
         for server in (*self.non_members(), *self.dead):
@@ -246,9 +253,10 @@ class NodeState:
         counted; half of the founders, where views list who belongs.
 
         Those who found are more than half of them (bootstrap.py): so no cluster is founded beside one that goes on. A
-        view that an operator has forced goes on with whom it has.
+        view that an operator has forced goes on with whom it has. With a shared
+        register any number may.
         """
-        if self.view is not None and self.view.is_forced:
+        if self.config.shared_register or (self.view is not None and self.view.is_forced):
             return 1
         if self.view is not None and self.view.lists_servers:
             return (len(self.view.founders) + 1) // 2
@@ -256,7 +264,9 @@ class NodeState:
 
     def founders(self) -> tuple[str, ...]:
         """Who alone counts among those that are needed to go on; nobody: all do."""
-        return self.view.founders if self.view is not None and not self.view.is_forced else ()
+        if self.view is None or self.view.is_forced or self.config.shared_register:
+            return ()
+        return self.view.founders
 
     def counted(self, nodes: Collection[str]) -> int:
         """How many of these nodes count among those that are needed to go on."""
@@ -295,9 +305,10 @@ class NodeState:
         """Whether leases of another cluster may still rest on a promise of ours, or of the process before us.
 
         Until that is over we support no coordinator, and have no leader lease: two clusters that meet must not serve at
-        once.
+        once. With a shared register there is but one.
         """
-        return self.now < self.bound_until and (self.view is None or self.view.cluster_id != self.bound_to)
+        is_other = self.view is None or self.view.cluster_id != self.bound_to
+        return is_other and self.now < self.bound_until and not self.config.shared_register
 
     def coordinator_is_fresh(self) -> bool:
         """Whether there is recent proof that the view's coordinator lives and hears us."""
@@ -355,7 +366,7 @@ class NodeState:
             nonce=view.nonce if view else 0,
             supports=supports,
             support_withdrawn=self.support_withdrawn,
-            node_protocol=NODE_PROTOCOL,
+            node_protocol=self.protocol,
             sender=self.address,
             **fields,
         )

@@ -14,7 +14,12 @@ from app.wire.protocol import SLOT_COUNT
 
 
 def snapshot(
-    state: NodeState, detector: Detector, served: int, lease_until: float, lacks: Collection[tuple[str, str]] = ()
+    state: NodeState,
+    detector: Detector,
+    served: int,
+    lease_until: float,
+    lacks: Collection[tuple[str, str]] = (),
+    register_fault: str = "",
 ) -> Status:
     """The status of the node; `served`: mask of the slots it may serve while its lease runs."""
     view = state.view
@@ -34,6 +39,7 @@ def snapshot(
         _primaries(view, members) if view else (),
         dict(state.dropped),
         tuple(sorted(lacks)),
+        register_fault,
     )
 
 

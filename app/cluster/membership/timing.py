@@ -103,6 +103,21 @@ ABSENT_S: Final = 1.0
 FOUND_WAIT_S: Final = 2.0
 WAITING_LOG_S: Final = 10.0  # between log lines of those who wait for others
 
+# A shared register (shared_register.py). The coordinator's seat is good for MANDATE_S from when it was sent there, and
+# written anew each RENEW_S. A silent coordinator is replaced after that, by the successor's clock; lower, and one slow
+# answer of the register ends a mandate whenever a member is silent at the same time.
+MANDATE_S: Final = 0.75
+RENEW_S: Final = 0.25
+REGISTER_TIMEOUT_S: Final = 0.3  # for one answer
+REGISTER_RETRY_S: Final = 0.1  # after an answer that did not come
+NEWCOMER_LOOK_S: Final = 0.2  # between reads of who finds no view; and to the first, if others are heard meanwhile
+REGISTER_LOOK_S: Final = 1.0  # between reads of an outsider, and of whoever refuses what it has read
+SEAT_READ_S: Final = 0.1  # between reads of a member that finds its coordinator ill
+TURN_S: Final = 0.5  # of each member in turn, to take an ill coordinator's place
+YIELD_S: Final = 4.0  # whoever has fewer than half of the members with it gives the others so long
+GIVEN_UP_S: Final = 8.0  # until outsiders start anew without silent members, when most members are dead
+FORCED_S: Final = 10.0  # an operator's order to go on stands for so long
+
 # Whoever asks to join counts as present from one request to the next, and when one is lost in between.
 assert HELLO_S <= HELLO_MAX_S < HEARD_S / 2
 assert 2 * MEMBERSHIP_TICK_S <= ASK_RETRY_S < HEARTBEAT_S
@@ -131,3 +146,17 @@ assert FOUND_WAIT_S * SAFE_SHARE > ABSENT_S + LAPSE_S
 # leases that it gave, or had, and a round of agreement after those.
 assert SUSPICION_MIN_S < LAPSE_S
 assert LAPSE_S + 4 * MEMBERSHIP_TICK_S < 0.8
+# One swap of the seat may be lost: the next is sent, after a read, while the mandate runs.
+assert RENEW_S + REGISTER_TIMEOUT_S + REGISTER_RETRY_S + 2 * MEMBERSHIP_TICK_S < MANDATE_S * SAFE_SHARE
+# A silent coordinator's place is taken 1.3 s after its end, and what the register needs: the successor reads the seat
+# when it begins to suspect, and finds it lapsed; its own support of the silent one has run out by then.
+_SUSPECTED_S: Final = SILENCE_S + DEADLINE_SHARE * PROBE_TIMEOUT_MIN_S + MEMBERSHIP_TICK_S
+assert FOUND_S < _SUSPECTED_S + MANDATE_S / SAFE_SHARE < 1.2
+assert COORDINATOR_FRESH_S + SUPPORT_S < _SUSPECTED_S + MANDATE_S / SAFE_SHARE
+# Those who are more are done before those who are fewer try, though the register fails them some times; and any member
+# before outsiders give it up.
+_TRIES_S: Final = 5 * (REGISTER_TIMEOUT_S + REGISTER_RETRY_S)
+assert FOUND_S + MANDATE_S / SAFE_SHARE + _TRIES_S < YIELD_S
+assert FOUND_S + MANDATE_S / SAFE_SHARE + _TRIES_S + YIELD_S < GIVEN_UP_S
+# What the process before an outsider has promised is over long before it starts anew.
+assert LAPSE_S < GIVEN_UP_S

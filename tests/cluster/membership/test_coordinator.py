@@ -12,6 +12,7 @@ from app.cluster.membership import timing
 from app.cluster.membership.agreement import Phase
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.coordinator import Coordinator
+from app.cluster.membership.decree import Decree
 from app.cluster.membership.detector import ALIVE, FAILED, SUSPECTED, Detector
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, first_view, next_view
@@ -47,6 +48,8 @@ class Rig:
         self.bootstrap = Bootstrap(self.state)
         self.installed: list[View] = []
         self.coordinator = Coordinator(self.state, self.detector, self.lease, self.bootstrap, self.installed.append)
+        assert isinstance(self.coordinator.register, Decree)
+        self.decree = self.coordinator.register
         if self.state.view is not None:
             self.enter(self.state.view)
 
@@ -98,11 +101,11 @@ class Rig:
         return take_sent(self.state)
 
     def promise(self, peer: str, ballot: int = BALLOT, **fields: object) -> list[Sent]:
-        self.coordinator.on_promise(peer, from_peer(self.state, peer, pb.PROMISE, ballot=ballot, **fields))
+        self.decree.on_promise(peer, from_peer(self.state, peer, pb.PROMISE, ballot=ballot, **fields))
         return take_sent(self.state)
 
     def accepted(self, peer: str, ballot: int = BALLOT) -> list[Sent]:
-        self.coordinator.on_accepted(peer, from_peer(self.state, peer, pb.ACCEPTED, ballot=ballot))
+        self.decree.on_accepted(peer, from_peer(self.state, peer, pb.ACCEPTED, ballot=ballot))
         return take_sent(self.state)
 
     def first_ballot(self, peer: str) -> int:
@@ -112,14 +115,14 @@ class Rig:
 
     def prepare(self, peer: str, ballot: int = 0, **fields: object) -> Sent:
         ballot = ballot or self.first_ballot(peer)
-        self.coordinator.on_prepare(peer, from_peer(self.state, peer, pb.PREPARE, ballot=ballot, **fields))
+        self.decree.on_prepare(peer, from_peer(self.state, peer, pb.PREPARE, ballot=ballot, **fields))
         (answer,) = take_sent(self.state)
         return answer
 
     def accept(self, peer: str, view: View, ballot: int = 0) -> Sent:
         ballot = ballot or self.first_ballot(peer)
         message = from_peer(self.state, peer, pb.ACCEPT, ballot=ballot, view=to_message(view))
-        self.coordinator.on_accept(peer, message)
+        self.decree.on_accept(peer, message)
         (answer,) = take_sent(self.state)
         return answer
 
@@ -289,8 +292,8 @@ class TestWhen:
         rig.coordinator.renew = True
         rig.run()
         reject = from_peer(rig.state, "b", pb.REJECT, ballot=BALLOT, accepted_ballot=3 * RANKS + 1)
-        rig.coordinator.on_reject("b", reject)
-        assert rig.coordinator._proposal is None
+        rig.decree.on_reject("b", reject)
+        assert rig.decree._proposal is None
         assert rig.run() == []
         wait(rig.state, timing.ROUND_BACKOFF_S * 0.2 - 0.001)
         assert rig.run() == []
@@ -301,8 +304,8 @@ class TestWhen:
         rig = Rig()
         waits = []
         for _ in range(200):
-            rig.coordinator._give_way(BALLOT)
-            waits.append(rig.coordinator._retry_at - NOW)
+            rig.decree._give_way(BALLOT)
+            waits.append(rig.decree._retry_at - NOW)
         assert timing.ROUND_BACKOFF_S * 0.2 <= min(waits) < max(waits) <= timing.ROUND_BACKOFF_S * 1.0001
         assert len(set(waits)) > 100
 
@@ -311,18 +314,16 @@ class TestWhen:
         rig = Rig()
         rig.coordinator.renew = True
         rig.run()
-        rig.coordinator.on_reject("b", from_peer(rig.state, "b", pb.REJECT, ballot=BALLOT, accepted_ballot=higher))
-        assert rig.coordinator._proposal is not None
+        rig.decree.on_reject("b", from_peer(rig.state, "b", pb.REJECT, ballot=BALLOT, accepted_ballot=higher))
+        assert rig.decree._proposal is not None
 
     def test_nor_does_one_of_another_ballot(self) -> None:
         rig = Rig()
-        rig.coordinator.on_reject("b", from_peer(rig.state, "b", pb.REJECT, ballot=BALLOT, accepted_ballot=9 * RANKS))
+        rig.decree.on_reject("b", from_peer(rig.state, "b", pb.REJECT, ballot=BALLOT, accepted_ballot=9 * RANKS))
         rig.coordinator.renew = True
         rig.run()
-        rig.coordinator.on_reject(
-            "b", from_peer(rig.state, "b", pb.REJECT, ballot=BALLOT - 1, accepted_ballot=9 * RANKS)
-        )
-        assert rig.coordinator._proposal is not None
+        rig.decree.on_reject("b", from_peer(rig.state, "b", pb.REJECT, ballot=BALLOT - 1, accepted_ballot=9 * RANKS))
+        assert rig.decree._proposal is not None
 
 
 class TestRemovals:
@@ -464,7 +465,7 @@ class TestRemovals:
         rig.coordinator.leavers.add("b")
         rig.run()
         assert rig.the_grantor.denied == set()  # c stays
-        rig.coordinator._proposal = None
+        rig.decree._proposal = None
         rig.coordinator.leavers.add("c")
         rig.the_grantor.granted_until["b"] = NOW + 1.0
         rig.run()
@@ -533,8 +534,8 @@ class TestJoins:
         join(rig)
         rig.run()  # the newcomer is given a moment
         rig.coordinator.renew = True
-        rig.coordinator._retry_at = NOW + 9.0
-        rig.coordinator._acceptor.accept(9 * RANKS, following(rig.view))
+        rig.decree._retry_at = NOW + 9.0
+        rig.decree._acceptor.accept(9 * RANKS, following(rig.view))
         rig.enter(following(rig.view))
         assert (rig.coordinator.synced, rig.coordinator.leavers, rig.coordinator.renew) == ({}, set(), False)
         wait(rig.state, timing.BATCH_S)
@@ -574,12 +575,12 @@ class TestAgreement:
         assert (answer.kind, answer.message.accepted_ballot) == ("REJECT", RANKS + 1)
         rig.promise("c", RANKS + 1)
         sent = rig.promise("d", RANKS + 1)
-        assert rig.coordinator._acceptor.accepted == from_message(sent[0].message.view)
-        assert rig.coordinator._acceptor.accepted_ballot == RANKS + 1
+        assert rig.decree._acceptor.accepted == from_message(sent[0].message.view)
+        assert rig.decree._acceptor.accepted_ballot == RANKS + 1
 
     def test_the_moment_for_those_that_seem_up_is_each_proposals_own(self) -> None:
         rig = Rig()
-        rig.coordinator._complete_at = NOW - 9.0  # of an earlier one
+        rig.decree._complete_at = NOW - 9.0  # of an earlier one
         rig.coordinator.renew = True
         rig.run()
         rig.promise("b")
@@ -642,12 +643,12 @@ class TestAgreement:
         rig = Rig()
         rig.coordinator.renew = True
         rig.run()
-        rig.coordinator.on_promise("b", from_peer(rig.state, "b", pb.PROMISE, **({"ballot": BALLOT} | fields)))
+        rig.decree.on_promise("b", from_peer(rig.state, "b", pb.PROMISE, **({"ballot": BALLOT} | fields)))
         assert take_sent(rig.state) == []
         assert rig.promise("b")
-        rig.coordinator.on_accepted("c", from_peer(rig.state, "c", pb.ACCEPTED, **({"ballot": BALLOT} | fields)))
-        assert rig.coordinator._proposal is not None
-        assert rig.coordinator._proposal.answered == {"a"}
+        rig.decree.on_accepted("c", from_peer(rig.state, "c", pb.ACCEPTED, **({"ballot": BALLOT} | fields)))
+        assert rig.decree._proposal is not None
+        assert rig.decree._proposal.answered == {"a"}
 
     def test_a_malformed_view_in_a_promise_makes_it_none(self) -> None:
         rig = Rig()
@@ -664,7 +665,7 @@ class TestAgreement:
         assert rig.prepare("c", 5 * RANKS + 2).kind == "PROMISE"
         wait(rig.state, timing.PREPARE_RETRY_S)
         assert rig.run() == []
-        assert rig.coordinator._proposal is None
+        assert rig.decree._proposal is None
         wait(rig.state, 1.0)
         assert {one.message.ballot for one in rig.run()} == {6 * RANKS + 1}
 
@@ -793,8 +794,8 @@ class TestReplacingTheCoordinator:
         rig.promise("c", RANKS + 1, span_us=0)
         sent = rig.promise("d", RANKS + 1, span_us=500_000)
         assert sent == []
-        assert rig.coordinator._proposal is not None
-        assert rig.coordinator._proposal.phase is Phase.PREPARE
+        assert rig.decree._proposal is not None
+        assert rig.decree._proposal.phase is Phase.PREPARE
         wait(rig.state, 0.5)
         assert kinds(rig.run())[0][1] == "PREPARE"  # it may be 2 % more by our clock
         wait(rig.state, 0.5 / timing.SAFE_SHARE - 0.5 + 0.001)
@@ -826,7 +827,7 @@ class TestReplacingTheCoordinator:
         rig.set_state(a=FAILED)
         rig.run()
         rig.promise("c", RANKS + 1)
-        rig.coordinator._give_way(RANKS + 2)
+        rig.decree._give_way(RANKS + 2)
         wait(rig.state, 1.0)
         rig.run()
         rig.promise("c", 2 * RANKS + 1, span_us=300_000)
@@ -920,14 +921,14 @@ class TestHelping:
         rig.set_state(a=FAILED)
         assert rig.accept("c", following(rig.view)).kind == "ACCEPTED"
         assert rig.state.support_withdrawn
-        assert rig.coordinator._ballot_seen == rig.first_ballot("c")
+        assert rig.decree._ballot_seen == rig.first_ballot("c")
 
     @pytest.mark.parametrize(("cluster_id", "ahead"), [(CLUSTER_ID, 0), (CLUSTER_ID, 2), (CLUSTER_ID + 1, 1)])
     def test_a_view_that_does_not_follow_ours_is_not_accepted(self, cluster_id: int, ahead: int) -> None:
         rig = Rig("b")
         view = replace(following(rig.view), cluster_id=cluster_id, epoch=rig.view.epoch + ahead)
         message = from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=to_message(view))
-        rig.coordinator.on_accept("a", message)
+        rig.decree.on_accept("a", message)
         assert take_sent(rig.state) == []
         assert rig.state.dropped == {"bad view": 1}
 
@@ -940,13 +941,13 @@ class TestHelping:
             hear(rig.state, name)
             rig.bootstrap.heard(name, 0)
         view = replace(a_view("ab"), epoch=epoch)
-        rig.coordinator.on_accept("a", from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=to_message(view)))
+        rig.decree.on_accept("a", from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=to_message(view)))
         assert rig.state.dropped == ({} if is_taken else {"bad view": 1})
 
     def test_a_ballot_is_its_proposers_own(self) -> None:
         rig = Rig("c")
         for peer, rank in (("a", 1), ("b", 0), ("b", 2)):
-            rig.coordinator.on_prepare(peer, from_peer(rig.state, peer, pb.PREPARE, ballot=RANKS + rank))
+            rig.decree.on_prepare(peer, from_peer(rig.state, peer, pb.PREPARE, ballot=RANKS + rank))
         assert take_sent(rig.state) == []
         assert rig.state.dropped == {"bad ballot": 3}
         assert rig.prepare("a", RANKS).kind == "PROMISE"
@@ -956,16 +957,16 @@ class TestHelping:
         wait(rig.state, 3600.0)
         assert rig.prepare("a", ballots_below(3599.0)).kind == "PROMISE"
         rig.enter(following(rig.view))
-        rig.coordinator.on_prepare("a", from_peer(rig.state, "a", pb.PREPARE, ballot=ballots_below(0.0)))
+        rig.decree.on_prepare("a", from_peer(rig.state, "a", pb.PREPARE, ballot=ballots_below(0.0)))
         assert take_sent(rig.state) == []
         assert rig.prepare("a", ballots_below(0.0) - RANKS).kind == "PROMISE"
 
     def test_a_malformed_view_is_not_accepted(self) -> None:
         rig = Rig("b")
-        rig.coordinator.on_accept("a", from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=pb.View(epoch=2)))
+        rig.decree.on_accept("a", from_peer(rig.state, "a", pb.ACCEPT, ballot=BALLOT, view=pb.View(epoch=2)))
         assert take_sent(rig.state) == []
         assert rig.state.dropped == {"bad view": 1}
-        assert rig.coordinator._acceptor.accepted is None
+        assert rig.decree._acceptor.accepted is None
 
     @pytest.mark.parametrize(
         ("fields", "reason"),
@@ -983,12 +984,12 @@ class TestHelping:
         rig = Rig("b")
         view = to_message(following(rig.view))
         message = from_peer(rig.state, "a", pb.PREPARE, **({"ballot": BALLOT, "view": view} | fields))
-        rig.coordinator.on_prepare("a", message)
-        rig.coordinator.on_accept("a", message)
+        rig.decree.on_prepare("a", message)
+        rig.decree.on_accept("a", message)
         assert len(take_kinds(rig.state)) == (0 if reason else 2)
-        rig.coordinator.on_promise("a", message)
-        rig.coordinator.on_accepted("a", message)
-        rig.coordinator.on_reject("a", message)
+        rig.decree.on_promise("a", message)
+        rig.decree.on_accepted("a", message)
+        rig.decree.on_reject("a", message)
         assert rig.state.dropped[reason] == (5 if reason else 0)
 
 

@@ -1,0 +1,232 @@
+"""The shared register in an etcd: two keys, /kv/NAME/seat and /kv/NAME/view, by its HTTP/JSON gateway (v3.4 and later).
+
+One request at a time, each a transaction: to read is to take the branch of one without a condition, which etcd answers
+only when a majority of its members agrees that it is the latest; to write is to compare the value of the seat. (Not
+its revision: a register that was restored counts anew.) What to ask, and what follows from the answer, or from none, is
+the business of the core (shared_register.py): here nothing is tried twice.
+
+An answer has REGISTER_TIMEOUT_S. Whoever does not give one is left, and the next endpoint is asked the next time.
+There is no watch: a node that is well asks nothing but what it must, and one that is not reads ten times a second.
+
+h11 parses HTTP without touching a socket, in 0.4 MiB. With connections of their own came http.client (4.6 MiB),
+geventhttpclient (6.2) and urllib3 (6.4 MiB).
+"""
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+import h11
+from gevent import socket
+
+from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
+from app.cluster.membership.timing import REGISTER_TIMEOUT_S
+from app.config.coordination import Coordination, Credentials, Endpoint
+from app.loop import Loop
+
+# The largest answer: a view in base64, and some.
+_ANSWER_MAX_BYTES: Final = 256 << 10
+_READ_BYTES: Final = 64 << 10
+# To prove who we are takes etcd long on purpose (bcrypt: 0.1 s where nothing else runs). It is asked for seldom.
+_AUTHENTICATE_TIMEOUT_S: Final = 2.0
+_UNAUTHENTICATED: Final = 16  # of gRPC's codes
+
+
+class _NoAnswer(Exception):
+    """What etcd says instead of an answer, or that it says nothing."""
+
+
+class Etcd:
+    """One node's way to it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        coordination: Coordination,
+        credentials: Credentials | None = None,
+        *,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+    ) -> None:
+        """`ca_file`: whose certificates etcd's must be signed by (None: those the system trusts); `cert_file`: this
+        node's own certificate and key. Raises OSError for files that are none (ssl.SSLError is one)."""
+        self._loop = loop
+        self._endpoints = coordination.endpoints
+        self._credentials = credentials
+        self._seat_key = _base64(f"/kv/{coordination.name}/seat".encode())
+        self._view_key = _base64(f"/kv/{coordination.name}/view".encode())
+        self._context = _tls_context(ca_file, cert_file) if self._endpoints[0].is_tls else None
+        self._at = 0  # which endpoint is asked
+        self._socket: Any = None
+        self._parser: h11.Connection | None = None
+        self._token = ""
+        self.requests = 0
+        self.failures = 0
+        self._taken: Callable[[RegisterAnswered | RegisterFailed], object]
+
+    def start(self, taken: Callable[[RegisterAnswered | RegisterFailed], object]) -> None:
+        """Answers go there from now on."""
+        self._taken = taken
+
+    def ask(self, asked: AskRegister) -> None:
+        """Ask etcd; returns at once."""
+        self._loop.spawn(self._serve, asked)
+
+    def stop(self) -> None:
+        """Close the connection."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self._parser = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Which one is asked."""
+        return self._endpoints[self._at]
+
+    def _serve(self, asked: AskRegister) -> None:
+        self.requests += 1
+        endpoint = self.endpoint
+        try:
+            answer: RegisterAnswered | RegisterFailed = self._exchange(asked)
+        except (gevent.Timeout, _NoAnswer, h11.RemoteProtocolError, OSError) as error:
+            self.failures += 1
+            self.stop()
+            self._at = (self._at + 1) % len(self._endpoints)
+            answer = RegisterFailed(asked.number, f"{endpoint}: {_why(error)}")
+        self._taken(answer)
+
+    def _exchange(self, asked: AskRegister) -> RegisterAnswered:
+        if self._credentials is not None and not self._token:
+            with gevent.Timeout(_AUTHENTICATE_TIMEOUT_S):
+                self._authenticate(self._credentials)
+        with gevent.Timeout(REGISTER_TIMEOUT_S):
+            return self._answered(asked, self._post("/v3/kv/txn", self._transaction(asked)))
+
+    def _transaction(self, asked: AskRegister) -> dict[str, object]:
+        read = [{"request_range": {"key": key}} for key in (self._seat_key, self._view_key)]
+        if asked.seat is None:
+            return {"success": read}
+        compare: dict[str, object] = {"key": self._seat_key, "result": "EQUAL"}
+        if asked.expected is None:
+            compare |= {"target": "CREATE", "create_revision": "0"}
+        else:
+            compare |= {"target": "VALUE", "value": _base64(asked.expected)}
+        written = [(self._seat_key, asked.seat), (self._view_key, asked.view)]
+        put = [{"request_put": {"key": key, "value": _base64(value)}} for key, value in written if value is not None]
+        return {"compare": [compare], "success": put, "failure": read}
+
+    def _answered(self, asked: AskRegister, answer: dict[str, Any]) -> RegisterAnswered:
+        try:
+            origin = int(answer["header"]["cluster_id"])
+            if asked.seat is not None and answer.get("succeeded") is True:
+                return RegisterAnswered(asked.number, True, None, None, origin)
+            seat, view = map(_held, answer["responses"])
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise _NoAnswer(f"it answers what is not etcd's: {fault!r}") from None
+        return RegisterAnswered(asked.number, False, seat, view, origin)
+
+    def _authenticate(self, credentials: Credentials) -> None:
+        answer = self._post("/v3/auth/authenticate", {"name": credentials.user, "password": credentials.password})
+        token = answer.get("token")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            raise _NoAnswer("it gives no token")
+        self._token = token
+
+    # --- HTTP --------------------------------------------------------------------------------------------------------
+
+    def _post(self, path: str, content: dict[str, object]) -> dict[str, Any]:
+        if self._parser is None:
+            self._connect()
+        parser = self._parser
+        assert parser is not None
+        body = json.dumps(content, separators=(",", ":")).encode()
+        host = str(self.endpoint).partition("://")[2]
+        headers = [("Host", host), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        if self._token:
+            headers.append(("Authorization", self._token))
+        parts = (h11.Request(method="POST", target=path, headers=headers), h11.Data(body), h11.EndOfMessage())
+        self._socket.sendall(b"".join(parser.send(part) or b"" for part in parts))
+        status, answer = self._receive(parser)
+        if parser.our_state is h11.DONE and parser.their_state is h11.DONE:
+            parser.start_next_cycle()
+        else:
+            self.stop()
+        return self._understand(status, answer)
+
+    def _connect(self) -> None:
+        endpoint = self.endpoint
+        sock = socket.create_connection((endpoint.host, endpoint.port))
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is not None:
+                sock = self._context.wrap_socket(sock, server_hostname=endpoint.host)
+        except BaseException:
+            sock.close()
+            raise
+        self._socket, self._parser = sock, h11.Connection(h11.CLIENT)
+
+    def _receive(self, parser: h11.Connection) -> tuple[int, bytes]:
+        """The status and the body of the answer."""
+        status, body = 0, bytearray()
+        while True:
+            event = parser.next_event()
+            if event is h11.NEED_DATA:
+                data = self._socket.recv(_READ_BYTES)
+                if not data and not status:
+                    self._token = ""  # etcd 3.4 says so that it takes none, or not this one
+                    raise _NoAnswer("it closes the connection without an answer: it may want a user, or another one")
+                parser.receive_data(data)
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > _ANSWER_MAX_BYTES:
+                    raise _NoAnswer(f"its answer has more than {_ANSWER_MAX_BYTES} bytes")
+            elif isinstance(event, h11.EndOfMessage):
+                return status, bytes(body)
+
+    def _understand(self, status: int, body: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(body)
+            if not isinstance(answer, dict):
+                raise ValueError("no object")
+        except (ValueError, RecursionError):
+            raise _NoAnswer(f"it answers {status}, and no JSON") from None
+        if status == 200:
+            return answer
+        if answer.get("code") == _UNAUTHENTICATED:
+            self._token = ""
+        said = str(answer.get("message") or answer.get("error") or "")[:200]
+        raise _NoAnswer(f"{said.removeprefix('etcdserver: ') or 'no reason'} (status {status})")
+
+
+def _why(error: BaseException) -> str:
+    match error:
+        case gevent.Timeout():
+            return f"nothing within {error.seconds:g} s"
+        case OSError():
+            return error.strerror or str(error)
+        case h11.RemoteProtocolError():
+            return f"it speaks no HTTP: {error}"
+    return str(error)
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _held(response: dict[str, Any]) -> bytes | None:
+    """The value that a range of one key has found."""
+    pairs = response["response_range"].get("kvs", [])
+    return b64decode(pairs[0].get("value", ""), validate=True) if pairs else None
+
+
+def _tls_context(ca_file: str | None, cert_file: str | None) -> Any:
+    from gevent import ssl  # 3 MiB, which who does without need not have
+
+    context = ssl.create_default_context(cafile=ca_file)
+    if cert_file is not None:
+        context.load_cert_chain(cert_file)
+    return context

@@ -1,0 +1,280 @@
+"""The client of etcd: what it sends and makes of answers (to a server that plays its part), and against a real one."""
+
+import json
+import socket
+import threading
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
+from app.config.coordination import Coordination, Credentials, Endpoint
+from app.loop import GeventLoop
+from app.peers.etcd import Etcd
+from tests.support import etcd as real
+from tests.support.gevent_loop import watched_loop
+from tests.support.polling import poll_in_loop as poll
+from tests.support.ports import HOST
+
+HEADER = {"cluster_id": "14841639068965178418"}
+ORIGIN = 14841639068965178418
+READ = AskRegister(1, None, None, None)
+
+
+def text(value: bytes) -> str:
+    return b64encode(value).decode()
+
+
+def held(*values: bytes | None) -> list[dict[str, Any]]:
+    ranges = [{} if value is None else {"kvs": [{"key": "aw==", "value": text(value)}]} for value in values]
+    return [{"response_range": one} for one in ranges]
+
+
+def answer(content: object, status: str = "200 OK", *, more: str = "") -> bytes:
+    body = json.dumps(content).encode()
+    return f"HTTP/1.1 {status}\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Server:
+    """It answers each request with the next of what it was given, and closes the connection after an empty one."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = list(answers)
+        self._listener = socket.create_server((HOST, 0))
+        self.endpoint = Endpoint(HOST, self._listener.getsockname()[1], False)
+        self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+        self.connections = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with sock, sock.makefile("rb") as stream:
+                while self._take(stream):
+                    given = self._answers.pop(0) if self._answers else b""
+                    if not given:
+                        break
+                    sock.sendall(given)
+
+    def _take(self, stream: Any) -> bool:
+        line = stream.readline().decode()
+        if not line:
+            return False
+        headers: dict[str, str] = {}
+        while (header := stream.readline().decode().strip()) != "":
+            name, _, value = header.partition(": ")
+            headers[name.lower()] = value
+        body = json.loads(stream.read(int(headers["content-length"])))
+        self.requests.append((line.split()[1], headers, body))
+        return True
+
+
+@pytest.fixture
+def loop() -> Iterator[GeventLoop]:
+    with watched_loop() as watched:
+        yield watched
+
+
+class Client:
+    """One that is asked, and what came of it."""
+
+    def __init__(self, loop: GeventLoop, *endpoints: Endpoint, credentials: Credentials | None = None) -> None:
+        self.taken: list[RegisterAnswered | RegisterFailed] = []
+        self.etcd = Etcd(loop, Coordination(endpoints, "kv1"), credentials)
+        self.etcd.start(self.taken.append)
+
+    def ask(self, asked: AskRegister = READ) -> RegisterAnswered | RegisterFailed:
+        count = len(self.taken)
+        self.etcd.ask(asked)
+        poll(lambda: len(self.taken) > count, complaint="it is answered")
+        return self.taken[-1]
+
+    def why(self) -> str:
+        failed = self.ask()
+        assert isinstance(failed, RegisterFailed)
+        assert failed.number == READ.number
+        return failed.why
+
+
+@pytest.fixture
+def asked(loop: GeventLoop) -> Iterator[Callable[..., tuple[Client, Server]]]:
+    servers: list[Server] = []
+
+    def make(*answers: bytes, credentials: Credentials | None = None) -> tuple[Client, Server]:
+        servers.append(Server(*answers))
+        return Client(loop, servers[-1].endpoint, credentials=credentials), servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+Make = Callable[..., tuple[Client, Server]]
+
+
+class TestRequests:
+    def test_a_read_is_a_transaction_without_a_condition(self, asked: Make) -> None:
+        client, server = asked(answer({"header": HEADER, "succeeded": True, "responses": held(b"seat", b"view")}))
+        assert client.ask() == RegisterAnswered(1, False, b"seat", b"view", ORIGIN)
+        path, headers, body = server.requests[0]
+        assert path == "/v3/kv/txn"
+        assert headers["host"] == f"{HOST}:{server.endpoint.port}"
+        assert "authorization" not in headers
+        keys = [b64decode(one["request_range"]["key"]) for one in body["success"]]
+        assert keys == [b"/kv/kv1/seat", b"/kv/kv1/view"]
+        assert set(body) == {"success"}
+
+    def test_a_swap_compares_the_value_of_the_seat(self, asked: Make) -> None:
+        client, server = asked(answer({"header": HEADER, "succeeded": True, "responses": [{}]}))
+        assert client.ask(AskRegister(7, b"old", b"new", b"view")) == RegisterAnswered(7, True, None, None, ORIGIN)
+        body = server.requests[0][2]
+        (compare,) = body["compare"]
+        assert (compare["target"], compare["result"], compare["value"]) == ("VALUE", "EQUAL", text(b"old"))
+        assert [one["request_put"]["value"] for one in body["success"]] == [text(b"new"), text(b"view")]
+        assert len(body["failure"]) == 2
+
+    def test_where_there_is_to_be_none_it_compares_that(self, asked: Make) -> None:
+        client, server = asked(answer({"header": HEADER, "responses": held(b"other", b"view")}))
+        assert client.ask(AskRegister(7, None, b"new", None)) == RegisterAnswered(7, False, b"other", b"view", ORIGIN)
+        body = server.requests[0][2]
+        assert body["compare"][0]["target"] == "CREATE"
+        assert len(body["success"]) == 1
+
+    def test_what_is_empty(self, asked: Make) -> None:
+        client, _ = asked(answer({"header": HEADER, "succeeded": True, "responses": held(None, None)}))
+        assert client.ask() == RegisterAnswered(1, False, None, None, ORIGIN)
+
+    def test_one_connection_serves_many(self, asked: Make) -> None:
+        one = answer({"header": HEADER, "responses": held(b"s", b"v")})
+        client, server = asked(one, one, one)
+        for _ in range(3):
+            assert isinstance(client.ask(), RegisterAnswered)
+        assert server.connections == 1
+        assert (client.etcd.requests, client.etcd.failures) == (3, 0)
+
+    def test_unless_the_server_closes_it(self, asked: Make) -> None:
+        one = answer({"header": HEADER, "responses": held(b"s", b"v")}, more="Connection: close\r\n")
+        client, _ = asked(one, b"", one)
+        assert isinstance(client.ask(), RegisterAnswered)
+        assert isinstance(client.ask(), RegisterFailed)
+
+    def test_an_answer_in_chunks(self, asked: Make) -> None:
+        body = json.dumps({"header": HEADER, "responses": held(b"s", b"v")}).encode()
+        parts = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+        client, _ = asked(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + parts + b"0\r\n\r\n")
+        assert isinstance(client.ask(), RegisterAnswered)
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("given", "word"),
+        [
+            (b"", "closes the connection"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no HTTP"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "no JSON"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "no JSON"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000, "more than"),
+            (answer({}), "not etcd's"),
+            (answer({"header": HEADER}), "not etcd's"),
+            (answer({"header": {"cluster_id": "x"}, "responses": held(b"s", b"v")}), "not etcd's"),
+            (answer({"header": HEADER, "responses": held(b"s")}), "not etcd's"),
+            (answer({"header": HEADER, "responses": held(b"s", b"v", b"w")}), "not etcd's"),
+            (answer({"header": HEADER, "responses": [None, None]}), "not etcd's"),
+            (
+                answer({"header": HEADER, "responses": [{"response_range": {"kvs": [{"value": "?"}]}}] * 2}),
+                "not etcd's",
+            ),
+            (
+                answer({"message": "etcdserver: no leader", "code": 14}, "503 Service Unavailable"),
+                ": no leader (status",
+            ),
+            (answer({"error": "x" * 999}, "500 Internal Server Error"), "x" * 180),
+            (answer({}, "418 I'm a teapot"), "no reason (status 418)"),
+        ],
+    )
+    def test_no_answer(self, asked: Make, given: bytes, word: str) -> None:
+        client, _ = asked(given)
+        why = client.why()
+        assert word in why
+        assert len(why) < 400
+        assert client.etcd.failures == 1
+
+    def test_nothing_in_time(self, asked: Make) -> None:
+        client, _ = asked(b"HTTP/1.1 200 OK\r\n")
+        assert "nothing within 0.3 s" in client.why()
+
+    def test_the_next_endpoint_is_asked_the_next_time(self, loop: GeventLoop) -> None:
+        dead = Server()
+        dead.close()
+        with closing(Server(answer({"header": HEADER, "responses": held(b"s", b"v")}))) as server:
+            client = Client(loop, dead.endpoint, server.endpoint)
+            assert str(dead.endpoint) in client.why()
+            assert isinstance(client.ask(), RegisterAnswered)
+
+    def test_a_stopped_client_says_no_more(self, asked: Make) -> None:
+        client, _ = asked(answer({"header": HEADER, "responses": held(b"s", b"v")}))
+        client.ask()
+        client.etcd.stop()
+        client.etcd.stop()
+
+
+class TestUser:
+    OK = answer({"header": HEADER, "responses": held(b"s", b"v")})
+
+    def test_a_token_is_asked_for_once(self, asked: Make) -> None:
+        client, server = asked(answer({"token": "tok.1"}), self.OK, self.OK, credentials=Credentials("kv", "secret"))
+        for _ in range(2):
+            assert isinstance(client.ask(), RegisterAnswered)
+        assert [path for path, _, _ in server.requests] == ["/v3/auth/authenticate", "/v3/kv/txn", "/v3/kv/txn"]
+        assert server.requests[0][2] == {"name": "kv", "password": "secret"}
+        assert [headers.get("authorization") for _, headers, _ in server.requests] == [None, "tok.1", "tok.1"]
+
+    @pytest.mark.parametrize(
+        "expired", [answer({"message": "etcdserver: invalid auth token", "code": 16}, "401 Unauthorized"), b""]
+    )
+    def test_and_again_when_it_is_not_taken(self, asked: Make, expired: bytes) -> None:
+        """Some releases of etcd just close the connection then."""
+        tokens = [answer({"token": "tok.1"}), answer({"token": "tok.2"})]
+        client, server = asked(tokens[0], self.OK, expired, tokens[1], self.OK, credentials=Credentials("kv", "s"))
+        assert isinstance(client.ask(), RegisterAnswered)
+        assert isinstance(client.ask(), RegisterFailed)
+        assert isinstance(client.ask(), RegisterAnswered)
+        assert server.requests[-1][1]["authorization"] == "tok.2"
+
+    @pytest.mark.parametrize("given", [answer({}), answer({"token": 5}), answer({"token": "a\nb"})])
+    def test_no_token(self, asked: Make, given: bytes) -> None:
+        client, _ = asked(given, credentials=Credentials("kv", "secret"))
+        assert "no token" in client.why()
+
+
+@pytest.mark.skipif(real.PROGRAM is None, reason=real.ABSENT)
+def test_a_real_one(loop: GeventLoop, tmp_path: Path) -> None:
+    with real.etcd(tmp_path) as (member,):
+        client = Client(loop, Endpoint(HOST, member.port, False))
+        empty = client.ask()
+        assert isinstance(empty, RegisterAnswered)
+        assert (empty.is_taken, empty.seat, empty.view) == (False, None, None)
+        view = bytes(range(256)) * 60
+        steps = [
+            (AskRegister(2, b"x", b"a", None), (False, None, None)),
+            (AskRegister(3, None, b"a", view), (True, None, None)),
+            (AskRegister(4, None, b"b", b""), (False, b"a", view)),
+            (AskRegister(5, b"a", b"b", None), (True, None, None)),
+            (READ, (False, b"b", view)),
+        ]
+        for asked, expected in steps:
+            answered = client.ask(asked)
+            assert isinstance(answered, RegisterAnswered)
+            assert (answered.is_taken, answered.seat, answered.view) == expected
+            assert answered.origin == empty.origin

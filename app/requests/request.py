@@ -53,6 +53,7 @@ class Request(Kept):
 
     def resume(self, kept: Kept) -> None:
         """It is to be executed after all: all that is known of it was kept."""
+        self.is_kept = True
         self.datagram = kept.datagram
         self.answer_to(kept)
         self.is_uncertain = kept.is_uncertain

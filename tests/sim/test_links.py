@@ -65,11 +65,13 @@ def members(world: World) -> set[str]:
     return set(newest.view.addresses)
 
 
-def breaks_and_is_mended(world: World, checks: Checks, pairs: list[Pair], kind: str) -> set[str]:
+def breaks_and_is_mended(
+    world: World, checks: Checks, pairs: list[Pair], kind: str, within_s: float = WITHIN_S
+) -> set[str]:
     """Break the links for 20 s, then mend them; who had to leave."""
     before = epoch(world)
     cut(world, pairs, kind)
-    took = until(world, lambda: writable(world) == ALL_SLOTS and epoch(world) > before, WITHIN_S)
+    took = until(world, lambda: writable(world) == ALL_SLOTS and epoch(world) > before, within_s)
     world.run(world.now + 20.0 - took)
     assert writable(world) == ALL_SLOTS
     assert epoch(world) - before <= VIEWS_MAX * len(pairs)
@@ -102,9 +104,11 @@ def test_whoever_lacks_many_goes_the_coordinator_too(hosts: int, one: int, kind:
     assert left == {world.servers[one]}
 
 
-def test_a_bridge_between_two_parts_keeps_the_larger_one() -> None:
-    world, checks = cluster(5)
-    left = breaks_and_is_mended(world, checks, [(1, 3), (1, 4), (2, 3), (2, 4)], "streams")
+@pytest.mark.parametrize("seed", range(6))
+def test_a_bridge_between_two_parts_keeps_the_larger_one(seed: int) -> None:
+    """The two of the smaller part go one after the other: 1.6 to 2.4 s in 24 seeds."""
+    world, checks = cluster(5, seed)
+    left = breaks_and_is_mended(world, checks, [(1, 3), (1, 4), (2, 3), (2, 4)], "streams", WITHIN_S + 1.0)
     assert left in ({world.servers[3], world.servers[4]}, {world.servers[1], world.servers[2]})
 
 

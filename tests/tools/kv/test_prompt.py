@@ -22,7 +22,7 @@ from tools.kv.prompt import Prompt
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ([], ["bench", "completion", "config"]),
+        ([], ["add-server", "bench", "completion"]),
         (["st"], ["stats", "status"]),
         (["-s", "a:1", "ge"], ["get"]),
         (["--ti"], ["--timeout"]),

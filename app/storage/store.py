@@ -412,6 +412,7 @@ class WholeStore:
                 self._spend_on_tables(growth)
                 if isinstance(slot, Slot) and len(slot) > slot.split_entries:
                     self._slots[number] = SplitSlot(slot)
+                    self._turns = 0  # they may have been the former object's, which has handed its entries over
                     return self._make_table_room(number, key, work + len(slot) // slot.copies_per_removal)
                 return work + len(table) // table.copies_per_removal
             if not self.evicts:

@@ -184,6 +184,23 @@ def test_for_a_value_of_about_the_size_of_the_oldest_those_go_that_were_used_lea
     assert used <= content(store).keys()
 
 
+def test_a_slot_that_is_split_while_its_entries_go_gives_up_its_own() -> None:
+    """It has as many turns as it is large, and was another object when they began."""
+    store = store_of(600)
+    count = store.tables(7)[0].split_entries
+    keys = some_keys(7, 3 * count)
+    left = iter(keys)
+    for key in islice(left, count):
+        assert put(store, key, b"blob")
+    assert store.reclaim_one()
+    while len(store.tables(7)) == 1:
+        assert put(store, next(left), b"blob")
+    for _ in range(200):
+        assert store.reclaim_one()
+    assert len(store) == sum(map(len, store.tables(7)))
+    assert content(store) == dict.fromkeys(content(store), b"blob")
+
+
 def test_rebuilding_a_slot_keeps_entries_and_order() -> None:
     store = store_of(1)
     keys = some_keys(9, IN_PAGE + 2)

@@ -15,6 +15,11 @@ RARE: Final = "a rare turn of events: not in each set of a few dozen seeds, but 
 UNIT: Final = "no run of 125 other seeds came to it either: tests of the module do, or a scenario of tests/sim"
 UNSEEN: Final = "neither a seed nor another test has come to it"
 AHEAD: Final = "clocks and numbers far ahead, which no sound node has: tests/cluster/membership/test_far_ahead.py"
+ORDERED: Final = (
+    "orders about servers: tests/cluster/membership, tests/integration/test_servers.py, tests/sim/test_belonging.py"
+)
+REGISTER: Final = "with a register outside, which has seeds of its own: tests/sim/test_register.py"
+SECRETS: Final = "another secret while it runs: tests/peers and tests/test_reload.py"
 LARGE: Final = "more at once than a simulated cluster holds: tests/peers/test_links_by_hand.py, test_transfer.py"
 SYSTEM: Final = "what the system says on no path that is simulated: tests/peers/test_links.py"
 
@@ -52,6 +57,10 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'self._drop("admin_not_allowed")',
             'self._drop("not_allowed")',
         ],
+        UNIT: [
+            "return self._broken(error, bytes(buffer[start:end]))",
+            "if isinstance(error, AssertionError):",
+        ],
     },
     "app/requests/answers.py": {
         RATE: [
@@ -63,6 +72,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             '_faults.warning("over_rate", sender=show_host(host))',
             "return refused(reply, ceil(wait_s * 1000))",
             "reply = self.within_rate(host_of(client), reply, len(request.datagram))",
+        ],
+        UNIT: [
+            "return None",
         ],
     },
     "app/requests/forwarding.py": {
@@ -102,6 +114,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'assert len(members) > len(status.members), f"{len(members)} members make {len(text)} bytes"',
             "members.pop()",
             'fields["cut"] = True',
+        ],
+        UNIT: [
+            "absent_s.pop()",
         ],
     },
     "app/requests/replicator.py": {
@@ -153,6 +168,14 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadDatagram("malformed")',
             'raise BadDatagram("wrong_secret")',
         ],
+        SECRETS: [
+            "return True",
+            "self._macs = [Mac(secret, _KEY_LABEL) for secret in secrets]",
+            "self._is_new_used = is_new_used",
+            "for known in (*self._peers.values(), *self._former.values()):",
+            "known.uses = 0",
+            "del self._former[next(iter(self._former))]",
+        ],
     },
     "app/peers/frames.py": {
         MALFORMED: [
@@ -167,6 +190,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise Refused("other_protocol")',
             'raise Refused("no_secret" if self._flags else "secret_needed")',
             'raise Refused("wrong_secret")',
+        ],
+        SECRETS: [
+            "assert secrets",
+            "assert self._macs",
+            "self._macs = [Mac(secret, _KEY_LABEL) for secret in secrets]",
         ],
     },
     "app/peers/connecting.py": {
@@ -203,6 +231,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "parts, self.parts = parts[:count], parts[count:]",
         ],
         RARE: [
+            "return  # the node stops: it is about to be told",
+            "self.close(peer)",
             '_faults.debug("dial_failed", peer=peer, error=error)',
             "sent = 0",
             "link = self.up.get(peer)",
@@ -236,6 +266,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         UNIT: [
             "self._handler.link_event(LinkUp(peer))",
         ],
+        SECRETS: [
+            "self._connector.handshake.take(secrets)",
+        ],
     },
     "app/peers/membership.py": {
         FORCED: [
@@ -250,6 +283,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()',
         ],
         RARE: [
+            "if self._auth is not None:",
+            "order, why_not = None, str(fault)",
+            "fields = None",
             'cause = "their lines are of another IP version than this node\'s"',
             '_log.warning("unreachable", peers=" ".join(self._peers.unreachable), cause=cause)',
             "return",
@@ -265,6 +301,19 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'fields = {f"cluster_refused_{reason}": count for reason, count in sorted(self.refused.items())}',
             "dropped = core.status().dropped",
             "fields |= {f\"cluster_dropped_{reason.replace(' ', '_')}\": count for reason, count in sorted(dropped.items())}",
+        ],
+        REGISTER: [
+            "self._register.start(self.take)",
+            "self._register.stop()",
+            "assert self._register is not None",
+            "self._register.ask(effect)",
+        ],
+        SECRETS: [
+            "self._auth.take_secrets(secrets, is_new_used=is_new_used)",
+        ],
+        ORDERED: [
+            'raise ValueError("say which server to add or to remove")',
+            'raise ValueError(f"a server\'s name has at most {ADDRESS_MAX_BYTES} bytes, its port included")',
         ],
     },
     "app/cluster/membership/agreement.py": {
@@ -300,9 +349,33 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         FORCED: [
             "return replace(following, is_forced=False)  # it has as many as a cluster needs",
         ],
+        REGISTER: [
+            "self.shared.tick()",
+            "del changes.gone[address]",
+            'certain = {"died", "was restarted", "left"}',
+            "silent = {address for address, why in changes.gone.items() if why not in certain}",
+            "staying = [address for address in view.addresses if address not in changes.gone]",
+            "if not silent or (self._state.config.replicas == 1 and has_quorum(view.addresses, staying, ())):",
+            "return {}  # one copy is one",
+            "last: set[str] = set()",
+            "others = dict.fromkeys(silent, 0)",
+            "for slot in range(len(view.primaries)):",
+            "holders = view.holders(slot)",
+            "if any(node not in changes.gone for node in holders):",
+            "for node in silent.intersection(holders):",
+            "others[node] |= 1 << slot",
+            "last |= silent.intersection(holders)",
+            "return {node: others[node] for node in last}",
+            'return "is removed by force"',
+            "self._install(view)",
+        ],
     },
     "app/cluster/membership/decree.py": {
         RARE: [
+            "return self._lease.until <= state.now",
+            "proposal = self._proposal",
+            "if not self._is_ballot(message) or proposal is None or message.ballot != proposal.ballot:",
+            "if proposal.ballot < message.accepted_ballot and self._has_room(message.accepted_ballot):",
             "self._give_way(message.accepted_ballot)",
             "state.post(peer, pb.REJECT, ballot=message.ballot, accepted_ballot=self._acceptor.promised)",
             "proposal.found = None",
@@ -367,6 +440,20 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'state.drop("bad view")',
             'state.log(f"bad view from {peer}: {fault}", "warning")',
         ],
+        REGISTER: [
+            "return (",
+            "if self._coordinator.shared is not None:",
+            "self._coordinator.shared.take(event)",
+            "self._outbid_predecessor()",
+            "before = state.view.incarnations.get(state.address, 0) if state.view is not None else 0",
+            "if state.incarnation < before <= OUTBID_MAX:",
+            "self._start_anew(state.view, before)",
+            "state.bound_until = -inf",
+            'state.log("an operator has this node go on, whatever the register holds and whoever else lives", "error")',
+            "self._coordinator.shared.force()",
+            'state.drop("view of a register that is refused")',
+            'state.drop("another cluster\'s view")',
+        ],
     },
     "app/cluster/membership/heartbeat.py": {
         RARE: [
@@ -391,6 +478,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return True",
         ],
         RARE: [
+            "state.post(peer, pb.ACK)  # so that it knows that somebody is there",
+            "known.note_stamp(message.stamp_us, state.now)  # echoed, so that its answer may show that it lives",
+            "if self._echo_after(known.died_at, message):",
+            "continue",
+            "self._coordinator.renew = True",
             'return "oversized"',
             'return "stranger"',
             "self._lives(peer, message.incarnation)",
@@ -441,6 +533,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "return 0",
             "return sum(1 for slot, node in enumerate(view.primaries) if node not in before.holders(slot))",
         ],
+        ORDERED: [
+            "if view.lists_servers:",
+            "return 2 * sum(1 for node in view.founders if node in view.incarnations) >= len(view.founders)",
+            "return 2 * len(view.members) >= len(file)",
+        ],
     },
     "app/cluster/membership/state.py": {
         AHEAD: [
@@ -450,6 +547,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
         FORCED: ["return 1"],
         RARE: [
+            "return [*file]",
+            "return",
+            "return ()",
             "elif self.bound_to != self.view.cluster_id:",
             "self.bound_to = 0",
             "return set()",
@@ -457,6 +557,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/core.py": {
         RARE: [
+            "primary.wait_ms = self._mutations.wait_ms",
             "return self._replies.get(message_id) is not None",
             "return self._follower.staged_bytes",
             'shared.faults["frame without a link"] += 1',
@@ -478,6 +579,13 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/replication/follower.py": {
         RARE: [
+            "patch = _unknown(slot)",
+            "if session.is_whole:",
+            "self._end(slot)  # asked again by the next tick, when there may be",
+            'self._shared.faults["no room"] += 1',
+            "if store.evicts:",
+            "store.remove(slot, key)",
+            "return store.evicts",
             "self.report({slot for slot in gaps if slot in self.sessions})",
             "self._end(slot)",
             "return True",
@@ -549,6 +657,12 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadFrame(f"patches of {end} bytes")',
             'raise BadFrame("a patch is cut")',
             'raise BadFrame(f"a name of {size} bytes")',
+        ],
+        UNIT: [
+            'raise BadFrame(f"PAST of more than {STRETCHES_MAX} stretches of a slot")',
+            "ops = take_ops(body, OpFields)",
+            "if ops is None:",
+            "return ops",
         ],
     },
     "app/cluster/replication/applying.py": {
@@ -662,6 +776,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'raise BadView(f"{len(message.primaries)} primaries")',
             'raise BadView("a primary is no member")',
         ],
+        ORDERED: [
+            'raise BadView(f"founders {founders}, others {others}")',
+        ],
     },
     "app/peers/datagrams.py": {
         SYSTEM: [
@@ -739,6 +856,35 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "values[name] = _parsers[name](value)",
             "raise ValueError(f\"{name}: '{value}' {error}\") from None",
             "return values",
+        ],
+    },
+    "app/cluster/membership/belonging.py": {
+        ORDERED: [
+            'return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"',
+            "return f\"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first\"",
+            'return "the servers file names one server, which founds a cluster whenever it starts: name two more in it"',
+            'return f"the servers file names more than {FOUNDERS_MAX} servers: add to it, and kill -HUP each node"',
+            'return f"{MEMBERS_MAX} servers belong: a cluster takes no more"',
+            "return f\"of {' '.join(founders)}, by which the cluster was founded, {needed} must be members and up\"",
+            'return ""',
+            'return "no other member is left to take what it holds"',
+            'return "it is the coordinator: it can only hand over" if server == self._state.address else ""',
+            'return f"it does not answer, and is the last to hold {alone} slots: wait for it, or use force"',
+            "grantor.denied.add(order.server)",
+            "return True",
+            "self._logged_at = state.now",
+            "state.log(",
+        ],
+    },
+    "app/cluster/replication/recent.py": {
+        RARE: [
+            "stretches = found[slot]",
+            "if stretches[-1][0] == term:",
+            "stretches[-1] = (term, seq, stretches[-1][2])",
+            "elif len(stretches) < STRETCHES_MAX:",
+            "stretches.append((term, seq, seq))",
+            "del at[slot]",
+            "del left[slot]",
         ],
     },
 }

@@ -10,6 +10,9 @@ The command line has precedence over the environment, that over the default. An 
 unset, since compose files and unit files can hardly leave one out. Unknown KV_ variables are no fault:
 orchestrators make their own for a service that is named kv (KV_PORT=tcp://...), which is also why PORT and
 SERVERS_FILE have none. But one that is nearly a setting's was meant for it: `misspelt`.
+
+It is long since each setting has all of it here, one after the other: bounds and their reasons, what it takes, what the
+manual says of it, and what it does not go together with.
 """
 
 import argparse

@@ -27,6 +27,7 @@ from tests.sim.core_checks import Checks, Violation
 from tests.sim.core_run import run_seed
 from tests.sim.core_world import Options, Process, World
 from tests.sim.register import RegisterOptions, SimRegister
+from tests.sim.test_sim import cluster as settled
 from tests.sim.test_sim import counts, is_served, until
 
 SEEDS = 24
@@ -48,14 +49,7 @@ def test_seeds(seed: int) -> None:
 
 def cluster(hosts: int, seed: int = 1, **options: object) -> tuple[World, Checks]:
     """A cluster with a register, all up and settled."""
-    world = World(seed, Options(hosts=hosts, register=RegisterOptions(), **options))  # type: ignore[arg-type]
-    checks = Checks(world)
-    for host in world.hosts:
-        world.start(host)
-    until(world, lambda: not checks.is_converged(), 3.0)
-    world.run(world.now + 1.0)
-    assert not checks.is_converged()
-    return world, checks
+    return settled(hosts, seed, register=RegisterOptions(), **options)
 
 
 def coordinator_of(world: World) -> Process:

@@ -1,5 +1,7 @@
 """Servers that are added and removed by commands, and the rules that keep that safe: each is tried without, too."""
 
+import os
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -12,23 +14,28 @@ from app.cluster.membership.state import NodeState
 from tests.sim.checks import Violation
 from tests.sim.clients import ClientOptions
 from tests.sim.cluster import Cluster, Options
+from tests.sim.network import NetworkOptions
 from tests.sim.process import NodeOptions
 from tests.sim.run import check_histories
 from tests.sim.test_scenarios import Site
 from tests.sim.world import Host
 
 SECRET = b"a secret of sixteen or more"
+GROWTH_SERVERS = int(os.environ.get("GROWTH_SERVERS", "9"))
 
 
 class Growing(Site):
     """Founders on a whole network, with clients at work, and machines for servers that are added."""
 
-    def __init__(self, founders: int, others: int, *, seed: int = 1, **node: Any) -> None:
+    def __init__(
+        self, founders: int, others: int, *, seed: int = 1, network: NetworkOptions | None = None, **node: Any
+    ) -> None:
         options = Options(
             founders + others,
             listed=founders,
             by_command=True,
             node=NodeOptions(secret=SECRET, **node),
+            network=network or NetworkOptions(),
             clients=ClientOptions(clients=6, keys=40, think_s=0.005),
         )
         self.cluster = Cluster(seed, options)
@@ -87,6 +94,58 @@ def test_from_three_to_twelve_at_once_and_back_one_by_one(one_machine: bool) -> 
     )
     for client in site.cluster.clients:
         client.servers = [host.number for host in site.founders]
+    site.finish()
+
+
+def shares(site: Growing, since_s: float, until_s: float) -> tuple[float, float]:
+    """The 99th of 100 durations of the requests that were begun in that time, and the longest."""
+    took = sorted(
+        operation.returned - operation.called
+        for client in site.cluster.clients
+        for operations in client.history.values()
+        for operation in operations
+        if since_s <= operation.called < until_s
+    )
+    assert len(took) >= 100
+    return took[len(took) * 99 // 100], took[-1]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_clients_wait_while_servers_come_and_go(seed: int) -> None:
+    """Processors are never short here: what is left is what the cluster itself has requests wait for.
+
+    Twenty servers in the end, by GROWTH_SERVERS=20, as elsewhere where there is time for that.
+    """
+    near = NetworkOptions(delay_s=0.00005, jitter_s=0.0001)
+    site = Growing(3, GROWTH_SERVERS - 3, seed=seed, network=near, lag_s=0.0001)
+    for client in site.cluster.clients:
+        client.servers = [host.number for host in site.founders]
+    site.wait(1.0)
+    spans = {}
+
+    def phase(what: str, act: Callable[[], object]) -> None:
+        began = site.world.now
+        act()
+        spans[what] = shares(site, began, site.world.now)
+
+    def remove() -> None:
+        for host in site.others:
+            site.cluster.order_removal(host)
+            site.until(lambda host=host: host.process is None, 8.0)
+            site.until(lambda: site.is_whole(len(site.cluster.processes())), 8.0)
+
+    def add() -> None:
+        for count, _ in enumerate(site.others, 4):
+            site.add()
+            site.until(lambda count=count: site.is_whole(count), 8.0)
+
+    phase("before", lambda: site.wait(1.0))
+    phase("all join at once", site.grow)
+    phase("one by one they are removed", remove)
+    phase("one by one they join", add)
+    print(spans)
+    before_s, _ = spans["before"]
+    assert all(p99_s <= 1.2 * before_s and most_s <= 2.5 * before_s for p99_s, most_s in spans.values())
     site.finish()
 
 

@@ -45,7 +45,7 @@ class Coordinator:
         self._install = install
         self.grantor: Grantor | None = None  # while we are the coordinator of the view
         self._gather_until = inf
-        self.joiners: set[str] = set()
+        self.joiners: dict[str, float] = {}  # who asks to join; until when, by our clock, it supports nobody
         self.leavers: set[str] = set()
         self.synced: dict[str, int] = {}
         self.lost: dict[str, int] = {}  # slots of which members are listed as holders, and have lost the copy
@@ -174,6 +174,7 @@ class Coordinator:
             is_wanted = self.belonging.admits(address) and self.lacks.admits(address)
             if is_candidate and is_free and is_wanted:
                 changes.joined[address] = known.incarnation
+        self._put_off(view, changes)
         spared = self._spared(view, changes) if self.shared is not None else {}
         for address in spared:
             del changes.gone[address]
@@ -184,6 +185,24 @@ class Coordinator:
         lost = {node: self.lost.get(node, 0) | spared.get(node, 0) for node in (*self.lost, *spared)}
         changes.lost = {node: slots for node, slots in lost.items() if node in live and slots}
         return changes
+
+    def _put_off(self, view: View, changes: Changes) -> None:
+        """Have as many join as leave this node, which serves, the support that it needs; the others a little later.
+
+        A process that has just been started supports nobody for LAPSE_S (NodeState.is_bound). Too many of those at once,
+        and fewer than half of the members support their coordinator: it grants no leases then, and slots that move are
+        served by nobody until the lapse is over.
+        """
+        state, grantor = self._state, self.grantor
+        if grantor is None or self._lease.until <= state.now:
+            return
+        late = [address for address in sorted(changes.joined) if self.joiners[address] > state.now]
+        ready = len(changes.joined) - len(late)
+        staying = [address for address in view.addresses if address not in changes.gone]
+        supporting = 1 + sum(1 for node in staying if grantor.support_until.get(node, -inf) > state.now)
+        room = 2 * (supporting + ready) - (len(staying) + ready)
+        for address in late[max(0, room) :]:
+            del changes.joined[address]
 
     def _spared(self, view: View, changes: Changes) -> dict[str, int]:
         """Who is to go for its silence, and stays, as it may have the only copy of something; and those slots of which
@@ -243,14 +262,16 @@ class Coordinator:
         view = self._state.view
         if view is not None:
             self.joiners = {
-                address
-                for address in self.joiners
+                address: bound_until
+                for address, bound_until in self.joiners.items()
                 if view.incarnations.get(address, 0) < self._state.of(address).incarnation
             }
 
     def forget_strangers(self) -> None:
         """Nobody is taken in who is no server any more."""
-        self.joiners = {address for address in self.joiners if not self._state.is_stranger(address)}
+        self.joiners = {
+            address: until for address, until in self.joiners.items() if not self._state.is_stranger(address)
+        }
         self.lacks.forget_strangers()
 
     def _is_lapsed(self, address: str, is_support_over: bool) -> bool:

@@ -346,7 +346,8 @@ class ClusterCore:
 
     def _post_hello(self, server: str) -> None:
         lacks = self._coordinator.lacks.unlinked()[:MEMBERS_MAX]
-        self._state.post(server, pb.HELLO, lacks=lacks, joins=self._state.config.joins)
+        state, bound_us = self._state, round(self._state.bound_s * 1e6)
+        state.post(server, pb.HELLO, lacks=lacks, joins=state.config.joins, span_us=bound_us)
 
     def _say_linked(self) -> None:
         """As an outsider with a link to each member, tell the coordinator, which waits for that."""
@@ -649,7 +650,7 @@ class ClusterCore:
     # Small handlers.
 
     def _on_hello(self, peer: str, message: pb.ClusterMessage) -> None:
-        self._coordinator.joiners.add(peer)
+        self._coordinator.joiners[peer] = self._state.now + min(message.span_us / 1e6, timing.LAPSE_S)
         if self._coordinator.lacks.note_hello(peer, message) and self._state.is_member:
             self._dialler.asked(peer)
         if message.joins and peer in self._state.guests and self._state.is_coordinator:

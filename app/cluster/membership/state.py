@@ -310,6 +310,11 @@ class NodeState:
         is_other = self.view is None or self.view.cluster_id != self.bound_to
         return is_other and self.now < self.bound_until and not self.config.shared_register
 
+    @property
+    def bound_s(self) -> float:
+        """For how long we support no coordinator yet, as far as that is known."""
+        return max(0.0, self.bound_until - self.now) if self.is_bound else 0.0
+
     def coordinator_is_fresh(self) -> bool:
         """Whether there is recent proof that the view's coordinator lives and hears us."""
         assert self.view is not None

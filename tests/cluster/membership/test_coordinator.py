@@ -86,9 +86,9 @@ class Rig:
         self.state.of(peer).is_linked = False
         self.state.of(peer).unlinked_at = self.state.of(peer).unlinked_awake_s = -10.0
 
-    def hello(self, peer: str, **fields: object) -> None:
+    def hello(self, peer: str, bound_until: float = -inf, **fields: object) -> None:
         """An outsider asks to join; by default it has a link to every member, and goes by our view."""
-        self.coordinator.joiners.add(peer)
+        self.coordinator.joiners[peer] = bound_until
         self.coordinator.lacks.note_hello(peer, from_peer(self.state, peer, pb.HELLO, **fields))
 
     def set_state(self, **states: str) -> None:
@@ -504,9 +504,36 @@ class TestJoins:
         rig.hello("d")
         assert rig.coordinator._changes(False).joined == ({"d": incarnation} if joins else {})
 
+    @pytest.mark.parametrize(
+        ("supporters", "late", "lease_s", "joined"),
+        [
+            ("bc", "", 1.0, "defgh"),
+            ("bc", "d", 1.0, "defgh"),
+            ("bc", "defgh", 1.0, "def"),  # of six members three: this node, b and c
+            ("b", "defgh", 1.0, "d"),
+            ("", "defgh", 1.0, ""),
+            ("", "fgh", 1.0, "def"),  # d and e support it at once
+            ("", "defgh", 0.0, "defgh"),  # it serves nothing that could end
+        ],
+    )
+    def test_no_more_at_once_than_leave_the_coordinator_its_support(
+        self, supporters: str, late: str, lease_s: float, joined: str
+    ) -> None:
+        rig = Rig("a", "abc", servers="abcdefgh")
+        rig.lease.until = rig.state.now + lease_s
+        for node in supporters:
+            rig.the_grantor.add_support(node, rig.state.now)
+        for node in "defgh":
+            join(rig, node)
+            rig.coordinator.joiners[node] = rig.state.now + 0.1 if node in late else rig.state.now
+        assert "".join(sorted(rig.coordinator._changes(False).joined)) == joined
+        wait(rig.state, 0.1)
+        hear(rig.state, *"defgh")
+        assert "".join(sorted(rig.coordinator._changes(False).joined)) == "defgh"
+
     def test_a_member_joins_only_as_a_new_process(self) -> None:
         rig = Rig()
-        rig.coordinator.joiners.update("ab")
+        rig.coordinator.joiners.update(a=-inf, b=-inf)
         hear(rig.state, "a", "b")
         rig.state.of("a").incarnation = 99  # whoever says so, it is not we
         assert rig.coordinator._changes(False).joined == {}
@@ -519,7 +546,7 @@ class TestJoins:
         join(rig, "e")
         rig.state.of("e").incarnation = 1
         rig.enter(following(rig.view, joined={"d": INCARNATIONS["d"]}))
-        assert rig.coordinator.joiners == {"e"}
+        assert rig.coordinator.joiners.keys() == {"e"}
 
     def test_learners_in_sync_count_as_long_as_they_are_members(self) -> None:
         rig = Rig()

@@ -79,6 +79,25 @@ def test_what_another_server_says_from_where_the_peer_was_is_not_the_peers_word(
     assert core.contact("b:1")[0] == 20
 
 
+def test_a_newcomer_says_for_how_long_it_supports_nobody() -> None:
+    core = a_core()
+    said = []
+    for now in (0.0, 0.5, 1.0):
+        for effect in core.step(Tick(), now):
+            if isinstance(effect, Send) and effect.peer == "b:1":
+                message = pb.ClusterMessage.FromString(effect.payload)
+                said += [message.span_us / 1e6] if message.kind == pb.HELLO else []
+    assert said == pytest.approx([timing.LAPSE_S, timing.LAPSE_S - 0.5, 0.0], abs=1e-5)
+
+
+@pytest.mark.parametrize(("said_us", "held_s"), [(0, 0.0), (500_000, 0.5), (9_000_000, timing.LAPSE_S)])
+def test_who_joins_is_taken_at_its_word_as_to_when_it_will_support_us(said_us: int, held_s: float) -> None:
+    core = a_core()
+    message = pb.ClusterMessage(kind=pb.HELLO, incarnation=20, span_us=said_us)
+    core.step(Datagram("b:1", message.SerializeToString()), 1.0)
+    assert core._coordinator.joiners == {"b:1": pytest.approx(1.0 + held_s)}
+
+
 def test_an_earlier_process_is_not_listened_to() -> None:
     core = a_core()
     core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, incarnation=20).SerializeToString()), 1.0)

@@ -56,7 +56,7 @@ def test_a_server_that_belongs_no_more_is_a_stranger() -> None:
     hello(core, "c:1", 6.2)
     assert core.status().dropped == {"stranger": 1}
     assert "c:1" not in core._state.known
-    assert core._coordinator.joiners == set()
+    assert core._coordinator.joiners == {}
 
 
 def test_absence_counts_only_of_servers_that_belong() -> None:

@@ -189,9 +189,9 @@ class Coordinator:
     def _put_off(self, view: View, changes: Changes) -> None:
         """Have as many join as leave this node, which serves, the support that it needs; the others a little later.
 
-        A process that has just been started supports nobody for LAPSE_S (NodeState.is_bound). Too many of those at once,
-        and fewer than half of the members support their coordinator: it grants no leases then, and slots that move are
-        served by nobody until the lapse is over.
+        A process that has just been started supports nobody for LAPSE_S (NodeState.is_bound). With too many of those at
+        once, fewer than half of the members support their coordinator: it grants no leases then, and slots that move
+        are served by nobody until the lapse is over.
         """
         state, grantor = self._state, self.grantor
         if grantor is None or self._lease.until <= state.now:

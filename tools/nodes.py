@@ -180,8 +180,8 @@ def running(
                 node.close()
 
 
-def await_ready(nodes: Sequence[NodeProcess], ready_s: float = READY_S) -> None:
-    """Wait until all are members of one whole cluster. NotReady."""
+def await_ready(nodes: Sequence[NodeProcess], ready_s: float = READY_S, poll_s: float = _POLL_S) -> None:
+    """Wait until all are members of one whole cluster; each is asked once in `poll_s`. NotReady."""
     deadline = time.monotonic() + ready_s
     with Fleet([node.name for node in nodes], given_only=True) as fleet:
         while missing := faults(fleet.survey(), len(nodes)):
@@ -191,7 +191,7 @@ def await_ready(nodes: Sequence[NodeProcess], ready_s: float = READY_S) -> None:
                     raise NotReady(f"{node.name} has ended with status {node.process.returncode}: {last}")
             if time.monotonic() > deadline:
                 raise NotReady(f"not ready within {ready_s:g} s: {missing[0]}")
-            time.sleep(_POLL_S)
+            time.sleep(poll_s)
 
 
 # Shown to a person.

@@ -2,8 +2,8 @@
 
 Starts three nodes of its own, and a closed loop of clients that put and get; then others join, all at once and one by
 one, and are removed again. Prints for each phase how long it took until the cluster was whole, and the median, the 99th
-of 100 and the longest of the calls that began in it, retries and waits included; and the ratio of the 99th to that of the
-first phase. Every call must be answered, and each get must have what was put.
+of 100 and the longest of the calls that began in it, retries and waits included; and the ratio of the 99th to that of
+the first phase. Every call must be answered, and each get must have what was put.
 
 A node that starts takes a processor for 0.3 s, whatever it does then. What of a phase is due to that alone, where
 processors are few, shows while as many nodes start that join nothing ("start apart").
@@ -31,6 +31,7 @@ CLIENTS: Final = 2
 KEYS: Final = 500  # of each client
 VALUE: Final = bytes(64)
 REMOVED_S: Final = 60.0
+LOOK_S: Final = 0.2  # between two questions how far a phase is: each takes a node 0.5 ms
 
 
 class Load(threading.Thread):
@@ -94,6 +95,7 @@ def _remove(asked: Sequence[nodes.NodeProcess], gone: nodes.NodeProcess) -> None
                 if client.change_servers({"remove": gone.name})["done"]:
                     gone.process.wait(REMOVED_S)
                     return
+        time.sleep(LOOK_S)
     raise nodes.NotReady(f"{gone.name} is not removed within {REMOVED_S:g} s")
 
 
@@ -117,7 +119,7 @@ def _play(
     def join(*joining: nodes.NodeProcess) -> None:
         for node in joining:
             node.start()
-        nodes.await_ready([*few, *(node for node in more if node.is_running)])
+        nodes.await_ready([*few, *(node for node in more if node.is_running)], poll_s=LOOK_S)
 
     def one_by_one(act: Callable[[nodes.NodeProcess], object]) -> Callable[[], object]:
         return lambda: [act(node) for node in more]
@@ -126,7 +128,7 @@ def _play(
         for node in starting:
             node.start()
         for node in starting:
-            nodes.await_ready([node])
+            nodes.await_ready([node], poll_s=LOOK_S)
 
     def start_apart_in_turn() -> None:
         for node in apart:

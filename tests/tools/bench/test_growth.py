@@ -30,6 +30,8 @@ def test_a_cluster_grows_and_shrinks(capsys: Captured) -> None:
     assert shown.err == ""
     assert [line.rsplit(maxsplit=6)[0].strip() for line in shown.out.splitlines()[1:]] == [
         "3 servers",
+        "1 start apart at once",
+        "start apart one by one",
         "1 join at once",
         "4 servers",
         "removed one by one",

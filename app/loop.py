@@ -8,7 +8,7 @@ gevent, so that the simulator (tests/sim) can put a loop of its own in place of 
 shows, ends the process with a log line and status 70: a callback that broke off may have left the node half done, a
 greenlet that died is missing for good, and a node that serves on without its governor or its clock is worse than none.
 The others have the copies. An AssertionError ends the process even where it is one request's: what the node holds can't
-be trusted.
+be trusted. That a name has no address is no fault: gevent tells whoever has asked for it, and the loop besides.
 """
 
 import os
@@ -16,6 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from socket import gaierror
 from typing import Any, Final, NoReturn, Protocol
 
 from gevent.hub import get_hub
@@ -172,7 +173,7 @@ class GeventLoop(Loop):
 
     def _unhandled(self, context: object, type: Any, value: Any, tb: object) -> None:
         """gevent's hub reports here whatever a callback or greenlet of it has not caught."""
-        if type is not None and issubclass(type, GreenletExit):
+        if type is not None and issubclass(type, (GreenletExit, gaierror)):
             return
         error = value if isinstance(value, BaseException) else RuntimeError(f"{type}: {value}")
         self.fail(error)

@@ -746,16 +746,17 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
         _log.warning("unknown_variable", name=name, nearest=nearest)
     tune_allocators()
     loop = GeventLoop()
+    sockets = Sockets(options)
     stopped = Flag()
     node = Node(
         options,
         loop,
-        Sockets(options),
+        sockets,
         incarnation=fresh_incarnation(),
         random_bytes=os.urandom,
         resident_bytes=ResidentSize(),
         on_stopped=stopped.set,
-        register=_shared_register(options, loop),
+        register=_shared_register(options, loop, sockets),
     )
     # Signal handlers only tell the loop.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -775,7 +776,7 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
     return 0
 
 
-def _shared_register(options: Options, loop: Loop) -> SharedRegister | None:
+def _shared_register(options: Options, loop: Loop, sockets: Sockets) -> SharedRegister | None:
     if options.coordination is None:
         return None
     from app.peers.etcd import Etcd  # with what it needs: whoever goes without need not have that
@@ -787,6 +788,7 @@ def _shared_register(options: Options, loop: Loop) -> SharedRegister | None:
             options.etcd_user,
             ca_file=options.etcd_ca_file,
             cert_file=options.etcd_cert_file,
+            look_up=sockets.look_up,
         )
     except OSError as error:
         raise UsageError(f"--etcd-ca-file or --etcd-cert-file: {error.strerror or error}") from None

@@ -13,17 +13,22 @@ geventhttpclient (6.2) and urllib3 (6.4 MiB).
 """
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import gevent
 import h11
 from gevent import socket
+from gevent.event import AsyncResult
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
+from app.cluster.limits import NONCE
 from app.cluster.membership.timing import REGISTER_TIMEOUT_S
 from app.config.coordination import Coordination, Credentials, Endpoint
+from app.config.servers import is_address
 from app.loop import Loop
 
 # The largest answer: a view in base64, and some.
@@ -32,6 +37,7 @@ _READ_BYTES: Final = 64 << 10
 # To prove who we are takes etcd long on purpose (bcrypt: 0.1 s where nothing else runs). It is asked for seldom.
 _AUTHENTICATE_TIMEOUT_S: Final = 2.0
 _UNAUTHENTICATED: Final = 16  # of gRPC's codes
+_TOKEN: Final = re.compile("[!-~]+")  # as part of a header: no white space
 
 
 class _NoAnswer(Exception):
@@ -49,10 +55,14 @@ class Etcd:
         *,
         ca_file: str | None = None,
         cert_file: str | None = None,
+        look_up: Callable[[str], list[str]],
     ) -> None:
         """`ca_file`: whose certificates etcd's must be signed by (None: those the system trusts); `cert_file`: this
-        node's own certificate and key. Raises OSError for files that are none (ssl.SSLError is one)."""
+        node's own certificate and key. `look_up(host)`: its addresses; waits in its greenlet; raises OSError. Raises
+        OSError for files that are none (ssl.SSLError is one)."""
         self._loop = loop
+        self._look_up = look_up
+        self._looked_up: dict[str, AsyncResult[list[str]]] = {}  # by host name: what is, or was, under way
         self._endpoints = coordination.endpoints
         self._credentials = credentials
         self._seat_key = _base64(f"/kv/{coordination.name}/seat".encode())
@@ -120,17 +130,19 @@ class Etcd:
     def _answered(self, asked: AskRegister, answer: dict[str, Any]) -> RegisterAnswered:
         try:
             origin = int(answer["header"]["cluster_id"])
+            if not NONCE.has(origin):
+                raise ValueError(origin)
             if asked.seat is not None and answer.get("succeeded") is True:
                 return RegisterAnswered(asked.number, True, None, None, origin)
             seat, view = map(_held, answer["responses"])
-        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as fault:
             raise _NoAnswer(f"it answers what is not etcd's: {fault!r}") from None
         return RegisterAnswered(asked.number, False, seat, view, origin)
 
     def _authenticate(self, credentials: Credentials) -> None:
         answer = self._post("/v3/auth/authenticate", {"name": credentials.user, "password": credentials.password})
         token = answer.get("token")
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise _NoAnswer("it gives no token")
         self._token = token
 
@@ -157,7 +169,7 @@ class Etcd:
 
     def _connect(self) -> None:
         endpoint = self.endpoint
-        sock = socket.create_connection((endpoint.host, endpoint.port))
+        sock = _dial(self._addresses(endpoint.host), endpoint.port)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
@@ -167,13 +179,37 @@ class Etcd:
             raise
         self._socket, self._parser = sock, h11.Connection(h11.CLIENT)
 
+    def _addresses(self, host: str) -> list[str]:
+        """Of an endpoint's host. A resolver may take longer than an answer of etcd may: it is not asked anew meanwhile,
+        and what it says then serves the next time."""
+        if is_address(host):
+            return [host]
+        found = self._looked_up.get(host)
+        if found is None:
+            found = self._looked_up[host] = AsyncResult()
+            self._loop.spawn(self._ask_resolver, host, found)
+        found.wait()
+        del self._looked_up[host]
+        addresses = found.get()
+        assert addresses, host
+        return addresses
+
+    def _ask_resolver(self, host: str, found: "AsyncResult[list[str]]") -> None:
+        try:
+            found.set(self._look_up(host))
+        except OSError as error:
+            found.set_exception(error)
+
     def _receive(self, parser: h11.Connection) -> tuple[int, bytes]:
         """The status and the body of the answer."""
-        status, body = 0, bytearray()
+        status, body, received = 0, bytearray(), 0
         while True:
             event = parser.next_event()
             if event is h11.NEED_DATA:
                 data = self._socket.recv(_READ_BYTES)
+                received += len(data)
+                if received > _ANSWER_MAX_BYTES:  # here, so that no flood of it takes the loop's time
+                    raise _NoAnswer(f"its answer has more than {_ANSWER_MAX_BYTES} bytes")
                 if not data and not status:
                     self._token = ""  # etcd 3.4 says so that it takes none, or not this one
                     raise _NoAnswer("it closes the connection without an answer: it may want a user, or another one")
@@ -182,8 +218,6 @@ class Etcd:
                 status = event.status_code
             elif isinstance(event, h11.Data):
                 body += event.data
-                if len(body) > _ANSWER_MAX_BYTES:
-                    raise _NoAnswer(f"its answer has more than {_ANSWER_MAX_BYTES} bytes")
             elif isinstance(event, h11.EndOfMessage):
                 return status, bytes(body)
 
@@ -198,8 +232,17 @@ class Etcd:
             return answer
         if answer.get("code") == _UNAUTHENTICATED:
             self._token = ""
-        said = str(answer.get("message") or answer.get("error") or "")[:200]
-        raise _NoAnswer(f"{said.removeprefix('etcdserver: ') or 'no reason'} (status {status})")
+        said = answer.get("message") or answer.get("error")
+        why = said[:200].removeprefix("etcdserver: ") if isinstance(said, str) else "no reason"
+        raise _NoAnswer(f"{why} (status {status})")
+
+
+def _dial(addresses: list[str], port: int) -> Any:
+    """A connection to one of the addresses, in their order. Raises OSError: why there is none to the last one."""
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return socket.create_connection((address, port))
+    return socket.create_connection((addresses[-1], port))
 
 
 def _why(error: BaseException) -> str:

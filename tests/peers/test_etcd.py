@@ -5,11 +5,13 @@ import socket
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gevent.event import Event
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
 from app.config.coordination import Coordination, Credentials, Endpoint
@@ -60,7 +62,7 @@ class Server:
             except OSError:
                 return
             self.connections += 1
-            with sock, sock.makefile("rb") as stream:
+            with sock, sock.makefile("rb") as stream, suppress(ConnectionError):  # a client that has heard enough
                 while self._take(stream):
                     given = self._answers.pop(0) if self._answers else b""
                     if not given:
@@ -89,9 +91,15 @@ def loop() -> Iterator[GeventLoop]:
 class Client:
     """One that is asked, and what came of it."""
 
-    def __init__(self, loop: GeventLoop, *endpoints: Endpoint, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        loop: GeventLoop,
+        *endpoints: Endpoint,
+        credentials: Credentials | None = None,
+        look_up: Callable[[str], list[str]] = lambda host: [],
+    ) -> None:
         self.taken: list[RegisterAnswered | RegisterFailed] = []
-        self.etcd = Etcd(loop, Coordination(endpoints, "kv1"), credentials)
+        self.etcd = Etcd(loop, Coordination(endpoints, "kv1"), credentials, look_up=look_up)
         self.etcd.start(self.taken.append)
 
     def ask(self, asked: AskRegister = READ) -> RegisterAnswered | RegisterFailed:
@@ -188,6 +196,9 @@ class TestFaults:
             (answer({}), "not etcd's"),
             (answer({"header": HEADER}), "not etcd's"),
             (answer({"header": {"cluster_id": "x"}, "responses": held(b"s", b"v")}), "not etcd's"),
+            (answer({"header": {"cluster_id": -1}, "responses": held(b"s", b"v")}), "not etcd's"),
+            (answer({"header": {"cluster_id": str(1 << 64)}, "responses": held(b"s", b"v")}), "not etcd's"),
+            (answer({"header": {"cluster_id": inf}, "responses": held(b"s", b"v")}), "not etcd's"),
             (answer({"header": HEADER, "responses": held(b"s")}), "not etcd's"),
             (answer({"header": HEADER, "responses": held(b"s", b"v", b"w")}), "not etcd's"),
             (answer({"header": HEADER, "responses": [None, None]}), "not etcd's"),
@@ -200,7 +211,9 @@ class TestFaults:
                 ": no leader (status",
             ),
             (answer({"error": "x" * 999}, "500 Internal Server Error"), "x" * 180),
+            (answer({"message": ["x"]}, "500 Internal Server Error"), "no reason (status 500)"),
             (answer({}, "418 I'm a teapot"), "no reason (status 418)"),
+            (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, "more than"),
         ],
     )
     def test_no_answer(self, asked: Make, given: bytes, word: str) -> None:
@@ -229,6 +242,44 @@ class TestFaults:
         client.etcd.stop()
 
 
+class TestNames:
+    """Of endpoints."""
+
+    OK = answer({"header": HEADER, "responses": held(b"s", b"v")})
+
+    def test_one_without_an_address(self, loop: GeventLoop) -> None:
+        def look_up(host: str) -> list[str]:
+            raise OSError(-2, "Name or service not known")
+
+        client = Client(loop, Endpoint("kv-etcd", 2379, False), look_up=look_up)
+        assert client.why() == "http://kv-etcd:2379: Name or service not known"
+        assert client.why() == "http://kv-etcd:2379: Name or service not known"
+
+    def test_one_with_several_of_which_one_answers(self, loop: GeventLoop) -> None:
+        with closing(Server(self.OK)) as server:
+            named = Endpoint("kv-etcd", server.endpoint.port, False)
+            client = Client(loop, named, look_up=lambda host: ["127.0.0.9", HOST])
+            assert isinstance(client.ask(), RegisterAnswered)
+            assert server.requests[0][1]["host"] == f"kv-etcd:{named.port}"
+
+    def test_a_resolver_that_takes_longer_than_an_answer_is_asked_once(self, loop: GeventLoop) -> None:
+        asked: list[str] = []
+        may_answer = Event()
+
+        def look_up(host: str) -> list[str]:
+            asked.append(host)
+            may_answer.wait()
+            return [HOST]
+
+        with closing(Server(self.OK)) as server:
+            client = Client(loop, Endpoint("kv-etcd", server.endpoint.port, False), look_up=look_up)
+            for _ in range(2):
+                assert "nothing within 0.3 s" in client.why()
+            may_answer.set()
+            poll(lambda: isinstance(client.ask(), RegisterAnswered))
+        assert asked == ["kv-etcd"]
+
+
 class TestUser:
     OK = answer({"header": HEADER, "responses": held(b"s", b"v")})
 
@@ -252,9 +303,9 @@ class TestUser:
         assert isinstance(client.ask(), RegisterAnswered)
         assert server.requests[-1][1]["authorization"] == "tok.2"
 
-    @pytest.mark.parametrize("given", [answer({}), answer({"token": 5}), answer({"token": "a\nb"})])
-    def test_no_token(self, asked: Make, given: bytes) -> None:
-        client, _ = asked(given, credentials=Credentials("kv", "secret"))
+    @pytest.mark.parametrize("given", [{}, {"token": 5}, {"token": ""}, {"token": "a\nb"}, {"token": " a"}])
+    def test_no_token(self, asked: Make, given: dict[str, Any]) -> None:
+        client, _ = asked(answer(given), credentials=Credentials("kv", "secret"))
         assert "no token" in client.why()
 
 

@@ -468,7 +468,7 @@ class Options:
         default=None,
         default_words="none",
         group="Cluster",
-        help="This node's own certificate and key, for an etcd that asks for one.",
+        help="This node's own certificate and key, without a passphrase, for an etcd that asks for one.",
     )
     leave_timeout_s: float = _setting(
         "--leave-timeout",

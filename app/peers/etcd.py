@@ -271,5 +271,5 @@ def _tls_context(ca_file: str | None, cert_file: str | None) -> Any:
 
     context = ssl.create_default_context(cafile=ca_file)
     if cert_file is not None:
-        context.load_cert_chain(cert_file)
+        context.load_cert_chain(cert_file, password="")  # else OpenSSL asks for one at the terminal, and waits
     return context

@@ -1,7 +1,10 @@
 """The client of etcd: what it sends and makes of answers (to a server that plays its part), and against a real one."""
 
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
@@ -307,6 +310,20 @@ class TestUser:
     def test_no_token(self, asked: Make, given: dict[str, Any]) -> None:
         client, _ = asked(answer(given), credentials=Credentials("kv", "secret"))
         assert "no token" in client.why()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a key with")
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
+    loop: GeventLoop, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "pem")
+    command = "openssl req -x509 -newkey rsa:2048 -days 2 -subj /CN=kv -passout pass:word"
+    subprocess.run([*command.split(), "-keyout", file, "-out", file + "2"], capture_output=True, check=True)
+    Path(file).write_bytes(Path(file + "2").read_bytes() + Path(file).read_bytes())
+    capfd.readouterr()
+    with pytest.raises(ssl.SSLError):
+        Etcd(loop, Coordination((Endpoint(HOST, 2379, True),), "kv1"), cert_file=file, look_up=lambda host: [])
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.skipif(real.PROGRAM is None, reason=real.ABSENT)

@@ -51,7 +51,7 @@ from app.cluster.events import (
 )
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.view import View
+from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX, View
 from app.config.servers import join_host_port, split_host_port
 from app.loop import Loop
 from app.observe import logs
@@ -60,7 +60,13 @@ from app.peers.datagram_auth import BadDatagram, DatagramAuth
 from app.peers.frames import CLUSTER
 from app.peers.lease_watch import LeaseWatch
 from app.wire.codec import DecodeError, parse_msg
-from app.wire.protocol import ADDRESS_MAX_BYTES, CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES, TYPE_CLUSTER
+from app.wire.protocol import (
+    ADDRESS_MAX_BYTES,
+    CLIENT_TIMEOUTS_MS,
+    DATAGRAM_MAX_BYTES,
+    TYPE_CLUSTER,
+    VALUE_MAX_BYTES,
+)
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
@@ -71,6 +77,11 @@ _UNCUT_MAX_BYTES: Final = 1100
 # For how long a FOUND is a retry of the one before: a client's last try leaves 4.45 s after its first.
 FOUND_RETRIES_S: Final = 6.0
 assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 < FOUND_RETRIES_S
+
+# Of a sentence that says why an administrator's wish is not done (bytes): whom it names may be many. The members, and
+# who belongs, stand beside it, each in quotes and with a comma; the rest is two names more and the fields' names.
+_WHY_NOT_MAX_BYTES: Final = 1000
+assert (MEMBERS_MAX + FOUNDERS_MAX + 2) * (ADDRESS_MAX_BYTES + 3) + _WHY_NOT_MAX_BYTES + 200 <= VALUE_MAX_BYTES
 
 _log = logs.logger("cluster")
 _faults = logs.limited_logger("cluster")
@@ -229,7 +240,7 @@ class Membership:
         """
         objection = ""
         if self._loop.now() - self._founded_s >= FOUND_RETRIES_S:
-            objection = self.core.objection()
+            objection = self.core.objection()[:_WHY_NOT_MAX_BYTES]
             if not objection:
                 self._founded_s = self._loop.now()
                 self.take(FoundRequested())
@@ -257,7 +268,7 @@ class Membership:
             order, why_not = None, str(fault)
         if order is not None:
             is_done = self.core.is_done(order)
-            why_not = "" if is_done else self.core.objection_to_order(order)
+            why_not = "" if is_done else self.core.objection_to_order(order)[:_WHY_NOT_MAX_BYTES]
             if not is_done and not why_not:
                 self.take(ServerOrdered(order))
         view = self.core.view
@@ -486,7 +497,7 @@ def _order(said: bytes) -> Order | None:
         return None
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or len(fields.keys() & {"add", "remove"}) != 1:
         raise ValueError("say which server to add or to remove")

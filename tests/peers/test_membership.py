@@ -40,7 +40,7 @@ from app.cluster.events import (
     ViewInstalled,
 )
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.view import Member, View
+from app.cluster.view import FOUNDERS_MAX, Member, View
 from app.config.options import Options
 from app.config.servers import Server
 from app.front.batch import DatagramBatch
@@ -53,7 +53,15 @@ from app.peers.links import Links
 from app.peers.lookups import Lookups
 from app.peers.membership import FOUND_RETRIES_S, Membership
 from app.sockets import Sockets
-from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT, TYPE_CLUSTER, TYPE_REQUEST
+from app.wire.protocol import (
+    ADDRESS_MAX_BYTES,
+    DATAGRAM_MAX_BYTES,
+    SERVERS_MAX,
+    SLOT_COUNT,
+    TYPE_CLUSTER,
+    TYPE_REQUEST,
+    VALUE_MAX_BYTES,
+)
 from proto_gen.message_pb2 import Msg
 from tests.support.gevent_loop import watched_loop
 from tests.support.loop import Exited, ManualLoop
@@ -788,6 +796,20 @@ def test_no_order(rig: Rig, said: bytes) -> None:
 def test_what_is_no_order(rig: Rig, said: bytes, why_not: str) -> None:
     assert json.loads(rig.membership.order(said))["why_not"] == why_not
     assert rig.core.events == []
+
+
+def test_nested_too_deep_is_no_order(rig: Rig) -> None:
+    assert json.loads(rig.membership.order(b"[" * 5000))["why_not"] == "say which server to add or to remove"
+
+
+def test_the_longest_answers_fit_a_datagram(rig: Rig) -> None:
+    names = tuple(f"{number:02}{'x' * (ADDRESS_MAX_BYTES - 6)}:{number:03}" for number in range(100, 100 + SERVERS_MAX))
+    members = tuple(Member(name, 1) for name in names)
+    rig.core.view = replace(VIEW, members=members, founders=names[:FOUNDERS_MAX])
+    rig.core.refuses = rig.core.refuses_order = " ".join(names)
+    for answer in (rig.membership.order(b'{"remove": "b:2"}'), rig.membership.found()):
+        assert len(answer) <= VALUE_MAX_BYTES
+        assert json.loads(answer)["why_not"].startswith(names[0])
 
 
 @pytest.mark.parametrize(

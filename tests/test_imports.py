@@ -29,7 +29,7 @@ ALLOWED = {
     "app.cluster": ("app.fast", "app.storage.mutate", "app.version", "app.wire.protocol", "proto_gen"),
     "app.peers": (
         *("app.cluster", "app.config.coordination", "app.config.servers", "app.fast", "app.loop", "app.observe"),
-        *("app.version", "app.wire", "proto_gen"),
+        *("app.printable", "app.version", "app.wire", "proto_gen"),
     ),
     "app.requests": (
         *("app.cluster", "app.config", "app.fast", "app.loop", "app.observe", "app.peers", "app.storage"),

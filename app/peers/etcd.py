@@ -30,6 +30,7 @@ from app.cluster.membership.timing import REGISTER_TIMEOUT_S
 from app.config.coordination import Coordination, Credentials, Endpoint
 from app.config.servers import is_address
 from app.loop import Loop
+from app.printable import printable
 
 # The largest answer: a view in base64, and some.
 _ANSWER_MAX_BYTES: Final = 256 << 10
@@ -37,6 +38,9 @@ _READ_BYTES: Final = 64 << 10
 # To prove who we are takes etcd long on purpose (bcrypt: 0.1 s where nothing else runs). It is asked for seldom.
 _AUTHENTICATE_TIMEOUT_S: Final = 2.0
 _UNAUTHENTICATED: Final = 16  # of gRPC's codes
+# Of what it says instead of an answer, and of all that is made of it, in the log and in reports.
+_SAID_MAX_CHARS: Final = 200
+_WHY_MAX_CHARS: Final = 300
 _TOKEN: Final = re.compile("[!-~]+")  # as part of a header: no white space
 
 
@@ -104,7 +108,7 @@ class Etcd:
             self.failures += 1
             self.stop()
             self._at = (self._at + 1) % len(self._endpoints)
-            answer = RegisterFailed(asked.number, f"{endpoint}: {_why(error)}")
+            answer = RegisterFailed(asked.number, f"{endpoint}: {printable(_why(error)[:_WHY_MAX_CHARS])}")
         self._taken(answer)
 
     def _exchange(self, asked: AskRegister) -> RegisterAnswered:
@@ -233,8 +237,8 @@ class Etcd:
         if answer.get("code") == _UNAUTHENTICATED:
             self._token = ""
         said = answer.get("message") or answer.get("error")
-        why = said[:200].removeprefix("etcdserver: ") if isinstance(said, str) else "no reason"
-        raise _NoAnswer(f"{why} (status {status})")
+        why = said.removeprefix("etcdserver: ") if isinstance(said, str) else "no reason"
+        raise _NoAnswer(f"{why[:_SAID_MAX_CHARS]} (status {status})")
 
 
 def _dial(addresses: list[str], port: int) -> Any:

@@ -274,7 +274,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         FORCED: [
             'objection = ""',
             "if self._loop.now() - self._founded_s >= FOUND_RETRIES_S:",
-            "objection = self.core.objection()",
+            "objection = self.core.objection()[:_WHY_NOT_MAX_BYTES]",
             "if not objection:",
             "self._founded_s = self._loop.now()",
             "self.take(FoundRequested())",
@@ -852,10 +852,11 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "values = {}",
             "for name, value in said.items():",
             "if name not in _parsers:",
-            "raise ValueError(f\"{name} can't be changed while a node runs; {' and '.join(CHANGEABLE)} can\")",
+            "raise ValueError(f\"{_shown(name)} can't be changed while a node runs; {' and '.join(CHANGEABLE)} can\")",
             "values[name] = _parsers[name](value)",
-            "raise ValueError(f\"{name}: '{value}' {error}\") from None",
+            "raise ValueError(f\"{name}: '{_shown(value)}' {error}\") from None",
             "return values",
+            'return text if len(text) <= _SHOWN_MAX_CHARS else text[:_SHOWN_MAX_CHARS] + "..."',
         ],
     },
     "app/cluster/membership/belonging.py": {

@@ -17,7 +17,6 @@ manual says of it, and what it does not go together with.
 
 import argparse
 import difflib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NoReturn
@@ -29,135 +28,36 @@ from app.config.coordination import Coordination, Credentials, parse_coordinatio
 from app.config.numbers import PORT_MAX, number
 from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
 from app.config.servers import Server, ServersError, parse_seeds, split_host_port
+from app.config.values import (
+    ANSWER_RATE_MIN_BYTES,
+    FORGET_AFTER_MAX_S,
+    HTTP_HOSTS_MAX,
+    IN_FLIGHT_DEFAULT,
+    IN_FLIGHT_MAX,
+    LAST_TRY_S,
+    LEAVE_TIMEOUT_MAX_S,
+    MEMORY_MIN_BYTES,
+    MEMORY_MIN_HTTP_BYTES,
+    MIB,
+    REPLY_TTL_MAX_S,
+    REPLY_TTL_MIN_S,
+    SLOW_MAX_MS,
+    in_flight_bytes,
+    one_of,
+    parse_answer_rate,
+    parse_bind,
+    parse_http_hosts,
+    parse_memory,
+    parse_yes_or_no,
+    show_size,
+)
 from app.observe import logs
 from app.version import VERSION
-from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
-
-_MIB: Final = 1 << 20
-# Of the whole process. The interpreter with everything imported takes 29 MiB and remembered replies their
-# share; with less than this there would be no store left to speak of.
-MEMORY_MIN_BYTES: Final = 48 * _MIB
-# With --http: its server and the metrics library are 9 MiB more (docs/monitoring.md).
-MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
-
-# How long after a client's first try its last one leaves (s).
-_LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000
-# A reply must be remembered until the last try has arrived, or that would take effect once more: 1.5 s are for the way
-# and for queues.
-REPLY_TTL_MIN_S: Final = 6.0
-# Replies are never forgotten early, so a longer life means fewer writes a second before clients are told to
-# wait.
-REPLY_TTL_MAX_S: Final = 60.0
-assert _LAST_TRY_S < REPLY_TTL_MIN_S
-
-# With less than this a second, addresses that are forged could use up what honest ones get: app/front/rate.py.
-ANSWER_RATE_MIN_BYTES: Final = 64 << 10
-
-# Past these a number was not meant so: nobody waits an hour for a node to stop, or a month for one to come back, no
-# request takes a minute (clients give up after 7 s), and a node has not more names than a cluster has nodes.
-LEAVE_TIMEOUT_MAX_S: Final = 3600.0
-FORGET_AFTER_MAX_S: Final = 31 * 86_400.0
-SLOW_MAX_MS: Final = 60_000
-_HTTP_HOSTS_MAX: Final = 64
-
-# Requests that may wait at once. The most could hold 1 GiB; by default it is 16 MiB.
-IN_FLIGHT_MAX: Final = 65536
-_IN_FLIGHT_DEFAULT: Final = 1024
-
-
-def _in_flight_bytes(count: int) -> int:
-    """What that many requests in flight hold at most: a datagram each."""
-    return count * DATAGRAM_MAX_BYTES
-
-
-assert _in_flight_bytes(_IN_FLIGHT_DEFAULT) <= MEMORY_MIN_BYTES // 2
-
-# What may follow a size's number, in lower case; and a size: its number, decimals, unit.
-_UNITS: Final = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "k": 2**10,
-    "m": 2**20,
-    "g": 2**30,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-_SIZE: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))? ?([a-z]*)", re.ASCII | re.IGNORECASE)
+from app.wire.protocol import COPIES_MAX, DATAGRAM_MAX_BYTES
 
 
 class UsageError(Exception):
     """The node can't start as it was told to: one line that says what is wrong and how to mend it."""
-
-
-# Parsers: text to value; ValueError with a phrase that follows "--option 'text': ".
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `64MB` (powers of 1000), `1GiB` or `1G` (powers of 1024) or a number; case doesn't matter."""
-    match = _SIZE.fullmatch(text)
-    unit = _UNITS.get(match[3].lower()) if match else None
-    if not match or unit is None:
-        raise ValueError("isn't a size: write 64MB, 1.5GiB or a number of bytes")
-    decimals = match[2] or ""
-    return int(match[1] + decimals) * unit // int(10 ** len(decimals))
-
-
-def show_size(size_bytes: int) -> str:
-    """A size as one would type it: in the largest binary unit that divides it."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size_bytes and size_bytes % _UNITS[unit.lower()] == 0:
-            return f"{size_bytes // _UNITS[unit.lower()]}{unit}"
-    return str(size_bytes)
-
-
-def _parse_memory(text: str) -> int:
-    size_bytes = parse_size(text)
-    if size_bytes < MEMORY_MIN_BYTES:
-        raise ValueError(
-            f"is less than a node needs: at least {show_size(MEMORY_MIN_BYTES)} (write 64MB, 1GiB or bytes)"
-        )
-    return size_bytes
-
-
-def _parse_answer_rate(text: str) -> int:
-    size_bytes = parse_size(text)
-    if size_bytes < ANSWER_RATE_MIN_BYTES:
-        raise ValueError(f"is less than a client needs: at least {show_size(ANSWER_RATE_MIN_BYTES)} (a second)")
-    return size_bytes
-
-
-def _parse_bind(text: str) -> str:
-    address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not servers.is_address(address):
-        raise ValueError("isn't an IPv4 or IPv6 address (host names are not looked up here)")
-    return address.lower()
-
-
-def _parse_http_hosts(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip().lower() for name in text.split(",")) if text else ()
-    if len(names) > _HTTP_HOSTS_MAX:
-        raise ValueError(f"names more than {_HTTP_HOSTS_MAX}")
-    for name in names:
-        if name != "*" and not servers.is_name(name):
-            raise ValueError("isn't a host name, several with commas between, or *: ports are left out")
-    return names
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse_choice(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"isn't one of {', '.join(choices)}")
-        return text
-
-    return parse_choice
-
-
-def _parse_yes_or_no(text: str) -> bool:
-    return _one_of("yes", "no")(text) == "yes"
 
 
 # Options that are no more, and what to do instead.
@@ -220,7 +120,7 @@ class Options:
 
     max_memory_bytes: int = _setting(
         "--max-memory",
-        _parse_memory,
+        parse_memory,
         "SIZE",
         default="128MiB",
         group="Memory",
@@ -231,7 +131,7 @@ class Options:
     )
     policy: str = _setting(
         "--policy",
-        _one_of("allkeys-lru", "noeviction"),
+        one_of("allkeys-lru", "noeviction"),
         "POLICY",
         default="allkeys-lru",
         group="Memory",
@@ -241,7 +141,7 @@ class Options:
     )
     bind: str = _setting(
         "--bind",
-        _parse_bind,
+        parse_bind,
         "ADDRESS",
         default=None,
         default_words="0.0.0.0 or ::, all of them, as fits this node's line in SERVERS_FILE",
@@ -288,7 +188,7 @@ class Options:
     )
     answer_rate_bytes: int = _setting(
         "--answer-rate",
-        _parse_answer_rate,
+        parse_answer_rate,
         "SIZE",
         default="256MiB",
         group="Network",
@@ -313,7 +213,7 @@ class Options:
     )
     http_bind: str = _setting(
         "--http-bind",
-        _parse_bind,
+        parse_bind,
         "ADDRESS",
         default=None,
         default_words="that of --bind",
@@ -322,14 +222,14 @@ class Options:
     )
     http_hosts: tuple[str, ...] = _setting(
         "--http-host",
-        _parse_http_hosts,
+        parse_http_hosts,
         "NAME[,NAME...]",
         default="",
         default_words="none",
         group="Network",
         help=f"""
             Further names by which browsers, probes and scrapes may call the node in HTTP's Host, at most
-            {_HTTP_HOSTS_MAX}; or *: any. Numeric addresses, localhost, the machine's name and the one in SERVERS_FILE
+            {HTTP_HOSTS_MAX}; or *: any. Numeric addresses, localhost, the machine's name and the one in SERVERS_FILE
             are always taken; others are refused, since a stranger's page in somebody's browser can make a name of
             its own stand for this node.""",
     )
@@ -340,7 +240,7 @@ class Options:
             REPLY_TTL_MIN_S,
             REPLY_TTL_MAX_S,
             what="a number of seconds",
-            why=f"a client's last try leaves {_LAST_TRY_S:g} s after its first",
+            why=f"a client's last try leaves {LAST_TRY_S:g} s after its first",
         ),
         "SECONDS",
         default="6",
@@ -348,14 +248,14 @@ class Options:
         help=f"""
             How long the answer to a PUT, REMOVE or WIPEOUT is remembered, so that a retry gets it instead
             of taking effect twice: {REPLY_TTL_MIN_S:g} to {REPLY_TTL_MAX_S:g} (a client's last try leaves
-            {_LAST_TRY_S:g} s after its first). Memory for answers is bounded and none is forgotten early:
+            {LAST_TRY_S:g} s after its first). Memory for answers is bounded and none is forgotten early:
             twice the time is half the writes a second before clients are told to wait.""",
     )
     max_in_flight: int = _setting(
         "--max-in-flight",
         number(int, 1, IN_FLIGHT_MAX),
         "NUMBER",
-        default=str(_IN_FLIGHT_DEFAULT),
+        default=str(IN_FLIGHT_DEFAULT),
         group="Requests",
         help=f"""
             Requests that may wait at once for something that isn't in this node's memory; one more is
@@ -409,7 +309,7 @@ class Options:
     )
     file_rules: bool = _setting(
         "--file-rules",
-        _parse_yes_or_no,
+        parse_yes_or_no,
         "yes|no",
         default="no",
         group="Cluster",
@@ -420,7 +320,7 @@ class Options:
     )
     trust_refusals: bool = _setting(
         "--trust-refusals",
-        _parse_yes_or_no,
+        parse_yes_or_no,
         "yes|no",
         default="no",
         group="Cluster",
@@ -502,7 +402,7 @@ class Options:
     )
     log_level: str = _setting(
         "--log-level",
-        _one_of(*logs.LEVELS),
+        one_of(*logs.LEVELS),
         "LEVEL",
         default="info",
         group="Logging",
@@ -512,7 +412,7 @@ class Options:
     )
     log_format: str = _setting(
         "--log-format",
-        _one_of(*logs.FORMATS),
+        one_of(*logs.FORMATS),
         "FORMAT",
         default="text",
         group="Logging",
@@ -691,9 +591,9 @@ def _check_together(options: Options) -> None:
     if options.max_memory_bytes > limit.size_bytes:
         raise UsageError(
             f"--max-memory {show_size(options.max_memory_bytes)} is more than this process may take:"
-            f" {limit.size_bytes // _MIB}MiB ({limit.source}): lower it or raise the limit"
+            f" {limit.size_bytes // MIB}MiB ({limit.source}): lower it or raise the limit"
         )
-    if _in_flight_bytes(options.max_in_flight) > options.max_memory_bytes // 2:
+    if in_flight_bytes(options.max_in_flight) > options.max_memory_bytes // 2:
         most = options.max_memory_bytes // 2 // DATAGRAM_MAX_BYTES
         raise UsageError(
             f"--max-in-flight {options.max_in_flight} requests could fill more than half of --max-memory"

@@ -15,7 +15,7 @@ from app.client.retry import (
     TIMEOUT_S,
     Attempts,
 )
-from app.config.options import REPLY_TTL_MIN_S
+from app.config.values import REPLY_TTL_MIN_S
 from app.storage.replies import ReplyMemory
 from app.wire.protocol import NO_ERR
 

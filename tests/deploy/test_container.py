@@ -18,7 +18,8 @@ import pytest
 
 from app.config import servers
 from app.config.cgroup import KERNEL_ROOM_BYTES
-from app.config.options import parse_size, settings
+from app.config.options import settings
+from app.config.values import parse_size
 from tests.deploy import compose
 from tests.support.nodes import REPOSITORY
 from tools.build_fast import lacking

@@ -6,7 +6,8 @@ import yaml
 
 from app.config import servers
 from app.config.cgroup import KERNEL_ROOM_BYTES
-from app.config.options import parse_size, settings
+from app.config.options import settings
+from app.config.values import parse_size
 from tests.deploy.kubernetes import FOLDER, Manifest, arguments, container, manifest, manifests, pod_spec, variables
 
 DEFAULTS = {setting.option: setting.default for _, setting in settings()}

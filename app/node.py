@@ -33,9 +33,10 @@ from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
-from app.config.options import Options, UsageError, misspelt
+from app.config.options import Options, misspelt
 from app.config.secret import Secrets, read_secret
 from app.config.servers import ServersError, load, read_file, reread, unresolved
+from app.config.usage import UsageError
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket

@@ -12,7 +12,8 @@ import pytest
 
 import app
 from app.config import options
-from app.config.options import Options, UsageError
+from app.config.options import Options
+from app.config.usage import UsageError
 from app.main import main
 from app.observe import logs
 from tests.support.nodes import cluster

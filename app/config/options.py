@@ -4,30 +4,29 @@ The approach is gunicorn's: each setting is declared once, as a field of `Option
 parser, its default as one would type it, and its help text; the command line, the environment variable
 (`--max-memory` is also KV_MAX_MEMORY) and the manual that --help prints all follow from that. Adding a
 setting is adding a field. What is wrong raises `UsageError` with one line that says what to change; nothing
-here prints or exits, but for --help.
+here prints or exits, but for --help. How a setting is declared is in setting.py, which values one takes and
+why in values.py, the words of the command line and the manual in usage.py.
 
 The command line has precedence over the environment, that over the default. An empty variable counts as
 unset, since compose files and unit files can hardly leave one out. Unknown KV_ variables are no fault:
 orchestrators make their own for a service that is named kv (KV_PORT=tcp://...), which is also why PORT and
 SERVERS_FILE have none. But one that is nearly a setting's was meant for it: `misspelt`.
-
-It is long since each setting has all of it here, one after the other: bounds and their reasons, what it takes, what the
-manual says of it, and what it does not go together with.
 """
 
-import argparse
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Final, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from app.config import allowlist, servers
 from app.config.allowlist import Network
 from app.config.cgroup import memory_limit
 from app.config.coordination import Coordination, Credentials, parse_coordination, read_credentials, readable
 from app.config.numbers import PORT_MAX, number
-from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
+from app.config.secret import SecretFile, parse_secret, read_secret
 from app.config.servers import Server, ServersError, parse_seeds, split_host_port
+from app.config.setting import Setting, declare, variable_of
+from app.config.usage import GONE, UsageError, words
 from app.config.values import (
     ANSWER_RATE_MIN_BYTES,
     FORGET_AFTER_MAX_S,
@@ -52,61 +51,12 @@ from app.config.values import (
     show_size,
 )
 from app.observe import logs
-from app.version import VERSION
 from app.wire.protocol import COPIES_MAX, DATAGRAM_MAX_BYTES
-
-
-class UsageError(Exception):
-    """The node can't start as it was told to: one line that says what is wrong and how to mend it."""
-
-
-# Options that are no more, and what to do instead.
-_GONE: Final = {
-    "--on-partition": "is no more: a side with too few servers always refuses. Leave it out; what an operator can do"
-    " about it is in docs/operations.md",
-}
 
 # Variables that are no settings of a node's: of app/fast, of the tools, of the compose files.
 _OTHER_VARIABLES: Final = {"KV_FAST", "KV_SERVER", "KV_PUBLISH"}
 # How the names begin that orchestrators make up for a service that is named kv.
 _ORCHESTRATORS: Final = ("KV_PORT", "KV_SERVICE_")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The declaration of one setting, kept with its field."""
-
-    option: str  # empty: it is taken from the environment only
-    parse: Callable[[str], Any]
-    metavar: str
-    default: str | None  # as one would type it; None: `default_words` says what then holds
-    default_words: str
-    group: str
-    help: str
-    variable: str  # of the environment
-    is_secret: bool  # never to be shown
-
-
-def _variable(option: str) -> str:
-    return "KV_" + option.removeprefix("--").replace("-", "_").upper()
-
-
-def _setting(
-    option: str,
-    parse: Callable[[str], Any],
-    metavar: str,
-    *,
-    default: str | None,
-    default_words: str = "",
-    group: str,
-    help: str,
-    variable: str = "",
-    is_secret: bool = False,
-) -> Any:
-    """A field of Options that is also an option, a variable and a paragraph of the manual."""
-    variable = variable or _variable(option)
-    setting = Setting(option, parse, metavar, default, default_words or str(default), group, help, variable, is_secret)
-    return field(default=None if default is None else parse(default), metadata={"setting": setting}, repr=not is_secret)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +68,7 @@ class Options:
     me: Server  # the one of them that this node is
     servers_file: str = ""  # where they are named; empty: nowhere
 
-    max_memory_bytes: int = _setting(
+    max_memory_bytes: int = declare(
         "--max-memory",
         parse_memory,
         "SIZE",
@@ -129,7 +79,7 @@ class Options:
             the rest leaves. Sizes: 64MB (powers of 1000), 1GiB or 1G (powers of 1024), or a number of
             bytes; at least {show_size(MEMORY_MIN_BYTES)}.""",
     )
-    policy: str = _setting(
+    policy: str = declare(
         "--policy",
         one_of("allkeys-lru", "noeviction"),
         "POLICY",
@@ -139,7 +89,7 @@ class Options:
             What a full store does with a new value: allkeys-lru drops the keys that were used least
             recently, noeviction answers NO_SPC_ERR until keys are removed.""",
     )
-    bind: str = _setting(
+    bind: str = declare(
         "--bind",
         parse_bind,
         "ADDRESS",
@@ -150,7 +100,7 @@ class Options:
             The one address to receive on, numeric. On all of them the node answers from the one that it
             was asked at.""",
     )
-    advertise: tuple[str, int] | None = _setting(
+    advertise: tuple[str, int] | None = declare(
         "--advertise",
         split_host_port,
         "HOST:PORT",
@@ -162,7 +112,7 @@ class Options:
             Needed where the machine doesn't have the address that others reach it by (address translation, a
             container's published port), or has several that are in the file.""",
     )
-    allow: tuple[Network, ...] | None = _setting(
+    allow: tuple[Network, ...] | None = declare(
         "--allow",
         allowlist.parse_networks,
         "CIDR[,CIDR...]",
@@ -175,7 +125,7 @@ class Options:
             tools and health checks on this machine come from 127.0.0.1. What nodes say to each other is not
             concerned.""",
     )
-    admin_allow: tuple[Network, ...] | None = _setting(
+    admin_allow: tuple[Network, ...] | None = declare(
         "--admin-allow",
         allowlist.parse_networks,
         "CIDR[,CIDR...]",
@@ -186,7 +136,7 @@ class Options:
             Whose SHUTDOWN, WIPEOUT, FOUND and CONFIG are obeyed; others' are dropped, counted and logged. With
             --allow, all of it must be within that.""",
     )
-    answer_rate_bytes: int = _setting(
+    answer_rate_bytes: int = declare(
         "--answer-rate",
         parse_answer_rate,
         "SIZE",
@@ -199,7 +149,7 @@ class Options:
             the node say what yours need. At least {show_size(ANSWER_RATE_MIN_BYTES)}. This machine
             (127.0.0.1, ::1) and the servers of SERVERS_FILE are exempt.""",
     )
-    http_port: int | None = _setting(
+    http_port: int | None = declare(
         "--http",
         number(int, 1, PORT_MAX, what="a port: a number"),
         "PORT",
@@ -211,7 +161,7 @@ class Options:
             at /metrics, /health and /ready for probes. It changes nothing and asks nobody who they are. It takes
             9 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
     )
-    http_bind: str = _setting(
+    http_bind: str = declare(
         "--http-bind",
         parse_bind,
         "ADDRESS",
@@ -220,7 +170,7 @@ class Options:
         group="Network",
         help="The address that --http receives on, numeric.",
     )
-    http_hosts: tuple[str, ...] = _setting(
+    http_hosts: tuple[str, ...] = declare(
         "--http-host",
         parse_http_hosts,
         "NAME[,NAME...]",
@@ -233,7 +183,7 @@ class Options:
             are always taken; others are refused, since a stranger's page in somebody's browser can make a name of
             its own stand for this node.""",
     )
-    reply_ttl_s: float = _setting(
+    reply_ttl_s: float = declare(
         "--reply-ttl",
         number(
             float,
@@ -251,7 +201,7 @@ class Options:
             {LAST_TRY_S:g} s after its first). Memory for answers is bounded and none is forgotten early:
             twice the time is half the writes a second before clients are told to wait.""",
     )
-    max_in_flight: int = _setting(
+    max_in_flight: int = declare(
         "--max-in-flight",
         number(int, 1, IN_FLIGHT_MAX),
         "NUMBER",
@@ -262,7 +212,7 @@ class Options:
             answered SYS_OVERLOAD_ERR. 1 to {IN_FLIGHT_MAX}; each can hold {show_size(DATAGRAM_MAX_BYTES)},
             and all together at most half of --max-memory.""",
     )
-    slow_ms: int = _setting(
+    slow_ms: int = declare(
         "--slow-ms",
         number(int, 0, SLOW_MAX_MS, what="a number of milliseconds"),
         "NUMBER",
@@ -273,7 +223,7 @@ class Options:
             Requests that take so many milliseconds or more are kept, the last 128 of them, for `tools/kv.py
             slowlog` and /slowlog: command, key, duration, client.""",
     )
-    replicas: int = _setting(
+    replicas: int = declare(
         "--replicas",
         number(int, 1, COPIES_MAX),
         "NUMBER",
@@ -283,7 +233,7 @@ class Options:
             Copies of each slot, the primary's included, as far as there are nodes: 1 to {COPIES_MAX}. The
             same on every node.""",
     )
-    join: tuple[tuple[str, int], ...] | None = _setting(
+    join: tuple[tuple[str, int], ...] | None = declare(
         "--join",
         parse_seeds,
         "HOST:PORT,...",
@@ -295,7 +245,7 @@ class Options:
             SERVERS_FILE. This node founds none. Others know it by --advertise, and add it to those that belong
             since it knows the secret; without one that is refused.""",
     )
-    forget_after_s: float = _setting(
+    forget_after_s: float = declare(
         "--forget-after",
         number(float, 0.0, FORGET_AFTER_MAX_S, what="a number of seconds"),
         "SECONDS",
@@ -307,7 +257,7 @@ class Options:
             belongs to the cluster no more: up to {FORGET_AFTER_MAX_S:g}. With --join it is added again when it comes
             back. Longer than a restart takes. Founders, which the servers file names, are never forgotten.""",
     )
-    file_rules: bool = _setting(
+    file_rules: bool = declare(
         "--file-rules",
         parse_yes_or_no,
         "yes|no",
@@ -318,7 +268,7 @@ class Options:
             If not, it stays one until this node is started anew. It stays one in any case while it is a member:
             stop it, then have the file read once more.""",
     )
-    trust_refusals: bool = _setting(
+    trust_refusals: bool = declare(
         "--trust-refusals",
         parse_yes_or_no,
         "yes|no",
@@ -331,7 +281,7 @@ class Options:
             container): the price of being wrong is two nodes that serve a slot, and lost writes. On one
             machine it is always a proof.""",
     )
-    coordination: Coordination | None = _setting(  # noqa: RUF009 - it makes a field
+    coordination: Coordination | None = declare(  # noqa: RUF009 - it makes a field
         "--coordination",
         parse_coordination,
         "ENGINE",
@@ -342,7 +292,7 @@ class Options:
             later) that runs anyway, as etcd:http://10.0.0.1:2379,http://10.0.0.2:2379/NAME: then any number of
             survivors goes on. NAME is the cluster's in there. The same on every node.""",
     )
-    etcd_user: Credentials | None = _setting(  # noqa: RUF009 - it makes a field
+    etcd_user: Credentials | None = declare(  # noqa: RUF009 - it makes a field
         "--etcd-user-file",
         read_credentials,
         "PATH",
@@ -352,7 +302,7 @@ class Options:
         help="A file of one line USER:PASSWORD, for an etcd that asks who a node is.",
         is_secret=True,
     )
-    etcd_ca_file: str | None = _setting(
+    etcd_ca_file: str | None = declare(
         "--etcd-ca-file",
         readable,
         "PATH",
@@ -361,7 +311,7 @@ class Options:
         group="Cluster",
         help="Certificates of those whose signature etcd's own must have, for https://.",
     )
-    etcd_cert_file: str | None = _setting(
+    etcd_cert_file: str | None = declare(
         "--etcd-cert-file",
         readable,
         "PATH",
@@ -370,7 +320,7 @@ class Options:
         group="Cluster",
         help="This node's own certificate and key, without a passphrase, for an etcd that asks for one.",
     )
-    leave_timeout_s: float = _setting(
+    leave_timeout_s: float = declare(
         "--leave-timeout",
         number(float, 0.0, LEAVE_TIMEOUT_MAX_S, what="a number of seconds"),
         "SECONDS",
@@ -380,7 +330,7 @@ class Options:
             How long a node that is told to stop takes at most to hand its slots over: 0 to
             {LEAVE_TIMEOUT_MAX_S:g}. After that it stops all the same. A second signal stops it at once.""",
     )
-    secret: bytes | None = _setting(
+    secret: bytes | None = declare(
         "",
         parse_secret,
         "SECRET",
@@ -390,7 +340,7 @@ class Options:
         variable="KV_CLUSTER_SECRET",
         is_secret=True,
     )
-    secret_file: SecretFile | None = _setting(  # noqa: RUF009 - it makes a field
+    secret_file: SecretFile | None = declare(  # noqa: RUF009 - it makes a field
         "",
         read_secret,
         "PATH",
@@ -400,7 +350,7 @@ class Options:
         variable="KV_CLUSTER_SECRET_FILE",
         is_secret=True,
     )
-    log_level: str = _setting(
+    log_level: str = declare(
         "--log-level",
         one_of(*logs.LEVELS),
         "LEVEL",
@@ -410,7 +360,7 @@ class Options:
             The least level that is logged: {", ".join(logs.LEVELS)}. At info a node logs its changes of
             state, nothing per request.""",
     )
-    log_format: str = _setting(
+    log_format: str = declare(
         "--log-format",
         one_of(*logs.FORMATS),
         "FORMAT",
@@ -462,10 +412,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     Reads the servers file and resolves the names in it. Raises UsageError for anything wrong; --help and
     --version print that and raise SystemExit(0).
     """
-    given = _parse_command_line(arguments)
-    for option, instead in _GONE.items():
-        if environment.get(_variable(option)):
-            raise UsageError(f"{_variable(option)} {instead}")
+    given = words(arguments, dict(settings()))
+    for option, instead in GONE.items():
+        if environment.get(variable_of(option)):
+            raise UsageError(f"{variable_of(option)} {instead}")
     values = {name: _value(setting, getattr(given, name, None), environment) for name, setting in _all_settings()}
     try:
         port = servers.parse_port(given.port)
@@ -516,24 +466,6 @@ def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
             if near:
                 found[name] = f"KV_{near[0]}"
     return found
-
-
-def _parse_command_line(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    given, rest = parser.parse_known_args(arguments)
-    for argument in rest:
-        if not argument.startswith("-"):
-            continue
-        option = argument.partition("=")[0]
-        if option in _GONE:
-            raise UsageError(f"{option} {_GONE[option]}")
-        close = difflib.get_close_matches(option, [setting.option for _, setting in settings()], 1)
-        raise UsageError(f"unknown option {option!r} ({f'is {close[0]} meant?' if close else 'see --help'})")
-    if rest and given.servers_file is None:  # argparse leaves out what may be missing, if an option stands before it
-        given.servers_file = rest.pop(0)
-    if rest:
-        raise UsageError(f"unexpected argument {rest[0]!r} (see --help)")
-    return given
 
 
 def _value(setting: Setting, typed: str | None, environment: Mapping[str, str]) -> Any:
@@ -599,90 +531,3 @@ def _check_together(options: Options) -> None:
             f"--max-in-flight {options.max_in_flight} requests could fill more than half of --max-memory"
             f" {show_size(options.max_memory_bytes)}: say at most {most}, or raise --max-memory"
         )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see --help)")
-
-
-# What --help says before the options, and after them.
-_DESCRIPTION: Final = """\
-One node of a distributed key-value store that keeps everything in memory, and
-that memory within a bound. Clients reach any node by UDP on PORT."""
-
-_AFTER_OPTIONS: Final = f"""\
-Environment:
-  Each option is also an environment variable, named with it above. The command
-  line has precedence over it; an empty variable counts as unset.
-
-  KV_CLUSTER_SECRET, or KV_CLUSTER_SECRET_FILE with the name of a file that
-  holds it: a secret that all nodes share and prove to each other, random, of
-  {SECRET_MIN_BYTES} bytes or more (head -c 24 /dev/urandom | base64). Without one, nodes
-  believe whatever comes from the addresses in the servers file, so their
-  network must be trusted. Not to be had on the command line, where every user
-  of the machine could read it.
-
-  KV_FAST: whether the compiled core is used, which answers a request in about
-  half the time. Unset: where it was built. off: never, so that the Python does
-  all of it, and the same. on: the node does not start without it.
-
-  PYTHONHASHSEED is not heeded: whoever knew it could choose keys that make
-  every request slow.
-
-Servers file:
-  One HOST:PORT or [IPV6]:PORT a line, the same file on every node; # starts a
-  comment. One line makes a cluster of one. A name's address is looked up at
-  start, and again when its server can't be reached; a name that has none is
-  that of a server which is not there yet.
-
-Signals:
-  TERM, INT   hand the slots over to the other nodes, then stop
-  USR1        write all counters to the log
-  HUP         read SERVERS_FILE again: lines that were added are servers from
-              now on, in the same cluster; and KV_CLUSTER_SECRET_FILE: a new
-              secret is taken besides the old one, at the next HUP used, at the
-              third alone. A file with a fault changes nothing.
-
-Exit status:
-  0   stopped as told: by a signal, or by a client's SHUTDOWN
-  2   not started: the one line on standard error says why
-  Any other is a fault, told in the last lines on standard error.
-
-Examples:
-  python app/main.py 3331 servers.txt
-  python app/main.py 3331 servers.txt --max-memory 1GiB --policy noeviction
-  KV_LOG_FORMAT=json python app/main.py 3332 servers.txt --bind 192.0.2.7
-"""
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Collects words as they were typed: `_value` makes values of them, and of the environment's alike."""
-    parser = _Parser(
-        prog="python app/main.py",
-        usage="%(prog)s PORT SERVERS_FILE [options]\n       %(prog)s PORT --join HOST:PORT,... [options]",
-        description=_DESCRIPTION,
-        epilog=_AFTER_OPTIONS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # an abbreviation would change its meaning when an option is added
-        add_help=False,
-    )
-    required = parser.add_argument_group("Arguments")
-    required.add_argument("port", metavar="PORT", help="UDP port to serve on; TCP between nodes")
-    required.add_argument(
-        "servers_file", metavar="SERVERS_FILE", nargs="?", help="the cluster's nodes, this one included"
-    )
-    groups: dict[str, Any] = {}
-    for name, setting in settings():
-        if setting.group not in groups:
-            groups[setting.group] = parser.add_argument_group(setting.group)
-        groups[setting.group].add_argument(
-            setting.option,
-            dest=name,
-            metavar=setting.metavar,
-            help=f"{setting.help} Default: {setting.default_words}. [{setting.variable}]".replace("%", "%%"),
-        )
-    about = parser.add_argument_group("Help")
-    about.add_argument("-h", "--help", action="help", help="print this and leave")
-    about.add_argument("--version", action="version", version=f"kv-node {VERSION}", help="print that and leave")
-    return parser

@@ -85,6 +85,7 @@ def show_size(size_bytes: int) -> str:
 
 
 def parse_memory(text: str) -> int:
+    """Bytes of a process."""
     size_bytes = parse_size(text)
     if size_bytes < MEMORY_MIN_BYTES:
         raise ValueError(
@@ -94,6 +95,7 @@ def parse_memory(text: str) -> int:
 
 
 def parse_answer_rate(text: str) -> int:
+    """Bytes a second."""
     size_bytes = parse_size(text)
     if size_bytes < ANSWER_RATE_MIN_BYTES:
         raise ValueError(f"is less than a client needs: at least {show_size(ANSWER_RATE_MIN_BYTES)} (a second)")
@@ -101,6 +103,7 @@ def parse_answer_rate(text: str) -> int:
 
 
 def parse_bind(text: str) -> str:
+    """A numeric address, without brackets."""
     address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not servers.is_address(address):
         raise ValueError("isn't an IPv4 or IPv6 address (host names are not looked up here)")
@@ -108,6 +111,7 @@ def parse_bind(text: str) -> str:
 
 
 def parse_http_hosts(text: str) -> tuple[str, ...]:
+    """Host names in lower case, or `*` among them."""
     names = tuple(name.strip().lower() for name in text.split(",")) if text else ()
     if len(names) > HTTP_HOSTS_MAX:
         raise ValueError(f"names more than {HTTP_HOSTS_MAX}")
@@ -118,6 +122,8 @@ def parse_http_hosts(text: str) -> tuple[str, ...]:
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
+    """A parser that takes these words."""
+
     def parse_choice(text: str) -> str:
         if text not in choices:
             raise ValueError(f"isn't one of {', '.join(choices)}")
@@ -127,4 +133,5 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def parse_yes_or_no(text: str) -> bool:
+    """Whether it is yes."""
     return one_of("yes", "no")(text) == "yes"

@@ -11,12 +11,12 @@ from app.config.cgroup import MemoryLimit
 from app.config.coordination import Coordination, Credentials, Endpoint
 from app.config.options import (
     Options,
-    UsageError,
     misspelt,
     parse,
     settings,
 )
 from app.config.servers import Server
+from app.config.usage import UsageError
 from app.config.values import IN_FLIGHT_MAX, MEMORY_MIN_BYTES, MEMORY_MIN_HTTP_BYTES
 
 MIB = 1 << 20
@@ -507,11 +507,11 @@ def test_no_two_settings_share_a_name() -> None:
 
 @pytest.mark.parametrize("given", [["--on-partition", "serve"], ["--on-partition=refuse"]])
 def test_an_option_that_is_no_more_says_what_to_do(file: str, given: list[str]) -> None:
-    with pytest.raises(options.UsageError, match=r"^--on-partition is no more: .* docs/operations\.md$"):
+    with pytest.raises(UsageError, match=r"^--on-partition is no more: .* docs/operations\.md$"):
         options.parse(["3331", file, *given], {})
 
 
 def test_so_does_its_variable_unless_it_is_empty(file: str) -> None:
-    with pytest.raises(options.UsageError, match=r"^KV_ON_PARTITION is no more: "):
+    with pytest.raises(UsageError, match=r"^KV_ON_PARTITION is no more: "):
         options.parse(["3331", file], {"KV_ON_PARTITION": "refuse"})
     options.parse(["3331", file], {"KV_ON_PARTITION": ""})

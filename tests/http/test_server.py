@@ -11,7 +11,7 @@ import gevent
 import pytest
 
 from app.cluster.readiness import Readiness
-from app.config.options import UsageError
+from app.config.usage import UsageError
 from app.http import server as http_server
 from app.http.head import HEAD_MAX_BYTES
 from app.http.server import CONNECTIONS_MAX, HttpServer

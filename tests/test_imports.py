@@ -164,7 +164,7 @@ def test_protocol_logic_has_no_sockets_no_clock_and_no_chance_of_its_own(module:
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in MODULES if within(name, ("app.client", "app.config.options", "app.observe.logs"))]
+    "module", [name for name in MODULES if within(name, ("app.client", "app.config", "app.observe.logs"))]
 )
 def test_what_runs_without_a_node_needs_no_gevent(module: str) -> None:
     targets = [target for target, _, _ in imports(MODULES[module].read_text(), module)]

@@ -51,7 +51,7 @@ from app.config.values import (
     show_size,
 )
 from app.observe import logs
-from app.wire.protocol import COPIES_MAX, DATAGRAM_MAX_BYTES
+from app.wire.protocol import ADDRESS_MAX_BYTES, COPIES_MAX, DATAGRAM_MAX_BYTES, SERVERS_MAX
 
 # Variables that are no settings of a node's: of app/fast, of the tools, of the compose files.
 _OTHER_VARIABLES: Final = {"KV_FAST", "KV_SERVER", "KV_PUBLISH"}
@@ -451,6 +451,12 @@ def _joining(servers_file: str | None, values: Mapping[str, Any]) -> tuple[Serve
     named = dict.fromkeys((values["advertise"], *values["join"]))
     if len(named) == 1:
         raise UsageError("--join names this node alone: name a member of the cluster")
+    if len(named) > SERVERS_MAX:
+        raise UsageError(f"--join names more than {SERVERS_MAX - 1} servers: a cluster has no more")
+    for server in named:
+        if len(name := servers.join_host_port(*server)) > ADDRESS_MAX_BYTES:
+            option = "--advertise" if server == values["advertise"] else "--join"
+            raise UsageError(f"{option} {name}: a server's name has at most {ADDRESS_MAX_BYTES} bytes, its port included")
     listed = servers.resolve([servers.Entry(host, port, 0) for host, port in named], "--join", servers.lookup_host)
     return listed[0], listed
 

@@ -52,7 +52,7 @@ class ServersError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the file, not yet looked up; `host` in lower case and without brackets."""
+    """One line of the file (0: of none), not yet looked up; `host` in lower case and without brackets."""
 
     host: str
     port: int
@@ -275,7 +275,8 @@ def resolve(
             with suppress(OSError):
                 address = lookup(entry.host)[0]
         if address and is_unusable(address):
-            raise ServersError(f"{name}:{entry.line}: {entry} isn't one machine's address: write the server's own")
+            where = f"{name}:{entry.line}" if entry.line else name
+            raise ServersError(f"{where}: {entry} isn't one machine's address: write the server's own")
         if is_address(entry.host):
             first = line_of.setdefault((address, entry.port), entry.line)
             if first != entry.line:

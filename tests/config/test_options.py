@@ -187,6 +187,9 @@ def test_one_with_a_file_does_not_join(file: str) -> None:
     assert parse(["3331", file], {}).joins is False
 
 
+LONG = f"{'a' * 40}.{'b' * 35}:3331"  # 81 bytes
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "complaint"),
     [
@@ -196,6 +199,10 @@ def test_one_with_a_file_does_not_join(file: str) -> None:
         (["--join", ",", *ME], JOINING, "--join ',': is empty: write host:port,..."),
         (["--join", "a", *ME], JOINING, "--join 'a': the port is missing"),
         (["FILE", "--join", "127.0.0.1:1", *ME], JOINING, "--join is in place of a servers file: leave out FILE"),
+        (["--join", LONG, *ME], JOINING, f"--join {LONG}: a server's name has at most 80 bytes, its port included"),
+        (["--join", "127.0.0.1:1", "--advertise", LONG], JOINING, f"--advertise {LONG}: a server's name has at most"),
+        (["--join", ",".join(f"127.0.0.1:{n}" for n in range(1, 65)), *ME], JOINING, "--join names more than 63"),
+        (["--join", "0.0.0.0:1", *ME], JOINING, "--join: 0.0.0.0:1 isn't one machine's address"),
     ],
 )
 def test_what_is_wrong_with_joining(arguments: list[str], environment: dict[str, str], complaint: str) -> None:

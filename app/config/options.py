@@ -455,8 +455,8 @@ def _joining(servers_file: str | None, values: Mapping[str, Any]) -> tuple[Serve
         raise UsageError(f"--join names more than {SERVERS_MAX - 1} servers: a cluster has no more")
     for server in named:
         if len(name := servers.join_host_port(*server)) > ADDRESS_MAX_BYTES:
-            option = "--advertise" if server == values["advertise"] else "--join"
-            raise UsageError(f"{option} {name}: a server's name has at most {ADDRESS_MAX_BYTES} bytes, its port included")
+            what = "--advertise" if server == values["advertise"] else "--join"
+            raise UsageError(f"{what} {name}: a server's name has at most {ADDRESS_MAX_BYTES} bytes, its port included")
     listed = servers.resolve([servers.Entry(host, port, 0) for host, port in named], "--join", servers.lookup_host)
     return listed[0], listed
 

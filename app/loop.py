@@ -123,7 +123,7 @@ class Task(greenlet):
     """A function that runs in a greenlet of its own.
 
     Once it runs, or will not, it refers to nothing that may refer to it: the collector, which is to see little
-    (`_keep_heap_small` in app/node.py), has nothing to do with tasks that have ended.
+    (`_keep_heap_small` in app/process.py), has nothing to do with tasks that have ended.
     """
 
     def __init__(self, function: Callable[..., object], args: tuple[Any, ...], hub: greenlet) -> None:

@@ -35,9 +35,9 @@ def main(arguments: Sequence[str]) -> int:
         if (problem := fast.wrong()) is not None:
             raise UsageError(problem)
         logs.configure(given.log_level, given.log_format)
-        from app import node
+        from app import process
 
-        return node.run(given, _start_http)
+        return process.run(given, _start_http)
     except UsageError as error:
         wrong = str(error)
     except ModuleNotFoundError as error:

@@ -1,26 +1,20 @@
 """One node: the parts put together, who of them is told of what, the end of a turn, and the upkeep between requests.
 
-`run` is a process that is one node; the simulator (tests/sim) runs several nodes in one process, each with a loop and
-sockets of its making.
+app/process.py runs one in a process; the simulator (tests/sim) runs several in one, each with a loop and sockets of its
+making.
 
 It is long since everything meets here: each part is made once, with what it needs as arguments, and who is told of
 what, in which order, is to be read in one place. What any of it does stands with the parts.
 """
 
-import gc
 import os
 import platform
 import random
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Final, Protocol
-
-import gevent
-from gevent.event import Event as Flag
 
 from app import fast
 from app.cluster.events import Event
@@ -32,16 +26,14 @@ from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
-from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
-from app.config.options import Options, misspelt
+from app.config.options import Options
 from app.config.secret import Secrets, read_secret
 from app.config.servers import ServersError, load, read_file, reread, unresolved
-from app.config.usage import UsageError
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
 from app.front.rate import AnswerRate
-from app.loop import GeventLoop, Loop
+from app.loop import Loop
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.overload import OverloadWatch
@@ -65,15 +57,13 @@ from app.requests.request import PATIENCE_S
 from app.requests.resumed import Resumed
 from app.requests.turn import Turn
 from app.requests.waiting import WAITING_SHARE, Waiting
-from app.sockets import ReceiveBuffer, Sockets
+from app.sockets import ReceiveBuffer
 from app.storage.arena import Arena
 from app.storage.governor import (
     ARENA_FLOOR_BYTES,
     MemoryGovernor,
-    ResidentSize,
     peak_resident_bytes,
     replies_max_bytes,
-    tune_allocators,
 )
 from app.storage.mutate import Mutations
 from app.storage.pressure import EvictionWatch
@@ -83,8 +73,6 @@ from app.version import VERSION
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
 _UPKEEP_S: Final = 0.1
-# How often the C heap is trimmed, if anything in it was freed.
-_TRIM_S: Final = 2.0
 # Entries of wiped slots, or pages, that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
 _DRAIN_STEPS: Final = 10_000
 _DRAIN_TURN: Final = 200
@@ -722,91 +710,3 @@ class Node:
 
 def _shown(networks: tuple[Network, ...] | None) -> str:
     return "everybody" if networks is None else show_networks(networks)
-
-
-def fresh_incarnation() -> int:
-    """Above that of every earlier process here, unless the wall clock was set back (which the core copes with)."""
-    return time.time_ns() // 1000
-
-
-def _keep_heap_small(loop: Loop, node: Node) -> None:
-    """The process's own upkeep, in a greenlet of its own."""
-    while True:
-        loop.sleep(_TRIM_S)
-        node.governor.trim()
-        # Tables that a wipe or a rebuild has made since: as long-lived as those frozen at start.
-        gc.freeze()
-
-
-def run(options: Options, start_http: Callable[[Node], object] = lambda node: None) -> int:
-    """Run a node until it is told to stop; the exit status. Raises UsageError when it can't start.
-
-    `start_http(node)` is called before the node serves.
-    """
-    for name, nearest in misspelt(os.environ).items():
-        _log.warning("unknown_variable", name=name, nearest=nearest)
-    tune_allocators()
-    loop = GeventLoop()
-    sockets = Sockets(options)
-    stopped = Flag()
-    node = Node(
-        options,
-        loop,
-        sockets,
-        incarnation=fresh_incarnation(),
-        random_bytes=os.urandom,
-        resident_bytes=ResidentSize(),
-        on_stopped=stopped.set,
-        register=_shared_register(options, loop, sockets),
-    )
-    # Signal handlers only tell the loop.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, loop.run_callback, _on_stop_signal, node, signal.Signals(number).name)
-    gevent.signal_handler(signal.SIGUSR1, loop.run_callback, node.dump)
-    gevent.signal_handler(signal.SIGHUP, loop.run_callback, node.reload)
-    # What lives as long as the process needs no collector: without this, each full collection would walk every slot's
-    # tables (35 to 80 ms over half a million entries).
-    gc.collect()
-    gc.freeze()
-    start_http(node)
-    node.start()
-    _warn_of_a_tight_limit(options.max_memory_bytes)
-    loop.spawn(_keep_heap_small, loop, node)
-    stopped.wait()
-    _log.info("stopped")
-    return 0
-
-
-def _shared_register(options: Options, loop: Loop, sockets: Sockets) -> SharedRegister | None:
-    if options.coordination is None:
-        return None
-    from app.peers.etcd import Etcd  # with what it needs: whoever goes without need not have that
-
-    try:
-        return Etcd(
-            loop,
-            options.coordination,
-            options.etcd_user,
-            ca_file=options.etcd_ca_file,
-            cert_file=options.etcd_cert_file,
-            look_up=sockets.look_up,
-        )
-    except OSError as error:
-        raise UsageError(f"--etcd-ca-file or --etcd-cert-file: {error.strerror or error}") from None
-
-
-def _warn_of_a_tight_limit(max_memory_bytes: int) -> None:
-    limit = memory_limit()
-    if limit.size_bytes < max_memory_bytes + KERNEL_ROOM_BYTES:
-        _log.warning(
-            "memory_limit_tight",
-            limit_bytes=limit.size_bytes,
-            set_by=limit.source,
-            wanted_bytes=max_memory_bytes + KERNEL_ROOM_BYTES,
-        )
-
-
-def _on_stop_signal(node: Node, cause: str) -> None:
-    if not node.is_stopping:
-        _log.info("stopping", cause=cause)
-    node.leave()

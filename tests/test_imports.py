@@ -38,11 +38,12 @@ ALLOWED = {
     "app.front": ("app.config", "app.fast", "app.loop", "app.observe", "app.requests", "app.wire"),
     "app.sockets": ("app.config", "app.fast", "app.fragments", "app.front.batch"),
     "app.node": ("app",),
+    "app.process": ("app",),
     "app.http": (
         *("app.cluster", "app.config.servers", "app.fast", "app.fragments", "app.loop", "app.observe"),
         *("app.peers", "app.sockets", "app.version", "app.wire"),
     ),
-    "app.main": ("app.config", "app.fast", "app.http", "app.node", "app.observe", "app.printable"),
+    "app.main": ("app.config", "app.fast", "app.http", "app.observe", "app.printable", "app.process"),
 }
 
 # Modules that import nothing of their own package either.
@@ -121,10 +122,10 @@ def test_the_table_names_what_is_there() -> None:
 
 def test_only_main_reaches_for_the_node_and_only_when_it_runs() -> None:
     for module, path in MODULES.items():
-        if within(module, ("app.node", "app.http")):
+        if within(module, ("app.node", "app.process", "app.http")):
             continue
         for target, line, lazy in imports(path.read_text(), module):
-            if within(target, ("app.node",)):
+            if within(target, ("app.node", "app.process")):
                 assert (module, lazy) == ("app.main", True), f"{module}:{line} imports {target}"
 
 

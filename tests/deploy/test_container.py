@@ -75,7 +75,7 @@ def test_the_node_has_all_it_imports(image: Path) -> None:
     (entry,) = instructions("ENTRYPOINT")
     done = run(image, [*json.loads(entry), "--help"])
     assert (done.returncode, done.stderr) == (0, "")
-    done = run(image, ["python", "-c", "import app.main, app.node"])
+    done = run(image, ["python", "-c", "import app.main, app.process"])
     assert (done.returncode, done.stderr) == (0, "")
 
 

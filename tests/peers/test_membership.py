@@ -45,13 +45,13 @@ from app.config.options import Options
 from app.config.servers import Server
 from app.front.batch import DatagramBatch
 from app.loop import EXIT_FAULT, Loop
-from app.node import fresh_incarnation
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import DatagramAuth
 from app.peers.frames import CLUSTER, LIFE, Frame
 from app.peers.links import Links
 from app.peers.lookups import Lookups
 from app.peers.membership import FOUND_RETRIES_S, Membership
+from app.process import fresh_incarnation
 from app.sockets import Sockets
 from app.wire.protocol import (
     ADDRESS_MAX_BYTES,

@@ -27,8 +27,7 @@ from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.options import Options
-from app.config.secret import Secrets, read_secret
-from app.config.servers import ServersError, load, read_file, reread, unresolved
+from app.config.servers import read_file, unresolved
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
@@ -47,6 +46,7 @@ from app.peers.links import Links
 from app.peers.lookups import Lookups
 from app.peers.membership import DatagramSender, Membership, SharedRegister
 from app.peers.view_log import ViewLog
+from app.reload import Reload
 from app.requests.answers import Answers
 from app.requests.commands import Commands
 from app.requests.forwarding import SWEEP_S, Forwarding
@@ -141,14 +141,10 @@ class Node:
         self.loop = loop
         self.sockets = sockets
         self._on_stopped = on_stopped
-        self._read_file = read_file
         self._leaves_at_once_s: float | None = None
         self._is_stopped = False
         self._leave_timer = loop.timer()
         is_alone = len(options.servers) == 1
-        self._secrets = Secrets((options.cluster_secret,) if options.cluster_secret else ())
-        self.servers = options.servers  # of the file, in its order; `reload` changes them
-        self._reload_is_due = self._reloads = False
 
         # What it holds.
         evict = options.policy == "allkeys-lru"
@@ -208,6 +204,7 @@ class Node:
             random_bytes=random_bytes,
             register=register,
         )
+        self._reload = Reload(options, loop, self.links, self.membership, look_up=sockets.look_up, read_file=read_file)
         self.peer_datagrams = PeerDatagrams(loop, sockets, self.peers, self.membership.take_datagram)
         self.replication = Replication(
             str(options.me),
@@ -360,6 +357,7 @@ class Node:
             return
         self._is_stopped = True
         self._leave_timer.stop()
+        self._reload.stop()
         self.membership.stop()
         self.end_turn()
         self.links.stop()
@@ -419,59 +417,8 @@ class Node:
     # --- which servers there are -------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Read the servers file and that of the secret again, soon: names are looked up first, beside the loop."""
-        self._reload_is_due = True
-        if not self._reloads and not self._is_stopped:
-            self._reloads = True
-            self.loop.spawn(self._reload)
-
-    def _reload(self) -> None:
-        while self._reload_is_due and not self._is_stopped:
-            self._reload_is_due = False
-            try:
-                self._read_files()
-            except ServersError as error:
-                _log.error("not_reloaded", cause=error)
-        self._reloads = False
-
-    def _read_files(self) -> None:
-        """Go by the servers file and the secret's file as they are now. Raises ServersError: nothing was changed."""
-        options, core = self.options, self.membership.core
-        path = options.servers_file
-        listed = self.servers if options.joins else load(path, self.sockets.look_up, self._read_file)
-        members = core.view.addresses if core.view is not None else ()
-        servers = reread(path, options.me, listed, self.servers, members, file_rules=options.file_rules)
-        names = tuple(map(str, servers))
-        if objection := core.objection_to(names):
-            raise ServersError(f"{path}: {objection}")
-        before = tuple(map(str, self.servers))
-        kept = names[len(listed) :]
-        secrets = self._reread_secret()
-        if names != before:
-            self.servers = servers
-            self.membership.change_servers(names)
-        if secrets != self._secrets:
-            self._secrets = secrets
-            self.links.take_secrets(secrets.taken)
-            self.membership.take_secrets(secrets.taken, is_new_used=secrets.is_new_used)
-        _log.info(
-            "reloaded",
-            servers=len(names),
-            added=" ".join(name for name in names if name not in before),
-            removed=" ".join(name for name in before if name not in names),
-            kept=" ".join(kept),
-            secret=secrets.describe(),
-        )
-
-    def _reread_secret(self) -> Secrets:
-        """The secrets to go by, by the file as it is now. Raises ServersError."""
-        file = self.options.secret_file
-        if file is None:
-            return self._secrets
-        try:
-            return self._secrets.reread(read_secret(file.path, again=True).secret)
-        except ValueError as error:
-            raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
+        """Read the servers file and that of the secret again, soon."""
+        self._reload.begin()
 
     # --- where servers are (app/peers/lookups.py) ---------------------------------------------------------------------
 
@@ -496,7 +443,7 @@ class Node:
     def servers_known(self, servers: tuple[str, ...]) -> None:
         if len(self.peers.servers) == 1 < len(servers):
             self.front.be_one_of_several(PATIENCE_S)
-        listed = {str(server): server for server in self.servers}
+        listed = {str(server): server for server in self._reload.servers}
         found = [listed.get(name) or unresolved(name) for name in servers]
         self.peers.change(server for server in found if server is not None)
         self._follow_addresses()

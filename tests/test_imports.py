@@ -37,6 +37,7 @@ ALLOWED = {
     ),
     "app.front": ("app.config", "app.fast", "app.loop", "app.observe", "app.requests", "app.wire"),
     "app.sockets": ("app.config", "app.fast", "app.fragments", "app.front.batch"),
+    "app.reload": ("app.config", "app.loop", "app.observe", "app.peers"),
     "app.node": ("app",),
     "app.process": ("app",),
     "app.http": (

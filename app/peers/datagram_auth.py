@@ -51,7 +51,7 @@ from typing import Final
 
 from app.cluster.limits import COUNTER, INCARNATION, OUTBID_MAX
 from app.peers.mac import Mac
-from app.wire.protocol import SERVERS_MAX
+from app.wire.protocol import ADDRESS_MAX_BYTES, SERVERS_MAX
 
 _VERSION: Final = 1  # in the place of a protobuf tag that can't occur: tells authenticated from plain
 _HEAD: Final = Struct("<BBQQQ")
@@ -61,14 +61,14 @@ _WINDOW: Final = 64  # numbers; the network reorders a few neighbours at most
 _WINDOW_MASK: Final = (1 << _WINDOW) - 1
 # An introduction to one peer at most this often: forged or replayed datagrams must not make a node chatter.
 _INTRODUCE_S: Final = 0.02
-_NAME_MAX_BYTES: Final = 255
+_NAME_MAX_BYTES: Final = 255  # what its length has room for; a server's has ADDRESS_MAX_BYTES at most
 _FORMER_MAX: Final = 2 * SERVERS_MAX  # that were peers, and whose numbers are kept: 0.3 KB each
 # Peers say something each second. Less: who replays what was recorded has a node introduce itself anew that often, when
 # the peer it was recorded of is silent.
 FORGOTTEN_S: Final = 10.0
 
 # What is added to a body at most.
-OVERHEAD_BYTES: Final = _HEAD.size + _NAME_MAX_BYTES + _MAC_BYTES
+OVERHEAD_BYTES: Final = _HEAD.size + ADDRESS_MAX_BYTES + _MAC_BYTES
 
 
 class BadDatagram(ValueError):

@@ -56,7 +56,7 @@ from app.config.servers import join_host_port, split_host_port
 from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
-from app.peers.datagram_auth import BadDatagram, DatagramAuth
+from app.peers.datagram_auth import OVERHEAD_BYTES, BadDatagram, DatagramAuth
 from app.peers.frames import CLUSTER
 from app.peers.lease_watch import LeaseWatch
 from app.wire.codec import DecodeError, parse_msg
@@ -70,9 +70,10 @@ from app.wire.protocol import (
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
-# What a datagram takes at most if it is not to be cut: 1280 bytes, less headers, envelope and seal (datagram_auth.py).
-# Lower, and more waits behind what else is queued for the peer.
-_UNCUT_MAX_BYTES: Final = 1100
+_ENVELOPE_BYTES: Final = 24  # of a Msg, besides its payload
+# What a message takes at most if its datagram is not to be cut: the 1280 bytes that each IPv6 path takes, less its header
+# and UDP's, the envelope and the seal. Lower, and more waits behind what else is queued for the peer.
+UNCUT_MAX_BYTES: Final = 1280 - 48 - _ENVELOPE_BYTES - OVERHEAD_BYTES
 
 # For how long a FOUND is a retry of the one before: a client's last try leaves 4.45 s after its first.
 FOUND_RETRIES_S: Final = 6.0
@@ -378,7 +379,7 @@ class Membership:
     # --- datagrams -----------------------------------------------------------------------------------------------
 
     def _post(self, peer: str, body: bytes) -> None:
-        if len(body) > _UNCUT_MAX_BYTES and self._links.send(peer, CLUSTER, body):
+        if len(body) > UNCUT_MAX_BYTES and self._links.send(peer, CLUSTER, body):
             self.sent_over_links += 1
         elif self._auth is None:
             self._send(peer, body)

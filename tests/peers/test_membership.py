@@ -50,7 +50,7 @@ from app.peers.datagram_auth import DatagramAuth
 from app.peers.frames import CLUSTER, LIFE, Frame
 from app.peers.links import Links
 from app.peers.lookups import Lookups
-from app.peers.membership import FOUND_RETRIES_S, Membership
+from app.peers.membership import FOUND_RETRIES_S, UNCUT_MAX_BYTES, Membership
 from app.process import fresh_incarnation
 from app.sockets import Sockets
 from app.wire.protocol import (
@@ -374,7 +374,7 @@ VIEW = View(
 
 
 @pytest.mark.parametrize("secret", [None, SECRET])
-@pytest.mark.parametrize(("size", "over_the_link"), [(1100, False), (1101, True)])
+@pytest.mark.parametrize(("size", "over_the_link"), [(UNCUT_MAX_BYTES, False), (UNCUT_MAX_BYTES + 1, True)])
 def test_what_is_large_goes_over_the_link_if_it_is_up(size: int, over_the_link: bool, secret: bytes | None) -> None:
     rig = Rig(secret=secret).start()
     rig.core.script = [[Send(B, bytes(size))], [Send(B, bytes(size))]]
@@ -385,6 +385,12 @@ def test_what_is_large_goes_over_the_link_if_it_is_up(size: int, over_the_link: 
     rig.membership.take(Tick())
     assert rig.does() == ([("frame", B, CLUSTER, bytes(size))] if over_the_link else [("send", ("127.0.0.2", 1002))])
     assert rig.membership.sent_over_links == over_the_link
+
+
+def test_what_is_not_large_fits_a_packet_of_any_path_however_long_the_sender_is() -> None:
+    sealed = DatagramAuth(SECRET, "a" * ADDRESS_MAX_BYTES, [B], 100).sign(B, bytes(UNCUT_MAX_BYTES))
+    msg = Msg(messageID=bytes(8), payload=sealed, checkSum=1, type=TYPE_CLUSTER)
+    assert len(msg.SerializeToString()) == 1280 - 48, "IPv6's least, less its header and UDP's"
 
 
 def test_a_frame_is_the_links_peers_word(rig: Rig) -> None:

@@ -71,8 +71,8 @@ from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
 _ENVELOPE_BYTES: Final = 24  # of a Msg, besides its payload
-# What a message takes at most if its datagram is not to be cut: the 1280 bytes that each IPv6 path takes, less its header
-# and UDP's, the envelope and the seal. Lower, and more waits behind what else is queued for the peer.
+# What a message takes at most if its datagram is not to be cut: the 1280 bytes that each IPv6 path takes, less IPv6's
+# header and UDP's, the envelope and the seal. Lower, and more waits behind what else is queued for the peer.
 UNCUT_MAX_BYTES: Final = 1280 - 48 - _ENVELOPE_BYTES - OVERHEAD_BYTES
 
 # For how long a FOUND is a retry of the one before: a client's last try leaves 4.45 s after its first.

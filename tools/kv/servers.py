@@ -133,9 +133,9 @@ def _change(client: Client, given: Namespace, change: dict[str, Any], done: str)
 
 def _put_to_coordinator(names: list[str], change: dict[str, Any]) -> tuple[dict[str, Any] | None, KVError | None]:
     """The coordinator's answer, or why there is none. It is asked by its own name, and, as that may mean nothing here,
-    among the servers given."""
-    asked, fault = list(names), None
-    for name in asked:  # which may become longer meanwhile
+    among the others. `names` gets those that are met: the server that was given may be the one that is removed."""
+    fault = None
+    for name in names:  # which may become longer meanwhile
         try:
             answer = _tell(name, change)
         except KVError as error:
@@ -144,8 +144,8 @@ def _put_to_coordinator(names: list[str], change: dict[str, Any]) -> tuple[dict[
         coordinator = str(answer.get("coordinator", ""))
         if answer.get("done") or coordinator in (str(answer.get("address")), name):
             return answer, None
-        if coordinator and coordinator not in asked:
-            asked.insert(asked.index(name) + 1, coordinator)
+        if coordinator and coordinator not in names:
+            names.insert(names.index(name) + 1, coordinator)
     return None, fault
 
 

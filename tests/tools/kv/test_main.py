@@ -639,6 +639,24 @@ def test_a_coordinator_whose_name_means_nothing_here_is_found_among_those_given(
         assert capfdbinary.readouterr() == (b"c:3 belongs to the cluster: it can be started\n", b"")
 
 
+class Leaving(Coordinating):
+    """Answers once, and is gone."""
+
+    def answer_to(self, datagram: bytes) -> bytes | None:
+        return None if self.orders else super().answer_to(datagram)
+
+
+def test_the_server_that_was_asked_may_be_the_one_that_is_removed(
+    capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.kv.servers.CHANGE_TIMEOUTS_MS", (100,))
+    with Leaving() as one, Coordinating() as other:
+        one.coordinator = other.name
+        other.times = 2
+        assert run(one, "remove-server", one.name, "--timeout", "5") == 0
+        assert capfdbinary.readouterr() == (f"{one.name} belongs to the cluster no more\n".encode(), b"")
+
+
 def test_a_change_of_servers_that_nobody_answers_to(capfdbinary: Captured) -> None:
     with Guarded() as peer:
         assert run(peer, "add-server", "c:3", "--timeout", "0") == 3

@@ -192,14 +192,15 @@ def reread(
 
 
 def unresolved(name: str) -> Server | None:
-    """The server of this name (`host:port`), which a view lists and the file does not. A host name has no address yet.
-    None: it is no such name, and nobody can be there."""
+    """The server of this name (`host:port`), which a view lists and the file does not. A host name has no address yet,
+    one of no machine never has. None: it is no such name, and nobody can be there."""
     try:
         host, port = split_host_port(name)
     except ValueError:
         return None
-    local = "127.0.0.1" if host == "localhost" else ""
-    return Server(host, port, host if is_address(host) else local)
+    if is_address(host):
+        return Server(host, port, "" if is_unusable(host) else host)
+    return Server(host, port, "127.0.0.1" if host == "localhost" else "")
 
 
 def read_file(path: str, *, again: bool = False) -> bytes:

@@ -52,7 +52,7 @@ from app.cluster.events import (
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
 from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX, View
-from app.config.servers import join_host_port, split_host_port
+from app.config.servers import is_address, is_unusable, join_host_port, split_host_port
 from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
@@ -503,7 +503,10 @@ def _order(said: bytes) -> Order | None:
     if not isinstance(fields, dict) or len(fields.keys() & {"add", "remove"}) != 1:
         raise ValueError("say which server to add or to remove")
     removes = "remove" in fields
-    server = join_host_port(*split_host_port(str(fields["remove" if removes else "add"])))
+    host, port = split_host_port(str(fields["remove" if removes else "add"]))
+    server = join_host_port(host, port)
     if len(server) > ADDRESS_MAX_BYTES:
         raise ValueError(f"a server's name has at most {ADDRESS_MAX_BYTES} bytes, its port included")
+    if not removes and is_address(host) and is_unusable(host):
+        raise ValueError(f"{server} isn't one machine's address")
     return Order(server, removes, removes and fields.get("force") is True)

@@ -797,6 +797,8 @@ def test_no_order(rig: Rig, said: bytes) -> None:
             "a server's name has at most 80 bytes, its port included",
         ),
         (b"\xff", "say which server to add or to remove"),
+        (b'{"add": "0.0.0.0:2"}', "0.0.0.0:2 isn't one machine's address"),
+        (b'{"add": "[ff02::1]:2"}', "[ff02::1]:2 isn't one machine's address"),
     ],
 )
 def test_what_is_no_order(rig: Rig, said: bytes, why_not: str) -> None:

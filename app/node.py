@@ -172,12 +172,13 @@ class Node:
 
         # Other nodes.
         self.peers = Peers(options.me, options.servers, sockets.datagrams.family)
+        self._lookups = Lookups(loop, sockets.look_up, self.peers, self._peer_has_moved)
         self.links = Links(
             loop,
             sockets,
             self.peers,
             options.cluster_secret,
-            lookups=Lookups(loop, sockets.look_up, self.peers, self._peer_has_moved),
+            lookups=self._lookups,
             trust_refusals=options.trust_refusals,
             random_bytes=random_bytes,
             wake=self._wake,
@@ -449,6 +450,7 @@ class Node:
         self._follow_addresses()
         self.links.share_anew()
         self.link_watch.keep(self.peers.names)
+        self._lookups.keep(self.peers.names)
         self.replication.limit_backlog(self.links.queue_max_bytes // BACKLOG_SHARE)
 
     def view_installed(self, view: View, is_member: bool) -> None:

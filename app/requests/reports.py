@@ -31,7 +31,7 @@ assert MEMBERS_MAX * (ADDRESS_MAX_BYTES + _ROW_BYTES) + _REST_BYTES <= VALUE_MAX
 assert len(PLACE_DIGITS) == len(set(PLACE_DIGITS)) == MEMBERS_MAX
 
 
-class Kept:
+class KeptReport:
     """What `make()` returns, called anew only when that has become too old; a fault in it is the caller's."""
 
     def __init__(self, make: Callable[[], bytes], now: Callable[[], float]) -> None:
@@ -67,10 +67,10 @@ class Reports:
         """`status()`: what STATUS answers. `vitals()`: figures of the process, by name. `now()`: monotonic seconds."""
         self.pid = pid
         self.member_count = member_count
-        self.status = Kept(status, now)
-        self.slow_requests = Kept(slow_log.as_json, now)
+        self.status = KeptReport(status, now)
+        self.slow_requests = KeptReport(slow_log.as_json, now)
         self.config = Settings(slow_log).change
-        self.vitals = Kept(lambda: json.dumps(vitals(), separators=(",", ":")).encode(), now)
+        self.vitals = KeptReport(lambda: json.dumps(vitals(), separators=(",", ":")).encode(), now)
 
 
 def status_json(

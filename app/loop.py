@@ -173,8 +173,10 @@ class GeventLoop(Loop):
 
     def _unhandled(self, context: object, type: Any, value: Any, tb: object) -> None:
         """gevent's hub reports here whatever a callback or greenlet of it has not caught."""
-        if type is not None and issubclass(type, (GreenletExit, gaierror)):
+        if type is not None and issubclass(type, GreenletExit):
             return
+        if isinstance(value, gaierror) and isinstance(context, tuple):
+            return  # of a thread, and what it was to do: whoever waits for it is told
         error = value if isinstance(value, BaseException) else RuntimeError(f"{type}: {value}")
         self.fail(error)
 

@@ -324,6 +324,16 @@ def test_a_name_without_an_address_is_told_to_whoever_has_asked_and_is_no_fault(
     assert told == ["Name or service not known"]
 
 
+def test_one_that_nobody_has_caught_is_a_fault() -> None:
+    def work() -> None:
+        raise socket.gaierror(-2, "made up")
+
+    with watched_loop() as loop:
+        loop.spawn(work)
+        poll(lambda: loop.faults != [])
+        assert "made up" in str(loop.faults.pop())
+
+
 def test_anything_else_in_a_thread_is_a_fault() -> None:
     def fail() -> None:
         raise ValueError("made up")

@@ -273,7 +273,13 @@ def _held(response: dict[str, Any]) -> bytes | None:
 def _tls_context(ca_file: str | None, cert_file: str | None) -> Any:
     from gevent import ssl  # 3 MiB, which who does without need not have
 
-    context = ssl.create_default_context(cafile=ca_file)
+    # gevent's own, whose sockets wait in their greenlets. What ssl.create_default_context makes is Python's, and its
+    # sockets hold up the loop.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is None:
+        context.load_default_certs()
+    else:
+        context.load_verify_locations(ca_file)
     if cert_file is not None:
         context.load_cert_chain(cert_file, password="")  # else OpenSSL asks for one at the terminal, and waits
     return context

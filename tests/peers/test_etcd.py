@@ -13,6 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from gevent.event import Event
 
@@ -313,6 +314,20 @@ class TestUser:
     def test_no_token(self, asked: Make, given: dict[str, Any]) -> None:
         client, _ = asked(answer(given), credentials=Credentials("kv", "secret"))
         assert "no token" in client.why()
+
+
+def test_an_etcd_that_says_nothing_of_tls_holds_up_nobody(loop: GeventLoop) -> None:
+    with socket.create_server((HOST, 0)) as silent:
+        # Should the loop wait for it, that ends.
+        threading.Timer(5.0, silent.shutdown, (socket.SHUT_RDWR,)).start()
+        client = Client(loop, Endpoint(HOST, silent.getsockname()[1], True))
+        client.etcd.ask(READ)
+        turns = 0
+        while not client.taken:
+            gevent.sleep(0.001)
+            turns += 1
+        assert turns > 10
+        assert "nothing within 0.3 s" in str(client.taken[0])
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a key with")

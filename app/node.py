@@ -747,15 +747,16 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
     tune_allocators()
     loop = GeventLoop()
     stopped = Flag()
+    sockets = Sockets(options)
     node = Node(
         options,
         loop,
-        Sockets(options),
+        sockets,
         incarnation=fresh_incarnation(),
         random_bytes=os.urandom,
         resident_bytes=ResidentSize(),
         on_stopped=stopped.set,
-        register=_shared_register(options, loop),
+        register=_shared_register(options, loop, sockets),
     )
     # Signal handlers only tell the loop.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -775,7 +776,7 @@ def run(options: Options, start_http: Callable[[Node], object] = lambda node: No
     return 0
 
 
-def _shared_register(options: Options, loop: Loop) -> SharedRegister | None:
+def _shared_register(options: Options, loop: Loop, sockets: Sockets) -> SharedRegister | None:
     if options.coordination is None:
         return None
     from app.peers.etcd import Etcd  # with what it needs: whoever goes without need not have that
@@ -785,6 +786,7 @@ def _shared_register(options: Options, loop: Loop) -> SharedRegister | None:
             loop,
             options.coordination,
             options.etcd_user,
+            look_up=sockets.look_up,
             ca_file=options.etcd_ca_file,
             cert_file=options.etcd_cert_file,
         )

@@ -15,6 +15,7 @@ geventhttpclient (6.2) and urllib3 (6.4 MiB).
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from socket import AI_NUMERICHOST, getaddrinfo  # not gevent's, which asks a thread
 from typing import Any, Final
 
 import gevent
@@ -25,6 +26,7 @@ from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
 from app.cluster.membership.timing import REGISTER_TIMEOUT_S
 from app.config.coordination import Coordination, Credentials, Endpoint
 from app.loop import Loop
+from app.peers.etcd_names import EndpointNames
 
 # The largest answer: a view in base64, and some.
 _ANSWER_MAX_BYTES: Final = 256 << 10
@@ -47,17 +49,20 @@ class Etcd:
         coordination: Coordination,
         credentials: Credentials | None = None,
         *,
+        look_up: Callable[[str], list[str]],
         ca_file: str | None = None,
         cert_file: str | None = None,
     ) -> None:
-        """`ca_file`: whose certificates etcd's must be signed by (None: those the system trusts); `cert_file`: this
-        node's own certificate and key. Raises OSError for files that are none (ssl.SSLError is one)."""
+        """`look_up(host)`: the addresses of a name (Sockets.look_up). `ca_file`: whose certificates etcd's must be
+        signed by (None: those the system trusts); `cert_file`: this node's own certificate and key. Raises OSError for
+        files that are none (ssl.SSLError is one)."""
         self._loop = loop
         self._endpoints = coordination.endpoints
         self._credentials = credentials
         self._seat_key = _base64(f"/kv/{coordination.name}/seat".encode())
         self._view_key = _base64(f"/kv/{coordination.name}/view".encode())
         self._context = _tls_context(ca_file, cert_file) if self._endpoints[0].is_tls else None
+        self._names = EndpointNames(loop, look_up)
         self._at = 0  # which endpoint is asked
         self._socket: Any = None
         self._parser: h11.Connection | None = None
@@ -93,6 +98,7 @@ class Etcd:
         except (gevent.Timeout, _NoAnswer, h11.RemoteProtocolError, OSError) as error:
             self.failures += 1
             self.stop()
+            self._names.doubt(endpoint.host)
             self._at = (self._at + 1) % len(self._endpoints)
             answer = RegisterFailed(asked.number, f"{endpoint}: {_why(error)}")
         self._taken(answer)
@@ -157,8 +163,12 @@ class Etcd:
 
     def _connect(self) -> None:
         endpoint = self.endpoint
-        sock = socket.create_connection((endpoint.host, endpoint.port))
+        address = self._names.address(endpoint.host)
+        # Of what is a number nothing is looked up, but the scope of an IPv6 address.
+        (found, *_) = getaddrinfo(address, endpoint.port, type=socket.SOCK_STREAM, flags=AI_NUMERICHOST)
+        sock = socket.socket(found[0], socket.SOCK_STREAM)
         try:
+            sock.connect(found[4])
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
                 sock = self._context.wrap_socket(sock, server_hostname=endpoint.host)

@@ -217,6 +217,16 @@ def test_wiped_it_is_refused_with_a_line_and_nobody_drops_anything(tmp_path: Pat
         assert_kept(nodes[1], values)
 
 
+def test_an_endpoint_whose_name_is_not_known_is_one_that_does_not_answer(tmp_path: Path, one_etcd: Member) -> None:
+    unknown = "http://no-such.invalid:2379"
+    with cluster(tmp_path, 1, arguments=coordinated_by(unknown)) as (node,):
+        node.start()
+        poll(lambda: says(node, "its name has no address"), complaint="it says why not")
+    with cluster(tmp_path, 1, arguments=coordinated_by(unknown, one_etcd.url)) as (node,):
+        node.start()
+        poll(node.serves, complaint="it serves")
+
+
 def test_a_user_and_a_password(tmp_path: Path, one_etcd: Member) -> None:
     for path, content in (
         ("/v3/auth/user/add", {"name": "root", "password": "secret"}),

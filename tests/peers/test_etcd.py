@@ -5,7 +5,7 @@ import socket
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
 from app.config.coordination import Coordination, Credentials, Endpoint
+from app.config.servers import lookup_host
 from app.loop import GeventLoop
 from app.peers.etcd import Etcd
 from tests.support import etcd as real
@@ -60,7 +61,7 @@ class Server:
             except OSError:
                 return
             self.connections += 1
-            with sock, sock.makefile("rb") as stream:
+            with sock, sock.makefile("rb") as stream, suppress(OSError):
                 while self._take(stream):
                     given = self._answers.pop(0) if self._answers else b""
                     if not given:
@@ -89,9 +90,15 @@ def loop() -> Iterator[GeventLoop]:
 class Client:
     """One that is asked, and what came of it."""
 
-    def __init__(self, loop: GeventLoop, *endpoints: Endpoint, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        loop: GeventLoop,
+        *endpoints: Endpoint,
+        credentials: Credentials | None = None,
+        look_up: Callable[[str], list[str]] = lookup_host,
+    ) -> None:
         self.taken: list[RegisterAnswered | RegisterFailed] = []
-        self.etcd = Etcd(loop, Coordination(endpoints, "kv1"), credentials)
+        self.etcd = Etcd(loop, Coordination(endpoints, "kv1"), credentials, look_up=look_up)
         self.etcd.start(self.taken.append)
 
     def ask(self, asked: AskRegister = READ) -> RegisterAnswered | RegisterFailed:
@@ -221,6 +228,21 @@ class TestFaults:
             client = Client(loop, dead.endpoint, server.endpoint)
             assert str(dead.endpoint) in client.why()
             assert isinstance(client.ask(), RegisterAnswered)
+
+    def test_a_name_without_an_address_is_no_answer_and_no_fault_of_the_nodes(self, loop: GeventLoop) -> None:
+        """gevent's own way to look one up has the loop end the process."""
+        client = Client(loop, Endpoint("no-such.invalid", 1, False))
+        assert "http://no-such.invalid:1: its name has no address: " in client.why()
+
+    @pytest.mark.parametrize("found", [["127.0.0.9", HOST], [HOST]])
+    def test_a_name_with_several_addresses(self, loop: GeventLoop, found: list[str]) -> None:
+        """Of which one answers."""
+        one = answer({"header": HEADER, "responses": held(b"s", b"v")})
+        with closing(Server(one)) as server:
+            client = Client(loop, Endpoint("etcd", server.endpoint.port, False), look_up=lambda host: found)
+            asked = [client.ask() for _ in found]
+            assert isinstance(asked[-1], RegisterAnswered)
+            assert server.requests[0][1]["host"] == f"etcd:{server.endpoint.port}"
 
     def test_a_stopped_client_says_no_more(self, asked: Make) -> None:
         client, _ = asked(answer({"header": HEADER, "responses": held(b"s", b"v")}))

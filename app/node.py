@@ -153,6 +153,7 @@ class Node:
         self.sockets = sockets
         self._on_stopped = on_stopped
         self._read_file = read_file
+        self._register = register
         self._leaves_at_once_s: float | None = None
         self._is_stopped = False
         self._leave_timer = loop.timer()
@@ -430,7 +431,7 @@ class Node:
     # --- which servers there are -------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Read the servers file and that of the secret again, soon: names are looked up first, beside the loop."""
+        """Read the files of servers, secret and etcd again, soon: names are looked up first, beside the loop."""
         self._reload_is_due = True
         if not self._reloads and not self._is_stopped:
             self._reloads = True
@@ -446,7 +447,7 @@ class Node:
         self._reloads = False
 
     def _read_files(self) -> None:
-        """Go by the servers file and the secret's file as they are now. Raises ServersError: nothing was changed."""
+        """Go by the files of servers, secret and etcd as they are now. Raises ServersError: nothing was changed."""
         options, core = self.options, self.membership.core
         path = options.servers_file
         listed = self.servers if options.joins else load(path, self.sockets.look_up, self._read_file)
@@ -458,6 +459,10 @@ class Node:
         before = tuple(map(str, self.servers))
         kept = names[len(listed) :]
         secrets = self._reread_secret()
+        try:
+            go_over = self._register.reread() if self._register is not None else None
+        except ValueError as error:
+            raise ServersError(str(error)) from None
         if names != before:
             self.servers = servers
             self.membership.change_servers(names)
@@ -465,6 +470,7 @@ class Node:
             self._secrets = secrets
             self.links.take_secrets(secrets.taken)
             self.membership.take_secrets(secrets.taken, is_new_used=secrets.is_new_used)
+        etcd = go_over() if go_over is not None else ""
         _log.info(
             "reloaded",
             servers=len(names),
@@ -472,6 +478,7 @@ class Node:
             removed=" ".join(name for name in before if name not in names),
             kept=" ".join(kept),
             secret=secrets.describe(),
+            etcd=etcd,
         )
 
     def _reread_secret(self) -> Secrets:
@@ -780,18 +787,13 @@ def _shared_register(options: Options, loop: Loop, sockets: Sockets) -> SharedRe
     if options.coordination is None:
         return None
     from app.peers.etcd import Etcd  # with what it needs: whoever goes without need not have that
+    from app.peers.etcd_access import Certificates
 
+    certificates = Certificates(options.etcd_ca_file, options.etcd_cert_file, options.etcd_key_file)
     try:
-        return Etcd(
-            loop,
-            options.coordination,
-            options.etcd_user,
-            look_up=sockets.look_up,
-            ca_file=options.etcd_ca_file,
-            cert_file=options.etcd_cert_file,
-        )
-    except OSError as error:
-        raise UsageError(f"--etcd-ca-file or --etcd-cert-file: {error.strerror or error}") from None
+        return Etcd(loop, options.coordination, options.etcd_user, certificates, look_up=sockets.look_up)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _warn_of_a_tight_limit(max_memory_bytes: int) -> None:

@@ -26,6 +26,7 @@ from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
 from app.cluster.membership.timing import REGISTER_TIMEOUT_S
 from app.config.coordination import Coordination, Credentials, Endpoint
 from app.loop import Loop
+from app.peers.etcd_access import Certificates, read_access, reread_access
 from app.peers.etcd_names import EndpointNames
 
 # The largest answer: a view in base64, and some.
@@ -34,6 +35,7 @@ _READ_BYTES: Final = 64 << 10
 # To prove who we are takes etcd long on purpose (bcrypt: 0.1 s where nothing else runs). It is asked for seldom.
 _AUTHENTICATE_TIMEOUT_S: Final = 2.0
 _UNAUTHENTICATED: Final = 16  # of gRPC's codes
+_NONE: Final = Certificates()
 
 
 class _NoAnswer(Exception):
@@ -48,24 +50,23 @@ class Etcd:
         loop: Loop,
         coordination: Coordination,
         credentials: Credentials | None = None,
+        certificates: Certificates = _NONE,
         *,
         look_up: Callable[[str], list[str]],
-        ca_file: str | None = None,
-        cert_file: str | None = None,
     ) -> None:
-        """`look_up(host)`: the addresses of a name (Sockets.look_up). `ca_file`: whose certificates etcd's must be
-        signed by (None: those the system trusts); `cert_file`: this node's own certificate and key. Raises OSError for
-        files that are none (ssl.SSLError is one)."""
+        """`look_up(host)`: the addresses of a name (Sockets.look_up). Raises ValueError with a line that says what is
+        wrong with a file of certificates."""
         self._loop = loop
         self._endpoints = coordination.endpoints
-        self._credentials = credentials
+        self._certificates = certificates if self._endpoints[0].is_tls else None
+        self._access = read_access(credentials, self._certificates)
         self._seat_key = _base64(f"/kv/{coordination.name}/seat".encode())
         self._view_key = _base64(f"/kv/{coordination.name}/view".encode())
-        self._context = _tls_context(ca_file, cert_file) if self._endpoints[0].is_tls else None
         self._names = EndpointNames(loop, look_up)
         self._at = 0  # which endpoint is asked
         self._socket: Any = None
         self._parser: h11.Connection | None = None
+        self._is_stale = False  # the connection, or the token, has come of files that have changed
         self._token = ""
         self.requests = 0
         self.failures = 0
@@ -78,6 +79,19 @@ class Etcd:
     def ask(self, asked: AskRegister) -> None:
         """Ask etcd; returns at once."""
         self._loop.spawn(self._serve, asked)
+
+    def reread(self) -> Callable[[], str]:
+        """Read the files again, and go by none of it yet: what is returned does, and says which have changed. Raises
+        ValueError with a line that says what is wrong with one of them."""
+        access = reread_access(self._access, self._certificates)
+
+        def go_over() -> str:
+            changes = access.changes(self._access)
+            self._access = access
+            self._is_stale = self._is_stale or bool(changes)
+            return " ".join(changes)
+
+        return go_over
 
     def stop(self) -> None:
         """Close the connection."""
@@ -93,6 +107,9 @@ class Etcd:
     def _serve(self, asked: AskRegister) -> None:
         self.requests += 1
         endpoint = self.endpoint
+        if self._is_stale:
+            self._is_stale, self._token = False, ""
+            self.stop()
         try:
             answer: RegisterAnswered | RegisterFailed = self._exchange(asked)
         except (gevent.Timeout, _NoAnswer, h11.RemoteProtocolError, OSError) as error:
@@ -104,9 +121,9 @@ class Etcd:
         self._taken(answer)
 
     def _exchange(self, asked: AskRegister) -> RegisterAnswered:
-        if self._credentials is not None and not self._token:
+        if self._access.credentials is not None and not self._token:
             with gevent.Timeout(_AUTHENTICATE_TIMEOUT_S):
-                self._authenticate(self._credentials)
+                self._authenticate(self._access.credentials)
         with gevent.Timeout(REGISTER_TIMEOUT_S):
             return self._answered(asked, self._post("/v3/kv/txn", self._transaction(asked)))
 
@@ -170,8 +187,8 @@ class Etcd:
         try:
             sock.connect(found[4])
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._context is not None:
-                sock = self._context.wrap_socket(sock, server_hostname=endpoint.host)
+            if self._access.context is not None:
+                sock = self._access.context.wrap_socket(sock, server_hostname=endpoint.host)
         except BaseException:
             sock.close()
             raise
@@ -231,12 +248,3 @@ def _held(response: dict[str, Any]) -> bytes | None:
     """The value that a range of one key has found."""
     pairs = response["response_range"].get("kvs", [])
     return b64decode(pairs[0].get("value", ""), validate=True) if pairs else None
-
-
-def _tls_context(ca_file: str | None, cert_file: str | None) -> Any:
-    from gevent import ssl  # 3 MiB, which who does without need not have
-
-    context = ssl.create_default_context(cafile=ca_file)
-    if cert_file is not None:
-        context.load_cert_chain(cert_file)
-    return context

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
-from app.config.coordination import Coordination, Credentials, Endpoint
+from app.config.coordination import Coordination, Credentials, Endpoint, read_credentials
 from app.config.servers import lookup_host
 from app.loop import GeventLoop
 from app.peers.etcd import Etcd
@@ -273,6 +273,28 @@ class TestUser:
         assert isinstance(client.ask(), RegisterFailed)
         assert isinstance(client.ask(), RegisterAnswered)
         assert server.requests[-1][1]["authorization"] == "tok.2"
+
+    def test_another_password_is_gone_by_when_that_is_said(self, asked: Make, tmp_path: Path) -> None:
+        """Over another connection, with a token of its own."""
+        file = tmp_path / "user"
+        file.write_text("kv:first\n")
+        tokens = [answer({"token": "tok.1"}), answer({"token": "tok.2"})]
+        given = (tokens[0], self.OK, self.OK, tokens[1], self.OK, self.OK)
+        client, server = asked(*given, credentials=read_credentials(str(file)))
+        client.ask()
+        file.write_text("kv:second\n")
+        go_over = client.etcd.reread()
+        client.ask()
+        assert go_over() == "user-file"
+        client.ask()
+        assert client.etcd.reread()() == "", "it is the same again"
+        client.ask()
+        assert not client.etcd.failures
+        assert server.connections == 2
+        proofs = [body["password"] for path, _, body in server.requests if path == "/v3/auth/authenticate"]
+        assert proofs == ["first", "second"]
+        headers = [one.get("authorization") for path, one, _ in server.requests if path == "/v3/kv/txn"]
+        assert headers == ["tok.1", "tok.1", "tok.2", "tok.2"]
 
     @pytest.mark.parametrize("given", [answer({}), answer({"token": 5}), answer({"token": "a\nb"})])
     def test_no_token(self, asked: Make, given: bytes) -> None:

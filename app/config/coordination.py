@@ -60,7 +60,8 @@ def parse_coordination(text: str) -> Coordination | None:
     if not slash or not urls or urls.endswith("/"):
         raise ValueError(f"names no cluster: {_HOW_TO}")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} isn't a name: 1 to 63 of letters, digits, dots, hyphens and underscores")
+        what = "1 to 63 of letters, digits, dots, hyphens and underscores, the first a letter or digit"
+        raise ValueError(f"{name!r} isn't a name: {what}")
     parts = urls.split(",")
     if len(parts) > ENDPOINTS_MAX:
         raise ValueError(f"names more than {ENDPOINTS_MAX} endpoints")
@@ -74,6 +75,10 @@ def _parse_endpoint(text: str) -> Endpoint:
     scheme, mark, rest = text.partition("://")
     if not mark or scheme not in ("http", "https"):
         raise ValueError(f"{text!r} isn't an endpoint: {_HOW_TO}")
+    if "@" in rest:
+        raise ValueError("has a user, whom every user of the machine could see: leave it to --etcd-user-file")
+    if "/" in rest:
+        raise ValueError(f"{text!r} isn't an endpoint: NAME comes once, after all of them: {_HOW_TO}")
     try:
         host, port = split_host_port(rest)
     except ValueError as error:

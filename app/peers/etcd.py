@@ -27,6 +27,7 @@ from app.cluster.membership.timing import REGISTER_TIMEOUT_S
 from app.config.coordination import Coordination, Credentials, Endpoint
 from app.loop import Loop
 from app.peers.etcd_access import Certificates, read_access, reread_access
+from app.peers.etcd_faults import of_answer, of_system, of_text, with_advice
 from app.peers.etcd_names import EndpointNames
 
 # The largest answer: a view in base64, and some.
@@ -35,6 +36,7 @@ _READ_BYTES: Final = 64 << 10
 # To prove who we are takes etcd long on purpose (bcrypt: 0.1 s where nothing else runs). It is asked for seldom.
 _AUTHENTICATE_TIMEOUT_S: Final = 2.0
 _UNAUTHENTICATED: Final = 16  # of gRPC's codes
+_MAY_WANT: Final = " without an answer: it may want https://, or a user (--etcd-user-file)"
 _NONE: Final = Certificates()
 
 
@@ -60,12 +62,13 @@ class Etcd:
         self._endpoints = coordination.endpoints
         self._certificates = certificates if self._endpoints[0].is_tls else None
         self._access = read_access(credentials, self._certificates)
-        self._seat_key = _base64(f"/kv/{coordination.name}/seat".encode())
-        self._view_key = _base64(f"/kv/{coordination.name}/view".encode())
+        self._prefix = f"/kv/{coordination.name}/"
+        self._seat_key, self._view_key = (_base64(f"{self._prefix}{key}".encode()) for key in ("seat", "view"))
         self._names = EndpointNames(loop, look_up)
         self._at = 0  # which endpoint is asked
         self._socket: Any = None
         self._parser: h11.Connection | None = None
+        self._has_answered = False  # over this connection
         self._is_stale = False  # the connection, or the token, has come of files that have changed
         self._token = ""
         self.requests = 0
@@ -117,7 +120,7 @@ class Etcd:
             self.stop()
             self._names.doubt(endpoint.host)
             self._at = (self._at + 1) % len(self._endpoints)
-            answer = RegisterFailed(asked.number, f"{endpoint}: {_why(error)}")
+            answer = RegisterFailed(asked.number, f"{endpoint}: {with_advice(_why(error), self._prefix)}")
         self._taken(answer)
 
     def _exchange(self, asked: AskRegister) -> RegisterAnswered:
@@ -170,7 +173,11 @@ class Etcd:
         if self._token:
             headers.append(("Authorization", self._token))
         parts = (h11.Request(method="POST", target=path, headers=headers), h11.Data(body), h11.EndOfMessage())
-        self._socket.sendall(b"".join(parser.send(part) or b"" for part in parts))
+        try:
+            self._socket.sendall(b"".join(parser.send(part) or b"" for part in parts))
+        except OSError:
+            self._receive(parser)  # what it has said before it closed the connection
+            raise
         status, answer = self._receive(parser)
         if parser.our_state is h11.DONE and parser.their_state is h11.DONE:
             parser.start_next_cycle()
@@ -192,7 +199,7 @@ class Etcd:
         except BaseException:
             sock.close()
             raise
-        self._socket, self._parser = sock, h11.Connection(h11.CLIENT)
+        self._socket, self._parser, self._has_answered = sock, h11.Connection(h11.CLIENT), False
 
     def _receive(self, parser: h11.Connection) -> tuple[int, bytes]:
         """The status and the body of the answer."""
@@ -203,7 +210,7 @@ class Etcd:
                 data = self._socket.recv(_READ_BYTES)
                 if not data and not status:
                     self._token = ""  # etcd 3.4 says so that it takes none, or not this one
-                    raise _NoAnswer("it closes the connection without an answer: it may want a user, or another one")
+                    raise _NoAnswer("it has closed the connection" + _MAY_WANT * (not self._has_answered))
                 parser.receive_data(data)
             elif isinstance(event, h11.Response):
                 status = event.status_code
@@ -212,6 +219,7 @@ class Etcd:
                 if len(body) > _ANSWER_MAX_BYTES:
                     raise _NoAnswer(f"its answer has more than {_ANSWER_MAX_BYTES} bytes")
             elif isinstance(event, h11.EndOfMessage):
+                self._has_answered = True
                 return status, bytes(body)
 
     def _understand(self, status: int, body: bytes) -> dict[str, Any]:
@@ -220,13 +228,12 @@ class Etcd:
             if not isinstance(answer, dict):
                 raise ValueError("no object")
         except (ValueError, RecursionError):
-            raise _NoAnswer(f"it answers {status}, and no JSON") from None
+            raise _NoAnswer(of_text(status, body)) from None
         if status == 200:
             return answer
         if answer.get("code") == _UNAUTHENTICATED:
             self._token = ""
-        said = str(answer.get("message") or answer.get("error") or "")[:200]
-        raise _NoAnswer(f"{said.removeprefix('etcdserver: ') or 'no reason'} (status {status})")
+        raise _NoAnswer(of_answer(status, answer))
 
 
 def _why(error: BaseException) -> str:
@@ -234,7 +241,7 @@ def _why(error: BaseException) -> str:
         case gevent.Timeout():
             return f"nothing within {error.seconds:g} s"
         case OSError():
-            return error.strerror or str(error)
+            return of_system(error)
         case h11.RemoteProtocolError():
             return f"it speaks no HTTP: {error}"
     return str(error)

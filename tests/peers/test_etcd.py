@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from app.config.coordination import Coordination, Credentials, Endpoint, read_cr
 from app.config.servers import lookup_host
 from app.loop import GeventLoop
 from app.peers.etcd import Etcd
+from app.peers.etcd_access import Certificates
 from tests.support import etcd as real
+from tests.support.certificates import Authority
 from tests.support.gevent_loop import watched_loop
 from tests.support.polling import poll_in_loop as poll
 from tests.support.ports import HOST
@@ -43,10 +46,11 @@ def answer(content: object, status: str = "200 OK", *, more: str = "") -> bytes:
 class Server:
     """It answers each request with the next of what it was given, and closes the connection after an empty one."""
 
-    def __init__(self, *answers: bytes) -> None:
+    def __init__(self, *answers: bytes, context: ssl.SSLContext | None = None) -> None:
         self._answers = list(answers)
+        self._context = context
         self._listener = socket.create_server((HOST, 0))
-        self.endpoint = Endpoint(HOST, self._listener.getsockname()[1], False)
+        self.endpoint = Endpoint(HOST, self._listener.getsockname()[1], context is not None)
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.connections = 0
         threading.Thread(target=self._serve, daemon=True).start()
@@ -61,12 +65,15 @@ class Server:
             except OSError:
                 return
             self.connections += 1
-            with sock, sock.makefile("rb") as stream, suppress(OSError):
-                while self._take(stream):
-                    given = self._answers.pop(0) if self._answers else b""
-                    if not given:
-                        break
-                    sock.sendall(given)
+            with suppress(OSError):
+                if self._context is not None:
+                    sock = self._context.wrap_socket(sock, server_side=True)
+                with sock, sock.makefile("rb") as stream:
+                    while self._take(stream):
+                        given = self._answers.pop(0) if self._answers else b""
+                        if not given:
+                            break
+                        sock.sendall(given)
 
     def _take(self, stream: Any) -> bool:
         line = stream.readline().decode()
@@ -95,10 +102,13 @@ class Client:
         loop: GeventLoop,
         *endpoints: Endpoint,
         credentials: Credentials | None = None,
+        certificates: Certificates | None = None,
         look_up: Callable[[str], list[str]] = lookup_host,
     ) -> None:
         self.taken: list[RegisterAnswered | RegisterFailed] = []
-        self.etcd = Etcd(loop, Coordination(endpoints, "kv1"), credentials, look_up=look_up)
+        self.etcd = Etcd(
+            loop, Coordination(endpoints, "kv1"), credentials, certificates or Certificates(), look_up=look_up
+        )
         self.etcd.start(self.taken.append)
 
     def ask(self, asked: AskRegister = READ) -> RegisterAnswered | RegisterFailed:
@@ -174,7 +184,15 @@ class TestRequests:
         one = answer({"header": HEADER, "responses": held(b"s", b"v")}, more="Connection: close\r\n")
         client, _ = asked(one, b"", one)
         assert isinstance(client.ask(), RegisterAnswered)
-        assert isinstance(client.ask(), RegisterFailed)
+        assert client.why().endswith("may want https://, or a user (--etcd-user-file)")
+        assert isinstance(client.ask(), RegisterAnswered)
+
+    def test_or_ends(self, asked: Make) -> None:
+        """Nothing is wrong then with what was asked."""
+        one = answer({"header": HEADER, "responses": held(b"s", b"v")})
+        client, _ = asked(one, b"")
+        assert isinstance(client.ask(), RegisterAnswered)
+        assert client.why().endswith("it has closed the connection")
 
     def test_an_answer_in_chunks(self, asked: Make) -> None:
         body = json.dumps({"header": HEADER, "responses": held(b"s", b"v")}).encode()
@@ -187,7 +205,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("given", "word"),
         [
-            (b"", "closes the connection"),
+            (b"", "closed the connection without an answer: it may want https://, or a user"),
             (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no HTTP"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "no JSON"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "no JSON"),
@@ -206,6 +224,9 @@ class TestFaults:
                 answer({"message": "etcdserver: no leader", "code": 14}, "503 Service Unavailable"),
                 ": no leader (status",
             ),
+            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 18\r\n\r\n404 page not found", "etcd listens for clients"),
+            (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 999\r\n\r\n" + b"\xff\n" * 333 + b"x" * 333, "no JSON: "),
+            (answer({"message": "etcdserver: permission denied"}, "403 Forbidden"), "write of the prefix /kv/kv1/,"),
             (answer({"error": "x" * 999}, "500 Internal Server Error"), "x" * 180),
             (answer({}, "418 I'm a teapot"), "no reason (status 418)"),
         ],
@@ -300,6 +321,65 @@ class TestUser:
     def test_no_token(self, asked: Make, given: bytes) -> None:
         client, _ = asked(given, credentials=Credentials("kv", "secret"))
         assert "no token" in client.why()
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Certificates and keys: of etcd's and a node's, by the right authority, too old, and by another."""
+    directory, other = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("others")
+    authority = Authority(directory)
+    return {
+        "ca": (authority.certificate, Path()),
+        "good": authority.sign("good"),
+        "expired": authority.sign("expired", is_expired=True),
+        "other": Authority(other, "other").sign("etcd"),
+    }
+
+
+class TestTls:
+    @pytest.mark.parametrize(
+        ("of_etcd", "host", "word"),
+        [
+            ("good", HOST, ""),
+            ("expired", HOST, "certificate has expired: etcd's own is to be renewed"),
+            ("other", HOST, "issuer certificate: whoever has signed it must be in --etcd-ca-file"),
+            ("good", "localhost", "not valid for 'localhost'.: etcd's own must have the name"),
+        ],
+    )
+    def test_etcds_certificate(
+        self, loop: GeventLoop, signed: dict[str, tuple[Path, Path]], of_etcd: str, host: str, word: str
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*signed[of_etcd])
+        self.assert_says(loop, context, host, Certificates(str(signed["ca"][0])), word)
+
+    @pytest.mark.parametrize(
+        ("of_node", "word"),
+        [
+            ("good", ""),
+            ("", "certificate required: it takes no certificate of this node's, or not this one"),
+            ("expired", "certificate expired: it takes no certificate of this node's, or not this one"),
+            ("other", "unknown ca: it takes no certificate of this node's, or not this one"),
+        ],
+    )
+    def test_the_nodes_certificate(
+        self, loop: GeventLoop, signed: dict[str, tuple[Path, Path]], of_node: str, word: str
+    ) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=signed["ca"][0])
+        context.load_cert_chain(*signed["good"])
+        context.verify_mode = ssl.CERT_REQUIRED
+        own = map(str, signed[of_node]) if of_node else ()
+        self.assert_says(loop, context, HOST, Certificates(str(signed["ca"][0]), *own), word)
+
+    def assert_says(
+        self, loop: GeventLoop, context: ssl.SSLContext, host: str, certificates: Certificates, word: str
+    ) -> None:
+        """What is wrong; nothing: it is answered."""
+        with closing(Server(answer({"header": HEADER, "responses": held(b"s", b"v")}), context=context)) as server:
+            endpoint = Endpoint(host, server.endpoint.port, True)
+            answered = Client(loop, endpoint, certificates=certificates, look_up=lambda host: [HOST]).ask()
+            assert (answered.why if isinstance(answered, RegisterFailed) else "").count(word)
+            assert isinstance(answered, RegisterFailed) == bool(word)
 
 
 @pytest.mark.skipif(real.PROGRAM is None, reason=real.ABSENT)

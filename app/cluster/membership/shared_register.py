@@ -310,8 +310,9 @@ class SharedRegister(Register):
         state = self._state
         if fault != self._said or state.now - self._said_at >= timing.WAITING_LOG_S:
             self._said, self._said_at = fault, state.now
-            held = "keeps what it holds, and serves nothing" if state.is_member else "waits"
-            state.log(f"the register is refused: {fault}; this node {held}", "error")
+            does = "keeps what it holds, and serves nothing" if state.is_member else "waits"
+            until = "until that is put right, or kv found --force is said"
+            state.log(f"the register is refused: {fault}; this node {does}, {until}", "error")
         self._refusal = fault
         self._mandate_until = -inf
         self._lease.drop()

@@ -1,5 +1,6 @@
 """Nodes that an etcd coordinates: real processes of both, of one etcd and of three; killed, stopped, out of reach."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,16 +209,68 @@ def test_wiped_it_is_refused_with_a_line_and_nobody_drops_anything(tmp_path: Pat
         assert one_etcd.post("/v3/kv/deleterange", prefix)["deleted"] == "2"
         poll(lambda: all(map(is_refusing, nodes)), complaint="nobody serves")
         poll(lambda: any("the register is refused: it is empty" in node.log for node in nodes), complaint="it is said")
-        found = subprocess.run(
-            [sys.executable, "tools/kv.py", "--server", f"{HOST}:{nodes[0].port}", "found", "--force"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-        assert found.returncode == 0, found.stderr + found.stdout
+        found_by_force(nodes[0])
         await_count(nodes, 2)
         assert_kept(nodes[1], values)
+
+
+def found_by_force(node: Node) -> None:
+    """An operator has it go on, whatever etcd holds."""
+    found = subprocess.run(
+        [sys.executable, "tools/kv.py", "--server", f"{HOST}:{node.port}", "found", "--force"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert found.returncode == 0, found.stderr + found.stdout
+
+
+def test_restored_from_an_old_backup_it_is_refused_with_a_line(tmp_path: Path, one_etcd: Member) -> None:
+    """Of a time at which another node was a member as well."""
+    with cluster(tmp_path, 3, arguments=coordinated_by(one_etcd.url)) as nodes:
+        start(nodes)
+        one_etcd.kill()
+        backup = tmp_path / "backup"
+        shutil.copytree(one_etcd.data, backup)
+        one_etcd.start()
+        poll(one_etcd.is_up, complaint="etcd is up")
+        *left, gone = nodes
+        gone.kill()
+        await_count(left, 2)
+        values = fill(left[0])
+        one_etcd.kill()
+        shutil.rmtree(one_etcd.data)
+        backup.rename(one_etcd.data)
+        one_etcd.start()
+        poll(lambda: all(map(is_refusing, left)), complaint="nobody serves")
+        assert says(coordinator_of(left), "it was restored, or wiped")
+        assert any("the register is refused: it holds epoch" in node.log for node in left)
+        found_by_force(left[0])
+        await_count(left, 2)
+        assert_kept(left[1], values)
+
+
+def test_a_node_that_is_given_another_clusters_name(tmp_path: Path, one_etcd: Member) -> None:
+    """One that is in nobody's use, and that of a cluster which was ended in order: it founds nothing there."""
+    with cluster(tmp_path, 3, arguments=coordinated_by(one_etcd.url)) as nodes:
+        *two, third = nodes
+        start(two)
+        epoch = two[0].status()["epoch"]
+        for name, said in (("unused", "it is empty, though"), ("ended", "it holds cluster")):
+            other = tuple(option.replace(f"/{NAME}", f"/{name}") for option in coordinated_by(one_etcd.url))
+            if name == "ended":
+                (tmp_path / name).mkdir()
+                with cluster(tmp_path / name, 1, arguments=other) as (last,):
+                    start([last])
+                    assert last.stop() == 0
+            third.options = other
+            third.start()
+            poll(lambda said=said: says(third, said), complaint="it says what it has found")
+            assert "--coordination names another cluster here than there" in third.log
+            assert not third.status()["is_member"]
+            third.kill()
+        assert {node.status()["epoch"] for node in two} == {epoch}
 
 
 def test_an_endpoint_whose_name_is_not_known_is_one_that_does_not_answer(tmp_path: Path, one_etcd: Member) -> None:

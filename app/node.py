@@ -205,7 +205,9 @@ class Node:
             random_bytes=random_bytes,
             register=register,
         )
-        self._reload = Reload(options, loop, self.links, self.membership, look_up=sockets.look_up, read_file=read_file)
+        self._reload = Reload(
+            options, loop, self.links, self.membership, register, look_up=sockets.look_up, read_file=read_file
+        )
         self.peer_datagrams = PeerDatagrams(loop, sockets, self.peers, self.membership.take_datagram)
         self.replication = Replication(
             str(options.me),
@@ -418,7 +420,7 @@ class Node:
     # --- which servers there are -------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Read the servers file and that of the secret again, soon."""
+        """Read the files of servers, secret and etcd again, soon."""
         self._reload.begin()
 
     # --- where servers are (app/peers/lookups.py) ---------------------------------------------------------------------

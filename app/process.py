@@ -87,18 +87,13 @@ def _shared_register(options: Options, loop: Loop, sockets: Sockets) -> SharedRe
     if options.coordination is None:
         return None
     from app.peers.etcd import Etcd  # with what it needs: whoever goes without need not have that
+    from app.peers.etcd_access import Certificates
 
+    certificates = Certificates(options.etcd_ca_file, options.etcd_cert_file, options.etcd_key_file)
     try:
-        return Etcd(
-            loop,
-            options.coordination,
-            options.etcd_user,
-            ca_file=options.etcd_ca_file,
-            cert_file=options.etcd_cert_file,
-            look_up=sockets.look_up,
-        )
-    except OSError as error:
-        raise UsageError(f"--etcd-ca-file or --etcd-cert-file: {error.strerror or error}") from None
+        return Etcd(loop, options.coordination, options.etcd_user, certificates, look_up=sockets.look_up)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _warn_of_a_tight_limit(max_memory_bytes: int) -> None:

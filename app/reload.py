@@ -1,4 +1,4 @@
-"""What a node was given in files, read again while it serves, as SIGHUP asks: its servers file, and that of the secret.
+"""What a node was given in files, read again while it serves, as SIGHUP asks: the servers, the secret, what etcd takes.
 
 All of it or nothing: a file with a fault changes nothing, and the log says why.
 """
@@ -11,7 +11,7 @@ from app.config.servers import ServersError, load, reread
 from app.loop import Loop
 from app.observe import logs
 from app.peers.links import Links
-from app.peers.membership import Membership
+from app.peers.membership import Membership, SharedRegister
 
 _log = logs.logger("node")
 
@@ -25,6 +25,7 @@ class Reload:
         loop: Loop,
         links: Links,
         membership: Membership,
+        register: SharedRegister | None,
         *,
         look_up: Callable[[str], list[str]],
         read_file: Callable[[str], bytes],
@@ -37,6 +38,7 @@ class Reload:
         self._loop = loop
         self._links = links
         self._membership = membership
+        self._register = register
         self._look_up = look_up
         self._read_file = read_file
         self._is_due = self._is_running = self._is_stopped = False
@@ -62,7 +64,7 @@ class Reload:
         self._is_running = False
 
     def _read_files(self) -> None:
-        """Go by the servers file and the secret's file as they are now. Raises ServersError: nothing was changed."""
+        """Go by the files of servers, secret and etcd as they are now. Raises ServersError: nothing was changed."""
         options, core = self._options, self._membership.core
         path = options.servers_file
         listed = self.servers if options.joins else load(path, self._look_up, self._read_file)
@@ -74,6 +76,10 @@ class Reload:
         before = tuple(map(str, self.servers))
         kept = names[len(listed) :]
         secrets = self._reread_secret()
+        try:
+            go_over = self._register.reread() if self._register is not None else None
+        except ValueError as error:
+            raise ServersError(str(error)) from None
         if names != before:
             self.servers = servers
             self._membership.change_servers(names)
@@ -81,6 +87,7 @@ class Reload:
             self._secrets = secrets
             self._links.take_secrets(secrets.taken)
             self._membership.take_secrets(secrets.taken, is_new_used=secrets.is_new_used)
+        etcd = go_over() if go_over is not None else ""
         _log.info(
             "reloaded",
             servers=len(names),
@@ -88,6 +95,7 @@ class Reload:
             removed=" ".join(name for name in before if name not in names),
             kept=" ".join(kept),
             secret=secrets.describe(),
+            etcd=etcd,
         )
 
     def _reread_secret(self) -> Secrets:

@@ -1,7 +1,7 @@
 """SIGHUP: a node reads its servers file again."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def test_what_is_added_is_a_server_for_all_that_goes_by_servers(
     assert passes() == (True, True)
     assert rig.node.readiness().servers == 3
     assert rig.sockets.made[-1].connects == [("127.0.0.3", 1003)], "it is dialled"
-    fields = {"servers": 3, "added": str(NEW), "removed": "", "kept": "", "secret": "none"}
+    fields = {"servers": 3, "added": str(NEW), "removed": "", "kept": "", "secret": "none", "etcd": ""}
     assert told(caplog) == [("node.reloaded", fields)]
 
 
@@ -117,7 +117,7 @@ def test_what_is_missing_stays_unless_the_file_rules(
     with caplog.at_level(logging.INFO):
         rig.reload(ME)
     assert rig.servers == ([str(ME)] if file_rules else [str(ME), str(PEER)])
-    fields = {"servers": 1, "added": "", "removed": str(PEER), "kept": "", "secret": "none"}
+    fields = {"servers": 1, "added": "", "removed": str(PEER), "kept": "", "secret": "none", "etcd": ""}
     if not file_rules:
         fields |= {"servers": 2, "removed": "", "kept": str(PEER)}
     assert told(caplog) == [("node.reloaded", fields)]
@@ -219,6 +219,52 @@ def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture
         f"KV_CLUSTER_SECRET_FILE {path}: a secret has at least"[:60],
     )
     assert "secret of all" not in caplog.text
+    rig.node.stop()
+
+
+# Files for an etcd.
+
+
+class Register:
+    """An etcd that does not answer, with files whose content is told by the test."""
+
+    requests = failures = 0
+
+    def __init__(self) -> None:
+        self.content: str | ValueError = ""
+        self.gone_over_to: list[str] = []
+
+    def start(self, taken: object) -> None: ...
+    def ask(self, asked: object) -> None: ...
+    def stop(self) -> None: ...
+
+    def reread(self) -> Callable[[], str]:
+        if isinstance(self.content, ValueError):
+            raise self.content
+        content = self.content
+
+        def go_over() -> str:
+            self.gone_over_to.append(content)
+            return content
+
+        return go_over
+
+
+def test_files_for_an_etcd_are_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    register = Register()
+    rig = Reloading(tmp_path / "servers.txt", register=register)
+    register.content = "user-file ca-file"
+    with caplog.at_level(logging.INFO):
+        rig.reload(ME, PEER)
+        rig.reload(PEER)
+        assert register.gone_over_to == ["user-file ca-file"], "a bad servers file changes nothing else either"
+        register.content = ValueError("--etcd-ca-file ca: can't be read")
+        rig.reload(ME, PEER, NEW)
+    assert rig.servers == [str(ME), str(PEER)], "nor does a bad one of these"
+    (event, fields), *not_reloaded = told(caplog)
+    assert (event, fields["etcd"]) == ("node.reloaded", "user-file ca-file")
+    assert [event for event, _ in not_reloaded] == ["node.not_reloaded"] * 2
+    assert str(not_reloaded[1][1]["cause"]) == "--etcd-ca-file ca: can't be read"
     rig.node.stop()
 
 

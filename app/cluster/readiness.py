@@ -160,7 +160,7 @@ def readiness(facts: Facts) -> Readiness:
             lacking.append("slots are on their way to where they are wanted")
         if status.register_fault and facts.has_lease:
             lacking.append(f"no view can be made now; the register: {status.register_fault}")
-        if 2 * up <= len(facts.servers):
+        if status.register_fault is None and 2 * up <= len(facts.servers):
             lacking.append(f"no majority: {up} of {len(facts.servers)} servers of the file are up")
     if reasons:
         reasons += about

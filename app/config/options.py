@@ -21,7 +21,13 @@ from typing import Any, Final
 from app.config import allowlist, servers
 from app.config.allowlist import Network
 from app.config.cgroup import memory_limit
-from app.config.coordination import Coordination, Credentials, parse_coordination, read_credentials, readable
+from app.config.coordination import (
+    Coordination,
+    Credentials,
+    file_of_certificates,
+    parse_coordination,
+    read_credentials,
+)
 from app.config.numbers import PORT_MAX, number
 from app.config.secret import SecretFile, parse_secret, read_secret
 from app.config.servers import Server, ServersError, parse_seeds, split_host_port
@@ -304,7 +310,7 @@ class Options:
     )
     etcd_ca_file: str | None = declare(
         "--etcd-ca-file",
-        readable,
+        file_of_certificates,
         "PATH",
         default=None,
         default_words="those the system trusts",
@@ -313,12 +319,21 @@ class Options:
     )
     etcd_cert_file: str | None = declare(
         "--etcd-cert-file",
-        readable,
+        file_of_certificates,
         "PATH",
         default=None,
         default_words="none",
         group="Cluster",
-        help="This node's own certificate and key, without a passphrase, for an etcd that asks for one.",
+        help="This node's own certificate, and its key unless --etcd-key-file has it, for an etcd that asks for one.",
+    )
+    etcd_key_file: str | None = declare(
+        "--etcd-key-file",
+        file_of_certificates,
+        "PATH",
+        default=None,
+        default_words="in the certificate's file",
+        group="Cluster",
+        help="The key of --etcd-cert-file, without a passphrase.",
     )
     leave_timeout_s: float = declare(
         "--leave-timeout",
@@ -519,8 +534,10 @@ def _check_together(options: Options) -> None:
     is_tls = options.coordination is not None and options.coordination.endpoints[0].is_tls
     if options.etcd_user is not None and options.coordination is None:
         raise UsageError("--etcd-user-file without an etcd: say which by --coordination")
-    if (options.etcd_ca_file or options.etcd_cert_file) and not is_tls:
-        raise UsageError("--etcd-ca-file and --etcd-cert-file are for an etcd that is asked by https://: say so")
+    if (options.etcd_ca_file or options.etcd_cert_file or options.etcd_key_file) and not is_tls:
+        raise UsageError("--etcd-ca-file, -cert-file and -key-file are for an etcd that is asked by https://: say so")
+    if options.etcd_key_file and not options.etcd_cert_file:
+        raise UsageError("--etcd-key-file without --etcd-cert-file, whose key it has: say which that is")
     if options.joins and options.cluster_secret is None:
         raise UsageError("--join needs a secret: set KV_CLUSTER_SECRET or KV_CLUSTER_SECRET_FILE")
     if options.secret and options.secret_file:

@@ -84,7 +84,8 @@ Signals:
   HUP         read SERVERS_FILE again: lines that were added are servers from
               now on, in the same cluster; and KV_CLUSTER_SECRET_FILE: a new
               secret is taken besides the old one, at the next HUP used, at the
-              third alone. A file with a fault changes nothing.
+              third alone; and the files that --etcd-... name. A file with a
+              fault changes nothing.
 
 Exit status:
   0   stopped as told: by a signal, or by a client's SHUTDOWN

@@ -16,21 +16,21 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from contextlib import suppress
+from socket import AI_NUMERICHOST, getaddrinfo  # not gevent's, which asks a thread
 from typing import Any, Final
 
 import gevent
 import h11
 from gevent import socket
-from gevent.event import AsyncResult
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
 from app.cluster.limits import NONCE
 from app.cluster.membership.timing import REGISTER_TIMEOUT_S
 from app.config.coordination import Coordination, Credentials, Endpoint
-from app.config.servers import is_address
 from app.loop import Loop
-from app.printable import printable
+from app.peers.etcd_access import Certificates, read_access, reread_access
+from app.peers.etcd_faults import of_answer, of_system, of_text, with_advice
+from app.peers.etcd_names import EndpointNames
 
 # The largest answer: a view in base64, and some.
 _ANSWER_MAX_BYTES: Final = 256 << 10
@@ -38,10 +38,9 @@ _READ_BYTES: Final = 64 << 10
 # To prove who we are takes etcd long on purpose (bcrypt: 0.1 s where nothing else runs). It is asked for seldom.
 _AUTHENTICATE_TIMEOUT_S: Final = 2.0
 _UNAUTHENTICATED: Final = 16  # of gRPC's codes
-# Of what it says instead of an answer, and of all that is made of it, in the log and in reports.
-_SAID_MAX_CHARS: Final = 200
-_WHY_MAX_CHARS: Final = 300
 _TOKEN: Final = re.compile("[!-~]+")  # as part of a header: no white space
+_MAY_WANT: Final = " without an answer: it may want https://, or a user (--etcd-user-file)"
+_NONE: Final = Certificates()
 
 
 class _NoAnswer(Exception):
@@ -56,25 +55,24 @@ class Etcd:
         loop: Loop,
         coordination: Coordination,
         credentials: Credentials | None = None,
+        certificates: Certificates = _NONE,
         *,
-        ca_file: str | None = None,
-        cert_file: str | None = None,
         look_up: Callable[[str], list[str]],
     ) -> None:
-        """`ca_file`: whose certificates etcd's must be signed by (None: those the system trusts); `cert_file`: this
-        node's own certificate and key. `look_up(host)`: its addresses; waits in its greenlet; raises OSError. Raises
-        OSError for files that are none (ssl.SSLError is one)."""
+        """`look_up(host)`: the addresses of a name (Sockets.look_up). Raises ValueError with a line that says what is
+        wrong with a file of certificates."""
         self._loop = loop
-        self._look_up = look_up
-        self._looked_up: dict[str, AsyncResult[list[str]]] = {}  # by host name: what is, or was, under way
         self._endpoints = coordination.endpoints
-        self._credentials = credentials
-        self._seat_key = _base64(f"/kv/{coordination.name}/seat".encode())
-        self._view_key = _base64(f"/kv/{coordination.name}/view".encode())
-        self._context = _tls_context(ca_file, cert_file) if self._endpoints[0].is_tls else None
+        self._certificates = certificates if self._endpoints[0].is_tls else None
+        self._access = read_access(credentials, self._certificates)
+        self._prefix = f"/kv/{coordination.name}/"
+        self._seat_key, self._view_key = (_base64(f"{self._prefix}{key}".encode()) for key in ("seat", "view"))
+        self._names = EndpointNames(loop, look_up)
         self._at = 0  # which endpoint is asked
         self._socket: Any = None
         self._parser: h11.Connection | None = None
+        self._has_answered = False  # over this connection
+        self._is_stale = False  # the connection, or the token, has come of files that have changed
         self._token = ""
         self.requests = 0
         self.failures = 0
@@ -87,6 +85,19 @@ class Etcd:
     def ask(self, asked: AskRegister) -> None:
         """Ask etcd; returns at once."""
         self._loop.spawn(self._serve, asked)
+
+    def reread(self) -> Callable[[], str]:
+        """Read the files again, and go by none of it yet: what is returned does, and says which have changed. Raises
+        ValueError with a line that says what is wrong with one of them."""
+        access = reread_access(self._access, self._certificates)
+
+        def go_over() -> str:
+            changes = access.changes(self._access)
+            self._access = access
+            self._is_stale = self._is_stale or bool(changes)
+            return " ".join(changes)
+
+        return go_over
 
     def stop(self) -> None:
         """Close the connection."""
@@ -102,19 +113,23 @@ class Etcd:
     def _serve(self, asked: AskRegister) -> None:
         self.requests += 1
         endpoint = self.endpoint
+        if self._is_stale:
+            self._is_stale, self._token = False, ""
+            self.stop()
         try:
             answer: RegisterAnswered | RegisterFailed = self._exchange(asked)
         except (gevent.Timeout, _NoAnswer, h11.RemoteProtocolError, OSError) as error:
             self.failures += 1
             self.stop()
+            self._names.doubt(endpoint.host)
             self._at = (self._at + 1) % len(self._endpoints)
-            answer = RegisterFailed(asked.number, f"{endpoint}: {printable(_why(error)[:_WHY_MAX_CHARS])}")
+            answer = RegisterFailed(asked.number, f"{endpoint}: {with_advice(_why(error), self._prefix)}")
         self._taken(answer)
 
     def _exchange(self, asked: AskRegister) -> RegisterAnswered:
-        if self._credentials is not None and not self._token:
+        if self._access.credentials is not None and not self._token:
             with gevent.Timeout(_AUTHENTICATE_TIMEOUT_S):
-                self._authenticate(self._credentials)
+                self._authenticate(self._access.credentials)
         with gevent.Timeout(REGISTER_TIMEOUT_S):
             return self._answered(asked, self._post("/v3/kv/txn", self._transaction(asked)))
 
@@ -163,7 +178,11 @@ class Etcd:
         if self._token:
             headers.append(("Authorization", self._token))
         parts = (h11.Request(method="POST", target=path, headers=headers), h11.Data(body), h11.EndOfMessage())
-        self._socket.sendall(b"".join(parser.send(part) or b"" for part in parts))
+        try:
+            self._socket.sendall(b"".join(parser.send(part) or b"" for part in parts))
+        except OSError:
+            self._receive(parser)  # what it has said before it closed the connection
+            raise
         status, answer = self._receive(parser)
         if parser.our_state is h11.DONE and parser.their_state is h11.DONE:
             parser.start_next_cycle()
@@ -173,36 +192,19 @@ class Etcd:
 
     def _connect(self) -> None:
         endpoint = self.endpoint
-        sock = _dial(self._addresses(endpoint.host), endpoint.port)
+        address = self._names.address(endpoint.host)
+        # Of what is a number nothing is looked up, but the scope of an IPv6 address.
+        (found, *_) = getaddrinfo(address, endpoint.port, type=socket.SOCK_STREAM, flags=AI_NUMERICHOST)
+        sock = socket.socket(found[0], socket.SOCK_STREAM)
         try:
+            sock.connect(found[4])
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._context is not None:
-                sock = self._context.wrap_socket(sock, server_hostname=endpoint.host)
+            if self._access.context is not None:
+                sock = self._access.context.wrap_socket(sock, server_hostname=endpoint.host)
         except BaseException:
             sock.close()
             raise
-        self._socket, self._parser = sock, h11.Connection(h11.CLIENT)
-
-    def _addresses(self, host: str) -> list[str]:
-        """Of an endpoint's host. A resolver may take longer than an answer of etcd may: it is not asked anew meanwhile,
-        and what it says then serves the next time."""
-        if is_address(host):
-            return [host]
-        found = self._looked_up.get(host)
-        if found is None:
-            found = self._looked_up[host] = AsyncResult()
-            self._loop.spawn(self._ask_resolver, host, found)
-        found.wait()
-        del self._looked_up[host]
-        addresses = found.get()
-        assert addresses, host
-        return addresses
-
-    def _ask_resolver(self, host: str, found: "AsyncResult[list[str]]") -> None:
-        try:
-            found.set(self._look_up(host))
-        except OSError as error:
-            found.set_exception(error)
+        self._socket, self._parser, self._has_answered = sock, h11.Connection(h11.CLIENT), False
 
     def _receive(self, parser: h11.Connection) -> tuple[int, bytes]:
         """The status and the body of the answer."""
@@ -216,13 +218,14 @@ class Etcd:
                     raise _NoAnswer(f"its answer has more than {_ANSWER_MAX_BYTES} bytes")
                 if not data and not status:
                     self._token = ""  # etcd 3.4 says so that it takes none, or not this one
-                    raise _NoAnswer("it closes the connection without an answer: it may want a user, or another one")
+                    raise _NoAnswer("it has closed the connection" + _MAY_WANT * (not self._has_answered))
                 parser.receive_data(data)
             elif isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):
                 body += event.data
             elif isinstance(event, h11.EndOfMessage):
+                self._has_answered = True
                 return status, bytes(body)
 
     def _understand(self, status: int, body: bytes) -> dict[str, Any]:
@@ -231,22 +234,12 @@ class Etcd:
             if not isinstance(answer, dict):
                 raise ValueError("no object")
         except (ValueError, RecursionError):
-            raise _NoAnswer(f"it answers {status}, and no JSON") from None
+            raise _NoAnswer(of_text(status, body)) from None
         if status == 200:
             return answer
         if answer.get("code") == _UNAUTHENTICATED:
             self._token = ""
-        said = answer.get("message") or answer.get("error")
-        why = said.removeprefix("etcdserver: ") if isinstance(said, str) else "no reason"
-        raise _NoAnswer(f"{why[:_SAID_MAX_CHARS]} (status {status})")
-
-
-def _dial(addresses: list[str], port: int) -> Any:
-    """A connection to one of the addresses, in their order. Raises OSError: why there is none to the last one."""
-    for address in addresses[:-1]:
-        with suppress(OSError):
-            return socket.create_connection((address, port))
-    return socket.create_connection((addresses[-1], port))
+        raise _NoAnswer(of_answer(status, answer))
 
 
 def _why(error: BaseException) -> str:
@@ -254,7 +247,7 @@ def _why(error: BaseException) -> str:
         case gevent.Timeout():
             return f"nothing within {error.seconds:g} s"
         case OSError():
-            return error.strerror or str(error)
+            return of_system(error)
         case h11.RemoteProtocolError():
             return f"it speaks no HTTP: {error}"
     return str(error)
@@ -268,18 +261,3 @@ def _held(response: dict[str, Any]) -> bytes | None:
     """The value that a range of one key has found."""
     pairs = response["response_range"].get("kvs", [])
     return b64decode(pairs[0].get("value", ""), validate=True) if pairs else None
-
-
-def _tls_context(ca_file: str | None, cert_file: str | None) -> Any:
-    from gevent import ssl  # 3 MiB, which who does without need not have
-
-    # gevent's own, whose sockets wait in their greenlets. What ssl.create_default_context makes is Python's, and its
-    # sockets hold up the loop.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if ca_file is None:
-        context.load_default_certs()
-    else:
-        context.load_verify_locations(ca_file)
-    if cert_file is not None:
-        context.load_cert_chain(cert_file, password="")  # else OpenSSL asks for one at the terminal, and waits
-    return context

@@ -116,6 +116,10 @@ class SharedRegister(Protocol):
     def ask(self, asked: AskRegister) -> None:
         """Ask it; returns at once."""
 
+    def reread(self) -> Callable[[], str]:
+        """Read its files again, and go by none of it yet: what is returned does, and says which have changed. Raises
+        ValueError with a line that says what is wrong with one of them."""
+
     def stop(self) -> None: ...
 
 

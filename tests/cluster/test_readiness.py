@@ -371,6 +371,11 @@ class TestTheSharedRegister:
         assert not found.is_ready
         assert f"the register: {self.FAULT}" in found.reasons
 
+    def test_with_one_no_majority_is_needed(self) -> None:
+        facts = facts_of(view_of(A, B), servers=NODES[:4], replicas=2)
+        assert readiness(facts).lacking == ("no majority: 2 of 4 servers of the file are up",)
+        assert readiness(replace(facts, status=replace(facts.status, register_fault=""))).is_whole
+
     def test_without_a_view_as_well(self) -> None:
         facts = facts_of(None)
         found = readiness(replace(facts, status=replace(facts.status, register_fault=self.FAULT)))

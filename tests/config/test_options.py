@@ -1,6 +1,7 @@
 """The command line and the environment: values, precedence, limits, and one clear line for what is wrong."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -132,9 +133,12 @@ def test_each_setting_from_the_command_line_and_from_the_environment(
 
 def test_every_setting_is_tried_above() -> None:
     marks = test_each_setting_from_the_command_line_and_from_the_environment.pytestmark
-    tried = {row[0] for row in marks[0].args[1]} | {"--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file"}
+    tried = {row[0] for row in marks[0].args[1]} | set(ETCD_FILES)
     tried |= {"--join"}  # it is in place of the file
     assert tried == {setting.option for _, setting in settings()}
+
+
+ETCD_FILES = ("--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file", "--etcd-key-file")
 
 
 class TestFilesForEtcd:
@@ -146,23 +150,34 @@ class TestFilesForEtcd:
         user.write_text("kv:a secret\n")
         certificates.write_text("-")
         given = ("--etcd-user-file", str(user), "--etcd-ca-file", str(certificates))
-        options = parse(self.arguments(file, "https://etcd:2379", *given, "--etcd-cert-file", str(certificates)), {})
+        given += ("--etcd-cert-file", str(certificates), "--etcd-key-file", str(certificates))
+        options = parse(self.arguments(file, "https://etcd:2379", *given), {})
         assert options.etcd_user == Credentials("kv", "a secret")
-        assert options.etcd_ca_file == options.etcd_cert_file == str(certificates)
+        assert options.etcd_user.path == str(user)
+        assert options.etcd_ca_file == options.etcd_cert_file == options.etcd_key_file == str(certificates)
         assert "a secret" not in repr(options)
 
-    @pytest.mark.parametrize("option", ["--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file"])
+    @pytest.mark.parametrize("option", ETCD_FILES)
     def test_those_that_can_not_be_read(self, file: str, tmp_path: Path, option: str) -> None:
         with pytest.raises(UsageError, match="can't be read"):
             parse(self.arguments(file, "https://etcd:2379", option, str(tmp_path / "none")), {})
+
+    @pytest.mark.parametrize("option", ETCD_FILES[1:])
+    def test_a_pipe_can_be_read_once_and_these_are_read_twice(self, file: str, tmp_path: Path, option: str) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UsageError, match="it is a pipe"):
+            parse(self.arguments(file, "https://etcd:2379", option, str(tmp_path / "pipe")), {})
 
     def test_without_what_they_are_for(self, file: str, tmp_path: Path) -> None:
         some = tmp_path / "some"
         some.write_text("user:password")
         with pytest.raises(UsageError, match="without an etcd"):
             parse(["3331", file, "--etcd-user-file", str(some)], {})
-        with pytest.raises(UsageError, match="https"):
-            parse(self.arguments(file, "http://etcd:2379", "--etcd-ca-file", str(some)), {})
+        for option in ETCD_FILES[1:]:
+            with pytest.raises(UsageError, match="https"):
+                parse(self.arguments(file, "http://etcd:2379", option, str(some)), {})
+        with pytest.raises(UsageError, match="without --etcd-cert-file"):
+            parse(self.arguments(file, "https://etcd:2379", "--etcd-key-file", str(some)), {})
 
 
 JOINING = {"KV_CLUSTER_SECRET": "a secret of sixteen or more"}

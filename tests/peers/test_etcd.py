@@ -1,10 +1,8 @@
 """The client of etcd: what it sends and makes of answers (to a server that plays its part), and against a real one."""
 
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
@@ -15,13 +13,15 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent.event import Event
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
-from app.config.coordination import Coordination, Credentials, Endpoint
+from app.config.coordination import Coordination, Credentials, Endpoint, read_credentials
+from app.config.servers import lookup_host
 from app.loop import GeventLoop
 from app.peers.etcd import Etcd
+from app.peers.etcd_access import Certificates
 from tests.support import etcd as real
+from tests.support.certificates import Authority
 from tests.support.gevent_loop import watched_loop
 from tests.support.polling import poll_in_loop as poll
 from tests.support.ports import HOST
@@ -48,10 +48,11 @@ def answer(content: object, status: str = "200 OK", *, more: str = "") -> bytes:
 class Server:
     """It answers each request with the next of what it was given, and closes the connection after an empty one."""
 
-    def __init__(self, *answers: bytes) -> None:
+    def __init__(self, *answers: bytes, context: ssl.SSLContext | None = None) -> None:
         self._answers = list(answers)
+        self._context = context
         self._listener = socket.create_server((HOST, 0))
-        self.endpoint = Endpoint(HOST, self._listener.getsockname()[1], False)
+        self.endpoint = Endpoint(HOST, self._listener.getsockname()[1], context is not None)
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.connections = 0
         threading.Thread(target=self._serve, daemon=True).start()
@@ -66,12 +67,15 @@ class Server:
             except OSError:
                 return
             self.connections += 1
-            with sock, sock.makefile("rb") as stream, suppress(ConnectionError):  # a client that has heard enough
-                while self._take(stream):
-                    given = self._answers.pop(0) if self._answers else b""
-                    if not given:
-                        break
-                    sock.sendall(given)
+            with suppress(OSError):
+                if self._context is not None:
+                    sock = self._context.wrap_socket(sock, server_side=True)
+                with sock, sock.makefile("rb") as stream:
+                    while self._take(stream):
+                        given = self._answers.pop(0) if self._answers else b""
+                        if not given:
+                            break
+                        sock.sendall(given)
 
     def _take(self, stream: Any) -> bool:
         line = stream.readline().decode()
@@ -100,10 +104,13 @@ class Client:
         loop: GeventLoop,
         *endpoints: Endpoint,
         credentials: Credentials | None = None,
-        look_up: Callable[[str], list[str]] = lambda host: [],
+        certificates: Certificates | None = None,
+        look_up: Callable[[str], list[str]] = lookup_host,
     ) -> None:
         self.taken: list[RegisterAnswered | RegisterFailed] = []
-        self.etcd = Etcd(loop, Coordination(endpoints, "kv1"), credentials, look_up=look_up)
+        self.etcd = Etcd(
+            loop, Coordination(endpoints, "kv1"), credentials, certificates or Certificates(), look_up=look_up
+        )
         self.etcd.start(self.taken.append)
 
     def ask(self, asked: AskRegister = READ) -> RegisterAnswered | RegisterFailed:
@@ -179,7 +186,15 @@ class TestRequests:
         one = answer({"header": HEADER, "responses": held(b"s", b"v")}, more="Connection: close\r\n")
         client, _ = asked(one, b"", one)
         assert isinstance(client.ask(), RegisterAnswered)
-        assert isinstance(client.ask(), RegisterFailed)
+        assert client.why().endswith("may want https://, or a user (--etcd-user-file)")
+        assert isinstance(client.ask(), RegisterAnswered)
+
+    def test_or_ends(self, asked: Make) -> None:
+        """Nothing is wrong then with what was asked."""
+        one = answer({"header": HEADER, "responses": held(b"s", b"v")})
+        client, _ = asked(one, b"")
+        assert isinstance(client.ask(), RegisterAnswered)
+        assert client.why().endswith("it has closed the connection")
 
     def test_an_answer_in_chunks(self, asked: Make) -> None:
         body = json.dumps({"header": HEADER, "responses": held(b"s", b"v")}).encode()
@@ -192,7 +207,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("given", "word"),
         [
-            (b"", "closes the connection"),
+            (b"", "closed the connection without an answer: it may want https://, or a user"),
             (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no HTTP"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "no JSON"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "no JSON"),
@@ -214,11 +229,14 @@ class TestFaults:
                 answer({"message": "etcdserver: no leader", "code": 14}, "503 Service Unavailable"),
                 ": no leader (status",
             ),
+            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 18\r\n\r\n404 page not found", "etcd listens for clients"),
+            (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 999\r\n\r\n" + b"\xff\n" * 333 + b"x" * 333, "no JSON: "),
+            (answer({"message": "etcdserver: permission denied"}, "403 Forbidden"), "write of the prefix /kv/kv1/,"),
             (answer({"error": "x" * 999}, "500 Internal Server Error"), "x" * 180),
             (answer({"message": "\ud800\n"}, "500 Internal Server Error"), "\\ud800\\n (status 500)"),
+            (answer({"message": ["x"]}, "500 Internal Server Error"), "no reason (status 500)"),
             (b"HTTP/1.1 " + b"\xff" * 9000 + b"\r\n\r\n", "no HTTP"),
             (b"HTTP/1.1 200 " + b"x" * 90_000 + b"\r\n\r\n", "no HTTP"),
-            (answer({"message": ["x"]}, "500 Internal Server Error"), "no reason (status 500)"),
             (answer({}, "418 I'm a teapot"), "no reason (status 418)"),
             (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, "more than"),
         ],
@@ -242,49 +260,26 @@ class TestFaults:
             assert str(dead.endpoint) in client.why()
             assert isinstance(client.ask(), RegisterAnswered)
 
+    def test_a_name_without_an_address_is_no_answer_and_no_fault_of_the_nodes(self, loop: GeventLoop) -> None:
+        """gevent's own way to look one up has the loop end the process."""
+        client = Client(loop, Endpoint("no-such.invalid", 1, False))
+        assert "http://no-such.invalid:1: its name has no address: " in client.why()
+
+    @pytest.mark.parametrize("found", [["127.0.0.9", HOST], [HOST]])
+    def test_a_name_with_several_addresses(self, loop: GeventLoop, found: list[str]) -> None:
+        """Of which one answers."""
+        one = answer({"header": HEADER, "responses": held(b"s", b"v")})
+        with closing(Server(one)) as server:
+            client = Client(loop, Endpoint("etcd", server.endpoint.port, False), look_up=lambda host: found)
+            asked = [client.ask() for _ in found]
+            assert isinstance(asked[-1], RegisterAnswered)
+            assert server.requests[0][1]["host"] == f"etcd:{server.endpoint.port}"
+
     def test_a_stopped_client_says_no_more(self, asked: Make) -> None:
         client, _ = asked(answer({"header": HEADER, "responses": held(b"s", b"v")}))
         client.ask()
         client.etcd.stop()
         client.etcd.stop()
-
-
-class TestNames:
-    """Of endpoints."""
-
-    OK = answer({"header": HEADER, "responses": held(b"s", b"v")})
-
-    def test_one_without_an_address(self, loop: GeventLoop) -> None:
-        def look_up(host: str) -> list[str]:
-            raise OSError(-2, "Name or service not known")
-
-        client = Client(loop, Endpoint("kv-etcd", 2379, False), look_up=look_up)
-        assert client.why() == "http://kv-etcd:2379: Name or service not known"
-        assert client.why() == "http://kv-etcd:2379: Name or service not known"
-
-    def test_one_with_several_of_which_one_answers(self, loop: GeventLoop) -> None:
-        with closing(Server(self.OK)) as server:
-            named = Endpoint("kv-etcd", server.endpoint.port, False)
-            client = Client(loop, named, look_up=lambda host: ["127.0.0.9", HOST])
-            assert isinstance(client.ask(), RegisterAnswered)
-            assert server.requests[0][1]["host"] == f"kv-etcd:{named.port}"
-
-    def test_a_resolver_that_takes_longer_than_an_answer_is_asked_once(self, loop: GeventLoop) -> None:
-        asked: list[str] = []
-        may_answer = Event()
-
-        def look_up(host: str) -> list[str]:
-            asked.append(host)
-            may_answer.wait()
-            return [HOST]
-
-        with closing(Server(self.OK)) as server:
-            client = Client(loop, Endpoint("kv-etcd", server.endpoint.port, False), look_up=look_up)
-            for _ in range(2):
-                assert "nothing within 0.3 s" in client.why()
-            may_answer.set()
-            poll(lambda: isinstance(client.ask(), RegisterAnswered))
-        assert asked == ["kv-etcd"]
 
 
 class TestUser:
@@ -310,38 +305,105 @@ class TestUser:
         assert isinstance(client.ask(), RegisterAnswered)
         assert server.requests[-1][1]["authorization"] == "tok.2"
 
+    def test_another_password_is_gone_by_when_that_is_said(self, asked: Make, tmp_path: Path) -> None:
+        """Over another connection, with a token of its own."""
+        file = tmp_path / "user"
+        file.write_text("kv:first\n")
+        tokens = [answer({"token": "tok.1"}), answer({"token": "tok.2"})]
+        given = (tokens[0], self.OK, self.OK, tokens[1], self.OK, self.OK)
+        client, server = asked(*given, credentials=read_credentials(str(file)))
+        client.ask()
+        file.write_text("kv:second\n")
+        go_over = client.etcd.reread()
+        client.ask()
+        assert go_over() == "user-file"
+        client.ask()
+        assert client.etcd.reread()() == "", "it is the same again"
+        client.ask()
+        assert not client.etcd.failures
+        assert server.connections == 2
+        proofs = [body["password"] for path, _, body in server.requests if path == "/v3/auth/authenticate"]
+        assert proofs == ["first", "second"]
+        headers = [one.get("authorization") for path, one, _ in server.requests if path == "/v3/kv/txn"]
+        assert headers == ["tok.1", "tok.1", "tok.2", "tok.2"]
+
     @pytest.mark.parametrize("given", [{}, {"token": 5}, {"token": ""}, {"token": "a\nb"}, {"token": " a"}])
     def test_no_token(self, asked: Make, given: dict[str, Any]) -> None:
         client, _ = asked(answer(given), credentials=Credentials("kv", "secret"))
         assert "no token" in client.why()
 
 
-def test_an_etcd_that_says_nothing_of_tls_holds_up_nobody(loop: GeventLoop) -> None:
-    with socket.create_server((HOST, 0)) as silent:
-        # Should the loop wait for it, that ends.
-        threading.Timer(5.0, silent.shutdown, (socket.SHUT_RDWR,)).start()
-        client = Client(loop, Endpoint(HOST, silent.getsockname()[1], True))
-        client.etcd.ask(READ)
-        turns = 0
-        while not client.taken:
-            gevent.sleep(0.001)
-            turns += 1
-        assert turns > 10
-        assert "nothing within 0.3 s" in str(client.taken[0])
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Certificates and keys: of etcd's and a node's, by the right authority, too old, and by another."""
+    directory, other = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("others")
+    authority = Authority(directory)
+    return {
+        "ca": (authority.certificate, Path()),
+        "good": authority.sign("good"),
+        "expired": authority.sign("expired", is_expired=True),
+        "other": Authority(other, "other").sign("etcd"),
+    }
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a key with")
-def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
-    loop: GeventLoop, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    file = str(tmp_path / "pem")
-    command = "openssl req -x509 -newkey rsa:2048 -days 2 -subj /CN=kv -passout pass:word"
-    subprocess.run([*command.split(), "-keyout", file, "-out", file + "2"], capture_output=True, check=True)
-    Path(file).write_bytes(Path(file + "2").read_bytes() + Path(file).read_bytes())
-    capfd.readouterr()
-    with pytest.raises(ssl.SSLError):
-        Etcd(loop, Coordination((Endpoint(HOST, 2379, True),), "kv1"), cert_file=file, look_up=lambda host: [])
-    assert capfd.readouterr() == ("", "")
+class TestTls:
+    def test_an_etcd_that_says_nothing_holds_up_nobody(self, loop: GeventLoop) -> None:
+        with socket.create_server((HOST, 0)) as silent:
+            end = threading.Timer(5.0, silent.shutdown, (socket.SHUT_RDWR,))  # should the loop wait for it
+            end.start()
+            client = Client(loop, Endpoint(HOST, silent.getsockname()[1], True))
+            client.etcd.ask(READ)
+            turns = 0
+            while not client.taken:
+                gevent.sleep(0.001)
+                turns += 1
+            end.cancel()
+            assert turns > 10
+            assert "nothing within 0.3 s" in str(client.taken[0])
+
+    @pytest.mark.parametrize(
+        ("of_etcd", "host", "word"),
+        [
+            ("good", HOST, ""),
+            ("expired", HOST, "certificate has expired: etcd's own is to be renewed"),
+            ("other", HOST, "issuer certificate: whoever has signed it must be in --etcd-ca-file"),
+            ("good", "localhost", "not valid for 'localhost'.: etcd's own must have the name"),
+        ],
+    )
+    def test_etcds_certificate(
+        self, loop: GeventLoop, signed: dict[str, tuple[Path, Path]], of_etcd: str, host: str, word: str
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*signed[of_etcd])
+        self.assert_says(loop, context, host, Certificates(str(signed["ca"][0])), word)
+
+    @pytest.mark.parametrize(
+        ("of_node", "word"),
+        [
+            ("good", ""),
+            ("", "certificate required: it takes no certificate of this node's, or not this one"),
+            ("expired", "certificate expired: it takes no certificate of this node's, or not this one"),
+            ("other", "unknown ca: it takes no certificate of this node's, or not this one"),
+        ],
+    )
+    def test_the_nodes_certificate(
+        self, loop: GeventLoop, signed: dict[str, tuple[Path, Path]], of_node: str, word: str
+    ) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=signed["ca"][0])
+        context.load_cert_chain(*signed["good"])
+        context.verify_mode = ssl.CERT_REQUIRED
+        own = map(str, signed[of_node]) if of_node else ()
+        self.assert_says(loop, context, HOST, Certificates(str(signed["ca"][0]), *own), word)
+
+    def assert_says(
+        self, loop: GeventLoop, context: ssl.SSLContext, host: str, certificates: Certificates, word: str
+    ) -> None:
+        """What is wrong; nothing: it is answered."""
+        with closing(Server(answer({"header": HEADER, "responses": held(b"s", b"v")}), context=context)) as server:
+            endpoint = Endpoint(host, server.endpoint.port, True)
+            answered = Client(loop, endpoint, certificates=certificates, look_up=lambda host: [HOST]).ask()
+            assert (answered.why if isinstance(answered, RegisterFailed) else "").count(word)
+            assert isinstance(answered, RegisterFailed) == bool(word)
 
 
 @pytest.mark.skipif(real.PROGRAM is None, reason=real.ABSENT)

@@ -332,6 +332,22 @@ class TestRefusals:
         self.assert_refused(world, said, "goes by a view")
         assert world.register.seat is None
 
+    @pytest.mark.parametrize("is_left", [True, False])
+    def test_nor_in_the_place_of_another_cluster(self, is_left: bool) -> None:
+        """As one that is given another cluster's name, whose members are gone, or live."""
+        world, _ = cluster(3)
+        victim = next(one for one in world.processes() if not one.core._state.is_coordinator).host
+        world.crash(victim)
+        until(world, lambda: counts(world) == {2} and is_served(world), 1.5)
+        assert world.register.view is not None
+        view = replace(read_view(world.register.view), cluster_id=77)
+        before = seat_of(view, 1 << 40, 7, 0, 1, is_left=is_left).pack()
+        world.register.seat, world.register.view = before, to_message(view).SerializeToString()
+        said = self.errors(world)
+        world.start(victim)
+        self.assert_refused(world, said, "goes by another: --coordination names another cluster")
+        assert world.register.seat == before
+
     def test_restored_from_an_old_backup(self) -> None:
         world, _ = cluster(3)
         backup = (world.register.seat, world.register.view)
@@ -464,6 +480,27 @@ def test_nodes_with_and_without_a_register_refuse_each_other(first_has_register:
     assert all(len(process.core.view.members) == 4 for process in world.processes()[:4])  # type: ignore[union-attr]
     assert not world.processes()[4].core.is_member
     assert any("one of the two goes by an etcd" in line for line in said)
+
+
+def test_two_clusters_of_the_same_servers_tell_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nodes that were given two names, and found at the same moment: nothing that they decide by is shared."""
+    world = World(1, Options(hosts=2, register=RegisterOptions()))
+    another = SimRegister(RegisterOptions(), world.rng, world.after)
+    send = SimRegister.send
+
+    def send_to_one(self: SimRegister, address: str, asked: AskRegister, give: Callable[..., None]) -> None:
+        send(another if address == world.hosts[1].address else self, address, asked, give)
+
+    monkeypatch.setattr(SimRegister, "send", send_to_one)
+    said: list[str] = []
+    world.on_effect = lambda process, effect: said.append(effect.text) if isinstance(effect, Log) else None
+    for host in world.hosts:
+        world.start(host)
+        world.run(world.now + 0.001)
+    world.run(30.0)
+    lines = [line for line in said if "goes by another cluster: --coordination names" in line]
+    assert 4 <= len(lines) <= 6, said
+    assert len(set(lines)) == 2
 
 
 class TestItBites:

@@ -154,7 +154,7 @@ class ClusterCore:
         """A snapshot for people and tools."""
         lacks = self._coordinator.lacks.edges
         shared = self._coordinator.shared
-        fault = shared.fault if shared is not None else ""
+        fault = shared.fault if shared is not None else None
         return snapshot(self._state, self._detector, self._routing.served, self.lease_until, lacks, fault)
 
     def objection(self) -> str:

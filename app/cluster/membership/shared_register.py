@@ -42,7 +42,7 @@ A register that holds less than it held (wiped, or restored from an old backup),
 refused: the node gives up its lease, keeps what it has, and says so, until the register is right again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
@@ -61,6 +61,9 @@ from app.cluster.view import BadView, Member, View, to_message
 # How long a mandate is good for, by the clock of its holder; and after how long it is over for certain, by another's.
 _MANDATE_USABLE_S: Final = timing.MANDATE_S * timing.SAFE_SHARE
 _MANDATE_LAPSE_S: Final = timing.MANDATE_S / timing.SAFE_SHARE
+
+
+_OTHER_NAME: Final = "--coordination names another cluster here than there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class SharedRegister(Register):
         self._is_closed = False
         self._failure = ""  # why the latest request was not answered
         self._refusal = ""  # why what it holds is not gone by
+        self._looked_around_at = state.now  # for other clusters
         self._said = ""  # in the log, of a refusal
         self._said_at = -inf
 
@@ -180,6 +184,7 @@ class SharedRegister(Register):
         """Ask what is to be asked now; called once a tick."""
         state, seat = self._state, self._seat
         self._note_trouble()
+        self._tell_of_another_cluster()
         if self._request is not None or state.now < self._wait_until:
             return
         if not self._is_known:
@@ -305,7 +310,9 @@ class SharedRegister(Register):
         state = self._state
         if fault != self._said or state.now - self._said_at >= timing.WAITING_LOG_S:
             self._said, self._said_at = fault, state.now
-            state.log(f"the register is refused: {fault}; this node keeps what it holds, and serves nothing", "error")
+            does = "keeps what it holds, and serves nothing" if state.is_member else "waits"
+            until = "until that is put right, or kv found --force is said"
+            state.log(f"the register is refused: {fault}; this node {does}, {until}", "error")
         self._refusal = fault
         self._mandate_until = -inf
         self._lease.drop()
@@ -340,11 +347,11 @@ class SharedRegister(Register):
             return ""
         if event.seat is None or event.view is None:
             if request.count_known >= 0 or request.view is not None:
-                return "it is empty, and was not: it was wiped, or another name is asked for"
+                return "it is empty, and was not: it was wiped"
             self._refusal, self._origin = "", event.origin
             return ""
         seat, view = read_seat(event.seat), read_view(event.view)
-        if fault := self._fault_of(request, seat, view, event.origin):
+        if fault := self._fault_of(request, seat, view, event.origin) or self._fault_beside(view):
             return fault
         self._refusal, self._origin = "", event.origin
         if seat.count < request.count_known:  # no harm: what it holds is what we go by, or has come of that
@@ -381,6 +388,33 @@ class SharedRegister(Register):
         # Once it was wrong, what came later there may have come of what was wrong.
         is_next = (view.epoch, seat.before) == (ours.epoch + 1, ours.nonce)
         return "" if view.key == ours.key or is_next else self._refusal
+
+    def _fault_beside(self, view: View) -> str:
+        """Why this can't be what we, an outsider, are to go by, as others do not; or nothing."""
+        state = self._state
+        if state.is_member or self._is_forced:
+            return ""
+        clusters = {server: state.of(server).view_key[0] for server in self._heard_with_a_view()}
+        if not clusters or view.cluster_id in clusters.values():
+            return ""
+        return f"it holds cluster {view.cluster_id}, and {min(clusters)} goes by another: {_OTHER_NAME}"
+
+    def _tell_of_another_cluster(self) -> None:
+        """As a member: others, who may have founded theirs at the same moment, are no business of the register's."""
+        state = self._state
+        if not state.is_member or state.now < self._looked_around_at + timing.WAITING_LOG_S:
+            return
+        self._looked_around_at = state.now
+        for server in self._heard_with_a_view():
+            if state.of(server).view_key[0] != state.view_key[0]:
+                state.log(f"{server} goes by another cluster: {_OTHER_NAME}", "warning")
+
+    def _heard_with_a_view(self) -> Iterator[str]:
+        """The servers that have just said that there is a view which they know."""
+        state = self._state
+        for server, known in state.known.items():
+            if known.view_key[0] and state.awake_s - known.heard_awake_s < timing.HEARD_S:
+                yield server
 
     def _note_seat(self, seat: Seat, packed: bytes) -> None:
         self._seat, self._packed, self._seen_at = seat, packed, self._state.now
@@ -434,18 +468,22 @@ class SharedRegister(Register):
     def _is_first(self) -> bool:
         """As a newcomer that finds no view: whether there is no cluster either."""
         state = self._state
-        if state.now < self._started_at + timing.NEWCOMER_LOOK_S:
+        if not self._has_listened:
             return False
-        for server, known in state.known.items():
-            if known.view_key[0] and state.awake_s - known.heard_awake_s < timing.HEARD_S:
-                self._beside_since = min(self._beside_since, state.now)
-                if self._read_at > self._beside_since:  # else it may have been written since
-                    self._refuse(f"it is empty, though {server} goes by a view: it was wiped, or is another one")
-                return False
-            if state.now - known.refused_at < 2 * timing.WAITING_LOG_S:
-                return False  # one that speaks another protocol: the log says so
+        for server in self._heard_with_a_view():
+            self._beside_since = min(self._beside_since, state.now)
+            if self._read_at > self._beside_since:  # else it may have been written since
+                self._refuse(f"it is empty, though {server} goes by a view: it was wiped, or {_OTHER_NAME}")
+            return False
+        if any(state.now - known.refused_at < 2 * timing.WAITING_LOG_S for known in state.known.values()):
+            return False  # one that speaks another protocol: the log says so
         self._beside_since = inf
         return True
+
+    @property
+    def _has_listened(self) -> bool:
+        """Whether others, if there are some, have had the time to be heard."""
+        return self._state.now >= self._started_at + timing.NEWCOMER_LOOK_S
 
     def _may_succeed(self) -> bool:
         """As a member: whether we may take the coordinator's place now."""
@@ -475,7 +513,7 @@ class SharedRegister(Register):
         state, view, seat = self._state, self._state.view, self._seat
         assert view is not None
         assert seat is not None
-        if state.leaving:
+        if state.leaving or not self._has_listened:
             return False
         if seat.is_left:
             return True

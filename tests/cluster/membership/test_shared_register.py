@@ -42,6 +42,10 @@ class Rig:
             self.enter(self.state.view)
             self.installed.clear()
 
+    def listen(self) -> None:
+        """It has run for as long as others need to be heard."""
+        self.shared._started_at = self.state.now - timing.NEWCOMER_LOOK_S
+
     def enter(self, view: View) -> None:
         state = self.state
         self.installed.append(view)
@@ -416,6 +420,7 @@ class TestOutsider:
     def test_it_starts_anew_only_when_nothing_is_lost_by_that(self, dead: str, ago_s: float, starts: bool) -> None:
         rig = Rig("a", "bcd")
         rig.settle()
+        rig.listen()
         die(rig.state, *dead)
         rig.shared._seen_at = rig.state.now - ago_s
         for peer in "bcd":
@@ -428,6 +433,7 @@ class TestOutsider:
         as all support it."""
         rig = Rig("a", "bcd")
         rig.settle()
+        rig.listen()
         die(rig.state, "b", "c")
         rig.shared._seen_at = rig.state.now - 60.0
         for peer in "bc":
@@ -439,6 +445,7 @@ class TestOutsider:
     def test_nor_while_one_of_them_is_heard(self) -> None:
         rig = Rig("a", "bcd")
         rig.settle()
+        rig.listen()
         die(rig.state, "b", "c")
         rig.shared._seen_at = -60.0
         assert not rig.shared.may_start()
@@ -446,6 +453,7 @@ class TestOutsider:
     def test_a_machines_refusal_says_nothing_of_a_process_that_was_started_since(self) -> None:
         rig = Rig("a", "b")
         rig.settle()
+        rig.listen()
         rig.state.note_absent("b", rig.state.now)
         assert not rig.shared.may_start()
         die(rig.state, "b")
@@ -456,7 +464,29 @@ class TestOutsider:
         rig.state.incarnation += 1
         rig.state.is_member = False
         rig.answer(rig.ask())
+        assert not rig.shared.may_start(), "others may be heard yet"
+        rig.listen()
         assert rig.ask().expected == rig.seat
+
+    @pytest.mark.parametrize(("heard", "is_refused"), [({}, False), ({"d": 77}, True), ({"d": 77, "c": 7}, False)])
+    def test_what_others_than_its_members_go_by(self, heard: dict[str, int], is_refused: bool) -> None:
+        """Of a register that holds a view of cluster 7."""
+        rig = Rig("a", "b")
+        rig.listen()
+        assert rig.state.view is not None
+        assert rig.state.view.cluster_id == 7
+        hear(rig.state, *heard)
+        for server, cluster in heard.items():
+            rig.state.of(server).view_key = (cluster, 5, 5)
+        rig.answer(rig.ask())
+        assert ("and d goes by another" in rig.shared.fault) == is_refused
+        die(rig.state, "b")
+        assert rig.shared.may_start() == (not is_refused)
+        if is_refused:
+            rig.shared.force()
+            wait(rig.state, timing.REGISTER_LOOK_S)
+            rig.answer(rig.ask())
+            assert rig.shared.may_start(), "an operator knows better"
 
 
 class TestFarAhead:

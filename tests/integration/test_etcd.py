@@ -7,10 +7,12 @@ import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from app.requests.request import PATIENCE_S
 from app.wire.protocol import GET, NO_ERR, PUT, SYS_OVERLOAD_ERR
 from tests.integration.traffic import Traffic
 from tests.support.certificates import Authority
@@ -49,10 +51,15 @@ def coordinator_of(nodes: list[Node]) -> Node:
 
 
 def fill(node: Node) -> dict[bytes, bytes]:
-    """What was acknowledged."""
+    """What was acknowledged. A put that comes while a slot changes hands may get no answer, and is put once more."""
     values = {b"key %d" % number: b"value %d" % number for number in range(100)}
+
+    def is_put(key: bytes, value: bytes) -> bool:
+        answer = node.ask(PUT, patience_s=2 * PATIENCE_S, key=key, value=value)
+        return answer is not None and answer.errCode == NO_ERR
+
     for key, value in values.items():
-        assert node.code(PUT, key=key, value=value) == NO_ERR
+        poll(partial(is_put, key, value), complaint=f"{key!r} is put")
     return values
 
 

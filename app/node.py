@@ -687,6 +687,11 @@ class Node:
         """The one that it goes by; None: it has found no cluster yet."""
         return self.membership.core.view
 
+    @property
+    def belonging(self) -> tuple[str, ...]:
+        """The servers that belong to the cluster, this node among them. It may listen to others as well."""
+        return tuple(filter(self.membership.core.belongs, self.peers.servers))
+
     def readiness(self) -> Readiness:
         """Whether it serves, and whether the cluster is whole, as far as it knows."""
         core, options, now_s = self.membership.core, self.options, self.loop.now()
@@ -704,7 +709,7 @@ class Node:
                 core.status(),
                 core.view,
                 core.lease_until > now_s,
-                self.peers.servers,
+                self.belonging,
                 options.replicas,
                 self.replication.routes,
                 self.replication.led_slots(),
@@ -716,7 +721,7 @@ class Node:
     def status_json(self) -> bytes:
         """What STATUS answers."""
         now_s, core = self.loop.now(), self.membership.core
-        return status_json(self.readiness(), self.peers.servers, lambda server: now_s - core.contact(server)[1])
+        return status_json(self.readiness(), self.belonging, lambda server: now_s - core.contact(server)[1])
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:

@@ -1,5 +1,6 @@
 """SIGHUP: a node reads its servers file again."""
 
+import json
 import logging
 from collections.abc import Iterator
 from math import inf
@@ -232,7 +233,9 @@ def test_servers_that_are_not_in_the_file(rig: Reloading) -> None:
     assert peers.servers == names[:-1]
     assert [peers.address(name) for name in peers.names] == ["127.0.0.2", "127.0.0.3", "", "127.0.0.1"]
     assert peers.host_name("kv9:1009") == "kv9", "it is looked up"
-    assert rig.node.readiness().servers == 5
+    assert rig.node.belonging == (str(ME), str(PEER)), "the others are only listened to: no view lists them"
+    assert rig.node.readiness().servers == 2
+    assert [row[0] for row in json.loads(rig.node.status_json())["members"]] == [str(ME), str(PEER)]
     rig.node.servers_known((str(ME), str(NEW)))
     assert peers.names == (str(NEW),)
 

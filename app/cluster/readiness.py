@@ -63,11 +63,11 @@ class Facts:
     status: Status
     view: View | None
     has_lease: bool
-    servers: Sequence[str]  # of the file
+    servers: Sequence[str]  # that belong to the cluster, this node among them
     replicas: int  # --replicas
     routes: Sequence[str]  # by slot, as requests go by them (Replication.routes)
     led: LedSlots
-    contacts: Mapping[str, Contact]  # of every other server
+    contacts: Mapping[str, Contact]  # of every other server that it listens to
     is_stopping: bool
 
 
@@ -85,7 +85,7 @@ class Readiness:
     copies_most: int
     copies_missing: int  # of those wanted, over all slots
     unlinked: tuple[str, ...]  # other members without a link in both directions
-    servers: int  # of the file
+    servers: int  # that belong to the cluster
     servers_up: int  # that are members and up, this node included
     reasons: tuple[str, ...]  # why clients should rather ask another node, each a sentence
     lacking: tuple[str, ...]  # what else keeps the cluster from being whole, likewise
@@ -160,8 +160,8 @@ def readiness(facts: Facts) -> Readiness:
             lacking.append("slots are on their way to where they are wanted")
         if status.register_fault and facts.has_lease:
             lacking.append(f"no view can be made now; the register: {status.register_fault}")
-        if 2 * up <= len(facts.servers):
-            lacking.append(f"no majority: {up} of {len(facts.servers)} servers of the file are up")
+        if no_majority := _no_majority(facts):
+            lacking.append(no_majority)
     if reasons:
         reasons += about
     else:
@@ -253,10 +253,11 @@ def _reasons(facts: Facts, own: int, reads: int, unreached: int) -> list[str]:
 
 
 def _heard_servers(facts: Facts, within_s: float) -> str:
-    silent = [server for server, contact in facts.contacts.items() if contact.unheard_s > within_s]
+    others = [server for server in facts.servers if server != facts.status.address]
+    silent = [server for server in others if _contact(facts, server).unheard_s > within_s]
     heard = len(facts.servers) - len(silent)
     check = f": check {_names(silent)}" if silent else ""
-    return f"{heard} of {len(facts.servers)} servers of the file heard, itself included{check}"
+    return f"{heard} of {len(facts.servers)} servers heard, itself included{check}"
 
 
 def _lease_sentence(facts: Facts) -> str:
@@ -304,6 +305,16 @@ def _no_link(facts: Facts, address: str) -> str:
     if _is_heard(facts, contact):
         return f"{down} (UDP passes): check TCP port {port}"
     return f"{down} (nor UDP; others hear it): check the network to it"
+
+
+def _no_majority(facts: Facts) -> str:
+    """That one more may not fail, or that the cluster does not go on as it is: only half of those that count are up, or
+    fewer. Where views list the servers, the founders count."""
+    founders = facts.view.founders if facts.view is not None else ()
+    counting = founders or facts.servers
+    up = sum(_is_up(member) and member.address in counting for member in facts.status.members)
+    which = "servers that founded the cluster" if founders else "servers of the file"
+    return f"no majority: {up} of {len(counting)} {which} are up" if 2 * up <= len(counting) else ""
 
 
 def _copies_sentence(facts: Facts, copies: Sequence[int], wanted: int) -> str:

@@ -50,6 +50,7 @@ def test_three_become_five_and_three_again_without_a_line_in_any_file(tmp_path: 
             for node in more:
                 told = kv(nodes[::-1], "remove-server", node.name)
                 assert (told.returncode, told.stderr) == (0, ""), told
+                assert node.name not in kv(three, "servers").stdout, "it is gone as soon as that is said"
                 assert node.process.wait(DEADLINE_S) == 0
             await_count(three, 3)
             await_ready(three)

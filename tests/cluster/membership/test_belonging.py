@@ -170,6 +170,21 @@ class TestWhoIsListenedTo:
         assert [set(effect.servers) for effect in of_kind(effects, ServersKnown)] == [set("abc")]
         assert "d" not in node.core._state.known
 
+    def test_who_was_removed_and_who_is_a_guest_are_listened_to_and_do_not_belong(self) -> None:
+        node = Node("a", "abc").join(a_list("abc", "d"))
+        assert [name for name in "abcdx" if node.core.belongs(name)] == list("abcd")
+        node.get("b", pb.VIEW, view=a_list("abc", epoch=6), by=a_list("abc", epoch=6))
+        node.step(Introduced("x"))
+        assert {*"dx"} <= {*node.core._state.servers}
+        assert [name for name in "abcdx" if node.core.belongs(name)] == list("abc")
+
+    def test_without_a_list_those_of_the_file_and_the_members_belong(self) -> None:
+        node = Node("a", "ab")
+        node.step(Introduced("x"))
+        assert [name for name in "abcx" if node.core.belongs(name)] == list("ab")
+        node.join(a_view())
+        assert [name for name in "abcx" if node.core.belongs(name)] == list("abc")
+
     def test_the_shell_is_told_before_anything_else_about_a_server(self) -> None:
         node = Node("a", "abc").join()
         view = a_list("abc", "d")

@@ -157,7 +157,9 @@ def test_more_at_once_than_leave_half_of_them_are_refused(tmp_path: Path, caplog
     assert rig.servers == [str(ME)]
     (event, fields), *_ = told(caplog)
     assert event == "node.not_reloaded"
-    assert "2 servers would be needed to go on, and 1 are members and up: add fewer at a time" in str(fields["cause"])
+    assert "2 servers would be needed to go on, and 1 are members and up: add 1 at a time at most" in str(
+        fields["cause"]
+    )
     rig.reload(ME, PEER)
     assert rig.servers == [str(ME), str(PEER)]
     assert rig.node.membership.core.lease_until > rig.loop.now_s

@@ -234,7 +234,10 @@ def _reasons(facts: Facts, own: int, reads: int, unreached: int) -> list[str]:
     if facts.view is None:
         reasons.append(f"no view: it has found no cluster yet; {_heard_servers(facts, HEARD_S)}")
     elif not status.is_member:
-        reasons.append(f"not a member: it is not in the view that it knows; {_heard_servers(facts, HEARD_S)}")
+        reasons.append(
+            "not a member: it is not in the view that it knows (if it stays so, the log of the coordinator,"
+            f" {status.coordinator}, says why); {_heard_servers(facts, HEARD_S)}"
+        )
     elif not facts.has_lease:
         reasons.append(f"no lease: it serves nothing; {_lease_sentence(facts)}")
     else:
@@ -308,13 +311,18 @@ def _no_link(facts: Facts, address: str) -> str:
 
 
 def _no_majority(facts: Facts) -> str:
-    """That one more may not fail, or that the cluster does not go on as it is: only half of those that count are up, or
-    fewer. Where views list the servers, the founders count."""
+    """That no other may fail, or that the cluster does not go on: only half of those that count are up, or fewer, and
+    some that belong are not. Where views list the servers, the founders count, with those that were removed."""
     founders = facts.view.founders if facts.view is not None else ()
     counting = founders or facts.servers
-    up = sum(_is_up(member) and member.address in counting for member in facts.status.members)
+    up = {member.address for member in facts.status.members if _is_up(member) and member.address in counting}
     which = "servers that founded the cluster" if founders else "servers of the file"
-    return f"no majority: {up} of {len(counting)} {which} are up" if 2 * up <= len(counting) else ""
+    is_missed = any(server not in up for server in counting if server in facts.servers)
+    return (
+        f"no majority: {len(up)} of {len(counting)} {which} are up"
+        if is_missed and 2 * len(up) <= len(counting)
+        else ""
+    )
 
 
 def _copies_sentence(facts: Facts, copies: Sequence[int], wanted: int) -> str:

@@ -92,7 +92,7 @@ class StatusReport:
         for row in rows:
             address = str(row["address"])
             row["me"] = address == me
-            # Its place in the list of servers: what the page numbers and colours nodes by, since it hardly ever changes.
+            # Its place among the servers: what the page numbers and colours nodes by, since it hardly ever changes.
             row["line"] = servers.index(address) if address in servers else None
             row["link"] = None if address == me or address not in listed else address not in readiness.unlinked
             row["queued_bytes"] = node.links.queued_bytes(address)

@@ -129,7 +129,7 @@ def test_a_node_that_knows_of_no_cluster() -> None:
 def test_a_node_that_is_no_member() -> None:
     found = readiness(facts_of(view_of(B, C)))
     assert [reason.partition(";")[0] for reason in found.reasons] == [
-        "not a member: it is not in the view that it knows"
+        f"not a member: it is not in the view that it knows (if it stays so, the log of the coordinator, {B}, says why)"
     ]
     assert found.lacking == ()
 
@@ -331,6 +331,8 @@ def test_where_views_list_the_servers_the_founders_are_what_counts() -> None:
     view = replace(view_of(A, D, E), founders=(A, B), others=(B,))
     found = readiness(facts_of(view, servers=(A, D, E, B)))
     assert found.lacking == ("no majority: 1 of 2 servers that founded the cluster are up",)
+    view = replace(view, others=())
+    assert readiness(facts_of(view, servers=(A, D, E))).is_whole, "the other founder was removed: nothing is missing"
 
 
 def test_of_very_many_faults_the_first_are_told() -> None:

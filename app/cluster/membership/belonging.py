@@ -89,7 +89,10 @@ class Belonging:
             return f"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first"
         founders = self._founders(view)
         if len(founders) == 1:
-            return "the servers file names one server, which founds a cluster whenever it starts: name two more in it"
+            return (
+                "the servers file names one server, which founds a cluster whenever it starts: have it name three,"
+                " one more at a time (docs/operations.md, From one node to three)"
+            )
         if len(founders) > FOUNDERS_MAX:
             return f"the servers file names more than {FOUNDERS_MAX} servers: add to it, and kill -HUP each node"
         if order.removes:

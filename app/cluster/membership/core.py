@@ -191,10 +191,13 @@ class ClusterCore:
             return ""
         up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
         belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})
-        needed = (len(belonging) + 1) // 2
-        if needed <= max(len(up), state.members_needed()):
+        needed, enough = (len(belonging) + 1) // 2, max(len(up), state.members_needed())
+        if needed <= enough:
             return ""
-        return f"{needed} servers would be needed to go on, and {len(up)} are members and up: add fewer at a time"
+        before = {*state.config.servers, *state.view.addresses} - state.absent
+        room = 2 * enough - len(before)
+        what_to_do = f"add {room} at a time at most, and start them" if room > 0 else "start those that there are first"
+        return f"{needed} servers would be needed to go on, and {len(up)} are members and up: {what_to_do}"
 
     def is_done(self, order: Order) -> bool:
         """Whether the view that this node goes by has what the order is for."""

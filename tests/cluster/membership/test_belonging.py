@@ -286,7 +286,9 @@ class TestOrders:
 
     def test_a_file_of_one_server_founds_whenever_that_starts(self) -> None:
         node = Node("a", "a")
-        assert "names one server" in node.core.objection_to_order(ADD_D)
+        objection = node.core.objection_to_order(ADD_D)
+        assert "names one server" in objection
+        assert "one more at a time" in objection, "two at once are declined, and would found a cluster of their own"
 
     def test_a_file_of_many_servers(self) -> None:
         state = a_state("a", "a", [f"x{n}" for n in range(FOUNDERS_MAX)] + ["a"])  # type: ignore[arg-type]

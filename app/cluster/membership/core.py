@@ -209,9 +209,13 @@ class ClusterCore:
         state = self._state
         if not state.is_coordinator or state.view is None:
             return "this node is not the coordinator"
-        if self._lease.until <= state.now:
+        return self.must_wait(order) or self._coordinator.belonging.objection(order)
+
+    def must_wait(self, order: Order) -> str:
+        """Of the objections to an order that of a coordinator which passes by itself; empty: there is none such."""
+        if self._lease.until <= self._state.now:
             return "the cluster does not go on now: this node, its coordinator, has no lease"
-        return self._coordinator.belonging.objection(order)
+        return self._coordinator.belonging.must_wait(order)
 
     # Driving.
 
@@ -514,8 +518,10 @@ class ClusterCore:
             case ServersChanged():
                 self._change_servers(event.servers)
             case ServerOrdered():
-                if not self.is_done(event.order) and not self.objection_to_order(event.order):
-                    self._coordinator.belonging.order = event.order
+                belonging = self._coordinator.belonging
+                is_new = not belonging.is_done(event.order) and not belonging.has_begun(event.order)
+                if is_new and not self.objection_to_order(event.order):
+                    belonging.order = event.order
             case Introduced():
                 if len(self._state.guests) < GUESTS_MAX:
                     self._listen_to((event.peer,))

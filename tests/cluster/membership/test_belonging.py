@@ -254,7 +254,26 @@ class TestOrders:
         node = a_coordinator()
         node.step(ServerOrdered(ADD_D))
         assert node.core.objection_to_order(Order("e")) == "another change is under way (d): one at a time"
-        assert node.core.objection_to_order(ADD_D) == "", "the same again"
+        assert node.core.must_wait(Order("e")), "that passes"
+        assert (node.core.objection_to_order(ADD_D), node.core.must_wait(ADD_D)) == ("", ""), "the same again"
+
+    def test_one_that_has_begun_holds_up_no_other(self) -> None:
+        """Whoever wants a removal says so until the server has handed over and gone; others may go meanwhile."""
+        node = a_coordinator(a_list("abcdef"), "abcdef")
+        gone = Order("e", removes=True), Order("f", removes=True)
+        for order in gone:
+            assert node.core.objection_to_order(order) == ""
+            node.step(ServerOrdered(order))
+            agree(node)
+            assert node.core.view is not None
+            assert order.server in node.core.view.removed
+            node.step(ServerOrdered(gone[0]))
+            assert node.core.must_wait(gone[0]) == ""
+        assert node.core._coordinator.belonging.order is None
+        assert node.core.objection_to_order(Order("g")) == ""
+
+    def test_without_a_lease_one_waits(self) -> None:
+        assert "has no lease" in Node("a", "abc").join().core.must_wait(ADD_D)
 
     def test_a_coordinator_that_is_none_any_more_forgets_it(self) -> None:
         node = a_coordinator()

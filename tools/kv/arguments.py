@@ -286,7 +286,8 @@ exit status: 1 if a server is not known to all, 3 if nobody answers
         """\
 From the first one on the cluster lists its servers itself, and the file's servers are its founders: half of
 them must be up for it to go on (docs/cluster.md). Start the new server with --join, or, without a cluster
-secret, with a file of the founders' lines and its own. The coordinator makes the change; -s may name any nodes.
+secret, with a file of the founders' lines and its own. It is taken in once no server that belongs is silent.
+The coordinator makes the change; -s may name any nodes.
 
 examples:
   python tools/kv.py add-server 10.0.0.9:3331

@@ -136,6 +136,15 @@ class Lab:
             check=False,
         )
 
+    def begin_kv(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Have tools/kv.py begin, on the clients' host."""
+        return subprocess.Popen(
+            [sys.executable, "tools/kv.py", *arguments],
+            cwd=REPOSITORY,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+        )
+
     def led_by(self, node: LabNode) -> set[int]:
         """The slots whose primary it is."""
         return {slot for slot, holders in enumerate(self.holders()) if holders[0] == node.name}

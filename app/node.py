@@ -34,7 +34,7 @@ from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
 from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
 from app.config.options import Options, UsageError, misspelt
-from app.config.secret import Secrets, read_secret
+from app.config.secret import SecretFile, Secrets, read_secret
 from app.config.servers import ServersError, load, read_file, reread, unresolved
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
@@ -341,9 +341,8 @@ class Node:
         )
         if fast.CORE == fast.STALE:
             _log.warning("core_stale")
-        secret_file = options.secret_file
-        if secret_file is not None and secret_file.exposed_mode:
-            _log.warning("secret_exposed", file=secret_file.path, mode=secret_file.exposed_mode)
+        if options.secret_file is not None:
+            _warn_of_an_exposed_secret(options.secret_file)
 
     def leave(self) -> None:
         """Hand over, then stop; stop at once when called again later than _SAME_SIGNAL_S."""
@@ -480,9 +479,11 @@ class Node:
         if file is None:
             return self._secrets
         try:
-            return self._secrets.reread(read_secret(file.path, again=True).secret)
+            found = read_secret(file.path, again=True)
         except ValueError as error:
             raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
+        _warn_of_an_exposed_secret(found)
+        return self._secrets.reread(found.secret)
 
     # --- where servers are (app/peers/lookups.py) ---------------------------------------------------------------------
 
@@ -722,6 +723,11 @@ class Node:
         """What STATUS answers."""
         now_s, core = self.loop.now(), self.membership.core
         return status_json(self.readiness(), self.belonging, lambda server: now_s - core.contact(server)[1])
+
+
+def _warn_of_an_exposed_secret(file: SecretFile) -> None:
+    if file.exposed_mode:
+        _log.warning("secret_exposed", file=file.path, mode=file.exposed_mode)
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:

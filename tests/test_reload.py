@@ -196,6 +196,7 @@ def test_a_node_that_has_stopped_reads_nothing(rig: Reloading) -> None:
 def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "secret"
     path.write_text("the old secret of all\n")
+    path.chmod(0o600)
     rig = Reloading(tmp_path / "servers.txt", secret_file=read_secret(str(path)))
     shake = rig.node.links._connector.handshake
     auth = rig.node.membership._auth
@@ -222,6 +223,12 @@ def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture
         f"KV_CLUSTER_SECRET_FILE {path}: a secret has at least"[:60],
     )
     assert "secret of all" not in caplog.text
+    assert not [one for one in caplog.records if one.message == "node.secret_exposed"]
+    path.write_text("the new secret of all\n")
+    path.chmod(0o644)
+    rig.reload(ME, PEER)
+    (exposed,) = (one for one in caplog.records if one.message == "node.secret_exposed")
+    assert exposed.__dict__["fields"] == {"file": str(path), "mode": "0644"}
     rig.node.stop()
 
 

@@ -182,7 +182,9 @@ class ClusterCore:
         Half of the servers must be members (NodeState.members_needed), and what is added counts before it is there.
         """
         state = self._state
-        if state.view is not None and state.view.lists_servers and {*servers} != {*state.config.servers}:
+        if state.view is not None and state.view.lists_servers:
+            if {*servers} == {*state.config.servers}:
+                return ""
             return (
                 "the cluster lists its servers by itself: kv.py add-server and remove-server change that; the file"
                 f" goes on naming those that found it, {' '.join(state.view.founders)}"

@@ -621,6 +621,15 @@ def test_a_newcomer_listens_to_those_whom_a_view_names_that_it_is_told_of() -> N
     assert set(of_kind(effects, ServersKnown)[-1].servers) == set("ab"), "nothing more is heard of them"
 
 
+def test_a_file_that_has_not_changed_is_not_declined_whoever_is_silent() -> None:
+    """The founders are enough; and a secret may be read again."""
+    node = Node("a", "abc").join(a_list("abcdefgh"))
+    for peer in "cdefgh":
+        die(node.core._state, peer)
+        node.core._detector.died(peer, INCARNATIONS[peer])
+    assert node.core.objection_to(["a", "b", "c"]) == ""
+
+
 def test_a_file_that_has_changed_is_declined() -> None:
     """Newcomers that found a cluster go by it, and half of the founders by what it was."""
     node = Node("a", "abc").join(a_list())

@@ -770,7 +770,8 @@ def _parser() -> argparse.ArgumentParser:
     """Collects words as they were typed: `_value` makes values of them, and of the environment's alike."""
     parser = _Parser(
         prog="python app/main.py",
-        usage="%(prog)s PORT SERVERS_FILE [options]\n       %(prog)s PORT [SERVERS_FILE] --join HOST:PORT,... [options]",
+        usage="%(prog)s PORT SERVERS_FILE [options]\n       "
+        "%(prog)s PORT [SERVERS_FILE] --join HOST:PORT,... --advertise HOST:PORT [options]",
         description=_DESCRIPTION,
         epilog=_AFTER_OPTIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,

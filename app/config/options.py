@@ -771,7 +771,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python app/main.py",
         usage="%(prog)s PORT SERVERS_FILE [options]\n       "
-        "%(prog)s PORT [SERVERS_FILE] --join HOST:PORT,... --advertise HOST:PORT [options]",
+        "%(prog)s PORT [SERVERS_FILE] --join HOST:PORT,... [options]",
         description=_DESCRIPTION,
         epilog=_AFTER_OPTIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -46,7 +46,7 @@ from app.peers.links import Links
 from app.peers.lookups import Lookups
 from app.peers.membership import DatagramSender, Membership, SharedRegister
 from app.peers.view_log import ViewLog
-from app.reload import Reload
+from app.reload import Reload, warn_of_an_exposed_secret
 from app.requests.answers import Answers
 from app.requests.commands import Commands
 from app.requests.forwarding import SWEEP_S, Forwarding
@@ -330,9 +330,8 @@ class Node:
         )
         if fast.CORE == fast.STALE:
             _log.warning("core_stale")
-        secret_file = options.secret_file
-        if secret_file is not None and secret_file.exposed_mode:
-            _log.warning("secret_exposed", file=secret_file.path, mode=secret_file.exposed_mode)
+        if options.secret_file is not None:
+            warn_of_an_exposed_secret(options.secret_file)
 
     def leave(self) -> None:
         """Hand over, then stop; stop at once when called again later than _SAME_SIGNAL_S."""
@@ -627,6 +626,11 @@ class Node:
         """The one that it goes by; None: it has found no cluster yet."""
         return self.membership.core.view
 
+    @property
+    def belonging(self) -> tuple[str, ...]:
+        """The servers that belong to the cluster, this node among them. It may listen to others as well."""
+        return tuple(filter(self.membership.core.belongs, self.peers.servers))
+
     def readiness(self) -> Readiness:
         """Whether it serves, and whether the cluster is whole, as far as it knows."""
         core, options, now_s = self.membership.core, self.options, self.loop.now()
@@ -644,7 +648,7 @@ class Node:
                 core.status(),
                 core.view,
                 core.lease_until > now_s,
-                self.peers.servers,
+                self.belonging,
                 options.replicas,
                 self.replication.routes,
                 self.replication.led_slots(),
@@ -656,7 +660,7 @@ class Node:
     def status_json(self) -> bytes:
         """What STATUS answers."""
         now_s, core = self.loop.now(), self.membership.core
-        return status_json(self.readiness(), self.peers.servers, lambda server: now_s - core.contact(server)[1])
+        return status_json(self.readiness(), self.belonging, lambda server: now_s - core.contact(server)[1])
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:

@@ -6,7 +6,7 @@ All of it or nothing: a file with a fault changes nothing, and the log says why.
 from collections.abc import Callable
 
 from app.config.options import Options
-from app.config.secret import Secrets, read_secret
+from app.config.secret import SecretFile, Secrets, read_secret
 from app.config.servers import ServersError, load, reread
 from app.loop import Loop
 from app.observe import logs
@@ -104,6 +104,14 @@ class Reload:
         if file is None:
             return self._secrets
         try:
-            return self._secrets.reread(read_secret(file.path, again=True).secret)
+            found = read_secret(file.path, again=True)
         except ValueError as error:
             raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
+        warn_of_an_exposed_secret(found)
+        return self._secrets.reread(found.secret)
+
+
+def warn_of_an_exposed_secret(file: SecretFile) -> None:
+    """A line in the log, if other users than its owner and group may open it."""
+    if file.exposed_mode:
+        _log.warning("secret_exposed", file=file.path, mode=file.exposed_mode)

@@ -1,5 +1,6 @@
 """SIGHUP: a node reads its servers file again."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from math import inf
@@ -156,7 +157,9 @@ def test_more_at_once_than_leave_half_of_them_are_refused(tmp_path: Path, caplog
     assert rig.servers == [str(ME)]
     (event, fields), *_ = told(caplog)
     assert event == "node.not_reloaded"
-    assert "2 servers would be needed to go on, and 1 are members and up: add fewer at a time" in str(fields["cause"])
+    assert "2 servers would be needed to go on, and 1 are members and up: add 1 at a time at most" in str(
+        fields["cause"]
+    )
     rig.reload(ME, PEER)
     assert rig.servers == [str(ME), str(PEER)]
     assert rig.node.membership.core.lease_until > rig.loop.now_s
@@ -193,6 +196,7 @@ def test_a_node_that_has_stopped_reads_nothing(rig: Reloading) -> None:
 def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "secret"
     path.write_text("the old secret of all\n")
+    path.chmod(0o600)
     rig = Reloading(tmp_path / "servers.txt", secret_file=read_secret(str(path)))
     shake = rig.node.links._connector.handshake
     auth = rig.node.membership._auth
@@ -219,6 +223,12 @@ def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture
         f"KV_CLUSTER_SECRET_FILE {path}: a secret has at least"[:60],
     )
     assert "secret of all" not in caplog.text
+    assert not [one for one in caplog.records if one.message == "node.secret_exposed"]
+    path.write_text("the new secret of all\n")
+    path.chmod(0o644)
+    rig.reload(ME, PEER)
+    (exposed,) = (one for one in caplog.records if one.message == "node.secret_exposed")
+    assert exposed.__dict__["fields"] == {"file": str(path), "mode": "0644"}
     rig.node.stop()
 
 
@@ -278,7 +288,9 @@ def test_servers_that_are_not_in_the_file(rig: Reloading) -> None:
     assert peers.servers == names[:-1]
     assert [peers.address(name) for name in peers.names] == ["127.0.0.2", "127.0.0.3", "", "127.0.0.1"]
     assert peers.host_name("kv9:1009") == "kv9", "it is looked up"
-    assert rig.node.readiness().servers == 5
+    assert rig.node.belonging == (str(ME), str(PEER)), "the others are only listened to: no view lists them"
+    assert rig.node.readiness().servers == 2
+    assert [row[0] for row in json.loads(rig.node.status_json())["members"]] == [str(ME), str(PEER)]
     rig.node.servers_known((str(ME), str(NEW)))
     assert peers.names == (str(NEW),)
 

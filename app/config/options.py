@@ -244,12 +244,13 @@ class Options:
         parse_seeds,
         "HOST:PORT,...",
         default=None,
-        default_words="SERVERS_FILE, which says who founds the cluster",
+        default_words="found one with those in SERVERS_FILE",
         group="Cluster",
         help="""
-            Join the cluster that any of these nodes is a member of, each as the cluster calls it, in place of
-            SERVERS_FILE. This node founds none. Others know it by --advertise, and add it to those that belong
-            since it knows the secret; without one that is refused.""",
+            Join the cluster that any of these nodes is a member of, each as the cluster calls it. This node founds
+            none. Others know it by --advertise, and add it to those that belong since it knows the secret; without
+            one that is refused. It needs no SERVERS_FILE. With one besides, whoever is in it, by the very name that
+            --advertise has, founds by it and is not concerned by this: so all nodes can be started alike.""",
     )
     forget_after_s: float = declare(
         "--forget-after",
@@ -437,16 +438,18 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     except ValueError as error:
         raise UsageError(f"PORT: {error}") from None
     try:
-        if values["join"] is not None:
-            me, listed = _joining(given.servers_file, values)
+        if values["join"] is not None and not _is_founder(given.servers_file, values):
+            given.servers_file = ""  # it goes by what the members say
+            me, listed = _joining(values)
         else:
+            values["join"] = None
             listed = servers.load(_file(given.servers_file))
             me = servers.find_me(
                 listed, port, name=given.servers_file, bind=values["bind"], advertise=values["advertise"]
             )
     except ServersError as error:
         raise UsageError(str(error)) from None
-    options = Options(port=port, servers=listed, me=me, servers_file=given.servers_file or "", **values)
+    options = Options(port=port, servers=listed, me=me, servers_file=given.servers_file, **values)
     _check_together(options)
     return options
 
@@ -457,12 +460,21 @@ def _file(given: str | None) -> str:
     return given
 
 
-def _joining(servers_file: str | None, values: Mapping[str, Any]) -> tuple[Server, tuple[Server, ...]]:
-    """This node, and all that it knows of at first. Raises UsageError, ServersError."""
-    if servers_file:
-        raise UsageError(f"--join is in place of a servers file: leave out {servers_file}, or --join")
+def _is_founder(servers_file: str | None, values: Mapping[str, Any]) -> bool:
+    """Whether a node that is told to join is in the servers file, if it has one. Raises UsageError, ServersError."""
     if values["advertise"] is None:
         raise UsageError("--join needs --advertise HOST:PORT: what the other nodes are to call this one")
+    if not (values["secret"] or values["secret_file"]):
+        raise UsageError("--join needs a secret: set KV_CLUSTER_SECRET or KV_CLUSTER_SECRET_FILE")
+    if not servers_file:
+        return False
+    # As it is written, and not by an address: where those are used again, another's name may still stand for ours.
+    listed = servers.parse(servers.read_file(servers_file), servers_file)
+    return any((entry.host, entry.port) == values["advertise"] for entry in listed)
+
+
+def _joining(values: Mapping[str, Any]) -> tuple[Server, tuple[Server, ...]]:
+    """This node, and all that it knows of at first. Raises UsageError, ServersError."""
     named = dict.fromkeys((values["advertise"], *values["join"]))
     if len(named) == 1:
         raise UsageError("--join names this node alone: name a member of the cluster")

@@ -102,7 +102,8 @@ Examples:
 def _parser(settings: Mapping[str, Setting]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python app/main.py",
-        usage="%(prog)s PORT SERVERS_FILE [options]\n       %(prog)s PORT --join HOST:PORT,... [options]",
+        usage="%(prog)s PORT SERVERS_FILE [options]\n       "
+        "%(prog)s PORT [SERVERS_FILE] --join HOST:PORT,... [options]",
         description=_DESCRIPTION,
         epilog=_AFTER_OPTIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -262,24 +262,26 @@ class Membership:
 
         `said`: a JSON object with the name of the one to `add` or to `remove`, and whether by `force`; padded with zero
         bytes. Nothing else: nothing is ordered. The answer, as compact JSON of at most VALUE_MAX_BYTES: whether it is
-        `done`; if not, `why_not`, which is empty while it is being done: then this is to be said again. Also the
-        `address` of this node; the `coordinator`, which alone takes orders; and, if the view lists them, the `servers`
-        that belong, and the `founders`.
+        `done`; if not, `why_not`, which is empty while it is being done; then this is to be said again, as it is where
+        what is in its way `passes`. Also the `address` of this node; the `coordinator`, which alone takes orders; and,
+        if the view lists them, the `servers` that belong, and the `founders`.
         """
-        why_not, is_done = "", False
+        why_not, is_done, passes = "", False, False
         try:
             order = _order(said)
         except ValueError as fault:
             order, why_not = None, str(fault)
         if order is not None:
             is_done = self.core.is_done(order)
-            why_not = "" if is_done else self.core.objection_to_order(order)[:_WHY_NOT_MAX_BYTES]
+            why_not = "" if is_done else self.core.objection_to_order(order)
+            passes = why_not != "" and why_not == self.core.must_wait(order)
             if not is_done and not why_not:
                 self.take(ServerOrdered(order))
         view = self.core.view
         fields = {
             "done": is_done,
-            "why_not": why_not,
+            "why_not": why_not[:_WHY_NOT_MAX_BYTES],
+            "passes": passes,
             "address": self._peers.me,
             "coordinator": view.coordinator if view else "",
             "servers": view.servers if view and view.lists_servers else [],

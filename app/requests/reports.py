@@ -80,8 +80,8 @@ def status_json(
 
     What does not fit is left out from the end: sentences first (`ready` and `whole` say that there are some), then rows
     of absent servers. All members of a view and its table always fit (asserted above), so that the table's places name
-    rows that are there. `servers`: of the file. `unheard_s(server)`: how long ago it last proved that it lives and
-    hears this node; infinite: never.
+    rows that are there. `servers`: that belong to the cluster. `unheard_s(server)`: how long ago it last proved that it
+    lives and hears this node; infinite: never.
     """
     status = readiness.status
     members: list[list[object]] = [

@@ -134,7 +134,7 @@ def test_each_setting_from_the_command_line_and_from_the_environment(
 def test_every_setting_is_tried_above() -> None:
     marks = test_each_setting_from_the_command_line_and_from_the_environment.pytestmark
     tried = {row[0] for row in marks[0].args[1]} | set(ETCD_FILES)
-    tried |= {"--join"}  # it is in place of the file
+    tried |= {"--join"}  # below
     assert tried == {setting.option for _, setting in settings()}
 
 
@@ -206,6 +206,28 @@ LONG = f"{'a' * 40}.{'b' * 35}:3331"  # 81 bytes
 
 
 @pytest.mark.parametrize(
+    ("me", "is_founder"), [("127.0.0.1:3331", True), ("127.0.0.9:3331", False), ("localhost:3331", False)]
+)
+def test_with_a_file_besides_whoever_is_in_it_founds_and_any_other_joins(file: str, me: str, is_founder: bool) -> None:
+    """So all are started alike: as pods are, one of which may have the address that another's name still stands for."""
+    made = parse(["3331", file, "--join", "127.0.0.1:3331,127.0.0.1:3332", "--advertise", me], JOINING)
+    assert made.joins is not is_founder
+    assert made.servers_file == (file if is_founder else "")
+    assert str(made.me) == (me if not is_founder else "127.0.0.1:3331")
+    if is_founder:
+        assert made.servers == parse(["3331", file, "--advertise", me], {}).servers
+    else:
+        assert [str(server) for server in made.servers] == [me, "127.0.0.1:3331", "127.0.0.1:3332"]
+
+
+def test_a_founder_that_is_told_to_join_as_well_needs_a_secret_too(file: str) -> None:
+    """What is wrong with all of them shows at the first."""
+    arguments = ["3331", file, "--join", "127.0.0.1:3332", "--advertise", "127.0.0.1:3331"]
+    with pytest.raises(UsageError, match="--join needs a secret"):
+        parse(arguments, {})
+
+
+@pytest.mark.parametrize(
     ("arguments", "environment", "complaint"),
     [
         (["--join", "127.0.0.1:1", "--advertise", "127.0.0.9:3331"], {}, "--join needs a secret"),
@@ -213,7 +235,8 @@ LONG = f"{'a' * 40}.{'b' * 35}:3331"  # 81 bytes
         (["--join", "127.0.0.9:3331", *ME], JOINING, "--join names this node alone"),
         (["--join", ",", *ME], JOINING, "--join ',': is empty: write host:port,..."),
         (["--join", "a", *ME], JOINING, "--join 'a': the port is missing"),
-        (["FILE", "--join", "127.0.0.1:1", *ME], JOINING, "--join is in place of a servers file: leave out FILE"),
+        (["FILE", "--join", "127.0.0.1:1"], JOINING, "--join needs --advertise HOST:PORT"),
+        (["FILE", "--join", "127.0.0.1:1", *ME], JOINING, "can't read the servers file 'FILE'"),
         (["--join", LONG, *ME], JOINING, f"--join {LONG}: a server's name has at most 80 bytes, its port included"),
         (["--join", "127.0.0.1:1", "--advertise", LONG], JOINING, f"--advertise {LONG}: a server's name has at most"),
         (["--join", ",".join(f"127.0.0.1:{n}" for n in range(1, 65)), *ME], JOINING, "--join names more than 63"),

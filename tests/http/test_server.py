@@ -349,7 +349,7 @@ def test_ready_says_why_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
             503,
             {
                 "ready": False,
-                "reasons": ["no view: it has found no cluster yet; 1 of 1 servers of the file heard, itself included"],
+                "reasons": ["no view: it has found no cluster yet; 1 of 1 servers heard, itself included"],
                 "lacking": [],
             },
         )

@@ -256,7 +256,7 @@ class Core:
         self.is_member = True
         self.epoch = 17
         self.is_done_ = False
-        self.refuses_order = ""
+        self.refuses_order = self.has_wait = ""
         self.fails: BaseException | None = None
         self.view: View | None = None
         self.refuses = ""
@@ -266,6 +266,9 @@ class Core:
 
     def objection_to_order(self, order: Order) -> str:
         return self.refuses_order
+
+    def must_wait(self, order: Order) -> str:
+        return self.has_wait
 
     def objection(self) -> str:
         return self.refuses
@@ -760,7 +763,8 @@ VIEW_OF_TWO = replace(VIEW, founders=(A,), others=(B,))
 )
 def test_an_administrators_order(rig: Rig, said: bytes, order: Order) -> None:
     rig.core.view = VIEW
-    expected = {"done": False, "why_not": "", "address": A, "coordinator": "a:1", "servers": [], "founders": []}
+    expected = {"done": False, "why_not": "", "passes": False, "address": A, "coordinator": "a:1"}
+    expected |= {"servers": [], "founders": []}
     assert json.loads(rig.membership.order(said)) == expected
     assert rig.core.events == [ServerOrdered(order)]
     rig.core.is_done_ = True
@@ -772,14 +776,17 @@ def test_an_administrators_order(rig: Rig, said: bytes, order: Order) -> None:
 
 def test_an_order_that_is_declined(rig: Rig) -> None:
     rig.core.refuses_order = "one at a time"
-    assert json.loads(rig.membership.order(b'{"add": "b:2"}'))["why_not"] == "one at a time"
+    told = json.loads(rig.membership.order(b'{"add": "b:2"}'))
+    assert (told["why_not"], told["passes"]) == ("one at a time", False)
+    rig.core.has_wait = rig.core.refuses_order
+    assert json.loads(rig.membership.order(b'{"add": "b:2"}'))["passes"] is True
     assert rig.core.events == []
 
 
 @pytest.mark.parametrize("said", [b"", bytes(9)])
 def test_no_order(rig: Rig, said: bytes) -> None:
-    expected = {"done": False, "why_not": "", "address": A, "coordinator": "", "servers": [], "founders": []}
-    assert json.loads(rig.membership.order(said)) == expected
+    told = json.loads(rig.membership.order(said))
+    assert (told["done"], told["why_not"], told["coordinator"], told["servers"]) == (False, "", "", [])
     assert rig.core.events == []
 
 

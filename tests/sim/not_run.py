@@ -868,7 +868,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ORDERED: [
             'return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"',
             "return f\"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first\"",
-            'return "the servers file names one server, which founds a cluster whenever it starts: name two more in it"',
+            "return (",
             'return f"the servers file names more than {FOUNDERS_MAX} servers: add to it, and kill -HUP each node"',
             'return f"{MEMBERS_MAX} servers belong: a cluster takes no more"',
             "return f\"of {' '.join(founders)}, by which the cluster was founded, {needed} must be members and up\"",

@@ -116,7 +116,8 @@ def _change(client: Client, given: Namespace, change: dict[str, Any], done: str)
     names = [server.name for server in client.servers]
     while True:
         answer, fault = _put_to_coordinator(names, change)
-        if (answer is not None and (answer.get("done") or answer.get("why_not"))) or time.monotonic() >= deadline_s:
+        is_settled = answer is not None and (answer.get("done") or (answer.get("why_not") and not answer.get("passes")))
+        if is_settled or time.monotonic() >= deadline_s:
             break
         time.sleep(POLL_S)
     if answer is None:
@@ -127,7 +128,7 @@ def _change(client: Client, given: Namespace, change: dict[str, Any], done: str)
         cli.say(f"{given.target} {done}")
     if not answer.get("done"):
         cli.complain("kv.py", f"{given.target}: {answer.get('why_not') or 'is not done yet: say it again'}")
-        return cli.FAILED if answer.get("why_not") else cli.NOT_READY
+        return cli.FAILED if is_settled else cli.NOT_READY
     return cli.OK
 
 

@@ -77,19 +77,33 @@ class Belonging:
         view = self._state.view
         return view is not None and (order.server not in self._servers(view)) == order.removes
 
+    def has_begun(self, order: Order) -> bool:
+        """Whether the view has all of it that a view can have: whoever is to go hands over by itself."""
+        view = self._state.view
+        if view is None or order.is_forced:
+            return False
+        return order.server in (view.removed if order.removes else view.servers)
+
+    def must_wait(self, order: Order) -> str:
+        """What the order has to wait for, which passes; empty: nothing."""
+        if self.order is None or self.order == order or self.has_begun(order):
+            return ""
+        return f"another change is under way ({self.order.server}): one at a time"
+
     def objection(self, order: Order) -> str:
-        """Why the order can't be carried out now; empty: it can."""
+        """Why the order can't be carried out, but for what passes; empty: it can."""
         state, view = self._state, self._state.view
         assert view is not None
-        if self.order is not None and self.order != order:
-            return f"another change is under way ({self.order.server}): one at a time"
         if view.is_forced:
             return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"
         if old := [node for node in state.others() if not state.of(node).names_protocol]:
             return f"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first"
         founders = self._founders(view)
         if len(founders) == 1:
-            return "the servers file names one server, which founds a cluster whenever it starts: name two more in it"
+            return (
+                "the servers file names one server, which founds a cluster whenever it starts: have it name three,"
+                " one more at a time (docs/operations.md, From one node to three)"
+            )
         if len(founders) > FOUNDERS_MAX:
             return f"the servers file names more than {FOUNDERS_MAX} servers: add to it, and kill -HUP each node"
         if order.removes:
@@ -223,8 +237,7 @@ class Belonging:
         self._is_coordinator = is_coordinator
         self._absent_since = {server: self._absent_since.get(server, state.awake_s) for server in others}
         if order is not None and view is not None:
-            has_begun = order.server in (view.removed if order.removes else view.servers) and not order.is_forced
-            if not is_coordinator or has_begun or self.is_done(order):
+            if not is_coordinator or self.has_begun(order) or self.is_done(order):
                 self.order = None
         elif view is None:
             self.order = None

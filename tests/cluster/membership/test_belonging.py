@@ -170,6 +170,21 @@ class TestWhoIsListenedTo:
         assert [set(effect.servers) for effect in of_kind(effects, ServersKnown)] == [set("abc")]
         assert "d" not in node.core._state.known
 
+    def test_who_was_removed_and_who_is_a_guest_are_listened_to_and_do_not_belong(self) -> None:
+        node = Node("a", "abc").join(a_list("abc", "d"))
+        assert [name for name in "abcdx" if node.core.belongs(name)] == list("abcd")
+        node.get("b", pb.VIEW, view=a_list("abc", epoch=6), by=a_list("abc", epoch=6))
+        node.step(Introduced("x"))
+        assert {*"dx"} <= {*node.core._state.servers}
+        assert [name for name in "abcdx" if node.core.belongs(name)] == list("abc")
+
+    def test_without_a_list_those_of_the_file_and_the_members_belong(self) -> None:
+        node = Node("a", "ab")
+        node.step(Introduced("x"))
+        assert [name for name in "abcx" if node.core.belongs(name)] == list("ab")
+        node.join(a_view())
+        assert [name for name in "abcx" if node.core.belongs(name)] == list("abc")
+
     def test_the_shell_is_told_before_anything_else_about_a_server(self) -> None:
         node = Node("a", "abc").join()
         view = a_list("abc", "d")
@@ -239,7 +254,26 @@ class TestOrders:
         node = a_coordinator()
         node.step(ServerOrdered(ADD_D))
         assert node.core.objection_to_order(Order("e")) == "another change is under way (d): one at a time"
-        assert node.core.objection_to_order(ADD_D) == "", "the same again"
+        assert node.core.must_wait(Order("e")), "that passes"
+        assert (node.core.objection_to_order(ADD_D), node.core.must_wait(ADD_D)) == ("", ""), "the same again"
+
+    def test_one_that_has_begun_holds_up_no_other(self) -> None:
+        """Whoever wants a removal says so until the server has handed over and gone; others may go meanwhile."""
+        node = a_coordinator(a_list("abcdef"), "abcdef")
+        gone = Order("e", removes=True), Order("f", removes=True)
+        for order in gone:
+            assert node.core.objection_to_order(order) == ""
+            node.step(ServerOrdered(order))
+            agree(node)
+            assert node.core.view is not None
+            assert order.server in node.core.view.removed
+            node.step(ServerOrdered(gone[0]))
+            assert node.core.must_wait(gone[0]) == ""
+        assert node.core._coordinator.belonging.order is None
+        assert node.core.objection_to_order(Order("g")) == ""
+
+    def test_without_a_lease_one_waits(self) -> None:
+        assert "has no lease" in Node("a", "abc").join().core.must_wait(ADD_D)
 
     def test_a_coordinator_that_is_none_any_more_forgets_it(self) -> None:
         node = a_coordinator()
@@ -271,7 +305,9 @@ class TestOrders:
 
     def test_a_file_of_one_server_founds_whenever_that_starts(self) -> None:
         node = Node("a", "a")
-        assert "names one server" in node.core.objection_to_order(ADD_D)
+        objection = node.core.objection_to_order(ADD_D)
+        assert "names one server" in objection
+        assert "one more at a time" in objection, "two at once are declined, and would found a cluster of their own"
 
     def test_a_file_of_many_servers(self) -> None:
         state = a_state("a", "a", [f"x{n}" for n in range(FOUNDERS_MAX)] + ["a"])  # type: ignore[arg-type]
@@ -583,6 +619,15 @@ def test_a_newcomer_listens_to_those_whom_a_view_names_that_it_is_told_of() -> N
     node.get("b", pb.VIEW, view=view)
     effects = node.tick(timing.GUEST_S + 1.0)
     assert set(of_kind(effects, ServersKnown)[-1].servers) == set("ab"), "nothing more is heard of them"
+
+
+def test_a_file_that_has_not_changed_is_not_declined_whoever_is_silent() -> None:
+    """The founders are enough; and a secret may be read again."""
+    node = Node("a", "abc").join(a_list("abcdefgh"))
+    for peer in "cdefgh":
+        die(node.core._state, peer)
+        node.core._detector.died(peer, INCARNATIONS[peer])
+    assert node.core.objection_to(["a", "b", "c"]) == ""
 
 
 def test_a_file_that_has_changed_is_declined() -> None:

@@ -61,6 +61,9 @@ from app.cluster.view import BadView, Member, View, to_message
 # How long a mandate is good for, by the clock of its holder; and after how long it is over for certain, by another's.
 _MANDATE_USABLE_S: Final = timing.MANDATE_S * timing.SAFE_SHARE
 _MANDATE_LAPSE_S: Final = timing.MANDATE_S / timing.SAFE_SHARE
+# Swaps of one seat that are kept in mind. More than can be on their way at once; without a bound a register that can
+# be read and takes nothing (an etcd without room on its disk) would cost 100 KB a second.
+OPEN_MAX: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +257,8 @@ class SharedRegister(Register):
         mark = state.rng.getrandbits(63)
         seat = seat_of(view_now, self._count_known + 1, mark, before, self._origin, is_left=is_left)
         packed = seat.pack()
+        if len(self._open) >= OPEN_MAX:
+            self._forget_oldest()
         write = self._open[packed] = Write(seat, view, state.now)
         written = to_message(view).SerializeToString(deterministic=True) if view is not None else None
         self._ask(write, AskRegister(self._number + 1, self._packed, packed, written), 0.0)
@@ -328,6 +333,13 @@ class SharedRegister(Register):
         self._open.clear()
         if given_up and self._proposer.grantor is not None:
             self._proposer.renew = True  # those that it would have removed are members still
+
+    def _forget_oldest(self) -> None:
+        """Of the swaps that are open. Should it be taken after all, it is as if another node had written it: the view
+        that it wrote is gone by, and no mandate counts from it."""
+        oldest = self._open.pop(next(iter(self._open)))
+        if oldest.view is not None and self._proposer.grantor is not None:
+            self._proposer.renew = True  # as in `_settle`
 
     def _compare(self, request: Request, event: RegisterAnswered) -> str:
         """Go by what the register holds; why it is refused, or nothing."""

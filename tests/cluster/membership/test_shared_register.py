@@ -14,6 +14,7 @@ from app.cluster.membership.detector import FAILED, SUSPECTED, Detector
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.seat import read_seat, read_view, seat_of
+from app.cluster.membership.shared_register import OPEN_MAX
 from app.cluster.view import View, to_message
 from app.wire.protocol import ALL_SLOTS
 from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, die, hear, wait
@@ -215,6 +216,41 @@ class TestCoordinator:
         assert not rig.answer(second)
         rig.be_supported()
         assert rig.shared._mandate_until == pytest.approx(sent_at + USABLE_S)
+
+    def test_a_register_that_is_read_and_takes_no_swap_costs_no_memory(self) -> None:
+        """As an etcd whose quota is used up, or a way on which what is large is lost."""
+        rig = Rig()
+        rig.settle()
+        rig.coordinator.renew = True
+        first = self.lose_swaps(rig, OPEN_MAX)[0]
+        assert first.view is not None
+        rig.coordinator.renew = False
+        lost = self.lose_swaps(rig, OPEN_MAX)
+        assert rig.shared._open.keys() == {asked.seat for asked in lost}
+        assert rig.coordinator.renew, "what the forgotten views would have denied to members is given again"
+        # One that is forgotten comes to be taken.
+        rig.seat, rig.view = first.seat, first.view
+        asked = rig.ask()
+        assert not rig.answer(asked)
+        rig.be_supported()
+        assert [view.epoch for view in rig.installed] == [2]
+        assert rig.shared._open == {}
+        assert rig.mandate_left_s() <= timing.SUPPORT_S
+        assert rig.answer(rig.ask())
+
+    def lose_swaps(self, rig: Rig, count: int) -> list[AskRegister]:
+        """So many come to nothing, though reads are answered."""
+        lost: list[AskRegister] = []
+        while len(lost) < count:
+            wait(rig.state, timing.RENEW_S)
+            rig.be_supported()
+            asked = rig.ask()
+            if asked.seat is None:
+                rig.answer(asked)
+            else:
+                rig.lose(asked, is_taken=False)
+                lost.append(asked)
+        return lost
 
     def test_who_was_to_be_removed_by_a_view_that_never_came_to_be_gets_leases_again(self) -> None:
         rig = Rig()

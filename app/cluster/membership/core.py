@@ -514,6 +514,7 @@ class ClusterCore:
         if servers == state.config.servers:
             return
         state.change_servers(servers)
+        self._coordinator.belonging.order = None  # it was looked at by the file before; whoever gave it repeats it
         self._want_links()
         if state.view is None:
             # What this newcomer has promised counted among the servers there were, and by its place among them.

@@ -5,7 +5,7 @@ from math import inf
 
 import pytest
 
-from app.cluster.events import Introduced, LinkUp, Log, Order, ServerOrdered, ServersKnown, ViewInstalled
+from app.cluster.events import Introduced, LinkUp, Log, Order, ServerOrdered, ServersChanged, ServersKnown, ViewInstalled
 from app.cluster.membership import timing
 from app.cluster.membership.belonging import Belonging
 from app.cluster.membership.core import GUESTS_MAX
@@ -247,6 +247,13 @@ class TestOrders:
         view = replace(a_view("bac"), epoch=2)
         node.get("b", pb.VIEW, view=view, by=view)
         assert node.core._coordinator.belonging.order is None
+
+    def test_it_rests_on_the_file_by_which_it_was_looked_at(self) -> None:
+        """With another one there may be an objection; with more founders than a view can list there would be no view."""
+        node = a_coordinator()
+        node.step(ServerOrdered(ADD_D))
+        node.step(ServersChanged(tuple("abce")))
+        assert node.core._coordinator.belonging.order is None, "whoever gave it repeats it"
 
     @pytest.mark.parametrize(
         ("view", "servers", "order", "objection"),

@@ -213,6 +213,7 @@ def test_wiped_it_is_refused_with_a_line_and_nobody_drops_anything(tmp_path: Pat
             timeout=30,
         )
         assert found.returncode == 0, found.stderr + found.stdout
+        poll(lambda: len(one_etcd.post("/v3/kv/range", prefix).get("kvs", [])) == 2, complaint="it is written")
         await_count(nodes, 2)
         assert_kept(nodes[1], values)
 

@@ -176,6 +176,7 @@ class SharedRegister(Register):
         """An operator has this node go on, whoever else may live: as soon as the seat has lapsed."""
         self._forced_until = self._state.now + timing.FORCED_S
         self._refusal = ""
+        self._proposer.renew = True  # by a view that it writes the others know
 
     # Asking.
 
@@ -344,8 +345,11 @@ class SharedRegister(Register):
     def _compare(self, request: Request, event: RegisterAnswered) -> str:
         """Go by what the register holds; why it is refused, or nothing."""
         state = self._state
+        own = None if event.seat is None else self._open.get(event.seat)
         if self._is_forced and state.is_member:
-            if event.seat != self._packed:
+            if own is not None and own.seat.origin == event.origin:
+                self._taken(own)
+            elif event.seat != self._packed:
                 self._settle(None)
                 self._seat, self._packed, self._seen_at = None, event.seat, state.now
             self._seen_at, self._origin = min(self._seen_at, state.now), event.origin
@@ -362,12 +366,13 @@ class SharedRegister(Register):
         if seat.count < request.count_known:  # no harm: what it holds is what we go by, or has come of that
             state.log(f"the register was set back, from seat {request.count_known} to {seat.count}", "warning")
             self._count_known = seat.count
-        if (write := self._open.get(event.seat)) is not None:
-            self._taken(write)
+        if own is not None:
+            self._taken(own)
             return ""
         if event.seat != self._packed:  # what was to be swapped for the one before never will be
             self._settle(None)
             state.support_withdrawn = False
+        if event.seat != self._packed or self._seat is None:  # it was not looked at while an order of force stood
             self._note_seat(seat, event.seat)
         self._seen_at = min(self._seen_at, state.now)
         is_later = state.view is None or view.epoch > state.view.epoch or view.cluster_id != state.view.cluster_id

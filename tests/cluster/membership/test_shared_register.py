@@ -284,18 +284,19 @@ class TestCoordinator:
         assert rig.shared._request is None
 
 
-class TestSuccessor:
-    def succeed(self, rig: Rig) -> AskRegister:
-        """Let time pass until it writes."""
-        for _ in range(400):
-            wait(rig.state, timing.MEMBERSHIP_TICK_S)
-            asked = rig.tick()
-            if asked is not None and asked.seat is not None:
-                return asked
-            if asked is not None:
-                rig.answer(asked)
-        raise AssertionError("it never does")
+def succeed(rig: Rig) -> AskRegister:
+    """Let time pass until it writes."""
+    for _ in range(400):
+        wait(rig.state, timing.MEMBERSHIP_TICK_S)
+        asked = rig.tick()
+        if asked is not None and asked.seat is not None:
+            return asked
+        if asked is not None:
+            rig.answer(asked)
+    raise AssertionError("it never does")
 
+
+class TestSuccessor:
     def test_while_the_coordinator_is_well_it_asks_nothing(self) -> None:
         rig = Rig("b")
         rig.lease.until = inf
@@ -312,7 +313,7 @@ class TestSuccessor:
         rig.answer(rig.ask())
         seen_at = rig.state.now
         ill(rig)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         assert LAPSE_S <= rig.state.now - seen_at <= LAPSE_S + 2 * timing.MEMBERSHIP_TICK_S
         assert rig.state.support_withdrawn
         assert swap.view is not None
@@ -328,7 +329,7 @@ class TestSuccessor:
             rig.write(rig.state.view, count)  # type: ignore[arg-type]
             rig.answer(rig.ask())
         seen_at = rig.state.now
-        self.succeed(rig)
+        succeed(rig)
         assert rig.state.now - seen_at >= LAPSE_S
 
     def test_what_was_seen_before_the_coordinator_was_ill_does_not_count(self) -> None:
@@ -340,7 +341,7 @@ class TestSuccessor:
         assert rig.tick() is None
         ill(rig)
         began = rig.state.now
-        self.succeed(rig)
+        succeed(rig)
         assert rig.state.now - began >= LAPSE_S
 
     def test_its_own_support_must_have_run_out(self) -> None:
@@ -348,7 +349,7 @@ class TestSuccessor:
         rig.settle()
         ill(rig)
         rig.state.support_until = NOW + 3.0
-        self.succeed(rig)
+        succeed(rig)
         assert rig.state.now >= NOW + 3.0
 
     def test_of_a_dead_one_nothing_is_waited_for(self) -> None:
@@ -365,7 +366,7 @@ class TestSuccessor:
         rig = Rig("b")
         rig.settle()
         ill(rig)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         rig.lose(swap, is_taken=False)
         rig.detector._members["a"].state = "alive"
         rig.lease.until = inf
@@ -382,7 +383,7 @@ class TestSuccessor:
         for _ in range(int(timing.TURN_S / timing.MEMBERSHIP_TICK_S) - 1):
             assert rig.tick() is None
             wait(rig.state, timing.MEMBERSHIP_TICK_S)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         assert swap.view is not None
         assert read_view(swap.view).addresses == ("c", "b", "d")  # whoever writes it coordinates
 
@@ -399,7 +400,7 @@ class TestSuccessor:
         rig.state.leaving = True
         rig.settle()
         ill(rig)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         assert swap.view is not None
         assert read_view(swap.view).addresses == ("c", "d")
 
@@ -407,7 +408,7 @@ class TestSuccessor:
         rig = Rig("b")
         rig.settle()
         ill(rig)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         view = rig.state.view
         assert view is not None
         theirs = next_view(view, Changes(gone={"a": "is silent"}), 3, 77)
@@ -416,6 +417,56 @@ class TestSuccessor:
         rig.write(theirs, 9)
         assert not rig.answer(swap)
         assert rig.installed == [theirs]
+
+
+class TestForce:
+    """An operator has a node go on, with a register that was wiped."""
+
+    def wiped(self, me: str, members: str) -> Rig:
+        rig = Rig(me, members)
+        rig.settle()
+        if me != "a":
+            ill(rig)
+        rig.seat = rig.view = None
+        wait(rig.state, timing.RENEW_S)
+        rig.be_supported()
+        rig.answer(rig.ask())
+        assert "wiped" in rig.shared.fault
+        rig.shared.force()
+        wait(rig.state, timing.REGISTER_LOOK_S)
+        rig.answer(rig.ask())
+        return rig
+
+    @pytest.mark.parametrize(("me", "members"), [("a", "a"), ("a", "abc"), ("b", "abc")])
+    def test_it_writes_a_view_though_nothing_else_has_changed(self, me: str, members: str) -> None:
+        rig = self.wiped(me, members)
+        assert rig.answer(succeed(rig))
+        assert [view.coordinator for view in rig.installed] == [me]
+
+    @pytest.mark.parametrize("me", ["a", "b"])
+    def test_one_that_was_taken_though_the_answer_was_lost_is_gone_by(self, me: str) -> None:
+        """Others may go by it already: another one in its place they would refuse."""
+        rig = self.wiped(me, "abc")
+        swap = succeed(rig)
+        rig.lose(swap, is_taken=True)
+        rig.answer(rig.ask())
+        assert swap.view is not None
+        assert rig.installed == [read_view(swap.view)]
+
+    def test_when_nothing_has_come_of_it_things_are_as_before(self) -> None:
+        """The register is sound after all, and was out of reach for as long as the order stood."""
+        rig = Rig("b")
+        rig.settle()
+        ill(rig)
+        rig.write(rig.state.view, 3)  # type: ignore[arg-type]
+        rig.shared.force()
+        rig.answer(rig.ask())
+        end = rig.state.now + timing.FORCED_S
+        while rig.state.now < end:
+            wait(rig.state, timing.MEMBERSHIP_TICK_S)
+            if (asked := rig.tick()) is not None:
+                rig.lose(asked, is_taken=False)
+        assert succeed(rig).expected == rig.seat
 
 
 class TestOutsider:

@@ -5,7 +5,16 @@ from math import inf
 
 import pytest
 
-from app.cluster.events import Introduced, LinkUp, Log, Order, ServerOrdered, ServersChanged, ServersKnown, ViewInstalled
+from app.cluster.events import (
+    Introduced,
+    LinkUp,
+    Log,
+    Order,
+    ServerOrdered,
+    ServersChanged,
+    ServersKnown,
+    ViewInstalled,
+)
 from app.cluster.membership import timing
 from app.cluster.membership.belonging import Belonging
 from app.cluster.membership.core import GUESTS_MAX
@@ -249,7 +258,7 @@ class TestOrders:
         assert node.core._coordinator.belonging.order is None
 
     def test_it_rests_on_the_file_by_which_it_was_looked_at(self) -> None:
-        """With another one there may be an objection; with more founders than a view can list there would be no view."""
+        """With another one there may be an objection; a view can't list more than so many founders."""
         node = a_coordinator()
         node.step(ServerOrdered(ADD_D))
         node.step(ServersChanged(tuple("abce")))

@@ -465,7 +465,9 @@ class ClusterCore:
 
     def _listen_to(self, guests: Iterable[str]) -> None:
         state = self._state
-        state.guests.update((server, state.awake_s) for server in guests if server != state.address)
+        for server in guests:
+            if server != state.address and (server in state.guests or len(state.guests) < MEMBERS_MAX):
+                state.guests[server] = state.awake_s
         state.note_servers()
         self._want_links()
 

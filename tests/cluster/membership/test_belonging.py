@@ -22,7 +22,7 @@ from app.cluster.membership.detector import Detector
 from app.cluster.membership.leases import Grantor
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.state import NodeState
-from app.cluster.view import FOUNDERS_MAX, BadView, View, from_message, to_message
+from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import INCARNATIONS, a_state, a_view, die, hear, sent_in, wait
 from tests.cluster.membership.test_views import Node, of_kind, sent_to
@@ -558,6 +558,13 @@ class TestGuests:
         for number in range(GUESTS_MAX + 3):
             node.step(Introduced(f"x{number}"))
         assert len(node.core._state.guests) == GUESTS_MAX
+
+    def test_nor_does_a_newcomer_listen_to_all_whom_views_name_one_after_the_other(self) -> None:
+        node = Node("a", "ab")
+        for number in range(5):
+            named = tuple(f"x{number}-{n}" for n in range(60))
+            node.get("b", pb.VIEW, view=replace(a_list("de"), others=named, epoch=5 + number))
+        assert len(node.core._state.guests) <= MEMBERS_MAX
 
     def test_a_newcomer_founds_nothing_while_one_goes_by_a_view(self) -> None:
         """All founders were restarted, and others of their cluster live."""

@@ -65,7 +65,7 @@ class Belonging:
         self._detector = detector
         self.order: Order | None = None
         self._listed: dict[str, tuple[int, float]] = {}  # by untried server: an epoch that lists it, and since when
-        self._absent_since: dict[str, float] = {}  # awake time since when we see servers belong and be no members
+        self._outside_since: dict[str, float] = {}  # awake time since when we see servers belong and be no members
         self._is_coordinator = False
         self._last_key = (0, 0)  # cluster and epoch of the view entered last
         self._logged_at = -inf
@@ -162,7 +162,7 @@ class Belonging:
         return [
             server
             for server in view.others
-            if server not in view.founders and max(self._absent_since[server], state.of(server).heard_awake_s) <= since
+            if server not in view.founders and max(self._outside_since[server], state.of(server).heard_awake_s) <= since
         ]
 
     def _unaware_of(self, server: str) -> list[str]:
@@ -219,9 +219,9 @@ class Belonging:
         self._listed = {server: self._listed.get(server, (state.epoch, state.now)) for server in untried}
         others = view.others if view is not None else ()
         if is_coordinator and not self._is_coordinator:  # others need not have heard what the one before us has
-            self._absent_since = {}
+            self._outside_since = {}
         self._is_coordinator = is_coordinator
-        self._absent_since = {server: self._absent_since.get(server, state.awake_s) for server in others}
+        self._outside_since = {server: self._outside_since.get(server, state.awake_s) for server in others}
         if order is not None and view is not None:
             has_begun = order.server in (view.removed if order.removes else view.servers) and not order.is_forced
             if not is_coordinator or has_begun or self.is_done(order):

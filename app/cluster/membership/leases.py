@@ -155,6 +155,10 @@ class Grantor:
         self.granted_until[node] = max(self.granted_until.get(node, -inf), now + span)
         return span
 
+    def granted_left_s(self, now: float) -> float:
+        """For how long any lease that it has granted may run on."""
+        return max([0.0, *(until - now for until in self.granted_until.values())])
+
     def is_lapsed(self, node: str, now: float) -> bool:
         """Whether the member's lease is over for certain."""
         return self.granted_until.get(node, -inf) <= now

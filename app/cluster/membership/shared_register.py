@@ -98,15 +98,16 @@ class SharedRegister(Register):
         self._request: Request | None = None
         self._wait_until = -inf  # ask nothing before
         self._is_known = False  # it has answered what it was asked last
-        self._seat: Seat | None = None  # the latest that it held
-        self._packed: bytes | None = None  # the same, as it was there
-        self._started_at = state.now
         self._read_at = -inf  # when what it has answered last was asked
-        self._beside_since = inf  # when we, a newcomer, found it empty and others with a view
-        self._seen_at = state.now  # when we saw it first
-        self._open: dict[bytes, Write] = {}  # swaps of that seat of which we don't know whether they were taken
         self._origin = 0  # which register it is
-        self._count_known = -1  # of the latest seat that it held
+        # The latest seat that it held. None: it held none, or none that was looked at (an operator's order stands).
+        self._seat: Seat | None = None
+        self._packed: bytes | None = None  # the same, as it was there; None: it held none
+        self._seen_at = state.now  # when we saw that seat first
+        self._count_known = -1  # of that seat; -1: there was none yet
+        self._open: dict[bytes, Write] = {}  # swaps of that seat of which we don't know whether they were taken
+        self._started_at = state.now
+        self._beside_since = inf  # when we, a newcomer, found it empty and others with a view
         self._mandate_until = -inf
         self._renew_at = -inf
         self._trouble_since = inf  # when the coordinator was found ill
@@ -158,10 +159,9 @@ class SharedRegister(Register):
         return max(self._mandate_until, words_until)
 
     def support_left_s(self) -> float:
-        state, grantor = self._state, self._proposer.grantor
-        if grantor is not None:
-            return max([0.0, *(until - state.now for until in grantor.granted_until.values())])
-        return max(0.0, state.support_until - state.now)
+        if (grantor := self._proposer.grantor) is not None:
+            return grantor.granted_left_s(self._state.now)
+        return max(0.0, self._state.support_until - self._state.now)
 
     def may_leave(self) -> bool:
         """Whether the last member may go: the register says that it has left, or was asked long enough."""

@@ -85,7 +85,8 @@ class Belonging:
             return f"another change is under way ({self.order.server}): one at a time"
         if view.is_forced:
             return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"
-        if old := [node for node in state.others() if not state.of(node).names_protocol]:
+        old = [node for node in state.others() if not state.of(node).names_protocol]
+        if old and not view.lists_servers:  # nobody else is in one that does: see `admits`
             return f"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first"
         founders = self._founders(view)
         if len(founders) == 1:
@@ -188,9 +189,12 @@ class Belonging:
         """Whether one that asks to join may, by the list."""
         state, view = self._state, self._state.view
         assert view is not None
+        is_old = not state.of(address).names_protocol
         if not view.lists_servers:
-            return address not in state.guests or address in (*state.config.servers, *view.addresses)
-        if address not in view.servers or address in view.removed or not state.of(address).names_protocol:
+            is_to_list = self.order is not None
+            is_ours = address not in state.guests or address in (*state.config.servers, *view.addresses)
+            return is_ours and not (is_to_list and is_old)
+        if address not in view.servers or address in view.removed or is_old:
             return False
         unaware = self._unaware_of(address) if address in view.untried_servers else ()
         has_waited = unaware and state.now - self._listed[address][1] >= timing.HEARD_S

@@ -299,6 +299,13 @@ class TestOrders:
         assert node.core.objection_to_order(ADD_D).startswith("c may run the last release")
         assert node.core.objection_to_order(Order("c", removes=True)).startswith("c may run the last release")
 
+    def test_who_is_in_a_view_that_lists_them_does_not_run_it(self) -> None:
+        """Though it has been silent for as long as this coordinator runs, and is to be removed for that."""
+        state = a_state("a", "abcd", view=a_list("abcd"))
+        name_protocol(state)
+        state.of("d").names_protocol = False
+        assert Belonging(state, Detector(state)).objection(Order("d", removes=True, is_forced=True)) == ""
+
     def test_the_last_holder_that_does_not_answer_is_not_given_up(self) -> None:
         view = a_list("abcd")
         alone = replace(view, primaries=("d", *view.primaries[1:]), backups=((), *view.backups[1:]))
@@ -423,6 +430,14 @@ class TestWhoIsTakenIn:
         assert belonging.admits("d")
         state.guests = {"c": 0.0, "d": 0.0}
         assert [name for name in "cd" if belonging.admits(name)] == ["c"]
+
+    def test_nobody_of_the_last_release_while_an_order_is_to_begin_the_list(self) -> None:
+        """Or it would be in the first view that lists the servers."""
+        state, belonging = self.belonging(a_view())
+        state.of("c").names_protocol = False
+        assert belonging.admits("c")
+        belonging.order = ADD_D
+        assert not belonging.admits("c")
 
     def test_who_is_on_the_list(self) -> None:
         assert self.admits(a_list("abc", "d"), "d")

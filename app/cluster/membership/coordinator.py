@@ -276,7 +276,7 @@ class Coordinator:
             return replace(following, is_forced=False)  # it has as many as a cluster needs
         return following
 
-    def found(self, view: View) -> None:
+    def holds(self, view: View) -> None:
         """See Proposer."""
         self._install(view)
 

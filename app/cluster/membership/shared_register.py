@@ -377,7 +377,7 @@ class SharedRegister(Register):
         self._seen_at = min(self._seen_at, state.now)
         is_later = state.view is None or view.epoch > state.view.epoch or view.cluster_id != state.view.cluster_id
         if is_later:
-            self._proposer.found(view)
+            self._proposer.holds(view)
         return ""
 
     def _fault_of(self, request: Request, seat: Seat, view: View, origin: int) -> str:

@@ -175,7 +175,7 @@ class SharedRegister(Register):
     def force(self) -> None:
         """An operator has this node go on, whoever else may live: as soon as the seat has lapsed."""
         self._forced_until = self._state.now + timing.FORCED_S
-        self._refusal = ""
+        self._refusal, self._is_known = "", False
         self._proposer.renew = True  # by a view that it writes the others know
 
     # Asking.
@@ -211,7 +211,8 @@ class SharedRegister(Register):
         if self._is_forced and state.is_member:
             return self._may_go_on_by_force()
         if seat is None:
-            return state.view is None and not state.leaving and self._is_first()
+            is_empty = self._packed is None or (self._is_forced and self._is_free())
+            return state.view is None and not state.leaving and is_empty and self._is_first()
         if seat.view_key != state.view_key:
             self.tick()  # not to wait for the next one
             return False
@@ -292,11 +293,16 @@ class SharedRegister(Register):
                 self._is_known = False
                 self._refuse(_copy_fault(request.write.seat, event.origin))
             return
+        if self._is_forced and self._state.is_member:
+            self._overrule(event)
+            return
         try:
             fault = self._compare(request, event)
         except BadView as bad:
             fault = f"it holds what is no view: {bad}"
-        if fault:
+        if fault and self._is_forced and self._state.view is None:
+            self._overrule(event)
+        elif fault:
             self._refuse(fault)
 
     def _failed(self, event: RegisterFailed) -> None:
@@ -342,19 +348,23 @@ class SharedRegister(Register):
         if oldest.view is not None and self._proposer.grantor is not None:
             self._proposer.renew = True  # as in `_settle`
 
+    def _overrule(self, event: RegisterAnswered) -> None:
+        """As an operator has ordered: whatever the register holds is to be replaced. It may be what we have written."""
+        state = self._state
+        own = None if event.seat is None else self._open.get(event.seat)
+        if own is not None and own.seat.origin == event.origin:
+            self._taken(own)
+        elif event.seat != self._packed:
+            self._settle(None)
+            self._seat, self._packed, self._seen_at = None, event.seat, state.now
+        self._seen_at, self._origin = min(self._seen_at, state.now), event.origin
+
     def _compare(self, request: Request, event: RegisterAnswered) -> str:
         """Go by what the register holds; why it is refused, or nothing."""
         state = self._state
-        own = None if event.seat is None else self._open.get(event.seat)
-        if self._is_forced and state.is_member:
-            if own is not None and own.seat.origin == event.origin:
-                self._taken(own)
-            elif event.seat != self._packed:
-                self._settle(None)
-                self._seat, self._packed, self._seen_at = None, event.seat, state.now
-            self._seen_at, self._origin = min(self._seen_at, state.now), event.origin
-            return ""
         if event.seat is None or event.view is None:
+            if (event.seat is None) != (event.view is None):
+                return f"it holds {'a view without a seat' if event.seat is None else 'a seat without a view'}"
             if request.count_known >= 0 or request.view is not None:
                 return "it is empty, and was not: it was wiped, or another name is asked for"
             self._refusal, self._origin = "", event.origin
@@ -366,8 +376,8 @@ class SharedRegister(Register):
         if seat.count < request.count_known:  # no harm: what it holds is what we go by, or has come of that
             state.log(f"the register was set back, from seat {request.count_known} to {seat.count}", "warning")
             self._count_known = seat.count
-        if own is not None:
-            self._taken(own)
+        if (write := self._open.get(event.seat)) is not None:
+            self._taken(write)
             return ""
         if event.seat != self._packed:  # what was to be swapped for the one before never will be
             self._settle(None)
@@ -475,9 +485,12 @@ class SharedRegister(Register):
         return is_silent and not self._yields() and self._is_lapsed()
 
     def _may_go_on_by_force(self) -> bool:
-        """As a member, whatever the register holds: once nobody writes to it, if it holds anything."""
-        is_free = self._packed is None or self._state.now >= self._seen_at + _MANDATE_LAPSE_S
-        return is_free and (self._state.is_coordinator or self._is_lapsed())
+        """As a member, whatever the register holds."""
+        return self._is_free() and (self._state.is_coordinator or self._is_lapsed())
+
+    def _is_free(self) -> bool:
+        """Whether nobody writes to the register, if it holds anything."""
+        return self._packed is None or self._state.now >= self._seen_at + _MANDATE_LAPSE_S
 
     def _is_lapsed(self) -> bool:
         """Whether the coordinator's mandate is over, by the seat and by our support of it."""

@@ -453,6 +453,39 @@ class TestForce:
         assert swap.view is not None
         assert rig.installed == [read_view(swap.view)]
 
+    @pytest.mark.parametrize("what", ["a copy", "nonsense"])
+    def test_a_newcomer_founds_in_the_place_of_what_is_refused(self, what: str) -> None:
+        """As when all nodes were restarted, and their etcd restored: nobody goes by any view."""
+        rig = Rig("d", "")
+        view = a_view("abc")
+        rig.write(view, origin=ORIGIN + (what == "a copy"))
+        rig.seat = rig.seat if what == "a copy" else b"nonsense"
+        rig.answer(rig.ask())
+        assert rig.shared.fault
+        wait(rig.state, timing.REGISTER_LOOK_S)
+        rig.shared.force()
+        forced_at = rig.state.now
+        swap = succeed(rig)
+        assert (swap.expected, rig.state.now - forced_at >= LAPSE_S) == (rig.seat, True)
+        assert rig.answer(swap)
+        assert [view.addresses for view in rig.installed] == [("d",)]
+
+    def test_but_not_where_there_is_a_cluster(self) -> None:
+        rig = Rig("d", "")
+        rig.shared.force()
+        rig.write(a_view("abc"))
+        rig.answer(rig.ask())
+        assert [view.addresses for view in rig.installed] == [("a", "b", "c")]
+        assert not rig.shared.may_start()
+
+    def test_nor_when_the_order_stands_no_more(self) -> None:
+        rig = Rig("d", "")
+        rig.seat, rig.view = b"nonsense", b""
+        rig.shared.force()
+        rig.answer(rig.ask())
+        wait(rig.state, timing.FORCED_S)
+        assert not rig.shared.may_start()
+
     def test_when_nothing_has_come_of_it_things_are_as_before(self) -> None:
         """The register is sound after all, and was out of reach for as long as the order stood."""
         rig = Rig("b")
@@ -544,6 +577,22 @@ class TestOutsider:
         rig.state.is_member = False
         rig.answer(rig.ask())
         assert rig.ask().expected == rig.seat
+
+
+@pytest.mark.parametrize("me", ["a", "d"])
+@pytest.mark.parametrize("lacks", ["a seat", "a view"])
+def test_half_of_what_it_is_to_hold_is_refused(me: str, lacks: str) -> None:
+    """Somebody has deleted a key. Whoever took it for empty would try to write the first seat without end."""
+    rig = Rig(me, "abc" if me == "a" else "")
+    rig.write(a_view())
+    if lacks == "a seat":
+        rig.seat = None
+    else:
+        rig.view = None
+    rig.answer(rig.ask())
+    assert f"without {lacks}" in rig.shared.fault
+    wait(rig.state, timing.REGISTER_LOOK_S)
+    assert rig.ask().seat is None
 
 
 class TestFarAhead:

@@ -217,6 +217,7 @@ def test_wiped_it_is_refused_with_a_line_and_nobody_drops_anything(tmp_path: Pat
         poll(lambda: all(map(is_refusing, nodes)), complaint="nobody serves")
         poll(lambda: any("the register is refused: it is empty" in node.log for node in nodes), complaint="it is said")
         found_by_force(nodes[0])
+        poll(lambda: len(one_etcd.post("/v3/kv/range", prefix).get("kvs", [])) == 2, complaint="it is written")
         await_count(nodes, 2)
         assert_kept(nodes[1], values)
 

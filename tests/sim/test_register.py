@@ -405,17 +405,23 @@ class TestRefusals:
         world.register.view = to_message(cluster(3, 5)[0].processes()[0].core.view).SerializeToString()  # type: ignore[arg-type]
         self.assert_refused(world, said, "do not belong together")
 
-    def test_an_operator_has_it_written_anew(self) -> None:
+    @pytest.mark.parametrize("hosts", [1, 2, 3])
+    @pytest.mark.parametrize("is_coordinator", [True, False])
+    def test_an_operator_has_it_written_anew(self, hosts: int, is_coordinator: bool) -> None:
         """By what a node holds, which nobody drops."""
-        world, checks = cluster(3)
-        first = coordinator_of(world)
+        world, checks = cluster(hosts)
+        one = coordinator_of(world)
+        if not is_coordinator and hosts > 1:
+            one = next(process for process in world.processes() if process is not one)
         incarnations = [process.core.incarnation for process in world.processes()]
         world.register.seat = world.register.view = None
         world.run(world.now + 3.0)
         assert not is_served(world)
-        assert not first.core.objection()
-        world.give(first, FoundRequested())
-        until(world, lambda: not checks.is_converged(), 3.0)
+        assert not one.core.objection()
+        world.give(one, FoundRequested())
+        until(world, lambda: world.register.view is not None and not checks.is_converged(), 3.0)
+        world.run(world.now + 2 * timing.FORCED_S)
+        assert not checks.is_converged()
         assert [process.core.incarnation for process in world.processes()] == incarnations
         assert not checks.lost
 

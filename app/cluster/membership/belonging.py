@@ -65,7 +65,7 @@ class Belonging:
         self._detector = detector
         self.order: Order | None = None
         self._listed: dict[str, tuple[int, float]] = {}  # by untried server: an epoch that lists it, and since when
-        self._absent_since: dict[str, float] = {}  # awake time since when we see servers belong and be no members
+        self._outside_since: dict[str, float] = {}  # awake time since when we see servers belong and be no members
         self._is_coordinator = False
         self._last_key = (0, 0)  # cluster and epoch of the view entered last
         self._logged_at = -inf
@@ -96,7 +96,8 @@ class Belonging:
         assert view is not None
         if view.is_forced:
             return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"
-        if old := [node for node in state.others() if not state.of(node).names_protocol]:
+        old = [node for node in state.others() if not state.of(node).names_protocol]
+        if old and not view.lists_servers:  # nobody else is in one that does: see `admits`
             return f"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first"
         founders = self._founders(view)
         if len(founders) == 1:
@@ -176,7 +177,7 @@ class Belonging:
         return [
             server
             for server in view.others
-            if server not in view.founders and max(self._absent_since[server], state.of(server).heard_awake_s) <= since
+            if server not in view.founders and max(self._outside_since[server], state.of(server).heard_awake_s) <= since
         ]
 
     def _unaware_of(self, server: str) -> list[str]:
@@ -202,9 +203,12 @@ class Belonging:
         """Whether one that asks to join may, by the list."""
         state, view = self._state, self._state.view
         assert view is not None
+        is_old = not state.of(address).names_protocol
         if not view.lists_servers:
-            return address not in state.guests or address in (*state.config.servers, *view.addresses)
-        if address not in view.servers or address in view.removed or not state.of(address).names_protocol:
+            is_to_list = self.order is not None
+            is_ours = address not in state.guests or address in (*state.config.servers, *view.addresses)
+            return is_ours and not (is_to_list and is_old)
+        if address not in view.servers or address in view.removed or is_old:
             return False
         unaware = self._unaware_of(address) if address in view.untried_servers else ()
         has_waited = unaware and state.now - self._listed[address][1] >= timing.HEARD_S
@@ -233,9 +237,9 @@ class Belonging:
         self._listed = {server: self._listed.get(server, (state.epoch, state.now)) for server in untried}
         others = view.others if view is not None else ()
         if is_coordinator and not self._is_coordinator:  # others need not have heard what the one before us has
-            self._absent_since = {}
+            self._outside_since = {}
         self._is_coordinator = is_coordinator
-        self._absent_since = {server: self._absent_since.get(server, state.awake_s) for server in others}
+        self._outside_since = {server: self._outside_since.get(server, state.awake_s) for server in others}
         if order is not None and view is not None:
             if not is_coordinator or self.has_begun(order) or self.is_done(order):
                 self.order = None

@@ -87,6 +87,7 @@ class ClusterCore:
         self._hello_at = -inf
         self._non_members_pinged_at = -inf
         self._observed_since = 0.0  # awake time: since when this node, an outsider, goes by its view, or has none
+        self._cluster_since = now  # when we first went by a view of the present cluster
         self._has_left = False
         self._final_view_to: set[str] = set()  # members that do not know our final view yet
         self._servers_told = frozenset(config.servers)
@@ -433,6 +434,11 @@ class ClusterCore:
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S
         state.support_withdrawn = False
+        if before is None or before.cluster_id != view.cluster_id:
+            self._cluster_since = state.now
+        elif state.is_coordinator and had_grantor is None:
+            # What its founder would have waited for (Bootstrap.bound_until) was before it was founded.
+            state.bound_until = max(state.bound_until, self._cluster_since + timing.LAPSE_S)
         same_coordinator = direct and before is not None and before.members[0] == view.members[0]
         retained = 0
         if direct and was_member and is_member and before is not None:
@@ -476,7 +482,9 @@ class ClusterCore:
 
     def _listen_to(self, guests: Iterable[str]) -> None:
         state = self._state
-        state.guests.update((server, state.awake_s) for server in guests if server != state.address)
+        for server in guests:
+            if server != state.address and (server in state.guests or len(state.guests) < MEMBERS_MAX):
+                state.guests[server] = state.awake_s
         state.note_servers()
         self._want_links()
 
@@ -533,6 +541,7 @@ class ClusterCore:
         if servers == state.config.servers:
             return
         state.change_servers(servers)
+        self._coordinator.belonging.order = None  # it was looked at by the file before; whoever gave it repeats it
         self._want_links()
         if state.view is None:
             # What this newcomer has promised counted among the servers there were, and by its place among them.

@@ -61,6 +61,9 @@ from app.cluster.view import BadView, Member, View, to_message
 # How long a mandate is good for, by the clock of its holder; and after how long it is over for certain, by another's.
 _MANDATE_USABLE_S: Final = timing.MANDATE_S * timing.SAFE_SHARE
 _MANDATE_LAPSE_S: Final = timing.MANDATE_S / timing.SAFE_SHARE
+# Swaps of one seat that are kept in mind. More than can be on their way at once; without a bound a register that can
+# be read and takes nothing (an etcd without room on its disk) would cost 100 KB a second.
+OPEN_MAX: Final = 32
 
 
 _OTHER_NAME: Final = "--coordination names another cluster here than there"
@@ -98,15 +101,16 @@ class SharedRegister(Register):
         self._request: Request | None = None
         self._wait_until = -inf  # ask nothing before
         self._is_known = False  # it has answered what it was asked last
-        self._seat: Seat | None = None  # the latest that it held
-        self._packed: bytes | None = None  # the same, as it was there
-        self._started_at = state.now
         self._read_at = -inf  # when what it has answered last was asked
-        self._beside_since = inf  # when we, a newcomer, found it empty and others with a view
-        self._seen_at = state.now  # when we saw it first
-        self._open: dict[bytes, Write] = {}  # swaps of that seat of which we don't know whether they were taken
         self._origin = 0  # which register it is
-        self._count_known = -1  # of the latest seat that it held
+        # The latest seat that it held. None: it held none, or none that was looked at (an operator's order stands).
+        self._seat: Seat | None = None
+        self._packed: bytes | None = None  # the same, as it was there; None: it held none
+        self._seen_at = state.now  # when we saw that seat first
+        self._count_known = -1  # of that seat; -1: there was none yet
+        self._open: dict[bytes, Write] = {}  # swaps of that seat of which we don't know whether they were taken
+        self._started_at = state.now
+        self._beside_since = inf  # when we, a newcomer, found it empty and others with a view
         self._mandate_until = -inf
         self._renew_at = -inf
         self._trouble_since = inf  # when the coordinator was found ill
@@ -159,10 +163,9 @@ class SharedRegister(Register):
         return max(self._mandate_until, words_until)
 
     def support_left_s(self) -> float:
-        state, grantor = self._state, self._proposer.grantor
-        if grantor is not None:
-            return max([0.0, *(until - state.now for until in grantor.granted_until.values())])
-        return max(0.0, state.support_until - state.now)
+        if (grantor := self._proposer.grantor) is not None:
+            return grantor.granted_left_s(self._state.now)
+        return max(0.0, self._state.support_until - self._state.now)
 
     def may_leave(self) -> bool:
         """Whether the last member may go: the register says that it has left, or was asked long enough."""
@@ -176,7 +179,8 @@ class SharedRegister(Register):
     def force(self) -> None:
         """An operator has this node go on, whoever else may live: as soon as the seat has lapsed."""
         self._forced_until = self._state.now + timing.FORCED_S
-        self._refusal = ""
+        self._refusal, self._is_known = "", False
+        self._proposer.renew = True  # by a view that it writes the others know
 
     # Asking.
 
@@ -212,7 +216,8 @@ class SharedRegister(Register):
         if self._is_forced and state.is_member:
             return self._may_go_on_by_force()
         if seat is None:
-            return state.view is None and not state.leaving and self._is_first()
+            is_empty = self._packed is None or (self._is_forced and self._is_free())
+            return state.view is None and not state.leaving and is_empty and self._is_first()
         if seat.view_key != state.view_key:
             self.tick()  # not to wait for the next one
             return False
@@ -259,6 +264,8 @@ class SharedRegister(Register):
         mark = state.rng.getrandbits(63)
         seat = seat_of(view_now, self._count_known + 1, mark, before, self._origin, is_left=is_left)
         packed = seat.pack()
+        if len(self._open) >= OPEN_MAX:
+            self._forget_oldest()
         write = self._open[packed] = Write(seat, view, state.now)
         written = to_message(view).SerializeToString(deterministic=True) if view is not None else None
         self._ask(write, AskRegister(self._number + 1, self._packed, packed, written), 0.0)
@@ -291,11 +298,16 @@ class SharedRegister(Register):
                 self._is_known = False
                 self._refuse(_copy_fault(request.write.seat, event.origin))
             return
+        if self._is_forced and self._state.is_member:
+            self._overrule(event)
+            return
         try:
             fault = self._compare(request, event)
         except BadView as bad:
             fault = f"it holds what is no view: {bad}"
-        if fault:
+        if fault and self._is_forced and self._state.view is None:
+            self._overrule(event)
+        elif fault:
             self._refuse(fault)
 
     def _failed(self, event: RegisterFailed) -> None:
@@ -336,16 +348,30 @@ class SharedRegister(Register):
         if given_up and self._proposer.grantor is not None:
             self._proposer.renew = True  # those that it would have removed are members still
 
+    def _forget_oldest(self) -> None:
+        """Of the swaps that are open. Should it be taken after all, it is as if another node had written it: the view
+        that it wrote is gone by, and no mandate counts from it."""
+        oldest = self._open.pop(next(iter(self._open)))
+        if oldest.view is not None and self._proposer.grantor is not None:
+            self._proposer.renew = True  # as in `_settle`
+
+    def _overrule(self, event: RegisterAnswered) -> None:
+        """As an operator has ordered: whatever the register holds is to be replaced. It may be what we have written."""
+        state = self._state
+        own = None if event.seat is None else self._open.get(event.seat)
+        if own is not None and own.seat.origin == event.origin:
+            self._taken(own)
+        elif event.seat != self._packed:
+            self._settle(None)
+            self._seat, self._packed, self._seen_at = None, event.seat, state.now
+        self._seen_at, self._origin = min(self._seen_at, state.now), event.origin
+
     def _compare(self, request: Request, event: RegisterAnswered) -> str:
         """Go by what the register holds; why it is refused, or nothing."""
         state = self._state
-        if self._is_forced and state.is_member:
-            if event.seat != self._packed:
-                self._settle(None)
-                self._seat, self._packed, self._seen_at = None, event.seat, state.now
-            self._seen_at, self._origin = min(self._seen_at, state.now), event.origin
-            return ""
         if event.seat is None or event.view is None:
+            if (event.seat is None) != (event.view is None):
+                return f"it holds {'a view without a seat' if event.seat is None else 'a seat without a view'}"
             if request.count_known >= 0 or request.view is not None:
                 return "it is empty, and was not: it was wiped"
             self._refusal, self._origin = "", event.origin
@@ -363,11 +389,12 @@ class SharedRegister(Register):
         if event.seat != self._packed:  # what was to be swapped for the one before never will be
             self._settle(None)
             state.support_withdrawn = False
+        if event.seat != self._packed or self._seat is None:  # it was not looked at while an order of force stood
             self._note_seat(seat, event.seat)
         self._seen_at = min(self._seen_at, state.now)
         is_later = state.view is None or view.epoch > state.view.epoch or view.cluster_id != state.view.cluster_id
         if is_later:
-            self._proposer.found(view)
+            self._proposer.holds(view)
         return ""
 
     def _fault_of(self, request: Request, seat: Seat, view: View, origin: int) -> str:
@@ -496,9 +523,12 @@ class SharedRegister(Register):
         return is_silent and not self._yields() and self._is_lapsed()
 
     def _may_go_on_by_force(self) -> bool:
-        """As a member, whatever the register holds: once nobody writes to it, if it holds anything."""
-        is_free = self._packed is None or self._state.now >= self._seen_at + _MANDATE_LAPSE_S
-        return is_free and (self._state.is_coordinator or self._is_lapsed())
+        """As a member, whatever the register holds."""
+        return self._is_free() and (self._state.is_coordinator or self._is_lapsed())
+
+    def _is_free(self) -> bool:
+        """Whether nobody writes to the register, if it holds anything."""
+        return self._packed is None or self._state.now >= self._seen_at + _MANDATE_LAPSE_S
 
     def _is_lapsed(self) -> bool:
         """Whether the coordinator's mandate is over, by the seat and by our support of it."""

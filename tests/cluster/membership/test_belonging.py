@@ -5,7 +5,16 @@ from math import inf
 
 import pytest
 
-from app.cluster.events import Introduced, LinkUp, Log, Order, ServerOrdered, ServersKnown, ViewInstalled
+from app.cluster.events import (
+    Introduced,
+    LinkUp,
+    Log,
+    Order,
+    ServerOrdered,
+    ServersChanged,
+    ServersKnown,
+    ViewInstalled,
+)
 from app.cluster.membership import timing
 from app.cluster.membership.belonging import Belonging
 from app.cluster.membership.core import GUESTS_MAX
@@ -13,7 +22,7 @@ from app.cluster.membership.detector import Detector
 from app.cluster.membership.leases import Grantor
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.state import NodeState
-from app.cluster.view import FOUNDERS_MAX, BadView, View, from_message, to_message
+from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import INCARNATIONS, a_state, a_view, die, hear, sent_in, wait
 from tests.cluster.membership.test_views import Node, of_kind, sent_to
@@ -282,6 +291,13 @@ class TestOrders:
         node.get("b", pb.VIEW, view=view, by=view)
         assert node.core._coordinator.belonging.order is None
 
+    def test_it_rests_on_the_file_by_which_it_was_looked_at(self) -> None:
+        """With another one there may be an objection; a view can't list more than so many founders."""
+        node = a_coordinator()
+        node.step(ServerOrdered(ADD_D))
+        node.step(ServersChanged(tuple("abce")))
+        assert node.core._coordinator.belonging.order is None, "whoever gave it repeats it"
+
     @pytest.mark.parametrize(
         ("view", "servers", "order", "objection"),
         [
@@ -318,6 +334,13 @@ class TestOrders:
         node.get("c", pb.ASK, by=node.core.view, node_protocol=0)
         assert node.core.objection_to_order(ADD_D).startswith("c may run the last release")
         assert node.core.objection_to_order(Order("c", removes=True)).startswith("c may run the last release")
+
+    def test_who_is_in_a_view_that_lists_them_does_not_run_it(self) -> None:
+        """Though it has been silent for as long as this coordinator runs, and is to be removed for that."""
+        state = a_state("a", "abcd", view=a_list("abcd"))
+        name_protocol(state)
+        state.of("d").names_protocol = False
+        assert Belonging(state, Detector(state)).objection(Order("d", removes=True, is_forced=True)) == ""
 
     def test_the_last_holder_that_does_not_answer_is_not_given_up(self) -> None:
         view = a_list("abcd")
@@ -443,6 +466,14 @@ class TestWhoIsTakenIn:
         assert belonging.admits("d")
         state.guests = {"c": 0.0, "d": 0.0}
         assert [name for name in "cd" if belonging.admits(name)] == ["c"]
+
+    def test_nobody_of_the_last_release_while_an_order_is_to_begin_the_list(self) -> None:
+        """Or it would be in the first view that lists the servers."""
+        state, belonging = self.belonging(a_view())
+        state.of("c").names_protocol = False
+        assert belonging.admits("c")
+        belonging.order = ADD_D
+        assert not belonging.admits("c")
 
     def test_who_is_on_the_list(self) -> None:
         assert self.admits(a_list("abc", "d"), "d")
@@ -578,6 +609,13 @@ class TestGuests:
         for number in range(GUESTS_MAX + 3):
             node.step(Introduced(f"x{number}"))
         assert len(node.core._state.guests) == GUESTS_MAX
+
+    def test_nor_does_a_newcomer_listen_to_all_whom_views_name_one_after_the_other(self) -> None:
+        node = Node("a", "ab")
+        for number in range(5):
+            named = tuple(f"x{number}-{n}" for n in range(60))
+            node.get("b", pb.VIEW, view=replace(a_list("de"), others=named, epoch=5 + number))
+        assert len(node.core._state.guests) <= MEMBERS_MAX
 
     def test_a_newcomer_founds_nothing_while_one_goes_by_a_view(self) -> None:
         """All founders were restarted, and others of their cluster live."""

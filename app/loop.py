@@ -8,7 +8,7 @@ gevent, so that the simulator (tests/sim) can put a loop of its own in place of 
 shows, ends the process with a log line and status 70: a callback that broke off may have left the node half done, a
 greenlet that died is missing for good, and a node that serves on without its governor or its clock is worse than none.
 The others have the copies. An AssertionError ends the process even where it is one request's: what the node holds can't
-be trusted.
+be trusted. That a name has no address is no fault: gevent tells whoever has asked for it, and the loop besides.
 """
 
 import os
@@ -16,6 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from socket import gaierror
 from typing import Any, Final, NoReturn, Protocol
 
 from gevent.hub import get_hub
@@ -122,7 +123,7 @@ class Task(greenlet):
     """A function that runs in a greenlet of its own.
 
     Once it runs, or will not, it refers to nothing that may refer to it: the collector, which is to see little
-    (`_keep_heap_small` in app/node.py), has nothing to do with tasks that have ended.
+    (`_keep_heap_small` in app/process.py), has nothing to do with tasks that have ended.
     """
 
     def __init__(self, function: Callable[..., object], args: tuple[Any, ...], hub: greenlet) -> None:
@@ -174,6 +175,8 @@ class GeventLoop(Loop):
         """gevent's hub reports here whatever a callback or greenlet of it has not caught."""
         if type is not None and issubclass(type, GreenletExit):
             return
+        if isinstance(value, gaierror) and isinstance(context, tuple):
+            return  # of a thread, and what it was to do: whoever waits for it is told
         error = value if isinstance(value, BaseException) else RuntimeError(f"{type}: {value}")
         self.fail(error)
 

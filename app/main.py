@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a node until it stops; the process's exit status. What is wrong is one line on standard error."""
     from app import fast
     from app.config import options
+    from app.config.usage import UsageError
     from app.observe import logs
     from app.printable import printable
 
@@ -32,12 +33,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         given = options.parse(arguments, os.environ)
         if (problem := fast.wrong()) is not None:
-            raise options.UsageError(problem)
+            raise UsageError(problem)
         logs.configure(given.log_level, given.log_format)
-        from app import node
+        from app import process
 
-        return node.run(given, _start_http)
-    except options.UsageError as error:
+        return process.run(given, _start_http)
+    except UsageError as error:
         wrong = str(error)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in _OURS:

@@ -1,26 +1,20 @@
 """One node: the parts put together, who of them is told of what, the end of a turn, and the upkeep between requests.
 
-`run` is a process that is one node; the simulator (tests/sim) runs several nodes in one process, each with a loop and
-sockets of its making.
+app/process.py runs one in a process; the simulator (tests/sim) runs several in one, each with a loop and sockets of its
+making.
 
 It is long since everything meets here: each part is made once, with what it needs as arguments, and who is told of
 what, in which order, is to be read in one place. What any of it does stands with the parts.
 """
 
-import gc
 import os
 import platform
 import random
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Final, Protocol
-
-import gevent
-from gevent.event import Event as Flag
 
 from app import fast
 from app.cluster.events import Event
@@ -32,15 +26,13 @@ from app.cluster.replication.frames import KINDS
 from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.view import View
 from app.config.allowlist import Network, show_networks
-from app.config.cgroup import KERNEL_ROOM_BYTES, memory_limit
-from app.config.options import Options, UsageError, misspelt
-from app.config.secret import Secrets, read_secret
-from app.config.servers import ServersError, load, read_file, reread, unresolved
+from app.config.options import Options
+from app.config.servers import read_file, unresolved
 from app.front.access import Administrators, clients, known
 from app.front.batch import datagram_batch
 from app.front.front import BATCH_SIZE, Front, ServerSocket
 from app.front.rate import AnswerRate
-from app.loop import GeventLoop, Loop
+from app.loop import Loop
 from app.observe import logs
 from app.observe.counters import FORWARDED, Counters
 from app.observe.overload import OverloadWatch
@@ -54,6 +46,7 @@ from app.peers.links import Links
 from app.peers.lookups import Lookups
 from app.peers.membership import DatagramSender, Membership, SharedRegister
 from app.peers.view_log import ViewLog
+from app.reload import Reload, warn_of_an_exposed_secret
 from app.requests.answers import Answers
 from app.requests.commands import Commands
 from app.requests.forwarding import SWEEP_S, Forwarding
@@ -64,15 +57,13 @@ from app.requests.request import PATIENCE_S
 from app.requests.resumed import Resumed
 from app.requests.turn import Turn
 from app.requests.waiting import WAITING_SHARE, Waiting
-from app.sockets import ReceiveBuffer, Sockets
+from app.sockets import ReceiveBuffer
 from app.storage.arena import Arena
 from app.storage.governor import (
     ARENA_FLOOR_BYTES,
     MemoryGovernor,
-    ResidentSize,
     peak_resident_bytes,
     replies_max_bytes,
-    tune_allocators,
 )
 from app.storage.mutate import Mutations
 from app.storage.pressure import EvictionWatch
@@ -82,8 +73,6 @@ from app.version import VERSION
 
 # How often the governor looks and replies age, whatever the load. Several times a second suffices for both.
 _UPKEEP_S: Final = 0.1
-# How often the C heap is trimmed, if anything in it was freed.
-_TRIM_S: Final = 2.0
 # Entries of wiped slots, or pages, that one upkeep frees, and after how many of them (about 1 ms) the loop turns.
 _DRAIN_STEPS: Final = 10_000
 _DRAIN_TURN: Final = 200
@@ -152,14 +141,10 @@ class Node:
         self.loop = loop
         self.sockets = sockets
         self._on_stopped = on_stopped
-        self._read_file = read_file
         self._leaves_at_once_s: float | None = None
         self._is_stopped = False
         self._leave_timer = loop.timer()
         is_alone = len(options.servers) == 1
-        self._secrets = Secrets((options.cluster_secret,) if options.cluster_secret else ())
-        self.servers = options.servers  # of the file, in its order; `reload` changes them
-        self._reload_is_due = self._reloads = False
 
         # What it holds.
         evict = options.policy == "allkeys-lru"
@@ -187,12 +172,13 @@ class Node:
 
         # Other nodes.
         self.peers = Peers(options.me, options.servers, sockets.datagrams.family)
+        self._lookups = Lookups(loop, sockets.look_up, self.peers, self._peer_has_moved)
         self.links = Links(
             loop,
             sockets,
             self.peers,
             options.cluster_secret,
-            lookups=Lookups(loop, sockets.look_up, self.peers, self._peer_has_moved),
+            lookups=self._lookups,
             trust_refusals=options.trust_refusals,
             random_bytes=random_bytes,
             wake=self._wake,
@@ -218,6 +204,9 @@ class Node:
             incarnation=incarnation,
             random_bytes=random_bytes,
             register=register,
+        )
+        self._reload = Reload(
+            options, loop, self.links, self.membership, register, look_up=sockets.look_up, read_file=read_file
         )
         self.peer_datagrams = PeerDatagrams(loop, sockets, self.peers, self.membership.take_datagram)
         self.replication = Replication(
@@ -341,9 +330,8 @@ class Node:
         )
         if fast.CORE == fast.STALE:
             _log.warning("core_stale")
-        secret_file = options.secret_file
-        if secret_file is not None and secret_file.exposed_mode:
-            _log.warning("secret_exposed", file=secret_file.path, mode=secret_file.exposed_mode)
+        if options.secret_file is not None:
+            warn_of_an_exposed_secret(options.secret_file)
 
     def leave(self) -> None:
         """Hand over, then stop; stop at once when called again later than _SAME_SIGNAL_S."""
@@ -371,6 +359,7 @@ class Node:
             return
         self._is_stopped = True
         self._leave_timer.stop()
+        self._reload.stop()
         self.membership.stop()
         self.end_turn()
         self.links.stop()
@@ -430,59 +419,8 @@ class Node:
     # --- which servers there are -------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Read the servers file and that of the secret again, soon: names are looked up first, beside the loop."""
-        self._reload_is_due = True
-        if not self._reloads and not self._is_stopped:
-            self._reloads = True
-            self.loop.spawn(self._reload)
-
-    def _reload(self) -> None:
-        while self._reload_is_due and not self._is_stopped:
-            self._reload_is_due = False
-            try:
-                self._read_files()
-            except ServersError as error:
-                _log.error("not_reloaded", cause=error)
-        self._reloads = False
-
-    def _read_files(self) -> None:
-        """Go by the servers file and the secret's file as they are now. Raises ServersError: nothing was changed."""
-        options, core = self.options, self.membership.core
-        path = options.servers_file
-        listed = self.servers if options.joins else load(path, self.sockets.look_up, self._read_file)
-        members = core.view.addresses if core.view is not None else ()
-        servers = reread(path, options.me, listed, self.servers, members, file_rules=options.file_rules)
-        names = tuple(map(str, servers))
-        if objection := core.objection_to(names):
-            raise ServersError(f"{path}: {objection}")
-        before = tuple(map(str, self.servers))
-        kept = names[len(listed) :]
-        secrets = self._reread_secret()
-        if names != before:
-            self.servers = servers
-            self.membership.change_servers(names)
-        if secrets != self._secrets:
-            self._secrets = secrets
-            self.links.take_secrets(secrets.taken)
-            self.membership.take_secrets(secrets.taken, is_new_used=secrets.is_new_used)
-        _log.info(
-            "reloaded",
-            servers=len(names),
-            added=" ".join(name for name in names if name not in before),
-            removed=" ".join(name for name in before if name not in names),
-            kept=" ".join(kept),
-            secret=secrets.describe(),
-        )
-
-    def _reread_secret(self) -> Secrets:
-        """The secrets to go by, by the file as it is now. Raises ServersError."""
-        file = self.options.secret_file
-        if file is None:
-            return self._secrets
-        try:
-            return self._secrets.reread(read_secret(file.path, again=True).secret)
-        except ValueError as error:
-            raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
+        """Read the files of servers, secret and etcd again, soon."""
+        self._reload.begin()
 
     # --- where servers are (app/peers/lookups.py) ---------------------------------------------------------------------
 
@@ -507,12 +445,13 @@ class Node:
     def servers_known(self, servers: tuple[str, ...]) -> None:
         if len(self.peers.servers) == 1 < len(servers):
             self.front.be_one_of_several(PATIENCE_S)
-        listed = {str(server): server for server in self.servers}
+        listed = {str(server): server for server in self._reload.servers}
         found = [listed.get(name) or unresolved(name) for name in servers]
         self.peers.change(server for server in found if server is not None)
         self._follow_addresses()
         self.links.share_anew()
         self.link_watch.keep(self.peers.names)
+        self._lookups.keep(self.peers.names)
         self.replication.limit_backlog(self.links.queue_max_bytes // BACKLOG_SHARE)
 
     def view_installed(self, view: View, is_member: bool) -> None:
@@ -687,6 +626,11 @@ class Node:
         """The one that it goes by; None: it has found no cluster yet."""
         return self.membership.core.view
 
+    @property
+    def belonging(self) -> tuple[str, ...]:
+        """The servers that belong to the cluster, this node among them. It may listen to others as well."""
+        return tuple(filter(self.membership.core.belongs, self.peers.servers))
+
     def readiness(self) -> Readiness:
         """Whether it serves, and whether the cluster is whole, as far as it knows."""
         core, options, now_s = self.membership.core, self.options, self.loop.now()
@@ -704,7 +648,7 @@ class Node:
                 core.status(),
                 core.view,
                 core.lease_until > now_s,
-                self.peers.servers,
+                self.belonging,
                 options.replicas,
                 self.replication.routes,
                 self.replication.led_slots(),
@@ -716,94 +660,8 @@ class Node:
     def status_json(self) -> bytes:
         """What STATUS answers."""
         now_s, core = self.loop.now(), self.membership.core
-        return status_json(self.readiness(), self.peers.servers, lambda server: now_s - core.contact(server)[1])
+        return status_json(self.readiness(), self.belonging, lambda server: now_s - core.contact(server)[1])
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:
     return "everybody" if networks is None else show_networks(networks)
-
-
-def fresh_incarnation() -> int:
-    """Above that of every earlier process here, unless the wall clock was set back (which the core copes with)."""
-    return time.time_ns() // 1000
-
-
-def _keep_heap_small(loop: Loop, node: Node) -> None:
-    """The process's own upkeep, in a greenlet of its own."""
-    while True:
-        loop.sleep(_TRIM_S)
-        node.governor.trim()
-        # Tables that a wipe or a rebuild has made since: as long-lived as those frozen at start.
-        gc.freeze()
-
-
-def run(options: Options, start_http: Callable[[Node], object] = lambda node: None) -> int:
-    """Run a node until it is told to stop; the exit status. Raises UsageError when it can't start.
-
-    `start_http(node)` is called before the node serves.
-    """
-    for name, nearest in misspelt(os.environ).items():
-        _log.warning("unknown_variable", name=name, nearest=nearest)
-    tune_allocators()
-    loop = GeventLoop()
-    stopped = Flag()
-    node = Node(
-        options,
-        loop,
-        Sockets(options),
-        incarnation=fresh_incarnation(),
-        random_bytes=os.urandom,
-        resident_bytes=ResidentSize(),
-        on_stopped=stopped.set,
-        register=_shared_register(options, loop),
-    )
-    # Signal handlers only tell the loop.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, loop.run_callback, _on_stop_signal, node, signal.Signals(number).name)
-    gevent.signal_handler(signal.SIGUSR1, loop.run_callback, node.dump)
-    gevent.signal_handler(signal.SIGHUP, loop.run_callback, node.reload)
-    # What lives as long as the process needs no collector: without this, each full collection would walk every slot's
-    # tables (35 to 80 ms over half a million entries).
-    gc.collect()
-    gc.freeze()
-    start_http(node)
-    node.start()
-    _warn_of_a_tight_limit(options.max_memory_bytes)
-    loop.spawn(_keep_heap_small, loop, node)
-    stopped.wait()
-    _log.info("stopped")
-    return 0
-
-
-def _shared_register(options: Options, loop: Loop) -> SharedRegister | None:
-    if options.coordination is None:
-        return None
-    from app.peers.etcd import Etcd  # with what it needs: whoever goes without need not have that
-
-    try:
-        return Etcd(
-            loop,
-            options.coordination,
-            options.etcd_user,
-            ca_file=options.etcd_ca_file,
-            cert_file=options.etcd_cert_file,
-        )
-    except OSError as error:
-        raise UsageError(f"--etcd-ca-file or --etcd-cert-file: {error.strerror or error}") from None
-
-
-def _warn_of_a_tight_limit(max_memory_bytes: int) -> None:
-    limit = memory_limit()
-    if limit.size_bytes < max_memory_bytes + KERNEL_ROOM_BYTES:
-        _log.warning(
-            "memory_limit_tight",
-            limit_bytes=limit.size_bytes,
-            set_by=limit.source,
-            wanted_bytes=max_memory_bytes + KERNEL_ROOM_BYTES,
-        )
-
-
-def _on_stop_signal(node: Node, cause: str) -> None:
-    if not node.is_stopping:
-        _log.info("stopping", cause=cause)
-    node.leave()

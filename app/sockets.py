@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 from gevent.server import DatagramServer
 from gevent.threadpool import ThreadPool
 
-from app.config.options import Options, UsageError
+from app.config.options import Options
 from app.config.servers import is_local, lookup_host
+from app.config.usage import UsageError
 from app.fast import piece
 from app.fragments import allow_fragments
 from app.front.batch import Ring

@@ -101,7 +101,7 @@ public class Kv implements AutoCloseable {
                 if (code != SYS_OVERLOAD_ERR) throw new Failure(code, text);
                 if (refused) continue; // it belongs to an earlier try
                 refused = true;
-                long asked = Math.min(Math.max(number(answer, 5), 5), 6000);
+                long asked = Math.min(Math.max(number(answer, 5), 5), 7500);
                 long wait = (long) (asked * (1 + random.nextDouble() / 4)); // who was refused together comes back apart
                 if (System.currentTimeMillis() + wait > (unanswered ? oldest + SAFE_RETRY_MS : started + PATIENCE_MS))
                     throw unanswered ? new Failure(NO_ANSWER, text + " by this try, but one before got no answer")

@@ -83,7 +83,7 @@ while ((step < ${#timeouts_ms[@]})); do
             3) wait_ms=${fields[5]-0} ;;
             *) complain 1 "$server answers with error code ${fields[1]}" ;;
         esac
-        ((wait_ms = wait_ms < 5 ? 5 : wait_ms > 6000 ? 6000 : wait_ms, wait_ms += wait_ms * (RANDOM % 250) / 1000))
+        ((wait_ms = wait_ms < 5 ? 5 : wait_ms > 7500 ? 7500 : wait_ms, wait_ms += wait_ms * (RANDOM % 250) / 1000))
         (($(now_ms) + wait_ms < patience)) || complain 1 "$server is overloaded"
         sleep "$(seconds $wait_ms)"
         continue 2 # it changes nothing, so however late the next try is, it does no harm

@@ -124,7 +124,7 @@ func (kv *Kv) request(what string, payload []byte) (fields, error) {
 				continue // it belongs to an earlier try
 			}
 			refused = true
-			asked := math.Min(math.Max(float64(int32(answer.numbers[5])), 5), 6000)
+			asked := math.Min(math.Max(float64(int32(answer.numbers[5])), 5), 7500)
 			// Up to a quarter more: who was refused together comes back apart.
 			wait := time.Duration(asked * (1 + mathrand.Float64()/4) * float64(time.Millisecond))
 			back := wallClock().Add(wait)

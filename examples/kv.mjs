@@ -96,7 +96,7 @@ export class Kv {
         if (code !== SYS_OVERLOAD_ERR) throw new Failure(code, text);
         if (refused) continue; // it belongs to an earlier try
         refused = true;
-        const asked = Math.min(Math.max(Number(BigInt.asIntN(32, answer[5] ?? 0n)), 5), 6000);
+        const asked = Math.min(Math.max(Number(BigInt.asIntN(32, answer[5] ?? 0n)), 5), 7500);
         const wait = asked * (1 + Math.random() / 4); // who was refused together comes back apart
         if (Date.now() + wait > (unanswered ? oldest + SAFE_RETRY_MS : started + PATIENCE_MS)) {
           if (!unanswered) throw new Failure(code, text);

@@ -29,7 +29,7 @@ ALLOWED = {
     "app.cluster": ("app.fast", "app.storage.mutate", "app.version", "app.wire.protocol", "proto_gen"),
     "app.peers": (
         *("app.cluster", "app.config.coordination", "app.config.servers", "app.fast", "app.loop", "app.observe"),
-        *("app.version", "app.wire", "proto_gen"),
+        *("app.printable", "app.version", "app.wire", "proto_gen"),
     ),
     "app.requests": (
         *("app.cluster", "app.config", "app.fast", "app.loop", "app.observe", "app.peers", "app.storage"),
@@ -37,12 +37,14 @@ ALLOWED = {
     ),
     "app.front": ("app.config", "app.fast", "app.loop", "app.observe", "app.requests", "app.wire"),
     "app.sockets": ("app.config", "app.fast", "app.fragments", "app.front.batch"),
+    "app.reload": ("app.config", "app.loop", "app.observe", "app.peers"),
     "app.node": ("app",),
+    "app.process": ("app",),
     "app.http": (
         *("app.cluster", "app.config.servers", "app.fast", "app.fragments", "app.loop", "app.observe"),
         *("app.peers", "app.sockets", "app.version", "app.wire"),
     ),
-    "app.main": ("app.config", "app.fast", "app.http", "app.node", "app.observe", "app.printable"),
+    "app.main": ("app.config", "app.fast", "app.http", "app.observe", "app.printable", "app.process"),
 }
 
 # Modules that import nothing of their own package either.
@@ -121,10 +123,10 @@ def test_the_table_names_what_is_there() -> None:
 
 def test_only_main_reaches_for_the_node_and_only_when_it_runs() -> None:
     for module, path in MODULES.items():
-        if within(module, ("app.node", "app.http")):
+        if within(module, ("app.node", "app.process", "app.http")):
             continue
         for target, line, lazy in imports(path.read_text(), module):
-            if within(target, ("app.node",)):
+            if within(target, ("app.node", "app.process")):
                 assert (module, lazy) == ("app.main", True), f"{module}:{line} imports {target}"
 
 
@@ -164,7 +166,7 @@ def test_protocol_logic_has_no_sockets_no_clock_and_no_chance_of_its_own(module:
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in MODULES if within(name, ("app.client", "app.config.options", "app.observe.logs"))]
+    "module", [name for name in MODULES if within(name, ("app.client", "app.config", "app.observe.logs"))]
 )
 def test_what_runs_without_a_node_needs_no_gevent(module: str) -> None:
     targets = [target for target, _, _ in imports(MODULES[module].read_text(), module)]

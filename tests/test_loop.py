@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.threadpool import ThreadPool
 from greenlet import GreenletExit, getcurrent
 
 from app import loop as loop_module
@@ -301,6 +302,46 @@ def test_clocks() -> None:
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_without_an_address_is_told_to_whoever_has_asked_and_is_no_fault() -> None:
+    """gevent's resolver asks in a thread, and what is raised there is reported to the loop as well."""
+
+    def refuse() -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    told: list[object] = []
+
+    def ask(pool: ThreadPool) -> None:
+        try:
+            pool.apply(refuse)
+        except OSError as error:
+            told.append(error.strerror)
+
+    with watched_loop() as loop:
+        loop.spawn(ask, gevent.get_hub().threadpool)
+        poll(lambda: told != [])
+    assert told == ["Name or service not known"]
+
+
+def test_one_that_nobody_has_caught_is_a_fault() -> None:
+    def work() -> None:
+        raise socket.gaierror(-2, "made up")
+
+    with watched_loop() as loop:
+        loop.spawn(work)
+        poll(lambda: loop.faults != [])
+        assert "made up" in str(loop.faults.pop())
+
+
+def test_anything_else_in_a_thread_is_a_fault() -> None:
+    def fail() -> None:
+        raise ValueError("made up")
+
+    with watched_loop() as loop:
+        gevent.get_hub().threadpool.spawn(fail)
+        poll(lambda: loop.faults != [])
+        assert str(loop.faults.pop()) == "made up"
 
 
 def test_failing_is_one_log_line_and_status_70(caplog: pytest.LogCaptureFixture) -> None:

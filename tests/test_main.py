@@ -12,7 +12,8 @@ import pytest
 
 import app
 from app.config import options
-from app.config.options import Options, UsageError
+from app.config.options import Options
+from app.config.usage import UsageError
 from app.main import main
 from app.observe import logs
 from tests.support.nodes import cluster
@@ -38,10 +39,10 @@ def started_with(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
 
 
 def put_in_place(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
-    node = types.ModuleType("app.node")
-    node.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "app.node", node)
-    monkeypatch.setattr(app, "node", node, raising=False)
+    process = types.ModuleType("app.process")
+    process.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "app.process", process)
+    monkeypatch.setattr(app, "process", process, raising=False)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     monkeypatch.setenv("PYTHONMALLOC", "malloc")  # or main would replace this process, pytest, by a new one
 

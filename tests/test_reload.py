@@ -1,7 +1,8 @@
 """SIGHUP: a node reads its servers file again."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_what_is_added_is_a_server_for_all_that_goes_by_servers(
     assert passes() == (True, True)
     assert rig.node.readiness().servers == 3
     assert rig.sockets.made[-1].connects == [("127.0.0.3", 1003)], "it is dialled"
-    fields = {"servers": 3, "added": str(NEW), "removed": "", "kept": "", "secret": "none"}
+    fields = {"servers": 3, "added": str(NEW), "removed": "", "kept": "", "secret": "none", "etcd": ""}
     assert told(caplog) == [("node.reloaded", fields)]
 
 
@@ -117,7 +118,7 @@ def test_what_is_missing_stays_unless_the_file_rules(
     with caplog.at_level(logging.INFO):
         rig.reload(ME)
     assert rig.servers == ([str(ME)] if file_rules else [str(ME), str(PEER)])
-    fields = {"servers": 1, "added": "", "removed": str(PEER), "kept": "", "secret": "none"}
+    fields = {"servers": 1, "added": "", "removed": str(PEER), "kept": "", "secret": "none", "etcd": ""}
     if not file_rules:
         fields |= {"servers": 2, "removed": "", "kept": str(PEER)}
     assert told(caplog) == [("node.reloaded", fields)]
@@ -156,7 +157,9 @@ def test_more_at_once_than_leave_half_of_them_are_refused(tmp_path: Path, caplog
     assert rig.servers == [str(ME)]
     (event, fields), *_ = told(caplog)
     assert event == "node.not_reloaded"
-    assert "2 servers would be needed to go on, and 1 are members and up: add fewer at a time" in str(fields["cause"])
+    assert "2 servers would be needed to go on, and 1 are members and up: add 1 at a time at most" in str(
+        fields["cause"]
+    )
     rig.reload(ME, PEER)
     assert rig.servers == [str(ME), str(PEER)]
     assert rig.node.membership.core.lease_until > rig.loop.now_s
@@ -193,6 +196,7 @@ def test_a_node_that_has_stopped_reads_nothing(rig: Reloading) -> None:
 def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "secret"
     path.write_text("the old secret of all\n")
+    path.chmod(0o600)
     rig = Reloading(tmp_path / "servers.txt", secret_file=read_secret(str(path)))
     shake = rig.node.links._connector.handshake
     auth = rig.node.membership._auth
@@ -219,6 +223,58 @@ def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture
         f"KV_CLUSTER_SECRET_FILE {path}: a secret has at least"[:60],
     )
     assert "secret of all" not in caplog.text
+    assert not [one for one in caplog.records if one.message == "node.secret_exposed"]
+    path.write_text("the new secret of all\n")
+    path.chmod(0o644)
+    rig.reload(ME, PEER)
+    (exposed,) = (one for one in caplog.records if one.message == "node.secret_exposed")
+    assert exposed.__dict__["fields"] == {"file": str(path), "mode": "0644"}
+    rig.node.stop()
+
+
+# Files for an etcd.
+
+
+class Register:
+    """An etcd that does not answer, with files whose content is told by the test."""
+
+    requests = failures = 0
+
+    def __init__(self) -> None:
+        self.content: str | ValueError = ""
+        self.gone_over_to: list[str] = []
+
+    def start(self, taken: object) -> None: ...
+    def ask(self, asked: object) -> None: ...
+    def stop(self) -> None: ...
+
+    def reread(self) -> Callable[[], str]:
+        if isinstance(self.content, ValueError):
+            raise self.content
+        content = self.content
+
+        def go_over() -> str:
+            self.gone_over_to.append(content)
+            return content
+
+        return go_over
+
+
+def test_files_for_an_etcd_are_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    register = Register()
+    rig = Reloading(tmp_path / "servers.txt", register=register)
+    register.content = "user-file ca-file"
+    with caplog.at_level(logging.INFO):
+        rig.reload(ME, PEER)
+        rig.reload(PEER)
+        assert register.gone_over_to == ["user-file ca-file"], "a bad servers file changes nothing else either"
+        register.content = ValueError("--etcd-ca-file ca: can't be read")
+        rig.reload(ME, PEER, NEW)
+    assert rig.servers == [str(ME), str(PEER)], "nor does a bad one of these"
+    (event, fields), *not_reloaded = told(caplog)
+    assert (event, fields["etcd"]) == ("node.reloaded", "user-file ca-file")
+    assert [event for event, _ in not_reloaded] == ["node.not_reloaded"] * 2
+    assert str(not_reloaded[1][1]["cause"]) == "--etcd-ca-file ca: can't be read"
     rig.node.stop()
 
 
@@ -232,7 +288,9 @@ def test_servers_that_are_not_in_the_file(rig: Reloading) -> None:
     assert peers.servers == names[:-1]
     assert [peers.address(name) for name in peers.names] == ["127.0.0.2", "127.0.0.3", "", "127.0.0.1"]
     assert peers.host_name("kv9:1009") == "kv9", "it is looked up"
-    assert rig.node.readiness().servers == 5
+    assert rig.node.belonging == (str(ME), str(PEER)), "the others are only listened to: no view lists them"
+    assert rig.node.readiness().servers == 2
+    assert [row[0] for row in json.loads(rig.node.status_json())["members"]] == [str(ME), str(PEER)]
     rig.node.servers_known((str(ME), str(NEW)))
     assert peers.names == (str(NEW),)
 

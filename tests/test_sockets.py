@@ -13,8 +13,9 @@ import gevent
 import pytest
 
 from app import sockets as sockets_module
-from app.config.options import Options, UsageError
+from app.config.options import Options
 from app.config.servers import Server
+from app.config.usage import UsageError
 from app.front.batch import Ring
 from app.sockets import DatagramSocket, Sockets, listening_socket
 from tests.support.gevent_loop import watched_loop

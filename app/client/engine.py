@@ -281,7 +281,7 @@ class Engine:
                 continue
             exchange.refused.add(index)
             others = [] if exchange.only else self._router.others(exchange.refused)
-            if not others and exchange.is_impatient:
+            if not others and exchange.is_impatient and not self._is_finding(exchange):
                 why = self.sockets.trouble(self._servers(exchange), exchange.complaints) or "connection refused"
                 self._fail(exchange, Unreachable(f"no answer from {self._names(exchange)}: {why}"))
             elif exchange.asked == index and others and exchange.attempts.moved(now):
@@ -289,6 +289,12 @@ class Engine:
                 exchange.sent_at = now
                 self._schedule(exchange)
                 self._send(exchange)
+
+    def _is_finding(self, exchange: Exchange) -> bool:
+        """Whether a server that has not refused it is being asked who it is, and may answer for it then."""
+        return not exchange.is_probe and any(
+            probe.is_probe and probe.asked not in exchange.refused for probe in self._in_flight.values()
+        )
 
     def _shrink(self, exchange: Exchange, now: float) -> None:
         """Halve the window, once for all tries that left before it was halved."""

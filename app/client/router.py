@@ -37,7 +37,8 @@ REFRESH_S: Final = 10.0
 # And at most this often, however much is wrong.
 REFRESH_MIN_S: Final = 0.5
 
-# A server without proof is asked again after these waits, doubled each time from the first to the last (s).
+# A server without proof is asked again after these waits, doubled each time from the first to the last (s). While no
+# server at all has proof, though members are known, all are asked after the first: there is nobody else to go on by.
 PROBE_MIN_S: Final = 0.5
 PROBE_MAX_S: Final = 32.0
 # Servers without proof asked at one time.
@@ -171,9 +172,12 @@ class Router:
             targets.append(proven[self._round % len(proven)] if proven else self.current)
             if self._is_in_doubt():
                 targets = [*sorted(self._adherents)[:1], *sorted(self._strangers)[:PROBES_MAX]] or targets
-        due = [index for index in self._unproven() if self._asked.get(index, (-inf, 0.0))[0] <= now]
+        due_by = now + PROBE_MAX_S if self._has_nobody() else now
+        due = [index for index in self._unproven() if self._asked.get(index, (-inf, 0.0))[0] <= due_by]
+        due.sort(key=lambda index: self._asked.get(index, (-inf, 0.0))[0])
+        longest_s = PROBE_MIN_S if self._has_nobody() else PROBE_MAX_S
         for index in due[:PROBES_MAX]:
-            wait_s = min(2 * self._asked.get(index, (0.0, PROBE_MIN_S / 2))[1], PROBE_MAX_S)
+            wait_s = min(2 * self._asked.get(index, (0.0, PROBE_MIN_S / 2))[1], longest_s)
             self._asked[index] = (now + wait_s, wait_s)
             if index not in targets:
                 targets.append(index)
@@ -231,6 +235,10 @@ class Router:
             return False
         is_same_file = table.address in ours.servers or ours.address in table.servers
         return is_same_file or self._strangers.keys() >= set(self._given).difference(self._unresolved)
+
+    def _has_nobody(self) -> bool:
+        """Members are known, and none of them, given or found, can be asked."""
+        return self._table is not None and not self._proven
 
     def _is_in_doubt(self) -> bool:
         """Some given server has just told of another cluster: the others are to be asked again."""

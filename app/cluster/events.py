@@ -265,7 +265,8 @@ class Status:
     primaries: tuple[int, ...]  # by slot, the primary's place among the members; -1: it is not up. Empty: no view
     dropped: dict[str, int]  # datagrams, by reason
     lacks: tuple[tuple[str, str], ...] = ()  # live peers without a link; our own, or, at the coordinator, all
-    register_fault: str = ""  # why the shared register is not gone by, or does not answer
+    # Why the shared register is not gone by, or does not answer; empty: all is well; None: there is none.
+    register_fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

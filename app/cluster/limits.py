@@ -20,6 +20,7 @@ the secret; without one, who can forge an address) may say the highest number at
 Seqs are renewed like epochs, with the term, by the next node that becomes a slot's primary (replication/primary.py).
 """
 
+import re
 from collections.abc import Sequence
 from math import isfinite
 from typing import Final, NamedTuple
@@ -87,9 +88,14 @@ def is_clock(seconds: float) -> bool:
     return isfinite(seconds) and 0.0 <= seconds <= CLOCK_MAX_S
 
 
+# Printable ASCII, but for the space, the double quote and the backslash.
+_NAME: Final = re.compile(rf"[!#-\[\]-~]{{1,{ADDRESS_MAX_BYTES}}}")
+
+
 def is_name(name: str) -> bool:
-    """Whether this can be a server's name: a line of a servers file, which is printable ASCII without spaces."""
-    return 0 < len(name) <= ADDRESS_MAX_BYTES and name.isascii() and name.isprintable() and " " not in name
+    """Whether this can be a server's name: a line of a servers file, which is printable ASCII without spaces. And
+    without what JSON would escape: a report has room for so many bytes a name (app/requests/reports.py)."""
+    return _NAME.fullmatch(name) is not None
 
 
 # By field of a ClusterMessage. What is missing here is no number, and `fault_of` knows it.

@@ -63,11 +63,11 @@ class Facts:
     status: Status
     view: View | None
     has_lease: bool
-    servers: Sequence[str]  # of the file
+    servers: Sequence[str]  # that belong to the cluster, this node among them
     replicas: int  # --replicas
     routes: Sequence[str]  # by slot, as requests go by them (Replication.routes)
     led: LedSlots
-    contacts: Mapping[str, Contact]  # of every other server
+    contacts: Mapping[str, Contact]  # of every other server that it listens to
     is_stopping: bool
 
 
@@ -85,7 +85,7 @@ class Readiness:
     copies_most: int
     copies_missing: int  # of those wanted, over all slots
     unlinked: tuple[str, ...]  # other members without a link in both directions
-    servers: int  # of the file
+    servers: int  # that belong to the cluster
     servers_up: int  # that are members and up, this node included
     reasons: tuple[str, ...]  # why clients should rather ask another node, each a sentence
     lacking: tuple[str, ...]  # what else keeps the cluster from being whole, likewise
@@ -160,8 +160,8 @@ def readiness(facts: Facts) -> Readiness:
             lacking.append("slots are on their way to where they are wanted")
         if status.register_fault and facts.has_lease:
             lacking.append(f"no view can be made now; the register: {status.register_fault}")
-        if 2 * up <= len(facts.servers):
-            lacking.append(f"no majority: {up} of {len(facts.servers)} servers of the file are up")
+        if status.register_fault is None and (no_majority := _no_majority(facts)):
+            lacking.append(no_majority)
     if reasons:
         reasons += about
     else:
@@ -234,7 +234,10 @@ def _reasons(facts: Facts, own: int, reads: int, unreached: int) -> list[str]:
     if facts.view is None:
         reasons.append(f"no view: it has found no cluster yet; {_heard_servers(facts, HEARD_S)}")
     elif not status.is_member:
-        reasons.append(f"not a member: it is not in the view that it knows; {_heard_servers(facts, HEARD_S)}")
+        reasons.append(
+            "not a member: it is not in the view that it knows (if it stays so, the log of the coordinator,"
+            f" {status.coordinator}, says why); {_heard_servers(facts, HEARD_S)}"
+        )
     elif not facts.has_lease:
         reasons.append(f"no lease: it serves nothing; {_lease_sentence(facts)}")
     else:
@@ -253,10 +256,11 @@ def _reasons(facts: Facts, own: int, reads: int, unreached: int) -> list[str]:
 
 
 def _heard_servers(facts: Facts, within_s: float) -> str:
-    silent = [server for server, contact in facts.contacts.items() if contact.unheard_s > within_s]
+    others = [server for server in facts.servers if server != facts.status.address]
+    silent = [server for server in others if _contact(facts, server).unheard_s > within_s]
     heard = len(facts.servers) - len(silent)
     check = f": check {_names(silent)}" if silent else ""
-    return f"{heard} of {len(facts.servers)} servers of the file heard, itself included{check}"
+    return f"{heard} of {len(facts.servers)} servers heard, itself included{check}"
 
 
 def _lease_sentence(facts: Facts) -> str:
@@ -304,6 +308,21 @@ def _no_link(facts: Facts, address: str) -> str:
     if _is_heard(facts, contact):
         return f"{down} (UDP passes): check TCP port {port}"
     return f"{down} (nor UDP; others hear it): check the network to it"
+
+
+def _no_majority(facts: Facts) -> str:
+    """That no other may fail, or that the cluster does not go on: only half of those that count are up, or fewer, and
+    some that belong are not. Where views list the servers, the founders count, with those that were removed."""
+    founders = facts.view.founders if facts.view is not None else ()
+    counting = founders or facts.servers
+    up = {member.address for member in facts.status.members if _is_up(member) and member.address in counting}
+    which = "servers that founded the cluster" if founders else "servers of the file"
+    is_missed = any(server not in up for server in counting if server in facts.servers)
+    return (
+        f"no majority: {len(up)} of {len(counting)} {which} are up"
+        if is_missed and 2 * len(up) <= len(counting)
+        else ""
+    )
 
 
 def _copies_sentence(facts: Facts, copies: Sequence[int], wanted: int) -> str:

@@ -5,7 +5,7 @@ Per slot a view states what is (the primary, and the backups that are in sync wi
 makes the next view a function of this one and of what happened since, whichever node computes it.
 
 Which servers belong is what the servers file says, until an administrator adds or removes one by a command: from then
-on views list them (servers.py).
+on views list them (membership/belonging.py).
 """
 
 from collections.abc import Sequence

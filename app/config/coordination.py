@@ -11,8 +11,9 @@ ENDPOINTS_MAX: Final = 16
 # Part of the keys: what needs no escaping anywhere.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _HOW_TO: Final = "write etcd:http://HOST:PORT,…/NAME, or https://"
-# A user and a password; a chain of certificates and keys. What is longer is another file.
+# A user and a password; all certificates that a system trusts are a quarter of this. What is longer is another file.
 USER_MAX_BYTES: Final = 1024
+CERTIFICATES_MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Credentials:
 
     user: str
     password: str = field(repr=False)
+    path: str = field(default="", compare=False)
 
 
 def parse_coordination(text: str) -> Coordination | None:
@@ -58,7 +60,8 @@ def parse_coordination(text: str) -> Coordination | None:
     if not slash or not urls or urls.endswith("/"):
         raise ValueError(f"names no cluster: {_HOW_TO}")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} isn't a name: 1 to 63 of letters, digits, dots, hyphens and underscores")
+        what = "1 to 63 of letters, digits, dots, hyphens and underscores, the first a letter or digit"
+        raise ValueError(f"{name!r} isn't a name: {what}")
     parts = urls.split(",")
     if len(parts) > ENDPOINTS_MAX:
         raise ValueError(f"names more than {ENDPOINTS_MAX} endpoints")
@@ -72,6 +75,10 @@ def _parse_endpoint(text: str) -> Endpoint:
     scheme, mark, rest = text.partition("://")
     if not mark or scheme not in ("http", "https"):
         raise ValueError(f"{text!r} isn't an endpoint: {_HOW_TO}")
+    if "@" in rest:
+        raise ValueError("has a user, whom every user of the machine could see: leave it to --etcd-user-file")
+    if "/" in rest:
+        raise ValueError(f"{text!r} isn't an endpoint: NAME comes once, after all of them: {_HOW_TO}")
     try:
         host, port = split_host_port(rest)
     except ValueError as error:
@@ -79,23 +86,38 @@ def _parse_endpoint(text: str) -> Endpoint:
     return Endpoint(host, port, scheme == "https")
 
 
-def read_credentials(path: str) -> Credentials:
-    """What a file of one line USER:PASSWORD holds. ValueError with what is wrong."""
+def read_credentials(path: str, *, again: bool = False) -> Credentials:
+    """What a file of one line USER:PASSWORD holds; `again`: see files.py. ValueError with what is wrong."""
+    content = _content(path, USER_MAX_BYTES, again=again)
     try:
-        content, _ = files.read(path, USER_MAX_BYTES + 1, again=False)
         text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"can't be read: {error}") from None
     user, colon, password = text.removesuffix("\n").removesuffix("\r").partition(":")
-    if len(content) > USER_MAX_BYTES or "\n" in password or not (user and colon and password):
+    if "\n" in password or not (user and colon and password):
         raise ValueError("isn't one line USER:PASSWORD")
-    return Credentials(user, password)
+    return Credentials(user, password, path)
 
 
-def readable(path: str) -> str:
+def read_certificates(path: str) -> bytes:
+    """The content of a file of certificates, or of a key, which is not looked into. ValueError with what is wrong.
+
+    It is no pipe: who makes use of it opens it once more.
+    """
+    return _content(path, CERTIFICATES_MAX_BYTES, again=True)
+
+
+def file_of_certificates(path: str) -> str:
     """The path, if the file can be read. ValueError with what is wrong."""
+    read_certificates(path)
+    return path
+
+
+def _content(path: str, max_bytes: int, *, again: bool) -> bytes:
     try:
-        files.read(path, 1, again=False)
+        content, _ = files.read(path, max_bytes + 1, again=again)
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from None
-    return path
+    if len(content) > max_bytes:
+        raise ValueError(f"has more than {max_bytes} bytes")
+    return content

@@ -4,209 +4,65 @@ The approach is gunicorn's: each setting is declared once, as a field of `Option
 parser, its default as one would type it, and its help text; the command line, the environment variable
 (`--max-memory` is also KV_MAX_MEMORY) and the manual that --help prints all follow from that. Adding a
 setting is adding a field. What is wrong raises `UsageError` with one line that says what to change; nothing
-here prints or exits, but for --help.
+here prints or exits, but for --help. How a setting is declared is in setting.py, which values one takes and
+why in values.py, the words of the command line and the manual in usage.py.
 
 The command line has precedence over the environment, that over the default. An empty variable counts as
 unset, since compose files and unit files can hardly leave one out. Unknown KV_ variables are no fault:
 orchestrators make their own for a service that is named kv (KV_PORT=tcp://...), which is also why PORT and
 SERVERS_FILE have none. But one that is nearly a setting's was meant for it: `misspelt`.
-
-It is long since each setting has all of it here, one after the other: bounds and their reasons, what it takes, what the
-manual says of it, and what it does not go together with.
 """
 
-import argparse
 import difflib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Final, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from app.config import allowlist, servers
 from app.config.allowlist import Network
 from app.config.cgroup import memory_limit
-from app.config.coordination import Coordination, Credentials, parse_coordination, read_credentials, readable
+from app.config.coordination import (
+    Coordination,
+    Credentials,
+    file_of_certificates,
+    parse_coordination,
+    read_credentials,
+)
 from app.config.numbers import PORT_MAX, number
-from app.config.secret import SECRET_MIN_BYTES, SecretFile, parse_secret, read_secret
+from app.config.secret import SecretFile, parse_secret, read_secret
 from app.config.servers import Server, ServersError, parse_seeds, split_host_port
+from app.config.setting import Setting, declare, variable_of
+from app.config.usage import GONE, UsageError, words
+from app.config.values import (
+    ANSWER_RATE_MIN_BYTES,
+    FORGET_AFTER_MAX_S,
+    HTTP_HOSTS_MAX,
+    IN_FLIGHT_DEFAULT,
+    IN_FLIGHT_MAX,
+    LAST_TRY_S,
+    LEAVE_TIMEOUT_MAX_S,
+    MEMORY_MIN_BYTES,
+    MEMORY_MIN_HTTP_BYTES,
+    MIB,
+    REPLY_TTL_MAX_S,
+    REPLY_TTL_MIN_S,
+    SLOW_MAX_MS,
+    in_flight_bytes,
+    one_of,
+    parse_answer_rate,
+    parse_bind,
+    parse_http_hosts,
+    parse_memory,
+    parse_yes_or_no,
+    show_size,
+)
 from app.observe import logs
-from app.version import VERSION
-from app.wire.protocol import CLIENT_TIMEOUTS_MS, COPIES_MAX, DATAGRAM_MAX_BYTES
-
-_MIB: Final = 1 << 20
-# Of the whole process. The interpreter with everything imported takes 29 MiB and remembered replies their
-# share; with less than this there would be no store left to speak of.
-MEMORY_MIN_BYTES: Final = 48 * _MIB
-# With --http: its server and the metrics library are 9 MiB more (docs/monitoring.md).
-MEMORY_MIN_HTTP_BYTES: Final = 60 * _MIB
-
-# How long after a client's first try its last one leaves (s).
-_LAST_TRY_S: Final = sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000
-# A reply must be remembered until the last try has arrived, or that would take effect once more: 1.5 s are for the way
-# and for queues.
-REPLY_TTL_MIN_S: Final = 6.0
-# Replies are never forgotten early, so a longer life means fewer writes a second before clients are told to
-# wait.
-REPLY_TTL_MAX_S: Final = 60.0
-assert _LAST_TRY_S < REPLY_TTL_MIN_S
-
-# With less than this a second, addresses that are forged could use up what honest ones get: app/front/rate.py.
-ANSWER_RATE_MIN_BYTES: Final = 64 << 10
-
-# Past these a number was not meant so: nobody waits an hour for a node to stop, or a month for one to come back, no
-# request takes a minute (clients give up after 7 s), and a node has not more names than a cluster has nodes.
-LEAVE_TIMEOUT_MAX_S: Final = 3600.0
-FORGET_AFTER_MAX_S: Final = 31 * 86_400.0
-SLOW_MAX_MS: Final = 60_000
-_HTTP_HOSTS_MAX: Final = 64
-
-# Requests that may wait at once. The most could hold 1 GiB; by default it is 16 MiB.
-IN_FLIGHT_MAX: Final = 65536
-_IN_FLIGHT_DEFAULT: Final = 1024
-
-
-def _in_flight_bytes(count: int) -> int:
-    """What that many requests in flight hold at most: a datagram each."""
-    return count * DATAGRAM_MAX_BYTES
-
-
-assert _in_flight_bytes(_IN_FLIGHT_DEFAULT) <= MEMORY_MIN_BYTES // 2
-
-# What may follow a size's number, in lower case; and a size: its number, decimals, unit.
-_UNITS: Final = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "k": 2**10,
-    "m": 2**20,
-    "g": 2**30,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-_SIZE: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))? ?([a-z]*)", re.ASCII | re.IGNORECASE)
-
-
-class UsageError(Exception):
-    """The node can't start as it was told to: one line that says what is wrong and how to mend it."""
-
-
-# Parsers: text to value; ValueError with a phrase that follows "--option 'text': ".
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `64MB` (powers of 1000), `1GiB` or `1G` (powers of 1024) or a number; case doesn't matter."""
-    match = _SIZE.fullmatch(text)
-    unit = _UNITS.get(match[3].lower()) if match else None
-    if not match or unit is None:
-        raise ValueError("isn't a size: write 64MB, 1.5GiB or a number of bytes")
-    decimals = match[2] or ""
-    return int(match[1] + decimals) * unit // int(10 ** len(decimals))
-
-
-def show_size(size_bytes: int) -> str:
-    """A size as one would type it: in the largest binary unit that divides it."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size_bytes and size_bytes % _UNITS[unit.lower()] == 0:
-            return f"{size_bytes // _UNITS[unit.lower()]}{unit}"
-    return str(size_bytes)
-
-
-def _parse_memory(text: str) -> int:
-    size_bytes = parse_size(text)
-    if size_bytes < MEMORY_MIN_BYTES:
-        raise ValueError(
-            f"is less than a node needs: at least {show_size(MEMORY_MIN_BYTES)} (write 64MB, 1GiB or bytes)"
-        )
-    return size_bytes
-
-
-def _parse_answer_rate(text: str) -> int:
-    size_bytes = parse_size(text)
-    if size_bytes < ANSWER_RATE_MIN_BYTES:
-        raise ValueError(f"is less than a client needs: at least {show_size(ANSWER_RATE_MIN_BYTES)} (a second)")
-    return size_bytes
-
-
-def _parse_bind(text: str) -> str:
-    address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not servers.is_address(address):
-        raise ValueError("isn't an IPv4 or IPv6 address (host names are not looked up here)")
-    return address.lower()
-
-
-def _parse_http_hosts(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip().lower() for name in text.split(",")) if text else ()
-    if len(names) > _HTTP_HOSTS_MAX:
-        raise ValueError(f"names more than {_HTTP_HOSTS_MAX}")
-    for name in names:
-        if name != "*" and not servers.is_name(name):
-            raise ValueError("isn't a host name, several with commas between, or *: ports are left out")
-    return names
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse_choice(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"isn't one of {', '.join(choices)}")
-        return text
-
-    return parse_choice
-
-
-def _parse_yes_or_no(text: str) -> bool:
-    return _one_of("yes", "no")(text) == "yes"
-
-
-# Options that are no more, and what to do instead.
-_GONE: Final = {
-    "--on-partition": "is no more: a side with too few servers always refuses. Leave it out; what an operator can do"
-    " about it is in docs/operations.md",
-}
+from app.wire.protocol import ADDRESS_MAX_BYTES, COPIES_MAX, DATAGRAM_MAX_BYTES, SERVERS_MAX
 
 # Variables that are no settings of a node's: of app/fast, of the tools, of the compose files.
 _OTHER_VARIABLES: Final = {"KV_FAST", "KV_SERVER", "KV_PUBLISH"}
 # How the names begin that orchestrators make up for a service that is named kv.
 _ORCHESTRATORS: Final = ("KV_PORT", "KV_SERVICE_")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The declaration of one setting, kept with its field."""
-
-    option: str  # empty: it is taken from the environment only
-    parse: Callable[[str], Any]
-    metavar: str
-    default: str | None  # as one would type it; None: `default_words` says what then holds
-    default_words: str
-    group: str
-    help: str
-    variable: str  # of the environment
-    is_secret: bool  # never to be shown
-
-
-def _variable(option: str) -> str:
-    return "KV_" + option.removeprefix("--").replace("-", "_").upper()
-
-
-def _setting(
-    option: str,
-    parse: Callable[[str], Any],
-    metavar: str,
-    *,
-    default: str | None,
-    default_words: str = "",
-    group: str,
-    help: str,
-    variable: str = "",
-    is_secret: bool = False,
-) -> Any:
-    """A field of Options that is also an option, a variable and a paragraph of the manual."""
-    variable = variable or _variable(option)
-    setting = Setting(option, parse, metavar, default, default_words or str(default), group, help, variable, is_secret)
-    return field(default=None if default is None else parse(default), metadata={"setting": setting}, repr=not is_secret)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,9 +74,9 @@ class Options:
     me: Server  # the one of them that this node is
     servers_file: str = ""  # where they are named; empty: nowhere
 
-    max_memory_bytes: int = _setting(
+    max_memory_bytes: int = declare(
         "--max-memory",
-        _parse_memory,
+        parse_memory,
         "SIZE",
         default="128MiB",
         group="Memory",
@@ -229,9 +85,9 @@ class Options:
             the rest leaves. Sizes: 64MB (powers of 1000), 1GiB or 1G (powers of 1024), or a number of
             bytes; at least {show_size(MEMORY_MIN_BYTES)}.""",
     )
-    policy: str = _setting(
+    policy: str = declare(
         "--policy",
-        _one_of("allkeys-lru", "noeviction"),
+        one_of("allkeys-lru", "noeviction"),
         "POLICY",
         default="allkeys-lru",
         group="Memory",
@@ -239,9 +95,9 @@ class Options:
             What a full store does with a new value: allkeys-lru drops the keys that were used least
             recently, noeviction answers NO_SPC_ERR until keys are removed.""",
     )
-    bind: str = _setting(
+    bind: str = declare(
         "--bind",
-        _parse_bind,
+        parse_bind,
         "ADDRESS",
         default=None,
         default_words="0.0.0.0 or ::, all of them, as fits this node's line in SERVERS_FILE",
@@ -250,7 +106,7 @@ class Options:
             The one address to receive on, numeric. On all of them the node answers from the one that it
             was asked at.""",
     )
-    advertise: tuple[str, int] | None = _setting(
+    advertise: tuple[str, int] | None = declare(
         "--advertise",
         split_host_port,
         "HOST:PORT",
@@ -262,7 +118,7 @@ class Options:
             Needed where the machine doesn't have the address that others reach it by (address translation, a
             container's published port), or has several that are in the file.""",
     )
-    allow: tuple[Network, ...] | None = _setting(
+    allow: tuple[Network, ...] | None = declare(
         "--allow",
         allowlist.parse_networks,
         "CIDR[,CIDR...]",
@@ -275,7 +131,7 @@ class Options:
             tools and health checks on this machine come from 127.0.0.1. What nodes say to each other is not
             concerned.""",
     )
-    admin_allow: tuple[Network, ...] | None = _setting(
+    admin_allow: tuple[Network, ...] | None = declare(
         "--admin-allow",
         allowlist.parse_networks,
         "CIDR[,CIDR...]",
@@ -286,9 +142,9 @@ class Options:
             Whose SHUTDOWN, WIPEOUT, FOUND and CONFIG are obeyed; others' are dropped, counted and logged. With
             --allow, all of it must be within that.""",
     )
-    answer_rate_bytes: int = _setting(
+    answer_rate_bytes: int = declare(
         "--answer-rate",
-        _parse_answer_rate,
+        parse_answer_rate,
         "SIZE",
         default="256MiB",
         group="Network",
@@ -299,7 +155,7 @@ class Options:
             the node say what yours need. At least {show_size(ANSWER_RATE_MIN_BYTES)}. This machine
             (127.0.0.1, ::1) and the servers of SERVERS_FILE are exempt.""",
     )
-    http_port: int | None = _setting(
+    http_port: int | None = declare(
         "--http",
         number(int, 1, PORT_MAX, what="a port: a number"),
         "PORT",
@@ -311,36 +167,36 @@ class Options:
             at /metrics, /health and /ready for probes. It changes nothing and asks nobody who they are. It takes
             9 MiB of --max-memory, which must be {show_size(MEMORY_MIN_HTTP_BYTES)} or more.""",
     )
-    http_bind: str = _setting(
+    http_bind: str = declare(
         "--http-bind",
-        _parse_bind,
+        parse_bind,
         "ADDRESS",
         default=None,
         default_words="that of --bind",
         group="Network",
         help="The address that --http receives on, numeric.",
     )
-    http_hosts: tuple[str, ...] = _setting(
+    http_hosts: tuple[str, ...] = declare(
         "--http-host",
-        _parse_http_hosts,
+        parse_http_hosts,
         "NAME[,NAME...]",
         default="",
         default_words="none",
         group="Network",
         help=f"""
             Further names by which browsers, probes and scrapes may call the node in HTTP's Host, at most
-            {_HTTP_HOSTS_MAX}; or *: any. Numeric addresses, localhost, the machine's name and the one in SERVERS_FILE
+            {HTTP_HOSTS_MAX}; or *: any. Numeric addresses, localhost, the machine's name and the one in SERVERS_FILE
             are always taken; others are refused, since a stranger's page in somebody's browser can make a name of
             its own stand for this node.""",
     )
-    reply_ttl_s: float = _setting(
+    reply_ttl_s: float = declare(
         "--reply-ttl",
         number(
             float,
             REPLY_TTL_MIN_S,
             REPLY_TTL_MAX_S,
             what="a number of seconds",
-            why=f"a client's last try leaves {_LAST_TRY_S:g} s after its first",
+            why=f"a client's last try leaves {LAST_TRY_S:g} s after its first",
         ),
         "SECONDS",
         default="6",
@@ -348,21 +204,21 @@ class Options:
         help=f"""
             How long the answer to a PUT, REMOVE or WIPEOUT is remembered, so that a retry gets it instead
             of taking effect twice: {REPLY_TTL_MIN_S:g} to {REPLY_TTL_MAX_S:g} (a client's last try leaves
-            {_LAST_TRY_S:g} s after its first). Memory for answers is bounded and none is forgotten early:
+            {LAST_TRY_S:g} s after its first). Memory for answers is bounded and none is forgotten early:
             twice the time is half the writes a second before clients are told to wait.""",
     )
-    max_in_flight: int = _setting(
+    max_in_flight: int = declare(
         "--max-in-flight",
         number(int, 1, IN_FLIGHT_MAX),
         "NUMBER",
-        default=str(_IN_FLIGHT_DEFAULT),
+        default=str(IN_FLIGHT_DEFAULT),
         group="Requests",
         help=f"""
             Requests that may wait at once for something that isn't in this node's memory; one more is
             answered SYS_OVERLOAD_ERR. 1 to {IN_FLIGHT_MAX}; each can hold {show_size(DATAGRAM_MAX_BYTES)},
             and all together at most half of --max-memory.""",
     )
-    slow_ms: int = _setting(
+    slow_ms: int = declare(
         "--slow-ms",
         number(int, 0, SLOW_MAX_MS, what="a number of milliseconds"),
         "NUMBER",
@@ -373,7 +229,7 @@ class Options:
             Requests that take so many milliseconds or more are kept, the last 128 of them, for `tools/kv.py
             slowlog` and /slowlog: command, key, duration, client.""",
     )
-    replicas: int = _setting(
+    replicas: int = declare(
         "--replicas",
         number(int, 1, COPIES_MAX),
         "NUMBER",
@@ -383,19 +239,20 @@ class Options:
             Copies of each slot, the primary's included, as far as there are nodes: 1 to {COPIES_MAX}. The
             same on every node.""",
     )
-    join: tuple[tuple[str, int], ...] | None = _setting(
+    join: tuple[tuple[str, int], ...] | None = declare(
         "--join",
         parse_seeds,
         "HOST:PORT,...",
         default=None,
-        default_words="SERVERS_FILE, which says who founds the cluster",
+        default_words="found one with those in SERVERS_FILE",
         group="Cluster",
         help="""
-            Join the cluster that any of these nodes is a member of, each as the cluster calls it, in place of
-            SERVERS_FILE. This node founds none. Others know it by --advertise, and add it to those that belong
-            since it knows the secret; without one that is refused.""",
+            Join the cluster that any of these nodes is a member of, each as the cluster calls it. This node founds
+            none. Others know it by --advertise, and add it to those that belong since it knows the secret; without
+            one that is refused. It needs no SERVERS_FILE. With one besides, whoever is in it, by the very name that
+            --advertise has, founds by it and is not concerned by this: so all nodes can be started alike.""",
     )
-    forget_after_s: float = _setting(
+    forget_after_s: float = declare(
         "--forget-after",
         number(float, 0.0, FORGET_AFTER_MAX_S, what="a number of seconds"),
         "SECONDS",
@@ -407,9 +264,9 @@ class Options:
             belongs to the cluster no more: up to {FORGET_AFTER_MAX_S:g}. With --join it is added again when it comes
             back. Longer than a restart takes. Founders, which the servers file names, are never forgotten.""",
     )
-    file_rules: bool = _setting(
+    file_rules: bool = declare(
         "--file-rules",
-        _parse_yes_or_no,
+        parse_yes_or_no,
         "yes|no",
         default="no",
         group="Cluster",
@@ -418,9 +275,9 @@ class Options:
             If not, it stays one until this node is started anew. It stays one in any case while it is a member:
             stop it, then have the file read once more.""",
     )
-    trust_refusals: bool = _setting(
+    trust_refusals: bool = declare(
         "--trust-refusals",
-        _parse_yes_or_no,
+        parse_yes_or_no,
         "yes|no",
         default="no",
         group="Cluster",
@@ -431,7 +288,7 @@ class Options:
             container): the price of being wrong is two nodes that serve a slot, and lost writes. On one
             machine it is always a proof.""",
     )
-    coordination: Coordination | None = _setting(  # noqa: RUF009 - it makes a field
+    coordination: Coordination | None = declare(  # noqa: RUF009 - it makes a field
         "--coordination",
         parse_coordination,
         "ENGINE",
@@ -442,7 +299,7 @@ class Options:
             later) that runs anyway, as etcd:http://10.0.0.1:2379,http://10.0.0.2:2379/NAME: then any number of
             survivors goes on. NAME is the cluster's in there. The same on every node.""",
     )
-    etcd_user: Credentials | None = _setting(  # noqa: RUF009 - it makes a field
+    etcd_user: Credentials | None = declare(  # noqa: RUF009 - it makes a field
         "--etcd-user-file",
         read_credentials,
         "PATH",
@@ -452,25 +309,34 @@ class Options:
         help="A file of one line USER:PASSWORD, for an etcd that asks who a node is.",
         is_secret=True,
     )
-    etcd_ca_file: str | None = _setting(
+    etcd_ca_file: str | None = declare(
         "--etcd-ca-file",
-        readable,
+        file_of_certificates,
         "PATH",
         default=None,
         default_words="those the system trusts",
         group="Cluster",
         help="Certificates of those whose signature etcd's own must have, for https://.",
     )
-    etcd_cert_file: str | None = _setting(
+    etcd_cert_file: str | None = declare(
         "--etcd-cert-file",
-        readable,
+        file_of_certificates,
         "PATH",
         default=None,
         default_words="none",
         group="Cluster",
-        help="This node's own certificate and key, for an etcd that asks for one.",
+        help="This node's own certificate, and its key unless --etcd-key-file has it, for an etcd that asks for one.",
     )
-    leave_timeout_s: float = _setting(
+    etcd_key_file: str | None = declare(
+        "--etcd-key-file",
+        file_of_certificates,
+        "PATH",
+        default=None,
+        default_words="in the certificate's file",
+        group="Cluster",
+        help="The key of --etcd-cert-file, without a passphrase.",
+    )
+    leave_timeout_s: float = declare(
         "--leave-timeout",
         number(float, 0.0, LEAVE_TIMEOUT_MAX_S, what="a number of seconds"),
         "SECONDS",
@@ -480,7 +346,7 @@ class Options:
             How long a node that is told to stop takes at most to hand its slots over: 0 to
             {LEAVE_TIMEOUT_MAX_S:g}. After that it stops all the same. A second signal stops it at once.""",
     )
-    secret: bytes | None = _setting(
+    secret: bytes | None = declare(
         "",
         parse_secret,
         "SECRET",
@@ -490,7 +356,7 @@ class Options:
         variable="KV_CLUSTER_SECRET",
         is_secret=True,
     )
-    secret_file: SecretFile | None = _setting(  # noqa: RUF009 - it makes a field
+    secret_file: SecretFile | None = declare(  # noqa: RUF009 - it makes a field
         "",
         read_secret,
         "PATH",
@@ -500,9 +366,9 @@ class Options:
         variable="KV_CLUSTER_SECRET_FILE",
         is_secret=True,
     )
-    log_level: str = _setting(
+    log_level: str = declare(
         "--log-level",
-        _one_of(*logs.LEVELS),
+        one_of(*logs.LEVELS),
         "LEVEL",
         default="info",
         group="Logging",
@@ -510,9 +376,9 @@ class Options:
             The least level that is logged: {", ".join(logs.LEVELS)}. At info a node logs its changes of
             state, nothing per request.""",
     )
-    log_format: str = _setting(
+    log_format: str = declare(
         "--log-format",
-        _one_of(*logs.FORMATS),
+        one_of(*logs.FORMATS),
         "FORMAT",
         default="text",
         group="Logging",
@@ -562,26 +428,28 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     Reads the servers file and resolves the names in it. Raises UsageError for anything wrong; --help and
     --version print that and raise SystemExit(0).
     """
-    given = _parse_command_line(arguments)
-    for option, instead in _GONE.items():
-        if environment.get(_variable(option)):
-            raise UsageError(f"{_variable(option)} {instead}")
+    given = words(arguments, dict(settings()))
+    for option, instead in GONE.items():
+        if environment.get(variable_of(option)):
+            raise UsageError(f"{variable_of(option)} {instead}")
     values = {name: _value(setting, getattr(given, name, None), environment) for name, setting in _all_settings()}
     try:
         port = servers.parse_port(given.port)
     except ValueError as error:
         raise UsageError(f"PORT: {error}") from None
     try:
-        if values["join"] is not None:
-            me, listed = _joining(given.servers_file, values)
+        if values["join"] is not None and not _is_founder(given.servers_file, values):
+            given.servers_file = ""  # it goes by what the members say
+            me, listed = _joining(values)
         else:
+            values["join"] = None
             listed = servers.load(_file(given.servers_file))
             me = servers.find_me(
                 listed, port, name=given.servers_file, bind=values["bind"], advertise=values["advertise"]
             )
     except ServersError as error:
         raise UsageError(str(error)) from None
-    options = Options(port=port, servers=listed, me=me, servers_file=given.servers_file or "", **values)
+    options = Options(port=port, servers=listed, me=me, servers_file=given.servers_file, **values)
     _check_together(options)
     return options
 
@@ -592,15 +460,30 @@ def _file(given: str | None) -> str:
     return given
 
 
-def _joining(servers_file: str | None, values: Mapping[str, Any]) -> tuple[Server, tuple[Server, ...]]:
-    """This node, and all that it knows of at first. Raises UsageError, ServersError."""
-    if servers_file:
-        raise UsageError(f"--join is in place of a servers file: leave out {servers_file}, or --join")
+def _is_founder(servers_file: str | None, values: Mapping[str, Any]) -> bool:
+    """Whether a node that is told to join is in the servers file, if it has one. Raises UsageError, ServersError."""
     if values["advertise"] is None:
         raise UsageError("--join needs --advertise HOST:PORT: what the other nodes are to call this one")
+    if not (values["secret"] or values["secret_file"]):
+        raise UsageError("--join needs a secret: set KV_CLUSTER_SECRET or KV_CLUSTER_SECRET_FILE")
+    if not servers_file:
+        return False
+    # As it is written, and not by an address: where those are used again, another's name may still stand for ours.
+    listed = servers.parse(servers.read_file(servers_file), servers_file)
+    return any((entry.host, entry.port) == values["advertise"] for entry in listed)
+
+
+def _joining(values: Mapping[str, Any]) -> tuple[Server, tuple[Server, ...]]:
+    """This node, and all that it knows of at first. Raises UsageError, ServersError."""
     named = dict.fromkeys((values["advertise"], *values["join"]))
     if len(named) == 1:
         raise UsageError("--join names this node alone: name a member of the cluster")
+    if len(named) > SERVERS_MAX:
+        raise UsageError(f"--join names more than {SERVERS_MAX - 1} servers: a cluster has no more")
+    for server in named:
+        if len(name := servers.join_host_port(*server)) > ADDRESS_MAX_BYTES:
+            what = "--advertise" if server == values["advertise"] else "--join"
+            raise UsageError(f"{what} {name}: a server's name has at most {ADDRESS_MAX_BYTES} bytes, its port included")
     listed = servers.resolve([servers.Entry(host, port, 0) for host, port in named], "--join", servers.lookup_host)
     return listed[0], listed
 
@@ -616,24 +499,6 @@ def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
             if near:
                 found[name] = f"KV_{near[0]}"
     return found
-
-
-def _parse_command_line(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    given, rest = parser.parse_known_args(arguments)
-    for argument in rest:
-        if not argument.startswith("-"):
-            continue
-        option = argument.partition("=")[0]
-        if option in _GONE:
-            raise UsageError(f"{option} {_GONE[option]}")
-        close = difflib.get_close_matches(option, [setting.option for _, setting in settings()], 1)
-        raise UsageError(f"unknown option {option!r} ({f'is {close[0]} meant?' if close else 'see --help'})")
-    if rest and given.servers_file is None:  # argparse leaves out what may be missing, if an option stands before it
-        given.servers_file = rest.pop(0)
-    if rest:
-        raise UsageError(f"unexpected argument {rest[0]!r} (see --help)")
-    return given
 
 
 def _value(setting: Setting, typed: str | None, environment: Mapping[str, str]) -> Any:
@@ -681,8 +546,10 @@ def _check_together(options: Options) -> None:
     is_tls = options.coordination is not None and options.coordination.endpoints[0].is_tls
     if options.etcd_user is not None and options.coordination is None:
         raise UsageError("--etcd-user-file without an etcd: say which by --coordination")
-    if (options.etcd_ca_file or options.etcd_cert_file) and not is_tls:
-        raise UsageError("--etcd-ca-file and --etcd-cert-file are for an etcd that is asked by https://: say so")
+    if (options.etcd_ca_file or options.etcd_cert_file or options.etcd_key_file) and not is_tls:
+        raise UsageError("--etcd-ca-file, -cert-file and -key-file are for an etcd that is asked by https://: say so")
+    if options.etcd_key_file and not options.etcd_cert_file:
+        raise UsageError("--etcd-key-file without --etcd-cert-file, whose key it has: say which that is")
     if options.joins and options.cluster_secret is None:
         raise UsageError("--join needs a secret: set KV_CLUSTER_SECRET or KV_CLUSTER_SECRET_FILE")
     if options.secret and options.secret_file:
@@ -691,98 +558,11 @@ def _check_together(options: Options) -> None:
     if options.max_memory_bytes > limit.size_bytes:
         raise UsageError(
             f"--max-memory {show_size(options.max_memory_bytes)} is more than this process may take:"
-            f" {limit.size_bytes // _MIB}MiB ({limit.source}): lower it or raise the limit"
+            f" {limit.size_bytes // MIB}MiB ({limit.source}): lower it or raise the limit"
         )
-    if _in_flight_bytes(options.max_in_flight) > options.max_memory_bytes // 2:
+    if in_flight_bytes(options.max_in_flight) > options.max_memory_bytes // 2:
         most = options.max_memory_bytes // 2 // DATAGRAM_MAX_BYTES
         raise UsageError(
             f"--max-in-flight {options.max_in_flight} requests could fill more than half of --max-memory"
             f" {show_size(options.max_memory_bytes)}: say at most {most}, or raise --max-memory"
         )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see --help)")
-
-
-# What --help says before the options, and after them.
-_DESCRIPTION: Final = """\
-One node of a distributed key-value store that keeps everything in memory, and
-that memory within a bound. Clients reach any node by UDP on PORT."""
-
-_AFTER_OPTIONS: Final = f"""\
-Environment:
-  Each option is also an environment variable, named with it above. The command
-  line has precedence over it; an empty variable counts as unset.
-
-  KV_CLUSTER_SECRET, or KV_CLUSTER_SECRET_FILE with the name of a file that
-  holds it: a secret that all nodes share and prove to each other, random, of
-  {SECRET_MIN_BYTES} bytes or more (head -c 24 /dev/urandom | base64). Without one, nodes
-  believe whatever comes from the addresses in the servers file, so their
-  network must be trusted. Not to be had on the command line, where every user
-  of the machine could read it.
-
-  KV_FAST: whether the compiled core is used, which answers a request in about
-  half the time. Unset: where it was built. off: never, so that the Python does
-  all of it, and the same. on: the node does not start without it.
-
-  PYTHONHASHSEED is not heeded: whoever knew it could choose keys that make
-  every request slow.
-
-Servers file:
-  One HOST:PORT or [IPV6]:PORT a line, the same file on every node; # starts a
-  comment. One line makes a cluster of one. A name's address is looked up at
-  start, and again when its server can't be reached; a name that has none is
-  that of a server which is not there yet.
-
-Signals:
-  TERM, INT   hand the slots over to the other nodes, then stop
-  USR1        write all counters to the log
-  HUP         read SERVERS_FILE again: lines that were added are servers from
-              now on, in the same cluster; and KV_CLUSTER_SECRET_FILE: a new
-              secret is taken besides the old one, at the next HUP used, at the
-              third alone. A file with a fault changes nothing.
-
-Exit status:
-  0   stopped as told: by a signal, or by a client's SHUTDOWN
-  2   not started: the one line on standard error says why
-  Any other is a fault, told in the last lines on standard error.
-
-Examples:
-  python app/main.py 3331 servers.txt
-  python app/main.py 3331 servers.txt --max-memory 1GiB --policy noeviction
-  KV_LOG_FORMAT=json python app/main.py 3332 servers.txt --bind 192.0.2.7
-"""
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Collects words as they were typed: `_value` makes values of them, and of the environment's alike."""
-    parser = _Parser(
-        prog="python app/main.py",
-        usage="%(prog)s PORT SERVERS_FILE [options]\n       %(prog)s PORT --join HOST:PORT,... [options]",
-        description=_DESCRIPTION,
-        epilog=_AFTER_OPTIONS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # an abbreviation would change its meaning when an option is added
-        add_help=False,
-    )
-    required = parser.add_argument_group("Arguments")
-    required.add_argument("port", metavar="PORT", help="UDP port to serve on; TCP between nodes")
-    required.add_argument(
-        "servers_file", metavar="SERVERS_FILE", nargs="?", help="the cluster's nodes, this one included"
-    )
-    groups: dict[str, Any] = {}
-    for name, setting in settings():
-        if setting.group not in groups:
-            groups[setting.group] = parser.add_argument_group(setting.group)
-        groups[setting.group].add_argument(
-            setting.option,
-            dest=name,
-            metavar=setting.metavar,
-            help=f"{setting.help} Default: {setting.default_words}. [{setting.variable}]".replace("%", "%%"),
-        )
-    about = parser.add_argument_group("Help")
-    about.add_argument("-h", "--help", action="help", help="print this and leave")
-    about.add_argument("--version", action="version", version=f"kv-node {VERSION}", help="print that and leave")
-    return parser

@@ -52,7 +52,7 @@ class ServersError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the file, not yet looked up; `host` in lower case and without brackets."""
+    """One line of the file (0: of none), not yet looked up; `host` in lower case and without brackets."""
 
     host: str
     port: int
@@ -192,14 +192,15 @@ def reread(
 
 
 def unresolved(name: str) -> Server | None:
-    """The server of this name (`host:port`), which a view lists and the file does not. A host name has no address yet.
-    None: it is no such name, and nobody can be there."""
+    """The server of this name (`host:port`), which a view lists and the file does not. A host name has no address yet,
+    one of no machine never has. None: it is no such name, and nobody can be there."""
     try:
         host, port = split_host_port(name)
     except ValueError:
         return None
-    local = "127.0.0.1" if host == "localhost" else ""
-    return Server(host, port, host if is_address(host) else local)
+    if is_address(host):
+        return Server(host, port, "" if is_unusable(host) else host)
+    return Server(host, port, "127.0.0.1" if host == "localhost" else "")
 
 
 def read_file(path: str, *, again: bool = False) -> bytes:
@@ -275,7 +276,8 @@ def resolve(
             with suppress(OSError):
                 address = lookup(entry.host)[0]
         if address and is_unusable(address):
-            raise ServersError(f"{name}:{entry.line}: {entry} isn't one machine's address: write the server's own")
+            where = f"{name}:{entry.line}" if entry.line else name
+            raise ServersError(f"{where}: {entry} isn't one machine's address: write the server's own")
         if is_address(entry.host):
             first = line_of.setdefault((address, entry.port), entry.line)
             if first != entry.line:

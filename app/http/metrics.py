@@ -210,8 +210,8 @@ class NodeCollector(Collector):
         opened.add_metric(("write",), readiness.writes)
         yield opened
         yield self._slots(status)
-        states = GaugeMetricFamily("kv_cluster_servers", "Servers of the file, by state.", labels=("state",))
-        for state, count in _states(status, self._node.peers.servers).items():
+        states = GaugeMetricFamily("kv_cluster_servers", "Servers that belong, by state.", labels=("state",))
+        for state, count in _states(status, self._node.belonging).items():
             states.add_metric((state,), count)
         yield states
 

@@ -18,7 +18,7 @@ from app.sockets import ReceiveBuffer
 
 
 class ShownServer(Protocol):
-    """A server of the file; its `str` is "host:port"."""
+    """A server; its `str` is "host:port"."""
 
     @property
     def host(self) -> str: ...
@@ -87,6 +87,10 @@ class ObservedNode(Protocol):
     @property
     def view(self) -> View | None:
         """The one it goes by; None: it has found no cluster yet."""
+
+    @property
+    def belonging(self) -> Sequence[str]:
+        """The servers that belong to the cluster, this node among them."""
 
     def readiness(self) -> Readiness:
         """Whether it serves, and whether the cluster is whole, as far as it knows."""

@@ -18,7 +18,7 @@ from app.http.watch import SAMPLE_S, Answer, Watch
 from app.version import VERSION
 from app.wire.protocol import SLOT_COUNT
 
-ABSENT: Final = "absent"  # a server of the file that is in no view
+ABSENT: Final = "absent"  # a server that belongs and is in no view
 
 
 class StatusReport:
@@ -70,10 +70,10 @@ class StatusReport:
         }
 
     def _members(self, readiness: Readiness, answers: dict[str, Answer]) -> list[dict[str, Any]]:
-        """Those of the view, the longest-standing first, then the servers of the file that are in none."""
+        """Those of the view, the longest-standing first, then the servers that belong and are in none."""
         node, status = self._node, readiness.status
         me = str(node.options.me)
-        servers = node.peers.servers
+        servers = node.belonging
         rows = []
         for member in status.members:
             rows.append(
@@ -92,7 +92,7 @@ class StatusReport:
         for row in rows:
             address = str(row["address"])
             row["me"] = address == me
-            # The line in the servers file: what the page numbers and colours nodes by, since it hardly ever changes.
+            # Its place among the servers: what the page numbers and colours nodes by, since it hardly ever changes.
             row["line"] = servers.index(address) if address in servers else None
             row["link"] = None if address == me or address not in listed else address not in readiness.unlinked
             row["queued_bytes"] = node.links.queued_bytes(address)

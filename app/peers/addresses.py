@@ -10,6 +10,7 @@ A name that has no address any more keeps the one that it had: a resolver that f
 
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from struct import Struct
 from typing import Final
 
@@ -59,8 +60,9 @@ class Peers:
         self._addresses[peer] = address
         # An IPv4 socket can't reach an IPv6 address at all.
         if self.family == socket.AF_INET6 or family_of(address) == socket.AF_INET:
-            self._targets[peer], self._packed[peer] = self._resolved(address, self._servers[peer].port)
-            self._hosts[peer] = _host_bytes(str(self._targets[peer][0]))
+            with suppress(OSError):  # the interface that it names is not there
+                self._targets[peer], self._packed[peer] = self._resolved(address, self._servers[peer].port)
+                self._hosts[peer] = _host_bytes(str(self._targets[peer][0]))
         self._note_addresses()
 
     def _leave(self, peer: str) -> None:
@@ -74,7 +76,7 @@ class Peers:
         self.by_datagram_address.update((packed, peer) for peer, packed in self._packed.items())
 
     def _resolved(self, address: str, port_number: int) -> tuple[tuple[str | int, ...], bytes]:
-        """What `connect` takes, and the bytes of the same address."""
+        """What `connect` takes, and the bytes of the same address. Raises OSError."""
         port = port_number.to_bytes(2, "big")
         if self.family == socket.AF_INET:
             packed = _SOCKADDR_IN.pack(socket.AF_INET, port, socket.inet_aton(address))

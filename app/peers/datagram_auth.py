@@ -51,7 +51,7 @@ from typing import Final
 
 from app.cluster.limits import COUNTER, INCARNATION, OUTBID_MAX
 from app.peers.mac import Mac
-from app.wire.protocol import SERVERS_MAX
+from app.wire.protocol import ADDRESS_MAX_BYTES, SERVERS_MAX
 
 _VERSION: Final = 1  # in the place of a protobuf tag that can't occur: tells authenticated from plain
 _HEAD: Final = Struct("<BBQQQ")
@@ -61,14 +61,14 @@ _WINDOW: Final = 64  # numbers; the network reorders a few neighbours at most
 _WINDOW_MASK: Final = (1 << _WINDOW) - 1
 # An introduction to one peer at most this often: forged or replayed datagrams must not make a node chatter.
 _INTRODUCE_S: Final = 0.02
-_NAME_MAX_BYTES: Final = 255
+_NAME_MAX_BYTES: Final = 255  # what its length has room for; a server's has ADDRESS_MAX_BYTES at most
 _FORMER_MAX: Final = 2 * SERVERS_MAX  # that were peers, and whose numbers are kept: 0.3 KB each
 # Peers say something each second. Less: who replays what was recorded has a node introduce itself anew that often, when
 # the peer it was recorded of is silent.
 FORGOTTEN_S: Final = 10.0
 
 # What is added to a body at most.
-OVERHEAD_BYTES: Final = _HEAD.size + _NAME_MAX_BYTES + _MAC_BYTES
+OVERHEAD_BYTES: Final = _HEAD.size + ADDRESS_MAX_BYTES + _MAC_BYTES
 
 
 class BadDatagram(ValueError):
@@ -90,7 +90,7 @@ class _Peer:
     unheard: bytes = b""  # the last body sent while its incarnation was not known
     introduced_s: float = -inf  # when this node last introduced itself to it
     taken_s: float = -inf  # when something of it was last taken
-    uses: int = 0  # by which of our secrets that was signed
+    uses: int = 0  # by which of our secrets the datagram of the highest number was signed
 
     def would_take(self, incarnation: int, number: int) -> bool:
         """Whether a number of this incarnation is new."""
@@ -171,13 +171,14 @@ class DatagramAuth:
         known = self._peers[peer]
         if not known.incarnation:
             known.unheard = body
-        return self._sign(peer, known, known.incarnation, body)
+        return self._sign(peer, known, known.incarnation, body, known.uses)
 
-    def _sign(self, peer: str, known: _Peer, incarnation: int, body: bytes) -> bytes:
+    def _sign(self, peer: str, known: _Peer, incarnation: int, body: bytes, uses: int) -> bytes:
+        """`uses`: by which of our secrets the peer signs, as far as we know."""
         known.sent += 1
         head = _HEAD.pack(_VERSION, len(self._me_bytes), self.incarnation, incarnation, known.sent)
         signed = head + self._me_bytes + body
-        mac = self._macs[0 if self._is_new_used else known.uses]
+        mac = self._macs[0 if self._is_new_used else uses]
         return signed + mac.of(_for(peer, signed), _MAC_BYTES)
 
     def verify(self, payload: bytes, now_s: float) -> Verified:
@@ -187,7 +188,7 @@ class DatagramAuth:
         known = self._peers.get(sender)
         if known is None:
             raise BadDatagram("unknown_sender")
-        known.uses = self._signed_by(_for(self._me, payload[:end]), payload[end:])
+        uses = self._signed_by(_for(self._me, payload[:end]), payload[end:])
         is_lost = known.incarnation and known.taken_s < now_s - FORGOTTEN_S
         if is_lost and receiver_incarnation == self.incarnation and not known.would_take(sender_incarnation, number):
             self.incarnation += 1 + self._draw()
@@ -200,18 +201,22 @@ class DatagramAuth:
             ):
                 # There was a process here by a later clock.
                 self.incarnation = receiver_incarnation + 1 + self._draw()
-            return Verified(sender, b"", self._introduce(sender, known, sender_incarnation, now_s), "other_incarnation")
+            answers = self._introduce(sender, known, sender_incarnation, uses, now_s)
+            return Verified(sender, b"", answers, "other_incarnation")
         if sender_incarnation < known.incarnation:
             # Either a replay, or the peer's clock was set back: then this tells it.
-            return Verified(sender, b"", self._introduce(sender, known, known.incarnation, now_s), "stale_sender")
-        answers: list[bytes] = []
+            answers = self._introduce(sender, known, known.incarnation, uses, now_s)
+            return Verified(sender, b"", answers, "stale_sender")
+        answers = []
         if sender_incarnation > known.incarnation:
             known.incarnation, known.received, known.taken = sender_incarnation, 0, 0
             if known.unheard:
-                answers.append(self._sign(sender, known, sender_incarnation, known.unheard))
+                answers.append(self._sign(sender, known, sender_incarnation, known.unheard, uses))
                 known.unheard = b""
         if not known.take(number):
             raise BadDatagram("replayed")
+        if number == known.received:  # else it was held up, or held back: perhaps since before the peer went over
+            known.uses = uses
         known.taken_s = now_s
         return Verified(sender, payload[start:end], answers)
 
@@ -229,11 +234,11 @@ class DatagramAuth:
                 return which
         raise BadDatagram("wrong_secret")
 
-    def _introduce(self, peer: str, known: _Peer, incarnation: int, now_s: float) -> list[bytes]:
+    def _introduce(self, peer: str, known: _Peer, incarnation: int, uses: int, now_s: float) -> list[bytes]:
         if now_s - known.introduced_s < _INTRODUCE_S:
             return []
         known.introduced_s = now_s
-        return [self._sign(peer, known, incarnation, b"")]
+        return [self._sign(peer, known, incarnation, b"", uses)]
 
 
 def _parts(payload: bytes) -> tuple[str, int, int]:

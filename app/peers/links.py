@@ -468,7 +468,8 @@ class Links:
 
     def _is_proof(self, peer: str) -> bool:
         """Whether a refusal proves that no process is there."""
-        is_here = not self._peers.host_name(peer) and self._sockets.is_here(self._peers.address(peer))
+        address = self._peers.address(peer)  # none, if it is a server no more
+        is_here = bool(address) and not self._peers.host_name(peer) and self._sockets.is_here(address)
         return self._trusts_refusals or is_here
 
     def moved(self, peer: str) -> None:

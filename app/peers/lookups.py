@@ -17,7 +17,7 @@ The alternative, to take the address that a peer with the secret comes from, was
 addresses it is not the one to reach it by.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -68,6 +68,12 @@ class Lookups:
         self._doubts: dict[str, _Doubt] = {}
         self._unresolved: set[str] = set()  # of which the log says so
 
+    def keep(self, peers: Collection[str]) -> None:
+        """There are no others any more than these."""
+        self._unresolved.intersection_update(peers)
+        for peer in [peer for peer in self._doubts if peer not in peers]:
+            self._doubts.pop(peer).timer.stop()
+
     def doubt(self, peer: str, came_from: str = "") -> None:
         """The peer may have another address by now: its name is looked up soon, if it has one. `came_from`: the numeric
         address that it has come from."""
@@ -98,6 +104,8 @@ class Lookups:
         except OSError as error:
             cause = error.strerror or error
         doubt.is_asking = False
+        if self._doubts.get(peer) is not doubt:
+            return  # meanwhile it was no server
         if self._peers.host_name(peer) == host:
             if found:
                 self._take(peer, found)

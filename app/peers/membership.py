@@ -51,26 +51,38 @@ from app.cluster.events import (
 )
 from app.cluster.membership.core import ClusterCore
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.view import View
-from app.config.servers import join_host_port, split_host_port
+from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX, View
+from app.config.servers import is_address, is_unusable, join_host_port, split_host_port
 from app.loop import Loop
 from app.observe import logs
 from app.peers.addresses import Peers
-from app.peers.datagram_auth import BadDatagram, DatagramAuth
+from app.peers.datagram_auth import OVERHEAD_BYTES, BadDatagram, DatagramAuth
 from app.peers.frames import CLUSTER
 from app.peers.lease_watch import LeaseWatch
 from app.wire.codec import DecodeError, parse_msg
-from app.wire.protocol import ADDRESS_MAX_BYTES, CLIENT_TIMEOUTS_MS, DATAGRAM_MAX_BYTES, TYPE_CLUSTER
+from app.wire.protocol import (
+    ADDRESS_MAX_BYTES,
+    CLIENT_TIMEOUTS_MS,
+    DATAGRAM_MAX_BYTES,
+    TYPE_CLUSTER,
+    VALUE_MAX_BYTES,
+)
 from proto_gen.message_pb2 import Msg
 
 _MESSAGE_ID_BYTES: Final = 8
-# What a datagram takes at most if it is not to be cut: 1280 bytes, less headers, envelope and seal (datagram_auth.py).
-# Lower, and more waits behind what else is queued for the peer.
-_UNCUT_MAX_BYTES: Final = 1100
+_ENVELOPE_BYTES: Final = 24  # of a Msg, besides its payload
+# What a message takes at most if its datagram is not to be cut: the 1280 bytes that each IPv6 path takes, less IPv6's
+# header and UDP's, the envelope and the seal. Lower, and more waits behind what else is queued for the peer.
+UNCUT_MAX_BYTES: Final = 1280 - 48 - _ENVELOPE_BYTES - OVERHEAD_BYTES
 
 # For how long a FOUND is a retry of the one before: a client's last try leaves 4.45 s after its first.
 FOUND_RETRIES_S: Final = 6.0
 assert sum(CLIENT_TIMEOUTS_MS[:-1]) / 1000 < FOUND_RETRIES_S
+
+# Of a sentence that says why an administrator's wish is not done (bytes): whom it names may be many. The members, and
+# who belongs, stand beside it, each in quotes and with a comma; the rest is two names more and the fields' names.
+_WHY_NOT_MAX_BYTES: Final = 1000
+assert (MEMBERS_MAX + FOUNDERS_MAX + 2) * (ADDRESS_MAX_BYTES + 3) + _WHY_NOT_MAX_BYTES + 200 <= VALUE_MAX_BYTES
 
 _log = logs.logger("cluster")
 _faults = logs.limited_logger("cluster")
@@ -103,6 +115,10 @@ class SharedRegister(Protocol):
 
     def ask(self, asked: AskRegister) -> None:
         """Ask it; returns at once."""
+
+    def reread(self) -> Callable[[], str]:
+        """Read its files again, and go by none of it yet: what is returned does, and says which have changed. Raises
+        ValueError with a line that says what is wrong with one of them."""
 
     def stop(self) -> None: ...
 
@@ -229,7 +245,7 @@ class Membership:
         """
         objection = ""
         if self._loop.now() - self._founded_s >= FOUND_RETRIES_S:
-            objection = self.core.objection()
+            objection = self.core.objection()[:_WHY_NOT_MAX_BYTES]
             if not objection:
                 self._founded_s = self._loop.now()
                 self.take(FoundRequested())
@@ -246,11 +262,11 @@ class Membership:
 
         `said`: a JSON object with the name of the one to `add` or to `remove`, and whether by `force`; padded with zero
         bytes. Nothing else: nothing is ordered. The answer, as compact JSON of at most VALUE_MAX_BYTES: whether it is
-        `done`; if not, `why_not`, which is empty while it is being done: then this is to be said again. Also the
-        `address` of this node; the `coordinator`, which alone takes orders; and, if the view lists them, the `servers`
-        that belong, and the `founders`.
+        `done`; if not, `why_not`, which is empty while it is being done; then this is to be said again, as it is where
+        what is in its way `passes`. Also the `address` of this node; the `coordinator`, which alone takes orders; and,
+        if the view lists them, the `servers` that belong, and the `founders`.
         """
-        why_not, is_done = "", False
+        why_not, is_done, passes = "", False, False
         try:
             order = _order(said)
         except ValueError as fault:
@@ -258,12 +274,14 @@ class Membership:
         if order is not None:
             is_done = self.core.is_done(order)
             why_not = "" if is_done else self.core.objection_to_order(order)
+            passes = why_not != "" and why_not == self.core.must_wait(order)
             if not is_done and not why_not:
                 self.take(ServerOrdered(order))
         view = self.core.view
         fields = {
             "done": is_done,
-            "why_not": why_not,
+            "why_not": why_not[:_WHY_NOT_MAX_BYTES],
+            "passes": passes,
             "address": self._peers.me,
             "coordinator": view.coordinator if view else "",
             "servers": view.servers if view and view.lists_servers else [],
@@ -367,7 +385,7 @@ class Membership:
     # --- datagrams -----------------------------------------------------------------------------------------------
 
     def _post(self, peer: str, body: bytes) -> None:
-        if len(body) > _UNCUT_MAX_BYTES and self._links.send(peer, CLUSTER, body):
+        if len(body) > UNCUT_MAX_BYTES and self._links.send(peer, CLUSTER, body):
             self.sent_over_links += 1
         elif self._auth is None:
             self._send(peer, body)
@@ -486,12 +504,15 @@ def _order(said: bytes) -> Order | None:
         return None
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or len(fields.keys() & {"add", "remove"}) != 1:
         raise ValueError("say which server to add or to remove")
     removes = "remove" in fields
-    server = join_host_port(*split_host_port(str(fields["remove" if removes else "add"])))
+    host, port = split_host_port(str(fields["remove" if removes else "add"]))
+    server = join_host_port(host, port)
     if len(server) > ADDRESS_MAX_BYTES:
         raise ValueError(f"a server's name has at most {ADDRESS_MAX_BYTES} bytes, its port included")
+    if not removes and is_address(host) and is_unusable(host):
+        raise ValueError(f"{server} isn't one machine's address")
     return Order(server, removes, removes and fields.get("force") is True)

@@ -228,6 +228,7 @@ class WholeForwarding:
     def on_view(self, view: View) -> None:
         """This node goes by this view from now on."""
         self._members = view.addresses
+        self._down_since_s = {peer: s for peer, s in self._down_since_s.items() if peer in view.incarnations}
 
     def sweep(self) -> list[InFlight]:
         """Send those for whom there is a way by now, also to a new primary what was sent to one that is it no more, and

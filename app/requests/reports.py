@@ -31,7 +31,7 @@ assert MEMBERS_MAX * (ADDRESS_MAX_BYTES + _ROW_BYTES) + _REST_BYTES <= VALUE_MAX
 assert len(PLACE_DIGITS) == len(set(PLACE_DIGITS)) == MEMBERS_MAX
 
 
-class Kept:
+class KeptReport:
     """What `make()` returns, called anew only when that has become too old; a fault in it is the caller's."""
 
     def __init__(self, make: Callable[[], bytes], now: Callable[[], float]) -> None:
@@ -67,10 +67,10 @@ class Reports:
         """`status()`: what STATUS answers. `vitals()`: figures of the process, by name. `now()`: monotonic seconds."""
         self.pid = pid
         self.member_count = member_count
-        self.status = Kept(status, now)
-        self.slow_requests = Kept(slow_log.as_json, now)
+        self.status = KeptReport(status, now)
+        self.slow_requests = KeptReport(slow_log.as_json, now)
         self.config = Settings(slow_log).change
-        self.vitals = Kept(lambda: json.dumps(vitals(), separators=(",", ":")).encode(), now)
+        self.vitals = KeptReport(lambda: json.dumps(vitals(), separators=(",", ":")).encode(), now)
 
 
 def status_json(
@@ -80,8 +80,8 @@ def status_json(
 
     What does not fit is left out from the end: sentences first (`ready` and `whole` say that there are some), then rows
     of absent servers. All members of a view and its table always fit (asserted above), so that the table's places name
-    rows that are there. `servers`: of the file. `unheard_s(server)`: how long ago it last proved that it lives and
-    hears this node; infinite: never.
+    rows that are there. `servers`: that belong to the cluster. `unheard_s(server)`: how long ago it last proved that it
+    lives and hears this node; infinite: never.
     """
     status = readiness.status
     members: list[list[object]] = [

@@ -14,7 +14,7 @@ costs no copy; `keep` takes along what is needed later.
 
 from typing import Final, Protocol
 
-from app.config.options import REPLY_TTL_MIN_S
+from app.config.values import REPLY_TTL_MIN_S
 from app.observe.counters import WAITED
 from app.requests.waiting import Kept
 from app.wire.protocol import CLIENT_TIMEOUTS_MS

@@ -15,6 +15,8 @@ from app.observe.slowlog import SlowLog
 
 CHANGEABLE: Final = ("log_level", "slow_ms")
 
+_SHOWN_MAX_CHARS: Final = 80  # of what was wanted, in an answer
+
 _log = logs.logger("node")
 
 _parsers: Final[dict[str, Callable[[str], Any]]] = {
@@ -67,9 +69,14 @@ def _read(wanted: bytes) -> dict[str, Any]:
     values = {}
     for name, value in said.items():
         if name not in _parsers:
-            raise ValueError(f"{name} can't be changed while a node runs; {' and '.join(CHANGEABLE)} can")
+            raise ValueError(f"{_shown(name)} can't be changed while a node runs; {' and '.join(CHANGEABLE)} can")
         try:
             values[name] = _parsers[name](value)
         except ValueError as error:
-            raise ValueError(f"{name}: '{value}' {error}") from None
+            raise ValueError(f"{name}: '{_shown(value)}' {error}") from None
     return values
+
+
+def _shown(text: str) -> str:
+    """As an answer has it, which takes up to 12 bytes for a character."""
+    return text if len(text) <= _SHOWN_MAX_CHARS else text[:_SHOWN_MAX_CHARS] + "..."

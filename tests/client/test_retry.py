@@ -15,6 +15,9 @@ from app.client.retry import (
     TIMEOUT_S,
     Attempts,
 )
+from app.config.values import REPLY_TTL_MIN_S
+from app.storage.replies import ReplyMemory
+from app.wire.protocol import NO_ERR
 
 
 class NoJitter(random.Random):
@@ -77,6 +80,17 @@ def test_an_overload_wait_is_honoured_within_bounds(asked_ms: int, waited_ms: in
     attempts = Attempts(0.0, rng=NoJitter())
     assert attempts.overloaded(1.0, asked_ms)
     assert attempts.due == pytest.approx(1.0 + waited_ms / 1000)
+
+
+def test_the_longest_wait_that_a_node_asks_for_is_honoured() -> None:
+    """By default: --reply-ttl can be more than clients wait for."""
+    replies = ReplyMemory(REPLY_TTL_MIN_S, 10_000)
+    replies.advance(0.0)
+    number = 0
+    while not replies.full:  # all at once, so the whole of it goes at once
+        replies.add(b"%016d" % number, 0, NO_ERR)
+        number += 1
+    assert replies.wait_ms == OVERLOAD_WAIT_MAX_MS
 
 
 def test_jitter_only_ever_lengthens_an_overload_wait() -> None:

@@ -290,6 +290,27 @@ def test_who_has_failed_is_not_asked_at_once() -> None:
     assert b in router.targets(8.0 + 3 * PROBE_MIN_S)
 
 
+def test_while_nobody_has_proved_itself_those_that_are_known_are_asked_all_the_time() -> None:
+    """The given server may be gone for good, and all others have been silent for a while."""
+    router = a_router(A)
+    router.learn(0, table(A, [B, C]), 0.0)
+    for name in (B, C):
+        router.learn(index_of(router, name), table(name, [B, C]), 0.0)
+    b, c = index_of(router, B), index_of(router, C)
+    now = 1.0
+    router.failed(b, now)
+    for _ in range(8):  # b is asked seldom by now, as c answers
+        now = max(now, router.wake_at)
+        router.targets(now)
+        now += 1.0
+    router.failed(0, now)
+    router.failed(c, now)
+    for _ in range(20):
+        now += PROBE_MIN_S
+        assert router.wake_at <= now
+        assert {b, c} <= set(router.targets(now))
+
+
 def test_a_server_that_is_somewhere_else_is_asked_at_once() -> None:
     router = a_router(A, B)
     for now in (0.0, 1.0, 3.0, 7.0):

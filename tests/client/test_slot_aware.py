@@ -7,7 +7,7 @@ from zlib import crc32
 
 import pytest
 
-from app.client import Client, PartialFailure, WrongCluster
+from app.client import Client, PartialFailure, Timeout, WrongCluster, clock
 from app.client.router import NOWHERE
 from app.wire.protocol import PADDING_BYTES, PADDING_MAX_BYTES, PLACE_DIGITS, SLOT_COUNT, STATUS, UNKNOWN_CMD_ERR
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
@@ -95,6 +95,26 @@ def test_a_primary_whose_process_is_gone_is_passed_over_at_once() -> None:
         client.put(key_of(1, 2), b"value")
         assert first.store[key_of(1, 2)] == (b"value", 0)
         assert client.stats.retries == 0
+
+
+def test_a_client_goes_on_by_members_that_it_has_found_when_all_given_servers_are_gone() -> None:
+    """Also after those were silent for a while: it asks them who they are, and no call ends before they can say."""
+    with Peer() as second, Peer() as third:
+        with Peer() as first:
+            client = Client([first.name], timeouts_ms=(20, 40, 200))
+            first.status = status(first.name, [second.name, third.name])
+            second.status, third.status = (status(one.name, [second.name, third.name]) for one in (second, third))
+            taught(client, range(2))
+        for place in range(2):
+            client.put(key_of(place, 2), b"value")
+        second.script = third.script = [drop] * 100_000
+        for _ in range(3):
+            with pytest.raises(Timeout):
+                client.put(b"any", b"value")
+        second.script = third.script = []
+        poll(lambda: client._sessions[0].router.wake_at <= clock.now())
+        client.put(b"any", b"value")
+        client.close()
 
 
 def test_members_at_addresses_that_mean_nothing_here() -> None:

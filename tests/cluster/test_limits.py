@@ -58,6 +58,8 @@ NAMES = [
     ("a\n", False),
     ("\x1b[2J", False),
     ("\0", False),
+    ('"', False),
+    ("\\", False),
     ("é:1", False),
 ]
 

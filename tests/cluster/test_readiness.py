@@ -120,16 +120,16 @@ def test_a_node_that_knows_of_no_cluster() -> None:
     silent = Contact(False, 0.0, inf, False)
     found = readiness(facts_of(None, contacts={B: silent, C: silent}))
     assert found.reasons == (
-        f"no view: it has found no cluster yet; 1 of 3 servers of the file heard, itself included: check {B} {C}",
+        f"no view: it has found no cluster yet; 1 of 3 servers heard, itself included: check {B} {C}",
     )
     assert (found.reads, found.unserved, found.copies_least, found.copies_missing) == (0, 256, 0, 768)
-    assert readiness(facts_of(None)).reasons[0].endswith("3 of 3 servers of the file heard, itself included")
+    assert readiness(facts_of(None)).reasons[0].endswith("3 of 3 servers heard, itself included")
 
 
 def test_a_node_that_is_no_member() -> None:
     found = readiness(facts_of(view_of(B, C)))
     assert [reason.partition(";")[0] for reason in found.reasons] == [
-        "not a member: it is not in the view that it knows"
+        f"not a member: it is not in the view that it knows (if it stays so, the log of the coordinator, {B}, says why)"
     ]
     assert found.lacking == ()
 
@@ -182,7 +182,7 @@ def test_without_a_lease_nothing_is_open() -> None:
     facts = replace(whole(), has_lease=False)
     found = readiness(facts)
     assert (found.reads, found.writes, found.closed) == (0, 0, view_of(A, B, C).masks[A].bit_count())
-    assert found.reasons == ("no lease: it serves nothing; 3 of 3 servers of the file heard, itself included",)
+    assert found.reasons == ("no lease: it serves nothing; 3 of 3 servers heard, itself included",)
     other = facts_of(view_of(B, A, C))
     assert readiness(replace(other, has_lease=False)).reasons == (
         f"no lease: it serves nothing; its coordinator {B} lives, and grants none: it may hear too few of the others",
@@ -324,6 +324,17 @@ def test_less_than_a_majority_of_the_file() -> None:
     assert readiness(facts_of(view_of(A, B, C), servers=NODES)).is_whole
 
 
+def test_where_views_list_the_servers_the_founders_are_what_counts() -> None:
+    """Any number of the others may be gone: an autoscaler's, say."""
+    view = replace(view_of(A, B), founders=(A, B, C), others=(C, D, E))
+    assert readiness(facts_of(view, servers=NODES, replicas=2)).is_whole
+    view = replace(view_of(A, D, E), founders=(A, B), others=(B,))
+    found = readiness(facts_of(view, servers=(A, D, E, B)))
+    assert found.lacking == ("no majority: 1 of 2 servers that founded the cluster are up",)
+    view = replace(view, others=())
+    assert readiness(facts_of(view, servers=(A, D, E))).is_whole, "the other founder was removed: nothing is missing"
+
+
 def test_of_very_many_faults_the_first_are_told() -> None:
     names = tuple(f"10.0.1.{n}:3331" for n in range(30))
     view = first_view([Member(A, 7), *(Member(name, 7) for name in names)], 1, 1)
@@ -339,7 +350,7 @@ def test_of_very_many_faults_the_first_are_told() -> None:
 def test_servers_that_are_heard_and_not_linked_keep_a_cluster_from_being_founded() -> None:
     found = readiness(facts_of(None, contacts={B: BLOCKED, C: Contact(False, 0.0, inf, False)}))
     assert found.reasons == (
-        f"no view: it has found no cluster yet; 2 of 3 servers of the file heard, itself included: check {C}",
+        f"no view: it has found no cluster yet; 2 of 3 servers heard, itself included: check {C}",
         f"{B}: no link for 3.2 s (UDP passes): check TCP port 3332",
     )
 
@@ -370,6 +381,11 @@ class TestTheSharedRegister:
         found = readiness(self.facts(has_lease=False))
         assert not found.is_ready
         assert f"the register: {self.FAULT}" in found.reasons
+
+    def test_with_one_no_majority_is_needed(self) -> None:
+        facts = facts_of(view_of(A, B), servers=NODES[:4], replicas=2)
+        assert readiness(facts).lacking == ("no majority: 2 of 4 servers of the file are up",)
+        assert readiness(replace(facts, status=replace(facts.status, register_fault=""))).is_whole
 
     def test_without_a_view_as_well(self) -> None:
         facts = facts_of(None)

@@ -1,16 +1,20 @@
 """How an etcd is named on the command line, and who a node is to it."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from app.config.coordination import (
+    CERTIFICATES_MAX_BYTES,
     ENDPOINTS_MAX,
     USER_MAX_BYTES,
     Coordination,
     Credentials,
     Endpoint,
+    file_of_certificates,
     parse_coordination,
+    read_certificates,
     read_credentials,
 )
 
@@ -50,7 +54,11 @@ def test_the_default() -> None:
         ("etcd:http://a/kv", "the port is missing"),
         ("etcd:http://a:0/kv", "isn't an endpoint"),
         ("etcd:http://a:1,/kv", "isn't an endpoint"),
-        ("etcd:http://a:1/b/kv", "isn't an endpoint"),
+        ("etcd:http://a:1/b/kv", "NAME comes once, after all of them: write etcd:"),
+        ("etcd:http://a:1/kv,http://b:1/kv", "NAME comes once, after all of them: write etcd:"),
+        ("etcd:http://user:password@a:1/kv", "leave it to --etcd-user-file$"),
+        ("etcd:http:/a:1/kv", "isn't an endpoint: write etcd:"),
+        ("etcd:http://a:1, http://b:1/kv", "' http://b:1' isn't an endpoint"),
         ("etcd:http://a:1,https://a:2/kv", "anybody could read"),
         ("etcd:" + ",".join(["http://a:1"] * (ENDPOINTS_MAX + 1)) + "/kv", "more than"),
     ],
@@ -75,14 +83,32 @@ def test_a_user(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"root", b"root:", b":x", b"a:b\nc:d\n", b"a:\xff", b"a:" + b"x" * USER_MAX_BYTES]
+    "content", [b"", b"root", b"root:", b":x", b"a:b\nc:d\n", b"a:\xff", b"a:" + b"x" * (USER_MAX_BYTES - 1)]
 )
 def test_no_user(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "user").write_bytes(content)
-    with pytest.raises(ValueError, match=r"isn't one line|can't be read"):
+    with pytest.raises(ValueError, match=r"isn't one line|can't be read|has more than 1024"):
         read_credentials(str(tmp_path / "user"))
 
 
 def test_the_longest_user(tmp_path: Path) -> None:
     (tmp_path / "user").write_bytes(b"a:" + b"x" * (USER_MAX_BYTES - 2))
     assert read_credentials(str(tmp_path / "user")).user == "a"
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "user")
+    with pytest.raises(ValueError, match=r"^can't be read: it is a pipe or the like"):
+        read_credentials(str(tmp_path / "user"), again=True)
+
+
+def test_certificates(tmp_path: Path) -> None:
+    """What is in them is another's to judge."""
+    path = tmp_path / "certificates"
+    path.write_bytes(b"\xff" * CERTIFICATES_MAX_BYTES)
+    assert read_certificates(file_of_certificates(str(path))) == path.read_bytes()
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ValueError, match="has more than 1048576 bytes"):
+        file_of_certificates(str(path))
+    with pytest.raises(ValueError, match=r"^can't be read: No such file"):
+        read_certificates(str(tmp_path / "none"))

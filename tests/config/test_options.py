@@ -1,6 +1,7 @@
 """The command line and the environment: values, precedence, limits, and one clear line for what is wrong."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,14 @@ from app.config.allowlist import parse_networks
 from app.config.cgroup import MemoryLimit
 from app.config.coordination import Coordination, Credentials, Endpoint
 from app.config.options import (
-    IN_FLIGHT_MAX,
-    MEMORY_MIN_BYTES,
-    MEMORY_MIN_HTTP_BYTES,
     Options,
-    UsageError,
     misspelt,
     parse,
-    parse_size,
     settings,
-    show_size,
 )
 from app.config.servers import Server
+from app.config.usage import UsageError
+from app.config.values import IN_FLIGHT_MAX, MEMORY_MIN_BYTES, MEMORY_MIN_HTTP_BYTES
 
 MIB = 1 << 20
 SECRET = "correct horse battery staple"
@@ -136,9 +133,12 @@ def test_each_setting_from_the_command_line_and_from_the_environment(
 
 def test_every_setting_is_tried_above() -> None:
     marks = test_each_setting_from_the_command_line_and_from_the_environment.pytestmark
-    tried = {row[0] for row in marks[0].args[1]} | {"--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file"}
-    tried |= {"--join"}  # it is in place of the file
+    tried = {row[0] for row in marks[0].args[1]} | set(ETCD_FILES)
+    tried |= {"--join"}  # below
     assert tried == {setting.option for _, setting in settings()}
+
+
+ETCD_FILES = ("--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file", "--etcd-key-file")
 
 
 class TestFilesForEtcd:
@@ -150,23 +150,34 @@ class TestFilesForEtcd:
         user.write_text("kv:a secret\n")
         certificates.write_text("-")
         given = ("--etcd-user-file", str(user), "--etcd-ca-file", str(certificates))
-        options = parse(self.arguments(file, "https://etcd:2379", *given, "--etcd-cert-file", str(certificates)), {})
+        given += ("--etcd-cert-file", str(certificates), "--etcd-key-file", str(certificates))
+        options = parse(self.arguments(file, "https://etcd:2379", *given), {})
         assert options.etcd_user == Credentials("kv", "a secret")
-        assert options.etcd_ca_file == options.etcd_cert_file == str(certificates)
+        assert options.etcd_user.path == str(user)
+        assert options.etcd_ca_file == options.etcd_cert_file == options.etcd_key_file == str(certificates)
         assert "a secret" not in repr(options)
 
-    @pytest.mark.parametrize("option", ["--etcd-user-file", "--etcd-ca-file", "--etcd-cert-file"])
+    @pytest.mark.parametrize("option", ETCD_FILES)
     def test_those_that_can_not_be_read(self, file: str, tmp_path: Path, option: str) -> None:
         with pytest.raises(UsageError, match="can't be read"):
             parse(self.arguments(file, "https://etcd:2379", option, str(tmp_path / "none")), {})
+
+    @pytest.mark.parametrize("option", ETCD_FILES[1:])
+    def test_a_pipe_can_be_read_once_and_these_are_read_twice(self, file: str, tmp_path: Path, option: str) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UsageError, match="it is a pipe"):
+            parse(self.arguments(file, "https://etcd:2379", option, str(tmp_path / "pipe")), {})
 
     def test_without_what_they_are_for(self, file: str, tmp_path: Path) -> None:
         some = tmp_path / "some"
         some.write_text("user:password")
         with pytest.raises(UsageError, match="without an etcd"):
             parse(["3331", file, "--etcd-user-file", str(some)], {})
-        with pytest.raises(UsageError, match="https"):
-            parse(self.arguments(file, "http://etcd:2379", "--etcd-ca-file", str(some)), {})
+        for option in ETCD_FILES[1:]:
+            with pytest.raises(UsageError, match="https"):
+                parse(self.arguments(file, "http://etcd:2379", option, str(some)), {})
+        with pytest.raises(UsageError, match="without --etcd-cert-file"):
+            parse(self.arguments(file, "https://etcd:2379", "--etcd-key-file", str(some)), {})
 
 
 JOINING = {"KV_CLUSTER_SECRET": "a secret of sixteen or more"}
@@ -191,6 +202,31 @@ def test_one_with_a_file_does_not_join(file: str) -> None:
     assert parse(["3331", file], {}).joins is False
 
 
+LONG = f"{'a' * 40}.{'b' * 35}:3331"  # 81 bytes
+
+
+@pytest.mark.parametrize(
+    ("me", "is_founder"), [("127.0.0.1:3331", True), ("127.0.0.9:3331", False), ("localhost:3331", False)]
+)
+def test_with_a_file_besides_whoever_is_in_it_founds_and_any_other_joins(file: str, me: str, is_founder: bool) -> None:
+    """So all are started alike: as pods are, one of which may have the address that another's name still stands for."""
+    made = parse(["3331", file, "--join", "127.0.0.1:3331,127.0.0.1:3332", "--advertise", me], JOINING)
+    assert made.joins is not is_founder
+    assert made.servers_file == (file if is_founder else "")
+    assert str(made.me) == (me if not is_founder else "127.0.0.1:3331")
+    if is_founder:
+        assert made.servers == parse(["3331", file, "--advertise", me], {}).servers
+    else:
+        assert [str(server) for server in made.servers] == [me, "127.0.0.1:3331", "127.0.0.1:3332"]
+
+
+def test_a_founder_that_is_told_to_join_as_well_needs_a_secret_too(file: str) -> None:
+    """What is wrong with all of them shows at the first."""
+    arguments = ["3331", file, "--join", "127.0.0.1:3332", "--advertise", "127.0.0.1:3331"]
+    with pytest.raises(UsageError, match="--join needs a secret"):
+        parse(arguments, {})
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "complaint"),
     [
@@ -199,7 +235,12 @@ def test_one_with_a_file_does_not_join(file: str) -> None:
         (["--join", "127.0.0.9:3331", *ME], JOINING, "--join names this node alone"),
         (["--join", ",", *ME], JOINING, "--join ',': is empty: write host:port,..."),
         (["--join", "a", *ME], JOINING, "--join 'a': the port is missing"),
-        (["FILE", "--join", "127.0.0.1:1", *ME], JOINING, "--join is in place of a servers file: leave out FILE"),
+        (["FILE", "--join", "127.0.0.1:1"], JOINING, "--join needs --advertise HOST:PORT"),
+        (["FILE", "--join", "127.0.0.1:1", *ME], JOINING, "can't read the servers file 'FILE'"),
+        (["--join", LONG, *ME], JOINING, f"--join {LONG}: a server's name has at most 80 bytes, its port included"),
+        (["--join", "127.0.0.1:1", "--advertise", LONG], JOINING, f"--advertise {LONG}: a server's name has at most"),
+        (["--join", ",".join(f"127.0.0.1:{n}" for n in range(1, 65)), *ME], JOINING, "--join names more than 63"),
+        (["--join", "0.0.0.0:1", *ME], JOINING, "--join: 0.0.0.0:1 isn't one machine's address"),
     ],
 )
 def test_what_is_wrong_with_joining(arguments: list[str], environment: dict[str, str], complaint: str) -> None:
@@ -253,77 +294,6 @@ def test_what_is_heeded_or_like_nothing_is_not_misspelt() -> None:
 def test_a_fault_in_the_environment_is_told_as_such(file: str) -> None:
     message = refusal(["3331", file], {"KV_MAX_MEMORY": "lots"})
     assert message.startswith("KV_MAX_MEMORY 'lots': isn't a size")
-
-
-@pytest.mark.parametrize(
-    ("text", "size_bytes"),
-    [
-        ("0", 0),
-        ("1", 1),
-        ("134217728", 128 * MIB),
-        ("1B", 1),
-        ("1kB", 1000),
-        ("1KB", 1000),
-        ("64MB", 64_000_000),
-        ("64 MB", 64_000_000),
-        ("2gb", 2_000_000_000),
-        ("1k", 1024),
-        ("1KiB", 1024),
-        ("64M", 64 * MIB),
-        ("64MiB", 64 * MIB),
-        ("64mib", 64 * MIB),
-        ("1G", 1024 * MIB),
-        ("1GiB", 1024 * MIB),
-        ("1.5GiB", 1536 * MIB),
-        ("0.1MB", 100_000),
-        ("1.9", 1),
-    ],
-)
-def test_sizes(text: str, size_bytes: int) -> None:
-    assert parse_size(text) == size_bytes
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        "MB",
-        "x",
-        "1TB",
-        "1 0",
-        "-1",
-        "+1",
-        "1e6",
-        "1,5GB",
-        ".5MB",
-        "1.MB",
-        "0x10",
-        "1_000",
-        "1" * 16,
-        "\u0661",
-    ],
-)
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="isn't a size"):
-        parse_size(text)
-
-
-@pytest.mark.parametrize(
-    ("size_bytes", "shown"),
-    [
-        (0, "0"),
-        (1, "1"),
-        (1023, "1023"),
-        (1024, "1KiB"),
-        (128 * MIB, "128MiB"),
-        (1536 * MIB, "1536MiB"),
-        (1 << 30, "1GiB"),
-    ],
-)
-def test_sizes_are_shown_as_one_would_type_them(size_bytes: int, shown: str) -> None:
-    assert show_size(size_bytes) == shown
-    assert parse_size(shown) == size_bytes
 
 
 @pytest.mark.parametrize(
@@ -582,11 +552,11 @@ def test_no_two_settings_share_a_name() -> None:
 
 @pytest.mark.parametrize("given", [["--on-partition", "serve"], ["--on-partition=refuse"]])
 def test_an_option_that_is_no_more_says_what_to_do(file: str, given: list[str]) -> None:
-    with pytest.raises(options.UsageError, match=r"^--on-partition is no more: .* docs/operations\.md$"):
+    with pytest.raises(UsageError, match=r"^--on-partition is no more: .* docs/operations\.md$"):
         options.parse(["3331", file, *given], {})
 
 
 def test_so_does_its_variable_unless_it_is_empty(file: str) -> None:
-    with pytest.raises(options.UsageError, match=r"^KV_ON_PARTITION is no more: "):
+    with pytest.raises(UsageError, match=r"^KV_ON_PARTITION is no more: "):
         options.parse(["3331", file], {"KV_ON_PARTITION": "refuse"})
     options.parse(["3331", file], {"KV_ON_PARTITION": ""})

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config import servers
-from app.config.servers import START_LOOKUPS_S, Entry, Server, ServersError, find_me, parse, resolve, split_host_port
+from app.config.servers import (
+    START_LOOKUPS_S,
+    Entry,
+    Server,
+    ServersError,
+    find_me,
+    parse,
+    resolve,
+    split_host_port,
+    unresolved,
+)
 
 GIVEN_LOOKUPS = {
     "a": ["10.0.0.1"],
@@ -401,3 +411,27 @@ def test_the_repositorys_own_file_names_one_node_of_this_machine() -> None:
     path = Path(__file__).parents[2] / "servers.txt"
     loaded = servers.load(str(path))
     assert find_me(loaded, 3331, name="servers.txt") == Server("127.0.0.1", 3331, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("10.0.0.1:1", "10.0.0.1"),
+        ("[fe80::1%eth0]:1", "fe80::1%eth0"),
+        ("localhost:1", "127.0.0.1"),
+        ("kv2.example:1", ""),
+        ("0.0.0.0:1", ""),
+        ("[::]:1", ""),
+        ("224.0.0.1:1", ""),
+        ("255.255.255.255:1", ""),
+        ("[ff02::1%eth0]:1", ""),
+    ],
+)
+def test_a_server_by_its_name_alone(name: str, address: str) -> None:
+    found = unresolved(name)
+    assert found is not None
+    assert (str(found), found.address) == (name, address)
+
+
+def test_what_is_no_name_is_no_server() -> None:
+    assert unresolved("kv2") is None

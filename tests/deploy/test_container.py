@@ -18,7 +18,8 @@ import pytest
 
 from app.config import servers
 from app.config.cgroup import KERNEL_ROOM_BYTES
-from app.config.options import parse_size, settings
+from app.config.options import settings
+from app.config.values import parse_size
 from tests.deploy import compose
 from tests.support.nodes import REPOSITORY
 from tools.build_fast import lacking
@@ -74,7 +75,7 @@ def test_the_node_has_all_it_imports(image: Path) -> None:
     (entry,) = instructions("ENTRYPOINT")
     done = run(image, [*json.loads(entry), "--help"])
     assert (done.returncode, done.stderr) == (0, "")
-    done = run(image, ["python", "-c", "import app.main, app.node"])
+    done = run(image, ["python", "-c", "import app.main, app.process"])
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -1,12 +1,15 @@
 """deploy/kubernetes: objects that Kubernetes takes, which agree with each other and with the node."""
 
+from pathlib import Path
+
 import kubernetes_validate
 import pytest
 import yaml
 
 from app.config import servers
 from app.config.cgroup import KERNEL_ROOM_BYTES
-from app.config.options import parse_size, settings
+from app.config.options import parse, settings
+from app.config.values import parse_size
 from tests.deploy.kubernetes import FOLDER, Manifest, arguments, container, manifest, manifests, pod_spec, variables
 
 DEFAULTS = {setting.option: setting.default for _, setting in settings()}
@@ -23,12 +26,20 @@ def test_each_file_is_applied() -> None:
     assert sorted([*listed, "kustomization.yaml"]) == sorted(path.name for path in FOLDER.iterdir())
 
 
-def test_its_pods_are_the_servers_that_found_the_cluster() -> None:
+def test_its_pods_are_the_servers_that_found_the_cluster_and_any_more_join_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "lookup_host", lambda host: ["10.0.0.1"])
     text = manifest("ConfigMap", "kv-servers")["data"]["servers.txt"]
     listed = [str(entry) for entry in servers.parse(text.encode(), "servers.txt")]
     pods = [f"kv-{number}" for number in range(manifest("StatefulSet")["spec"]["replicas"])]
-    advertised = [arguments(pod, {})[arguments(pod, {}).index("--advertise") + 1] for pod in pods]
-    assert listed == advertised
+    environment = {"KV_CLUSTER_SECRET": "a secret of sixteen or more"}
+    (tmp_path / "servers.txt").write_text(text)
+    founders = [parse(arguments(pod, {"/etc/kv": str(tmp_path)}), environment) for pod in pods]
+    assert [str(one.me) for one in founders] == listed
+    assert not any(one.joins for one in founders)
+    joiner = parse(arguments("kv-3", {"/etc/kv": str(tmp_path)}), environment)
+    assert (joiner.joins, [str(server) for server in joiner.servers]) == (True, ["kv-3.kv:3331", *listed])
 
 
 def test_pods_have_names_before_they_are_ready_and_clients_begin_at_those_that_are() -> None:

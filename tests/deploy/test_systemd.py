@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.config.cgroup import KERNEL_ROOM_BYTES
-from app.config.options import parse_size, settings
+from app.config.options import settings
+from app.config.values import parse_size
 from tests.support.nodes import REPOSITORY
 
 UNIT = REPOSITORY / "deploy" / "systemd" / "kv-node@.service"

@@ -14,9 +14,10 @@ from typing import Final
 
 from app.cluster.view import to_message
 from app.config import options
-from app.node import Node, run
+from app.node import Node
 from app.peers.frames import HEADER_BYTES, pack_header
 from app.peers.links import Link
+from app.process import run
 from proto_gen import cluster_pb2 as pb
 from tests.fuzz import said
 from tests.fuzz.choices import Drawn, is_so

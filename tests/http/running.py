@@ -16,7 +16,8 @@ from app.config.servers import Server
 from app.http import server as http_server
 from app.http.server import HttpServer
 from app.loop import GeventLoop
-from app.node import Node, fresh_incarnation
+from app.node import Node
+from app.process import fresh_incarnation
 from app.sockets import Sockets
 from app.storage.governor import ResidentSize
 from tests.support.polling import poll_in_loop
@@ -83,7 +84,7 @@ class Running:
         self.http = http_server.start(self.node)
 
     def start(self) -> None:
-        """As `run` of app/node.py does: the pages come first."""
+        """As `run` of app/process.py does: the pages come first."""
         self.start_http()
         self.node.start()
 

@@ -11,7 +11,7 @@ import gevent
 import pytest
 
 from app.cluster.readiness import Readiness
-from app.config.options import UsageError
+from app.config.usage import UsageError
 from app.http import server as http_server
 from app.http.head import HEAD_MAX_BYTES
 from app.http.server import CONNECTIONS_MAX, HttpServer
@@ -349,7 +349,7 @@ def test_ready_says_why_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
             503,
             {
                 "ready": False,
-                "reasons": ["no view: it has found no cluster yet; 1 of 1 servers of the file heard, itself included"],
+                "reasons": ["no view: it has found no cluster yet; 1 of 1 servers heard, itself included"],
                 "lacking": [],
             },
         )

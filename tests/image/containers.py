@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from app.config.options import parse_size
+from app.config.values import parse_size
 from tests.image.images import run
 from tests.lab.namespaces import Namespace
 from tests.support.nodes import REPOSITORY

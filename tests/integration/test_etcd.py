@@ -1,17 +1,21 @@
 """Nodes that an etcd coordinates: real processes of both, of one etcd and of three; killed, stopped, out of reach."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from app.requests.request import PATIENCE_S
 from app.wire.protocol import GET, NO_ERR, PUT, SYS_OVERLOAD_ERR
 from tests.integration.traffic import Traffic
+from tests.support.certificates import Authority
 from tests.support.etcd import ABSENT, PROGRAM, Forwarder, Member, etcd
 from tests.support.nodes import HOST, Node, await_count, cluster
 from tests.support.polling import poll
@@ -47,10 +51,15 @@ def coordinator_of(nodes: list[Node]) -> Node:
 
 
 def fill(node: Node) -> dict[bytes, bytes]:
-    """What was acknowledged."""
+    """What was acknowledged. A put that comes while a slot changes hands may get no answer, and is put once more."""
     values = {b"key %d" % number: b"value %d" % number for number in range(100)}
+
+    def is_put(key: bytes, value: bytes) -> bool:
+        answer = node.ask(PUT, patience_s=2 * PATIENCE_S, key=key, value=value)
+        return answer is not None and answer.errCode == NO_ERR
+
     for key, value in values.items():
-        assert node.code(PUT, key=key, value=value) == NO_ERR
+        poll(partial(is_put, key, value), complaint=f"{key!r} is put")
     return values
 
 
@@ -70,7 +79,9 @@ def is_refusing(node: Node) -> bool:
 
 
 def says(node: Node, word: str) -> bool:
-    return any(word in reason for reason in node.status().get("reasons", []))
+    """Whether it does in STATUS, as why it is not ready, or what is lacking although it is."""
+    status = node.status()
+    return any(word in sentence for sentence in (*status.get("reasons", ()), *status.get("lacking", ())))
 
 
 def test_nodes_found_join_and_go_on_to_the_last(tmp_path: Path, one_etcd: Member) -> None:
@@ -205,26 +216,112 @@ def test_wiped_it_is_refused_with_a_line_and_nobody_drops_anything(tmp_path: Pat
         assert one_etcd.post("/v3/kv/deleterange", prefix)["deleted"] == "2"
         poll(lambda: all(map(is_refusing, nodes)), complaint="nobody serves")
         poll(lambda: any("the register is refused: it is empty" in node.log for node in nodes), complaint="it is said")
-        found = subprocess.run(
-            [sys.executable, "tools/kv.py", "--server", f"{HOST}:{nodes[0].port}", "found", "--force"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-        assert found.returncode == 0, found.stderr + found.stdout
+        found_by_force(nodes[0])
+        poll(lambda: len(one_etcd.post("/v3/kv/range", prefix).get("kvs", [])) == 2, complaint="it is written")
         await_count(nodes, 2)
         assert_kept(nodes[1], values)
 
 
-def test_a_user_and_a_password(tmp_path: Path, one_etcd: Member) -> None:
+def found_by_force(node: Node) -> None:
+    """An operator has it go on, whatever etcd holds."""
+    found = subprocess.run(
+        [sys.executable, "tools/kv.py", "--server", f"{HOST}:{node.port}", "found", "--force"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert found.returncode == 0, found.stderr + found.stdout
+
+
+def test_restored_from_an_old_backup_it_is_refused_with_a_line(tmp_path: Path, one_etcd: Member) -> None:
+    """Of a time at which another node was a member as well."""
+    with cluster(tmp_path, 3, arguments=coordinated_by(one_etcd.url)) as nodes:
+        start(nodes)
+        one_etcd.kill()
+        backup = tmp_path / "backup"
+        shutil.copytree(one_etcd.data, backup)
+        one_etcd.start()
+        poll(one_etcd.is_up, complaint="etcd is up")
+        *left, gone = nodes
+        gone.kill()
+        await_count(left, 2)
+        values = fill(left[0])
+        one_etcd.kill()
+        shutil.rmtree(one_etcd.data)
+        backup.rename(one_etcd.data)
+        one_etcd.start()
+        poll(lambda: all(map(is_refusing, left)), complaint="nobody serves")
+        assert says(coordinator_of(left), "it was restored, or wiped")
+        assert any("the register is refused: it holds epoch" in node.log for node in left)
+        found_by_force(left[0])
+        await_count(left, 2)
+        assert_kept(left[1], values)
+
+
+def test_a_node_that_is_given_another_clusters_name(tmp_path: Path, one_etcd: Member) -> None:
+    """One that is in nobody's use, and that of a cluster which was ended in order: it founds nothing there."""
+    with cluster(tmp_path, 3, arguments=coordinated_by(one_etcd.url)) as nodes:
+        *two, third = nodes
+        start(two)
+        epoch = two[0].status()["epoch"]
+        for name, said in (("unused", "it is empty, though"), ("ended", "it holds cluster")):
+            other = tuple(option.replace(f"/{NAME}", f"/{name}") for option in coordinated_by(one_etcd.url))
+            if name == "ended":
+                (tmp_path / name).mkdir()
+                with cluster(tmp_path / name, 1, arguments=other) as (last,):
+                    start([last])
+                    assert last.stop() == 0
+            third.options = other
+            third.start()
+            poll(lambda said=said: says(third, said), complaint="it says what it has found")
+            assert "--coordination names another cluster here than there" in third.log
+            assert not third.status()["is_member"]
+            third.kill()
+        assert {node.status()["epoch"] for node in two} == {epoch}
+
+
+def test_an_endpoint_whose_name_is_not_known_is_one_that_does_not_answer(tmp_path: Path, one_etcd: Member) -> None:
+    unknown = "http://no-such.invalid:2379"
+    with cluster(tmp_path, 1, arguments=coordinated_by(unknown)) as (node,):
+        node.start()
+        poll(lambda: says(node, "its name has no address"), complaint="it says why not")
+    with cluster(tmp_path, 1, arguments=coordinated_by(unknown, one_etcd.url)) as (node,):
+        node.start()
+        poll(node.serves, complaint="it serves")
+
+
+def authenticate(member: Member, password: str) -> str:
+    """A token of root's."""
+    answer = member.post("/v3/auth/authenticate", {"name": "root", "password": password})
+    return str(answer["token"])
+
+
+def ask_for_passwords(member: Member, password: str) -> None:
+    """Only root may come in from now on."""
     for path, content in (
-        ("/v3/auth/user/add", {"name": "root", "password": "secret"}),
+        ("/v3/auth/user/add", {"name": "root", "password": password}),
         ("/v3/auth/role/add", {"name": "root"}),
         ("/v3/auth/user/grant", {"user": "root", "role": "root"}),
         ("/v3/auth/enable", {}),
     ):
-        assert "header" in one_etcd.post(path, content)
+        assert "header" in member.post(path, content)
+
+
+def reread(node: Node) -> str:
+    """SIGHUP; the line that the node says then."""
+    count = len(_reloads(node))
+    node.send_signal(signal.SIGHUP)
+    poll(lambda: len(_reloads(node)) > count, complaint="it says what came of it")
+    return _reloads(node)[-1]
+
+
+def _reloads(node: Node) -> list[str]:
+    return [line for line in node.log.splitlines() if "node.reloaded" in line or "node.not_reloaded" in line]
+
+
+def test_a_user_and_a_password(tmp_path: Path, one_etcd: Member) -> None:
+    ask_for_passwords(one_etcd, "secret")
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text("root:secret\n")
     wrong.write_text("root:guessed\n")
@@ -238,17 +335,81 @@ def test_a_user_and_a_password(tmp_path: Path, one_etcd: Member) -> None:
         poll(node.serves, complaint="it serves")
 
 
+def test_a_password_is_changed_while_nodes_run(tmp_path: Path, one_etcd: Member) -> None:
+    ask_for_passwords(one_etcd, "first")
+    file = tmp_path / "user"
+    file.write_text("root:first\n")
+    arguments = (*coordinated_by(one_etcd.url), "--etcd-user-file", str(file))
+    with cluster(tmp_path, 2, arguments=arguments) as nodes:
+        start(nodes)
+        values = fill(nodes[0])
+        changed = {"name": "root", "password": "second"}
+        assert "header" in one_etcd.post("/v3/auth/user/changepw", changed, authenticate(one_etcd, "first"))
+        poll(lambda: says(coordinator_of(nodes), "authentication failed"), complaint="it is noticed")
+        file.write_text("second\n")
+        for node in nodes:
+            assert f"--etcd-user-file {file}: isn't one line USER:PASSWORD" in reread(node)
+        assert_kept(nodes[1], values)
+        file.write_text("root:second\n")
+        for node in nodes:
+            assert "etcd=user-file" in reread(node)
+        poll(lambda: "the register answers again" in coordinator_of(nodes).log, complaint="it is asked again")
+        victim = coordinator_of(nodes)
+        (other,) = (node for node in nodes if node is not victim)
+        victim.kill()
+        await_count([other], 1)
+        assert_kept(other, values)
+
+
 def test_tls(tmp_path: Path) -> None:
-    """etcd's own certificate, made for the purpose, which the node is told to trust; and not, if it is not."""
-    certificate, key = str(tmp_path / "cert"), str(tmp_path / "key")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=etcd -addext subjectAltName=IP:127.0.0.1"
-    made = subprocess.run([*command.split(), "-keyout", key, "-out", certificate], capture_output=True, check=False)
-    assert made.returncode == 0, made.stderr
-    with etcd(tmp_path, 1, ("--cert-file", certificate, "--key-file", key), scheme="https") as (member,):
-        trusted = (*coordinated_by(member.url), "--etcd-ca-file", str(tmp_path / "cert"))
+    """A node that trusts etcd's certificate, and one that does not."""
+    authority = Authority(tmp_path)
+    certificate, key = authority.sign("etcd")
+    with etcd(tmp_path, 1, ("--cert-file", str(certificate), "--key-file", str(key)), scheme="https") as (member,):
+        trusted = (*coordinated_by(member.url), "--etcd-ca-file", str(authority.certificate))
         with cluster(tmp_path, 1, arguments=trusted) as (node,):
             node.start()
             poll(node.serves, complaint="it serves")
         with cluster(tmp_path, 1, arguments=coordinated_by(member.url)) as (node,):
             node.start()
             poll(lambda: says(node, "certificate"), complaint="it says why not")
+
+
+def test_certificates_are_changed_while_nodes_run(tmp_path: Path) -> None:
+    """Both sides show one; first the node's expires, then whoever signs them for etcd is another."""
+    authority, another = Authority(tmp_path), Authority(tmp_path, "ca2")
+    ours, trusted = tmp_path / "ours.pem", tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.certificate.read_bytes())
+
+    def show(*signed: Path) -> None:
+        """From now on the node's file holds this certificate and its key."""
+        ours.write_bytes(b"".join(path.read_bytes() for path in signed))
+
+    show(*authority.sign("node"))
+    certificate, key = authority.sign("etcd")
+    options = ("--cert-file", str(certificate), "--key-file", str(key))
+    all_signers = tmp_path / "all.pem"  # etcd shows its own certificate to itself as well
+    all_signers.write_bytes(b"".join(one.certificate.read_bytes() for one in (authority, another)))
+    options += ("--client-cert-auth", "--trusted-ca-file", str(all_signers))
+    with etcd(tmp_path, 1, options, scheme="https", certificate=authority.sign("test")) as (member,):
+        files = ("--etcd-ca-file", str(trusted), "--etcd-cert-file", str(ours))
+        with cluster(tmp_path, 1, arguments=(*coordinated_by(member.url), *files)) as (node,):
+            node.start()
+            poll(node.serves, complaint="it serves")
+            show(*authority.sign("old", is_expired=True))
+            assert "etcd=cert-file" in reread(node)
+            poll(lambda: says(node, "bad certificate"), complaint="etcd refuses it")
+            ours.write_text("no certificate\n")
+            assert f"--etcd-cert-file {ours}: holds no certificate" in reread(node)
+            show(*authority.sign("new"))
+            assert "etcd=cert-file" in reread(node)
+            poll(lambda: node.log.count("the register answers again") == 1, complaint="etcd takes it")
+
+            another.sign("etcd")  # in the same files
+            member.kill()
+            member.start()
+            poll(lambda: says(node, "certificate verify failed"), complaint="the node refuses etcd's")
+            trusted.write_bytes(trusted.read_bytes() + another.certificate.read_bytes())
+            assert "etcd=ca-file" in reread(node)
+            poll(lambda: node.log.count("the register answers again") == 2, complaint="it takes it")
+            assert node.serves()

@@ -102,3 +102,26 @@ def test_a_secret_is_replaced_while_the_cluster_serves(tmp_path: Path) -> None:
         assert not traffic.counts["unanswered"], traffic.counts
         await_ready(nodes)
         assert [node.counters().get("cluster_refused_wrong_secret", 0) for node in nodes[:2]] == [0, 0]
+
+
+def test_one_node_becomes_three_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    """As docs/operations.md has it: one line at a time. Two at once are declined, and change nothing."""
+    with cluster(tmp_path, 3) as nodes:
+        one, *others = nodes
+        one.servers.write_text(f"{one.name}\n")
+        one.start()
+        poll(one.serves, DEADLINE_S)
+        with Traffic([one], keys=300) as traffic:
+            traffic.go_on(50)
+            one.servers.write_text("".join(f"{node.name}\n" for node in nodes))
+            one.send_signal(signal.SIGHUP)
+            poll(lambda: "add 1 at a time at most" in one.log, DEADLINE_S, lambda: one.log)
+            for count, node in enumerate(others, 2):
+                reread(nodes[: count - 1], *nodes[:count])
+                node.start()
+                await_count(nodes[:count], count)
+                await_ready(nodes[:count])
+                traffic.go_on(50)
+        traffic.check()
+        assert not traffic.counts["unanswered"], traffic.counts
+        assert run_python("tools/kv.py", "-s", one.name, "add-server", "127.0.0.1:1").returncode == 0

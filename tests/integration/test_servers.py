@@ -50,6 +50,7 @@ def test_three_become_five_and_three_again_without_a_line_in_any_file(tmp_path: 
             for node in more:
                 told = kv(nodes[::-1], "remove-server", node.name)
                 assert (told.returncode, told.stderr) == (0, ""), told
+                assert node.name not in kv(three, "servers").stdout, "it is gone as soon as that is said"
                 assert node.process.wait(DEADLINE_S) == 0
             await_count(three, 3)
             await_ready(three)
@@ -86,6 +87,25 @@ def test_who_knows_the_secret_joins_without_a_command(tmp_path: Path) -> None:
         await_count(nodes, 6)
         await_ready(nodes)
         assert more[0].status()["servers"] == 6
+
+
+def test_all_may_be_started_alike(tmp_path: Path) -> None:
+    """With the founders' file, and told to join: whoever is in the file founds by it, any other joins."""
+    with cluster(tmp_path, 5, environment=SECRET) as nodes:
+        founders = nodes[:3]
+        nodes[0].servers.write_text("".join(f"{node.name}\n" for node in founders))
+        for node in nodes:
+            node.options = ("--join", ",".join(founder.name for founder in founders), "--advertise", node.name)
+            node.start()
+        await_count(nodes, 5)
+        await_ready(nodes)
+        for node in (nodes[0], nodes[4]):
+            node.kill()
+            node.start()
+        await_count(nodes, 5)
+        await_ready(nodes)
+        assert all(node.status()["servers"] == 5 for node in nodes)
+        assert kv(founders, "servers").returncode == 0
 
 
 def test_without_the_secret_nobody_does(tmp_path: Path) -> None:

@@ -136,6 +136,15 @@ class Lab:
             check=False,
         )
 
+    def begin_kv(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Have tools/kv.py begin, on the clients' host."""
+        return subprocess.Popen(
+            [sys.executable, "tools/kv.py", *arguments],
+            cwd=REPOSITORY,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+        )
+
     def led_by(self, node: LabNode) -> set[int]:
         """The slots whose primary it is."""
         return {slot for slot, holders in enumerate(self.holders()) if holders[0] == node.name}
@@ -158,16 +167,21 @@ class Lab:
 
 
 def apart(nodes: Sequence[LabNode]) -> str:
-    """What keeps these from being one cluster, whatever other servers there are; empty: nothing."""
+    """What keeps these from being one cluster, whatever other servers there are; empty: nothing.
+
+    They are asked one after the other, up to the first that is not there yet: to ask all of twenty all the time would
+    take a processor from them.
+    """
     names = sorted(node.name for node in nodes)
-    told = [node.status() for node in nodes]
-    for node, status in zip(nodes, told, strict=True):
+    views = set()
+    for node in nodes:
+        status = node.status()
         members = sorted(row[0] for row in status.get("members", ()) if row[2] != "absent")
         if members != names or not status["is_member"]:
             return f"{node.name} goes by {members}"
         if status["blocked"] or not status["balanced"]:
             return f"{node.name}: not every slot is where it is wanted"
-    views = {(status["origin"], status["epoch"]) for status in told}
+        views.add((status["origin"], status["epoch"]))
     return "" if len(views) == 1 else f"they go by different views: {views}"
 
 

@@ -1,5 +1,5 @@
 """A cluster that grows, moves and shrinks under load: by its file, of which one server changes its address; by servers
-that join since they know the secret, and are removed by a command."""
+that join since they know the secret, and are removed by a command, or just stopped."""
 
 import os
 import signal
@@ -127,3 +127,41 @@ def test_from_few_to_many_in_a_burst_and_back_one_by_one(tmp_path: Path, tell: T
         for what, since, until in (("growing", grows, grown), ("shrinking", shrinks, shrunk)):
             tell(f"p99 while {what}: {slowest_share_ms(traffic, since, until):.1f} ms, before {before:.1f} ms")
         poll(lambda: all(node.status()["servers"] == FEW for node in few), DEADLINE_S)
+
+
+def test_one_by_one_to_many_and_back_in_a_burst(tmp_path: Path, tell: Tell) -> None:
+    """Removals that are asked for at once, and servers that are told to stop at once, as one who scales down does."""
+    with lab(tmp_path, MANY, "--forget-after", "2", are_named=True) as here:
+        few, more = here.nodes[:FEW], here.nodes[FEW:]
+        removed, stopped = more[::2], more[1::2]
+        for node in here.nodes:
+            node.environment["KV_CLUSTER_SECRET"] = SECRET
+            node.knows(*here.nodes)
+        for node in more:
+            node.seeds = [seed.name for seed in few]
+        here.list_servers(*few)
+        here.start(*few)
+        by_address = ",".join(f"{node.machine.address}:{node.port}" for node in few)  # names mean nothing here
+        with Traffic(few, clients=4) as traffic:
+            traffic.go_on(200)
+            began = time.monotonic()
+            for count, node in enumerate(more, FEW + 1):
+                node.start()
+                here.await_whole(here.nodes[:count])
+            tell(f"{FEW} servers have become {MANY}, one by one, in {time.monotonic() - began:.1f} s")
+            traffic.go_on(200)
+            began = time.monotonic()
+            orders = [here.begin_kv("-s", by_address, "remove-server", node.name) for node in removed]
+            for node in stopped:
+                node.send_signal(signal.SIGTERM)
+            assert [order.wait(DEADLINE_S) for order in orders] == [0] * len(removed)
+            assert [node.process.wait(DEADLINE_S) for node in more] == [0] * len(more)
+            here.await_whole(few)
+            tell(f"and {FEW} again in {time.monotonic() - began:.1f} s: {len(removed)} removed, {len(stopped)} stopped")
+            traffic.go_on(200)
+            # Who has left without being removed belongs until it is forgotten.
+            poll(lambda: all(node.status()["servers"] == FEW for node in few), DEADLINE_S)
+            assert all(node.status()["whole"] for node in few)
+        traffic.check()
+        tell(f"requests: {dict(traffic.counts)}")
+        assert not any("leave_timed_out" in node.log for node in more)

@@ -151,6 +151,19 @@ def test_what_is_to_be_looked_up() -> None:
     assert names == {str(OTHER): "kv2.example", str(SIX): "", str(ME): "", "stranger:1": ""}
 
 
+def test_an_address_of_an_interface_that_is_not_there_is_out_of_reach() -> None:
+    """A command, or another node's view, may name any."""
+    gone = Server("fe80::7%nosuch", 3331, "fe80::7%nosuch")
+    peers = Peers(SIX, (SIX, gone), socket.AF_INET6)
+    assert peers.target(str(gone)) is None
+    assert not peers.is_server_host("fe80::7")
+    peers.move(str(gone), "fe80::7")
+    assert peers.target(str(gone)) == ("fe80::7", 3331, 0, 0)
+    peers.move(str(gone), "fe80::7%nosuch")
+    assert peers.target(str(gone)) is None
+    assert not peers.is_server_host("fe80::7")
+
+
 def test_who_is_a_server_no_more_is_known_by_no_address() -> None:
     third = Server("127.0.0.7", 3337, "127.0.0.7")
     peers = Peers(ME, (ME, OTHER, third), socket.AF_INET)

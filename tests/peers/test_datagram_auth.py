@@ -365,6 +365,23 @@ def test_the_one_that_a_peer_used_counts_only_as_long_as_these_two_are_taken(net
     assert network.send("a", "b", b"body") == [b"body"]
 
 
+@pytest.mark.parametrize("was_taken", [False, True])
+def test_what_a_peer_said_before_it_went_over_says_nothing_of_what_it_takes_now(
+    network: Network, was_taken: bool
+) -> None:
+    """b takes the new one alone by now. Who holds back a datagram, or sends one once more, must not part the two."""
+    a, b = network.nodes["a"], network.nodes["b"]
+    network.send("b", "a", b"first contact")
+    a.take_secrets([SECRET, NEW], is_new_used=False)
+    record = b.sign("a", b"recorded")
+    if was_taken:
+        network.deliver("a", record)
+    b.take_secrets([NEW], is_new_used=True)
+    assert network.send("b", "a", b"body") == [b"body"]
+    assert fault(a, record, network.now) == ("replayed" if was_taken else "")
+    assert network.send("a", "b", b"body") == [b"body"]
+
+
 def test_the_new_one_is_used_with_whoever_still_uses_the_old_one_too(network: Network) -> None:
     a, b = network.nodes["a"], network.nodes["b"]
     assert network.send("b", "a", b"first contact") == [b"first contact"]

@@ -2,20 +2,26 @@
 
 import json
 import socket
+import ssl
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
 from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
-from app.config.coordination import Coordination, Credentials, Endpoint
+from app.config.coordination import Coordination, Credentials, Endpoint, read_credentials
+from app.config.servers import lookup_host
 from app.loop import GeventLoop
 from app.peers.etcd import Etcd
+from app.peers.etcd_access import Certificates
 from tests.support import etcd as real
+from tests.support.certificates import Authority
 from tests.support.gevent_loop import watched_loop
 from tests.support.polling import poll_in_loop as poll
 from tests.support.ports import HOST
@@ -42,10 +48,11 @@ def answer(content: object, status: str = "200 OK", *, more: str = "") -> bytes:
 class Server:
     """It answers each request with the next of what it was given, and closes the connection after an empty one."""
 
-    def __init__(self, *answers: bytes) -> None:
+    def __init__(self, *answers: bytes, context: ssl.SSLContext | None = None) -> None:
         self._answers = list(answers)
+        self._context = context
         self._listener = socket.create_server((HOST, 0))
-        self.endpoint = Endpoint(HOST, self._listener.getsockname()[1], False)
+        self.endpoint = Endpoint(HOST, self._listener.getsockname()[1], context is not None)
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.connections = 0
         threading.Thread(target=self._serve, daemon=True).start()
@@ -60,12 +67,15 @@ class Server:
             except OSError:
                 return
             self.connections += 1
-            with sock, sock.makefile("rb") as stream:
-                while self._take(stream):
-                    given = self._answers.pop(0) if self._answers else b""
-                    if not given:
-                        break
-                    sock.sendall(given)
+            with suppress(OSError):
+                if self._context is not None:
+                    sock = self._context.wrap_socket(sock, server_side=True)
+                with sock, sock.makefile("rb") as stream:
+                    while self._take(stream):
+                        given = self._answers.pop(0) if self._answers else b""
+                        if not given:
+                            break
+                        sock.sendall(given)
 
     def _take(self, stream: Any) -> bool:
         line = stream.readline().decode()
@@ -89,9 +99,18 @@ def loop() -> Iterator[GeventLoop]:
 class Client:
     """One that is asked, and what came of it."""
 
-    def __init__(self, loop: GeventLoop, *endpoints: Endpoint, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        loop: GeventLoop,
+        *endpoints: Endpoint,
+        credentials: Credentials | None = None,
+        certificates: Certificates | None = None,
+        look_up: Callable[[str], list[str]] = lookup_host,
+    ) -> None:
         self.taken: list[RegisterAnswered | RegisterFailed] = []
-        self.etcd = Etcd(loop, Coordination(endpoints, "kv1"), credentials)
+        self.etcd = Etcd(
+            loop, Coordination(endpoints, "kv1"), credentials, certificates or Certificates(), look_up=look_up
+        )
         self.etcd.start(self.taken.append)
 
     def ask(self, asked: AskRegister = READ) -> RegisterAnswered | RegisterFailed:
@@ -167,7 +186,15 @@ class TestRequests:
         one = answer({"header": HEADER, "responses": held(b"s", b"v")}, more="Connection: close\r\n")
         client, _ = asked(one, b"", one)
         assert isinstance(client.ask(), RegisterAnswered)
-        assert isinstance(client.ask(), RegisterFailed)
+        assert client.why().endswith("may want https://, or a user (--etcd-user-file)")
+        assert isinstance(client.ask(), RegisterAnswered)
+
+    def test_or_ends(self, asked: Make) -> None:
+        """Nothing is wrong then with what was asked."""
+        one = answer({"header": HEADER, "responses": held(b"s", b"v")})
+        client, _ = asked(one, b"")
+        assert isinstance(client.ask(), RegisterAnswered)
+        assert client.why().endswith("it has closed the connection")
 
     def test_an_answer_in_chunks(self, asked: Make) -> None:
         body = json.dumps({"header": HEADER, "responses": held(b"s", b"v")}).encode()
@@ -180,7 +207,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("given", "word"),
         [
-            (b"", "closes the connection"),
+            (b"", "closed the connection without an answer: it may want https://, or a user"),
             (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no HTTP"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "no JSON"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "no JSON"),
@@ -188,6 +215,9 @@ class TestFaults:
             (answer({}), "not etcd's"),
             (answer({"header": HEADER}), "not etcd's"),
             (answer({"header": {"cluster_id": "x"}, "responses": held(b"s", b"v")}), "not etcd's"),
+            (answer({"header": {"cluster_id": -1}, "responses": held(b"s", b"v")}), "not etcd's"),
+            (answer({"header": {"cluster_id": str(1 << 64)}, "responses": held(b"s", b"v")}), "not etcd's"),
+            (answer({"header": {"cluster_id": inf}, "responses": held(b"s", b"v")}), "not etcd's"),
             (answer({"header": HEADER, "responses": held(b"s")}), "not etcd's"),
             (answer({"header": HEADER, "responses": held(b"s", b"v", b"w")}), "not etcd's"),
             (answer({"header": HEADER, "responses": [None, None]}), "not etcd's"),
@@ -199,8 +229,16 @@ class TestFaults:
                 answer({"message": "etcdserver: no leader", "code": 14}, "503 Service Unavailable"),
                 ": no leader (status",
             ),
+            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 18\r\n\r\n404 page not found", "etcd listens for clients"),
+            (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 999\r\n\r\n" + b"\xff\n" * 333 + b"x" * 333, "no JSON: "),
+            (answer({"message": "etcdserver: permission denied"}, "403 Forbidden"), "write of the prefix /kv/kv1/,"),
             (answer({"error": "x" * 999}, "500 Internal Server Error"), "x" * 180),
+            (answer({"message": "\ud800\n"}, "500 Internal Server Error"), "\\ud800\\n (status 500)"),
+            (answer({"message": ["x"]}, "500 Internal Server Error"), "no reason (status 500)"),
+            (b"HTTP/1.1 " + b"\xff" * 9000 + b"\r\n\r\n", "no HTTP"),
+            (b"HTTP/1.1 200 " + b"x" * 90_000 + b"\r\n\r\n", "no HTTP"),
             (answer({}, "418 I'm a teapot"), "no reason (status 418)"),
+            (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, "more than"),
         ],
     )
     def test_no_answer(self, asked: Make, given: bytes, word: str) -> None:
@@ -221,6 +259,21 @@ class TestFaults:
             client = Client(loop, dead.endpoint, server.endpoint)
             assert str(dead.endpoint) in client.why()
             assert isinstance(client.ask(), RegisterAnswered)
+
+    def test_a_name_without_an_address_is_no_answer_and_no_fault_of_the_nodes(self, loop: GeventLoop) -> None:
+        """gevent's own way to look one up has the loop end the process."""
+        client = Client(loop, Endpoint("no-such.invalid", 1, False))
+        assert "http://no-such.invalid:1: its name has no address: " in client.why()
+
+    @pytest.mark.parametrize("found", [["127.0.0.9", HOST], [HOST]])
+    def test_a_name_with_several_addresses(self, loop: GeventLoop, found: list[str]) -> None:
+        """Of which one answers."""
+        one = answer({"header": HEADER, "responses": held(b"s", b"v")})
+        with closing(Server(one)) as server:
+            client = Client(loop, Endpoint("etcd", server.endpoint.port, False), look_up=lambda host: found)
+            asked = [client.ask() for _ in found]
+            assert isinstance(asked[-1], RegisterAnswered)
+            assert server.requests[0][1]["host"] == f"etcd:{server.endpoint.port}"
 
     def test_a_stopped_client_says_no_more(self, asked: Make) -> None:
         client, _ = asked(answer({"header": HEADER, "responses": held(b"s", b"v")}))
@@ -252,10 +305,105 @@ class TestUser:
         assert isinstance(client.ask(), RegisterAnswered)
         assert server.requests[-1][1]["authorization"] == "tok.2"
 
-    @pytest.mark.parametrize("given", [answer({}), answer({"token": 5}), answer({"token": "a\nb"})])
-    def test_no_token(self, asked: Make, given: bytes) -> None:
-        client, _ = asked(given, credentials=Credentials("kv", "secret"))
+    def test_another_password_is_gone_by_when_that_is_said(self, asked: Make, tmp_path: Path) -> None:
+        """Over another connection, with a token of its own."""
+        file = tmp_path / "user"
+        file.write_text("kv:first\n")
+        tokens = [answer({"token": "tok.1"}), answer({"token": "tok.2"})]
+        given = (tokens[0], self.OK, self.OK, tokens[1], self.OK, self.OK)
+        client, server = asked(*given, credentials=read_credentials(str(file)))
+        client.ask()
+        file.write_text("kv:second\n")
+        go_over = client.etcd.reread()
+        client.ask()
+        assert go_over() == "user-file"
+        client.ask()
+        assert client.etcd.reread()() == "", "it is the same again"
+        client.ask()
+        assert not client.etcd.failures
+        assert server.connections == 2
+        proofs = [body["password"] for path, _, body in server.requests if path == "/v3/auth/authenticate"]
+        assert proofs == ["first", "second"]
+        headers = [one.get("authorization") for path, one, _ in server.requests if path == "/v3/kv/txn"]
+        assert headers == ["tok.1", "tok.1", "tok.2", "tok.2"]
+
+    @pytest.mark.parametrize("given", [{}, {"token": 5}, {"token": ""}, {"token": "a\nb"}, {"token": " a"}])
+    def test_no_token(self, asked: Make, given: dict[str, Any]) -> None:
+        client, _ = asked(answer(given), credentials=Credentials("kv", "secret"))
         assert "no token" in client.why()
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Certificates and keys: of etcd's and a node's, by the right authority, too old, and by another."""
+    directory, other = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("others")
+    authority = Authority(directory)
+    return {
+        "ca": (authority.certificate, Path()),
+        "good": authority.sign("good"),
+        "expired": authority.sign("expired", is_expired=True),
+        "other": Authority(other, "other").sign("etcd"),
+    }
+
+
+class TestTls:
+    def test_an_etcd_that_says_nothing_holds_up_nobody(self, loop: GeventLoop) -> None:
+        with socket.create_server((HOST, 0)) as silent:
+            end = threading.Timer(5.0, silent.shutdown, (socket.SHUT_RDWR,))  # should the loop wait for it
+            end.start()
+            client = Client(loop, Endpoint(HOST, silent.getsockname()[1], True))
+            client.etcd.ask(READ)
+            turns = 0
+            while not client.taken:
+                gevent.sleep(0.001)
+                turns += 1
+            end.cancel()
+            assert turns > 10
+            assert "nothing within 0.3 s" in str(client.taken[0])
+
+    @pytest.mark.parametrize(
+        ("of_etcd", "host", "word"),
+        [
+            ("good", HOST, ""),
+            ("expired", HOST, "certificate has expired: etcd's own is to be renewed"),
+            ("other", HOST, "issuer certificate: whoever has signed it must be in --etcd-ca-file"),
+            ("good", "localhost", "not valid for 'localhost'.: etcd's own must have the name"),
+        ],
+    )
+    def test_etcds_certificate(
+        self, loop: GeventLoop, signed: dict[str, tuple[Path, Path]], of_etcd: str, host: str, word: str
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*signed[of_etcd])
+        self.assert_says(loop, context, host, Certificates(str(signed["ca"][0])), word)
+
+    @pytest.mark.parametrize(
+        ("of_node", "word"),
+        [
+            ("good", ""),
+            ("", "certificate required: it takes no certificate of this node's, or not this one"),
+            ("expired", "certificate expired: it takes no certificate of this node's, or not this one"),
+            ("other", "unknown ca: it takes no certificate of this node's, or not this one"),
+        ],
+    )
+    def test_the_nodes_certificate(
+        self, loop: GeventLoop, signed: dict[str, tuple[Path, Path]], of_node: str, word: str
+    ) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=signed["ca"][0])
+        context.load_cert_chain(*signed["good"])
+        context.verify_mode = ssl.CERT_REQUIRED
+        own = map(str, signed[of_node]) if of_node else ()
+        self.assert_says(loop, context, HOST, Certificates(str(signed["ca"][0]), *own), word)
+
+    def assert_says(
+        self, loop: GeventLoop, context: ssl.SSLContext, host: str, certificates: Certificates, word: str
+    ) -> None:
+        """What is wrong; nothing: it is answered."""
+        with closing(Server(answer({"header": HEADER, "responses": held(b"s", b"v")}), context=context)) as server:
+            endpoint = Endpoint(host, server.endpoint.port, True)
+            answered = Client(loop, endpoint, certificates=certificates, look_up=lambda host: [HOST]).ask()
+            assert (answered.why if isinstance(answered, RegisterFailed) else "").count(word)
+            assert isinstance(answered, RegisterFailed) == bool(word)
 
 
 @pytest.mark.skipif(real.PROGRAM is None, reason=real.ABSENT)

@@ -15,6 +15,7 @@ from app.node import Node
 from app.peers.frames import FORWARD, LIFE, pack_header, pack_life
 from app.peers.handshake import NONCE_BYTES, PROOF_BYTES, Handshake
 from app.peers.lookups import LOOKUP_S
+from app.peers.membership import SharedRegister
 from app.wire.protocol import IS_ALIVE
 from tests.support.datagrams import FakeDatagrams, sockaddr
 from tests.support.loop import ManualLoop
@@ -44,7 +45,7 @@ class Sockets(FakeStreams):
 class Rig:
     """A node of two, and its peer, which is the test."""
 
-    def __init__(self, peer: Server = PEER, **options: Any) -> None:
+    def __init__(self, peer: Server = PEER, register: SharedRegister | None = None, **options: Any) -> None:
         self.loop = ManualLoop()
         self.sockets = Sockets()
         self.peer = peer
@@ -58,6 +59,7 @@ class Rig:
             random_bytes=lambda size: b"\x07" * size,
             resident_bytes=lambda: 60 << 20,
             on_stopped=lambda: None,
+            register=register,
         )
         self.node.start()
         self.loop.turn()

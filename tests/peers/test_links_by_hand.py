@@ -573,6 +573,18 @@ def test_a_refusal_by_this_very_machine_is_a_proof(here: tuple[str, ...], truste
     assert rig.tells() == [LinkRefused(PEER, 42, is_proof)]
 
 
+def test_what_refuses_a_peer_that_is_a_server_no_more_proves_nothing() -> None:
+    """It has no address any more, and every machine can bind that (Sockets.is_here)."""
+    rig = Rig()
+    rig.streams.here.add("")
+    sock = rig.streams.pending()
+    sock.code = errno.ECONNREFUSED
+    rig.dial()
+    rig.peers.change(SERVERS[:1])
+    rig.writable(sock)
+    assert rig.tells() == [LinkRefused(PEER, 42, False)]
+
+
 # --- peers whose names have addresses that change --------------------------------------------------------------------
 
 NAMED = (Server("127.0.0.1", 1001, "127.0.0.1"), Server("kv2", 1002, "127.0.0.2"), Server("kv3", 1003, "127.0.0.3"))

@@ -45,6 +45,26 @@ def test_only_names_are_looked_up(rig: Rig) -> None:
     assert rig.lookups._doubts.keys() == {str(NAME)}, "nothing is kept of the others"
 
 
+def test_nothing_is_kept_of_who_is_a_server_no_more(rig: Rig) -> None:
+    rig.doubt(NAME, ABSENT)
+    rig.doubt(NAME, ABSENT)  # too soon: they wait for their turn
+    rig.peers.change((ME, NAME))
+    rig.lookups.keep(rig.peers.names)
+    assert rig.lookups._doubts.keys() == {str(NAME)}
+    assert rig.lookups._unresolved == set()
+    rig.loop.advance(LOOKUP_S)
+    assert rig.resolver.asked == ["kv3", "kv4", "kv3"]
+
+
+def test_what_was_asked_before_it_was_no_server_for_a_while_is_not_asked_on_and_on(rig: Rig) -> None:
+    rig.lookups.doubt(str(NAME), "10.0.0.99")  # which its name never has
+    for servers in ((ME,), (ME, NAME)):
+        rig.peers.change(servers)
+        rig.lookups.keep(rig.peers.names)
+    rig.loop.advance(200.0)
+    assert rig.resolver.asked == ["kv3"]
+
+
 def test_a_peer_that_has_moved_is_reached_where_it_is(rig: Rig) -> None:
     rig.resolver.addresses["kv3"] = ["10.0.0.33", "10.0.0.34"]
     rig.doubt(NAME)

@@ -40,20 +40,28 @@ from app.cluster.events import (
     ViewInstalled,
 )
 from app.cluster.membership.state import ClusterConfig
-from app.cluster.view import Member, View
+from app.cluster.view import FOUNDERS_MAX, Member, View
 from app.config.options import Options
 from app.config.servers import Server
 from app.front.batch import DatagramBatch
 from app.loop import EXIT_FAULT, Loop
-from app.node import fresh_incarnation
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import DatagramAuth
 from app.peers.frames import CLUSTER, LIFE, Frame
 from app.peers.links import Links
 from app.peers.lookups import Lookups
-from app.peers.membership import FOUND_RETRIES_S, Membership
+from app.peers.membership import FOUND_RETRIES_S, UNCUT_MAX_BYTES, Membership
+from app.process import fresh_incarnation
 from app.sockets import Sockets
-from app.wire.protocol import DATAGRAM_MAX_BYTES, SLOT_COUNT, TYPE_CLUSTER, TYPE_REQUEST
+from app.wire.protocol import (
+    ADDRESS_MAX_BYTES,
+    DATAGRAM_MAX_BYTES,
+    SERVERS_MAX,
+    SLOT_COUNT,
+    TYPE_CLUSTER,
+    TYPE_REQUEST,
+    VALUE_MAX_BYTES,
+)
 from proto_gen.message_pb2 import Msg
 from tests.support.gevent_loop import watched_loop
 from tests.support.loop import Exited, ManualLoop
@@ -248,7 +256,7 @@ class Core:
         self.is_member = True
         self.epoch = 17
         self.is_done_ = False
-        self.refuses_order = ""
+        self.refuses_order = self.has_wait = ""
         self.fails: BaseException | None = None
         self.view: View | None = None
         self.refuses = ""
@@ -258,6 +266,9 @@ class Core:
 
     def objection_to_order(self, order: Order) -> str:
         return self.refuses_order
+
+    def must_wait(self, order: Order) -> str:
+        return self.has_wait
 
     def objection(self) -> str:
         return self.refuses
@@ -366,7 +377,7 @@ VIEW = View(
 
 
 @pytest.mark.parametrize("secret", [None, SECRET])
-@pytest.mark.parametrize(("size", "over_the_link"), [(1100, False), (1101, True)])
+@pytest.mark.parametrize(("size", "over_the_link"), [(UNCUT_MAX_BYTES, False), (UNCUT_MAX_BYTES + 1, True)])
 def test_what_is_large_goes_over_the_link_if_it_is_up(size: int, over_the_link: bool, secret: bytes | None) -> None:
     rig = Rig(secret=secret).start()
     rig.core.script = [[Send(B, bytes(size))], [Send(B, bytes(size))]]
@@ -377,6 +388,12 @@ def test_what_is_large_goes_over_the_link_if_it_is_up(size: int, over_the_link: 
     rig.membership.take(Tick())
     assert rig.does() == ([("frame", B, CLUSTER, bytes(size))] if over_the_link else [("send", ("127.0.0.2", 1002))])
     assert rig.membership.sent_over_links == over_the_link
+
+
+def test_what_is_not_large_fits_a_packet_of_any_path_however_long_the_sender_is() -> None:
+    sealed = DatagramAuth(SECRET, "a" * ADDRESS_MAX_BYTES, [B], 100).sign(B, bytes(UNCUT_MAX_BYTES))
+    msg = Msg(messageID=bytes(8), payload=sealed, checkSum=1, type=TYPE_CLUSTER)
+    assert len(msg.SerializeToString()) == 1280 - 48, "IPv6's least, less its header and UDP's"
 
 
 def test_a_frame_is_the_links_peers_word(rig: Rig) -> None:
@@ -746,7 +763,8 @@ VIEW_OF_TWO = replace(VIEW, founders=(A,), others=(B,))
 )
 def test_an_administrators_order(rig: Rig, said: bytes, order: Order) -> None:
     rig.core.view = VIEW
-    expected = {"done": False, "why_not": "", "address": A, "coordinator": "a:1", "servers": [], "founders": []}
+    expected = {"done": False, "why_not": "", "passes": False, "address": A, "coordinator": "a:1"}
+    expected |= {"servers": [], "founders": []}
     assert json.loads(rig.membership.order(said)) == expected
     assert rig.core.events == [ServerOrdered(order)]
     rig.core.is_done_ = True
@@ -758,14 +776,17 @@ def test_an_administrators_order(rig: Rig, said: bytes, order: Order) -> None:
 
 def test_an_order_that_is_declined(rig: Rig) -> None:
     rig.core.refuses_order = "one at a time"
-    assert json.loads(rig.membership.order(b'{"add": "b:2"}'))["why_not"] == "one at a time"
+    told = json.loads(rig.membership.order(b'{"add": "b:2"}'))
+    assert (told["why_not"], told["passes"]) == ("one at a time", False)
+    rig.core.has_wait = rig.core.refuses_order
+    assert json.loads(rig.membership.order(b'{"add": "b:2"}'))["passes"] is True
     assert rig.core.events == []
 
 
 @pytest.mark.parametrize("said", [b"", bytes(9)])
 def test_no_order(rig: Rig, said: bytes) -> None:
-    expected = {"done": False, "why_not": "", "address": A, "coordinator": "", "servers": [], "founders": []}
-    assert json.loads(rig.membership.order(said)) == expected
+    told = json.loads(rig.membership.order(said))
+    assert (told["done"], told["why_not"], told["coordinator"], told["servers"]) == (False, "", "", [])
     assert rig.core.events == []
 
 
@@ -783,11 +804,27 @@ def test_no_order(rig: Rig, said: bytes) -> None:
             "a server's name has at most 80 bytes, its port included",
         ),
         (b"\xff", "say which server to add or to remove"),
+        (b'{"add": "0.0.0.0:2"}', "0.0.0.0:2 isn't one machine's address"),
+        (b'{"add": "[ff02::1]:2"}', "[ff02::1]:2 isn't one machine's address"),
     ],
 )
 def test_what_is_no_order(rig: Rig, said: bytes, why_not: str) -> None:
     assert json.loads(rig.membership.order(said))["why_not"] == why_not
     assert rig.core.events == []
+
+
+def test_nested_too_deep_is_no_order(rig: Rig) -> None:
+    assert json.loads(rig.membership.order(b"[" * 5000))["why_not"] == "say which server to add or to remove"
+
+
+def test_the_longest_answers_fit_a_datagram(rig: Rig) -> None:
+    names = tuple(f"{number:02}{'x' * (ADDRESS_MAX_BYTES - 6)}:{number:03}" for number in range(100, 100 + SERVERS_MAX))
+    members = tuple(Member(name, 1) for name in names)
+    rig.core.view = replace(VIEW, members=members, founders=names[:FOUNDERS_MAX])
+    rig.core.refuses = rig.core.refuses_order = " ".join(names)
+    for answer in (rig.membership.order(b'{"remove": "b:2"}'), rig.membership.found()):
+        assert len(answer) <= VALUE_MAX_BYTES
+        assert json.loads(answer)["why_not"].startswith(names[0])
 
 
 @pytest.mark.parametrize(

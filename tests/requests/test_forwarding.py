@@ -541,6 +541,14 @@ def test_one_that_was_never_linked_is_not_waited_for() -> None:
     assert [receiver for _, receiver, _, _ in net.queue] == ["first"]
 
 
+def test_nothing_is_kept_of_who_is_a_member_no_more() -> None:
+    forwarding = apart("first")["front"].forwarding
+    forwarding.on_view(first_view([Member("front", 1), Member("owner", 1)], 7, 1))
+    assert forwarding._down_since_s.keys() == {"owner"}
+    forwarding.on_view(first_view([Member("front", 1)], 7, 1))
+    assert forwarding._down_since_s == {}
+
+
 @pytest.mark.parametrize(("waits_s", "goes"), [(DETOUR_S, True), (DETOUR_S - 0.001, False)])
 def test_a_detour_is_taken_when_its_time_has_come(waits_s: float, goes: bool) -> None:
     net = apart("first")

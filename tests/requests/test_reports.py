@@ -9,7 +9,7 @@ import pytest
 from app import fast
 from app.cluster.events import MemberStatus, Status
 from app.cluster.readiness import Readiness
-from app.requests.reports import KEPT_MAX_S, KEPT_TIMES, Kept, status_json
+from app.requests.reports import KEPT_MAX_S, KEPT_TIMES, KeptReport, status_json
 from app.version import VERSION
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, VALUE_MAX_BYTES
 
@@ -150,7 +150,7 @@ class Maker:
 @pytest.mark.parametrize("takes_s", [0.0001, 0.0007, 0.004])
 def test_however_often_a_report_is_asked_for_it_takes_a_small_share_of_the_time(takes_s: float) -> None:
     maker = Maker(takes_s)
-    kept = Kept(maker.make, maker.now)
+    kept = KeptReport(maker.make, maker.now)
     while maker.now_s < 1001.0:
         assert kept() == b"%d" % maker.made
         maker.now_s += 0.00001  # the next one asks
@@ -159,7 +159,7 @@ def test_however_often_a_report_is_asked_for_it_takes_a_small_share_of_the_time(
 
 def test_a_report_is_made_anew_once_it_is_old() -> None:
     maker = Maker(1 / 1024)
-    kept = Kept(maker.make, maker.now)
+    kept = KeptReport(maker.make, maker.now)
     assert kept() == b"1"
     maker.now_s += KEPT_TIMES / 1024 - 0.0001
     assert kept() == b"1"
@@ -169,7 +169,7 @@ def test_a_report_is_made_anew_once_it_is_old() -> None:
 
 def test_a_report_in_whose_making_the_process_was_stopped_is_not_kept_for_long() -> None:
     maker = Maker(60.0)
-    kept = Kept(maker.make, maker.now)
+    kept = KeptReport(maker.make, maker.now)
     kept()
     maker.now_s += KEPT_MAX_S
     assert kept() == b"2"
@@ -177,7 +177,7 @@ def test_a_report_in_whose_making_the_process_was_stopped_is_not_kept_for_long()
 
 def test_a_report_that_costs_nothing_is_always_of_now() -> None:
     maker = Maker(0.0)
-    kept = Kept(maker.make, maker.now)
+    kept = KeptReport(maker.make, maker.now)
     assert [kept(), kept()] == [b"1", b"2"]
 
 
@@ -190,7 +190,7 @@ def test_a_fault_in_the_making_is_not_kept() -> None:
         return next(texts)
 
     maker = Maker(1.0)
-    kept = Kept(make, maker.now)
+    kept = KeptReport(make, maker.now)
     with pytest.raises(ValueError, match=r"^$"):
         kept()
     maker.takes_s = 0.0

@@ -9,6 +9,7 @@ import pytest
 
 from app.observe.slowlog import SlowLog
 from app.requests.settings import Settings
+from app.wire.protocol import VALUE_MAX_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,15 @@ def test_what_can_not_be_changes_nothing(wanted: bytes, why_not: str) -> None:
     told = json.loads(Settings(slow_log).change(wanted))
     assert told == {"log_level": "info", "slow_ms": 0, "why_not": why_not}
     assert slow_log.threshold_s == inf
+
+
+@pytest.mark.parametrize("char", ["x", "\u00e9", "\U0001f600"])
+@pytest.mark.parametrize("wanted", [{"": "7"}, {"slow_ms": ""}])
+def test_an_answer_fits_a_datagram_whatever_was_wanted(wanted: dict[str, str], char: str) -> None:
+    filled = {name or char * 2400: value or char * 2400 for name, value in wanted.items()}
+    answer = Settings(SlowLog()).change(json.dumps(filled, ensure_ascii=False).encode())
+    assert len(answer) <= VALUE_MAX_BYTES
+    assert char * 80 + "..." in json.loads(answer)["why_not"]
 
 
 def test_a_change_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

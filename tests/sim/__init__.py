@@ -15,7 +15,7 @@ handshake, framing and queues, datagram seals, membership shell and core, replic
     the clocks         world.py: each machine's own, with rate and offset; the wall clock steps
     resident size      process.py: the arena's and the replies' bytes, and what the nemesis adds
     random bytes       the run's generator
-    signals, HTTP, allocators, the collector (app.node.run) are left out
+    signals, HTTP, allocators, the collector (app.process.run) are left out
 
 Simulated nodes are small where memory is to be tight (process.py: the governor's floor, the bound on replies).
 

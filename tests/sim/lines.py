@@ -18,6 +18,9 @@ REGISTERS: Final = (
     "app/cluster/membership/seat.py",
     "app/cluster/membership/shared_register.py",
     "app/peers/etcd.py",
+    "app/peers/etcd_access.py",
+    "app/peers/etcd_faults.py",
+    "app/peers/etcd_names.py",
 )
 
 Lines = dict[str, set[int]]  # by file, from the root

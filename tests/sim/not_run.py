@@ -270,11 +270,16 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._connector.handshake.take(secrets)",
         ],
     },
+    "app/peers/lookups.py": {
+        UNIT: [
+            "return  # meanwhile it was no server",
+        ],
+    },
     "app/peers/membership.py": {
         FORCED: [
             'objection = ""',
             "if self._loop.now() - self._founded_s >= FOUND_RETRIES_S:",
-            "objection = self.core.objection()",
+            "objection = self.core.objection()[:_WHY_NOT_MAX_BYTES]",
             "if not objection:",
             "self._founded_s = self._loop.now()",
             "self.take(FoundRequested())",
@@ -852,17 +857,18 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "values = {}",
             "for name, value in said.items():",
             "if name not in _parsers:",
-            "raise ValueError(f\"{name} can't be changed while a node runs; {' and '.join(CHANGEABLE)} can\")",
+            "raise ValueError(f\"{_shown(name)} can't be changed while a node runs; {' and '.join(CHANGEABLE)} can\")",
             "values[name] = _parsers[name](value)",
-            "raise ValueError(f\"{name}: '{value}' {error}\") from None",
+            "raise ValueError(f\"{name}: '{_shown(value)}' {error}\") from None",
             "return values",
+            'return text if len(text) <= _SHOWN_MAX_CHARS else text[:_SHOWN_MAX_CHARS] + "..."',
         ],
     },
     "app/cluster/membership/belonging.py": {
         ORDERED: [
             'return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"',
             "return f\"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first\"",
-            'return "the servers file names one server, which founds a cluster whenever it starts: name two more in it"',
+            "return (",
             'return f"the servers file names more than {FOUNDERS_MAX} servers: add to it, and kill -HUP each node"',
             'return f"{MEMBERS_MAX} servers belong: a cluster takes no more"',
             "return f\"of {' '.join(founders)}, by which the cluster was founded, {needed} must be members and up\"",

@@ -92,6 +92,9 @@ class RegisterClient:
         self.requests += 1
         self._register.send(self._process.address, asked, self._give)
 
+    def reread(self) -> Callable[[], str]:
+        return str  # it has no files
+
     def stop(self) -> None: ...
 
     def _give(self, event: RegisterAnswered | RegisterFailed) -> None:

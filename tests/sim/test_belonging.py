@@ -11,13 +11,14 @@ from app.cluster.membership import timing
 from app.cluster.membership.belonging import Belonging
 from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.state import NodeState
+from app.wire.protocol import ALL_SLOTS
 from tests.sim.checks import Violation
 from tests.sim.clients import ClientOptions
 from tests.sim.cluster import Cluster, Options
 from tests.sim.network import NetworkOptions
 from tests.sim.process import NodeOptions
 from tests.sim.run import check_histories
-from tests.sim.test_scenarios import Site
+from tests.sim.test_scenarios import Site, served
 from tests.sim.world import Host
 
 SECRET = b"a secret of sixteen or more"
@@ -223,6 +224,27 @@ def test_if_they_did_not_wait_both_would_serve(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Bootstrap, "bound_until", lambda self, ends: -inf)
     with pytest.raises(Violation, match="are served by"):
         restarted_founders(parts=True)
+
+
+def test_nor_does_the_successor_of_a_founder_that_ends_at_once() -> None:
+    """The founder would have waited until no lease rests on those who have just gone; whoever takes its place does."""
+    site = Growing(4, 3, one_machine=True, replicas=4)
+    site.grow()
+    for host in site.founders:  # so that one of the others coordinates
+        site.bounce(host)
+        site.until(lambda: site.is_whole(7), 10.0)
+    site.wait(1.0)
+    founder, successor, *gone = site.founders
+    site.part([founder, successor], site.others)
+    pairs = [(one.ip, other.ip) for one in (founder, successor) for other in gone]
+    site.cluster.network.cut([path for pair in pairs for path in (pair, pair[::-1])], datagrams=True, streams=False)
+    site.bounce(founder, successor)
+    site.wait(0.5)
+    for host in gone:  # which have supported the others' coordinator until now
+        site.cluster.crash(host)
+    site.until(lambda: len(site.members(successor)) == 2, 0.3)
+    site.cluster.crash(founder)
+    site.until(lambda: served([successor], site.world.now) == ALL_SLOTS, timing.LAPSE_S + 0.2)
 
 
 def a_server_that_one_founder_does_not_know() -> None:

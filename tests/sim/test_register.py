@@ -332,6 +332,22 @@ class TestRefusals:
         self.assert_refused(world, said, "goes by a view")
         assert world.register.seat is None
 
+    @pytest.mark.parametrize("is_left", [True, False])
+    def test_nor_in_the_place_of_another_cluster(self, is_left: bool) -> None:
+        """As one that is given another cluster's name, whose members are gone, or live."""
+        world, _ = cluster(3)
+        victim = next(one for one in world.processes() if not one.core._state.is_coordinator).host
+        world.crash(victim)
+        until(world, lambda: counts(world) == {2} and is_served(world), 1.5)
+        assert world.register.view is not None
+        view = replace(read_view(world.register.view), cluster_id=77)
+        before = seat_of(view, 1 << 40, 7, 0, 1, is_left=is_left).pack()
+        world.register.seat, world.register.view = before, to_message(view).SerializeToString()
+        said = self.errors(world)
+        world.start(victim)
+        self.assert_refused(world, said, "goes by another: --coordination names another cluster")
+        assert world.register.seat == before
+
     def test_restored_from_an_old_backup(self) -> None:
         world, _ = cluster(3)
         backup = (world.register.seat, world.register.view)
@@ -389,17 +405,23 @@ class TestRefusals:
         world.register.view = to_message(cluster(3, 5)[0].processes()[0].core.view).SerializeToString()  # type: ignore[arg-type]
         self.assert_refused(world, said, "do not belong together")
 
-    def test_an_operator_has_it_written_anew(self) -> None:
+    @pytest.mark.parametrize("hosts", [1, 2, 3])
+    @pytest.mark.parametrize("is_coordinator", [True, False])
+    def test_an_operator_has_it_written_anew(self, hosts: int, is_coordinator: bool) -> None:
         """By what a node holds, which nobody drops."""
-        world, checks = cluster(3)
-        first = coordinator_of(world)
+        world, checks = cluster(hosts)
+        one = coordinator_of(world)
+        if not is_coordinator and hosts > 1:
+            one = next(process for process in world.processes() if process is not one)
         incarnations = [process.core.incarnation for process in world.processes()]
         world.register.seat = world.register.view = None
         world.run(world.now + 3.0)
         assert not is_served(world)
-        assert not first.core.objection()
-        world.give(first, FoundRequested())
-        until(world, lambda: not checks.is_converged(), 3.0)
+        assert not one.core.objection()
+        world.give(one, FoundRequested())
+        until(world, lambda: world.register.view is not None and not checks.is_converged(), 3.0)
+        world.run(world.now + 2 * timing.FORCED_S)
+        assert not checks.is_converged()
         assert [process.core.incarnation for process in world.processes()] == incarnations
         assert not checks.lost
 
@@ -464,6 +486,27 @@ def test_nodes_with_and_without_a_register_refuse_each_other(first_has_register:
     assert all(len(process.core.view.members) == 4 for process in world.processes()[:4])  # type: ignore[union-attr]
     assert not world.processes()[4].core.is_member
     assert any("one of the two goes by an etcd" in line for line in said)
+
+
+def test_two_clusters_of_the_same_servers_tell_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nodes that were given two names, and found at the same moment: nothing that they decide by is shared."""
+    world = World(1, Options(hosts=2, register=RegisterOptions()))
+    another = SimRegister(RegisterOptions(), world.rng, world.after)
+    send = SimRegister.send
+
+    def send_to_one(self: SimRegister, address: str, asked: AskRegister, give: Callable[..., None]) -> None:
+        send(another if address == world.hosts[1].address else self, address, asked, give)
+
+    monkeypatch.setattr(SimRegister, "send", send_to_one)
+    said: list[str] = []
+    world.on_effect = lambda process, effect: said.append(effect.text) if isinstance(effect, Log) else None
+    for host in world.hosts:
+        world.start(host)
+        world.run(world.now + 0.001)
+    world.run(30.0)
+    lines = [line for line in said if "goes by another cluster: --coordination names" in line]
+    assert 4 <= len(lines) <= 6, said
+    assert len(set(lines)) == 2
 
 
 class TestItBites:

@@ -32,6 +32,7 @@ class Member:
         self.host, _, port = url.partition("://")[2].partition(":")
         self.port = int(port)
         self.data = directory / name
+        self.certificate: tuple[Path, Path] | None = None  # and its key, if it asks clients for one
         self._log = directory / f"{name}.log"
         self._arguments = [
             *(PROGRAM or "etcd", "--name", name, "--data-dir", str(self.data), "--log-outputs", "stderr"),
@@ -55,14 +56,16 @@ class Member:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
-    def post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        """What it answers. Raises OSError where it does not."""
+    def post(self, path: str, content: dict[str, Any], token: str = "") -> dict[str, Any]:
+        """What it answers; `token`: of an authentication. Raises OSError where it does not."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=5.0)
         if self.url.startswith("https"):
             context = ssl._create_unverified_context()
+            if self.certificate is not None:
+                context.load_cert_chain(*self.certificate)
             connection = http.client.HTTPSConnection(self.host, self.port, timeout=5.0, context=context)
         try:
-            connection.request("POST", path, json.dumps(content))
+            connection.request("POST", path, json.dumps(content), {"Authorization": token} if token else {})
             return json.loads(connection.getresponse().read())  # type: ignore[no-any-return]
         except http.client.HTTPException as error:
             raise OSError(str(error)) from None
@@ -85,15 +88,22 @@ class Member:
 
 @contextmanager
 def etcd(
-    directory: Path, count: int = 1, options: Sequence[str] = (), *, scheme: str = "http"
+    directory: Path,
+    count: int = 1,
+    options: Sequence[str] = (),
+    *,
+    scheme: str = "http",
+    certificate: tuple[Path, Path] | None = None,
 ) -> Iterator[list[Member]]:
-    """An etcd of so many members, all up; whatever is left of them is killed at the end."""
+    """An etcd of so many members, all up; whatever is left of them is killed at the end. `certificate`: and its key, if
+    they ask for one."""
     ports = free_ports(2 * count)
     urls = [f"{scheme}://{HOST}:{port}" for port in ports[:count]]
     peers = {f"e{number}": f"http://{HOST}:{port}" for number, port in enumerate(ports[count:])}
-    with running(
-        [Member(directory, name, url, peers, options) for name, url in zip(peers, urls, strict=True)]
-    ) as members:
+    members = [Member(directory, name, url, peers, options) for name, url in zip(peers, urls, strict=True)]
+    for member in members:
+        member.certificate = certificate
+    with running(members):
         yield members
 
 

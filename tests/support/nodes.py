@@ -111,9 +111,9 @@ class Node(nodes.NodeProcess):
         return answer.membershipCount if answer is not None else 0
 
     def status(self) -> dict[str, Any]:
-        """STATUS; empty when it does not answer."""
+        """STATUS; empty when it does not answer, or says that it has too much to do."""
         answer = self.ask(STATUS, value=bytes(PADDING_BYTES))
-        return {} if answer is None else json.loads(answer.value)
+        return {} if answer is None or answer.value is None else json.loads(answer.value)
 
     def serves(self) -> bool:
         """Whether it is alive, and executes requests. It must not have ended."""

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from app.config import options
 from app.loop import GeventLoop
-from app.node import Node, fresh_incarnation
+from app.node import Node
+from app.process import fresh_incarnation
 from app.requests.request import Request
 from app.sockets import Sockets
 from app.storage.governor import MIB, ResidentSize, tune_allocators

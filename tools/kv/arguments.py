@@ -285,8 +285,9 @@ exit status: 1 if a server is not known to all, 3 if nobody answers
         "have a server belong to the cluster that is in no servers file of its nodes",
         """\
 From the first one on the cluster lists its servers itself, and the file's servers are its founders: half of
-them must be up for it to go on (docs/cluster.md). For this first one all of them must be. Start the new server
-with --join. The coordinator makes the change; -s may name any nodes.
+them must be up for it to go on (docs/cluster.md). Start the new server with --join, or, without a cluster
+secret, with a file of the founders' lines and its own. It is taken in once no server that belongs is silent.
+The coordinator makes the change; -s may name any nodes.
 
 examples:
   python tools/kv.py add-server 10.0.0.9:3331
@@ -301,7 +302,7 @@ exit status: 1 if it is declined, 4 if it is not done in time, 3 if nobody answe
         "have a server hand over what it holds, end, and belong to the cluster no more",
         """\
 It is declined where the last copy of something would be lost, and where too few founders would be left (see
-add-server). A founder that was removed still counts among them.
+add-server). A founder that was removed still counts among them. Any number may be asked for at once.
 
 examples:
   python tools/kv.py remove-server 10.0.0.9:3331

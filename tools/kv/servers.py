@@ -116,7 +116,8 @@ def _change(client: Client, given: Namespace, change: dict[str, Any], done: str)
     names = [server.name for server in client.servers]
     while True:
         answer, fault = _put_to_coordinator(names, change)
-        if (answer is not None and (answer.get("done") or answer.get("why_not"))) or time.monotonic() >= deadline_s:
+        is_settled = answer is not None and (answer.get("done") or (answer.get("why_not") and not answer.get("passes")))
+        if is_settled or time.monotonic() >= deadline_s:
             break
         time.sleep(POLL_S)
     if answer is None:
@@ -127,15 +128,15 @@ def _change(client: Client, given: Namespace, change: dict[str, Any], done: str)
         cli.say(f"{given.target} {done}")
     if not answer.get("done"):
         cli.complain("kv.py", f"{given.target}: {answer.get('why_not') or 'is not done yet: say it again'}")
-        return cli.FAILED if answer.get("why_not") else cli.NOT_READY
+        return cli.FAILED if is_settled else cli.NOT_READY
     return cli.OK
 
 
 def _put_to_coordinator(names: list[str], change: dict[str, Any]) -> tuple[dict[str, Any] | None, KVError | None]:
     """The coordinator's answer, or why there is none. It is asked by its own name, and, as that may mean nothing here,
-    among the servers given."""
-    asked, fault = list(names), None
-    for name in asked:  # which may become longer meanwhile
+    among the others. `names` gets those that are met: the server that was given may be the one that is removed."""
+    fault = None
+    for name in names:  # which may become longer meanwhile
         try:
             answer = _tell(name, change)
         except KVError as error:
@@ -144,8 +145,8 @@ def _put_to_coordinator(names: list[str], change: dict[str, Any]) -> tuple[dict[
         coordinator = str(answer.get("coordinator", ""))
         if answer.get("done") or coordinator in (str(answer.get("address")), name):
             return answer, None
-        if coordinator and coordinator not in asked:
-            asked.insert(asked.index(name) + 1, coordinator)
+        if coordinator and coordinator not in names:
+            names.insert(names.index(name) + 1, coordinator)
     return None, fault
 
 

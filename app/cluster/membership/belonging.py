@@ -65,7 +65,7 @@ class Belonging:
         self._detector = detector
         self.order: Order | None = None
         self._listed: dict[str, tuple[int, float]] = {}  # by untried server: an epoch that lists it, and since when
-        self._absent_since: dict[str, float] = {}  # awake time since when we see servers belong and be no members
+        self._outside_since: dict[str, float] = {}  # awake time since when we see servers belong and be no members
         self._is_coordinator = False
         self._last_key = (0, 0)  # cluster and epoch of the view entered last
         self._logged_at = -inf
@@ -77,19 +77,34 @@ class Belonging:
         view = self._state.view
         return view is not None and (order.server not in self._servers(view)) == order.removes
 
+    def has_begun(self, order: Order) -> bool:
+        """Whether the view has all of it that a view can have: whoever is to go hands over by itself."""
+        view = self._state.view
+        if view is None or order.is_forced:
+            return False
+        return order.server in (view.removed if order.removes else view.servers)
+
+    def must_wait(self, order: Order) -> str:
+        """What the order has to wait for, which passes; empty: nothing."""
+        if self.order is None or self.order == order or self.has_begun(order):
+            return ""
+        return f"another change is under way ({self.order.server}): one at a time"
+
     def objection(self, order: Order) -> str:
-        """Why the order can't be carried out now; empty: it can."""
+        """Why the order can't be carried out, but for what passes; empty: it can."""
         state, view = self._state, self._state.view
         assert view is not None
-        if self.order is not None and self.order != order:
-            return f"another change is under way ({self.order.server}): one at a time"
         if view.is_forced:
             return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"
-        if old := [node for node in state.others() if not state.of(node).names_protocol]:
+        old = [node for node in state.others() if not state.of(node).names_protocol]
+        if old and not view.lists_servers:  # nobody else is in one that does: see `admits`
             return f"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first"
         founders = self._founders(view)
         if len(founders) == 1:
-            return "the servers file names one server, which founds a cluster whenever it starts: name two more in it"
+            return (
+                "the servers file names one server, which founds a cluster whenever it starts: have it name three,"
+                " one more at a time (docs/operations.md, From one node to three)"
+            )
         if len(founders) > FOUNDERS_MAX:
             return f"the servers file names more than {FOUNDERS_MAX} servers: add to it, and kill -HUP each node"
         if order.removes:
@@ -162,7 +177,7 @@ class Belonging:
         return [
             server
             for server in view.others
-            if server not in view.founders and max(self._absent_since[server], state.of(server).heard_awake_s) <= since
+            if server not in view.founders and max(self._outside_since[server], state.of(server).heard_awake_s) <= since
         ]
 
     def _unaware_of(self, server: str) -> list[str]:
@@ -188,9 +203,12 @@ class Belonging:
         """Whether one that asks to join may, by the list."""
         state, view = self._state, self._state.view
         assert view is not None
+        is_old = not state.of(address).names_protocol
         if not view.lists_servers:
-            return address not in state.guests or address in (*state.config.servers, *view.addresses)
-        if address not in view.servers or address in view.removed or not state.of(address).names_protocol:
+            is_to_list = self.order is not None
+            is_ours = address not in state.guests or address in (*state.config.servers, *view.addresses)
+            return is_ours and not (is_to_list and is_old)
+        if address not in view.servers or address in view.removed or is_old:
             return False
         unaware = self._unaware_of(address) if address in view.untried_servers else ()
         has_waited = unaware and state.now - self._listed[address][1] >= timing.HEARD_S
@@ -219,12 +237,11 @@ class Belonging:
         self._listed = {server: self._listed.get(server, (state.epoch, state.now)) for server in untried}
         others = view.others if view is not None else ()
         if is_coordinator and not self._is_coordinator:  # others need not have heard what the one before us has
-            self._absent_since = {}
+            self._outside_since = {}
         self._is_coordinator = is_coordinator
-        self._absent_since = {server: self._absent_since.get(server, state.awake_s) for server in others}
+        self._outside_since = {server: self._outside_since.get(server, state.awake_s) for server in others}
         if order is not None and view is not None:
-            has_begun = order.server in (view.removed if order.removes else view.servers) and not order.is_forced
-            if not is_coordinator or has_begun or self.is_done(order):
+            if not is_coordinator or self.has_begun(order) or self.is_done(order):
                 self.order = None
         elif view is None:
             self.order = None

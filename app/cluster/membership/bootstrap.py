@@ -14,7 +14,8 @@ that a silent minority still has copies, without a lease. It waits FOUND_WAIT_S 
 when they are met they drop what they hold.
 
 Where all servers of the file are accounted for, the cluster is founded sooner, and has no leader lease until that is
-over: servers that are not in the file, but that views list (belonging.py), may have been granted leases.
+over: servers that are not in the file, but that views list (belonging.py), may have been granted leases. Nor, before
+LAPSE_S have passed since it was founded, has whoever takes the founder's place: it knows nothing of the others' starts.
 
 A file of one server founds at once. Patience instead of a majority, then anyone founds, was rejected: what the silent
 ones have acknowledged meanwhile is lost when they are met.

@@ -56,15 +56,6 @@ class Coordinator:
         self.shared = SharedRegister(state, detector, lease, self) if state.config.shared_register else None
         self.register: Register = self.shared or Decree(state, detector, lease, bootstrap, self.lacks, self)
 
-    def reset(self) -> None:
-        """A view was installed, or we begin anew as a fresh incarnation."""
-        self.register.entered()
-        self._gather_until = inf
-        self.leavers.clear()
-        self.synced.clear()
-        self.lost.clear()
-        self.renew = False
-
     # Proposing.
 
     def run(self, is_tick: bool) -> None:
@@ -254,8 +245,14 @@ class Coordinator:
         return ""
 
     def entered(self, grantor: Grantor | None) -> None:
-        """A view was installed; `grantor`: what its coordinator keeps, if that is us."""
-        self.reset()
+        """A view was installed, or we begin anew as a fresh incarnation; `grantor`: what its coordinator keeps, if that
+        is us."""
+        self.register.entered()
+        self._gather_until = inf
+        self.leavers.clear()
+        self.synced.clear()
+        self.lost.clear()
+        self.renew = False
         self.lacks.entered()
         self.grantor = grantor
         self.belonging.entered(is_coordinator=grantor is not None)
@@ -300,7 +297,7 @@ class Coordinator:
             return replace(following, is_forced=False)  # it has as many as a cluster needs
         return following
 
-    def found(self, view: View) -> None:
+    def holds(self, view: View) -> None:
         """See Proposer."""
         self._install(view)
 

@@ -87,6 +87,7 @@ class ClusterCore:
         self._hello_at = -inf
         self._non_members_pinged_at = -inf
         self._observed_since = 0.0  # awake time: since when this node, an outsider, goes by its view, or has none
+        self._cluster_since = now  # when we first went by a view of the present cluster
         self._has_left = False
         self._final_view_to: set[str] = set()  # members that do not know our final view yet
         self._servers_told = frozenset(config.servers)
@@ -150,11 +151,19 @@ class ClusterCore:
         """Whether the member counts as live."""
         return self._detector.is_up(member)
 
+    def belongs(self, server: str) -> bool:
+        """Whether it is a server of the cluster: by the view, if that lists them, else by the servers file. Guests, and
+        those that were just removed, are only listened to."""
+        view = self._state.view
+        if view is not None and view.lists_servers:
+            return server in view.servers
+        return server in self._state.config.servers or (view is not None and server in view.incarnations)
+
     def status(self) -> Status:
         """A snapshot for people and tools."""
         lacks = self._coordinator.lacks.edges
         shared = self._coordinator.shared
-        fault = shared.fault if shared is not None else ""
+        fault = shared.fault if shared is not None else None
         return snapshot(self._state, self._detector, self._routing.served, self.lease_until, lacks, fault)
 
     def objection(self) -> str:
@@ -174,7 +183,9 @@ class ClusterCore:
         Half of the servers must be members (NodeState.members_needed), and what is added counts before it is there.
         """
         state = self._state
-        if state.view is not None and state.view.lists_servers and {*servers} != {*state.config.servers}:
+        if state.view is not None and state.view.lists_servers:
+            if {*servers} == {*state.config.servers}:
+                return ""
             return (
                 "the cluster lists its servers by itself: kv.py add-server and remove-server change that; the file"
                 f" goes on naming those that found it, {' '.join(state.view.founders)}"
@@ -183,10 +194,13 @@ class ClusterCore:
             return ""
         up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
         belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})
-        needed = (len(belonging) + 1) // 2
-        if needed <= max(len(up), state.members_needed()):
+        needed, enough = (len(belonging) + 1) // 2, max(len(up), state.members_needed())
+        if needed <= enough:
             return ""
-        return f"{needed} servers would be needed to go on, and {len(up)} are members and up: add fewer at a time"
+        before = {*state.config.servers, *state.view.addresses} - state.absent
+        room = 2 * enough - len(before)
+        what_to_do = f"add {room} at a time at most, and start them" if room > 0 else "start those that there are first"
+        return f"{needed} servers would be needed to go on, and {len(up)} are members and up: {what_to_do}"
 
     def is_done(self, order: Order) -> bool:
         """Whether the view that this node goes by has what the order is for."""
@@ -198,9 +212,13 @@ class ClusterCore:
         state = self._state
         if not state.is_coordinator or state.view is None:
             return "this node is not the coordinator"
-        if self._lease.until <= state.now:
+        return self.must_wait(order) or self._coordinator.belonging.objection(order)
+
+    def must_wait(self, order: Order) -> str:
+        """Of the objections to an order that of a coordinator which passes by itself; empty: there is none such."""
+        if self._lease.until <= self._state.now:
             return "the cluster does not go on now: this node, its coordinator, has no lease"
-        return self._coordinator.belonging.objection(order)
+        return self._coordinator.belonging.must_wait(order)
 
     # Driving.
 
@@ -417,6 +435,11 @@ class ClusterCore:
         # Leases of earlier views may run on; whoever would replace this view must outwait them (leases.py).
         state.support_until = state.now + timing.SUPPORT_S
         state.support_withdrawn = False
+        if before is None or before.cluster_id != view.cluster_id:
+            self._cluster_since = state.now
+        elif state.is_coordinator and had_grantor is None:
+            # What its founder would have waited for (Bootstrap.bound_until) was before it was founded.
+            state.bound_until = max(state.bound_until, self._cluster_since + timing.LAPSE_S)
         same_coordinator = direct and before is not None and before.members[0] == view.members[0]
         retained = 0
         if direct and was_member and is_member and before is not None:
@@ -460,7 +483,9 @@ class ClusterCore:
 
     def _listen_to(self, guests: Iterable[str]) -> None:
         state = self._state
-        state.guests.update((server, state.awake_s) for server in guests if server != state.address)
+        for server in guests:
+            if server != state.address and (server in state.guests or len(state.guests) < MEMBERS_MAX):
+                state.guests[server] = state.awake_s
         state.note_servers()
         self._want_links()
 
@@ -504,8 +529,10 @@ class ClusterCore:
             case ServersChanged():
                 self._change_servers(event.servers)
             case ServerOrdered():
-                if not self.is_done(event.order) and not self.objection_to_order(event.order):
-                    self._coordinator.belonging.order = event.order
+                belonging = self._coordinator.belonging
+                is_new = not belonging.is_done(event.order) and not belonging.has_begun(event.order)
+                if is_new and not self.objection_to_order(event.order):
+                    belonging.order = event.order
             case Introduced():
                 if len(self._state.guests) < GUESTS_MAX:
                     self._listen_to((event.peer,))
@@ -515,6 +542,7 @@ class ClusterCore:
         if servers == state.config.servers:
             return
         state.change_servers(servers)
+        self._coordinator.belonging.order = None  # it was looked at by the file before; whoever gave it repeats it
         self._want_links()
         if state.view is None:
             # What this newcomer has promised counted among the servers there were, and by its place among them.

@@ -202,9 +202,8 @@ class Decree(Register):
     def support_left_s(self) -> float:
         if self._state.view is None:
             return self._bootstrap.wait_s()
-        grantor = self._proposer.grantor
-        if grantor is not None:
-            return max([0.0, *(until - self._state.now for until in grantor.granted_until.values())])
+        if (grantor := self._proposer.grantor) is not None:
+            return grantor.granted_left_s(self._state.now)
         return max(0.0, self._state.support_until - self._state.now)
 
     def leader_lease_end(self, grantor: Grantor) -> float:

@@ -1,4 +1,4 @@
-"""The links that we want: one to each other member and each other server of the file.
+"""The links that we want: one to each other server that we listen to (NodeState.servers).
 
 Links carry data between nodes, in order. Here they matter for what their ends show. A process keeps its port open for
 as long as it lives, and opens it before it says anything. So a connection that is refused makes us doubt every

@@ -128,13 +128,11 @@ class Lacks:
             view_key = (message.cluster_id, message.epoch, message.nonce)
             reports[peer] = Report(self._state.awake_s, view_key, frozenset(message.lacks))
 
-    def forget_outsiders(self) -> bool:
-        """Forget those who have stopped asking; whether there are any."""
+    def forget_outsiders(self) -> None:
+        """Forget those who have stopped asking."""
         since = self._state.awake_s - timing.HEARD_S
-        gone = [peer for peer, hello in self._hellos.items() if hello.awake_s <= since]
-        for peer in gone:
+        for peer in [peer for peer, hello in self._hellos.items() if hello.awake_s <= since]:
             del self._hellos[peer]
-        return bool(gone)
 
     def forget_strangers(self) -> None:
         """Those who are no servers any more do not ask to join."""

@@ -123,11 +123,13 @@ class Grantor:
         """Until when we may grant and serve, by our clock: -inf without the support of a quorum, and of as many as are
         `needed` (of these founders, if there are any), ourselves among them; inf if we are enough alone."""
         gone = set(dead)
-        counted = founders or self.view.addresses
         if not gone:  # nearly always: half will do, as we are the longest-standing
-            half = _lasts(self.support_until.values(), (len(self.view.members) + 1) // 2 - 1)
-            backing_s = [until for node, until in self.support_until.items() if node in counted]
-            return min(half, _lasts(backing_s, needed - (self.address in counted)))
+            half, promises = (len(self.view.members) + 1) // 2 - 1, self.support_until.values()
+            if not founders:
+                return _lasts(promises, max(half, needed - 1))
+            backing_s = [until for node, until in self.support_until.items() if node in founders]
+            return min(_lasts(promises, half), _lasts(backing_s, needed - (self.address in founders)))
+        counted = founders or self.view.addresses
         backing = {self.address}
         backed = int(self.address in counted)
         if backed >= needed and has_quorum(self.view.addresses, backing, gone):
@@ -152,6 +154,10 @@ class Grantor:
         self.waiting.discard(node)
         self.granted_until[node] = max(self.granted_until.get(node, -inf), now + span)
         return span
+
+    def granted_left_s(self, now: float) -> float:
+        """For how long any lease that it has granted may run on."""
+        return max([0.0, *(until - now for until in self.granted_until.values())])
 
     def is_lapsed(self, node: str, now: float) -> bool:
         """Whether the member's lease is over for certain."""

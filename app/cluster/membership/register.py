@@ -33,7 +33,7 @@ class Proposer(Protocol):
     def chosen(self, view: View) -> None:
         """This view follows the one we go by: it is to be installed, and told to others."""
 
-    def found(self, view: View) -> None:
+    def holds(self, view: View) -> None:
         """The register holds this view, whoever wrote it: it is to be installed."""
 
 

@@ -42,7 +42,7 @@ A register that holds less than it held (wiped, or restored from an old backup),
 refused: the node gives up its lease, keeps what it has, and says so, until the register is right again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
@@ -61,6 +61,12 @@ from app.cluster.view import BadView, Member, View, to_message
 # How long a mandate is good for, by the clock of its holder; and after how long it is over for certain, by another's.
 _MANDATE_USABLE_S: Final = timing.MANDATE_S * timing.SAFE_SHARE
 _MANDATE_LAPSE_S: Final = timing.MANDATE_S / timing.SAFE_SHARE
+# Swaps of one seat that are kept in mind. More than can be on their way at once; without a bound a register that can
+# be read and takes nothing (an etcd without room on its disk) would cost 100 KB a second.
+OPEN_MAX: Final = 32
+
+
+_OTHER_NAME: Final = "--coordination names another cluster here than there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +101,16 @@ class SharedRegister(Register):
         self._request: Request | None = None
         self._wait_until = -inf  # ask nothing before
         self._is_known = False  # it has answered what it was asked last
-        self._seat: Seat | None = None  # the latest that it held
-        self._packed: bytes | None = None  # the same, as it was there
-        self._started_at = state.now
         self._read_at = -inf  # when what it has answered last was asked
-        self._beside_since = inf  # when we, a newcomer, found it empty and others with a view
-        self._seen_at = state.now  # when we saw it first
-        self._open: dict[bytes, Write] = {}  # swaps of that seat of which we don't know whether they were taken
         self._origin = 0  # which register it is
-        self._count_known = -1  # of the latest seat that it held
+        # The latest seat that it held. None: it held none, or none that was looked at (an operator's order stands).
+        self._seat: Seat | None = None
+        self._packed: bytes | None = None  # the same, as it was there; None: it held none
+        self._seen_at = state.now  # when we saw that seat first
+        self._count_known = -1  # of that seat; -1: there was none yet
+        self._open: dict[bytes, Write] = {}  # swaps of that seat of which we don't know whether they were taken
+        self._started_at = state.now
+        self._beside_since = inf  # when we, a newcomer, found it empty and others with a view
         self._mandate_until = -inf
         self._renew_at = -inf
         self._trouble_since = inf  # when the coordinator was found ill
@@ -113,6 +120,7 @@ class SharedRegister(Register):
         self._is_closed = False
         self._failure = ""  # why the latest request was not answered
         self._refusal = ""  # why what it holds is not gone by
+        self._looked_around_at = state.now  # for other clusters
         self._said = ""  # in the log, of a refusal
         self._said_at = -inf
 
@@ -155,10 +163,9 @@ class SharedRegister(Register):
         return max(self._mandate_until, words_until)
 
     def support_left_s(self) -> float:
-        state, grantor = self._state, self._proposer.grantor
-        if grantor is not None:
-            return max([0.0, *(until - state.now for until in grantor.granted_until.values())])
-        return max(0.0, state.support_until - state.now)
+        if (grantor := self._proposer.grantor) is not None:
+            return grantor.granted_left_s(self._state.now)
+        return max(0.0, self._state.support_until - self._state.now)
 
     def may_leave(self) -> bool:
         """Whether the last member may go: the register says that it has left, or was asked long enough."""
@@ -172,7 +179,8 @@ class SharedRegister(Register):
     def force(self) -> None:
         """An operator has this node go on, whoever else may live: as soon as the seat has lapsed."""
         self._forced_until = self._state.now + timing.FORCED_S
-        self._refusal = ""
+        self._refusal, self._is_known = "", False
+        self._proposer.renew = True  # by a view that it writes the others know
 
     # Asking.
 
@@ -180,6 +188,7 @@ class SharedRegister(Register):
         """Ask what is to be asked now; called once a tick."""
         state, seat = self._state, self._seat
         self._note_trouble()
+        self._tell_of_another_cluster()
         if self._request is not None or state.now < self._wait_until:
             return
         if not self._is_known:
@@ -207,7 +216,8 @@ class SharedRegister(Register):
         if self._is_forced and state.is_member:
             return self._may_go_on_by_force()
         if seat is None:
-            return state.view is None and not state.leaving and self._is_first()
+            is_empty = self._packed is None or (self._is_forced and self._is_free())
+            return state.view is None and not state.leaving and is_empty and self._is_first()
         if seat.view_key != state.view_key:
             self.tick()  # not to wait for the next one
             return False
@@ -254,6 +264,8 @@ class SharedRegister(Register):
         mark = state.rng.getrandbits(63)
         seat = seat_of(view_now, self._count_known + 1, mark, before, self._origin, is_left=is_left)
         packed = seat.pack()
+        if len(self._open) >= OPEN_MAX:
+            self._forget_oldest()
         write = self._open[packed] = Write(seat, view, state.now)
         written = to_message(view).SerializeToString(deterministic=True) if view is not None else None
         self._ask(write, AskRegister(self._number + 1, self._packed, packed, written), 0.0)
@@ -286,11 +298,16 @@ class SharedRegister(Register):
                 self._is_known = False
                 self._refuse(_copy_fault(request.write.seat, event.origin))
             return
+        if self._is_forced and self._state.is_member:
+            self._overrule(event)
+            return
         try:
             fault = self._compare(request, event)
         except BadView as bad:
             fault = f"it holds what is no view: {bad}"
-        if fault:
+        if fault and self._is_forced and self._state.view is None:
+            self._overrule(event)
+        elif fault:
             self._refuse(fault)
 
     def _failed(self, event: RegisterFailed) -> None:
@@ -305,7 +322,9 @@ class SharedRegister(Register):
         state = self._state
         if fault != self._said or state.now - self._said_at >= timing.WAITING_LOG_S:
             self._said, self._said_at = fault, state.now
-            state.log(f"the register is refused: {fault}; this node keeps what it holds, and serves nothing", "error")
+            does = "keeps what it holds, and serves nothing" if state.is_member else "waits"
+            until = "until that is put right, or kv found --force is said"
+            state.log(f"the register is refused: {fault}; this node {does}, {until}", "error")
         self._refusal = fault
         self._mandate_until = -inf
         self._lease.drop()
@@ -329,22 +348,36 @@ class SharedRegister(Register):
         if given_up and self._proposer.grantor is not None:
             self._proposer.renew = True  # those that it would have removed are members still
 
+    def _forget_oldest(self) -> None:
+        """Of the swaps that are open. Should it be taken after all, it is as if another node had written it: the view
+        that it wrote is gone by, and no mandate counts from it."""
+        oldest = self._open.pop(next(iter(self._open)))
+        if oldest.view is not None and self._proposer.grantor is not None:
+            self._proposer.renew = True  # as in `_settle`
+
+    def _overrule(self, event: RegisterAnswered) -> None:
+        """As an operator has ordered: whatever the register holds is to be replaced. It may be what we have written."""
+        state = self._state
+        own = None if event.seat is None else self._open.get(event.seat)
+        if own is not None and own.seat.origin == event.origin:
+            self._taken(own)
+        elif event.seat != self._packed:
+            self._settle(None)
+            self._seat, self._packed, self._seen_at = None, event.seat, state.now
+        self._seen_at, self._origin = min(self._seen_at, state.now), event.origin
+
     def _compare(self, request: Request, event: RegisterAnswered) -> str:
         """Go by what the register holds; why it is refused, or nothing."""
         state = self._state
-        if self._is_forced and state.is_member:
-            if event.seat != self._packed:
-                self._settle(None)
-                self._seat, self._packed, self._seen_at = None, event.seat, state.now
-            self._seen_at, self._origin = min(self._seen_at, state.now), event.origin
-            return ""
         if event.seat is None or event.view is None:
+            if (event.seat is None) != (event.view is None):
+                return f"it holds {'a view without a seat' if event.seat is None else 'a seat without a view'}"
             if request.count_known >= 0 or request.view is not None:
-                return "it is empty, and was not: it was wiped, or another name is asked for"
+                return "it is empty, and was not: it was wiped"
             self._refusal, self._origin = "", event.origin
             return ""
         seat, view = read_seat(event.seat), read_view(event.view)
-        if fault := self._fault_of(request, seat, view, event.origin):
+        if fault := self._fault_of(request, seat, view, event.origin) or self._fault_beside(view):
             return fault
         self._refusal, self._origin = "", event.origin
         if seat.count < request.count_known:  # no harm: what it holds is what we go by, or has come of that
@@ -356,11 +389,12 @@ class SharedRegister(Register):
         if event.seat != self._packed:  # what was to be swapped for the one before never will be
             self._settle(None)
             state.support_withdrawn = False
+        if event.seat != self._packed or self._seat is None:  # it was not looked at while an order of force stood
             self._note_seat(seat, event.seat)
         self._seen_at = min(self._seen_at, state.now)
         is_later = state.view is None or view.epoch > state.view.epoch or view.cluster_id != state.view.cluster_id
         if is_later:
-            self._proposer.found(view)
+            self._proposer.holds(view)
         return ""
 
     def _fault_of(self, request: Request, seat: Seat, view: View, origin: int) -> str:
@@ -381,6 +415,33 @@ class SharedRegister(Register):
         # Once it was wrong, what came later there may have come of what was wrong.
         is_next = (view.epoch, seat.before) == (ours.epoch + 1, ours.nonce)
         return "" if view.key == ours.key or is_next else self._refusal
+
+    def _fault_beside(self, view: View) -> str:
+        """Why this can't be what we, an outsider, are to go by, as others do not; or nothing."""
+        state = self._state
+        if state.is_member or self._is_forced:
+            return ""
+        clusters = {server: state.of(server).view_key[0] for server in self._heard_with_a_view()}
+        if not clusters or view.cluster_id in clusters.values():
+            return ""
+        return f"it holds cluster {view.cluster_id}, and {min(clusters)} goes by another: {_OTHER_NAME}"
+
+    def _tell_of_another_cluster(self) -> None:
+        """As a member: others, who may have founded theirs at the same moment, are no business of the register's."""
+        state = self._state
+        if not state.is_member or state.now < self._looked_around_at + timing.WAITING_LOG_S:
+            return
+        self._looked_around_at = state.now
+        for server in self._heard_with_a_view():
+            if state.of(server).view_key[0] != state.view_key[0]:
+                state.log(f"{server} goes by another cluster: {_OTHER_NAME}", "warning")
+
+    def _heard_with_a_view(self) -> Iterator[str]:
+        """The servers that have just said that there is a view which they know."""
+        state = self._state
+        for server, known in state.known.items():
+            if known.view_key[0] and state.awake_s - known.heard_awake_s < timing.HEARD_S:
+                yield server
 
     def _note_seat(self, seat: Seat, packed: bytes) -> None:
         self._seat, self._packed, self._seen_at = seat, packed, self._state.now
@@ -434,18 +495,22 @@ class SharedRegister(Register):
     def _is_first(self) -> bool:
         """As a newcomer that finds no view: whether there is no cluster either."""
         state = self._state
-        if state.now < self._started_at + timing.NEWCOMER_LOOK_S:
+        if not self._has_listened:
             return False
-        for server, known in state.known.items():
-            if known.view_key[0] and state.awake_s - known.heard_awake_s < timing.HEARD_S:
-                self._beside_since = min(self._beside_since, state.now)
-                if self._read_at > self._beside_since:  # else it may have been written since
-                    self._refuse(f"it is empty, though {server} goes by a view: it was wiped, or is another one")
-                return False
-            if state.now - known.refused_at < 2 * timing.WAITING_LOG_S:
-                return False  # one that speaks another protocol: the log says so
+        for server in self._heard_with_a_view():
+            self._beside_since = min(self._beside_since, state.now)
+            if self._read_at > self._beside_since:  # else it may have been written since
+                self._refuse(f"it is empty, though {server} goes by a view: it was wiped, or {_OTHER_NAME}")
+            return False
+        if any(state.now - known.refused_at < 2 * timing.WAITING_LOG_S for known in state.known.values()):
+            return False  # one that speaks another protocol: the log says so
         self._beside_since = inf
         return True
+
+    @property
+    def _has_listened(self) -> bool:
+        """Whether others, if there are some, have had the time to be heard."""
+        return self._state.now >= self._started_at + timing.NEWCOMER_LOOK_S
 
     def _may_succeed(self) -> bool:
         """As a member: whether we may take the coordinator's place now."""
@@ -458,9 +523,12 @@ class SharedRegister(Register):
         return is_silent and not self._yields() and self._is_lapsed()
 
     def _may_go_on_by_force(self) -> bool:
-        """As a member, whatever the register holds: once nobody writes to it, if it holds anything."""
-        is_free = self._packed is None or self._state.now >= self._seen_at + _MANDATE_LAPSE_S
-        return is_free and (self._state.is_coordinator or self._is_lapsed())
+        """As a member, whatever the register holds."""
+        return self._is_free() and (self._state.is_coordinator or self._is_lapsed())
+
+    def _is_free(self) -> bool:
+        """Whether nobody writes to the register, if it holds anything."""
+        return self._packed is None or self._state.now >= self._seen_at + _MANDATE_LAPSE_S
 
     def _is_lapsed(self) -> bool:
         """Whether the coordinator's mandate is over, by the seat and by our support of it."""
@@ -475,7 +543,7 @@ class SharedRegister(Register):
         state, view, seat = self._state, self._state.view, self._seat
         assert view is not None
         assert seat is not None
-        if state.leaving:
+        if state.leaving or not self._has_listened:
             return False
         if seat.is_left:
             return True

@@ -253,14 +253,16 @@ class NodeState:
         counted; half of the founders, where views list who belongs.
 
         Those who found are more than half of them (bootstrap.py): so no cluster is founded beside one that goes on. A
-        view that an operator has forced goes on with whom it has. With a shared
-        register any number may.
+        view that an operator has forced goes on with whom it has. With a shared register any number may.
         """
-        if self.config.shared_register or (self.view is not None and self.view.is_forced):
+        view, file = self.view, self.config.servers
+        if self.config.shared_register or (view is not None and view.is_forced):
             return 1
-        if self.view is not None and self.view.lists_servers:
-            return (len(self.view.founders) + 1) // 2
-        return (len(self.config.servers) + self.unlisted - len(self.absent) + 1) // 2
+        if view is not None and view.lists_servers:
+            return (len(view.founders) + 1) // 2
+        members = () if view is None else view.incarnations
+        absent = sum(1 for server in self.absent if server in file or server in members)  # guests may be, too
+        return (len(file) + self.unlisted - absent + 1) // 2
 
     def founders(self) -> tuple[str, ...]:
         """Who alone counts among those that are needed to go on; nobody: all do."""

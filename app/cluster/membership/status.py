@@ -19,7 +19,7 @@ def snapshot(
     served: int,
     lease_until: float,
     lacks: Collection[tuple[str, str]] = (),
-    register_fault: str = "",
+    register_fault: str | None = None,
 ) -> Status:
     """The status of the node; `served`: mask of the slots it may serve while its lease runs."""
     view = state.view

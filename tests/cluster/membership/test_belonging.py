@@ -5,7 +5,16 @@ from math import inf
 
 import pytest
 
-from app.cluster.events import Introduced, LinkUp, Log, Order, ServerOrdered, ServersKnown, ViewInstalled
+from app.cluster.events import (
+    Introduced,
+    LinkUp,
+    Log,
+    Order,
+    ServerOrdered,
+    ServersChanged,
+    ServersKnown,
+    ViewInstalled,
+)
 from app.cluster.membership import timing
 from app.cluster.membership.belonging import Belonging
 from app.cluster.membership.core import GUESTS_MAX
@@ -13,7 +22,7 @@ from app.cluster.membership.detector import Detector
 from app.cluster.membership.leases import Grantor
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.state import NodeState
-from app.cluster.view import FOUNDERS_MAX, BadView, View, from_message, to_message
+from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import INCARNATIONS, a_state, a_view, die, hear, sent_in, wait
 from tests.cluster.membership.test_views import Node, of_kind, sent_to
@@ -170,6 +179,21 @@ class TestWhoIsListenedTo:
         assert [set(effect.servers) for effect in of_kind(effects, ServersKnown)] == [set("abc")]
         assert "d" not in node.core._state.known
 
+    def test_who_was_removed_and_who_is_a_guest_are_listened_to_and_do_not_belong(self) -> None:
+        node = Node("a", "abc").join(a_list("abc", "d"))
+        assert [name for name in "abcdx" if node.core.belongs(name)] == list("abcd")
+        node.get("b", pb.VIEW, view=a_list("abc", epoch=6), by=a_list("abc", epoch=6))
+        node.step(Introduced("x"))
+        assert {*"dx"} <= {*node.core._state.servers}
+        assert [name for name in "abcdx" if node.core.belongs(name)] == list("abc")
+
+    def test_without_a_list_those_of_the_file_and_the_members_belong(self) -> None:
+        node = Node("a", "ab")
+        node.step(Introduced("x"))
+        assert [name for name in "abcx" if node.core.belongs(name)] == list("ab")
+        node.join(a_view())
+        assert [name for name in "abcx" if node.core.belongs(name)] == list("abc")
+
     def test_the_shell_is_told_before_anything_else_about_a_server(self) -> None:
         node = Node("a", "abc").join()
         view = a_list("abc", "d")
@@ -239,7 +263,26 @@ class TestOrders:
         node = a_coordinator()
         node.step(ServerOrdered(ADD_D))
         assert node.core.objection_to_order(Order("e")) == "another change is under way (d): one at a time"
-        assert node.core.objection_to_order(ADD_D) == "", "the same again"
+        assert node.core.must_wait(Order("e")), "that passes"
+        assert (node.core.objection_to_order(ADD_D), node.core.must_wait(ADD_D)) == ("", ""), "the same again"
+
+    def test_one_that_has_begun_holds_up_no_other(self) -> None:
+        """Whoever wants a removal says so until the server has handed over and gone; others may go meanwhile."""
+        node = a_coordinator(a_list("abcdef"), "abcdef")
+        gone = Order("e", removes=True), Order("f", removes=True)
+        for order in gone:
+            assert node.core.objection_to_order(order) == ""
+            node.step(ServerOrdered(order))
+            agree(node)
+            assert node.core.view is not None
+            assert order.server in node.core.view.removed
+            node.step(ServerOrdered(gone[0]))
+            assert node.core.must_wait(gone[0]) == ""
+        assert node.core._coordinator.belonging.order is None
+        assert node.core.objection_to_order(Order("g")) == ""
+
+    def test_without_a_lease_one_waits(self) -> None:
+        assert "has no lease" in Node("a", "abc").join().core.must_wait(ADD_D)
 
     def test_a_coordinator_that_is_none_any_more_forgets_it(self) -> None:
         node = a_coordinator()
@@ -247,6 +290,13 @@ class TestOrders:
         view = replace(a_view("bac"), epoch=2)
         node.get("b", pb.VIEW, view=view, by=view)
         assert node.core._coordinator.belonging.order is None
+
+    def test_it_rests_on_the_file_by_which_it_was_looked_at(self) -> None:
+        """With another one there may be an objection; a view can't list more than so many founders."""
+        node = a_coordinator()
+        node.step(ServerOrdered(ADD_D))
+        node.step(ServersChanged(tuple("abce")))
+        assert node.core._coordinator.belonging.order is None, "whoever gave it repeats it"
 
     @pytest.mark.parametrize(
         ("view", "servers", "order", "objection"),
@@ -271,7 +321,9 @@ class TestOrders:
 
     def test_a_file_of_one_server_founds_whenever_that_starts(self) -> None:
         node = Node("a", "a")
-        assert "names one server" in node.core.objection_to_order(ADD_D)
+        objection = node.core.objection_to_order(ADD_D)
+        assert "names one server" in objection
+        assert "one more at a time" in objection, "two at once are declined, and would found a cluster of their own"
 
     def test_a_file_of_many_servers(self) -> None:
         state = a_state("a", "a", [f"x{n}" for n in range(FOUNDERS_MAX)] + ["a"])  # type: ignore[arg-type]
@@ -282,6 +334,13 @@ class TestOrders:
         node.get("c", pb.ASK, by=node.core.view, node_protocol=0)
         assert node.core.objection_to_order(ADD_D).startswith("c may run the last release")
         assert node.core.objection_to_order(Order("c", removes=True)).startswith("c may run the last release")
+
+    def test_who_is_in_a_view_that_lists_them_does_not_run_it(self) -> None:
+        """Though it has been silent for as long as this coordinator runs, and is to be removed for that."""
+        state = a_state("a", "abcd", view=a_list("abcd"))
+        name_protocol(state)
+        state.of("d").names_protocol = False
+        assert Belonging(state, Detector(state)).objection(Order("d", removes=True, is_forced=True)) == ""
 
     def test_the_last_holder_that_does_not_answer_is_not_given_up(self) -> None:
         view = a_list("abcd")
@@ -407,6 +466,14 @@ class TestWhoIsTakenIn:
         assert belonging.admits("d")
         state.guests = {"c": 0.0, "d": 0.0}
         assert [name for name in "cd" if belonging.admits(name)] == ["c"]
+
+    def test_nobody_of_the_last_release_while_an_order_is_to_begin_the_list(self) -> None:
+        """Or it would be in the first view that lists the servers."""
+        state, belonging = self.belonging(a_view())
+        state.of("c").names_protocol = False
+        assert belonging.admits("c")
+        belonging.order = ADD_D
+        assert not belonging.admits("c")
 
     def test_who_is_on_the_list(self) -> None:
         assert self.admits(a_list("abc", "d"), "d")
@@ -543,6 +610,13 @@ class TestGuests:
             node.step(Introduced(f"x{number}"))
         assert len(node.core._state.guests) == GUESTS_MAX
 
+    def test_nor_does_a_newcomer_listen_to_all_whom_views_name_one_after_the_other(self) -> None:
+        node = Node("a", "ab")
+        for number in range(5):
+            named = tuple(f"x{number}-{n}" for n in range(60))
+            node.get("b", pb.VIEW, view=replace(a_list("de"), others=named, epoch=5 + number))
+        assert len(node.core._state.guests) <= MEMBERS_MAX
+
     def test_a_newcomer_founds_nothing_while_one_goes_by_a_view(self) -> None:
         """All founders were restarted, and others of their cluster live."""
         node = Node("a", "a", age_s=0.0)
@@ -583,6 +657,15 @@ def test_a_newcomer_listens_to_those_whom_a_view_names_that_it_is_told_of() -> N
     node.get("b", pb.VIEW, view=view)
     effects = node.tick(timing.GUEST_S + 1.0)
     assert set(of_kind(effects, ServersKnown)[-1].servers) == set("ab"), "nothing more is heard of them"
+
+
+def test_a_file_that_has_not_changed_is_not_declined_whoever_is_silent() -> None:
+    """The founders are enough; and a secret may be read again."""
+    node = Node("a", "abc").join(a_list("abcdefgh"))
+    for peer in "cdefgh":
+        die(node.core._state, peer)
+        node.core._detector.died(peer, INCARNATIONS[peer])
+    assert node.core.objection_to(["a", "b", "c"]) == ""
 
 
 def test_a_file_that_has_changed_is_declined() -> None:

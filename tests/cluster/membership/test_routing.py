@@ -86,7 +86,7 @@ def test_another_view_with_the_same_slots_of_ours_changes_the_others_routes() ->
 
 def test_before_the_first_step_nobody_serves() -> None:
     _, routing = a_routing()
-    assert (routing.routes, routing.served, routing.member_count) == ([UNKNOWN] * 256, 0, 1)
+    assert (routing.routes, routing.served) == ([UNKNOWN] * 256, 0)
 
 
 def test_slots_of_all_the_dead_wait() -> None:

@@ -102,13 +102,22 @@ def test_so_many_at_once_that_too_few_are_left_to_go_on(members: int, servers: i
     core = a_member(*names[1:members])
     objection = core.objection_to(names[:servers])
     assert objection == (
-        f"{needed} servers would be needed to go on, and {members} are members and up: add fewer at a time"
+        f"{needed} servers would be needed to go on, and {members} are members and up: add {members} at a time at most,"
+        " and start them"
         if needed
         else ""
     )
     if not needed:
         core.step(ServersChanged(tuple(names[:servers])), 6.0)
         assert core._state.members_needed() <= members
+
+
+def test_before_more_are_added_those_that_were_are_to_be_started() -> None:
+    core = a_member("b:1")
+    core.step(ServersChanged(("a:1", "b:1", "c:1", "d:1")), 6.0)
+    assert core.objection_to([f"{letter}:1" for letter in "abcde"]) == (
+        "3 servers would be needed to go on, and 2 are members and up: start those that there are first"
+    )
 
 
 def test_outside_anything_goes() -> None:

@@ -14,6 +14,7 @@ from app.cluster.membership.detector import FAILED, SUSPECTED, Detector
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.seat import read_seat, read_view, seat_of
+from app.cluster.membership.shared_register import OPEN_MAX
 from app.cluster.view import View, to_message
 from app.wire.protocol import ALL_SLOTS
 from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, die, hear, wait
@@ -41,6 +42,10 @@ class Rig:
             self.write(self.state.view)
             self.enter(self.state.view)
             self.installed.clear()
+
+    def listen(self) -> None:
+        """It has run for as long as others need to be heard."""
+        self.shared._started_at = self.state.now - timing.NEWCOMER_LOOK_S
 
     def enter(self, view: View) -> None:
         state = self.state
@@ -216,6 +221,41 @@ class TestCoordinator:
         rig.be_supported()
         assert rig.shared._mandate_until == pytest.approx(sent_at + USABLE_S)
 
+    def test_a_register_that_is_read_and_takes_no_swap_costs_no_memory(self) -> None:
+        """As an etcd whose quota is used up, or a way on which what is large is lost."""
+        rig = Rig()
+        rig.settle()
+        rig.coordinator.renew = True
+        first = self.lose_swaps(rig, OPEN_MAX)[0]
+        assert first.view is not None
+        rig.coordinator.renew = False
+        lost = self.lose_swaps(rig, OPEN_MAX)
+        assert rig.shared._open.keys() == {asked.seat for asked in lost}
+        assert rig.coordinator.renew, "what the forgotten views would have denied to members is given again"
+        # One that is forgotten comes to be taken.
+        rig.seat, rig.view = first.seat, first.view
+        asked = rig.ask()
+        assert not rig.answer(asked)
+        rig.be_supported()
+        assert [view.epoch for view in rig.installed] == [2]
+        assert rig.shared._open == {}
+        assert rig.mandate_left_s() <= timing.SUPPORT_S
+        assert rig.answer(rig.ask())
+
+    def lose_swaps(self, rig: Rig, count: int) -> list[AskRegister]:
+        """So many come to nothing, though reads are answered."""
+        lost: list[AskRegister] = []
+        while len(lost) < count:
+            wait(rig.state, timing.RENEW_S)
+            rig.be_supported()
+            asked = rig.ask()
+            if asked.seat is None:
+                rig.answer(asked)
+            else:
+                rig.lose(asked, is_taken=False)
+                lost.append(asked)
+        return lost
+
     def test_who_was_to_be_removed_by_a_view_that_never_came_to_be_gets_leases_again(self) -> None:
         rig = Rig()
         rig.settle()
@@ -248,18 +288,19 @@ class TestCoordinator:
         assert rig.shared._request is None
 
 
-class TestSuccessor:
-    def succeed(self, rig: Rig) -> AskRegister:
-        """Let time pass until it writes."""
-        for _ in range(400):
-            wait(rig.state, timing.MEMBERSHIP_TICK_S)
-            asked = rig.tick()
-            if asked is not None and asked.seat is not None:
-                return asked
-            if asked is not None:
-                rig.answer(asked)
-        raise AssertionError("it never does")
+def succeed(rig: Rig) -> AskRegister:
+    """Let time pass until it writes."""
+    for _ in range(400):
+        wait(rig.state, timing.MEMBERSHIP_TICK_S)
+        asked = rig.tick()
+        if asked is not None and asked.seat is not None:
+            return asked
+        if asked is not None:
+            rig.answer(asked)
+    raise AssertionError("it never does")
 
+
+class TestSuccessor:
     def test_while_the_coordinator_is_well_it_asks_nothing(self) -> None:
         rig = Rig("b")
         rig.lease.until = inf
@@ -276,7 +317,7 @@ class TestSuccessor:
         rig.answer(rig.ask())
         seen_at = rig.state.now
         ill(rig)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         assert LAPSE_S <= rig.state.now - seen_at <= LAPSE_S + 2 * timing.MEMBERSHIP_TICK_S
         assert rig.state.support_withdrawn
         assert swap.view is not None
@@ -292,7 +333,7 @@ class TestSuccessor:
             rig.write(rig.state.view, count)  # type: ignore[arg-type]
             rig.answer(rig.ask())
         seen_at = rig.state.now
-        self.succeed(rig)
+        succeed(rig)
         assert rig.state.now - seen_at >= LAPSE_S
 
     def test_what_was_seen_before_the_coordinator_was_ill_does_not_count(self) -> None:
@@ -304,7 +345,7 @@ class TestSuccessor:
         assert rig.tick() is None
         ill(rig)
         began = rig.state.now
-        self.succeed(rig)
+        succeed(rig)
         assert rig.state.now - began >= LAPSE_S
 
     def test_its_own_support_must_have_run_out(self) -> None:
@@ -312,7 +353,7 @@ class TestSuccessor:
         rig.settle()
         ill(rig)
         rig.state.support_until = NOW + 3.0
-        self.succeed(rig)
+        succeed(rig)
         assert rig.state.now >= NOW + 3.0
 
     def test_of_a_dead_one_nothing_is_waited_for(self) -> None:
@@ -329,7 +370,7 @@ class TestSuccessor:
         rig = Rig("b")
         rig.settle()
         ill(rig)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         rig.lose(swap, is_taken=False)
         rig.detector._members["a"].state = "alive"
         rig.lease.until = inf
@@ -346,7 +387,7 @@ class TestSuccessor:
         for _ in range(int(timing.TURN_S / timing.MEMBERSHIP_TICK_S) - 1):
             assert rig.tick() is None
             wait(rig.state, timing.MEMBERSHIP_TICK_S)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         assert swap.view is not None
         assert read_view(swap.view).addresses == ("c", "b", "d")  # whoever writes it coordinates
 
@@ -363,7 +404,7 @@ class TestSuccessor:
         rig.state.leaving = True
         rig.settle()
         ill(rig)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         assert swap.view is not None
         assert read_view(swap.view).addresses == ("c", "d")
 
@@ -371,7 +412,7 @@ class TestSuccessor:
         rig = Rig("b")
         rig.settle()
         ill(rig)
-        swap = self.succeed(rig)
+        swap = succeed(rig)
         view = rig.state.view
         assert view is not None
         theirs = next_view(view, Changes(gone={"a": "is silent"}), 3, 77)
@@ -380,6 +421,89 @@ class TestSuccessor:
         rig.write(theirs, 9)
         assert not rig.answer(swap)
         assert rig.installed == [theirs]
+
+
+class TestForce:
+    """An operator has a node go on, with a register that was wiped."""
+
+    def wiped(self, me: str, members: str) -> Rig:
+        rig = Rig(me, members)
+        rig.settle()
+        if me != "a":
+            ill(rig)
+        rig.seat = rig.view = None
+        wait(rig.state, timing.RENEW_S)
+        rig.be_supported()
+        rig.answer(rig.ask())
+        assert "wiped" in rig.shared.fault
+        rig.shared.force()
+        wait(rig.state, timing.REGISTER_LOOK_S)
+        rig.answer(rig.ask())
+        return rig
+
+    @pytest.mark.parametrize(("me", "members"), [("a", "a"), ("a", "abc"), ("b", "abc")])
+    def test_it_writes_a_view_though_nothing_else_has_changed(self, me: str, members: str) -> None:
+        rig = self.wiped(me, members)
+        assert rig.answer(succeed(rig))
+        assert [view.coordinator for view in rig.installed] == [me]
+
+    @pytest.mark.parametrize("me", ["a", "b"])
+    def test_one_that_was_taken_though_the_answer_was_lost_is_gone_by(self, me: str) -> None:
+        """Others may go by it already: another one in its place they would refuse."""
+        rig = self.wiped(me, "abc")
+        swap = succeed(rig)
+        rig.lose(swap, is_taken=True)
+        rig.answer(rig.ask())
+        assert swap.view is not None
+        assert rig.installed == [read_view(swap.view)]
+
+    @pytest.mark.parametrize("what", ["a copy", "nonsense"])
+    def test_a_newcomer_founds_in_the_place_of_what_is_refused(self, what: str) -> None:
+        """As when all nodes were restarted, and their etcd restored: nobody goes by any view."""
+        rig = Rig("d", "")
+        view = a_view("abc")
+        rig.write(view, origin=ORIGIN + (what == "a copy"))
+        rig.seat = rig.seat if what == "a copy" else b"nonsense"
+        rig.answer(rig.ask())
+        assert rig.shared.fault
+        wait(rig.state, timing.REGISTER_LOOK_S)
+        rig.shared.force()
+        forced_at = rig.state.now
+        swap = succeed(rig)
+        assert (swap.expected, rig.state.now - forced_at >= LAPSE_S) == (rig.seat, True)
+        assert rig.answer(swap)
+        assert [view.addresses for view in rig.installed] == [("d",)]
+
+    def test_but_not_where_there_is_a_cluster(self) -> None:
+        rig = Rig("d", "")
+        rig.shared.force()
+        rig.write(a_view("abc"))
+        rig.answer(rig.ask())
+        assert [view.addresses for view in rig.installed] == [("a", "b", "c")]
+        assert not rig.shared.may_start()
+
+    def test_nor_when_the_order_stands_no_more(self) -> None:
+        rig = Rig("d", "")
+        rig.seat, rig.view = b"nonsense", b""
+        rig.shared.force()
+        rig.answer(rig.ask())
+        wait(rig.state, timing.FORCED_S)
+        assert not rig.shared.may_start()
+
+    def test_when_nothing_has_come_of_it_things_are_as_before(self) -> None:
+        """The register is sound after all, and was out of reach for as long as the order stood."""
+        rig = Rig("b")
+        rig.settle()
+        ill(rig)
+        rig.write(rig.state.view, 3)  # type: ignore[arg-type]
+        rig.shared.force()
+        rig.answer(rig.ask())
+        end = rig.state.now + timing.FORCED_S
+        while rig.state.now < end:
+            wait(rig.state, timing.MEMBERSHIP_TICK_S)
+            if (asked := rig.tick()) is not None:
+                rig.lose(asked, is_taken=False)
+        assert succeed(rig).expected == rig.seat
 
 
 class TestOutsider:
@@ -416,6 +540,7 @@ class TestOutsider:
     def test_it_starts_anew_only_when_nothing_is_lost_by_that(self, dead: str, ago_s: float, starts: bool) -> None:
         rig = Rig("a", "bcd")
         rig.settle()
+        rig.listen()
         die(rig.state, *dead)
         rig.shared._seen_at = rig.state.now - ago_s
         for peer in "bcd":
@@ -428,6 +553,7 @@ class TestOutsider:
         as all support it."""
         rig = Rig("a", "bcd")
         rig.settle()
+        rig.listen()
         die(rig.state, "b", "c")
         rig.shared._seen_at = rig.state.now - 60.0
         for peer in "bc":
@@ -439,6 +565,7 @@ class TestOutsider:
     def test_nor_while_one_of_them_is_heard(self) -> None:
         rig = Rig("a", "bcd")
         rig.settle()
+        rig.listen()
         die(rig.state, "b", "c")
         rig.shared._seen_at = -60.0
         assert not rig.shared.may_start()
@@ -446,6 +573,7 @@ class TestOutsider:
     def test_a_machines_refusal_says_nothing_of_a_process_that_was_started_since(self) -> None:
         rig = Rig("a", "b")
         rig.settle()
+        rig.listen()
         rig.state.note_absent("b", rig.state.now)
         assert not rig.shared.may_start()
         die(rig.state, "b")
@@ -456,7 +584,45 @@ class TestOutsider:
         rig.state.incarnation += 1
         rig.state.is_member = False
         rig.answer(rig.ask())
+        assert not rig.shared.may_start(), "others may be heard yet"
+        rig.listen()
         assert rig.ask().expected == rig.seat
+
+    @pytest.mark.parametrize(("heard", "is_refused"), [({}, False), ({"d": 77}, True), ({"d": 77, "c": 7}, False)])
+    def test_what_others_than_its_members_go_by(self, heard: dict[str, int], is_refused: bool) -> None:
+        """Of a register that holds a view of cluster 7."""
+        rig = Rig("a", "b")
+        rig.listen()
+        assert rig.state.view is not None
+        assert rig.state.view.cluster_id == 7
+        hear(rig.state, *heard)
+        for server, cluster in heard.items():
+            rig.state.of(server).view_key = (cluster, 5, 5)
+        rig.answer(rig.ask())
+        assert ("and d goes by another" in rig.shared.fault) == is_refused
+        die(rig.state, "b")
+        assert rig.shared.may_start() == (not is_refused)
+        if is_refused:
+            rig.shared.force()
+            wait(rig.state, timing.REGISTER_LOOK_S)
+            rig.answer(rig.ask())
+            assert rig.shared.may_start(), "an operator knows better"
+
+
+@pytest.mark.parametrize("me", ["a", "d"])
+@pytest.mark.parametrize("lacks", ["a seat", "a view"])
+def test_half_of_what_it_is_to_hold_is_refused(me: str, lacks: str) -> None:
+    """Somebody has deleted a key. Whoever took it for empty would try to write the first seat without end."""
+    rig = Rig(me, "abc" if me == "a" else "")
+    rig.write(a_view())
+    if lacks == "a seat":
+        rig.seat = None
+    else:
+        rig.view = None
+    rig.answer(rig.ask())
+    assert f"without {lacks}" in rig.shared.fault
+    wait(rig.state, timing.REGISTER_LOOK_S)
+    assert rig.ask().seat is None
 
 
 class TestFarAhead:

@@ -272,6 +272,14 @@ class TestMembersNeeded:
     def test_members_that_the_file_lacks_do(self) -> None:
         assert a_state("a", "abcd", "ab").members_needed() == 2
 
+    def test_whoever_is_absent_and_was_not_counted_is_not_left_out(self) -> None:
+        state = a_state("a", "abc", "abcde")
+        state.guests = {"f": 0.0, "g": 0.0}
+        state.note_servers()
+        for guest in "fg":
+            state.note_absent(guest, state.now)
+        assert state.members_needed() == 3
+
     def test_a_proof_holds_for_a_while_or_until_something_is_heard(self) -> None:
         state = a_state("a", "a", "abc")
         state.note_absent("b", state.now - 0.5)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ from app.wire.protocol import (
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
-from tests.client.peer import Peer, drop
+from tests.client.peer import Fault, Peer, drop
 from tests.support.nodes import REPOSITORY, run_python
 from tests.support.polling import poll
 from tools import cli
 from tools.kv import __main__ as kv
-from tools.kv import arguments, vitals
+from tools.kv import arguments, servers, vitals
 from tools.kv.completion import commands_of
 
 Captured = pytest.CaptureFixture[bytes]
@@ -576,18 +577,23 @@ class Coordinating(Peer):
     coordinator = ""
     address = ""
     objection = ""
+    passes_after = 0  # so many orders the objection passes; 0: never
     times = 1
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, script: Iterable[Fault | None] = ()) -> None:
+        super().__init__(script)
         self.orders: list[dict[str, object]] = []
 
     def execute(self, request: KVRequest) -> KVResponse:
         assert request.command == SERVERS
         self.orders.append(json.loads(request.value.rstrip(b"\0")))
+        passes = self.passes_after > 0
+        if passes and len(self.orders) >= self.passes_after:
+            self.objection = ""
         fields = {
             "done": not self.coordinator and not self.objection and len(self.orders) >= self.times,
             "why_not": "this node is not the coordinator" if self.coordinator else self.objection,
+            "passes": passes,
             "address": self.address or self.name,
             "coordinator": self.coordinator or self.address or self.name,
         }
@@ -630,6 +636,28 @@ def test_a_change_of_servers_that_is_declined_or_not_done_in_time(capfdbinary: C
         peer.objection, peer.times = "", 1000
         assert run(peer, "add-server", "c:3", "--timeout", "0") == 4
         assert capfdbinary.readouterr() == (b"", b"kv.py: c:3: is not done yet: say it again\n")
+
+
+def test_what_is_in_the_way_of_a_change_and_passes_is_waited_for(capfdbinary: Captured) -> None:
+    """Another change, say: so any number may be asked for at once."""
+    with Coordinating() as peer:
+        peer.objection, peer.passes_after = "another change is under way (d:4): one at a time", 1000
+        assert run(peer, "remove-server", "c:3", "--timeout", "0") == 4
+        assert capfdbinary.readouterr() == (b"", b"kv.py: c:3: another change is under way (d:4): one at a time\n")
+        peer.passes_after = 3
+        assert run(peer, "remove-server", "c:3") == 0
+        assert capfdbinary.readouterr() == (GONE, b"")
+
+
+def test_who_is_removed_may_be_the_only_one_that_was_named(
+    capfdbinary: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hands over, and ends: the others are asked what has become of it."""
+    monkeypatch.setattr(servers, "CHANGE_TIMEOUTS_MS", (50,))
+    with Coordinating([None, *[drop] * 1000]) as one, Coordinating() as other:
+        one.coordinator, other.times = other.name, 3
+        assert run(one, "remove-server", one.name, "--timeout", "10") == 0
+        assert capfdbinary.readouterr() == (f"{one.name} belongs to the cluster no more\n".encode(), b"")
 
 
 def test_a_coordinator_whose_name_means_nothing_here_is_found_among_those_given(capfdbinary: Captured) -> None:

@@ -632,7 +632,8 @@ class ClusterCore:
     def _want_links(self) -> None:
         state = self._state
         lists_servers = state.view is not None and state.view.lists_servers
-        knows_all = lists_servers or state.config.joins
+        # Into a shared register anybody may have written the first view, who is in no file either.
+        knows_all = lists_servers or state.config.joins or state.config.shared_register
         servers = frozenset(state.servers if knows_all else (*state.config.servers, *state.guests))
         if servers != self._servers_told:
             self._servers_told = servers

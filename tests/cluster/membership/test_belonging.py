@@ -5,13 +5,23 @@ from math import inf
 
 import pytest
 
-from app.cluster.events import Introduced, LinkUp, Log, Order, ServerOrdered, ServersKnown, ViewInstalled
+from app.cluster.events import (
+    Introduced,
+    LinkUp,
+    Log,
+    Order,
+    RegisterAnswered,
+    ServerOrdered,
+    ServersKnown,
+    ViewInstalled,
+)
 from app.cluster.membership import timing
 from app.cluster.membership.belonging import Belonging
 from app.cluster.membership.core import GUESTS_MAX
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.leases import Grantor
 from app.cluster.membership.planner import Changes, next_view
+from app.cluster.membership.seat import seat_of
 from app.cluster.membership.state import NodeState
 from app.cluster.view import FOUNDERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
@@ -565,6 +575,16 @@ def test_who_joins_learns_of_members_that_it_was_not_told_of() -> None:
     (known,) = of_kind(node.get("a", pb.VIEW, view=a_view(), by=a_view()), ServersKnown)
     assert set(known.servers) == set("abcd")
     assert all(one.message.joins for one in sent_in(node.tick(0.2)) if one.kind == "HELLO")
+
+
+def test_who_finds_in_a_register_members_that_its_file_lacks_listens_to_them() -> None:
+    """Whoever came first has written the view, and was told to join."""
+    node = Node("a", "ab", shared_register=True)
+    view = a_view("d")
+    seat = seat_of(view, 0, 1, 0, 5).pack()
+    effects = node.step(RegisterAnswered(1, False, seat, to_message(view).SerializeToString(), 5))
+    assert node.core.view == view
+    assert [set(effect.servers) for effect in of_kind(effects, ServersKnown)] == [set("abd")]
 
 
 def test_a_newcomer_listens_to_those_whom_a_view_names_that_it_is_told_of() -> None:

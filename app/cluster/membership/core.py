@@ -286,8 +286,15 @@ class ClusterCore:
         shared = self._coordinator.shared
         if alone and shared is not None and not shared.may_leave():
             return
-        if alone or (not state.is_member and said):
+        if alone or (not state.is_member and said and not self._succeeds_a_member()):
             self._leave()
+
+    def _succeeds_a_member(self) -> bool:
+        """As a server that was removed: whether the view still has the process before this one. Others are to hear of
+        this one, and so learn that it is gone, whose copies they may wait for; but this one does not wait for ever."""
+        state = self._state
+        is_in_view = not state.is_member and state.view is not None and state.address in state.view.removed
+        return is_in_view and state.awake_s - self._observed_since < timing.FINAL_VIEW_S
 
     def _leave(self) -> None:
         self._has_left = True

@@ -7,6 +7,7 @@ import pytest
 
 from app.cluster.events import (
     Introduced,
+    Left,
     LinkUp,
     Log,
     Order,
@@ -322,6 +323,22 @@ class TestOrders:
         without = a_list("ac", epoch=9)
         effects = node.get("a", pb.VIEW, view=without, by=without)
         assert "Left" in [type(effect).__name__ for effect in effects + node.tick(0.1)]
+
+    @pytest.mark.parametrize("is_noticed", [True, False])
+    def test_one_that_is_restarted_meanwhile_has_that_noticed_before_it_ends(self, is_noticed: bool) -> None:
+        """What the process before it held may be waited for; but one that nobody hears does not stay."""
+        node = Node("b", "abc")
+        node.core._state.incarnation = INCARNATIONS["b"] + 1
+        leaving = following(a_list("abc"), removed={"b"})
+        node.get("a", pb.VIEW, view=leaving, by=leaving)
+        effects = node.tick(timing.FINAL_VIEW_S - 0.1)
+        assert sent_to(effects, "HELLO").count("a") > 5
+        assert not of_kind(effects, Left)
+        if is_noticed:
+            without = following(leaving, gone={"b": "was restarted"})
+            assert of_kind(node.get("a", pb.VIEW, view=without, by=without), Left)
+        else:
+            assert of_kind(node.tick(0.2), Left)
 
     def test_but_not_one_that_meets_another_cluster(self) -> None:
         node = Node("d", "abcd").join(a_view("d"))

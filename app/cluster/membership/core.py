@@ -531,8 +531,12 @@ class ClusterCore:
         """Note the processes of whose life the view tells; their predecessors are gone.
 
         `vouched_at`: after that moment, by our clock, whoever sent the view went by it. A process with a higher
-        incarnation that was last proven alive before was there earlier: its machine's wall clock was set back.
+        incarnation that was last proven alive before was there earlier: its machine's wall clock was set back. Where
+        one node alone may make the next view, for a death that is certain, that counts as of now: whatever was heard
+        before, a process of the view is dead only when that other one shows once more that it lives.
         """
+        if self._state.config.shared_register:
+            vouched_at = self._state.now
         for member in view.members:
             known = self._state.of(member.address)
             if member.incarnation > known.incarnation:

@@ -16,7 +16,9 @@ from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.seat import read_seat, read_view, seat_of
 from app.cluster.view import View, to_message
 from app.wire.protocol import ALL_SLOTS
+from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, die, hear, wait
+from tests.cluster.membership.test_views import Node
 
 LAPSE_S = timing.MANDATE_S / timing.SAFE_SHARE
 USABLE_S = timing.MANDATE_S * timing.SAFE_SHARE
@@ -524,3 +526,21 @@ class TestLastHolders:
         assert set(rig.coordinator._changes(is_support_over=False).gone) == {"b"}
         rig.detector._members["c"].state = FAILED
         assert not rig.coordinator._changes(is_support_over=False).gone  # they are more
+
+
+def test_a_member_is_not_dead_because_its_address_had_a_process_with_a_higher_incarnation() -> None:
+    """Which was heard before the view was read: the wall clock there may have been set back since."""
+    node = Node("a", "ab", shared_register=True)
+    header = {"incarnation": 50, "node_protocol": node.core._state.protocol}
+    node.get("b", pb.HELLO, **header)
+    heard_at = node.now
+    node.now += 1.0
+    view = a_view("b")
+    seat = seat_of(view, 0, 1, 0, ORIGIN).pack()
+    node.step(RegisterAnswered(1, False, seat, to_message(view).SerializeToString(), ORIGIN))
+    assert (node.core.view, node.core._state.dead) == (view, set())
+    node.get("b", pb.HELLO, **header | {"echo_us": round(heard_at * 1e6)})
+    assert node.core._state.dead == set(), "that was on its way"
+    node.now += 0.1
+    node.get("b", pb.HELLO, **header)
+    assert node.core._state.dead == {"b"}, "it came later, after all"

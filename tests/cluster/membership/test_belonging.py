@@ -259,6 +259,21 @@ class TestOrders:
         node.get("b", pb.VIEW, view=view, by=view)
         assert node.core._coordinator.belonging.order is None
 
+    def test_so_does_one_that_goes_by_no_view_any_more(self) -> None:
+        state = a_state("a", "abc")
+        belonging = Belonging(state, Detector(state))
+        belonging.order, state.view = ADD_D, None
+        belonging.entered(is_coordinator=False)
+        assert belonging.order is None
+
+    @pytest.mark.parametrize(("server", "is_there"), [("b", True), ("c", True), ("d", False)])
+    def test_without_a_list_those_of_the_file_belong_also_if_they_are_no_members(
+        self, server: str, is_there: bool
+    ) -> None:
+        core = a_coordinator(a_view("ab")).core
+        assert core.is_done(Order(server)) == is_there
+        assert core.is_done(Order(server, removes=True)) != is_there
+
     @pytest.mark.parametrize(
         ("view", "servers", "order", "objection"),
         [

@@ -624,7 +624,10 @@ class ClusterCore:
             return
         if incarnation == known.incarnation:  # else a later process has been heard meanwhile
             state.note_absent(peer, dialled_at)
-        if incarnation:
+        if 0 < known.incarnation < incarnation:  # which has the lower one: its machine's wall clock was set back
+            known.note_overtaken(incarnation, state.now)
+            state.note_dead()
+        elif incarnation:
             self._died(peer, incarnation)
 
     def _died(self, address: str, incarnation: int) -> None:

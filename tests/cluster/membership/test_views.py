@@ -385,6 +385,18 @@ class TestClocksSetBack:
         node.get("d", pb.PING, incarnation=99, echo_us=learned_at)  # it was on its way
         assert known.incarnation == 50
 
+    def test_what_was_refused_in_the_place_of_the_one_before_is_no_proof_of_the_later_ones_death(self) -> None:
+        node = Node()
+        node.get("c", pb.HELLO, incarnation=99)
+        node.tick(2.0)
+        node.join()
+        node.step(LinkRefused("c", 99, True))  # dialled before the view came
+        known = node.core._state.of("c")
+        assert (known.incarnation, node.core._state.dead) == (INCARNATIONS["c"], set())
+        assert known.is_dead(99)
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
+        assert node.core._state.dead == {"c"}
+
     def test_an_old_view_proves_nothing(self) -> None:
         node = Node()
         sent_at = round(node.now * 1e6)

@@ -281,9 +281,10 @@ class SimDatagrams:
 class SimConnected:
     """A UDP socket of a node's port that is connected to another server's address."""
 
-    def __init__(self, process: "Process", buffer_bytes: int) -> None:
+    def __init__(self, process: "Process", buffer_bytes: int, source: bytes) -> None:
         self._process = process
         self._room_bytes = buffer_bytes
+        self._source = source
         self._queue: deque[bytes] = deque()
         self._descriptor = process.sockets.descriptor(self)
 
@@ -309,6 +310,9 @@ class SimConnected:
         return data[:count]
 
     def close(self) -> None:
+        connected = self._process.sockets.datagrams.connected
+        if connected.get(self._source) is self:  # the main socket has what comes from there on
+            del connected[self._source]
         self._process.sockets.forget(self)
 
 
@@ -615,8 +619,9 @@ class SimSockets:
         self._process.loop.files.pop(file.fileno(), None)
 
     def connected(self, target: tuple[str | int, ...]) -> SimConnected:
-        made = SimConnected(self._process, self._network.options.datagram_buffer_bytes)
-        self.datagrams.connected[sockaddr(str(target[0]), int(target[1]))] = made
+        source = sockaddr(str(target[0]), int(target[1]))
+        made = SimConnected(self._process, self._network.options.datagram_buffer_bytes, source)
+        self.datagrams.connected[source] = made
         return made
 
     def look_up(self, host: str) -> list[str]:

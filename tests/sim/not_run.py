@@ -328,7 +328,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/bootstrap.py": {
         AHEAD: [
-            "return state.of(member.address).is_dead(member.incarnation) or member.address in state.absent",
+            "return state.of(member.address).is_dead(member.incarnation)",
         ],
         RARE: [
             "return all(self._is_gone(member) for member in view.members)",
@@ -409,6 +409,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._start_anew(None)",
             "since = max(self._lease.until, state.installed_at)",
             "return state.is_member and view.has(state.address, state.incarnation) and state.now - since > timing.STUCK_S",
+            "known.note_overtaken(incarnation, state.now)",
+            "state.note_dead()",
         ],
         FORCED: [
             "self._found_by_force()",
@@ -454,6 +456,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "if state.incarnation < before <= OUTBID_MAX:",
             "self._start_anew(state.view, before)",
             "state.bound_until = -inf",
+            "vouched_at = self._state.now",
             'state.log("an operator has this node go on, whatever the register holds and whoever else lives", "error")',
             "self._coordinator.shared.force()",
             'state.drop("view of a register that is refused")',
@@ -546,7 +549,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/state.py": {
         AHEAD: [
-            "self.overtaken, self.died_at = max(self.overtaken, self.incarnation), now",
+            "self.note_overtaken(self.incarnation, now)",
+            "self.overtaken, self.died_at = max(self.overtaken, incarnation), now",
             "self.note_new_process(incarnation)",
             "self.dead = incarnation - 1",
         ],

@@ -350,6 +350,22 @@ class TestDatagrams:
         site.run(1.0)
         assert take() == []
 
+    def test_what_comes_from_an_address_goes_to_the_socket_connected_to_it_while_that_is_open(self) -> None:
+        site = Site()
+        _, take = self.ring(site.other)
+        first = site.other.sockets.connected((site.ips[0], 3331))
+        second = site.other.sockets.connected((site.ips[0], 3331))
+        for closed, taker in ((None, second), (first, second)):
+            if closed is not None:
+                closed.close()
+            site.one.sockets.datagrams.send_to(b"for it", (site.ips[1], 3331))
+            site.run(1.0)
+            assert (taker.recv(100), take()) == (b"for it", [])
+        second.close()
+        site.one.sockets.datagrams.send_to(b"for the main one", (site.ips[1], 3331))
+        site.run(1.0)
+        assert take() == [b"for the main one"]
+
     def test_one_is_read_once_a_turn(self) -> None:
         site = Site()
         _, take = self.ring(site.other, size=2)

@@ -362,7 +362,7 @@ class TestItBites:
         assert finds_a_violation(34, dwindling) is not None
 
     def test_more_than_half_founds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def anybody(self: Bootstrap, answered: set[str], ripe: set[str]) -> bool:
+        def anybody(self: Bootstrap, answered: set[str], ripe: set[str], since: float = 0.0) -> bool:
             return all(server in answered for server in self.present())
 
         monkeypatch.setattr(Bootstrap, "has_quorum", anybody)

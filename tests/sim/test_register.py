@@ -37,6 +37,7 @@ SEEDS = 24
 FOUND = {
     1019: "a process that was started just after its machine had refused a connection was held to be gone",
     1163: "where the register was slow, the seat was under way at each tick, and no view ever was",
+    700940: "a process was held dead by a view that was read late: a higher incarnation had been heard before it",
     1184: "one that was leaving, and held nothing, was to coordinate the view that it wrote without itself",
 }
 

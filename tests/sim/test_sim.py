@@ -8,12 +8,14 @@ import pytest
 from app.cluster.events import FoundRequested, LeaveRequested, LinkRefused
 from app.cluster.limits import RANKS
 from app.cluster.membership import timing
+from app.cluster.membership.bootstrap import Bootstrap
 from app.cluster.membership.decree import Decree
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import first_view
 from app.cluster.membership.state import NodeState
 from app.cluster.view import Member
 from app.wire.protocol import ALL_SLOTS
+from proto_gen import cluster_pb2 as pb
 from tests.sim.core_checks import Checks, Violation
 from tests.sim.core_nemesis import draw_options
 from tests.sim.core_run import run_seed
@@ -240,6 +242,73 @@ class TestFounding:
         until(world, lambda: not checks.is_converged(), 2.0)
         assert first.core.view.cluster_id == cluster_id
         assert first.core.incarnation < 10_000_000 + 100 * 2  # it has never dropped what it holds
+
+
+def two_foundings(passes: tuple["pb.Kind", ...], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """All are on one machine. When the second last dialled the first, and the first the third, those had just not been
+    started. Nothing gets through between the first and the third, and of what the first and the second say only these
+    kinds, until the second, which may have founded a cluster with the third, is restarted. Then it hears the first, and
+    not the third. Whether the third has to drop what it holds, once all is heard again."""
+    world = World(1, Options(hosts=3, one_machine=True))
+    checks = Checks(world)
+    first, second, third = world.hosts
+    parted, send = {first.address, second.address}, World._send
+
+    def lose(self: World, source: str, target: str, payload: bytes) -> None:
+        if {source, target} != parted or pb.ClusterMessage.FromString(payload).kind in passes:
+            send(self, source, target, payload)
+
+    monkeypatch.setattr(World, "_send", lose)
+    world.start(second)
+    world.run(0.53)
+    world.start(first)
+    world.run(0.535)
+    world.link_cuts |= {(first.address, second.address)}
+    world.blocked |= {(first.address, third.address), (third.address, first.address)}
+    world.start(third)
+    world.run(0.9)
+    world.link_cuts.clear()
+    world.run(1.25)
+    assert third.process is not None
+    incarnation = third.process.core.incarnation
+    parted.clear()
+    world.blocked |= {(second.address, third.address), (third.address, second.address)}
+    world.crash(second)
+    world.start(second)
+    world.run(1.6)
+    world.blocked.clear()
+    until(world, lambda: not checks.is_converged(), 8.0)
+    return third.process.core.incarnation > incarnation
+
+
+class TestTwoFoundings:
+    def take_old_proofs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        has_quorum = Bootstrap.has_quorum
+        monkeypatch.setattr(
+            Bootstrap, "has_quorum", lambda self, answered, ripe, since=0.0: has_quorum(self, answered, ripe)
+        )
+
+    @pytest.mark.parametrize("passes", [(), (pb.ACCEPT,)])
+    def test_none_is_founded_beside_another(
+        self, passes: tuple["pb.Kind", ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert not two_foundings(passes, monkeypatch)
+
+    def test_if_old_proofs_of_absence_counted_one_would_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.take_old_proofs(monkeypatch)
+        assert two_foundings((), monkeypatch)
+
+    def test_or_if_they_counted_of_the_members_of_a_view_that_is_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first has accepted the view of the other two, and has not heard that it was chosen."""
+        self.take_old_proofs(monkeypatch)
+        assert not two_foundings((pb.ACCEPT,), monkeypatch)
+        is_gone = Bootstrap._is_gone
+        monkeypatch.setattr(
+            Bootstrap,
+            "_is_gone",
+            lambda self, member: is_gone(self, member) or member.address in self._state.absent,
+        )
+        assert two_foundings((pb.ACCEPT,), monkeypatch)
 
 
 class TestGoingOn:

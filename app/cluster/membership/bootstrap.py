@@ -2,10 +2,14 @@
 
 A server that starts can't tell "I am the first" from "I am cut off" by silence. So newcomers found a cluster only if
 
-- every server of the file is a newcomer that accepts, or is proven to have no process (state.absent: it would be on
-  this machine, whose kernel refuses the connection). A server opens its port before it asks; so of any two foundings
-  the one that came later finds the other;
+- every server of the file is a newcomer that accepts, or is proven to have no process since the view was proposed
+  (state.absent: it would be on this machine, whose kernel refuses the connection);
 - or more than half of the file's servers are newcomers that accept, and each of those has run for FOUND_WAIT_S.
+
+So no two are founded side by side where all are accounted for. Of two founders that don't answer each other, one was
+started after the other had proposed its view. The members of that view have answered before, and open their ports
+before they say anything: they can't be proven absent to whoever is started later, so it needs them, and finds the view.
+(With older proofs, each could have dialled before the other, or a member of its view, was started.)
 
 A cluster that goes on is one whose coordinator has the support of half of the file's servers (state.members_needed), so
 none is founded beside it: one of that half would be among the founders. That one may have been restarted since, and
@@ -69,11 +73,13 @@ class Bootstrap:
         """How long until we count among a majority that founds without the others."""
         return max(0.0, self._since + timing.FOUND_WAIT_S - self._state.awake_s)
 
-    def has_quorum(self, answered: Collection[str], ripe: Collection[str]) -> bool:
-        """Whether those who answered may found a cluster; `ripe`: who has run long enough to do so without others."""
+    def has_quorum(self, answered: Collection[str], ripe: Collection[str], since: float = -inf) -> bool:
+        """Whether those who answered may found a cluster; `ripe`: who has run long enough to do so without others;
+        `since`: proofs of absence from before that, by our clock, do not count."""
         state = self._state
         servers = state.config.servers
-        if all(server in answered or server in state.absent for server in servers):
+        absent = {server for server in state.absent if state.of(server).absent_at >= since}
+        if all(server in answered or server in absent for server in servers):
             return True
         votes = sum(1 for server in servers if server in answered and server in ripe)
         return 2 * votes > len(servers) and all(server in answered for server in self.present())
@@ -127,9 +133,11 @@ class Bootstrap:
         ]
 
     def is_extinct(self, view: View) -> bool:
-        """Whether no member of this first view lives: then nobody alive has ever gone by it, or will.
+        """Whether all members of this first view are dead for certain: then nobody alive has ever gone by it, or will.
 
-        An acceptor may have accepted it and outlived them all. To found it again would be to found nothing.
+        An acceptor may have accepted it and outlived them all. To found it again would be to found nothing. (That a
+        machine refused before we heard of a member says nothing of it: it may have been started since. Once we go by
+        the view, and dial its members, that shows.)
         """
         return all(self._is_gone(member) for member in view.members)
 
@@ -137,7 +145,7 @@ class Bootstrap:
         state = self._state
         if member.address == state.address:
             return member.incarnation < state.incarnation
-        return state.of(member.address).is_dead(member.incarnation) or member.address in state.absent
+        return state.of(member.address).is_dead(member.incarnation)
 
 
 def _rank(view: View, other: View) -> tuple[int, int, int, int]:

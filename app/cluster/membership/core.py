@@ -304,8 +304,15 @@ class ClusterCore:
         shared = self._coordinator.shared
         if alone and shared is not None and not shared.may_leave():
             return
-        if alone or (not state.is_member and said):
+        if alone or (not state.is_member and said and not self._succeeds_a_member()):
             self._leave()
+
+    def _succeeds_a_member(self) -> bool:
+        """As a server that was removed: whether the view still has the process before this one. Others are to hear of
+        this one, and so learn that it is gone, whose copies they may wait for; but this one does not wait for ever."""
+        state = self._state
+        is_in_view = not state.is_member and state.view is not None and state.address in state.view.removed
+        return is_in_view and state.awake_s - self._observed_since < timing.FINAL_VIEW_S
 
     def _leave(self) -> None:
         self._has_left = True
@@ -553,8 +560,12 @@ class ClusterCore:
         """Note the processes of whose life the view tells; their predecessors are gone.
 
         `vouched_at`: after that moment, by our clock, whoever sent the view went by it. A process with a higher
-        incarnation that was last proven alive before was there earlier: its machine's wall clock was set back.
+        incarnation that was last proven alive before was there earlier: its machine's wall clock was set back. Where
+        one node alone may make the next view, for a death that is certain, that counts as of now: whatever was heard
+        before, a process of the view is dead only when that other one shows once more that it lives.
         """
+        if self._state.config.shared_register:
+            vouched_at = self._state.now
         for member in view.members:
             known = self._state.of(member.address)
             if member.incarnation > known.incarnation:
@@ -642,7 +653,10 @@ class ClusterCore:
             return
         if incarnation == known.incarnation:  # else a later process has been heard meanwhile
             state.note_absent(peer, dialled_at)
-        if incarnation:
+        if 0 < known.incarnation < incarnation:  # which has the lower one: its machine's wall clock was set back
+            known.note_overtaken(incarnation, state.now)
+            state.note_dead()
+        elif incarnation:
             self._died(peer, incarnation)
 
     def _died(self, address: str, incarnation: int) -> None:
@@ -661,7 +675,8 @@ class ClusterCore:
     def _want_links(self) -> None:
         state = self._state
         lists_servers = state.view is not None and state.view.lists_servers
-        knows_all = lists_servers or state.config.joins
+        # Into a shared register anybody may have written the first view, who is in no file either.
+        knows_all = lists_servers or state.config.joins or state.config.shared_register
         servers = frozenset(state.servers if knows_all else (*state.config.servers, *state.guests))
         if servers != self._servers_told:
             self._servers_told = servers

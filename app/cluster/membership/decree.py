@@ -45,6 +45,7 @@ class Decree(Register):
         self._acceptor = Acceptor()
         self._decree_since = state.now  # when the present decree began for us
         self._proposal: Proposal | None = None
+        self._proposed_at = -inf  # when the proposal got its value
         self._complete_at = inf  # when the proposal's quorum was there
         self._support_ends: dict[str, float] = {}  # when the support of an acceptor that promised has run out
         self._ballot_seen = 0
@@ -135,7 +136,8 @@ class Decree(Register):
 
     def _complete(self, proposal: Proposal) -> bool:
         if self._state.view is None:
-            return self._bootstrap.has_quorum(proposal.answered, self._free())
+            since = self._proposed_at if proposal.phase is Phase.ACCEPT else -inf
+            return self._bootstrap.has_quorum(proposal.answered, self._free(), since)
         return proposal.has_quorum(self._state.countable_dead())
 
     def _free(self) -> set[str]:
@@ -157,6 +159,7 @@ class Decree(Register):
                     # Whatever becomes of the proposal, those it removes get no more leases from us.
                     grantor.denied.update(set(state.view.addresses) - set(value.addresses))
                 proposal.propose(value)
+                self._proposed_at = state.now
                 self._complete_at = inf
                 self._acceptor.accept(proposal.ballot, value)
                 proposal.accepted(state.address)

@@ -221,8 +221,8 @@ class Detector:
                 self._state.rng.shuffle(self._round)
             address = self._round.pop()
             watched = self._members[address]
-            if watched.state == FAILED:  # it may come back before it is replaced
-                self._ping(address)
+            if watched.state == FAILED:  # it may come back before it is replaced, or live where only we don't hear it
+                self._ask_others(address, watched)
             elif watched.state == ALIVE and watched.probe is None:
                 self._start_probe(address, watched, own=True)
                 return
@@ -240,7 +240,7 @@ class Detector:
         if age >= timeout and not probe.asked_others:
             probe.asked_others = True
             if probe.own:
-                self._ask_others(address, watched, probe)
+                probe.relays = self._ask_others(address, watched)
             for requester, stamp in probe.waiting.items():
                 self._state.post(requester, pb.NACK, target=address, number=stamp)
         if age >= timeout * timing.DEADLINE_SHARE:
@@ -254,13 +254,14 @@ class Detector:
                 for other in self._members:
                     self._tell_suspicion(other, address, watched)
 
-    def _ask_others(self, address: str, watched: Watched, probe: Probe) -> None:
+    def _ask_others(self, address: str, watched: Watched) -> int:
+        """Have it probed by others as well; how many are asked."""
         up = [other for other in self._members if other != address and self.is_up(other)]
         relays = self._state.rng.sample(up, min(timing.INDIRECT_PROBES, len(up)))
-        probe.relays = len(relays)
         for relay in relays:
             self._state.post(relay, pb.PING_REQ, target=address, target_incarnation=watched.incarnation)
         self._ping(address)  # the first may have been lost
+        return len(relays)
 
     def _suspect(self, address: str, watched: Watched, since: float) -> Suspicion:
         watched.state = SUSPECTED

@@ -83,9 +83,13 @@ class Known:
 
     def note_later_process(self, incarnation: int, now: float) -> None:
         """Another process is at the address, which has come later though its incarnation is lower."""
-        self.overtaken, self.died_at = max(self.overtaken, self.incarnation), now
+        self.note_overtaken(self.incarnation, now)
         self.note_new_process(incarnation)
         self.dead = incarnation - 1
+
+    def note_overtaken(self, incarnation: int, now: float) -> None:
+        """This process is dead, whose incarnation is above that of the later one."""
+        self.overtaken, self.died_at = max(self.overtaken, incarnation), now
 
     def is_dead(self, incarnation: int) -> bool:
         """Whether this process at the address is dead for certain."""

@@ -92,7 +92,9 @@ STUCK_S: Final = 3.0
 # Who was removed is listened to for so long, and told when it asks; so is whoever is in no list (belonging.py): several
 # tries of the slowest outsider.
 GUEST_S: Final = 5.0
-FINAL_VIEW_S: Final = 1.0  # a coordinator that leaves waits so long at most for the others to have its last view
+# A coordinator that leaves waits so long at most for the others to have its last view; so does one that was removed and
+# restarted, for them to notice.
+FINAL_VIEW_S: Final = 1.0
 ANTI_ENTROPY_S: Final = 0.02  # a peer that is behind is sent the view at most this often
 
 # That a server of this machine has no process is known for so long after a connection to it was refused. Longer: more

@@ -7,9 +7,11 @@ import pytest
 
 from app.cluster.events import (
     Introduced,
+    Left,
     LinkUp,
     Log,
     Order,
+    RegisterAnswered,
     ServerOrdered,
     ServersChanged,
     ServersKnown,
@@ -21,6 +23,7 @@ from app.cluster.membership.core import GUESTS_MAX
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.leases import Grantor
 from app.cluster.membership.planner import Changes, next_view
+from app.cluster.membership.seat import seat_of
 from app.cluster.membership.state import NodeState
 from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
@@ -298,6 +301,21 @@ class TestOrders:
         node.step(ServersChanged(tuple("abce")))
         assert node.core._coordinator.belonging.order is None, "whoever gave it repeats it"
 
+    def test_so_does_one_that_goes_by_no_view_any_more(self) -> None:
+        state = a_state("a", "abc")
+        belonging = Belonging(state, Detector(state))
+        belonging.order, state.view = ADD_D, None
+        belonging.entered(is_coordinator=False)
+        assert belonging.order is None
+
+    @pytest.mark.parametrize(("server", "is_there"), [("b", True), ("c", True), ("d", False)])
+    def test_without_a_list_those_of_the_file_belong_also_if_they_are_no_members(
+        self, server: str, is_there: bool
+    ) -> None:
+        core = a_coordinator(a_view("ab")).core
+        assert core.is_done(Order(server)) == is_there
+        assert core.is_done(Order(server, removes=True)) != is_there
+
     @pytest.mark.parametrize(
         ("view", "servers", "order", "objection"),
         [
@@ -371,6 +389,22 @@ class TestOrders:
         without = a_list("ac", epoch=9)
         effects = node.get("a", pb.VIEW, view=without, by=without)
         assert "Left" in [type(effect).__name__ for effect in effects + node.tick(0.1)]
+
+    @pytest.mark.parametrize("is_noticed", [True, False])
+    def test_one_that_is_restarted_meanwhile_has_that_noticed_before_it_ends(self, is_noticed: bool) -> None:
+        """What the process before it held may be waited for; but one that nobody hears does not stay."""
+        node = Node("b", "abc")
+        node.core._state.incarnation = INCARNATIONS["b"] + 1
+        leaving = following(a_list("abc"), removed={"b"})
+        node.get("a", pb.VIEW, view=leaving, by=leaving)
+        effects = node.tick(timing.FINAL_VIEW_S - 0.1)
+        assert sent_to(effects, "HELLO").count("a") > 5
+        assert not of_kind(effects, Left)
+        if is_noticed:
+            without = following(leaving, gone={"b": "was restarted"})
+            assert of_kind(node.get("a", pb.VIEW, view=without, by=without), Left)
+        else:
+            assert of_kind(node.tick(0.2), Left)
 
     def test_but_not_one_that_meets_another_cluster(self) -> None:
         node = Node("d", "abcd").join(a_view("d"))
@@ -639,6 +673,16 @@ def test_who_joins_learns_of_members_that_it_was_not_told_of() -> None:
     (known,) = of_kind(node.get("a", pb.VIEW, view=a_view(), by=a_view()), ServersKnown)
     assert set(known.servers) == set("abcd")
     assert all(one.message.joins for one in sent_in(node.tick(0.2)) if one.kind == "HELLO")
+
+
+def test_who_finds_in_a_register_members_that_its_file_lacks_listens_to_them() -> None:
+    """Whoever came first has written the view, and was told to join."""
+    node = Node("a", "ab", shared_register=True)
+    view = a_view("d")
+    seat = seat_of(view, 0, 1, 0, 5).pack()
+    effects = node.step(RegisterAnswered(1, False, seat, to_message(view).SerializeToString(), 5))
+    assert node.core.view == view
+    assert [set(effect.servers) for effect in of_kind(effects, ServersKnown)] == [set("abd")]
 
 
 def test_a_newcomer_listens_to_those_whom_a_view_names_that_it_is_told_of() -> None:

@@ -111,6 +111,14 @@ def test_who_is_absent_is_gone_until_it_is_heard() -> None:
     assert not bootstrap.has_quorum({"a", "c"}, ())
 
 
+@pytest.mark.parametrize(("dialled_s", "counts"), [(-0.001, False), (0.0, True)])
+def test_who_was_absent_before_the_view_was_proposed_may_be_there(dialled_s: float, counts: bool) -> None:
+    state, bootstrap = a_newcomer("a", "ab")
+    state.note_absent("b", state.now + dialled_s)
+    assert bootstrap.has_quorum({"a"}, ())
+    assert bootstrap.has_quorum({"a"}, (), state.now) == counts
+
+
 @pytest.mark.parametrize(
     ("servers", "here", "answered", "ripe", "is_one"),
     [
@@ -174,7 +182,7 @@ def test_a_restart_begins_anew() -> None:
     [
         ([Member("b", 11)], False),
         ([Member("b", 10)], True),
-        ([Member("c", 99)], True),  # absent: whatever was there is gone
+        ([Member("c", 99)], False),  # its machine has refused, perhaps before it was started
         ([Member("a", 10)], False),  # ourselves
         ([Member("a", 9)], True),
         ([Member("b", 10), Member("a", 10)], False),

@@ -195,13 +195,15 @@ def test_every_message_names_our_protocol() -> None:
     assert pb.ClusterMessage.FromString(sent.payload).node_protocol == 2
 
 
-def test_a_server_of_another_protocol_is_there_so_nobody_founds_without_it() -> None:
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_server_of_another_protocol_is_there_so_nobody_founds_without_it(speaks: bool) -> None:
     """It would be a second cluster beside that one's."""
     core = a_core(now=5.0)
-    core.step(Tick(), 5.0)
-    for peer in ("b:1", "c:1"):
-        core.step(LinkRefused(peer, 0, is_proof=True), 5.001)
-    core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, node_protocol=3).SerializeToString()), 5.002)
-    for tick in range(1, 200):
-        core.step(Tick(), 5.0 + 0.025 * tick)
-    assert core.view is None
+    for tick in range(200):
+        now = 5.0 + 0.025 * tick
+        for effect in core.step(Tick(), now):
+            if isinstance(effect, OpenLink):
+                core.step(LinkRefused(effect.peer, 0, is_proof=True), now)
+            if speaks and isinstance(effect, OpenLink) and effect.peer == "b:1":  # before c:1 is known to be absent
+                core.step(Datagram("b:1", pb.ClusterMessage(kind=pb.HELLO, node_protocol=3).SerializeToString()), now)
+    assert (core.view is None) == speaks

@@ -143,12 +143,26 @@ class TestProbing:
         assert take_kinds(state) == [("b", "PING")]
         assert detector._members["b"].probe is None
 
+    def test_others_are_asked_for_a_failed_one_too_and_it_is_back_once_one_of_them_vouches_for_it(self) -> None:
+        """It may live where only we don't hear it, and stay a member."""
+        state, detector = a_detector("abc")
+        detector._members["b"].state, detector._members["b"].failed_at = FAILED, state.now
+        detector._round = ["c", "b"]  # from its end
+        wait(state, 1.0)
+        detector.tick(())
+        (asked,) = [one for one in take_sent(state) if one.kind == "PING_REQ"]
+        assert (asked.peer, asked.message.target, asked.message.target_incarnation) == ("c", "b", INCARNATIONS["b"])
+        vouch = from_peer(state, "c", pb.VOUCH, target="b", target_incarnation=INCARNATIONS["b"])
+        vouch.number = asked.message.stamp_us
+        detector.on_vouch(vouch)
+        assert detector.state_of("b") == ALIVE
+
     def test_after_a_failed_one_the_next_is_probed_in_the_same_turn(self) -> None:
         state, detector = a_detector("abc")
         detector._members["b"].state = FAILED
         detector._round = ["c", "b"]  # from its end
         detector.tick(())
-        assert take_kinds(state) == [("b", "PING"), ("c", "PING")]
+        assert take_kinds(state) == [("b", "PING"), ("c", "PING"), ("c", "PING_REQ")]
         assert detector._members["c"].probe is not None
 
     def test_the_dead_are_left_alone(self) -> None:

@@ -5,7 +5,7 @@ from math import inf
 
 import pytest
 
-from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
+from app.cluster.events import AskRegister, Log, RegisterAnswered, RegisterFailed
 from app.cluster.limits import COUNTER, EPOCH
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap
@@ -17,7 +17,9 @@ from app.cluster.membership.seat import read_seat, read_view, seat_of
 from app.cluster.membership.shared_register import OPEN_MAX
 from app.cluster.view import View, to_message
 from app.wire.protocol import ALL_SLOTS
+from proto_gen import cluster_pb2 as pb
 from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, die, hear, wait
+from tests.cluster.membership.test_views import Node
 
 LAPSE_S = timing.MANDATE_S / timing.SAFE_SHARE
 USABLE_S = timing.MANDATE_S * timing.SAFE_SHARE
@@ -625,6 +627,379 @@ def test_half_of_what_it_is_to_hold_is_refused(me: str, lacks: str) -> None:
     assert rig.ask().seat is None
 
 
+def lines(rig: Rig, level: str) -> list[str]:
+    """What was logged at this level since the last call."""
+    said = [effect.text for effect in rig.state.effects if isinstance(effect, Log) and effect.level == level]
+    rig.state.effects.clear()
+    return said
+
+
+class TestRefused:
+    """What the register holds is not what it is to hold."""
+
+    def read(self, rig: Rig) -> None:
+        """It is asked once more."""
+        wait(rig.state, timing.REGISTER_LOOK_S)
+        hear(rig.state, *rig.state.others())
+        rig.be_supported()
+        asked = rig.tick()
+        if asked is None:
+            rig.shared._is_known = False
+            asked = rig.ask()
+        rig.answer(asked)
+
+    @pytest.mark.parametrize("me", ["a", "b"])
+    def test_nothing_is_served_then_and_all_is_well_when_it_is_right_again(self, me: str) -> None:
+        rig = Rig(me)
+        rig.settle()
+        kept = (rig.seat, rig.view)
+        rig.seat = rig.view = None
+        rig.lease.until = inf
+        self.read(rig)
+        assert rig.shared.is_refused
+        assert "it is empty, and was not" in rig.shared.fault
+        assert rig.lease.until == -inf
+        if me == "a":
+            assert rig.mandate_left_s() == -inf
+        assert not rig.shared.may_start()
+        rig.answer(rig.ask())
+        wait(rig.state, timing.REGISTER_LOOK_S - 0.01)
+        assert rig.tick() is None, "it is not asked more often"
+        rig.seat, rig.view = kept
+        self.read(rig)
+        assert (rig.shared.fault, rig.installed) == ("", [])
+
+    @pytest.mark.parametrize(("members", "count_known"), [("abc", -1), ("", 0), ("", -1)])
+    def test_an_empty_one_is_wrong_for_whoever_goes_by_a_view_or_has_read_one(
+        self, members: str, count_known: int
+    ) -> None:
+        rig = Rig("a", members)
+        rig.shared._count_known = count_known
+        rig.seat = rig.view = None
+        rig.answer(rig.ask())
+        assert rig.shared.is_refused == (bool(members) or count_known >= 0)
+
+    def test_that_is_said_once_in_a_while_and_whenever_it_is_another_fault(self) -> None:
+        rig = Rig()
+        rig.seat = rig.view = None
+        for later_s, said in ((0.0, 1), (timing.WAITING_LOG_S - 0.1, 0), (0.1, 1)):
+            wait(rig.state, later_s)
+            rig.shared._refuse("it is wrong")
+            assert len(lines(rig, "error")) == said
+        rig.shared._refuse("it is wrong in another way")
+        assert lines(rig, "error") == [
+            "the register is refused: it is wrong in another way; this node keeps what it holds, and serves nothing"
+        ]
+
+    @pytest.mark.parametrize("is_written", [True, False])
+    def test_a_copy_of_it(self, is_written: bool) -> None:
+        """Found by reading, or by writing there."""
+        rig = Rig()
+        asked = rig.ask()
+        if is_written:
+            rig.answer(asked)
+            asked = rig.ask()
+            rig.shared.take(RegisterAnswered(asked.number, True, None, None, ORIGIN + 1))
+        else:
+            rig.shared.take(RegisterAnswered(asked.number, False, rig.seat, rig.view, ORIGIN + 1))
+        assert rig.shared.fault == "it is register 6, and what it holds was written to 5: it is a backup, or a copy"
+        assert rig.mandate_left_s() == -inf
+        if is_written:
+            assert rig.ask().seat is None, "it is read first"
+
+    @pytest.mark.parametrize(
+        ("me", "fields", "fault"),
+        [
+            ("a", {"cluster_id": 9}, "it holds cluster 9, and this node goes by 7"),
+            ("d", {"cluster_id": 9}, ""),  # an outsider goes where there is a cluster
+            ("a", {"epoch": 4}, "it holds epoch 4, and this node goes by 5: it was restored, or wiped"),
+            ("a", {"nonce": 3}, "it holds epoch 5, and this node goes by 5: it was restored, or wiped"),
+            ("a", {}, ""),
+            ("a", {"epoch": 6, "nonce": 3}, ""),
+        ],
+    )
+    def test_another_view_than_may_come_of_ours(self, me: str, fields: dict[str, int], fault: str) -> None:
+        rig = Rig(me)
+        ours = replace(a_view(), epoch=5)
+        rig.enter(ours)
+        rig.write(replace(ours, **fields))  # type: ignore[arg-type]
+        rig.answer(rig.ask())
+        assert rig.shared.fault == fault
+
+    @pytest.mark.parametrize(
+        ("epoch", "before", "is_right"), [(6, 1, True), (6, 2, False), (7, 1, False), (5, 0, True)]
+    )
+    def test_once_it_was_wrong_only_ours_and_the_next_one_are_right(
+        self, epoch: int, before: int, is_right: bool
+    ) -> None:
+        """What came later may have come of what was wrong."""
+        rig = Rig()
+        ours = replace(a_view(), epoch=5)
+        rig.enter(ours)
+        rig.write(replace(ours, cluster_id=9))
+        rig.answer(rig.ask())
+        assert rig.shared.is_refused
+        rig.installed.clear()
+        rig.write(ours if epoch == 5 else replace(ours, epoch=epoch, nonce=99), 7, before=before)
+        self.read(rig)
+        assert rig.shared.is_refused != is_right
+        assert len(rig.installed) == (is_right and epoch == 6)
+
+    def test_a_seat_that_does_not_belong_to_the_view(self) -> None:
+        rig = Rig()
+        rig.view = to_message(replace(a_view(), nonce=3)).SerializeToString()
+        rig.answer(rig.ask())
+        assert rig.shared.fault == "its seat and its view do not belong together"
+
+    @pytest.mark.parametrize(("seat", "view"), [(b"{}", None), (None, b"\xff")])
+    def test_nonsense(self, seat: bytes | None, view: bytes | None) -> None:
+        rig = Rig()
+        rig.seat, rig.view = seat or rig.seat, view or rig.view
+        rig.answer(rig.ask())
+        assert rig.shared.fault.startswith("it holds what is no view: ")
+
+    def test_a_backup_of_the_same_view_is_gone_by(self) -> None:
+        rig = Rig()
+        rig.write(a_view(), 20)
+        rig.settle()
+        rig.write(a_view(), 3)
+        self.read(rig)
+        assert rig.shared.fault == ""
+        assert lines(rig, "warning") == ["the register was set back, from seat 21 to 3"]
+        swap = rig.ask()
+        assert swap.seat is not None
+        assert read_seat(swap.seat).count == 4
+
+
+class TestNoAnswer:
+    def test_it_is_asked_again_after_a_while_and_that_is_said_now_and_then(self) -> None:
+        rig = Rig()
+        for later_s, said in ((0.0, 1), (timing.WAITING_LOG_S - 1.0, 0), (1.0, 1)):
+            wait(rig.state, later_s)
+            asked = rig.ask()
+            rig.shared.take(RegisterFailed(asked.number, "timed out"))
+            assert lines(rig, "warning") == ["no answer of the register: timed out"] * said
+            assert (rig.shared.fault, rig.shared.is_refused) == ("timed out", False)
+            wait(rig.state, timing.REGISTER_RETRY_S - 0.001)
+            assert rig.tick() is None
+            wait(rig.state, 0.001)
+        asked = rig.ask()
+        rig.answer(asked)
+        assert lines(rig, "info") == ["the register answers again"]
+        assert rig.shared.fault == ""
+
+    def test_a_view_that_was_sent_is_under_way_until_it_is_known_what_became_of_it(self) -> None:
+        rig = Rig()
+        rig.settle()
+        wait(rig.state, timing.RENEW_S)
+        rig.lose(rig.ask(), is_taken=False)
+        assert not rig.shared.is_busy, "the seat alone"
+        rig.answer(rig.ask())
+        rig.coordinator.renew = True
+        swap = rig.ask()
+        assert swap.view is not None
+        assert rig.shared.is_busy
+        rig.lose(swap, is_taken=False)
+        assert rig.shared.is_busy
+        rig.answer(rig.ask())
+        assert not rig.shared.is_busy
+
+    @pytest.mark.parametrize(("has_view", "is_taken"), [(False, False), (True, True)])
+    def test_nobody_needs_another_view_for_a_seat_alone_or_for_one_that_was_taken(
+        self, has_view: bool, is_taken: bool
+    ) -> None:
+        rig = Rig()
+        rig.settle()
+        wait(rig.state, timing.RENEW_S)
+        rig.coordinator.renew = has_view
+        swap = rig.ask()
+        assert (swap.view is not None) == has_view
+        rig.coordinator.renew = False
+        rig.lose(swap, is_taken=is_taken)
+        if not is_taken:
+            rig.write(rig.state.view, 50)  # type: ignore[arg-type]
+        rig.answer(rig.ask())
+        assert not rig.coordinator.renew
+
+
+class TestWhatIsWritten:
+    def test_the_first_view_is_named_after_its_founder(self) -> None:
+        rig = Rig("a", "", replicas=2)
+        rig.answer(rig.ask())
+        wait(rig.state, timing.NEWCOMER_LOOK_S)
+        swap = rig.ask()
+        assert swap.view is not None
+        view = read_view(swap.view)
+        assert (view.cluster_id, view.epoch) == (INCARNATIONS["a"], 1)
+
+    def test_the_seat_goes_on_saying_which_view_was_before(self) -> None:
+        rig = Rig()
+        rig.settle()
+        rig.coordinator.renew = True
+        rig.answer(rig.ask())
+        assert rig.state.epoch == 2
+        wait(rig.state, timing.RENEW_S)
+        swap = rig.ask()
+        assert (swap.view, swap.seat is not None) == (None, True)
+        seat = read_seat(swap.seat or b"")
+        assert (seat.epoch, seat.before, seat.holder, seat.is_left) == (2, 1, "a", False)
+
+    def test_the_last_one_says_that_it_has_left_and_serves_no_more(self) -> None:
+        rig = Rig("a", "a")
+        rig.settle()
+        rig.lease.until = inf
+        assert not rig.shared.may_leave()
+        assert (rig.lease.until, rig.mandate_left_s()) == (-inf, -inf)
+        (swap,) = [effect for effect in rig.state.effects if isinstance(effect, AskRegister)]
+        assert swap.seat is not None
+        assert read_seat(swap.seat).is_left
+        rig.answer(swap)
+        assert rig.shared.may_leave()
+
+    @pytest.mark.parametrize(("waited_s", "may"), [(timing.FINAL_VIEW_S - 0.01, False), (timing.FINAL_VIEW_S, True)])
+    def test_it_does_not_wait_long_for_a_register_that_does_not_answer(self, waited_s: float, may: bool) -> None:
+        rig = Rig("a", "a")
+        assert not rig.shared.may_leave()
+        wait(rig.state, waited_s)
+        assert rig.shared.may_leave() == may
+
+    def test_whoever_comes_after_one_that_has_left_begins_anew(self) -> None:
+        rig = Rig("d", "a")
+        rig.seat = seat_of(a_view("a"), 3, 1, 0, ORIGIN, is_left=True).pack()
+        rig.answer(rig.ask())
+        assert rig.shared.may_start()
+        rig.state.leaving = True
+        assert not rig.shared.may_start()
+
+
+class TestForced:
+    """An operator has it go on."""
+
+    def force(self, rig: Rig) -> None:
+        rig.shared.force()
+        wait(rig.state, timing.REGISTER_LOOK_S)
+        hear(rig.state, *rig.state.others())
+        rig.be_supported()
+
+    def test_into_an_empty_one_the_coordinator_writes_at_once(self) -> None:
+        rig = Rig()
+        rig.settle()
+        rig.seat = rig.view = None
+        wait(rig.state, timing.RENEW_S)
+        rig.answer(rig.ask())
+        assert rig.shared.is_refused
+        self.force(rig)
+        assert not rig.shared.is_refused
+        rig.answer(rig.ask())
+        rig.coordinator.renew = True
+        swap = rig.ask()
+        assert (swap.expected, swap.view is not None) == (None, True)
+        assert rig.answer(swap)
+        assert rig.state.epoch == 2
+        assert not rig.shared._is_forced, "that was it"
+
+    def test_in_the_place_of_what_is_there_when_nobody_has_written_it_for_a_while(self) -> None:
+        rig = Rig()
+        rig.settle()
+        rig.write(replace(a_view(), cluster_id=9), 70)
+        wait(rig.state, timing.RENEW_S)
+        rig.answer(rig.ask())
+        assert rig.shared.is_refused
+        self.force(rig)
+        rig.coordinator.renew = True
+        rig.answer(rig.ask())
+        seen_at = rig.state.now
+        while (swap := rig.tick()) is None or swap.seat is None:
+            if swap is not None:
+                rig.answer(swap)
+            wait(rig.state, timing.MEMBERSHIP_TICK_S)
+            hear(rig.state, "b", "c")
+            assert rig.state.now - seen_at < 2.0
+        assert LAPSE_S <= rig.state.now - seen_at <= LAPSE_S + 2 * timing.MEMBERSHIP_TICK_S
+        assert swap.expected == rig.seat
+
+    def test_another_member_waits_until_its_support_of_the_coordinator_is_over(self) -> None:
+        rig = Rig("b")
+        rig.settle()
+        rig.seat = rig.view = None
+        rig.shared.force()
+        rig.state.support_until = rig.state.now + 2.0
+        began = rig.state.now
+        while (swap := rig.tick()) is None or swap.seat is None:
+            if swap is not None:
+                rig.answer(swap)
+            wait(rig.state, timing.MEMBERSHIP_TICK_S)
+            hear(rig.state, "a", "c")
+            assert rig.state.now - began < 3.0
+        assert rig.state.now - began >= 2.0
+        assert swap.view is not None
+        assert read_view(swap.view).members[0].address == "b"
+
+    def test_an_outsider_does_as_soon_as_the_seat_has_lapsed(self) -> None:
+        rig = Rig("a", "bcd")
+        rig.settle()
+        rig.shared._seen_at = rig.state.now
+        rig.shared.force()
+        wait(rig.state, LAPSE_S - 0.01)
+        assert not rig.shared.may_start()
+        wait(rig.state, 0.01)
+        assert rig.shared.may_start()
+
+    def test_the_order_stands_for_a_while(self) -> None:
+        rig = Rig("a", "bcd")
+        rig.settle()
+        rig.shared.force()
+        wait(rig.state, timing.FORCED_S)
+        assert not rig.shared.may_start()
+
+
+class TestWhoIsFirst:
+    """Whether a newcomer that finds it empty may write the first view."""
+
+    def rig(self) -> Rig:
+        rig = Rig("a", "")
+        rig.answer(rig.ask())
+        wait(rig.state, timing.NEWCOMER_LOOK_S)
+        return rig
+
+    def test_not_at_once(self) -> None:
+        rig = Rig("a", "")
+        wait(rig.state, timing.NEWCOMER_LOOK_S - 0.01)
+        rig.answer(rig.ask())
+        assert not rig.shared.may_start()
+        wait(rig.state, 0.01)
+        assert rig.shared.may_start()
+
+    def test_not_while_it_is_leaving(self) -> None:
+        rig = self.rig()
+        rig.state.leaving = True
+        assert not rig.shared.may_start()
+
+    def test_not_beside_one_that_goes_by_a_view(self) -> None:
+        """It may have been written since the register was read; else that is the wrong one."""
+        rig = self.rig()
+        hear(rig.state, "b")
+        rig.state.of("b").view_key = (7, 1, 1)
+        assert not rig.shared.may_start()
+        assert not rig.shared.is_refused
+        wait(rig.state, 0.1)
+        hear(rig.state, "b")
+        rig.answer(rig.ask())
+        assert not rig.shared.may_start()
+        assert rig.shared.fault == "it is empty, though b goes by a view: it was wiped, or is another one"
+        wait(rig.state, timing.HEARD_S)
+        rig.answer(rig.ask())
+        assert rig.shared.may_start()
+
+    def test_nor_beside_one_that_speaks_another_protocol(self) -> None:
+        rig = self.rig()
+        rig.state.of("b").refused_at = rig.state.now
+        wait(rig.state, 2 * timing.WAITING_LOG_S - 0.01)
+        assert not rig.shared.may_start()
+        wait(rig.state, 0.01)
+        assert rig.shared.may_start()
+
+
 class TestFarAhead:
     """What no node has written, and nothing could come after."""
 
@@ -690,3 +1065,21 @@ class TestLastHolders:
         assert set(rig.coordinator._changes(is_support_over=False).gone) == {"b"}
         rig.detector._members["c"].state = FAILED
         assert not rig.coordinator._changes(is_support_over=False).gone  # they are more
+
+
+def test_a_member_is_not_dead_because_its_address_had_a_process_with_a_higher_incarnation() -> None:
+    """Which was heard before the view was read: the wall clock there may have been set back since."""
+    node = Node("a", "ab", shared_register=True)
+    header = {"incarnation": 50, "node_protocol": node.core._state.protocol}
+    node.get("b", pb.HELLO, **header)
+    heard_at = node.now
+    node.now += 1.0
+    view = a_view("b")
+    seat = seat_of(view, 0, 1, 0, ORIGIN).pack()
+    node.step(RegisterAnswered(1, False, seat, to_message(view).SerializeToString(), ORIGIN))
+    assert (node.core.view, node.core._state.dead) == (view, set())
+    node.get("b", pb.HELLO, **header | {"echo_us": round(heard_at * 1e6)})
+    assert node.core._state.dead == set(), "that was on its way"
+    node.now += 0.1
+    node.get("b", pb.HELLO, **header)
+    assert node.core._state.dead == {"b"}, "it came later, after all"

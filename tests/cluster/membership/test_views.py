@@ -314,8 +314,9 @@ class TestLease:
         node = Node("a", "ab")
         node.tick(timing.SETTLE_S - 0.3)
         node.step(LinkFailed("b"))
-        node.tick(timing.DIAL_S)
-        node.step(LinkRefused("b", 0, True))
+        for _ in range(2):  # once more since it has proposed the view
+            node.tick(timing.DIAL_S)
+            node.step(LinkRefused("b", 0, True))
         node.tick(timing.LAPSE_S + 0.2)
         assert node.core.lease_until == inf
         node.get("b", pb.HELLO)
@@ -383,6 +384,18 @@ class TestClocksSetBack:
         assert (known.incarnation, known.heard_at) == (50, pytest.approx(node.now, abs=1e-5))
         node.get("d", pb.PING, incarnation=99, echo_us=learned_at)  # it was on its way
         assert known.incarnation == 50
+
+    def test_what_was_refused_in_the_place_of_the_one_before_is_no_proof_of_the_later_ones_death(self) -> None:
+        node = Node()
+        node.get("c", pb.HELLO, incarnation=99)
+        node.tick(2.0)
+        node.join()
+        node.step(LinkRefused("c", 99, True))  # dialled before the view came
+        known = node.core._state.of("c")
+        assert (known.incarnation, node.core._state.dead) == (INCARNATIONS["c"], set())
+        assert known.is_dead(99)
+        node.step(LinkRefused("c", INCARNATIONS["c"], True))
+        assert node.core._state.dead == {"c"}
 
     def test_an_old_view_proves_nothing(self) -> None:
         node = Node()

@@ -437,9 +437,10 @@ class Membership:
             try:
                 verified = self._auth.verify(payload, self._loop.now())
             except BadDatagram as fault:
-                self._refuse(fault.reason, address)
-                if fault.reason == "unknown_sender":
-                    self._introduce(self._auth, payload)
+                if fault.reason == "unknown_sender" and self._introduce(self._auth, payload):
+                    self.refused[fault.reason] += 1  # this one; it will say it again
+                else:
+                    self._refuse(fault.reason, address)
                 return
             peer, body = verified.sender, verified.body
             for answer in verified.answers:
@@ -450,15 +451,18 @@ class Membership:
             self.received += 1
             self.take(Datagram(peer, body))
 
-    def _introduce(self, auth: DatagramAuth, payload: bytes) -> None:
-        """Somebody unknown: whoever knows the secret may be a server that asks to join, or that has."""
+    def _introduce(self, auth: DatagramAuth, payload: bytes) -> bool:
+        """Somebody unknown: whoever knows the secret may be a server that asks to join, or that has. False: it does
+        not know it."""
         try:
             stranger = auth.stranger(payload)
             is_name = join_host_port(*split_host_port(stranger)) == stranger and len(stranger) <= ADDRESS_MAX_BYTES
         except (BadDatagram, ValueError):
-            return
-        if is_name and stranger != self._peers.me:
-            self.take(Introduced(stranger))
+            return False
+        if not is_name or stranger == self._peers.me:
+            return False
+        self.take(Introduced(stranger))
+        return True
 
     def handle_frame(self, peer: str, body: bytes) -> None:
         """The body of a frame CLUSTER from the peer's link."""

@@ -69,7 +69,7 @@ def test_three_five_three_and_one_that_moves(tmp_path: Path, tell: Tell) -> None
 
 SECRET = "a secret of sixteen or more"
 FEW = 3
-MANY = int(os.environ.get("LAB_SERVERS", "7"))  # twenty want more than two cores
+MANY = int(os.environ.get("LAB_SERVERS", "7"))  # twenty want two cores to themselves, and two minutes
 
 
 def slowest_share_ms(traffic: Traffic, since_s: float, until_s: float) -> float:

@@ -8,6 +8,7 @@ ready, and none that is being stopped.
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_a_rolling_update_and_from_three_to_five_and_back(tmp_path: Path, tell: 
         kv.start(*three)
         with Traffic(three) as traffic:
             traffic.go_on(200)
+            began = time.monotonic()
             # A rolling update: from the last to the first, the next one as soon as one is ready again (the manifests
             # give each ten seconds more).
             for pod in reversed(three):
@@ -100,17 +102,22 @@ def test_a_rolling_update_and_from_three_to_five_and_back(tmp_path: Path, tell: 
                 traffic.ask(kv.running)
                 traffic.go_on(50)
             kv.here.await_whole(three)
+            tell(f"a rolling update of three in {time.monotonic() - began:.1f} s")
 
             # To scale is to start and to stop pods, and nothing else. One of those comes back, at another address.
             for scaled in (more, more[:1]):
+                began = time.monotonic()
                 kv.start(*scaled)
                 traffic.ask(kv.running)
                 kv.here.await_whole([*three, *scaled])
                 traffic.go_on(200)
+                tell(f"three have become {len(kv.running)} in {time.monotonic() - began:.1f} s")
+                began = time.monotonic()
                 for pod in reversed(scaled):
                     kv.stop(traffic, pod)
                 kv.here.await_whole(three)
                 traffic.go_on(200)
+                tell(f"and three again in {time.monotonic() - began:.1f} s")
         traffic.check()
         tell(f"{traffic.counts['requests']} requests, {traffic.counts['retries']} retries")
         assert traffic.counts["unanswered"] == 0

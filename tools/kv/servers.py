@@ -103,29 +103,35 @@ def _names(answer: dict[str, Any]) -> set[str]:
 
 def run_add_server(client: Client, given: Namespace) -> int:
     """The command; the exit status."""
-    return _change(client, given, {"add": given.target}, "belongs to the cluster: it can be started")
+    done = "belongs to the cluster: it can be started"
+    return _change(client, given, {"add": given.target}, done, done)
 
 
 def run_remove_server(client: Client, given: Namespace) -> int:
     """The command; the exit status."""
-    return _change(client, given, {"remove": given.target, "force": given.force}, "belongs to the cluster no more")
+    was_done = "does not belong to the cluster"
+    change = {"remove": given.target, "force": given.force}
+    return _change(client, given, change, "belongs to the cluster no more", was_done)
 
 
-def _change(client: Client, given: Namespace, change: dict[str, Any], done: str) -> int:
+def _change(client: Client, given: Namespace, change: dict[str, Any], done: str, was_done: str) -> int:
+    """`done`: what is said of the server; `was_done`: if there was nothing to do."""
     deadline_s = time.monotonic() + given.timeout
+    said = was_done
     names = [server.name for server in client.servers]
     while True:
         answer, fault = _put_to_coordinator(names, change)
         is_settled = answer is not None and (answer.get("done") or (answer.get("why_not") and not answer.get("passes")))
         if is_settled or time.monotonic() >= deadline_s:
             break
+        said = done if answer is not None else said
         time.sleep(POLL_S)
     if answer is None:
         raise fault or BadAnswer(f"none of {' '.join(names)} knows of a coordinator")
     if given.json:
         cli.print_json(answer)
     elif answer.get("done"):
-        cli.say(f"{given.target} {done}")
+        cli.say(f"{given.target} {said}")
     if not answer.get("done"):
         cli.complain("kv.py", f"{given.target}: {answer.get('why_not') or 'is not done yet: say it again'}")
         return cli.FAILED if is_settled else cli.NOT_READY

@@ -152,11 +152,11 @@ class ClusterCore:
         return self._detector.is_up(member)
 
     def belongs(self, server: str) -> bool:
-        """Whether it is a server of the cluster: by the view, if that lists them, else by the servers file. Guests, and
-        those that were just removed, are only listened to."""
+        """Whether it is a server of the cluster: by the view, if that lists them, else by the servers file. This node
+        is, in any case. Guests, and those that were just removed, are only listened to."""
         view = self._state.view
         if view is not None and view.lists_servers:
-            return server in view.servers
+            return server in view.servers or server == self._state.address
         return server in self._state.config.servers or (view is not None and server in view.incarnations)
 
     def status(self) -> Status:

@@ -187,6 +187,13 @@ class TestWhoIsListenedTo:
         assert {*"dx"} <= {*node.core._state.servers}
         assert [name for name in "abcdx" if node.core.belongs(name)] == list("abc")
 
+    def test_a_node_counts_itself_wherever_it_is(self) -> None:
+        node = Node("d", "abd")
+        view = a_list("abc")
+        node.get("a", pb.VIEW, view=view, by=view)
+        assert node.core.view == view
+        assert [name for name in "abcd" if node.core.belongs(name)] == list("abcd")
+
     def test_without_a_list_those_of_the_file_and_the_members_belong(self) -> None:
         node = Node("a", "ab")
         node.step(Introduced("x"))

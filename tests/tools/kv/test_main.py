@@ -628,6 +628,13 @@ def test_servers_are_added_and_removed_by_the_coordinator(
         assert json.loads(capfdbinary.readouterr().out)["done"] is True
 
 
+def test_to_remove_one_that_does_not_belong_is_said_to_be_nothing(capfdbinary: Captured) -> None:
+    """Its name may be misspelt."""
+    with Coordinating() as peer:
+        assert run(peer, "remove-server", "c:3") == 0
+        assert capfdbinary.readouterr() == (b"c:3 does not belong to the cluster\n", b"")
+
+
 def test_a_change_of_servers_that_is_declined_or_not_done_in_time(capfdbinary: Captured) -> None:
     with Coordinating() as peer:
         peer.objection = "one at a time"

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
+from random import Random
 
 import pytest
 
@@ -436,6 +437,35 @@ class TestRefusals:
         assert process is not None
         world.give(process, FoundRequested())
         until(world, lambda: is_served(world), 1.5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_done_to_it_no_node_breaks(seed: int) -> None:
+    """It is wiped, restored, moved and damaged again and again, while processes end and operators have them go on."""
+    rng = Random(seed)
+    world = World(seed, Options(hosts=rng.randint(1, 4), register=RegisterOptions(), one_machine=rng.random() < 0.5))
+    register, held = world.register, [(None, None)]
+    for host in world.hosts:
+        world.start(host)
+    for _ in range(30):
+        world.run(world.now + rng.uniform(0.05, 1.5))
+        held.append((register.seat, register.view))  # type: ignore[arg-type]
+        host = rng.choice(world.hosts)
+        match rng.choice(("restore", "seat", "view", "move", "force", "force", "crash", "start", "start")):
+            case "restore":
+                register.seat, register.view = rng.choice(held)
+            case "seat":
+                register.seat = rng.choice((b"", b"{}", b"null", None))
+            case "view":
+                register.view = rng.choice((b"", b"\xff", None))
+            case "move":
+                register.origin = rng.choice((1, 2))
+            case "force" if host.process is not None and not host.process.core.objection():
+                world.give(host.process, FoundRequested())
+            case "crash":
+                world.crash(host)
+            case "start" if host.process is None:
+                world.start(host)
 
 
 def a_coordinator_parted_from_all_that_reaches_the_register() -> None:

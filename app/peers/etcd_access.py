@@ -28,7 +28,7 @@ class Access:
 
     credentials: Credentials | None
     context: Any = field(default=None, compare=False)  # of TLS; None: http://
-    digests: tuple[bytes | None, ...] = ()  # of the files of certificates
+    digests: tuple[int | None, ...] = ()  # of the files of certificates, by this process's own hash()
 
     def changes(self, before: "Access") -> list[str]:
         """Which of the files are others than before: `user-file`, `ca-file`, …"""
@@ -42,13 +42,11 @@ def read_access(credentials: Credentials | None, certificates: Certificates | No
     line that says what is wrong, and with which file."""
     if certificates is None:
         return Access(credentials)
-    from hashlib import sha256
-
     digests = []
     for name in ("ca", "cert", "key"):
         path = getattr(certificates, name)
         try:
-            digests.append(None if path is None else sha256(read_certificates(path)).digest())
+            digests.append(None if path is None else hash(read_certificates(path)))
         except ValueError as error:
             _refuse(name, path, error)
     return Access(credentials, _context(certificates), tuple(digests))
@@ -66,7 +64,7 @@ def reread_access(before: Access, certificates: Certificates | None) -> Access:
 
 
 def _context(certificates: Certificates) -> Any:
-    from gevent import ssl  # 3 MiB, which who does without need not have
+    from gevent import ssl  # 6 MiB, 3 where a secret has OpenSSL in already, which who does without need not have
 
     # gevent's own, whose sockets wait in their greenlets. What ssl.create_default_context makes is Python's, and its
     # sockets hold up the loop.

@@ -155,10 +155,7 @@ class SharedRegister(Register):
         return max(self._mandate_until, words_until)
 
     def support_left_s(self) -> float:
-        state, grantor = self._state, self._proposer.grantor
-        if grantor is not None:
-            return max([0.0, *(until - state.now for until in grantor.granted_until.values())])
-        return max(0.0, state.support_until - state.now)
+        return 0.0  # there is but one cluster: nothing binds those who leave its view (NodeState.is_bound)
 
     def may_leave(self) -> bool:
         """Whether the last member may go: the register says that it has left, or was asked long enough."""

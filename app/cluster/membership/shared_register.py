@@ -163,9 +163,7 @@ class SharedRegister(Register):
         return max(self._mandate_until, words_until)
 
     def support_left_s(self) -> float:
-        if (grantor := self._proposer.grantor) is not None:
-            return grantor.granted_left_s(self._state.now)
-        return max(0.0, self._state.support_until - self._state.now)
+        return 0.0  # there is but one cluster: nothing binds those who leave its view (NodeState.is_bound)
 
     def may_leave(self) -> bool:
         """Whether the last member may go: the register says that it has left, or was asked long enough."""

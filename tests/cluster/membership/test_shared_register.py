@@ -803,6 +803,12 @@ class TestNoAnswer:
         assert rig.shared.is_busy
         rig.answer(rig.ask())
         assert not rig.shared.is_busy
+        rig.answer(rig.ask())
+        assert rig.state.epoch == 2
+        wait(rig.state, timing.RENEW_S)
+        rig.be_supported()
+        assert rig.ask().view is None
+        assert not rig.shared.is_busy, "that one was taken long ago"
 
     @pytest.mark.parametrize(("has_view", "is_taken"), [(False, False), (True, True)])
     def test_nobody_needs_another_view_for_a_seat_alone_or_for_one_that_was_taken(

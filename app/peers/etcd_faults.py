@@ -17,6 +17,7 @@ _TO_DO: Final = (
     ("authentication is not enabled", "leave --etcd-user-file out, or have etcd ask for users"),
     ("permission denied", "the user needs read and write of the prefix {prefix}, or the name there is another's"),
     ("CommonName", "with users, etcd takes only certificates without a common name here"),
+    ("database space exceeded", "have etcd compact by itself, and make room there: docs/coordination.md"),
     ("404 page not found", "say where etcd listens for clients"),
     ("HTTP request to an HTTPS server", "write https://"),
     ("Connection refused", "does etcd run, and listen for clients there?"),

@@ -63,6 +63,9 @@ _MANDATE_USABLE_S: Final = timing.MANDATE_S * timing.SAFE_SHARE
 _MANDATE_LAPSE_S: Final = timing.MANDATE_S / timing.SAFE_SHARE
 
 
+# Swaps of one seat that are kept in mind while none is answered. One that is taken after it was forgotten counts as
+# somebody else's: its view is gone by, its mandate is not. Higher: memory, while etcd takes no writes for days.
+OPEN_MAX: Final = 64
 _OTHER_NAME: Final = "--coordination names another cluster here than there"
 
 
@@ -260,6 +263,8 @@ class SharedRegister(Register):
         seat = seat_of(view_now, self._count_known + 1, mark, before, self._origin, is_left=is_left)
         packed = seat.pack()
         write = self._open[packed] = Write(seat, view, state.now)
+        if len(self._open) > OPEN_MAX:
+            del self._open[next(iter(self._open))]
         written = to_message(view).SerializeToString(deterministic=True) if view is not None else None
         self._ask(write, AskRegister(self._number + 1, self._packed, packed, written), 0.0)
 
@@ -280,23 +285,27 @@ class SharedRegister(Register):
         if isinstance(event, RegisterFailed):
             self._failed(event)
             return
-        if self._failure:
+        self._is_known, self._read_at = True, request.sent_at
+        if fault := self._fault_of_answer(request, event):
+            self._refuse(fault)
+        # Else a write of ours has failed, and is not known to have been in vain: it may be writes that fail.
+        if self._failure and not self._open:
             self._state.log("the register answers again")
-        self._failure, self._is_known, self._read_at = "", True, request.sent_at
+            self._failure = ""
+
+    def _fault_of_answer(self, request: Request, event: RegisterAnswered) -> str:
+        """Go by the answer; why it is refused, or nothing."""
         if event.is_taken:
             assert request.write is not None
-            if request.write.seat.origin == event.origin:
-                self._taken(request.write)
-            else:
+            if request.write.seat.origin != event.origin:
                 self._is_known = False
-                self._refuse(_copy_fault(request.write.seat, event.origin))
-            return
+                return _copy_fault(request.write.seat, event.origin)
+            self._taken(request.write)
+            return ""
         try:
-            fault = self._compare(request, event)
+            return self._compare(request, event)
         except BadView as bad:
-            fault = f"it holds what is no view: {bad}"
-        if fault:
-            self._refuse(fault)
+            return f"it holds what is no view: {bad}"
 
     def _failed(self, event: RegisterFailed) -> None:
         state = self._state

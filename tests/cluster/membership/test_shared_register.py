@@ -5,7 +5,7 @@ from math import inf
 
 import pytest
 
-from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
+from app.cluster.events import AskRegister, Log, RegisterAnswered, RegisterFailed
 from app.cluster.limits import COUNTER, EPOCH
 from app.cluster.membership import timing
 from app.cluster.membership.bootstrap import Bootstrap
@@ -14,6 +14,7 @@ from app.cluster.membership.detector import FAILED, SUSPECTED, Detector
 from app.cluster.membership.leases import Grantor, Lease
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.seat import read_seat, read_view, seat_of
+from app.cluster.membership.shared_register import OPEN_MAX
 from app.cluster.view import View, to_message
 from app.wire.protocol import ALL_SLOTS
 from tests.cluster.membership.parts import INCARNATIONS, NOW, a_state, a_view, die, hear, wait
@@ -37,6 +38,7 @@ class Rig:
         self.shared = self.coordinator.shared
         self.seat: bytes | None = None
         self.view: bytes | None = None
+        self.logged: list[str] = []
         if self.state.view is not None:
             self.write(self.state.view)
             self.enter(self.state.view)
@@ -74,6 +76,7 @@ class Rig:
         """What it asks then."""
         self.coordinator.run(True)
         asked = [effect for effect in self.state.effects if isinstance(effect, AskRegister)]
+        self.logged += [effect.text for effect in self.state.effects if isinstance(effect, Log)]
         self.state.effects.clear()
         assert len(asked) <= 1
         return asked[0] if asked else None
@@ -487,6 +490,69 @@ class TestOutsider:
             wait(rig.state, timing.REGISTER_LOOK_S)
             rig.answer(rig.ask())
             assert rig.shared.may_start(), "an operator knows better"
+
+
+class TestWrites:
+    """A register that is read, and takes nothing: the user may not write, or there is no room left."""
+
+    def write_in_vain(self, rig: Rig, times: int) -> list[AskRegister]:
+        """What it wanted to write; so often."""
+        swaps: list[AskRegister] = []
+        while len(swaps) < times:
+            asked = rig.tick()
+            if asked is not None and asked.seat is not None:
+                swaps.append(asked)
+                rig.shared.take(RegisterFailed(asked.number, "permission denied"))
+            elif asked is not None:
+                rig.answer(asked)
+            wait(rig.state, timing.REGISTER_RETRY_S)
+        return swaps
+
+    @pytest.mark.parametrize("members", ["", "abc"])
+    def test_reads_do_not_show_that_all_is_well(self, members: str) -> None:
+        rig = Rig("a", members)
+        rig.listen()
+        self.write_in_vain(rig, 20)
+        assert rig.shared.fault == "permission denied"
+        assert rig.logged == ["no answer of the register: permission denied"], "for less than 10 s"
+        while (asked := rig.ask()).seat is None:
+            rig.answer(asked)
+        assert rig.answer(asked)
+        rig.tick()
+        assert rig.shared.fault == ""
+        assert rig.logged[1:] == ["the register answers again"]
+
+    def test_those_of_days_are_not_kept_and_come_late_all_the_same(self) -> None:
+        rig = Rig()
+        swaps = self.write_in_vain(rig, OPEN_MAX + 10)
+        assert len(rig.shared._open) == OPEN_MAX
+        rig.seat = swaps[0].seat  # it was taken, long after
+        while not rig.answer(rig.ask()):
+            assert rig.mandate_left_s() < 0, "that one counts for nothing"
+            wait(rig.state, timing.REGISTER_RETRY_S)
+        assert rig.mandate_left_s() > 0
+        assert not rig.shared._open
+        assert rig.installed == []
+
+    def test_they_do_where_another_has_written_meanwhile(self) -> None:
+        rig = Rig("b")
+        rig.settle()
+        ill(rig)
+        rig.answer(rig.ask())
+        wait(rig.state, timing.MANDATE_S / timing.SAFE_SHARE)
+        asked = rig.ask()
+        while asked.seat is None:
+            rig.answer(asked)
+            wait(rig.state, timing.SEAT_READ_S)
+            asked = rig.ask()
+        rig.lose(asked, is_taken=False)
+        rig.answer(rig.ask())
+        assert rig.shared.fault == "lost", "it is not known yet what will come of it"
+        assert rig.state.view is not None
+        rig.write(rig.state.view, 5)
+        wait(rig.state, timing.SEAT_READ_S)
+        rig.answer(rig.ask())
+        assert rig.shared.fault == ""
 
 
 class TestFarAhead:

@@ -79,8 +79,9 @@ def _context(certificates: Certificates) -> Any:
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
                 _refuse("key" if certificates.key else "cert", own, "its key is that of another certificate")
-            where = " and its key" if certificates.key is None else f", or {certificates.key} holds no key,"
-            _refuse("cert", certificates.cert, f"holds no certificate{where} in PEM")
+            if certificates.key is None:
+                _refuse("cert", own, "holds no certificate and its key in PEM: see --etcd-key-file")
+            _refuse("cert", certificates.cert, f"holds no certificate, or {certificates.key} no key, in PEM")
     return context
 
 

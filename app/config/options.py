@@ -547,7 +547,7 @@ def _check_together(options: Options) -> None:
     if options.etcd_user is not None and options.coordination is None:
         raise UsageError("--etcd-user-file without an etcd: say which by --coordination")
     if (options.etcd_ca_file or options.etcd_cert_file or options.etcd_key_file) and not is_tls:
-        raise UsageError("--etcd-ca-file, -cert-file and -key-file are for an etcd that is asked by https://: say so")
+        raise UsageError("certificates (--etcd-ca-file and the like) are for an etcd that is asked by https://: say so")
     if options.etcd_key_file and not options.etcd_cert_file:
         raise UsageError("--etcd-key-file without --etcd-cert-file, whose key it has: say which that is")
     if options.joins and options.cluster_secret is None:

@@ -20,6 +20,8 @@ _TO_DO: Final = (
     ("authentication is not enabled", "leave --etcd-user-file out, or have etcd ask for users"),
     ("permission denied", "the user needs read and write of the prefix {prefix}, or the name there is another's"),
     ("CommonName", "with users, etcd takes only certificates without a common name here"),
+    ("database space exceeded", "have etcd compact by itself, and make room there: docs/coordination.md"),
+    ("its name has no address", "check the spelling in --coordination, DNS or /etc/hosts"),
     ("404 page not found", "say where etcd listens for clients"),
     ("HTTP request to an HTTPS server", "write https://"),
     ("Connection refused", "does etcd run, and listen for clients there?"),

@@ -231,6 +231,7 @@ class TestFaults:
             ),
             (b"HTTP/1.1 404 Not Found\r\nContent-Length: 18\r\n\r\n404 page not found", "etcd listens for clients"),
             (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 999\r\n\r\n" + b"\xff\n" * 333 + b"x" * 333, "no JSON: "),
+            (answer({"error": "etcdserver: mvcc: database space exceeded"}, "429 Too Many"), "have etcd compact"),
             (answer({"message": "etcdserver: permission denied"}, "403 Forbidden"), "write of the prefix /kv/kv1/,"),
             (answer({"error": "x" * 999}, "500 Internal Server Error"), "x" * 180),
             (answer({"message": "\ud800\n"}, "500 Internal Server Error"), "\\ud800\\n (status 500)"),

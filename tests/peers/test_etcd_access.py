@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.config.coordination import Credentials, read_credentials
+from app.peers import etcd_access
 from app.peers.etcd_access import Access, Certificates, read_access, reread_access
 from tests.support.certificates import Authority, openssl
 
@@ -107,6 +108,14 @@ def test_one_line_says_what_is_wrong(
     certificates = make(files)
     with pytest.raises(ValueError, match=f"^--etcd-{option}-file {getattr(certificates, option)}: {fault}"):
         read_access(None, certificates)
+
+
+@pytest.mark.parametrize("name", ["ca", "cert", "key"])
+def test_one_that_is_gone_when_it_is_opened_again(files: Files, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where whoever renews certificates takes the old ones away first."""
+    monkeypatch.setattr(etcd_access, "read_certificates", lambda path: b"as it was")
+    with pytest.raises(ValueError, match=r"^--etcd-(ca|cert)-file .*: can't be read: No such file or directory$"):
+        read_access(None, replace(files.all, **{name: "/none"}))
 
 
 @pytest.mark.parametrize("content", [b"kv", b""])

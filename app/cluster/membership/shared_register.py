@@ -64,8 +64,6 @@ _MANDATE_LAPSE_S: Final = timing.MANDATE_S / timing.SAFE_SHARE
 # Swaps of one seat that are kept in mind. More than can be on their way at once; without a bound a register that can
 # be read and takes nothing (an etcd without room on its disk) would cost 100 KB a second.
 OPEN_MAX: Final = 32
-
-
 _OTHER_NAME: Final = "--coordination names another cluster here than there"
 
 
@@ -285,28 +283,34 @@ class SharedRegister(Register):
         if isinstance(event, RegisterFailed):
             self._failed(event)
             return
-        if self._failure:
+        self._is_known, self._read_at = True, request.sent_at
+        if fault := self._fault_of_answer(request, event):
+            self._refuse(fault)
+        # Else a write of ours has failed, and is not known to have been in vain: it may be writes that fail.
+        if self._failure and not self._open:
             self._state.log("the register answers again")
-        self._failure, self._is_known, self._read_at = "", True, request.sent_at
+            self._failure = ""
+
+    def _fault_of_answer(self, request: Request, event: RegisterAnswered) -> str:
+        """Go by the answer; why it is refused, or nothing."""
         if event.is_taken:
             assert request.write is not None
-            if request.write.seat.origin == event.origin:
-                self._taken(request.write)
-            else:
+            if request.write.seat.origin != event.origin:
                 self._is_known = False
-                self._refuse(_copy_fault(request.write.seat, event.origin))
-            return
+                return _copy_fault(request.write.seat, event.origin)
+            self._taken(request.write)
+            return ""
         if self._is_forced and self._state.is_member:
             self._overrule(event)
-            return
+            return ""
         try:
             fault = self._compare(request, event)
         except BadView as bad:
             fault = f"it holds what is no view: {bad}"
         if fault and self._is_forced and self._state.view is None:
             self._overrule(event)
-        elif fault:
-            self._refuse(fault)
+            return ""
+        return fault
 
     def _failed(self, event: RegisterFailed) -> None:
         state = self._state

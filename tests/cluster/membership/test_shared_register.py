@@ -40,6 +40,7 @@ class Rig:
         self.shared = self.coordinator.shared
         self.seat: bytes | None = None
         self.view: bytes | None = None
+        self.logged: list[str] = []
         if self.state.view is not None:
             self.write(self.state.view)
             self.enter(self.state.view)
@@ -77,6 +78,7 @@ class Rig:
         """What it asks then."""
         self.coordinator.run(True)
         asked = [effect for effect in self.state.effects if isinstance(effect, AskRegister)]
+        self.logged += [effect.text for effect in self.state.effects if isinstance(effect, Log)]
         self.state.effects.clear()
         assert len(asked) <= 1
         return asked[0] if asked else None
@@ -688,7 +690,8 @@ class TestRefused:
             assert len(lines(rig, "error")) == said
         rig.shared._refuse("it is wrong in another way")
         assert lines(rig, "error") == [
-            "the register is refused: it is wrong in another way; this node keeps what it holds, and serves nothing"
+            "the register is refused: it is wrong in another way; this node keeps what it holds, and serves nothing,"
+            " until that is put right, or kv found --force is said"
         ]
 
     @pytest.mark.parametrize("is_written", [True, False])
@@ -873,6 +876,7 @@ class TestWhatIsWritten:
         rig = Rig("d", "a")
         rig.seat = seat_of(a_view("a"), 3, 1, 0, ORIGIN, is_left=True).pack()
         rig.answer(rig.ask())
+        wait(rig.state, timing.NEWCOMER_LOOK_S)
         assert rig.shared.may_start()
         rig.state.leaving = True
         assert not rig.shared.may_start()
@@ -946,6 +950,7 @@ class TestForced:
         rig.settle()
         rig.shared._seen_at = rig.state.now
         rig.shared.force()
+        rig.answer(rig.ask())
         wait(rig.state, LAPSE_S - 0.01)
         assert not rig.shared.may_start()
         wait(rig.state, 0.01)
@@ -992,7 +997,9 @@ class TestWhoIsFirst:
         hear(rig.state, "b")
         rig.answer(rig.ask())
         assert not rig.shared.may_start()
-        assert rig.shared.fault == "it is empty, though b goes by a view: it was wiped, or is another one"
+        assert rig.shared.fault.startswith(
+            "it is empty, though b goes by a view: it was wiped, or --coordination names"
+        )
         wait(rig.state, timing.HEARD_S)
         rig.answer(rig.ask())
         assert rig.shared.may_start()
@@ -1004,6 +1011,69 @@ class TestWhoIsFirst:
         assert not rig.shared.may_start()
         wait(rig.state, 0.01)
         assert rig.shared.may_start()
+
+
+class TestWrites:
+    """A register that is read, and takes nothing: the user may not write, or there is no room left."""
+
+    def write_in_vain(self, rig: Rig, times: int) -> list[AskRegister]:
+        """What it wanted to write; so often."""
+        swaps: list[AskRegister] = []
+        while len(swaps) < times:
+            asked = rig.tick()
+            if asked is not None and asked.seat is not None:
+                swaps.append(asked)
+                rig.shared.take(RegisterFailed(asked.number, "permission denied"))
+            elif asked is not None:
+                rig.answer(asked)
+            wait(rig.state, timing.REGISTER_RETRY_S)
+        return swaps
+
+    @pytest.mark.parametrize("members", ["", "abc"])
+    def test_reads_do_not_show_that_all_is_well(self, members: str) -> None:
+        rig = Rig("a", members)
+        rig.listen()
+        self.write_in_vain(rig, 20)
+        assert rig.shared.fault == "permission denied"
+        assert rig.logged == ["no answer of the register: permission denied"], "for less than 10 s"
+        while (asked := rig.ask()).seat is None:
+            rig.answer(asked)
+        assert rig.answer(asked)
+        rig.tick()
+        assert rig.shared.fault == ""
+        assert rig.logged[1:] == ["the register answers again"]
+
+    def test_those_of_days_are_not_kept_and_come_late_all_the_same(self) -> None:
+        rig = Rig()
+        swaps = self.write_in_vain(rig, OPEN_MAX + 10)
+        assert len(rig.shared._open) == OPEN_MAX
+        rig.seat = swaps[0].seat  # it was taken, long after
+        while not rig.answer(rig.ask()):
+            assert rig.mandate_left_s() < 0, "that one counts for nothing"
+            wait(rig.state, timing.REGISTER_RETRY_S)
+        assert rig.mandate_left_s() > 0
+        assert not rig.shared._open
+        assert rig.installed == []
+
+    def test_they_do_where_another_has_written_meanwhile(self) -> None:
+        rig = Rig("b")
+        rig.settle()
+        ill(rig)
+        rig.answer(rig.ask())
+        wait(rig.state, timing.MANDATE_S / timing.SAFE_SHARE)
+        asked = rig.ask()
+        while asked.seat is None:
+            rig.answer(asked)
+            wait(rig.state, timing.SEAT_READ_S)
+            asked = rig.ask()
+        rig.lose(asked, is_taken=False)
+        rig.answer(rig.ask())
+        assert rig.shared.fault == "lost", "it is not known yet what will come of it"
+        assert rig.state.view is not None
+        rig.write(rig.state.view, 5)
+        wait(rig.state, timing.SEAT_READ_S)
+        rig.answer(rig.ask())
+        assert rig.shared.fault == ""
 
 
 class TestFarAhead:

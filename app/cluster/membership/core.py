@@ -398,9 +398,7 @@ class ClusterCore:
             state.log("the last epoch: what this node holds is given up, and a new cluster founded", "error")
             self._start_anew(None)
             return
-        before = state.view
-        direct = before is not None and (before.cluster_id, before.epoch + 1) == (view.cluster_id, view.epoch)
-        was_member, had_grantor = state.is_member, self._coordinator.grantor
+        before, was_member, had_grantor = state.view, state.is_member, self._coordinator.grantor
         is_member = view.has(state.address, state.incarnation)
         self._note_removals(before, view)
         if was_member and not is_member:
@@ -422,25 +420,11 @@ class ClusterCore:
         elif state.is_coordinator and had_grantor is None:
             # What its founder would have waited for (Bootstrap.bound_until) was before it was founded.
             state.bound_until = max(state.bound_until, self._cluster_since + timing.LAPSE_S)
-        same_coordinator = direct and before is not None and before.members[0] == view.members[0]
-        retained = 0
-        if direct and was_member and is_member and before is not None:
-            retained = before.masks[state.address] & view.masks[state.address]
-        settled = self._lease.settled
-        grantor = None
-        if state.is_coordinator:
-            previous = had_grantor if same_coordinator else None
-            grantor = Grantor.succeed(
-                view, state.address, before if direct else None, previous, settled and was_member, state.now
-            )
         if is_member:
             self._detector.set_members(
                 (member.address, member.incarnation) for member in view.members if member.address != state.address
             )
-            self._lease.enter(retained, was_member and same_coordinator)
-            if grantor is not None:
-                self._lease.until = min(self._lease.until, state.now + USABLE_S)
-        self._coordinator.entered(grantor)
+        self._coordinator.entered(self._hand_on_leases(before, view, was_member, had_grantor) if is_member else None)
         self._want_links()
         state.forget_strangers()
         if before is not None:
@@ -449,6 +433,26 @@ class ClusterCore:
         state.log(view.describe())
         self._heartbeat.entered(view)
         self._say_linked()
+
+    def _hand_on_leases(
+        self, before: View | None, view: View, was_member: bool, had_grantor: Grantor | None
+    ) -> Grantor | None:
+        """As a member of the view just installed: what becomes of our lease, and of those that run, if we are its
+        coordinator: what we keep of them."""
+        state, me = self._state, self._state.address
+        if before is not None and (before.cluster_id, before.epoch + 1) != (view.cluster_id, view.epoch):
+            before = None  # nothing is known of what came in between
+        same_coordinator = before is not None and before.members[0] == view.members[0]
+        grantor = None
+        if state.is_coordinator:
+            previous = had_grantor if same_coordinator else None
+            is_settled = self._lease.settled and was_member
+            grantor = Grantor.succeed(view, me, before, previous, is_settled, state.now)
+        retained = before.masks[me] & view.masks[me] if before is not None and was_member else 0
+        self._lease.enter(retained, was_member and same_coordinator)
+        if grantor is not None:
+            self._lease.until = min(self._lease.until, state.now + USABLE_S)
+        return grantor
 
     def _note_removals(self, before: View | None, view: View) -> None:
         """Listen, for a while, to whoever belongs no more by this view; and leave, if that is us."""

@@ -672,12 +672,13 @@ class ClusterCore:
     def _take_in(self, guest: str) -> None:
         """It knows the secret, and is told to join: as if an administrator had added it."""
         state, order = self._state, Order(guest)
-        is_record = state.awake_s - state.of(guest).heard_awake_s >= timing.HEARD_S
-        if is_record or self._coordinator.belonging.order is not None:  # it asks again, and may be the next one
+        is_replayed = state.awake_s - state.of(guest).heard_awake_s >= timing.HEARD_S
+        # Else it asks again, and may be the next one.
+        if is_replayed or self.is_done(order) or self._coordinator.belonging.order is not None:
             return
-        objection = "" if self.is_done(order) else self.objection_to_order(order)
+        objection = self.objection_to_order(order)
         if not objection:
-            self._on_servers(ServerOrdered(order))
+            self._coordinator.belonging.order = order
         elif state.now - state.of(guest).refused_at >= timing.WAITING_LOG_S:
             state.of(guest).refused_at = state.now
             state.log(f"{guest} asks to join, and can't: {objection}", "warning")

@@ -21,7 +21,6 @@ Seqs are renewed like epochs, with the term, by the next node that becomes a slo
 """
 
 import re
-from collections.abc import Sequence
 from math import isfinite
 from typing import Final, NamedTuple
 
@@ -114,33 +113,34 @@ NUMBERS: Final = {
     "span_us": SPAN_US,
     "node_protocol": NODE_PROTOCOLS,
 }
+_BOUNDS: Final = tuple(
+    (field, numbers.least, numbers.most) for field, numbers in NUMBERS.items()
+)  # the same, laid flat
 
 
 def fault_of(message: pb.ClusterMessage) -> str:
     """The first field of the message that is out of its range, or nothing. Its view is `from_message`'s to check."""
-    for field, numbers in NUMBERS.items():
-        if not numbers.least <= getattr(message, field) <= numbers.most:
+    for field, least, most in _BOUNDS:
+        if not least <= getattr(message, field) <= most:
             return field
     for field in ("target", "sender"):
         if (name := getattr(message, field)) and not is_name(name):
             return field
-    for field, masks in (("blocked", [message.blocked]), ("lost", [message.lost])):
-        if not _are_masks(masks):
+    for field, mask in (("blocked", message.blocked), ("lost", message.lost)):
+        if not _is_mask(mask):
             return field
     if len(message.deaths) > SERVERS_MAX or not all(
         is_name(death.address) and INCARNATION.has(death.incarnation) for death in message.deaths
     ):
         return "deaths"
     synced = message.synced
-    if len(synced) > SERVERS_MAX or not (
-        all(is_name(one.address) for one in synced) and _are_masks([one.slots for one in synced])
-    ):
+    if len(synced) > SERVERS_MAX or not all(is_name(one.address) and _is_mask(one.slots) for one in synced):
         return "synced"
     if len(message.lacks) > SERVERS_MAX or not all(map(is_name, message.lacks)):
         return "lacks"
     return ""
 
 
-def _are_masks(masks: Sequence[bytes]) -> bool:
-    """Whether these are masks of slots; an empty one has none."""
-    return all(len(mask) in (0, SLOTS_BYTES) for mask in masks)
+def _is_mask(mask: bytes) -> bool:
+    """Whether this is a mask of slots; an empty one has none."""
+    return len(mask) in (0, SLOTS_BYTES)

@@ -45,6 +45,7 @@ class Coordinator:
         self._install = install
         self.grantor: Grantor | None = None  # while we are the coordinator of the view
         self._gather_until = inf
+        self._too_few_logged_at = -inf
         self.joiners: dict[str, float] = {}  # who asks to join; until when, by our clock, it supports nobody
         self.leavers: set[str] = set()
         self.synced: dict[str, int] = {}
@@ -114,8 +115,6 @@ class Coordinator:
         """
         stay = {address for address in view.addresses if changes.gone.get(address, "left") == "left"}
         return stay | changes.joined.keys()
-
-    _too_few_logged_at = -inf
 
     def _deny_leavers(self, view: View) -> None:
         # When all leave at once there is nobody to hand over to: their leases run out, then they may go.

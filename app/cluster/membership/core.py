@@ -423,9 +423,7 @@ class ClusterCore:
             state.log("the last epoch: what this node holds is given up, and a new cluster founded", "error")
             self._start_anew(None)
             return
-        before = state.view
-        direct = before is not None and (before.cluster_id, before.epoch + 1) == (view.cluster_id, view.epoch)
-        was_member, had_grantor = state.is_member, self._coordinator.grantor
+        before, was_member, had_grantor = state.view, state.is_member, self._coordinator.grantor
         is_member = view.has(state.address, state.incarnation)
         self._note_removals(before, view)
         if was_member and not is_member:
@@ -447,25 +445,11 @@ class ClusterCore:
         elif state.is_coordinator and had_grantor is None:
             # What its founder would have waited for (Bootstrap.bound_until) was before it was founded.
             state.bound_until = max(state.bound_until, self._cluster_since + timing.LAPSE_S)
-        same_coordinator = direct and before is not None and before.members[0] == view.members[0]
-        retained = 0
-        if direct and was_member and is_member and before is not None:
-            retained = before.masks[state.address] & view.masks[state.address]
-        settled = self._lease.settled
-        grantor = None
-        if state.is_coordinator:
-            previous = had_grantor if same_coordinator else None
-            grantor = Grantor.succeed(
-                view, state.address, before if direct else None, previous, settled and was_member, state.now
-            )
         if is_member:
             self._detector.set_members(
                 (member.address, member.incarnation) for member in view.members if member.address != state.address
             )
-            self._lease.enter(retained, was_member and same_coordinator)
-            if grantor is not None:
-                self._lease.until = min(self._lease.until, state.now + USABLE_S)
-        self._coordinator.entered(grantor)
+        self._coordinator.entered(self._hand_on_leases(before, view, was_member, had_grantor) if is_member else None)
         self._want_links()
         state.forget_strangers()
         if before is not None:
@@ -474,6 +458,26 @@ class ClusterCore:
         state.log(view.describe())
         self._heartbeat.entered(view)
         self._say_linked()
+
+    def _hand_on_leases(
+        self, before: View | None, view: View, was_member: bool, had_grantor: Grantor | None
+    ) -> Grantor | None:
+        """As a member of the view just installed: what becomes of our lease, and of those that run, if we are its
+        coordinator: what we keep of them."""
+        state, me = self._state, self._state.address
+        if before is not None and (before.cluster_id, before.epoch + 1) != (view.cluster_id, view.epoch):
+            before = None  # nothing is known of what came in between
+        same_coordinator = before is not None and before.members[0] == view.members[0]
+        grantor = None
+        if state.is_coordinator:
+            previous = had_grantor if same_coordinator else None
+            is_settled = self._lease.settled and was_member
+            grantor = Grantor.succeed(view, me, before, previous, is_settled, state.now)
+        retained = before.masks[me] & view.masks[me] if before is not None and was_member else 0
+        self._lease.enter(retained, was_member and same_coordinator)
+        if grantor is not None:
+            self._lease.until = min(self._lease.until, state.now + USABLE_S)
+        return grantor
 
     def _note_removals(self, before: View | None, view: View) -> None:
         """Listen, for a while, to whoever belongs no more by this view; and leave, if that is us."""
@@ -580,9 +584,11 @@ class ClusterCore:
         self._state.note_dead()
 
     def _on_view(self, peer: str, message: pb.ClusterMessage) -> None:
-        state = self._state
+        state, told = self._state, message.view
+        if state.view is not None and (told.cluster_id, told.epoch, told.nonce) == state.view_key:
+            return  # as one of five, while others come in: taking it apart would be 0.3 ms for nothing
         try:
-            view = from_message(message.view)
+            view = from_message(told)
         except BadView as fault:
             state.drop("bad view")
             state.log(f"bad view from {peer}: {fault}", "warning")
@@ -597,8 +603,6 @@ class ClusterCore:
                 self._install(view, vouched_at)
             else:
                 state.drop("stale view")
-            return
-        if mine is not None and view.key == mine.key:
             return
         if state.config.shared_register:  # which alone says which cluster there is
             state.drop("another cluster's view")
@@ -703,12 +707,13 @@ class ClusterCore:
     def _take_in(self, guest: str) -> None:
         """It knows the secret, and is told to join: as if an administrator had added it."""
         state, order = self._state, Order(guest)
-        is_record = state.awake_s - state.of(guest).heard_awake_s >= timing.HEARD_S
-        if is_record or self._coordinator.belonging.order is not None:  # it asks again, and may be the next one
+        is_replayed = state.awake_s - state.of(guest).heard_awake_s >= timing.HEARD_S
+        # Else it asks again, and may be the next one.
+        if is_replayed or self.is_done(order) or self._coordinator.belonging.order is not None:
             return
-        objection = "" if self.is_done(order) else self.objection_to_order(order)
+        objection = self.objection_to_order(order)
         if not objection:
-            self._on_servers(ServerOrdered(order))
+            self._coordinator.belonging.order = order
         elif state.now - state.of(guest).refused_at >= timing.WAITING_LOG_S:
             state.of(guest).refused_at = state.now
             state.log(f"{guest} asks to join, and can't: {objection}", "warning")

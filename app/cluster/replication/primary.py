@@ -212,14 +212,19 @@ class Primary(Writes):
             self._shared.send(peer, frames.PAST, frames.encode_past(number, rows))
 
     def on_touched(self, peer: str, body: bytes) -> None:
-        """Up to where a follower has what we have, and what it has written since."""
+        """Up to where a follower has what we have, and what it has written since; what is too much is given whole."""
         number, patches = frames.decode_touched(body)
+        room = self.transfer.room_for_names()
         for patch in patches:
             led = self.led.get(patch.slot)
             progress = led.progress.get(peer) if led else None
             if progress is None or progress.report != number or progress.is_streaming:
                 continue
-            self.transfer.queue(patch.slot, peer, None if patch.position == frames.NOWHERE else patch)
+            if patch.position == frames.NOWHERE or patch.count > room:
+                self.transfer.queue(patch.slot, peer)
+            else:
+                room -= patch.count
+                self.transfer.queue(patch.slot, peer, patch)
         self.transfer.pump(peer)
 
     def on_ack(self, peer: str, body: bytes) -> None:

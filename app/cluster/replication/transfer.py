@@ -16,6 +16,7 @@ from typing import Final
 from app.cluster.replication import frames
 from app.cluster.replication.frames import Patch
 from app.cluster.replication.led import Led
+from app.cluster.replication.recent import RECENT_MAX
 from app.cluster.replication.state import Shared
 
 # More: fewer walks over the remembered replies (0.1 s of processor time at 300,000), fewer views; but more to do again
@@ -31,6 +32,9 @@ BURST_BYTES: Final = 1024 * 1024
 # A chunk is full, too, when its entries have cost so many bytes each besides their own: 400 of the smallest. Less:
 # steps of more than 2 ms, here and where they are put.
 ENTRY_WORK_BYTES: Final = 64
+# Keys and messageIDs that followers have told, and that wait for their slots' turn: as many as one of them can have
+# touched of late (RECENT_MAX writes). More: memory, 100 bytes each.
+NAMES_MAX: Final = 2 * RECENT_MAX
 REPLIES_SEEN: Final = 1024  # remembered replies looked through for one chunk, of whatever slots: about 0.3 ms
 
 
@@ -86,6 +90,11 @@ class Transfer:
         self._streams.setdefault(peer, Stream()).queued[slot] = patch
         if patch is not None:
             self._shared.store.spend(patch.heap_bytes)
+
+    def room_for_names(self) -> int:
+        """How many more keys and messageIDs may wait, in patches that are queued."""
+        waiting = (patch for stream in self._streams.values() for patch in stream.queued.values())
+        return NAMES_MAX - sum(patch.count for patch in waiting if patch is not None)
 
     def forget(self, slot: int, peer: str | None = None) -> None:
         """Stop sending this slot to the peer, or to all."""

@@ -408,6 +408,12 @@ class TestClocksSetBack:
 
 
 class TestAntiEntropy:
+    def test_the_view_that_it_goes_by_is_not_taken_apart_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        node = Node().join()
+        monkeypatch.setattr("app.cluster.membership.core.from_message", lambda message: pytest.fail("it was"))
+        node.get("a", pb.VIEW, view=VIEW, by=VIEW)
+        assert (node.core.view, node.core.status().dropped) == (VIEW, {})
+
     def test_who_goes_by_an_older_view_is_sent_ours_but_not_again_and_again(self) -> None:
         ours = replace(VIEW, epoch=5)
         node = Node().join(ours)

@@ -8,6 +8,7 @@ from app.cluster.replication.frames import NOWHERE, BadFrame
 from app.cluster.replication.led import Led, Op
 from app.cluster.replication.primary import Primary
 from app.cluster.replication.state import Shared
+from app.cluster.replication.transfer import NAMES_MAX
 from app.cluster.replication.writes import IGNORED, WAITS
 from app.cluster.view import View
 from app.storage.mutate import BUSY, REPLIES_FULL, STORE_FULL
@@ -463,6 +464,28 @@ class TestReports:
             assert ("c", frames.BEGIN) in rig.sent()
         rig.primary.on_touched("c", frames.encode_patches(number, [told]))
         assert rig.sent() == []
+
+    def test_what_followers_tell_is_bounded_whatever_they_tell(self) -> None:
+        """It waits until it can be sent: what names more is given whole."""
+        rig = Rig("bc")
+        slots = range(40)
+        for slot in slots:
+            rig.shared.positions[slot] = BASE
+        view = rig.shared.view
+        assert view is not None
+        rig.primary.entered(a_view(7, "a", "bc"), set(slots))
+        rig.shared.view = a_view(7, "a", "bc")
+        names = [b"%04x" % number for number in range(5_000)]
+        for peer in "bc":
+            rig.shared.links.discard(peer)  # nothing leaves
+            rig.primary.on_have(peer, frames.encode_have(7, view.nonce, 9, [(slot, (4, 19)) for slot in slots]))
+            for slot in slots:
+                told = frames.Patch(slot, 0, (4, 18), names, [])
+                rig.primary.on_touched(peer, frames.encode_patches(9, [told]))
+        queued = [stream.queued for stream in rig.primary.transfer._streams.values()]
+        assert [len(patches) for patches in queued] == [len(slots), len(slots)]
+        told_names = sum(patch.count for patches in queued for patch in patches.values() if patch is not None)
+        assert 0 < told_names <= NAMES_MAX
 
     def test_a_report_counts_once(self) -> None:
         rig = Rig("b")

@@ -273,6 +273,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     "app/peers/lookups.py": {
         UNIT: [
             "return  # meanwhile it was no server",
+            "self._doubts.pop(peer).timer.stop()",
         ],
     },
     "app/peers/membership.py": {
@@ -319,6 +320,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ORDERED: [
             'raise ValueError("say which server to add or to remove")',
             'raise ValueError(f"a server\'s name has at most {ADDRESS_MAX_BYTES} bytes, its port included")',
+            "raise ValueError(f\"{server} isn't one machine's address\")",
         ],
     },
     "app/cluster/membership/agreement.py": {

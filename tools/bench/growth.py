@@ -54,7 +54,7 @@ class Load(threading.Thread):
                 began = time.monotonic()
                 try:
                     if count // KEYS % 2:
-                        if client.get(key).value != put[key]:
+                        if key in put and client.get(key).value != put[key]:
                             self.faults.append(f"{key!r} is not what was put")
                     else:
                         value = b"%d" % count + VALUE

@@ -277,6 +277,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/peers/membership.py": {
+        MALFORMED: [
+            "return False",
+        ],
         FORCED: [
             'objection = ""',
             "if self._loop.now() - self._founded_s >= FOUND_RETRIES_S:",
@@ -435,6 +438,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'state.drop("lease runs")',
         ],
         RARE: [
+            "before = None  # nothing is known of what came in between",
             "return",
             "self._final_view_to.clear()",
             "assert state.view is not None",
@@ -463,6 +467,9 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._coordinator.shared.force()",
             'state.drop("view of a register that is refused")',
             'state.drop("another cluster\'s view")',
+        ],
+        ORDERED: [
+            "if {*servers} == {*state.config.servers}:",
         ],
     },
     "app/cluster/membership/heartbeat.py": {
@@ -872,6 +879,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/belonging.py": {
         ORDERED: [
+            "return False",
             'return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"',
             "return f\"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first\"",
             "return (",

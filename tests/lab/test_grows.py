@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.integration.traffic import Traffic
 from tests.lab.conftest import Tell
-from tests.lab.lab import LabNode, lab
+from tests.lab.lab import Lab, LabNode, lab
 from tests.support.polling import DEADLINE_S, poll
 
 
@@ -83,17 +83,23 @@ def slowest_share_ms(traffic: Traffic, since_s: float, until_s: float) -> float:
     return 1000 * took[len(took) * 99 // 100]
 
 
+def found(here: Lab) -> tuple[Sequence[LabNode], Sequence[LabNode]]:
+    """Start those that found; all know the secret. These, and the others, which are to join them."""
+    few, more = here.nodes[:FEW], here.nodes[FEW:]
+    for node in here.nodes:
+        node.environment["KV_CLUSTER_SECRET"] = SECRET
+        node.knows(*here.nodes)
+    for node in more:
+        node.seeds = [seed.name for seed in few]
+    here.list_servers(*few)
+    here.start(*few)
+    return few, more
+
+
 def test_from_few_to_many_in_a_burst_and_back_one_by_one(tmp_path: Path, tell: Tell) -> None:
     """Names change addresses meanwhile; each step ends with a whole cluster, by itself."""
     with lab(tmp_path, MANY, are_named=True) as here:
-        few, more = here.nodes[:FEW], here.nodes[FEW:]
-        for node in here.nodes:
-            node.environment["KV_CLUSTER_SECRET"] = SECRET
-            node.knows(*here.nodes)
-        for node in more:
-            node.seeds = [seed.name for seed in few]
-        here.list_servers(*few)
-        here.start(*few)
+        few, more = found(here)
         with Traffic(few, clients=4) as traffic:
             began = time.monotonic()
             traffic.go_on(800)
@@ -132,15 +138,8 @@ def test_from_few_to_many_in_a_burst_and_back_one_by_one(tmp_path: Path, tell: T
 def test_one_by_one_to_many_and_back_in_a_burst(tmp_path: Path, tell: Tell) -> None:
     """Removals that are asked for at once, and servers that are told to stop at once, as one who scales down does."""
     with lab(tmp_path, MANY, "--forget-after", "2", are_named=True) as here:
-        few, more = here.nodes[:FEW], here.nodes[FEW:]
+        few, more = found(here)
         removed, stopped = more[::2], more[1::2]
-        for node in here.nodes:
-            node.environment["KV_CLUSTER_SECRET"] = SECRET
-            node.knows(*here.nodes)
-        for node in more:
-            node.seeds = [seed.name for seed in few]
-        here.list_servers(*few)
-        here.start(*few)
         by_address = ",".join(f"{node.machine.address}:{node.port}" for node in few)  # names mean nothing here
         with Traffic(few, clients=4) as traffic:
             traffic.go_on(200)

@@ -5,6 +5,10 @@ servers to join until some view has it in, or founds the first one. A member kee
 its view, watches the others, and votes on views. Whatever arrives from a node with an older view is
 answered with ours; that is how whoever missed something catches up, and why nothing else needs to be sent
 reliably.
+
+It is long since here alone a view, and with it all that rests on it, is gone over to: leases, links, deaths, who is
+listened to, and beginning anew change together and in one order, which is to be read in one place. What any part does
+by itself stands with the part.
 """
 
 import random

@@ -257,6 +257,7 @@ class Node:
                 self.status_json,
                 self.slow_log,
                 self.figures,
+                epoch=lambda: self.membership.core.epoch,
                 now=loop.now,
             ),
         )

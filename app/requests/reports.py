@@ -18,7 +18,7 @@ from app.version import VERSION
 from app.wire.protocol import ADDRESS_MAX_BYTES, PLACE_DIGITS, PLACE_NOBODY, SLOT_COUNT, VALUE_MAX_BYTES
 
 # A report is made anew once so many times as long has passed as it took: all of them together take less than 5 % of the
-# node's time, however often they are asked for. A STATUS of three members is 22 ms old at most.
+# node's time, however often they are asked for. A STATUS of three members is 22 ms old at most, and of this view.
 KEPT_TIMES: Final = 30
 # And after this (s) in any case: the process may have been stopped in the middle.
 KEPT_MAX_S: Final = 0.25
@@ -34,18 +34,22 @@ assert len(PLACE_DIGITS) == len(set(PLACE_DIGITS)) == MEMBERS_MAX
 class KeptReport:
     """What `make()` returns, called anew only when that has become too old; a fault in it is the caller's."""
 
-    def __init__(self, make: Callable[[], bytes], now: Callable[[], float]) -> None:
-        """`now()`: monotonic seconds."""
+    def __init__(
+        self, make: Callable[[], bytes], now: Callable[[], float], epoch: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`now()`: monotonic seconds. `epoch()`: what was made in another is too old."""
         self._make = make
         self._now = now
+        self._epoch = epoch
         self._text = b""
+        self._made_in = 0
         self._fresh_until_s = -inf
 
     def __call__(self) -> bytes:
         """As it was made last."""
-        began_s = self._now()
-        if began_s >= self._fresh_until_s:
-            self._text = self._make()
+        began_s, epoch = self._now(), self._epoch()
+        if began_s >= self._fresh_until_s or epoch != self._made_in:
+            self._text, self._made_in = self._make(), epoch
             made_s = self._now()
             self._fresh_until_s = made_s + min(KEPT_TIMES * (made_s - began_s), KEPT_MAX_S)
         return self._text
@@ -62,12 +66,14 @@ class Reports:
         slow_log: SlowLog,
         vitals: Callable[[], Mapping[str, object]],
         *,
+        epoch: Callable[[], int],
         now: Callable[[], float],
     ) -> None:
-        """`status()`: what STATUS answers. `vitals()`: figures of the process, by name. `now()`: monotonic seconds."""
+        """`status()`: what STATUS answers. `vitals()`: figures of the process, by name. `epoch()`: of the view that the
+        node knows. `now()`: monotonic seconds."""
         self.pid = pid
         self.member_count = member_count
-        self.status = KeptReport(status, now)
+        self.status = KeptReport(status, now, epoch)
         self.slow_requests = KeptReport(slow_log.as_json, now)
         self.config = Settings(slow_log).change
         self.vitals = KeptReport(lambda: json.dumps(vitals(), separators=(",", ":")).encode(), now)

@@ -175,6 +175,12 @@ def test_a_report_in_whose_making_the_process_was_stopped_is_not_kept_for_long()
     assert kept() == b"2"
 
 
+def test_a_report_is_made_anew_in_another_epoch() -> None:
+    maker, epochs = Maker(1.0), iter([4, 4, 5, 5])
+    kept = KeptReport(maker.make, maker.now, lambda: next(epochs))
+    assert [kept() for _ in range(4)] == [b"1", b"1", b"2", b"2"]
+
+
 def test_a_report_that_costs_nothing_is_always_of_now() -> None:
     maker = Maker(0.0)
     kept = KeptReport(maker.make, maker.now)

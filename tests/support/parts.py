@@ -190,6 +190,7 @@ class Surroundings:
         self.lost_slots: list[tuple[int, int]] = []
         self.orders: list[bytes] = []
         self.heard: list[tuple[bytes, bytes]] = []  # payload, address
+        self.epoch = 0
         self.status = b"{status}"
         self._members = members
 
@@ -323,6 +324,7 @@ class Parts(Node):
                 self.membership.status_json,
                 self.slow_log,
                 vitals,
+                epoch=lambda: self.membership.core.epoch,
                 now=self.loop.now,
             ),
         )

@@ -18,7 +18,7 @@ from tests.integration.traffic import Traffic
 from tests.support.certificates import Authority
 from tests.support.etcd import ABSENT, PROGRAM, Forwarder, Member, etcd
 from tests.support.nodes import HOST, Node, await_count, cluster
-from tests.support.polling import poll
+from tests.support.polling import awaited, poll
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=ABSENT)
 NAME = "kv1"
@@ -46,8 +46,14 @@ def start(nodes: list[Node]) -> None:
 
 
 def coordinator_of(nodes: list[Node]) -> Node:
-    name = nodes[-1].status()["coordinator"]
-    return next(node for node in nodes if node.name == name)
+    """As the last one has it."""
+    by_name = {node.name: node for node in nodes}
+    return awaited(lambda: by_name.get(nodes[-1].status().get("coordinator", "")), "one of them coordinates")
+
+
+def leader_of(members: list[Member]) -> Member:
+    """Etcd has none while its members agree on one."""
+    return awaited(lambda: next((member for member in members if member.is_leader()), None), "one of them leads")
 
 
 def fill(node: Node) -> dict[bytes, bytes]:
@@ -200,9 +206,9 @@ def test_etcds_leader_changes_under_load(tmp_path: Path) -> None:
         epoch = nodes[0].status()["epoch"]
         with Traffic(nodes) as traffic:
             traffic.go_on(300)
-            leader = next(member for member in members if member.is_leader())
+            leader = leader_of(members)
             leader.kill()
-            poll(lambda: any(one.is_leader() for one in members if one is not leader), complaint="another leads")
+            leader_of([member for member in members if member is not leader])
             traffic.go_on(300)
         traffic.check()
         assert {node.status()["epoch"] for node in nodes} == {epoch}
@@ -252,7 +258,7 @@ def test_restored_from_an_old_backup_it_is_refused_with_a_line(tmp_path: Path, o
         backup.rename(one_etcd.data)
         one_etcd.start()
         poll(lambda: all(map(is_refusing, left)), complaint="nobody serves")
-        assert says(coordinator_of(left), "it was restored, or wiped")
+        poll(lambda: says(coordinator_of(left), "it was restored, or wiped"), complaint="it says why")
         assert any("the register is refused: it holds epoch" in node.log for node in left)
         found_by_force(left[0])
         await_count(left, 2)
@@ -412,4 +418,4 @@ def test_certificates_are_changed_while_nodes_run(tmp_path: Path) -> None:
             trusted.write_bytes(trusted.read_bytes() + another.certificate.read_bytes())
             assert "etcd=ca-file" in reread(node)
             poll(lambda: node.log.count("the register answers again") == 2, complaint="it takes it")
-            assert node.serves()
+            poll(node.serves, complaint="it serves")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Final
@@ -250,4 +250,5 @@ class Probes:
         self._asked[message_id] = (command, slot)
         key = self._keys[slot]
         request = KVRequest(command, key, b"probed") if command == PUT else KVRequest(command, key)
-        sock.sendto(codec.encode_request(message_id, request), random.choice(self._servers))
+        with suppress(BlockingIOError):  # what was sent before is still on its way: it is asked again
+            sock.sendto(codec.encode_request(message_id, request), random.choice(self._servers))

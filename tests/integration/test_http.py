@@ -18,6 +18,7 @@ from app.wire.protocol import NO_ERR, PUT, slot_of
 from tests.integration.http_nodes import fetch, status, watched_cluster
 from tests.support.nodes import Node, run_python, run_to_its_end
 from tests.support.polling import awaited, poll
+from tests.support.ports import free_port
 from tools.nodes import write_servers
 
 DEADLINE_S = 20.0
@@ -154,7 +155,7 @@ def test_a_node_that_stops_is_not_ready(nodes: list[Node]) -> None:
 
 
 def test_a_taken_port_is_one_line_and_status_2(nodes: list[Node], tmp_path: Path) -> None:
-    port = nodes[2].port  # it has left
+    port = free_port()
     servers = write_servers(tmp_path, [port])
     taken = nodes[0].environment["KV_HTTP"]
     done = run_to_its_end(str(port), str(servers), "--bind", "127.0.0.1", KV_HTTP=taken)

@@ -14,7 +14,7 @@ from app.client import Client
 from app.version import NODE_PROTOCOL, VERSION
 from tests.integration.test_copies import await_ready
 from tests.integration.traffic import Traffic
-from tests.support.nodes import REPOSITORY, Node, await_count, cluster, run_python
+from tests.support.nodes import MANY_KEYS_S, REPOSITORY, Node, await_count, cluster, run_python
 from tests.support.polling import DEADLINE_S, poll
 
 ITEMS = {b"item %d" % n: b"value %d" % n * 20 for n in range(300)}
@@ -67,7 +67,7 @@ def test_a_rolling_upgrade_and_back_under_load_loses_nothing(tmp_path: Path, rel
             node.main = released
             node.start()
         agree(nodes)
-        with Client([node.name for node in nodes]) as client:
+        with Client([node.name for node in nodes], timeout_s=MANY_KEYS_S) as client:
             client.put_many(ITEMS)
             with Traffic(nodes, keys=500) as traffic:
                 for node in nodes:

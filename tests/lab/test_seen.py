@@ -18,6 +18,7 @@ from tests.lab import shares
 from tests.lab.conftest import Tell
 from tests.lab.flood import Flood
 from tests.lab.lab import Lab, LabNode, Probes, key_of, lab
+from tests.support.nodes import MANY_KEYS_S
 from tests.support.polling import poll
 
 # Replies are remembered for 6 s and at most a quarter more, and steps of the node's clock.
@@ -86,7 +87,7 @@ def test_a_crash_while_a_large_copy_is_brought_up_to_date(tmp_path: Path, tell: 
         (old, heir), moving = max(slots.items(), key=lambda item: len(item[1]))
         primary, follower = here.named(old), here.named(heir)
         keys = list(islice((key for n in count() if slot_of(key := b"%032d" % n) in moving), 52_000))
-        with Client([primary.name]) as client:
+        with Client([primary.name], timeout_s=MANY_KEYS_S) as client:
             client.put_many(dict.fromkeys(keys, b"kept"))
         here.cable(primary, follower).cut("tcp", source=primary.machine)
         for slot in moving:
@@ -104,7 +105,7 @@ def test_a_crash_while_a_large_copy_is_brought_up_to_date(tmp_path: Path, tell: 
         new.kill()
         here.network.mend()
         here.await_whole(three)
-        with Client([node.name for node in three]) as client:
+        with Client([node.name for node in three], timeout_s=MANY_KEYS_S) as client:
             found = [key for at in range(0, len(keys), 500) for key in client.get_many(keys[at : at + 500])]
         lost = len(keys) - len(found)
         tell(f"a crash while a large copy is brought up to date: {lost} of {len(keys)} lost")
@@ -262,7 +263,7 @@ def test_tcp_is_blocked_from_the_start(tmp_path: Path) -> None:
 def test_reads_that_wait_for_a_bad_cable_are_bounded(tmp_path: Path, tell: Tell) -> None:
     with lab(tmp_path, 3) as here:
         a, b, c = here.start()
-        with Client([a.name]) as client:
+        with Client([a.name], timeout_s=MANY_KEYS_S) as client:
             client.put_many({b"key %d" % n: bytes(10_000) for n in range(12_000)})
         keys = [key_of(slot) for slot in here.led_by(b)][:40]
         here.cable(b, c).cut()
@@ -299,7 +300,7 @@ def test_a_learner_without_room_is_not_refilled_for_ever(tmp_path: Path) -> None
         a, b, small = here.nodes
         small.environment["KV_MAX_MEMORY"] = "60MiB"
         here.start(a, b)
-        with Client([a.name]) as client:
+        with Client([a.name], timeout_s=MANY_KEYS_S) as client:
             client.put_many({b"key %d" % n: bytes(10_000) for n in range(4000)})
         small.start()
         poll(lambda: small.status().get("is_member"), 10.0)

@@ -24,7 +24,7 @@ from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SLOT_COUNT, slot_of
 from tests.integration.http_nodes import fetch
 from tests.lab.network import Cable, Host, Network
 from tests.support.nodes import REPOSITORY, Node, environment
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, poll
 
 # What an idle machine keeps within 2 s (docs/networks.md) must be there within so long on a busy one.
 SERVED_S: Final = 8.0
@@ -105,7 +105,7 @@ class Lab:
         coordinates."""
         for node in nodes or self.nodes:
             node.start()
-        self.await_whole(nodes or self.nodes)
+        self.await_whole(nodes or self.nodes, DEADLINE_S)  # starting takes a busy machine longest
         seniority = [row[0] for row in (nodes or self.nodes)[0].status()["members"]]
         return sorted(nodes or self.nodes, key=lambda node: seniority.index(node.name))
 

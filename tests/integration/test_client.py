@@ -12,10 +12,9 @@ from app.client import AsyncClient, Client
 from app.client.router import NOWHERE
 from app.wire.protocol import SLOT_COUNT
 from tests.support.nodes import MANY_KEYS_S, Node, cluster
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, poll
 from tools.kv import __main__ as kv
 
-DEADLINE_S = 30.0
 ITEMS = {b"key %d" % n: b"value %d" % n for n in range(1000)}
 
 

@@ -21,9 +21,8 @@ from app.wire.protocol import TYPE_CLUSTER
 from proto_gen import cluster_pb2 as pb
 from proto_gen.message_pb2 import Msg
 from tests.support.nodes import Node, await_count, cluster
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, poll
 
-DEADLINE_S = 20.0
 SECRET = "correct horse battery staple"
 
 

@@ -18,9 +18,8 @@ from app.client.errors import KeyNotFound
 from app.wire.protocol import GET, SYS_OVERLOAD_ERR
 from tests.integration.traffic import Traffic
 from tests.support.nodes import MANY_KEYS_S, Node, await_count, cluster
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, poll
 
-DEADLINE_S = 30.0
 SETTLED = 500  # requests answered before a disturbance and after it
 
 Tell = Callable[[str], None]

@@ -17,11 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.wire.protocol import NO_ERR, PUT, slot_of
 from tests.integration.http_nodes import fetch, status, watched_cluster
 from tests.support.nodes import Node, run_python, run_to_its_end
-from tests.support.polling import awaited, poll
+from tests.support.polling import DEADLINE_S, awaited, poll
 from tests.support.ports import free_port
 from tools.nodes import write_servers
 
-DEADLINE_S = 20.0
 MIB = 1 << 20
 
 

@@ -93,14 +93,14 @@ def test_a_crash_while_a_large_copy_is_brought_up_to_date(tmp_path: Path, tell: 
         for slot in moving:
             primary.ask(PUT, key=key_of(slot), value=b"missed", patience_s=0.001)
         new.start()
-        poll(lambda: any(holders[0] == new.name for holders in here.holders()), 20.0)
+        poll(lambda: any(holders[0] == new.name for holders in here.holders()))
 
         def has_gone_on() -> bool:
             """The follower has given its copy up, or has caught up: the new primary answers."""
             is_given_up = "copies_fault_staging_full" in follower.counters()
             return is_given_up or all(new.ask(GET, key=key_of(slot)) for slot in moving)
 
-        poll(has_gone_on, 20.0)
+        poll(has_gone_on)
         here.cable(new, follower).cut("tcp", source=new.machine)
         new.kill()
         here.network.mend()
@@ -154,7 +154,7 @@ def test_nodes_that_forwarders_refuse_at_the_start_found_one_cluster(tmp_path: P
             cable.cut("udp")
         for node in here.nodes:
             node.start()
-        poll(lambda: all(node.ask(IS_ALIVE) for node in here.nodes), 10.0)
+        poll(lambda: all(node.ask(IS_ALIVE) for node in here.nodes))
         time.sleep(2.0)
         kept = [node for node in here.nodes if is_acknowledged(node, node.name.encode())]
         here.network.mend()
@@ -209,7 +209,7 @@ def test_one_of_three_servers_founds_nothing(tmp_path: Path) -> None:
         for cable in here.cables(alone):
             cable.cut()
         alone.start()
-        poll(lambda: alone.ask(IS_ALIVE), 10.0)
+        poll(lambda: alone.ask(IS_ALIVE))
         time.sleep(4.0)
         assert not is_acknowledged(alone, b"alone")
         assert not alone.is_ready()
@@ -319,7 +319,7 @@ def test_a_learner_without_room_is_not_refilled_for_ever(tmp_path: Path) -> None
         with Client([a.name], timeout_s=MANY_KEYS_S) as client:
             client.put_many({b"key %d" % n: bytes(10_000) for n in range(4000)})
         small.start()
-        poll(lambda: small.status().get("is_member"), 10.0)
+        poll(lambda: small.status().get("is_member"))
 
         def received_in(seconds: float) -> int:
             before = small.counters()["links_bytes_received"]

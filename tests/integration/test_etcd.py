@@ -6,7 +6,7 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -326,6 +326,14 @@ def _reloads(node: Node) -> list[str]:
     return [line for line in node.log.splitlines() if "node.reloaded" in line or "node.not_reloaded" in line]
 
 
+@contextmanager
+def answered_again(node: Node) -> Iterator[None]:
+    """The register has not answered; what is done here mends that. On a busy machine it may have happened before."""
+    before = node.log.count("the register answers again")
+    yield
+    poll(lambda: node.log.count("the register answers again") > before, complaint="the register answers again")
+
+
 def test_a_user_and_a_password(tmp_path: Path, one_etcd: Member) -> None:
     ask_for_passwords(one_etcd, "secret")
     right, wrong = tmp_path / "right", tmp_path / "wrong"
@@ -407,15 +415,15 @@ def test_certificates_are_changed_while_nodes_run(tmp_path: Path) -> None:
             poll(lambda: says(node, "bad certificate"), complaint="etcd refuses it")
             ours.write_text("no certificate\n")
             assert f"--etcd-cert-file {ours}: holds no certificate" in reread(node)
-            show(*authority.sign("new"))
-            assert "etcd=cert-file" in reread(node)
-            poll(lambda: node.log.count("the register answers again") == 1, complaint="etcd takes it")
+            with answered_again(node):
+                show(*authority.sign("new"))
+                assert "etcd=cert-file" in reread(node)
 
             another.sign("etcd")  # in the same files
             member.kill()
             member.start()
             poll(lambda: says(node, "certificate verify failed"), complaint="the node refuses etcd's")
-            trusted.write_bytes(trusted.read_bytes() + another.certificate.read_bytes())
-            assert "etcd=ca-file" in reread(node)
-            poll(lambda: node.log.count("the register answers again") == 2, complaint="it takes it")
+            with answered_again(node):
+                trusted.write_bytes(trusted.read_bytes() + another.certificate.read_bytes())
+                assert "etcd=ca-file" in reread(node)
             poll(node.serves, complaint="it serves")

@@ -50,6 +50,7 @@ from app.wire.protocol import (
 )
 from proto_gen.key_value_pb2 import KVRequest, KVResponse
 from proto_gen.message_pb2 import Msg
+from tests.support.ports import free_port
 
 Address = tuple[object, ...]
 # Takes the peer, the datagram and the sender, and does whatever the fault is.
@@ -105,7 +106,8 @@ class Peer:
     def __init__(self, script: Iterable[Fault | None] = (), host: str = "127.0.0.1") -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        self._socket.bind((host, 0))
+        # Nobody else gets this port, on another of the machine's addresses or once the peer is gone.
+        self._socket.bind((host, free_port()))
         self.port: int = self._socket.getsockname()[1]
         self.name = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.store: dict[bytes, tuple[bytes, int]] = {}

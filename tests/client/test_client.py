@@ -198,7 +198,7 @@ def test_no_answer_to_any_try_is_a_timeout() -> None:
 def test_retries_go_round_the_servers_and_stay_with_the_one_that_answers() -> None:
     with Peer([drop] * 100) as mute, Peer([drop] * 100) as also_mute, Peer() as peer:
         servers = [mute.name, also_mute.name, peer.name]
-        with plain(servers, timeouts_ms=(150, 150, 5000), rng=random.Random(1)) as client:
+        with plain(servers, timeouts_ms=(500, 500, 5000), rng=random.Random(1)) as client:
             client.put(b"key", b"value")
             ids = {message.messageID for one in (mute, also_mute, peer) for message in one.requests()}
             assert len(ids) == 1
@@ -313,7 +313,7 @@ def test_call_gives_the_raw_response_and_takes_a_message_id() -> None:
 
 
 def test_a_message_id_may_come_again_while_the_first_ones_deadline_is_still_ahead() -> None:
-    with Peer([drop, None, drop]) as peer, plain([peer.name], timeouts_ms=(100,)) as client:
+    with Peer([drop, None, drop]) as peer, plain([peer.name], timeouts_ms=(1000,)) as client:
         request = codec.KVRequest(command=protocol.IS_ALIVE)
         client._sessions[0].engine.probe(b"p", encode_request(b"p", request), 0, 0.05)  # due before the others
         client.call(request, message_id=b"one")

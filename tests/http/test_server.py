@@ -207,6 +207,7 @@ def test_who_does_not_take_its_answers_in_time_is_hung_up_on(
         while node.http.connections:  # by the time limit of `running`
             gevent.sleep(0.01)
         asking.kill()
+        monkeypatch.undo()
         assert node.ask("/health").status == 200
     assert "Traceback" not in capfd.readouterr().err
 

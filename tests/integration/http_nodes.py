@@ -12,8 +12,6 @@ from tests.support.nodes import Node, await_count, cluster
 from tests.support.polling import poll
 from tests.support.ports import free_port
 
-START_S = 20.0
-
 
 def url(node: Node, path: str = "/") -> str:
     return f"http://{node.host}:{node.environment['KV_HTTP']}{path}"
@@ -49,7 +47,7 @@ def watched_cluster(directory: Path, count: int, arguments: Sequence[str] = ()) 
         for node in nodes:
             node.environment["KV_HTTP"] = str(free_port())
             node.start()
-        await_count(nodes, count, START_S)
-        poll(lambda: all(fetch(node, "/ready")[0] == 200 for node in nodes), START_S)
-        poll(lambda: all(is_settled(node) for node in nodes), START_S)
+        await_count(nodes, count)
+        poll(lambda: all(fetch(node, "/ready")[0] == 200 for node in nodes))
+        poll(lambda: all(is_settled(node) for node in nodes))
         yield nodes

@@ -25,9 +25,8 @@ from app.wire.protocol import (
     WIPEOUT,
 )
 from tests.support.nodes import Node, await_count, cluster, running
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, poll
 
-DEADLINE_S = 30.0
 CLIENT, ADMIN, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 OPTIONS = ("--allow", f"{CLIENT},{ADMIN}", "--admin-allow", ADMIN)
 

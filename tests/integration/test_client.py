@@ -11,11 +11,10 @@ import pytest
 from app.client import AsyncClient, Client
 from app.client.router import NOWHERE
 from app.wire.protocol import SLOT_COUNT
-from tests.support.nodes import Node, cluster
-from tests.support.polling import poll
+from tests.support.nodes import MANY_KEYS_S, Node, cluster
+from tests.support.polling import DEADLINE_S, poll
 from tools.kv import __main__ as kv
 
-DEADLINE_S = 30.0
 ITEMS = {b"key %d" % n: b"value %d" % n for n in range(1000)}
 
 
@@ -41,7 +40,7 @@ def forwarded(nodes: list[Node]) -> int:
 
 
 def test_a_client_that_knows_one_node_goes_straight_to_all_of_them(three: list[Node]) -> None:
-    with Client([three[1].name]) as client:
+    with Client([three[1].name], timeout_s=MANY_KEYS_S) as client:
         poll(lambda: learned(client), DEADLINE_S)
         before = forwarded(three), client.stats.direct
         client.put_many(ITEMS)
@@ -53,7 +52,7 @@ def test_a_client_that_knows_one_node_goes_straight_to_all_of_them(three: list[N
         assert retries > 0 or forwarded(three) == before[0]
         assert client.remove_many(ITEMS) == ITEMS.keys()
         assert client.get_many(ITEMS) == {}
-    with Client([three[1].name], slot_aware=False) as plain:
+    with Client([three[1].name], slot_aware=False, timeout_s=MANY_KEYS_S) as plain:
         plain.put_many(ITEMS)
         assert plain.stats.direct == 0
     assert forwarded(three) >= before[0] + 500
@@ -68,7 +67,7 @@ def test_what_was_acknowledged_survives_a_primary_that_is_killed_meanwhile(three
                 victim.kill()
             yield item
 
-    with Client([node.name for node in others]) as client:
+    with Client([node.name for node in others], timeout_s=MANY_KEYS_S) as client:
         poll(lambda: learned(client), DEADLINE_S)
         client.put_many(items())
         assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
@@ -82,7 +81,7 @@ def test_what_was_acknowledged_survives_a_primary_that_is_killed_meanwhile(three
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_restarting_each_node_when_wait_ready_says_so_loses_nothing(three: list[Node], number: signal.Signals) -> None:
     names = ",".join(node.name for node in three)
-    with Client(names.split(",")) as client:
+    with Client(names.split(","), timeout_s=MANY_KEYS_S) as client:
         client.put_many(ITEMS)
         for node in three:
             node.send_signal(number)
@@ -94,7 +93,7 @@ def test_restarting_each_node_when_wait_ready_says_so_loses_nothing(three: list[
 
 
 def test_wiping_through_one_node_empties_all(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:
-    with Client([three[0].name]) as client:
+    with Client([three[0].name], timeout_s=MANY_KEYS_S) as client:
         client.put_many(ITEMS)
         assert kv.main(["-s", three[2].name, "wipe", "--yes"]) == 0
         assert capsys.readouterr().out.count(" wiped\n") == 3
@@ -102,7 +101,7 @@ def test_wiping_through_one_node_empties_all(three: list[Node], capsys: pytest.C
 
 
 def test_info_of_all_members_adds_up(three: list[Node], capsys: pytest.CaptureFixture[str]) -> None:
-    with Client([three[0].name]) as client:
+    with Client([three[0].name], timeout_s=MANY_KEYS_S) as client:
         client.put_many(ITEMS)
         assert len(client.get_many([*ITEMS, b"none"])) == len(ITEMS)
     capsys.readouterr()
@@ -149,7 +148,7 @@ def test_bench_against_a_cluster(three: list[Node], capsys: pytest.CaptureFixtur
 
 def test_a_node_answers_from_whichever_of_its_machines_addresses_was_asked(three: list[Node]) -> None:
     """At once, and where another node's answer is waited for; a client's socket takes answers from no other address."""
-    with Client([f"127.0.0.2:{three[0].port}"], slot_aware=False) as client:
+    with Client([f"127.0.0.2:{three[0].port}"], slot_aware=False, timeout_s=MANY_KEYS_S) as client:
         before = forwarded(three)
         client.put_many(ITEMS)
         assert {key: found.value for key, found in client.get_many(ITEMS).items()} == ITEMS
@@ -158,7 +157,7 @@ def test_a_node_answers_from_whichever_of_its_machines_addresses_was_asked(three
 
 def test_an_asyncio_client_goes_straight_to_all_and_on_when_one_dies(three: list[Node]) -> None:
     async def work() -> None:
-        async with AsyncClient([node.name for node in three]) as client:
+        async with AsyncClient([node.name for node in three], timeout_s=MANY_KEYS_S) as client:
 
             async def has_learned() -> bool:
                 await client.put(b"any", b"value")

@@ -21,9 +21,8 @@ from app.wire.protocol import TYPE_CLUSTER
 from proto_gen import cluster_pb2 as pb
 from proto_gen.message_pb2 import Msg
 from tests.support.nodes import Node, await_count, cluster
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, poll
 
-DEADLINE_S = 20.0
 SECRET = "correct horse battery staple"
 
 
@@ -146,10 +145,9 @@ def test_a_cluster_of_one_serves_and_stops_at_once(tmp_path: Path) -> None:
         status = node.status()
         assert status["members"][0][4:] == [256, 0, 0]
         assert status["lease_s"] is None
-        started = time.monotonic()
         node.send_signal(signal.SIGTERM)
         assert node.process.wait(DEADLINE_S) == 0
-        assert time.monotonic() - started < 5
+        assert "leave_timed_out" not in node.log
 
 
 # Who is let in.
@@ -224,7 +222,7 @@ def test_nothing_that_a_client_sends_changes_views(tmp_path: Path, secret: str) 
             for member in (nodes[0], nodes[2]):
                 body = forged(member, target).SerializeToString()
                 auth = DatagramAuth(b"not the secret", member.name, [target.name], time.time_ns() // 1000)
-                for _ in range(50):
+                for _ in range(25):  # all of them together fit the smallest usual receive buffer
                     client.send(datagram(body))
                     client.send(datagram(auth.sign(target.name, body)))
                     client.send(datagram(b""))
@@ -234,7 +232,7 @@ def test_nothing_that_a_client_sends_changes_views(tmp_path: Path, secret: str) 
             counters = target.counters()
             return sum(count for name, count in counters.items() if name.startswith("cluster_refused_"))
 
-        poll(lambda: refused() >= 400, DEADLINE_S)
+        poll(lambda: refused() >= 200, DEADLINE_S)
         after = [node.status() for node in nodes]
         for one, other in zip(before, after, strict=True):
             assert (one["origin"], one["epoch"], one["incarnation"]) == (

@@ -17,10 +17,9 @@ from app.client import Client, KVRequest
 from app.client.errors import KeyNotFound
 from app.wire.protocol import GET, SYS_OVERLOAD_ERR
 from tests.integration.traffic import Traffic
-from tests.support.nodes import Node, await_count, cluster
-from tests.support.polling import poll
+from tests.support.nodes import MANY_KEYS_S, Node, await_count, cluster
+from tests.support.polling import DEADLINE_S, poll
 
-DEADLINE_S = 30.0
 SETTLED = 500  # requests answered before a disturbance and after it
 
 Tell = Callable[[str], None]
@@ -235,7 +234,7 @@ BOUND_BYTES = 128 << 20
 
 def flood(nodes: Sequence[Node], first: int, count: int, size: int) -> None:
     """Put that many values of one size under new keys, a thousand at a time."""
-    with Client([node.name for node in nodes]) as client:
+    with Client([node.name for node in nodes], timeout_s=MANY_KEYS_S) as client:
         for start in range(first, first + count, 1000):
             client.put_many((b"%d" % n, (b"%d" % n).ljust(size, b".")) for n in range(start, start + 1000))
 
@@ -260,7 +259,7 @@ def test_memory_stays_bounded_with_copies_during_repair_and_handover(tmp_path: P
         peaks = [of["peak_resident_bytes"] for of in counters]
         tell(f"peaks: {[round(peak / (1 << 20), 1) for peak in peaks]} MiB")
         assert max(peaks) < BOUND_BYTES
-        with Client([node.name for node in nodes]) as client:
+        with Client([node.name for node in nodes], timeout_s=MANY_KEYS_S) as client:
             found = client.get_many([b"%d" % n for n in range(54_000, 57_000)])
         assert len(found) > 2_900, "what was written last is there"
         assert all(value == key.ljust(3_000, b".") for key, (value, _) in found.items())

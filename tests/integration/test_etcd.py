@@ -6,7 +6,7 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tests.integration.traffic import Traffic
 from tests.support.certificates import Authority
 from tests.support.etcd import ABSENT, PROGRAM, Forwarder, Member, etcd
 from tests.support.nodes import HOST, Node, await_count, cluster
-from tests.support.polling import poll
+from tests.support.polling import awaited, poll
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=ABSENT)
 NAME = "kv1"
@@ -46,8 +46,14 @@ def start(nodes: list[Node]) -> None:
 
 
 def coordinator_of(nodes: list[Node]) -> Node:
-    name = nodes[-1].status()["coordinator"]
-    return next(node for node in nodes if node.name == name)
+    """As the last one has it."""
+    by_name = {node.name: node for node in nodes}
+    return awaited(lambda: by_name.get(nodes[-1].status().get("coordinator", "")), "one of them coordinates")
+
+
+def leader_of(members: list[Member]) -> Member:
+    """Etcd has none while its members agree on one."""
+    return awaited(lambda: next((member for member in members if member.is_leader()), None), "one of them leads")
 
 
 def fill(node: Node) -> dict[bytes, bytes]:
@@ -200,9 +206,9 @@ def test_etcds_leader_changes_under_load(tmp_path: Path) -> None:
         epoch = nodes[0].status()["epoch"]
         with Traffic(nodes) as traffic:
             traffic.go_on(300)
-            leader = next(member for member in members if member.is_leader())
+            leader = leader_of(members)
             leader.kill()
-            poll(lambda: any(one.is_leader() for one in members if one is not leader), complaint="another leads")
+            leader_of([member for member in members if member is not leader])
             traffic.go_on(300)
         traffic.check()
         assert {node.status()["epoch"] for node in nodes} == {epoch}
@@ -252,7 +258,7 @@ def test_restored_from_an_old_backup_it_is_refused_with_a_line(tmp_path: Path, o
         backup.rename(one_etcd.data)
         one_etcd.start()
         poll(lambda: all(map(is_refusing, left)), complaint="nobody serves")
-        assert says(coordinator_of(left), "it was restored, or wiped")
+        poll(lambda: says(coordinator_of(left), "it was restored, or wiped"), complaint="it says why")
         assert any("the register is refused: it holds epoch" in node.log for node in left)
         found_by_force(left[0])
         await_count(left, 2)
@@ -318,6 +324,14 @@ def reread(node: Node) -> str:
 
 def _reloads(node: Node) -> list[str]:
     return [line for line in node.log.splitlines() if "node.reloaded" in line or "node.not_reloaded" in line]
+
+
+@contextmanager
+def answered_again(node: Node) -> Iterator[None]:
+    """The register has not answered; what is done here mends that. On a busy machine it may have happened before."""
+    before = node.log.count("the register answers again")
+    yield
+    poll(lambda: node.log.count("the register answers again") > before, complaint="the register answers again")
 
 
 def test_a_user_and_a_password(tmp_path: Path, one_etcd: Member) -> None:
@@ -401,15 +415,15 @@ def test_certificates_are_changed_while_nodes_run(tmp_path: Path) -> None:
             poll(lambda: says(node, "bad certificate"), complaint="etcd refuses it")
             ours.write_text("no certificate\n")
             assert f"--etcd-cert-file {ours}: holds no certificate" in reread(node)
-            show(*authority.sign("new"))
-            assert "etcd=cert-file" in reread(node)
-            poll(lambda: node.log.count("the register answers again") == 1, complaint="etcd takes it")
+            with answered_again(node):
+                show(*authority.sign("new"))
+                assert "etcd=cert-file" in reread(node)
 
             another.sign("etcd")  # in the same files
             member.kill()
             member.start()
             poll(lambda: says(node, "certificate verify failed"), complaint="the node refuses etcd's")
-            trusted.write_bytes(trusted.read_bytes() + another.certificate.read_bytes())
-            assert "etcd=ca-file" in reread(node)
-            poll(lambda: node.log.count("the register answers again") == 2, complaint="it takes it")
-            assert node.serves()
+            with answered_again(node):
+                trusted.write_bytes(trusted.read_bytes() + another.certificate.read_bytes())
+                assert "etcd=ca-file" in reread(node)
+            poll(node.serves, complaint="it serves")

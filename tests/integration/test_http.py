@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,16 +17,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.wire.protocol import NO_ERR, PUT, slot_of
 from tests.integration.http_nodes import fetch, status, watched_cluster
 from tests.support.nodes import Node, run_python, run_to_its_end
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, awaited, poll
+from tests.support.ports import free_port
 from tools.nodes import write_servers
 
-DEADLINE_S = 20.0
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
-    with watched_cluster(tmp_path_factory.mktemp("http"), 3, ("--slow-ms", "1", "--leave-timeout", "5")) as nodes:
+    with watched_cluster(tmp_path_factory.mktemp("http"), 3, ("--slow-ms", "1", "--leave-timeout", "3")) as nodes:
         yield nodes
 
 
@@ -72,12 +73,12 @@ def test_a_write_that_waited_for_its_copies_is_counted_as_such(nodes: list[Node]
 
 
 def test_each_node_shows_what_the_others_say_of_themselves(nodes: list[Node]) -> None:
-    def complete() -> bool:
-        members = status(nodes[0])["members"]
-        return len(members) == 3 and all(member["vitals"] and member["rate"] is not None for member in members)
+    def complete() -> list[dict[str, Any]] | None:
+        members: list[dict[str, Any]] = status(nodes[0]).get("members", [])
+        is_complete = len(members) == 3 and all(one["vitals"] and one["rate"] is not None for one in members)
+        return members if is_complete else None
 
-    poll(complete, DEADLINE_S)
-    for member in status(nodes[0])["members"]:
+    for member in awaited(complete, "all are shown"):
         assert 20 * MIB < member["vitals"]["resident_bytes"] <= member["vitals"]["peak_resident_bytes"] < 128 * MIB
         assert str(member["vitals"]["http_port"]) in [node.environment["KV_HTTP"] for node in nodes]
 
@@ -132,9 +133,12 @@ def test_scrapes_leave_a_node_within_its_bound(nodes: list[Node]) -> None:
 
 
 def test_a_node_that_stops_is_not_ready(nodes: list[Node]) -> None:
-    """Its HTTP server goes last, so a balancer hears it before it finds nobody."""
-    node = nodes[2]
+    """Its HTTP server goes last, so a balancer hears it before it finds nobody. Here the others stand still and take
+    nothing over: it waits for them, longer than any balancer, or this test, is kept from asking."""
+    *others, node = nodes
     heard: list[int] = []
+    for other in others:
+        other.send_signal(signal.SIGSTOP)
     node.send_signal(signal.SIGTERM)
 
     def is_gone() -> bool:
@@ -142,13 +146,15 @@ def test_a_node_that_stops_is_not_ready(nodes: list[Node]) -> None:
         return node.process.poll() is not None
 
     poll(is_gone, DEADLINE_S)
+    for other in others:
+        other.send_signal(signal.SIGCONT)
     assert node.process.returncode == 0
     assert 503 in heard
     assert 200 not in heard[heard.index(503) :]
 
 
 def test_a_taken_port_is_one_line_and_status_2(nodes: list[Node], tmp_path: Path) -> None:
-    port = nodes[2].port  # it has left
+    port = free_port()
     servers = write_servers(tmp_path, [port])
     taken = nodes[0].environment["KV_HTTP"]
     done = run_to_its_end(str(port), str(servers), "--bind", "127.0.0.1", KV_HTTP=taken)

@@ -14,11 +14,10 @@ import pytest
 from app.wire.protocol import GET, NO_ERR, PUT
 from tests.http.test_hostile import HOSTILE
 from tests.support.nodes import Node
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, poll
 from tests.support.ports import HOST, free_ports
 from tools.nodes import command, write_servers
 
-DEADLINE_S = 20.0
 FILLING = b"x\n"
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ from app.wire.protocol import GET, KEY_DNE_ERR, NO_ERR, PUT, SLOT_COUNT, slot_of
 from tests.integration.http_nodes import fetch
 from tests.lab.network import Cable, Host, Network
 from tests.support.nodes import REPOSITORY, Node, environment
-from tests.support.polling import poll
+from tests.support.polling import DEADLINE_S, poll
 
 # What an idle machine keeps within 2 s (docs/networks.md) must be there within so long on a busy one.
 SERVED_S: Final = 8.0
@@ -105,7 +105,7 @@ class Lab:
         coordinates."""
         for node in nodes or self.nodes:
             node.start()
-        self.await_whole(nodes or self.nodes)
+        self.await_whole(nodes or self.nodes, DEADLINE_S)  # starting takes a busy machine longest
         seniority = [row[0] for row in (nodes or self.nodes)[0].status()["members"]]
         return sorted(nodes or self.nodes, key=lambda node: seniority.index(node.name))
 
@@ -250,4 +250,5 @@ class Probes:
         self._asked[message_id] = (command, slot)
         key = self._keys[slot]
         request = KVRequest(command, key, b"probed") if command == PUT else KVRequest(command, key)
-        sock.sendto(codec.encode_request(message_id, request), random.choice(self._servers))
+        with suppress(BlockingIOError):  # what was sent before is still on its way: it is asked again
+            sock.sendto(codec.encode_request(message_id, request), random.choice(self._servers))

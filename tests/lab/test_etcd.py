@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from app.cluster.membership.timing import YIELD_S
 from tests.integration.http_nodes import fetch
 from tests.integration.traffic import Traffic
 from tests.lab.conftest import Tell
-from tests.lab.lab import Lab, LabNode, Probes, lab
+from tests.lab.lab import SERVED_S, Lab, LabNode, Probes, lab
 from tests.lab.network import Cable
 from tests.lab.test_networks import each, revive, serves_on
 from tests.support.etcd import ABSENT, PROGRAM, Member, running
@@ -66,7 +67,9 @@ def test_two_of_three_are_killed_at_once(tmp_path: Path, tell: Tell) -> None:
             for node in (a, b):
                 revive(here, node)
 
-        serves_on(here, [c], kill, start, lambda text: tell("two of three are killed" + text))
+        # One of three first gives two others the time to go on without it.
+        said = lambda text: tell("two of three are killed" + text)  # noqa: E731
+        serves_on(here, [c], kill, start, said, YIELD_S + SERVED_S)
 
 
 def test_a_coordinator_that_does_not_reach_etcd_when_another_is_killed(tmp_path: Path, tell: Tell) -> None:

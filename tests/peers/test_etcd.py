@@ -18,11 +18,13 @@ from app.cluster.events import AskRegister, RegisterAnswered, RegisterFailed
 from app.config.coordination import Coordination, Credentials, Endpoint, read_credentials
 from app.config.servers import lookup_host
 from app.loop import GeventLoop
+from app.peers import etcd as etcd_module
 from app.peers.etcd import Etcd
 from app.peers.etcd_access import Certificates
 from tests.support import etcd as real
 from tests.support.certificates import Authority
 from tests.support.gevent_loop import watched_loop
+from tests.support.polling import DEADLINE_S
 from tests.support.polling import poll_in_loop as poll
 from tests.support.ports import HOST
 
@@ -58,6 +60,7 @@ class Server:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # else the thread still waits there, for the next test's clients
         self._listener.close()
 
     def _serve(self) -> None:
@@ -91,9 +94,17 @@ class Server:
 
 
 @pytest.fixture
-def loop() -> Iterator[GeventLoop]:
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeventLoop]:
+    # On a busy machine what is sound may take longer than 0.3 s.
+    monkeypatch.setattr(etcd_module, "REGISTER_TIMEOUT_S", DEADLINE_S)
     with watched_loop() as watched:
         yield watched
+
+
+@pytest.fixture
+def in_time(loop: GeventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer has little time all the same."""
+    monkeypatch.setattr(etcd_module, "REGISTER_TIMEOUT_S", 1.0)
 
 
 class Client:
@@ -249,9 +260,10 @@ class TestFaults:
         assert len(why) < 400
         assert client.etcd.failures == 1
 
+    @pytest.mark.usefixtures("in_time")
     def test_nothing_in_time(self, asked: Make) -> None:
         client, _ = asked(b"HTTP/1.1 200 OK\r\n")
-        assert "nothing within 0.3 s" in client.why()
+        assert "nothing within 1 s" in client.why()
 
     def test_the_next_endpoint_is_asked_the_next_time(self, loop: GeventLoop) -> None:
         dead = Server()
@@ -348,6 +360,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
 
 
 class TestTls:
+    @pytest.mark.usefixtures("in_time")
     def test_an_etcd_that_says_nothing_holds_up_nobody(self, loop: GeventLoop) -> None:
         with socket.create_server((HOST, 0)) as silent:
             end = threading.Timer(5.0, silent.shutdown, (socket.SHUT_RDWR,))  # should the loop wait for it
@@ -360,7 +373,7 @@ class TestTls:
                 turns += 1
             end.cancel()
             assert turns > 10
-            assert "nothing within 0.3 s" in str(client.taken[0])
+            assert "nothing within 1 s" in str(client.taken[0])
 
     @pytest.mark.parametrize(
         ("of_etcd", "host", "word"),

@@ -134,6 +134,7 @@ class Forwarder:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # else the thread still waits there
         self._listener.close()
 
     def _accept(self) -> None:

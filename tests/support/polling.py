@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import gevent
 
@@ -11,6 +11,8 @@ import gevent
 DEADLINE_S: Final = 30.0
 # Between two questions. Short enough that the times which some tests print are true to about a percent.
 PAUSE_S: Final = 0.005
+
+_Found = TypeVar("_Found")
 
 
 def poll(
@@ -33,5 +35,19 @@ def poll(
     return time.monotonic() - started
 
 
-# The same where the other side runs in this process's gevent loop, which must turn meanwhile.
+def awaited(look: Callable[[], _Found | None], complaint: str = "") -> _Found:
+    """Look until there is something, and return that. AssertionError after the deadline."""
+    found: list[_Found] = []
+
+    def has_found() -> bool:
+        one = look()
+        if one is not None:
+            found.append(one)
+        return bool(found)
+
+    poll(has_found, complaint=complaint)
+    return found[0]
+
+
+# `poll` where the other side runs in this process's gevent loop, which must turn meanwhile.
 poll_in_loop: Final = partial(poll, pause=gevent.sleep)

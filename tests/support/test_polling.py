@@ -5,7 +5,7 @@ from itertools import count
 import gevent
 import pytest
 
-from tests.support.polling import poll, poll_in_loop
+from tests.support.polling import awaited, poll, poll_in_loop
 
 
 def test_it_asks_until_it_is_so() -> None:
@@ -24,6 +24,12 @@ def test_what_did_not_happen_is_told() -> None:
 
 def test_it_is_asked_once_even_with_no_time_at_all() -> None:
     assert poll(lambda: True, 0) < 1
+
+
+def test_what_is_looked_for_is_returned_even_if_it_is_empty() -> None:
+    looks = iter((None, None, "", "too late"))
+    assert awaited(lambda: next(looks)) == ""
+    assert next(looks) == "too late"
 
 
 def test_the_loop_turns_meanwhile() -> None:

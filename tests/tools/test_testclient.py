@@ -183,7 +183,7 @@ class DiesOfJunk(Peer):
 
 def test_a_node_that_dies_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     with DiesOfJunk() as peer:
-        status = run(peer, "-q", "--timeout", "0.1")
+        status = run(peer, "-q", "--timeout", "0.5")
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
     assert lines[0].startswith("FAIL  an empty datagram")

@@ -193,7 +193,7 @@ class Guarded(Peer):
 def test_who_is_no_administrator_is_told_so(capfdbinary: Captured, arguments: list[str]) -> None:
     with Guarded() as peer:
         peer.status = status_of(peer)
-        assert run(peer, *arguments, "--timeout", "0.05") == 3
+        assert run(peer, *arguments, "--timeout", "0.5") == 3
         told = f"{peer.name} answers, but not to this: is your address in its --admin-allow?"
         assert capfdbinary.readouterr().err == f"kv.py: {told}\n".encode()
 
@@ -318,7 +318,7 @@ def test_config(capfdbinary: Captured) -> None:
 
 def test_config_of_several_nodes_is_one_answer_whatever_becomes_of_each(capfdbinary: Captured) -> None:
     with Guarded() as silent, Peer() as peer:
-        asked = ["config", "set", "slow-ms", "7", "-s", f"{silent.name},{peer.name}", "--timeout", "0.05"]
+        asked = ["config", "set", "slow-ms", "7", "-s", f"{silent.name},{peer.name}", "--timeout", "0.5"]
         assert cli.status_of("kv.py", lambda: kv.main([*asked, "--json"])) == 3
         assert peer.settings["slow_ms"] == "7", "the others are asked all the same"
         printed = capfdbinary.readouterr()

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from random import Random
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
@@ -20,6 +20,7 @@ from app.wire.protocol import (
     NO_SPC_ERR,
     PUT,
     REMOVE,
+    SLOT_COUNT,
     SYS_OVERLOAD_ERR,
     TYPE_ACK,
     TYPE_RESPONSE,
@@ -257,14 +258,15 @@ class Load:
 
 
 def make_keys(count: int) -> list[bytes]:
-    """Keys of which several share a slot."""
+    """So many keys, in a quarter of all slots at most: two a slot, and more only where they would not fit else."""
+    a_slot = max(2, ceil(count / (SLOT_COUNT // 4)))
     keys: list[bytes] = []
     by_slot: Counter[int] = Counter()
     number = 0
     while len(keys) < count:
         key = b"key%d" % number
         number += 1
-        if slot_of(key) % 8 < 2 and by_slot[slot_of(key)] < 2:
+        if slot_of(key) % 8 < 2 and by_slot[slot_of(key)] < a_slot:
             by_slot[slot_of(key)] += 1
             keys.append(key)
     return keys

@@ -59,6 +59,7 @@ class Cluster:
         self.listed = self.hosts[: options.listed or options.hosts]  # the servers file, as it is now
         # The servers that are to belong. Those besides the file's are added by a command, and ask to join.
         self.belonging = list(self.listed)
+        self.forced_out: set[str] = set()  # of those that are to belong no more
         self.by_address = {host.address: host for host in self.hosts}
         self.network = Network(self.world, options.network, self.hosts)
         self.register = (
@@ -157,12 +158,15 @@ class Cluster:
             self.count("servers ordered")
             self.belonging.append(added)
             added.stays_down = added.was_removed = False
+            self.forced_out.discard(added.address)
         return added is not None
 
-    def order_removal(self, host: Host) -> None:
-        """A server is to belong no more: if it runs, it hands over and ends."""
-        self.world.note(host, "is to belong no more")
-        self.count("removals ordered")
+    def order_removal(self, host: Host, *, by_force: bool = False) -> None:
+        """A server is to belong no more: if it runs, it hands over and ends. By force it goes with what it holds."""
+        self.world.note(host, "is to belong no more", "by force" if by_force else "")
+        self.count("removals forced" if by_force else "removals ordered")
+        if by_force:
+            self.forced_out.add(host.address)
         self.belonging.remove(host)
         host.stays_down = host.was_removed = True
 
@@ -178,7 +182,7 @@ class Cluster:
         told = json.loads(process.node.membership.order(b""))
         belongs = set(told["servers"]) or {host.address for host in self.listed}
         changes = [{"add": name} for name in sorted(wanted - belongs)]
-        changes += [{"remove": name} for name in sorted(belongs - wanted)]
+        changes += [{"remove": name, "force": name in self.forced_out} for name in sorted(belongs - wanted)]
         for change in changes:
             process.node.membership.order(json.dumps(change).encode())
 

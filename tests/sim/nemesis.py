@@ -67,6 +67,7 @@ class Nemesis:
         self._cluster = cluster
         self._world = cluster.world
         self._rng = Random(cluster.world.rng.getrandbits(32))
+        self._forcing = Random(cluster.world.seed ^ 0xF0CE)  # of its own, so that the other faults stay as they were
         self._until = until
         self._pace_s = pace_s or self._rng.choice(PACES_S)
         self._faults = faults or tuple(fault for fault in FAULTS if self._rng.random() < 0.6) or FAULTS
@@ -283,14 +284,16 @@ class Nemesis:
             self._later(self._rng.uniform(0, 1.0), cluster.start, cluster.belonging[-1])
 
     def order_removal(self) -> None:
-        """One is removed by a command, be it up or not; at times it is started anew after that."""
+        """One is removed by a command, be it up or not; at times it is started anew after that. At times by force, if
+        nothing is lost by that."""
         cluster, rng = self._cluster, self._rng
         founders = [host for host in cluster.belonging if host in cluster.listed]
         spare = [host for host in cluster.belonging if host not in cluster.listed]
         if 2 * (len(founders) - 1) > len(cluster.listed):
             spare += founders
         if spare and len(cluster.belonging) > 2:
-            cluster.order_removal(rng.choice(spare))
+            host = rng.choice(spare)
+            cluster.order_removal(host, by_force=self._forcing.random() < 0.3 and self._spares(host))
 
     def return_removed(self) -> None:
         """One that was removed is started all the same, by its old file if it was in it: it stays outside."""

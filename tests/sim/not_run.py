@@ -159,12 +159,14 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/peers/datagram_auth.py": {
+        RARE: [
+            'raise BadDatagram("unknown_sender")',
+        ],
         AHEAD: [
             "self.incarnation += 1 + self._draw()",
             "known.incarnation = known.received = known.taken = 0",
         ],
         MALFORMED: [
-            'raise BadDatagram("unknown_sender")',
             'raise BadDatagram("malformed")',
             'raise BadDatagram("wrong_secret")',
         ],
@@ -198,21 +200,17 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/peers/connecting.py": {
-        AHEAD: [
-            'raise Refused("other_address")',
-        ],
         RARE: [
+            'raise Refused("other_address")',
+            'raise OSError(errno.EHOSTUNREACH, "unknown, without an address, or of another address family")',
+            'raise Refused("misdirected")',
+            'raise Refused("unknown_peer")',
             "self._connect(peer, deadline_s).close()",
         ],
         SYSTEM: [
-            'raise OSError(errno.EHOSTUNREACH, "unknown, without an address, or of another address family")',
             "raise OSError(code, os.strerror(code))",
             'raise ConnectionAbortedError(errno.ECONNABORTED, "connected to itself")',
             'raise ConnectionAbortedError(errno.ECONNABORTED, "the socket\'s buffer is full")',
-        ],
-        MALFORMED: [
-            'raise Refused("misdirected")',
-            'raise Refused("unknown_peer")',
         ],
     },
     "app/peers/frame_queue.py": {
@@ -231,6 +229,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "parts, self.parts = parts[:count], parts[count:]",
         ],
         RARE: [
+            "return link.queued if link else 0",
             "return  # the node stops: it is about to be told",
             "self.close(peer)",
             '_faults.debug("dial_failed", peer=peer, error=error)',
@@ -252,9 +251,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             '_faults.error("accept_failed", error=error)',
             "self._acceptor.stop()",
             "self._pause.start(_ACCEPT_PAUSE_S, self._acceptor.start, self._accept)",
-        ],
-        SYSTEM: [
-            "return link.queued if link else 0",
         ],
         MALFORMED: [
             "self._end_for(link, str(fault))",
@@ -332,10 +328,8 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "app/cluster/membership/bootstrap.py": {
-        AHEAD: [
-            "return state.of(member.address).is_dead(member.incarnation)",
-        ],
         RARE: [
+            "return state.of(member.address).is_dead(member.incarnation)",
             "return all(self._is_gone(member) for member in view.members)",
             "state = self._state",
             "if member.address == state.address:",

@@ -360,6 +360,28 @@ class TestRefusals:
         world.register.seat, world.register.view = backup
         self.assert_refused(world, said, "restored")
 
+    @pytest.mark.parametrize("seed", [1, 3])
+    def test_a_newcomer_founds_nothing_by_an_old_backup_beside_those_who_have_been_restarted_since(
+        self, seed: int
+    ) -> None:
+        """By the backup all members are dead for certain. What others go by is heard late: half of all is lost."""
+        world, _ = cluster(3, seed)
+        backup = (world.register.seat, world.register.view)
+        for host in world.hosts:
+            world.crash(host)
+            world.run(world.now + 1.5)
+            world.start(host)
+            until(world, lambda: counts(world) == {3} and is_served(world), 5.0)
+        victim = next(one for one in world.processes() if not one.core._state.is_coordinator).host
+        world.crash(victim)
+        until(world, lambda: counts(world) == {2} and is_served(world), 1.5)
+        said = self.errors(world)
+        world.register.seat, world.register.view = backup
+        world.options.loss, world.options.delay_s, world.options.jitter_s = 0.5, 0.01, 0.05
+        world.start(victim)
+        self.assert_refused(world, said, "restored")
+        assert world.register.seat == backup[0]
+
     def test_a_backup_of_the_same_view_does_no_harm(self) -> None:
         world, checks = cluster(3)
         backup = (world.register.seat, world.register.view)

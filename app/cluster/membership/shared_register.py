@@ -31,7 +31,8 @@ may have the only copy of something (coordinator.py): those slots wait for it, o
 An outsider writes a view of itself alone, in which all slots start empty, only when nothing is lost by that: no view
 was ever written; or the last member has left in order; or every member is dead for certain. Or else when more than half
 of them are dead for certain, nothing is heard of the others, and the seat was not written for GIVEN_UP_S: longer than
-any of those takes to go on by itself, and than what the dead have promised can count.
+any of those takes to go on by itself, and than what the dead have promised can count. Never while it hears somebody who
+goes by a later view than the one that it has read, or by another cluster's.
 
 **An answer that is lost.** Of a swap that was not answered nobody knows whether it was taken, or will be yet. So
 nothing else is tried until a read shows: the seat that was written (it was taken, and counts from when it was sent); or
@@ -428,6 +429,12 @@ class SharedRegister(Register):
             return ""
         return f"it holds cluster {view.cluster_id}, and {min(clusters)} goes by another: {_OTHER_NAME}"
 
+    def _is_behind(self, view: View) -> bool:
+        """As an outsider: whether others go by what came after this view. The register holds that by now; or an old
+        backup was restored, of members that have all been restarted since."""
+        keys = [self._state.of(server).view_key for server in self._heard_with_a_view()]
+        return not self._is_forced and any(key[0] == view.cluster_id and key[1] > view.epoch for key in keys)
+
     def _tell_of_another_cluster(self) -> None:
         """As a member: others, who may have founded theirs at the same moment, are no business of the register's."""
         state = self._state
@@ -545,7 +552,7 @@ class SharedRegister(Register):
         state, view, seat = self._state, self._state.view, self._seat
         assert view is not None
         assert seat is not None
-        if state.leaving or not self._has_listened:
+        if state.leaving or not self._has_listened or self._fault_beside(view) or self._is_behind(view):
             return False
         if seat.is_left:
             return True

@@ -592,6 +592,20 @@ class TestOutsider:
         rig.listen()
         assert rig.ask().expected == rig.seat
 
+    @pytest.mark.parametrize(("heard", "starts"), [((7, 1, 1), True), ((7, 2, 9), False), ((77, 1, 1), False)])
+    def test_nothing_is_started_where_somebody_goes_by_what_came_later(
+        self, heard: tuple[int, int, int], starts: bool
+    ) -> None:
+        """What was read may be no more than an old backup, of members that have all been restarted since."""
+        rig = Rig("a", "bcd")
+        rig.settle()
+        rig.listen()
+        die(rig.state, "b", "c", "d")
+        rig.state.of("b").view_key = heard
+        assert rig.shared.may_start() == starts
+        rig.state.of("b").heard_awake_s -= timing.HEARD_S
+        assert rig.shared.may_start(), "it is there no more"
+
     @pytest.mark.parametrize(("heard", "is_refused"), [({}, False), ({"d": 77}, True), ({"d": 77, "c": 7}, False)])
     def test_what_others_than_its_members_go_by(self, heard: dict[str, int], is_refused: bool) -> None:
         """Of a register that holds a view of cluster 7."""
@@ -601,7 +615,7 @@ class TestOutsider:
         assert rig.state.view.cluster_id == 7
         hear(rig.state, *heard)
         for server, cluster in heard.items():
-            rig.state.of(server).view_key = (cluster, 5, 5)
+            rig.state.of(server).view_key = (cluster, 1, 1)
         rig.answer(rig.ask())
         assert ("and d goes by another" in rig.shared.fault) == is_refused
         die(rig.state, "b")

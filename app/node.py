@@ -46,7 +46,7 @@ from app.peers.links import Links
 from app.peers.lookups import Lookups
 from app.peers.membership import DatagramSender, Membership, SharedRegister
 from app.peers.view_log import ViewLog
-from app.reload import Reload, warn_of_an_exposed_secret
+from app.reload import Reload, warn_of_exposed
 from app.requests.answers import Answers
 from app.requests.commands import Commands
 from app.requests.forwarding import SWEEP_S, Forwarding
@@ -331,8 +331,7 @@ class Node:
         )
         if fast.CORE == fast.STALE:
             _log.warning("core_stale")
-        if options.secret_file is not None:
-            warn_of_an_exposed_secret(options.secret_file)
+        warn_of_exposed(options.secret_paths)
 
     def leave(self) -> None:
         """Hand over, then stop; stop at once when called again later than _SAME_SIGNAL_S."""

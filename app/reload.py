@@ -3,10 +3,11 @@
 All of it or nothing: a file with a fault changes nothing, and the log says why.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from app.config import files
 from app.config.options import Options
-from app.config.secret import SecretFile, Secrets, read_secret
+from app.config.secret import Secrets, read_secret
 from app.config.servers import ServersError, load, reread
 from app.loop import Loop
 from app.observe import logs
@@ -88,6 +89,7 @@ class Reload:
             self._links.take_secrets(secrets.taken)
             self._membership.take_secrets(secrets.taken, is_new_used=secrets.is_new_used)
         etcd = go_over() if go_over is not None else ""
+        warn_of_exposed(options.secret_paths)
         _log.info(
             "reloaded",
             servers=len(names),
@@ -107,11 +109,11 @@ class Reload:
             found = read_secret(file.path, again=True)
         except ValueError as error:
             raise ServersError(f"KV_CLUSTER_SECRET_FILE {file.path}: {error}") from None
-        warn_of_an_exposed_secret(found)
         return self._secrets.reread(found.secret)
 
 
-def warn_of_an_exposed_secret(file: SecretFile) -> None:
-    """A line in the log, if other users than its owner and group may open it."""
-    if file.exposed_mode:
-        _log.warning("secret_exposed", file=file.path, mode=file.exposed_mode)
+def warn_of_exposed(paths: Iterable[str]) -> None:
+    """A line in the log for each of the files that other users than its owner and group may open."""
+    for path in paths:
+        if mode := files.exposed_mode(path):
+            _log.warning("secret_exposed", file=path, mode=mode)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.config.coordination import read_credentials
 from app.config.secret import read_secret
 from app.config.servers import Server, ServersError, reread
 from app.requests.request import PATIENCE_S
@@ -223,12 +224,6 @@ def test_a_secret_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture
         f"KV_CLUSTER_SECRET_FILE {path}: a secret has at least"[:60],
     )
     assert "secret of all" not in caplog.text
-    assert not [one for one in caplog.records if one.message == "node.secret_exposed"]
-    path.write_text("the new secret of all\n")
-    path.chmod(0o644)
-    rig.reload(ME, PEER)
-    (exposed,) = (one for one in caplog.records if one.message == "node.secret_exposed")
-    assert exposed.__dict__["fields"] == {"file": str(path), "mode": "0644"}
     rig.node.stop()
 
 
@@ -276,6 +271,44 @@ def test_files_for_an_etcd_are_read_again(tmp_path: Path, caplog: pytest.LogCapt
     assert [event for event, _ in not_reloaded] == ["node.not_reloaded"] * 2
     assert str(not_reloaded[1][1]["cause"]) == "--etcd-ca-file ca: can't be read"
     rig.node.stop()
+
+
+# Files that nobody else should read.
+
+
+@pytest.mark.parametrize("has_key_file", [True, False])
+def test_those_that_every_user_may_read_are_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, has_key_file: bool
+) -> None:
+    """At the start, and whenever they are read again; a certificate only if its key is in the same file."""
+    secret, user, cert, key = (tmp_path / name for name in ("secret", "user", "cert.pem", "key.pem"))
+    secret.write_text("a secret of all nodes\n")
+    user.write_text("kv:password\n")
+    cert.touch(0o644)
+    key.touch(0o644)
+    opened = (secret, user, key if has_key_file else cert)
+
+    def warned() -> list[object]:
+        found = [one.__dict__["fields"] for one in caplog.records if one.message == "node.secret_exposed"]
+        caplog.clear()
+        return found
+
+    for mode in (0o640, 0o644):
+        for path in opened:
+            path.chmod(mode)
+        expected = [{"file": str(path), "mode": "0644"} for path in opened if mode == 0o644]
+        rig = Reloading(
+            tmp_path / "servers.txt",
+            register=Register(),
+            secret_file=read_secret(str(secret)),
+            etcd_user=read_credentials(str(user)),
+            etcd_cert_file=str(cert),
+            etcd_key_file=str(key) if has_key_file else None,
+        )
+        assert warned() == expected
+        rig.reload(ME, PEER)
+        assert warned() == expected
+        rig.node.stop()
 
 
 # Servers that views list, whatever the file says.

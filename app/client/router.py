@@ -173,8 +173,8 @@ class Router:
             if self._is_in_doubt():
                 targets = [*sorted(self._adherents)[:1], *sorted(self._strangers)[:PROBES_MAX]] or targets
         due_by = now + PROBE_MAX_S if self._has_nobody() else now
-        due = [index for index in self._unproven() if self._asked.get(index, (-inf, 0.0))[0] <= due_by]
-        due.sort(key=lambda index: self._asked.get(index, (-inf, 0.0))[0])
+        due = [index for index in self._unproven() if self._due_at(index, -inf) <= due_by]
+        due.sort(key=lambda index: self._due_at(index, -inf))
         longest_s = PROBE_MIN_S if self._has_nobody() else PROBE_MAX_S
         for index in due[:PROBES_MAX]:
             wait_s = min(2 * self._asked.get(index, (0.0, PROBE_MIN_S / 2))[1], longest_s)
@@ -258,7 +258,11 @@ class Router:
         return given + sorted(wanted - {NOWHERE} - proven - set(given))
 
     def _next_probe_at(self, now: float) -> float:
-        return min((self._asked.get(index, (now, 0.0))[0] for index in self._unproven()), default=inf)
+        return min((self._due_at(index, now) for index in self._unproven()), default=inf)
+
+    def _due_at(self, index: int, if_never: float) -> float:
+        """When the server is to be asked again; `if_never`: for one that was not asked yet."""
+        return self._asked[index][0] if index in self._asked else if_never
 
     def _meet(self, members: Iterable[str], now: float) -> None:
         """See to it that each member's address has a server, if it can have one."""

@@ -115,7 +115,7 @@ def file_of_certificates(path: str) -> str:
 
 def _content(path: str, max_bytes: int, *, again: bool) -> bytes:
     try:
-        content, _ = files.read(path, max_bytes + 1, again=again)
+        content = files.read(path, max_bytes + 1, again=again)
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from None
     if len(content) > max_bytes:

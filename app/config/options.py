@@ -409,6 +409,13 @@ class Options:
         """What nodes prove to each other that they know; None: they go by the servers file's addresses."""
         return self.secret_file.secret if self.secret_file else self.secret
 
+    @property
+    def secret_paths(self) -> list[str]:
+        """The files whose content no other user of the machine should know."""
+        found = [file.path for file in (self.secret_file, self.etcd_user) if file is not None]
+        key = self.etcd_key_file or self.etcd_cert_file
+        return found if key is None else [*found, key]
+
 
 def settings() -> Iterator[tuple[str, Setting]]:
     """Every setting that is an option, with the name of its field, in the order of the manual."""

@@ -13,7 +13,6 @@ end at the end, which editors, `echo` and mounted files add, is no part of it.
 """
 
 import os
-import stat
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,7 +31,6 @@ class SecretFile:
 
     secret: bytes = field(repr=False)
     path: str
-    exposed_mode: str | None  # the file's mode, like "0644", if users who are neither owner nor group may open it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +76,10 @@ def read_secret(path: str, *, again: bool = False) -> SecretFile:
     """The secret that a file holds, or a pipe like that of the shell's <(...); `again`: see files.py. ValueError with
     what is wrong."""
     try:
-        data, status = files.read(path, SECRET_MAX_BYTES + 3, again=again)  # a byte more than fits with its line end
+        data = files.read(path, SECRET_MAX_BYTES + 3, again=again)  # a byte more than fits with its line end
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ValueError(f"can't read it: {error.strerror if isinstance(error, OSError) else error}") from None
-    # Of what is no regular file the mode says nothing of who can read it. A group is given to a file on purpose.
-    is_exposed = stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IROTH | stat.S_IWOTH)
-    return SecretFile(_checked(data), path, f"{stat.S_IMODE(status.st_mode):04o}" if is_exposed else None)
+    return SecretFile(_checked(data), path)
 
 
 def _checked(data: bytes) -> bytes:

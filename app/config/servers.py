@@ -206,7 +206,7 @@ def unresolved(name: str) -> Server | None:
 def read_file(path: str, *, again: bool = False) -> bytes:
     """What is in the servers file; `again`: see files.py. Raises ServersError."""
     try:
-        data, _ = files.read(path, FILE_MAX_BYTES + 1, again=again)
+        data = files.read(path, FILE_MAX_BYTES + 1, again=again)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ServersError(f"can't read the servers file {path!r}: {reason}") from None

@@ -77,7 +77,7 @@ class Relayed:
         body = self._body
         now_s = self._turn.now_s
         deadline_s, kept.hops = unpack_forward(body)
-        kept.client, kept.peer = b"", self._peer
+        kept.client, kept.asked_at, kept.peer = b"", b"", self._peer
         kept.deadline_s = min(deadline_s, now_s + PATIENCE_S)
         kept.received_s = now_s
         kept.datagram = body[FORWARD_BYTES:]

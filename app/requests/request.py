@@ -31,7 +31,8 @@ class Source(Protocol):
     """Where requests come from: the front's batch of datagrams, the frames that a peer has sent, or what has waited."""
 
     def fill(self, kept: Kept) -> None:
-        """Set what the source knows of the request that is being executed: datagram, who asked, deadline."""
+        """Set what the source knows of the request that is being executed: the datagram, who asked and by which address
+        of this machine, until when it may be executed. What is kept may be new: nothing of that was set before."""
 
 
 class Request(Kept):

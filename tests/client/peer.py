@@ -35,6 +35,7 @@ from app.wire.protocol import (
     PUT,
     REMOVE,
     REPORTS,
+    SERVERS,
     SHUTDOWN,
     SLOWLOG,
     STATUS,
@@ -119,6 +120,7 @@ class Peer:
         self.slow = b'{"threshold_ms":null}'
         self.settings = {"log_level": "info", "slow_ms": 0, "why_not": ""}
         self.founded = b'{"founded":true}'
+        self.orders: list[bytes] = []
         self.vitals = b'{"pid":7,"resident_bytes":1048576,"max_memory_bytes":2097152,"entries":3}'
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -221,6 +223,9 @@ class Peer:
         told = {STATUS: self.status, SLOWLOG: self.slow, FOUND: self.founded, VITALS: self.vitals}.get(command)
         if told is not None:
             return KVResponse(errCode=NO_ERR, value=told)
+        if command == SERVERS:
+            self.orders.append(request.value.rstrip(b"\0"))
+            return KVResponse(errCode=NO_ERR, value=b'{"done":true}')
         if command == CONFIG:
             self.settings |= json.loads(request.value.strip(b"\0") or b"{}")
             return KVResponse(errCode=NO_ERR, value=json.dumps(self.settings).encode())

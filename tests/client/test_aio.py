@@ -90,6 +90,9 @@ def test_every_command(host: str) -> None:
                     assert await client.slow_requests(server) == {"threshold_ms": None}
                     assert await client.found(server) == {"founded": True}
                     assert (await client.vitals(server))["pid"] == 7
+                    assert await client.change_servers({"add": "a:1"}, server) == {"done": True}
+                    assert await client.change_servers({}, server) == {"done": True}
+                assert peer.orders == [b'{"add": "a:1"}', b""] * 2
                 assert (await client.config({"slow_ms": "5"}))["slow_ms"] == "5"
                 response = await client.call(codec.KVRequest(command=protocol.GET, key=b"none"))
                 assert response.code == protocol.KEY_DNE_ERR

@@ -142,6 +142,9 @@ def test_what_a_node_tells_of_itself() -> None:
             assert client.status(server) == {"epoch": 1}
             assert client.slow_requests(server) == {"threshold_ms": None}
             assert client.found(server) == {"founded": True}
+            assert client.change_servers({"add": "a:1"}, server) == {"done": True}
+            assert client.change_servers({}, server) == {"done": True}
+        assert peer.orders == [b'{"add": "a:1"}', b""] * 2
 
 
 @pytest.mark.parametrize(

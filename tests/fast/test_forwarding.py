@@ -30,6 +30,9 @@ from tests.wire import datagrams
 PEERS = ("owner", "other")
 IDS = [b"%016d" % number for number in range(3)] + [b"short", b"x" * 17]
 CLIENTS = (CLIENT, OTHER_CLIENT)
+# What any of its requests has that is in flight; `sent_s` as well, once it was sent.
+KEPT = ("datagram", "client", "asked_at", "peer", "hops", "deadline_s", "received_s", "is_uncertain", "how", "command")
+KEPT += ("message_id", "slot", "was_sent", "sent_to", "sent_over")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,8 +132,10 @@ class Side:
         front = self.front
         latency = {how: (one.counts, one.total_s) for how, one in front.counters.latency.items()}
         counted = front.forwarding.forwarded, front.forwarding.duplicates, front.forwarding.abandoned
-        kept = front.forwarding.in_flight, front.waiting.count, front.waiting.kept_bytes, front.waiting.full
-        return self.sent, counted, kept, latency, front.counters.answers, front.counters.over_rate, front.slow_log.total
+        waiting = front.forwarding.in_flight, front.waiting.count, front.waiting.kept_bytes, front.waiting.full
+        kept = [[getattr(one, name) for name in KEPT] for one in front.forwarding._requests.values()]
+        counters = latency, front.counters.answers, front.counters.over_rate, front.slow_log.total
+        return self.sent, counted, waiting, kept, counters
 
 
 ids, peers, clients = st.sampled_from(IDS), st.sampled_from(PEERS), st.sampled_from(CLIENTS)

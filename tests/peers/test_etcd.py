@@ -191,6 +191,7 @@ class TestRequests:
         for _ in range(3):
             assert isinstance(client.ask(), RegisterAnswered)
         assert server.connections == 1
+        assert client.etcd._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "a request leaves at once"
         assert (client.etcd.requests, client.etcd.failures) == (3, 0)
 
     def test_unless_the_server_closes_it(self, asked: Make) -> None:
@@ -266,12 +267,17 @@ class TestFaults:
         assert "nothing within 1 s" in client.why()
 
     def test_the_next_endpoint_is_asked_the_next_time(self, loop: GeventLoop) -> None:
-        dead = Server()
-        dead.close()
+        dead = [Server(), Server()]
+        for one in dead:
+            one.close()
         with closing(Server(answer({"header": HEADER, "responses": held(b"s", b"v")}))) as server:
-            client = Client(loop, dead.endpoint, server.endpoint)
-            assert str(dead.endpoint) in client.why()
+            client = Client(loop, *(one.endpoint for one in dead), server.endpoint)
+            for one in dead:
+                assert str(one.endpoint) in client.why()
             assert isinstance(client.ask(), RegisterAnswered)
+            assert str(server.endpoint) in client.why()
+            assert str(dead[0].endpoint) in client.why(), "the first, after the last"
+            assert (client.etcd.requests, client.etcd.failures) == (5, 4)
 
     def test_a_name_without_an_address_is_no_answer_and_no_fault_of_the_nodes(self, loop: GeventLoop) -> None:
         """gevent's own way to look one up has the loop end the process."""
@@ -291,7 +297,9 @@ class TestFaults:
     def test_a_stopped_client_says_no_more(self, asked: Make) -> None:
         client, _ = asked(answer({"header": HEADER, "responses": held(b"s", b"v")}))
         client.ask()
+        connection = client.etcd._socket
         client.etcd.stop()
+        assert connection.closed
         client.etcd.stop()
 
 

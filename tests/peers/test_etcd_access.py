@@ -24,10 +24,10 @@ class Files:
         self.cert, self.key = self.authority.sign("node")
         self.all = Certificates(str(self.ca), str(self.cert), str(self.key))
 
-    def both(self) -> str:
-        """The certificate and its key, in one file."""
+    def both(self, key: Path | None = None) -> str:
+        """The certificate and its key, or another, in one file."""
         path = self.directory / "both"
-        path.write_bytes(self.cert.read_bytes() + self.key.read_bytes())
+        path.write_bytes(self.cert.read_bytes() + (key or self.key).read_bytes())
         return str(path)
 
     def read(self) -> Access:
@@ -72,20 +72,24 @@ def test_which_has_changed(files: Files, name: str) -> None:
     assert after != before
 
 
-def _encrypt(files: Files) -> Certificates:
+def _encrypted(files: Files) -> Path:
     key = files.directory / "encrypted"
     openssl("pkey", "-in", files.key, "-aes128", "-passout", "pass:x", "-out", key)
-    return replace(files.all, key=str(key))
+    return key
 
 
-def _of_another(files: Files) -> Certificates:
-    return replace(files.all, key=str(files.authority.sign("other")[1]))
+def _another(files: Files) -> Path:
+    return files.authority.sign("other")[1]
 
 
 def _nonsense(files: Files) -> str:
     path = files.directory / "nonsense"
     path.write_text("no PEM\n")
     return str(path)
+
+
+_MISMATCH = "its key is that of another certificate"
+_ENCRYPTED = "its key is encrypted: store it without a pass phrase"
 
 
 @pytest.mark.parametrize(
@@ -98,8 +102,10 @@ def _nonsense(files: Files) -> str:
         (lambda files: replace(files.all, cert=_nonsense(files)), "cert", "holds no certificate, or "),
         (lambda files: replace(files.all, key=_nonsense(files)), "cert", "holds no certificate, or "),
         (lambda files: replace(files.all, key=None), "cert", "holds no certificate and its key in PEM"),
-        (_of_another, "key", "its key is that of another certificate"),
-        (_encrypt, "key", "its key is encrypted: store it without a pass phrase"),
+        (lambda files: replace(files.all, key=str(_another(files))), "key", _MISMATCH),
+        (lambda files: replace(files.all, cert=files.both(_another(files)), key=None), "cert", _MISMATCH),
+        (lambda files: replace(files.all, key=str(_encrypted(files))), "key", _ENCRYPTED),
+        (lambda files: replace(files.all, cert=files.both(_encrypted(files)), key=None), "cert", _ENCRYPTED),
     ],
 )
 def test_one_line_says_what_is_wrong(

@@ -498,6 +498,9 @@ def test_a_cluster_is_not_founded_for_who_could_not_be_told() -> None:
     assert node.parts.slow_log.threshold_s == inf
     assert node.ask(CONFIG, value=b'{"slow_ms":"7"}'.ljust(PADDING_MAX_BYTES)).errCode == NO_ERR
     assert node.parts.slow_log.threshold_s == 0.007
+    for length, expected in ((VALUE_MAX_BYTES // 2 - 1, 1), (VALUE_MAX_BYTES // 2, 2)):
+        node.send(padded(FOUND, length, b"%d bytes" % length))
+        assert len(founded) == expected
 
 
 def test_who_is_known_is_told_all() -> None:

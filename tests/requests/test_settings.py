@@ -71,6 +71,12 @@ def test_an_answer_fits_a_datagram_whatever_was_wanted(wanted: dict[str, str], c
     assert char * 80 + "..." in json.loads(answer)["why_not"]
 
 
+@pytest.mark.parametrize(("length", "end"), [(79, "x' isn't"), (80, "x' isn't"), (81, "x...' isn't")])
+def test_what_is_long_is_cut_off(length: int, end: str) -> None:
+    why_not = json.loads(Settings(SlowLog()).change(json.dumps({"slow_ms": "x" * length}).encode()))["why_not"]
+    assert why_not.startswith(f"slow_ms: '{'x' * (min(length, 80) - 1)}{end}")
+
+
 def test_a_change_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(SlowLog())
     settings.change(b"")

@@ -240,7 +240,7 @@ class Clients:
     def fill(self, request: Request) -> None:
         turn = self._node.turn
         request.datagram = self._datagram
-        request.client, request.peer, request.hops = self._client, "", 0
+        request.client, request.asked_at, request.peer, request.hops = self._client, b"", "", 0
         request.deadline_s, request.received_s = turn.now_s + PATIENCE_S, turn.now_s
 
 

@@ -484,7 +484,8 @@ class ClusterCore:
         return grantor
 
     def _note_removals(self, before: View | None, view: View) -> None:
-        """Listen, for a while, to whoever belongs no more by this view; and leave, if that is us."""
+        """Listen, for a while, to whoever belongs no more by this view; and leave, if that is us. If we did not belong
+        before either, and were not told to join, say so."""
         state = self._state
         is_same_cluster = before is not None and before.cluster_id == view.cluster_id
         parted = before.servers if before is not None and is_same_cluster and view.lists_servers else ()
@@ -495,6 +496,11 @@ class ClusterCore:
         if is_removed and not state.leaving:
             state.leaving = True
             state.log("this server was removed from the cluster: it hands over what it holds, and ends", "warning")
+        is_new = before is None or not is_same_cluster or not before.lists_servers
+        is_listed = not view.lists_servers or state.address in view.servers
+        if is_new and not (is_removed or is_listed or state.config.joins):
+            mend = f"`kv.py add-server {state.address}`"
+            state.log(f"the cluster does not list this server: it is taken in once {mend} is said", "warning")
 
     def _listen_to(self, guests: Iterable[str]) -> None:
         state = self._state

@@ -270,7 +270,8 @@ examples:
         "say which servers belong to the cluster, which are absent, and to how many nodes each is known",
         """\
 Every member is asked at its own address: each node goes by its servers file as it has last read it. After a
-line was added and read (kill -HUP), start the new server when all nodes know it.
+line was added and read (kill -HUP), start the new server when all nodes know it. Once servers were added by a
+command, it says which ones are founders.
 
 examples:
   python tools/kv.py servers

@@ -4,7 +4,8 @@
 #   docker run --rm -p 127.0.0.1:3331:3331/udp kvcluster
 #   docker run --rm -p 127.0.0.1:3331:3331/udp -v ./servers.txt:/srv/kv/servers.txt:ro kvcluster 3331 ./servers.txt
 #
-# Without the 127.0.0.1 the port is open to whoever reaches the machine, and clients are not authenticated. The file must be readable by all. Before Docker 23 a mount's source must be absolute: -v "$PWD/servers.txt:...".
+# Without the 127.0.0.1 the port is open to whoever reaches the machine, and clients are not authenticated. The file must
+# be readable by all. Before Docker 23 a mount's source must be absolute: -v "$PWD/servers.txt:...".
 #
 # In a file for several machines the lines name the machines, whose addresses a container doesn't have. Either let
 # it share the machine's, or say which line it is; the TCP port is for the other nodes:

@@ -660,7 +660,10 @@ class Node:
     def status_json(self) -> bytes:
         """What STATUS answers."""
         now_s, core = self.loop.now(), self.membership.core
-        return status_json(self.readiness(), self.belonging, lambda server: now_s - core.contact(server)[1])
+        found, view = self.readiness(), core.view
+        # With a register outside any number goes on, founders or not.
+        founders = view.founders if view is not None and found.status.register_fault is None else ()
+        return status_json(found, self.belonging, lambda server: now_s - core.contact(server)[1], founders)
 
 
 def _shown(networks: tuple[Network, ...] | None) -> str:

@@ -10,6 +10,7 @@ import pytest
 from app.config.options import settings
 from app.observe.counters import DROP_REASONS
 from tests.test_imports import MODULES
+from tools.kv.arguments import parser
 
 REPOSITORY = Path(__file__).parent.parent
 LEVELS = ("debug", "info", "warning", "error", "exception")
@@ -92,6 +93,15 @@ def test_the_files_and_programs_that_documents_name_exist() -> None:
     assert {"tools/kv.py", "tools/bench/suite", "app/main.py"} <= named.keys()
     missing = [name for name in named if not (REPOSITORY / name).exists() and not (REPOSITORY / f"{name}.py").exists()]
     assert {name: named[name] for name in missing} == {}
+
+
+def test_every_command_of_kv_is_documented() -> None:
+    (commands,) = (action.choices for action in parser()._actions if action.dest == "command")
+    text = (REPOSITORY / "docs" / "tools.md").read_text()
+    (table,) = re.findall(r"^\| command \| also \|(?:.*\n)+?\n", text, re.MULTILINE)
+    cells = re.findall(r"^\| ([^|]+) \| ([^|]*)\|", table, re.MULTILINE)[1:]
+    named = {name.split()[0] for row in cells for cell in row for name in cell.split(",") if name.strip()}
+    assert named == set(commands or ())
 
 
 def test_the_options_that_documents_name_exist() -> None:

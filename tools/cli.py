@@ -361,12 +361,18 @@ def given_servers(given: argparse.Namespace, most: int = SERVERS_MAX) -> list[st
 
 def server(text: str) -> str:
     """An argument that is HOST or HOST:PORT, as "host:port"."""
+    name = text.strip()
+    if name and (":" not in name or (name.startswith("[") and name.endswith("]"))):
+        name = f"{name}:{DEFAULT_PORT}"
+    return server_name(name)
+
+
+def server_name(text: str) -> str:
+    """An argument that is HOST:PORT: a server as its cluster calls it."""
     from app.client import BadServer  # not above: needs what has to be installed
     from app.client.address import split_host_port
 
     name = text.strip()
-    if name and (":" not in name or (name.startswith("[") and name.endswith("]"))):
-        name = f"{name}:{DEFAULT_PORT}"
     try:
         split_host_port(name)
     except BadServer as error:

@@ -234,10 +234,7 @@ def _reasons(facts: Facts, own: int, reads: int, unreached: int) -> list[str]:
     if facts.view is None:
         reasons.append(f"no view: it has found no cluster yet; {_heard_servers(facts, HEARD_S)}")
     elif not status.is_member:
-        reasons.append(
-            "not a member: it is not in the view that it knows (if it stays so, the log of the coordinator,"
-            f" {status.coordinator}, says why); {_heard_servers(facts, HEARD_S)}"
-        )
+        reasons.append(f"not a member: {_outside(status, facts.view)}; {_heard_servers(facts, HEARD_S)}")
     elif not facts.has_lease:
         reasons.append(f"no lease: it serves nothing; {_lease_sentence(facts)}")
     else:
@@ -253,6 +250,19 @@ def _reasons(facts: Facts, own: int, reads: int, unreached: int) -> list[str]:
     if facts.is_stopping:
         reasons.append("stopping: it hands its slots over")
     return reasons
+
+
+def _outside(status: Status, view: View) -> str:
+    """Why this node is in no view, as far as it can know, and what to do."""
+    if view.lists_servers and status.address not in view.servers:
+        return (
+            f"the cluster does not list it: say kv.py add-server {status.address} (if it was started with --join, the"
+            f" log of the coordinator, {status.coordinator}, says why it is not added)"
+        )
+    return (
+        "it is not in the view that it knows (if it stays so, the log of the coordinator,"
+        f" {status.coordinator}, says why)"
+    )
 
 
 def _heard_servers(facts: Facts, within_s: float) -> str:

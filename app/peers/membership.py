@@ -55,6 +55,7 @@ from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX, View
 from app.config.servers import is_address, is_unusable, join_host_port, split_host_port
 from app.loop import Loop
 from app.observe import logs
+from app.observe.slowlog import show_address
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import OVERHEAD_BYTES, BadDatagram, DatagramAuth
 from app.peers.frames import CLUSTER
@@ -471,7 +472,7 @@ class Membership:
 
     def _refuse(self, reason: str, address: bytes) -> None:
         self.refused[reason] += 1
-        _faults.warning("refused", reason=reason, sender=address)
+        _faults.warning("refused", reason=reason, sender=show_address(address))
 
     # --- for people ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from app import fast
 from app.cluster.readiness import Readiness
-from app.cluster.view import MEMBERS_MAX
+from app.cluster.view import FOUNDERS_MAX, MEMBERS_MAX
 from app.observe.slowlog import SlowLog
 from app.requests.settings import Settings
 from app.version import VERSION
@@ -26,7 +26,7 @@ KEPT_MAX_S: Final = 0.25
 # What STATUS takes at most (bytes): a member's row beside its address (quotes, brackets, commas, and an incarnation of
 # 64 bits, "suspect", false, and three counts up to 256) and its digit among those without a link; and the rest.
 _ROW_BYTES: Final = len('["",,"suspect",false,256,256,256],') + 20 + 1
-_REST_BYTES: Final = 600 + SLOT_COUNT + 2 * ADDRESS_MAX_BYTES
+_REST_BYTES: Final = 600 + SLOT_COUNT + 2 * ADDRESS_MAX_BYTES + len(',"founders":""') + FOUNDERS_MAX
 assert MEMBERS_MAX * (ADDRESS_MAX_BYTES + _ROW_BYTES) + _REST_BYTES <= VALUE_MAX_BYTES
 assert len(PLACE_DIGITS) == len(set(PLACE_DIGITS)) == MEMBERS_MAX
 
@@ -80,14 +80,17 @@ class Reports:
 
 
 def status_json(
-    readiness: Readiness, servers: Sequence[str], unheard_s: Callable[[str], float] = lambda server: inf
+    readiness: Readiness,
+    servers: Sequence[str],
+    unheard_s: Callable[[str], float] = lambda server: inf,
+    founders: Sequence[str] = (),
 ) -> bytes:
     """What STATUS answers, as compact JSON of at most VALUE_MAX_BYTES; docs/protocol.md has the fields.
 
     What does not fit is left out from the end: sentences first (`ready` and `whole` say that there are some), then rows
     of absent servers. All members of a view and its table always fit (asserted above), so that the table's places name
     rows that are there. `servers`: that belong to the cluster. `unheard_s(server)`: how long ago it last proved that it
-    lives and hears this node; infinite: never.
+    lives and hears this node; infinite: never. `founders`: of the cluster, once views list who belongs.
     """
     status = readiness.status
     members: list[list[object]] = [
@@ -125,6 +128,8 @@ def status_json(
         "absent_s": absent_s,
     }
     while True:
+        digits = dict(zip((row[0] for row in members), PLACE_DIGITS, strict=False))
+        fields["founders"] = "".join(digits.get(founder, PLACE_NOBODY) for founder in founders)
         text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) <= VALUE_MAX_BYTES:
             return text

@@ -134,6 +134,18 @@ def test_a_node_that_is_no_member() -> None:
     assert found.lacking == ()
 
 
+def test_a_node_that_the_cluster_does_not_list() -> None:
+    """Its coordinator has nothing to say of it: an operator has."""
+    view = replace(view_of(B, C), founders=(A, B, C))
+    (reason,) = readiness(facts_of(view)).reasons
+    assert reason.partition(";")[0] == (
+        f"not a member: the cluster does not list it: say kv.py add-server {A} (if it was started with --join, the log"
+        f" of the coordinator, {B}, says why it is not added)"
+    )
+    listed = readiness(facts_of(replace(view, others=(A,))))
+    assert listed.reasons == readiness(facts_of(view_of(B, C))).reasons
+
+
 # --- what is open ----------------------------------------------------------------------------------------------------
 
 

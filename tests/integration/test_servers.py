@@ -40,6 +40,7 @@ def test_three_become_five_and_three_again_without_a_line_in_any_file(tmp_path: 
             await_count(nodes, 5)
             await_ready(nodes)
             assert all(node.status()["servers"] == 5 for node in nodes)
+            assert "\n3 of 3 founders are up;" in kv(three, "servers").stdout
             traffic.ask(nodes)
             traffic.go_on(50)
             more[0].kill()

@@ -45,6 +45,7 @@ from app.config.options import Options
 from app.config.servers import Server
 from app.front.batch import DatagramBatch
 from app.loop import EXIT_FAULT, Loop
+from app.observe import logs
 from app.peers.addresses import Peers
 from app.peers.datagram_auth import DatagramAuth
 from app.peers.frames import CLUSTER, LIFE, Frame
@@ -621,6 +622,17 @@ def test_without_a_secret_a_datagram_is_its_addresses(rig: Rig) -> None:
     rig.membership.handle_datagram(b"body", bytes(16))
     assert len(rig.core.events) == 1
     assert (rig.membership.received, dict(rig.membership.refused)) == (1, {"unknown_sender": 1})
+
+
+def test_who_is_refused_is_logged_as_people_write_addresses(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.peers.membership._faults", logs.logger("cluster"))
+    rig.membership.handle_datagram(b"body", bytes.fromhex("02000d05 c0000207 0000000000000000"))
+    ipv6 = bytes.fromhex("0a000d05 00000000 20010db8 0000000000000000 00000007 00000000")
+    rig.membership.take_datagram(b"\xff", ipv6)
+    told = [record.__dict__["fields"]["sender"] for record in caplog.records]
+    assert told == ["192.0.2.7:3333", "[2001:db8::7]:3333"]
 
 
 def test_of_what_comes_from_a_servers_address_only_what_is_sound_and_of_a_node_is_taken(rig: Rig) -> None:

@@ -9,6 +9,7 @@ import pytest
 from app import fast
 from app.cluster.events import MemberStatus, Status
 from app.cluster.readiness import Readiness
+from app.cluster.view import FOUNDERS_MAX
 from app.requests.reports import KEPT_MAX_S, KEPT_TIMES, KeptReport, status_json
 from app.version import VERSION
 from app.wire.protocol import PLACE_DIGITS, SLOT_COUNT, VALUE_MAX_BYTES
@@ -55,6 +56,7 @@ def test_the_status_whole() -> None:
             ["absent:1", 0, "absent", False, 0, 0, 0],
         ],
         "absent_s": [None],
+        "founders": "",
     }
 
 
@@ -63,6 +65,12 @@ def test_how_long_absent_servers_have_been_silent() -> None:
     said = json.loads(status_json(FOUND, list(unheard_s), unheard_s.__getitem__))
     assert [row[0] for row in said["members"]] == [A, B, "absent:1", "absent:2"]
     assert said["absent_s"] == [12.3, None]
+
+
+def test_founders_are_told_by_their_rows_and_those_without_one_too() -> None:
+    said = json.loads(status_json(FOUND, (A, "absent:1", B), founders=("removed:1", "absent:1", A)))
+    assert said["founders"] == ".CA"
+    assert [said["members"][PLACE_DIGITS.index(digit)][0] for digit in said["founders"][1:]] == ["absent:1", A]
 
 
 @pytest.mark.parametrize(("reasons", "lacking"), [((), ()), (("why",), ()), ((), ("what",))])
@@ -100,7 +108,8 @@ def test_the_status_fits_one_answer(count: int, absent: int, is_cut: bool, sente
     found = Readiness(
         status, 256, 256, 256, 256, 8, 8, 8, 2048, tuple(names[:count]), 64, 64, said_wrong[::2], said_wrong[1::2]
     )
-    text = status_json(found, names)
+    founders = names[-FOUNDERS_MAX:]
+    text = status_json(found, names, founders=founders)
     assert len(text) <= VALUE_MAX_BYTES
     said = json.loads(text)
     assert said.get("cut", False) == is_cut
@@ -115,6 +124,8 @@ def test_the_status_fits_one_answer(count: int, absent: int, is_cut: bool, sente
     assert {row[2] for row in said["members"][count:]} <= {"absent"}
     assert [PLACE_DIGITS.index(digit) for digit in said["primaries"]] == list(primaries)
     assert said["unlinked"] == PLACE_DIGITS[:count]
+    places = [names.index(founder) for founder in founders]
+    assert said["founders"] == "".join(PLACE_DIGITS[at] if at < min(64, len(rows)) else "." for at in places)
     told = [*said["reasons"], *said["lacking"]]
     assert told == [*said_wrong[::2], *said_wrong[1::2]][: len(told)]
     assert count > 3 or len(told) == sentences

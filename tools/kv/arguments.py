@@ -37,7 +37,7 @@ exit status:
   1  the node refused: key not found, key or value invalid, store full, overloaded, ...; or the output can't be written
   2  wrong usage
   3  no answer: no node at that address, or none that answers within --timeout
-  4  wait-ready: nodes answer, and the cluster is not whole in time
+  4  wait-ready, add-server, remove-server: nodes answer, and it is not so in time
   130  interrupted
 """
 
@@ -64,7 +64,7 @@ class _Unread(cli.Parser):
 
 
 def parser(words: Sequence[str] | None = None) -> cli.Parser:
-    """For all command lines; or for one of these words, which is made sooner: all 18 commands take 3 ms."""
+    """For all command lines; or for one of these words, which is made sooner: all commands take 3 ms."""
     main = cli.Parser(prog="kv.py", description=DESCRIPTION, epilog=EPILOG)
     cli.add_servers(main)
     main.add_argument("--json", action="store_true", help="print JSON, for programs")
@@ -270,7 +270,8 @@ examples:
         "say which servers belong to the cluster, which are absent, and to how many nodes each is known",
         """\
 Every member is asked at its own address: each node goes by its servers file as it has last read it. After a
-line was added and read (kill -HUP), start the new server when all nodes know it.
+line was added and read (kill -HUP), start the new server when all nodes know it. Once servers were added by a
+command, it says which ones are founders.
 
 examples:
   python tools/kv.py servers
@@ -314,7 +315,7 @@ exit status: 1 if it is declined, 4 if it is not done in time, 3 if nobody answe
     )
     removing.add_argument("--force", action="store_true", help="do not wait until others have what it holds")
     for changing in (adding, removing):
-        changing.add_argument("target", metavar="HOST:PORT", help="its name: as others reach it")
+        changing.add_argument("target", type=cli.server_name, metavar="HOST:PORT", help="its name: as others reach it")
         changing.add_argument(
             "--timeout", type=cli.whole_number(0, 86_400), default=60, metavar="S", help="seconds to wait (default 60)"
         )

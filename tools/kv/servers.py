@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.client import BadAnswer, Client, KVError
+from app.wire.protocol import PLACE_DIGITS, PLACE_NOBODY
 from tools import cli
 from tools.kv import status
 from tools.kv.cluster import Fleet, Survey
 
 ABSENT = "absent"
+UP = ("alive", "suspect")
 POLL_S: Final = 0.2
 # How long a node is waited for (ms) before another one is asked who is the coordinator now.
 CHANGE_TIMEOUTS_MS: Final = (150, 450, 1350)
@@ -30,6 +32,7 @@ class Told:
     state: str
     known_to: int = 0
     silent_s: float | None = None  # of an absent one; None: nobody has heard it since its own start
+    is_founder: bool = False
 
 
 def told(survey: Survey) -> dict[str, Told]:
@@ -44,6 +47,8 @@ def told(survey: Survey) -> dict[str, Told]:
                 one = found.setdefault(str(row["address"]), Told(str(row["state"])))
                 one.known_to += 1
                 _add(one, str(row["state"]), silent_s.get(str(row["address"])))
+            for digit in str(answer.get("founders", "")).replace(PLACE_NOBODY, ""):
+                found[str(rows[PLACE_DIGITS.index(digit)]["address"])].is_founder = True
     except (AttributeError, LookupError, TypeError, ValueError):
         raise BadAnswer("servers: an answer is not of the form that this program knows") from None
     return found
@@ -60,13 +65,26 @@ def _add(one: Told, state: str, silent_s: float | None) -> None:
         one.silent_s = silent_s if one.silent_s is None else min(one.silent_s, silent_s)
 
 
-def lines(found: dict[str, Told], asked: int) -> list[str]:
-    """For people."""
+def founders_of(survey: Survey) -> int:
+    """How many servers the cluster was founded by, those that were removed included; 0: views do not list servers."""
+    return max((len(str(answer.get("founders", ""))) for answer in survey.answers.values()), default=0)
+
+
+def lines(found: dict[str, Told], asked: int, founders: int = 0) -> list[str]:
+    """For people. `founders`: how many there are, if views list who belongs."""
     rows = [
-        [name, one.state, f"{one.known_to} of {asked}", _silence(one) if one.state == ABSENT else ""]
+        [name, one.state, one.is_founder, f"{one.known_to} of {asked}", _silence(one) if one.state == ABSENT else ""]
         for name, one in found.items()
     ]
-    return status.grid(["server", "state", "known to", "silent for"], rows, left=("server", "state"))
+    columns = ["server", "state", "founder", "known to", "silent for"]
+    if not founders:
+        return status.grid(columns[:2] + columns[3:], [row[:2] + row[3:] for row in rows], left=("server", "state"))
+    up = sum(one.is_founder and one.state in UP for one in found.values())
+    told = f"{up} of {founders} founders {'is' if up == 1 else 'are'} up"
+    return [
+        *status.grid(columns, rows, left=("server", "state")),
+        f"{told}; half of them must be, for the cluster to go on",
+    ]
 
 
 def _silence(one: Told) -> str:
@@ -84,12 +102,18 @@ def run_servers(client: Client, given: Namespace) -> int:
     found, asked = told(survey), len(survey.answers)
     if given.json:
         rows: list[dict[str, Any]] = [
-            {"server": name, "state": one.state, "known_to": one.known_to, "silent_s": one.silent_s}
+            {
+                "server": name,
+                "state": one.state,
+                "founder": one.is_founder,
+                "known_to": one.known_to,
+                "silent_s": one.silent_s,
+            }
             for name, one in found.items()
         ]
-        cli.print_json({"asked": asked, "servers": rows})
+        cli.print_json({"asked": asked, "founders": founders_of(survey), "servers": rows})
     else:
-        cli.say(*lines(found, asked))
+        cli.say(*lines(found, asked, founders_of(survey)))
     differs = [name for name, one in found.items() if one.known_to != asked]
     for name in differs:
         without = [node for node, answer in survey.answers.items() if name not in _names(answer)]

@@ -10,7 +10,7 @@ def table(slow: dict[str, Any]) -> list[str]:
     """What a node answered to SLOWLOG, in lines; times are this machine's local ones."""
     threshold_ms = slow.get("threshold_ms")
     if threshold_ms is None:
-        return ["the node keeps no slow requests: start it with --slow-ms MILLISECONDS"]
+        return ["the node keeps no slow requests: say `kv.py config set slow-ms 20`, or start it with --slow-ms"]
     lines = [f"{slow.get('total', 0)} requests took {threshold_ms:g} ms or more since the node started"]
     columns, rows = slow.get("columns", []), slow.get("entries", [])
     if rows:

@@ -101,9 +101,10 @@ class Bootstrap:
         if len(state.config.servers) > 1 and waited < timing.SETTLE_S:
             return False
         present = self.present()
-        if state.config.joins or any(map(self._goes_by_a_view, state.guests)):
+        if any(map(self._goes_by_a_view, state.guests)):
             return False
-        may = present[0] == state.address and self.has_quorum(present, () if self.wait_s() else present)
+        is_first = present[0] == state.address and not state.config.joins
+        may = is_first and self.has_quorum(present, () if self.wait_s() else present)
         if not may and waited >= timing.FOUND_WAIT_S:
             self._say_what_is_missing(present)
         return may
@@ -118,11 +119,10 @@ class Bootstrap:
             self._logged_at = state.now
             servers = state.config.servers
             silent = [server for server in servers if server not in present and server not in state.absent]
-            state.log(
-                f"no cluster yet: {len(present)} of {len(servers)} servers are up, {len(servers) // 2 + 1} are needed;"
-                f" nothing is heard of {' '.join(silent)}",
-                "warning",
-            )
+            up = f"{len(present)} of {len(servers)} servers are up, {len(servers) // 2 + 1} are needed"
+            lack = "it asks to join, by the cluster's secret" if state.config.joins else up
+            silence = f"; nothing is heard of {' '.join(silent)}" if silent else ""
+            state.log(f"no cluster yet: {lack}{silence}", "warning")
 
     def members(self) -> list[Member]:
         """The members of a first view, the founder first."""

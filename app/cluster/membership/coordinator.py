@@ -100,12 +100,12 @@ class Coordinator:
         count, needed = state.counted(left), state.members_needed()
         if count < needed and state.now - self._too_few_logged_at >= timing.WAITING_LOG_S:
             self._too_few_logged_at = state.now
-            counting = state.founders() or state.config.servers
-            missing = [server for server in counting if server not in left and server not in state.absent]
-            state.log(
-                f"too few servers to go on: {count}, {needed} are needed; nothing is heard of {' '.join(missing)}",
-                "warning",
-            )
+            # Founders count wherever they are; of a file's servers those that may be somewhere.
+            founders = state.founders()
+            counting = founders or [server for server in state.config.servers if server not in state.absent]
+            missing = " ".join(server for server in counting if server not in left)
+            who = "founders" if founders else "servers"
+            state.log(f"too few {who} to go on: {count}, {needed} are needed; not up: {missing}", "warning")
         return count >= needed
 
     def _left(self, view: View, changes: Changes) -> set[str]:

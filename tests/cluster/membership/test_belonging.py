@@ -682,6 +682,24 @@ def test_who_joins_learns_of_members_that_it_was_not_told_of() -> None:
     assert all(one.message.joins for one in sent_in(node.tick(0.2)) if one.kind == "HELLO")
 
 
+@pytest.mark.parametrize(
+    ("me", "file", "joins", "is_told"),
+    [("d", "dabc", False, True), ("d", "dabc", True, False), ("a", "abc", False, False)],
+)
+def test_who_is_started_though_the_cluster_does_not_list_it_says_so_once(
+    me: str, file: str, joins: bool, is_told: bool
+) -> None:
+    """A founder that was removed, say. Whoever was told to join is added; whoever is listed comes in."""
+    node = Node(me, file, joins=joins)
+    effects = []
+    for epoch in (5, 6):
+        view = a_list("bc", "a", epoch=epoch)
+        effects += node.get("b", pb.VIEW, view=view, by=view)
+    said = [effect.text for effect in of_kind(effects, Log) if not effect.text.startswith("epoch")]
+    expected = "the cluster does not list this server: it is taken in once `kv.py add-server d` is said"
+    assert said == [expected] * is_told
+
+
 def test_who_finds_in_a_register_members_that_its_file_lacks_listens_to_them() -> None:
     """Whoever came first has written the view, and was told to join."""
     node = Node("a", "ab", shared_register=True)

@@ -159,6 +159,17 @@ def test_too_few_say_now_and_then_what_they_wait_for() -> None:
     assert said == ["no cluster yet: 2 of 4 servers are up, 3 are needed; nothing is heard of c d"] * 2
 
 
+def test_one_that_joins_says_whom_it_waits_for() -> None:
+    state, bootstrap = a_newcomer("a", "abc")
+    state.config = replace(state.config, joins=True)
+    wait(state, timing.FOUND_WAIT_S)
+    meet(state, bootstrap, "b")
+    assert not bootstrap.may_found()
+    assert [effect.text for effect in state.effects if isinstance(effect, Log)] == [
+        "no cluster yet: it asks to join, by the cluster's secret; nothing is heard of c"
+    ]
+
+
 @pytest.mark.parametrize(("less_s", "lines"), [(0.001, 0), (0.0, 1)])
 def test_they_say_so_once_they_have_waited_for_that_long(less_s: float, lines: int) -> None:
     state, bootstrap = a_newcomer("a", "abcd")

@@ -172,7 +172,19 @@ class TestWhoProposes:
             said += [effect.text for effect in rig.state.effects if isinstance(effect, Log)]
             rig.state.effects.clear()
             wait(rig.state, 0.1)
-        assert said == ["too few servers to go on: 1, 2 are needed; nothing is heard of a c"] * 3
+        assert said == ["too few servers to go on: 1, 2 are needed; not up: a c"] * 3
+
+    def test_of_founders_those_that_are_dead_are_missed_as_well(self) -> None:
+        """Once views list who belongs: they count, whatever is proven."""
+        rig = Rig("b")
+        assert rig.state.view is not None
+        rig.state.view = replace(rig.state.view, founders=("a", "b", "c"))
+        rig.die("a", "c")
+        for peer in "ac":
+            rig.state.note_absent(peer, rig.state.now)
+        rig.coordinator.run(True)
+        said = [effect.text for effect in rig.state.effects if isinstance(effect, Log)]
+        assert said == ["too few founders to go on: 1, 2 are needed; not up: a c"]
 
     def test_on_one_machine_those_proven_absent_are_not_missed(self) -> None:
         rig = Rig("b")

@@ -463,6 +463,8 @@ def test_how_long_an_answer_is_waited_for(capfdbinary: Captured) -> None:
         ["-s", "non:sense:1", "ping"],
         ["--timeout", "0", "ping"],
         ["-s", "127.0.0.1:0", "ping"],
+        ["add-server", "10.0.0.9"],
+        ["remove-server", "10.0.0.9:0", "--force"],
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], capfdbinary: Captured) -> None:

@@ -9,7 +9,7 @@ from tests.client.peer import Peer
 from tests.tools.kv.test_main import status_of
 from tools.kv import __main__ as kv
 from tools.kv.cluster import Survey
-from tools.kv.servers import Told, lines, told
+from tools.kv.servers import Told, founders_of, lines, told
 
 COLUMNS = ["address", "state"]
 
@@ -40,6 +40,21 @@ def test_each_server_is_told_with_how_many_know_it() -> None:
         "b:1     alive     2 of 2",
         "c:1     absent    2 of 2        3.0 s",
         "d:1     absent    1 of 2  never heard",
+    ]
+
+
+def test_founders_are_told_once_views_list_who_belongs() -> None:
+    """One of the three was removed: it counts all the same."""
+    rows = (("a:1", "alive"), ("b:1", "absent"), ("d:1", "alive"))
+    survey = Survey({"a:1": answer(*rows) | {"founders": "AB."}, "d:1": answer(*rows) | {"founders": "AB."}})
+    found = told(survey)
+    assert [one.is_founder for one in found.values()] == [True, True, False]
+    assert lines(found, 2, founders_of(survey)) == [
+        "SERVER  STATE   FOUNDER  KNOWN TO   SILENT FOR",
+        "a:1     alive       yes    2 of 2",
+        "b:1     absent      yes    2 of 2  never heard",
+        "d:1     alive              2 of 2",
+        "1 of 3 founders is up; half of them must be, for the cluster to go on",
     ]
 
 

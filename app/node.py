@@ -59,12 +59,7 @@ from app.requests.turn import Turn
 from app.requests.waiting import WAITING_SHARE, Waiting
 from app.sockets import ReceiveBuffer
 from app.storage.arena import Arena
-from app.storage.governor import (
-    ARENA_FLOOR_BYTES,
-    MemoryGovernor,
-    peak_resident_bytes,
-    replies_max_bytes,
-)
+from app.storage.governor import ARENA_FLOOR_BYTES, MemoryGovernor, replies_max_bytes
 from app.storage.mutate import Mutations
 from app.storage.pressure import EvictionWatch
 from app.storage.replies import ReplyMemory, buckets_for
@@ -556,7 +551,7 @@ class Node:
         return {
             "pid": os.getpid(),
             "resident_bytes": self.governor.resident_bytes,
-            "peak_resident_bytes": peak_resident_bytes(),
+            "peak_resident_bytes": self.governor.peak_resident_bytes,
             "max_memory_bytes": self.options.max_memory_bytes,
             "entries": self.store.entries,
             "requests": self.requests,
@@ -614,7 +609,7 @@ class Node:
             "replies_bytes": self.replies.used_bytes,
             "replies_limit_bytes": self.replies.max_bytes,
             "resident_bytes": self.governor.resident_bytes,
-            "peak_resident_bytes": peak_resident_bytes(),
+            "peak_resident_bytes": self.governor.peak_resident_bytes,
         }
 
     def receive_buffer(self) -> ReceiveBuffer | None:

@@ -179,6 +179,11 @@ class MemoryGovernor:
         self.heap_bytes = 0  # at the last look
         self.rebuilds = 0
 
+    @property
+    def peak_resident_bytes(self) -> int:
+        """The process's peak; no less than at the last look, though the kernel counts it in another way, pages off."""
+        return max(peak_resident_bytes(), self.resident_bytes)
+
     def look(self) -> None:
         """Measure the process and set the arena's limit, the store's allowance and whether the heap is full."""
         arena = self._arena

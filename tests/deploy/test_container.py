@@ -66,7 +66,7 @@ def run(image: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
         env={"PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ.get("PATH", os.defpath)},
         capture_output=True,
         text=True,
-        timeout=300,  # of the core's compilation, beside other tests
+        timeout=600,  # of the core's compilation: 80 s were seen beside other tests
         check=False,
     )
 

@@ -425,6 +425,13 @@ def test_a_large_cluster_is_met_in_parts() -> None:
     assert met == 63
 
 
+def test_one_that_was_never_asked_comes_before_those_that_were() -> None:
+    names = {f"10.0.1.{n}:1" for n in range(PROBES_MAX + 1)}
+    router = a_router(*sorted(names))
+    (left,) = names - probe(router, 0.0)
+    assert left in probe(router, PROBE_MAX_S), "though the others are to be asked again as well"
+
+
 def test_names_are_looked_up_aside_and_not_again_at_once() -> None:
     waiting: list[Callable[[], None]] = []
     router = a_router(A, aside=waiting.append)

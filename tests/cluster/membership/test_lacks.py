@@ -3,7 +3,7 @@
 import pytest
 
 from app.cluster.events import Log
-from app.cluster.membership import timing
+from app.cluster.membership import lacks, timing
 from app.cluster.membership.detector import FAILED, Detector
 from app.cluster.membership.lacks import Lacks, wholes
 from app.cluster.membership.planner import Changes, next_view
@@ -193,6 +193,19 @@ class TestWhoGoes:
         rig.report("c", "d")
         assert rig.look() == {"c", "d"}
 
+    def test_it_is_thought_about_again_only_when_something_has_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It can take long where many lack each other."""
+        thought: list[object] = []
+        monkeypatch.setattr(lacks, "fewest_to_remove", lambda edges, *_: thought.append(edges) or frozenset("c"))
+        rig = Rig()
+        rig.report("b", "c")
+        for _ in range(3):
+            assert rig.look() == {"c"}
+        assert thought == [{("b", "c")}]
+        rig.report("d", "c")
+        rig.look()
+        assert len(thought) == 2
+
     def test_a_quorum_is_left(self) -> None:
         rig = Rig("a", "abc", "abc")
         rig.report("b", "c")
@@ -349,6 +362,43 @@ class TestLog:
         rig.look()
         assert rig.lines() == []
 
+    @pytest.mark.parametrize("is_up", [True, False])
+    def test_the_end_of_ones_own_is_told_if_it_is_a_link(self, is_up: bool) -> None:
+        """And not if the other one lives no more."""
+        rig = Rig()
+        rig.unlink("b")
+        wait(rig.state, timing.LACK_S)
+        vouch(rig.state, rig.detector, "b")
+        rig.look()
+        assert [line[:28] for line in rig.lines()] == ["no link between a and b, tho"]
+        if is_up:
+            hear(rig.state, "b")
+        else:
+            rig.detector._members["b"].state = FAILED
+        rig.look()
+        assert [line[:34] for line in rig.lines()] == ["a and b lack each other no more, a"] * is_up
+
+    def test_a_new_view_is_no_reason_to_say_it_again(self) -> None:
+        rig = Rig()
+        for _ in range(2):
+            rig.report("b", "c")
+            rig.look()
+            rig.lacks.entered()
+            rig.look()
+        assert [line[:28] for line in rig.lines() if "no link" in line] == ["no link between b and c, tho"]
+
+    def test_strangers_are_forgotten(self) -> None:
+        rig = Rig()
+        rig.report("b", "c")
+        rig.report("c", "d")
+        rig.look()
+        assert set(rig.lacks._said_awake_s) == {("b", "c"), ("c", "d")}
+        enter(rig.state, a_view("acd"))
+        rig.state.change_servers(("a", "c", "d"))
+        rig.state.note_servers()
+        rig.lacks.entered()
+        assert set(rig.lacks._said_awake_s) == {("c", "d")}
+
     def test_of_one_that_comes_and_goes_not_more_than_one_in_a_while(self) -> None:
         rig = Rig()
         for _ in range(50):
@@ -370,6 +420,20 @@ class TestLog:
         rig.look()
         (line,) = rig.lines()
         assert "b and e" in line
+
+    def test_that_nobody_can_be_removed_is_told_once_that_is_certain(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(timing, "LACKS_SETTLE_S", 0.25)
+        rig = Rig(replicas=1)
+        rig.state.awake_s = 1000.0
+        rig.report("b", "c")
+        rig.look()
+        rig.lines()
+        wait(rig.state, 0.125)
+        rig.look()
+        assert rig.lines() == []
+        wait(rig.state, 0.125)
+        rig.look()
+        assert len(rig.lines()) == 1
 
     def test_now_and_then_one_while_nobody_can_be_removed(self) -> None:
         rig = Rig(replicas=1)

@@ -454,7 +454,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             'state.log(f"bad view from {peer}: {fault}", "warning")',
         ],
         REGISTER: [
-            "return (",
             "if self._coordinator.shared is not None:",
             "self._coordinator.shared.take(event)",
             "self._outbid_predecessor()",
@@ -467,9 +466,6 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
             "self._coordinator.shared.force()",
             'state.drop("view of a register that is refused")',
             'state.drop("another cluster\'s view")',
-        ],
-        ORDERED: [
-            "if {*servers} == {*state.config.servers}:",
         ],
     },
     "app/cluster/membership/heartbeat.py": {
@@ -879,6 +875,7 @@ NOT_RUN: Final[dict[str, dict[str, list[str]]]] = {
     },
     "app/cluster/membership/belonging.py": {
         ORDERED: [
+            "if {*servers} == {*state.config.servers}:",
             "return False",
             'return "this cluster was founded by force, with fewer servers than it needs: wait until it has more"',
             "return f\"{' '.join(old)} may run the last release, which knows no lists of servers: upgrade them first\"",

@@ -113,6 +113,28 @@ class Belonging:
             return f"{MEMBERS_MAX} servers belong: a cluster takes no more"
         return ""
 
+    def objection_to_file(self, servers: Collection[str]) -> str:
+        """Why it would do harm to go by a servers file of these now; empty: it would not."""
+        state = self._state
+        if state.view is not None and state.view.lists_servers:
+            if {*servers} == {*state.config.servers}:
+                return ""
+            return (
+                "the cluster lists its servers by itself: kv.py add-server and remove-server change that; the file"
+                f" goes on naming those that found it, {' '.join(state.view.founders)}"
+            )
+        if not state.is_member or state.view is None or state.view.is_forced or state.config.shared_register:
+            return ""
+        up = [node for node in state.view.addresses if self._is_up(state.view, node)]
+        belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})
+        needed, enough = (len(belonging) + 1) // 2, max(len(up), state.members_needed())
+        if needed <= enough:
+            return ""
+        before = {*state.config.servers, *state.view.addresses} - state.absent
+        room = 2 * enough - len(before)
+        what_to_do = f"add {room} at a time at most, and start them" if room > 0 else "start those that there are first"
+        return f"{needed} servers would be needed to go on, and {len(up)} are members and up: {what_to_do}"
+
     def _objection_to_removal(self, view: View, order: Order) -> str:
         server, founders = order.server, self._founders(view)
         up = [

@@ -6,15 +6,14 @@ its view, watches the others, and votes on views. Whatever arrives from a node w
 answered with ours; that is how whoever missed something catches up, and why nothing else needs to be sent
 reliably.
 
-It is long since here alone a view, and with it all that rests on it, is gone over to: leases, links, deaths, who is
-listened to, and beginning anew change together and in one order, which is to be read in one place. What any part does
-by itself stands with the part.
+Here alone a view, and with it all that rests on it, is gone over to: leases, links, deaths, who is listened to, and
+beginning anew change together and in one order, which is to be read in one place. What any part does by itself stands
+with the part.
 """
 
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from math import inf
-from typing import Final
 
 from app.cluster.events import (
     CopiesLost,
@@ -35,7 +34,6 @@ from app.cluster.events import (
     Reset,
     ServerOrdered,
     ServersChanged,
-    ServersKnown,
     SlotsSynced,
     Status,
     ViewInstalled,
@@ -49,6 +47,7 @@ from app.cluster.membership.dialling import Dialler
 from app.cluster.membership.heartbeat import Heartbeat
 from app.cluster.membership.inbox import Inbox
 from app.cluster.membership.leases import USABLE_S, Grantor, Lease
+from app.cluster.membership.listening import Listening
 from app.cluster.membership.override import emptied, forced_view
 from app.cluster.membership.register import Handler
 from app.cluster.membership.routing import Routing
@@ -56,9 +55,6 @@ from app.cluster.membership.state import ClusterConfig, NodeState
 from app.cluster.membership.status import snapshot
 from app.cluster.view import MEMBERS_MAX, BadView, View, from_message, to_message
 from proto_gen import cluster_pb2 as pb
-
-# Servers in none of our lists that are listened to at a time: each of them is dialled.
-GUESTS_MAX: Final = 16
 
 
 class ClusterCore:
@@ -74,6 +70,7 @@ class ClusterCore:
         state = self._state = NodeState(config, rng, incarnation, now, bound_until=now + timing.LAPSE_S)
         self._detector = Detector(state)
         self._dialler = Dialler(state)
+        self._listening = Listening(state, self._dialler)
         self._lease = Lease()
         self._bootstrap = Bootstrap(state)
         self._coordinator = Coordinator(state, self._detector, self._lease, self._bootstrap, self._install)
@@ -94,11 +91,10 @@ class ClusterCore:
         self._cluster_since = now  # when we first went by a view of the present cluster
         self._has_left = False
         self._final_view_to: set[str] = set()  # members that do not know our final view yet
-        self._servers_told = frozenset(config.servers)
         self.routes = self._routing.routes
         self.lease_until = -inf
         self.wake_at = now
-        self._want_links()
+        self._listening.want_links()
 
     def _handlers(self) -> dict[int, Handler]:
         return {
@@ -186,25 +182,7 @@ class ClusterCore:
 
         Half of the servers must be members (NodeState.members_needed), and what is added counts before it is there.
         """
-        state = self._state
-        if state.view is not None and state.view.lists_servers:
-            if {*servers} == {*state.config.servers}:
-                return ""
-            return (
-                "the cluster lists its servers by itself: kv.py add-server and remove-server change that; the file"
-                f" goes on naming those that found it, {' '.join(state.view.founders)}"
-            )
-        if not state.is_member or state.view is None or state.view.is_forced or state.config.shared_register:
-            return ""
-        up = [node for node in state.view.addresses if node == state.address or self._detector.is_up(node)]
-        belonging = {*servers, *state.view.addresses} - (state.absent & {*servers})
-        needed, enough = (len(belonging) + 1) // 2, max(len(up), state.members_needed())
-        if needed <= enough:
-            return ""
-        before = {*state.config.servers, *state.view.addresses} - state.absent
-        room = 2 * enough - len(before)
-        what_to_do = f"add {room} at a time at most, and start them" if room > 0 else "start those that there are first"
-        return f"{needed} servers would be needed to go on, and {len(up)} are members and up: {what_to_do}"
+        return self._coordinator.belonging.objection_to_file(servers)
 
     def is_done(self, order: Order) -> bool:
         """Whether the view that this node goes by has what the order is for."""
@@ -282,7 +260,8 @@ class ClusterCore:
         if self._has_left:
             return
         state.expire_absent()
-        self._forget_guests()
+        if self._listening.forget_guests():
+            self._forget_strangers()
         if self._final_view_to:
             self._broadcast_final_view()
         elif not state.is_member:
@@ -411,7 +390,7 @@ class ClusterCore:
         self._observed_since = state.awake_s
         self._hello_at = -inf
         state.note_dead()
-        self._want_links()
+        self._listening.want_links()
         state.effects.append(Reset(state.incarnation))
         state.log(f"starting anew as incarnation {state.incarnation}", "warning")
 
@@ -429,7 +408,8 @@ class ClusterCore:
             return
         before, was_member, had_grantor = state.view, state.is_member, self._coordinator.grantor
         is_member = view.has(state.address, state.incarnation)
-        self._note_removals(before, view)
+        self._listening.note_parted(before, view)
+        self._heed_who_belongs(before, view)
         if was_member and not is_member:
             if state.leaving:
                 self._enter_final_view(view)
@@ -454,7 +434,7 @@ class ClusterCore:
                 (member.address, member.incarnation) for member in view.members if member.address != state.address
             )
         self._coordinator.entered(self._hand_on_leases(before, view, was_member, had_grantor) if is_member else None)
-        self._want_links()
+        self._listening.want_links()
         state.forget_strangers()
         if before is not None:
             self._dialler.renew(node for node in before.addresses if node not in view.incarnations)
@@ -483,42 +463,18 @@ class ClusterCore:
             self._lease.until = min(self._lease.until, state.now + USABLE_S)
         return grantor
 
-    def _note_removals(self, before: View | None, view: View) -> None:
-        """Listen, for a while, to whoever belongs no more by this view; and leave, if that is us. If we did not belong
-        before either, and were not told to join, say so."""
+    def _heed_who_belongs(self, before: View | None, view: View) -> None:
+        """Leave, if we belong no more by this view; if we did not before either, and were not told to join, say so."""
         state = self._state
-        is_same_cluster = before is not None and before.cluster_id == view.cluster_id
-        parted = before.servers if before is not None and is_same_cluster and view.lists_servers else ()
-        state.parted = {server: since for server, since in state.parted.items() if server not in view.servers}
-        state.parted.update((server, state.awake_s) for server in parted if server not in view.servers)
-        state.guests = {server: since for server, since in state.guests.items() if server not in view.servers}
         is_removed = state.address in view.removed or state.address in state.parted
         if is_removed and not state.leaving:
             state.leaving = True
             state.log("this server was removed from the cluster: it hands over what it holds, and ends", "warning")
-        is_new = before is None or not is_same_cluster or not before.lists_servers
         is_listed = not view.lists_servers or state.address in view.servers
-        if is_new and not (is_removed or is_listed or state.config.joins):
+        is_known = before is not None and before.cluster_id == view.cluster_id and before.lists_servers
+        if not (is_listed or is_known or is_removed or state.config.joins):
             mend = f"`kv.py add-server {state.address}`"
             state.log(f"the cluster does not list this server: it is taken in once {mend} is said", "warning")
-
-    def _listen_to(self, guests: Iterable[str]) -> None:
-        state = self._state
-        for server in guests:
-            if server != state.address and (server in state.guests or len(state.guests) < MEMBERS_MAX):
-                state.guests[server] = state.awake_s
-        state.note_servers()
-        self._want_links()
-
-    def _forget_guests(self) -> None:
-        state = self._state
-        if state.parted or state.guests:
-            since = state.awake_s - timing.GUEST_S
-            state.parted = {server: at for server, at in state.parted.items() if at > since}
-            state.guests = {server: at for server, at in state.guests.items() if at > since}
-            state.note_servers()
-            self._want_links()
-            self._forget_strangers()
 
     def _forget_strangers(self) -> None:
         self._coordinator.forget_strangers()
@@ -555,8 +511,7 @@ class ClusterCore:
                 if is_new and not self.objection_to_order(event.order):
                     belonging.order = event.order
             case Introduced():
-                if len(self._state.guests) < GUESTS_MAX:
-                    self._listen_to((event.peer,))
+                self._listening.introduce(event.peer)
 
     def _change_servers(self, servers: tuple[str, ...]) -> None:
         state = self._state
@@ -564,7 +519,7 @@ class ClusterCore:
             return
         state.change_servers(servers)
         self._coordinator.belonging.order = None  # it was looked at by the file before; whoever gave it repeats it
-        self._want_links()
+        self._listening.want_links()
         if state.view is None:
             # What this newcomer has promised counted among the servers there were, and by its place among them.
             self._start_anew(None)
@@ -623,7 +578,7 @@ class ClusterCore:
         if not view.has(state.address, state.incarnation) and not (is_fresh and view.has(peer, known.incarnation)):
             state.drop("unproven view")
             if mine is None and view.lists_servers:  # they may tell us themselves
-                self._listen_to(view.servers)
+                self._listening.make_guests(view.servers)
         elif mine is None or outranks(view, mine) or self._is_stuck_beside(view):
             self._go_over_to(view, vouched_at)
 
@@ -685,17 +640,6 @@ class ClusterCore:
             state.log(f"{address} is dead")
             # Survivors may have to account for every server: see NodeState.countable_dead.
             self._dialler.dial_all()
-
-    def _want_links(self) -> None:
-        state = self._state
-        lists_servers = state.view is not None and state.view.lists_servers
-        # Into a shared register anybody may have written the first view, who is in no file either.
-        knows_all = lists_servers or state.config.joins or state.config.shared_register
-        servers = frozenset(state.servers if knows_all else (*state.config.servers, *state.guests))
-        if servers != self._servers_told:
-            self._servers_told = servers
-            state.effects.append(ServersKnown(tuple(server for server in state.servers if server in servers)))
-        self._dialler.want(state.servers)
 
     def _ask_for_newer_views(self) -> None:
         """While a member is dead, ask those outside the view what they know."""

@@ -19,9 +19,9 @@ from app.cluster.events import (
 )
 from app.cluster.membership import timing
 from app.cluster.membership.belonging import Belonging
-from app.cluster.membership.core import GUESTS_MAX
 from app.cluster.membership.detector import Detector
 from app.cluster.membership.leases import Grantor
+from app.cluster.membership.listening import GUESTS_MAX
 from app.cluster.membership.planner import Changes, next_view
 from app.cluster.membership.seat import seat_of
 from app.cluster.membership.state import NodeState

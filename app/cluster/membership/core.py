@@ -409,7 +409,7 @@ class ClusterCore:
         before, was_member, had_grantor = state.view, state.is_member, self._coordinator.grantor
         is_member = view.has(state.address, state.incarnation)
         self._listening.note_parted(before, view)
-        self._note_belonging(before, view)
+        self._heed_who_belongs(before, view)
         if was_member and not is_member:
             if state.leaving:
                 self._enter_final_view(view)
@@ -463,16 +463,16 @@ class ClusterCore:
             self._lease.until = min(self._lease.until, state.now + USABLE_S)
         return grantor
 
-    def _note_belonging(self, before: View | None, view: View) -> None:
-        """Leave, if we belong no more by this view. If we did not before either, and were not told to join, say so."""
+    def _heed_who_belongs(self, before: View | None, view: View) -> None:
+        """Leave, if we belong no more by this view; if we did not before either, and were not told to join, say so."""
         state = self._state
         is_removed = state.address in view.removed or state.address in state.parted
         if is_removed and not state.leaving:
             state.leaving = True
             state.log("this server was removed from the cluster: it hands over what it holds, and ends", "warning")
-        is_new = before is None or before.cluster_id != view.cluster_id or not before.lists_servers
         is_listed = not view.lists_servers or state.address in view.servers
-        if is_new and not (is_removed or is_listed or state.config.joins):
+        is_known = before is not None and before.cluster_id == view.cluster_id and before.lists_servers
+        if not (is_listed or is_known or is_removed or state.config.joins):
             mend = f"`kv.py add-server {state.address}`"
             state.log(f"the cluster does not list this server: it is taken in once {mend} is said", "warning")
 

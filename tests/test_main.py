@@ -44,7 +44,9 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
     monkeypatch.setitem(sys.modules, "app.process", process)
     monkeypatch.setattr(app, "process", process, raising=False)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
-    monkeypatch.setenv("PYTHONMALLOC", "malloc")  # or main would replace this process, pytest, by a new one
+    # Or main would replace this process, pytest, by a new one, in which stop signals are blocked.
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
 
 
 def test_the_node_runs_with_the_options_and_its_status_is_the_processs(started_with: list[Options]) -> None:

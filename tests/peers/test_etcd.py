@@ -26,7 +26,7 @@ from tests.support.certificates import Authority
 from tests.support.gevent_loop import watched_loop
 from tests.support.polling import DEADLINE_S
 from tests.support.polling import poll_in_loop as poll
-from tests.support.ports import HOST
+from tests.support.ports import HOST, free_port
 
 HEADER = {"cluster_id": "14841639068965178418"}
 ORIGIN = 14841639068965178418
@@ -278,6 +278,15 @@ class TestFaults:
             assert str(server.endpoint) in client.why()
             assert str(dead[0].endpoint) in client.why(), "the first, after the last"
             assert (client.etcd.requests, client.etcd.failures) == (5, 4)
+
+    def test_a_connection_that_does_not_come_about_is_closed(
+        self, loop: GeventLoop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[Any] = []
+        kind = gevent.socket.socket
+        monkeypatch.setattr(gevent.socket, "socket", lambda *given: made.append(kind(*given)) or made[-1])
+        assert "Connection refused" in Client(loop, Endpoint(HOST, free_port(), False)).why()
+        assert [one.closed for one in made] == [True]
 
     def test_a_name_without_an_address_is_no_answer_and_no_fault_of_the_nodes(self, loop: GeventLoop) -> None:
         """gevent's own way to look one up has the loop end the process."""

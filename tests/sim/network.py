@@ -34,6 +34,9 @@ _RETRANSMIT_MAX_S: Final = 4.0
 _CONNECT_TRIES: Final = 5  # after 1, 2, 4, ... s
 _BACKLOG: Final = 64
 
+# A socket's receive buffer that takes a burst of whatever clients send.
+AMPLE_BYTES: Final = 256 * 1024
+
 Path = tuple[str, str]  # from one machine's address to another's
 
 
@@ -54,7 +57,7 @@ class NetworkOptions:
     large_loss: float = 0.0  # of datagrams above `large_bytes`
     large_bytes: int = 1400
     duplication: float = 0.0
-    datagram_buffer_bytes: int = 256 * 1024
+    datagram_buffer_bytes: int = AMPLE_BYTES
     stream_buffer_bytes: int = 128 * 1024
     # A stream lives through a cut of this length and delivers later what was sent before; after a longer one both ends
     # are told that it is gone.
@@ -162,6 +165,14 @@ class Network:
         host = self.hosts.get(target_ip)
         if taker is not None and (host is None or host.is_on):
             taker.take(data, source)
+
+    def lose_nothing(self) -> None:
+        """From now on datagrams are not lost on their way, and sockets have room for what clients send."""
+        self.options.loss = 0.0
+        self.options.datagram_buffer_bytes = AMPLE_BYTES
+        for taker in self.bound.values():
+            if isinstance(taker, SimDatagrams):
+                taker.receive_buffer_bytes = AMPLE_BYTES
 
 
 _IPS: dict[bytes, str] = {}

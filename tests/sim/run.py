@@ -274,7 +274,7 @@ def last(cluster: Cluster, nemesis: Nemesis, kind: str) -> None:
                 if world.now >= began + within_s:
                     raise Violation(f"{within_s} s after {gone} were gone ({kind}): {missing}")
                 world.run(world.now + 0.05)
-        cluster.network.options.loss = 0.0
+        cluster.network.lose_nothing()
         for client in cluster.clients:
             client.is_served_from = world.now
         world.run(world.now + 1.0)

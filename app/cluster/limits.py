@@ -113,9 +113,7 @@ NUMBERS: Final = {
     "span_us": SPAN_US,
     "node_protocol": NODE_PROTOCOLS,
 }
-_BOUNDS: Final = tuple(
-    (field, numbers.least, numbers.most) for field, numbers in NUMBERS.items()
-)  # the same, laid flat
+_BOUNDS: Final = tuple((field, *numbers) for field, numbers in NUMBERS.items())  # the same, laid flat
 
 
 def fault_of(message: pb.ClusterMessage) -> str:

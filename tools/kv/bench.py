@@ -141,8 +141,9 @@ def table(result: Mapping[str, Any]) -> list[str]:
             f"{name:4} {row['ops_per_s']:10,.0f} {row['p50_ms']:9.3f} {row['p99_ms']:9.3f} {row['max_ms']:9.3f}"
             f" {row['errors']:7}"
         )
+    keys = result["keys_a_call"]
     lines.append(
-        f"{result['keys_a_call']} keys a call, {result['value_bytes']} bytes a value;"
+        f"{keys} {'key' if keys == 1 else 'keys'} a call, {result['value_bytes']} bytes a value;"
         f" {result['direct_share']:.0%} straight to the primary, {result['retries']} retries,"
         f" {result['overloads']} overloads"
     )
